@@ -1,0 +1,1 @@
+"""The deployed half: a package directory in, answers over HTTP out. Imports nothing from `training`."""

@@ -1,0 +1,106 @@
+"""A bounded queue in front of the engine: batches what waits, refuses what cannot be served in time.
+
+A lane takes whatever waits the moment it is free, so a lone request is never delayed for company.
+"""
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.engine import Engine, Outputs, Pixels
+
+
+class Overloaded(Exception):
+    """The queue is full, or the deadline passed while waiting. Try again in a moment."""
+
+
+@dataclass
+class _Waiting:
+    pixels: Pixels  # uint8 (S, S, 3)
+    deadline: float  # on time.monotonic()'s clock
+    answer: Future[Outputs] = field(default_factory=Future)
+
+
+class Batcher:
+    """Runs single images through an engine.
+
+    Args:
+        engine: what computes.
+        max_waiting: how many images may wait; one more is refused.
+        deadline_s: how long an image may wait before it is dropped uncomputed.
+    """
+
+    def __init__(self, engine: Engine, max_waiting: int, deadline_s: float) -> None:
+        self._engine = engine
+        self._deadline_s = deadline_s
+        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting)
+        self._lanes = [threading.Thread(target=self._run, name=f"lane-{n}", daemon=True) for n in range(engine.lanes)]
+        for lane in self._lanes:
+            lane.start()
+
+    def submit(self, pixels: Pixels) -> Future[Outputs]:
+        """The promise of one image's outputs, logits (1, C) and vectors (1, D).
+
+        Cancel it if nobody wants the answer any more: what has not begun is then not computed.
+
+        Raises:
+            Overloaded: at once if the queue is full, or from the future if the deadline passed.
+        """
+        waiting = _Waiting(pixels, time.monotonic() + self._deadline_s)
+        try:
+            self._waiting.put_nowait(waiting)
+        except queue.Full:
+            raise Overloaded(f"{self._waiting.maxsize} images are waiting already.") from None
+        return waiting.answer
+
+    def close(self) -> None:
+        """Finishes what waits, then ends the lanes."""
+        for _ in self._lanes:
+            self._waiting.put(None)
+        for lane in self._lanes:
+            lane.join()
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch, last = self._company(first)
+            if batch := [waiting for waiting in batch if self._wanted(waiting)]:
+                self._compute(batch)
+            if last:
+                break
+
+    def _company(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        """The first and whatever waits behind it, up to a batch; and whether the end was met."""
+        batch = [first]
+        while len(batch) < self._engine.max_batch:
+            try:
+                following = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                return batch, True
+            batch.append(following)
+        return batch, False
+
+    @staticmethod
+    def _wanted(waiting: _Waiting) -> bool:
+        if not waiting.answer.set_running_or_notify_cancel():
+            return False
+        if time.monotonic() > waiting.deadline:
+            waiting.answer.set_exception(Overloaded("The image waited past its deadline."))
+            return False
+        return True
+
+    def _compute(self, batch: list[_Waiting]) -> None:
+        try:
+            outputs = self._engine(np.stack([waiting.pixels for waiting in batch]))
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, and the lane must live on
+            for waiting in batch:
+                waiting.answer.set_exception(error)
+            return
+        for index, waiting in enumerate(batch):
+            row = slice(index, index + 1)
+            waiting.answer.set_result(Outputs(outputs.logits[row], outputs.vectors[row]))

@@ -1,0 +1,156 @@
+"""The network, run: uint8 pixels in, logits and feature vectors out. OpenVINO on a CPU, torch on CUDA.
+
+The graph itself subtracts the mean and divides by the deviation, so nobody downstream can forget to.
+"""
+
+import ctypes
+import os
+import threading
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import Artifact
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+LOGITS = "logits"
+VECTORS = "vectors"
+
+
+class Outputs(NamedTuple):
+    """What the network says of N images.
+
+    Attributes:
+        logits: float32 (N, C), before the temperature and the softmax.
+        vectors: float32 (N, D), what the head saw.
+    """
+
+    logits: Floats
+    vectors: Floats
+
+
+class Engine(Protocol):
+    """A loaded network. Calls may come from several threads at once.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        lanes: how many calls run side by side without slowing each other.
+        max_batch: the most images of one call that pay off.
+    """
+
+    device: str
+    lanes: int
+    max_batch: int
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        """The outputs for a batch, uint8 (N, S, S, 3) in RGB."""
+        ...
+
+
+def load(artifact: Artifact, device: str = "auto") -> Engine:
+    """The engine for this machine: CUDA where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if cuda_devices() else "cpu"
+    return CudaEngine(artifact) if device == "cuda" else CpuEngine(artifact.graph)
+
+
+@cache
+def cuda_devices() -> int:
+    """How many CUDA devices the driver offers. Asks the driver itself, because importing torch takes seconds."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return 0
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def cores() -> int:
+    """The processors that this process may really use: a container's share, not the machine's total."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Graph:
+    """An ONNX file compiled for this CPU, one image at a time in each of `lanes` threads.
+
+    One image a time because batches were no faster here, and because an image's answer then cannot depend on its
+    neighbours. Each calling thread gets a request of its own; OpenVINO lets go of the GIL while it computes.
+    """
+
+    def __init__(self, path: Path, lanes: int | None = None) -> None:
+        import openvino
+        from openvino import properties
+
+        self.lanes = lanes or cores()
+        core = openvino.Core()
+        model = core.read_model(path)
+        side = model.input(0).get_partial_shape()[1].get_length()
+        model.reshape([1, side, side, 3])
+        settings = {
+            properties.hint.inference_precision: openvino.Type.f32,
+            properties.hint.performance_mode: properties.hint.PerformanceMode.THROUGHPUT,
+            properties.num_streams: self.lanes,
+            properties.inference_num_threads: cores(),
+        }
+        self._compiled = core.compile_model(model, "CPU", settings)
+        self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in self._compiled.outputs)
+        self._requests = threading.local()
+
+    def __call__(self, batch: Pixels) -> dict[str, Floats]:
+        """Every output of the graph, by name: float32 (N, ...), for uint8 (N, S, S, 3)."""
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        found: dict[str, list[Floats]] = {name: [] for name in self.outputs}
+        for pixels in batch:
+            results = request.infer([pixels[None]], share_inputs=True)
+            for index, name in enumerate(self.outputs):
+                found[name].append(results[index])
+        return {name: np.concatenate(rows) for name, rows in found.items()}
+
+
+class CpuEngine:
+    """A package's graph on the CPU."""
+
+    device = "cpu"
+    max_batch = 1
+
+    def __init__(self, graph: Path, lanes: int | None = None) -> None:
+        self._graph = Graph(graph, lanes)
+        self.lanes = self._graph.lanes
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        outputs = self._graph(batch)
+        return Outputs(outputs[LOGITS], outputs[VECTORS])
+
+
+class CudaEngine:
+    """A package's weights on a GPU, in the same torch network that training used."""
+
+    device = "cuda"
+    lanes = 1
+    max_batch = 64
+
+    def __init__(self, artifact: Artifact) -> None:
+        import torch
+
+        from service import network
+
+        self._torch = torch
+        self._network = network.load(artifact).to("cuda", memory_format=torch.channels_last).eval()
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        torch = self._torch
+        with torch.inference_mode():
+            images = torch.from_numpy(np.ascontiguousarray(batch)).to("cuda", non_blocking=True)
+            logits, vectors = self._network(images)
+            return Outputs(logits.float().cpu().numpy(), vectors.float().cpu().numpy())

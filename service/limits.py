@@ -1,0 +1,127 @@
+"""What a deployment allows: settings read from the environment once, and the reading of a body under them."""
+
+import difflib
+import re
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from service.preprocess import ImageLimits
+from service.schemas import Limit
+
+PREFIX = "GRAFT_"
+LATEST = Path("runs/latest/package")
+_ELSEWHERE = {"GRAFT_CACHE"}  # training's; not a setting of a deployment
+
+
+class SettingsError(ValueError):
+    """A GRAFT_* variable is wrong; the text says which and how."""
+
+
+class Settings(BaseModel):
+    """Every setting is the environment variable GRAFT_<NAME>, and `/v1/limits` shows them all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    package: Path = Field(default=LATEST, description="the package directory to serve")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the network runs")
+    max_body_bytes: int = Field(default=10 * 2**20, gt=0, description="bytes of one request")
+    max_pixels: int = Field(default=ImageLimits.max_pixels, gt=0, description="width times height of one image")
+    max_side: int = Field(default=ImageLimits.max_side, gt=0, description="pixels of an image's longer side")
+    max_aspect: int = Field(default=ImageLimits.max_aspect, ge=1, description="longer side over shorter side")
+    max_waiting: int = Field(default=128, gt=0, description="images in the queue before callers are sent away")
+    queue_deadline_s: float = Field(default=5, gt=0, allow_inf_nan=False, description="seconds an image may wait")
+    read_deadline_s: float = Field(default=20, gt=0, allow_inf_nan=False, description="seconds an upload may take")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """The settings in an environment. Raises SettingsError for an unknown name or an impossible value."""
+        given = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in environment.items()
+            if name.startswith(PREFIX) and name not in _ELSEWHERE
+        }
+        for name in given:
+            if name not in cls.model_fields:
+                close = difflib.get_close_matches(name, cls.model_fields, n=1)
+                hint = f" Did you mean {PREFIX}{close[0].upper()}?" if close else ""
+                raise SettingsError(f"{PREFIX}{name.upper()} is not a setting of Graft.{hint}")
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+            raise SettingsError(f"{name}={first['input']}: {first['msg']}.") from None
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(self.max_pixels, self.max_side, self.max_aspect)
+
+    def limit(self, name: str) -> Limit:
+        """One limit as a caller is shown it."""
+        return Limit(name=name, value=getattr(self, name), setting=f"{PREFIX}{name.upper()}")
+
+    def limits(self) -> list[Limit]:
+        """Every limit that a request can run into."""
+        return [self.limit(name) for name in type(self).model_fields if re.match("max_|.*_deadline_s$", name)]
+
+
+class Refused(Exception):
+    """A request that is answered with a problem instead of a result.
+
+    Attributes:
+        code: a key of `service.schemas.STATUS`.
+        limit: the setting that was hit, if one was.
+        field: the request's field at fault, if one is.
+    """
+
+    def __init__(self, code: str, detail: str, limit: str | None = None, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.limit = limit
+        self.field = field
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The whole body, refused as soon as it is known to be too large or too slow. Holds no work slot meanwhile."""
+    most = settings.max_body_bytes
+    if int(request.headers.get("content-length") or 0) > most:
+        raise _too_large(most)
+    pieces, size = [], 0
+    try:
+        with anyio.fail_after(settings.read_deadline_s):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > most:
+                    raise _too_large(most)
+                pieces.append(piece)
+    except TimeoutError:
+        detail = f"The upload took longer than {settings.read_deadline_s:g} seconds."
+        raise Refused("slow_upload", detail, "read_deadline_s") from None
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(most: int) -> Refused:
+    return Refused("body_too_large", f"The body is larger than {most:,} bytes.", "max_body_bytes")
+
+
+async def replay(body: bytes) -> AsyncIterator[bytes]:
+    """A body that was read already, as a stream."""
+    yield body
+
+
+def parse_options(given: Mapping[str, Any], n_labels: int) -> tuple[int, list[str]]:
+    """`top_k` from a request's options, and the warnings that follow from it. Raises Refused."""
+    for name in given:
+        if name != "top_k":
+            raise Refused("unknown_field", f"There is no option {name!r}; there is: top_k.", field=name)
+    value = given.get("top_k", 5)
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}", str(value)) or int(value) < 1:
+        raise Refused("bad_top_k", f"top_k must be a whole number from 1 to {n_labels}.", field="top_k")
+    if int(value) > n_labels and "top_k" in given:
+        return n_labels, [f"top_k: the model has only {n_labels} labels"]
+    return min(int(value), n_labels), []

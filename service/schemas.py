@@ -1,0 +1,94 @@
+"""Everything that crosses the wire, as pydantic models; and which status each error code has."""
+
+from pydantic import BaseModel, Field
+
+from service.artifact import Backbone, Preprocessing, Score
+
+# code: (status, title). 400 cannot be parsed, 413 make it smaller, 415 another kind, 422 cannot be used, 503 try again.
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "bad_json": (400, "The body is not JSON"),
+    "bad_multipart": (400, "The body is not multipart form data"),
+    "bad_request": (400, "The request cannot be parsed"),
+    "not_found": (404, "There is nothing here"),
+    "method_not_allowed": (405, "Another method is needed here"),
+    "slow_upload": (408, "The upload took too long"),
+    "body_too_large": (413, "The body is too large"),
+    "image_too_large": (413, "The image has too many pixels"),
+    "unsupported_media_type": (415, "The body is of a kind that is not accepted"),
+    "unsupported_format": (415, "The image is of a kind that is not accepted"),
+    "bad_aspect": (422, "The image is too long and thin"),
+    "bad_base64": (422, "The image is not base64"),
+    "bad_top_k": (422, "top_k cannot be used"),
+    "corrupt_image": (422, "The image is damaged"),
+    "empty_image": (422, "The image is empty"),
+    "missing_image": (422, "There is no image"),
+    "too_many_files": (422, "There is more than one image"),
+    "unknown_field": (422, "There is a field of an unknown name"),
+    "unsupported_mode": (422, "The image's pixels are of a kind that cannot be used"),
+    "model_output_invalid": (500, "The model gave no usable answer"),
+    "internal": (500, "Something broke"),
+    "overloaded": (503, "Too much to do at once"),
+}
+
+
+class Prediction(BaseModel):
+    label: str
+    probability: float = Field(ge=0, le=1, description="calibrated on images the network did not learn from")
+
+
+class ModelReference(BaseModel):
+    name: str
+    version: str
+    sha256: str = Field(description="of the package's manifest, which in turn names the digest of every file")
+
+
+class ImageFacts(BaseModel):
+    width: int
+    height: int
+    format: str
+
+
+class Classification(BaseModel):
+    """The answer to one image."""
+
+    predictions: list[Prediction] = Field(description="most probable first")
+    model: ModelReference
+    image: ImageFacts
+    warnings: list[str]
+    timing_ms: dict[str, float]
+    request_id: str
+
+
+class Limit(BaseModel):
+    name: str
+    value: float
+    setting: str = Field(description="the environment variable that changes it")
+
+
+class Problem(BaseModel):
+    """Every error, as RFC 9457 wants it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="stable; decide by this, never by the detail")
+    request_id: str
+    limit: Limit | None = None
+    field: str | None = None
+
+
+class ModelDescription(BaseModel):
+    """What is served, exactly."""
+
+    name: str
+    version: str
+    sha256: str
+    created: str
+    labels: tuple[str, ...]
+    strategy: str
+    backbone: Backbone
+    preprocessing: Preprocessing
+    scores: dict[str, Score]
+    device: str
+    drift: float = Field(description="how far this machine's golden answers are from those that were evaluated")

@@ -1,0 +1,147 @@
+"""Trained -> a package directory: written beside, read back with the service's own reader, compared, renamed."""
+
+import io
+import os
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from service import engine
+from service.artifact import CARD, FILES, GOLDEN, GRAPH, MANIFEST, WEIGHTS, Artifact, ArtifactError, Manifest, read, record
+from service.model import Golden, Model
+from service.preprocess import decode, shrink
+from training.dataset import Dataset, Sample
+from training.ladder import Trained
+
+N_GOLDEN = 8
+AGREEMENT = 1e-4  # of probabilities, between the packaged graph and the network that was trained, on this machine
+TOLERANCE = 1e-3  # of probabilities, on any other machine
+
+
+def write(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str, target: Path) -> Artifact:
+    """Publishes the package, whole or not at all; an older one at `target` is replaced only by a finished one.
+
+    Args:
+        held_out: images that golden answers are made from.
+
+    Raises:
+        ArtifactError: if what was written does not answer as the trained network does.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _fill(beside, trained, dataset, held_out, name)
+        artifact = read(beside)
+        _compare(artifact)
+        _publish(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return read(target)
+
+
+def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str) -> None:
+    now = datetime.now(UTC)
+    (folder / GRAPH).write_bytes(trained.graph)
+    save_file({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}, folder / WEIGHTS)
+    _golden(trained, dataset, held_out).save(folder / GOLDEN)
+    manifest = Manifest(
+        name=name,
+        version=now.strftime("%Y%m%d-%H%M%S"),
+        created=now.isoformat(timespec="seconds"),
+        labels=dataset.labels,
+        strategy=trained.strategy,
+        backbone=trained.backbone,
+        preprocessing=trained.preprocessing,
+        temperature=trained.temperature,
+        scores=trained.scores,
+        tolerance=TOLERANCE,
+        libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
+        files={},
+    )
+    (folder / CARD).write_text(_card(manifest), encoding="utf-8")
+    files = {file: record(folder / file) for file in sorted(FILES)}
+    (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
+    for path in [*folder.iterdir(), folder]:
+        _sync(path)
+
+
+def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) -> Golden:
+    """A few images as small files, half JPEG and half PNG so that both decoders are checked, with their answers."""
+    encoded = []
+    for index, sample in enumerate(sorted(held_out, key=lambda sample: sample.digest)[:N_GOLDEN]):
+        image, file = Image.fromarray(shrink(dataset.read(sample), trained.preprocessing)), io.BytesIO()
+        image.save(file, "PNG") if index % 2 else image.save(file, "JPEG", quality=90)
+        encoded.append(file.getvalue())
+    batch = np.stack([decode(file, trained.preprocessing).pixels for file in encoded])
+    return Golden(tuple(encoded), trained.network(batch).logits)
+
+
+def _compare(artifact: Artifact) -> None:
+    moved = Model(artifact, engine.load(artifact, "cpu")).drift
+    if not moved <= AGREEMENT:
+        raise ArtifactError(
+            f"{artifact.graph} answers differently from the network that was trained: by {moved:.2g} in probability;"
+            f" {AGREEMENT:.2g} is allowed. Nothing was published. This is a bug of ours, or of the exporter."
+        )
+
+
+def _publish(beside: Path, target: Path) -> None:
+    os.chmod(beside, 0o755)  # mkdtemp keeps it to one user; a server is often another
+    old = target.with_name(f".{target.name}-old-{os.getpid()}")
+    if target.exists():
+        os.rename(target, old)  # a directory with content cannot be replaced in one step
+    os.rename(beside, target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _card(manifest: Manifest) -> str:
+    """The model card, for whoever finds the directory."""
+    rows = "\n".join(
+        f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {score.n:,} |"
+        for split, score in manifest.scores.items()
+    )
+    labels = "\n".join(f"- {label}" for label in manifest.labels)
+    return f"""# {manifest.name}
+
+An image classifier made by Graft on {manifest.created}: {manifest.strategy} on {manifest.backbone.name}
+(weights: {manifest.backbone.weights}, licence {manifest.backbone.license}).
+
+| split | top-1 accuracy | 95 % interval | images |
+|---|---|---|---|
+{rows}
+
+Nothing was chosen by the test images. Probabilities are calibrated with temperature {manifest.temperature:.2f}.
+
+## Labels
+
+{labels}
+
+## Use
+
+    graft predict {manifest.name}/ photo.jpg
+    graft serve {manifest.name}/
+
+This directory is data only: no pickle, no code. `graft verify` checks every byte of it.
+"""

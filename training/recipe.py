@@ -1,0 +1,93 @@
+"""Every choice of a run, and the pure rules that derive the rest from the size of the data. No torch, no files but YAML.
+
+The command line's flags, the YAML file and the run folder's `recipe.yaml` are all this one model.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+SIDE_STEP = 32  # every backbone here halves its input five times
+
+
+class Recipe(BaseModel):
+    """What a person may choose. What is left at None is derived from the data, printed, and recorded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    strategy: Literal["auto", "probe", "finetune"] = Field("auto", description="how to learn")
+    backbone: str = Field(DEFAULT_BACKBONE, description="any timm network")
+    weights: str | None = Field(
+        None, description="a .safetensors file, local-dir:FOLDER, or none for random weights; default: pretrained"
+    )
+    input_size: int | None = Field(None, ge=32, le=1024, description="pixels of the square that the network sees")
+    fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
+    seed: int = Field(0, ge=0, lt=2**32, description="of every random choice")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="where the network runs while it learns")
+    skip_bad: bool = Field(False, description="leave unreadable images out instead of stopping")
+    drop_duplicates: bool = Field(False, description="leave out leaked and doubly labelled images instead of stopping")
+    epochs: int | None = Field(None, gt=0, le=10_000, description="of fine-tuning")
+    batch_size: int = Field(32, gt=0, le=65_536, description="images of one fine-tuning step")
+    head_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of the head")
+    backbone_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of the backbone, slower than the head")
+    weight_decay: float = Field(0.02, ge=0, le=10, description="of AdamW")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of certainty spread over the other labels")
+    patience: int = Field(4, gt=0, description="epochs without progress on validation before fine-tuning ends")
+    flips: bool = Field(True, description="learn from mirror images too; rule them out for digits and text")
+
+    @classmethod
+    def load(cls, path: Path, overrides: dict[str, Any]) -> "Recipe":
+        """The recipe in a YAML file, with the choices of the command line on top.
+
+        Raises:
+            ValueError: if the file is no YAML mapping, or a choice is impossible (pydantic's ValidationError).
+        """
+        try:
+            choices = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path} cannot be read as a recipe: {error}") from None
+        if not isinstance(choices, dict):
+            raise ValueError(f"{path} is not a recipe: expected lines such as `epochs: 8`.")
+        return cls.model_validate(choices | overrides)
+
+    def save(self, path: Path) -> None:
+        """Writes the YAML that `load` reads."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def input_size(median_side: int, pretrained: int) -> int:
+    """The side of the square to train on, in pixels, for images whose shorter side is typically `median_side`.
+
+    Enlarging a small picture to the pretrained size adds no information and costs time by its square; enlarging it
+    fourfold keeps the features' scale usable. Photos get the size that the weights were trained with.
+    """
+    enough = SIDE_STEP * math.ceil(4 * median_side / SIDE_STEP)
+    return min(pretrained, max(3 * SIDE_STEP, enough))
+
+
+def epochs(n_images: int) -> int:
+    """How many times fine-tuning sees every image: about 40,000 image-steps, from 5 epochs to 20."""
+    return max(5, min(20, round(40_000 / max(1, n_images))))
+
+
+def folds(smallest_class: int, n_images: int) -> int:
+    """How many parts cross-validation cuts the training images into; each must hold an image of every class."""
+    return max(2, min(5 if n_images < 2_000 else 3, smallest_class))
+
+
+def mirrored(flips: bool, n_images: int) -> bool:
+    """Whether a probe also learns from every image's mirror image: it doubles the pass, and pays where images are few."""
+    return flips and n_images <= 5_000
+
+
+def lr_scale(step: int, total_steps: int, warmup: float = 0.1) -> float:
+    """Linear warm-up, then cosine to 0; the factor in [0, 1] that multiplies every base rate."""
+    warm = max(1, round(warmup * total_steps))
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, total_steps - warm)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
