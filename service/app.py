@@ -9,7 +9,7 @@ import os
 import sys
 import uuid
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 # BentoML reports usage to its makers unless told otherwise before its first import.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -82,4 +82,5 @@ class Graft:
         self._classifier.close()
 
 
-Graft.add_asgi_middleware(Twins)
+# The decorator made a bentoml.Service of the class, which type checkers cannot see.
+cast(bentoml.Service[Any], Graft).add_asgi_middleware(Twins)

@@ -19,7 +19,8 @@ def probabilities(logits: NDArray[np.floating], temperature: float) -> NDArray[n
     scaled = logits.astype(np.float64) / temperature
     # Subtracting the row's maximum changes nothing but keeps exp() from overflowing.
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    rows: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return rows
 
 
 def rank(row: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> tuple[Ranked, ...]:

@@ -146,7 +146,7 @@ class CudaEngine:
         from service import network
 
         self._torch = torch
-        self._network = network.load(artifact).to("cuda", memory_format=torch.channels_last).eval()
+        self._network = network.load(artifact).to("cuda").to(memory_format=torch.channels_last).eval()
 
     def __call__(self, batch: Pixels) -> Outputs:
         torch = self._torch

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +109,7 @@ def _too_large(most: int) -> Refused:
     return Refused("body_too_large", f"The body is larger than {most:,} bytes.", "max_body_bytes")
 
 
-async def replay(body: bytes) -> AsyncIterator[bytes]:
+async def replay(body: bytes) -> AsyncGenerator[bytes, None]:
     """A body that was read already, as a stream."""
     yield body
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from service.artifact import Preprocessing
 
@@ -124,7 +124,7 @@ def _opened(encoded: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         raise ImageError("empty_image", "The image has no bytes.")
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise _unidentified(encoded) from None
     except _DAMAGE as error:
         raise ImageError("corrupt_image", f"The image's header is damaged: {error}.") from None

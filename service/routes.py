@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -40,6 +39,7 @@ from service.schemas import (
 logger = logging.getLogger("graft")
 R = TypeVar("R")
 Handler = Callable[[Request], Awaitable[Response]]
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Classifier:
@@ -102,11 +102,11 @@ def application() -> Starlette:
         ("GET", "/labels", list_labels),
         ("GET", "/limits", list_limits),
     ]
-    routes = [Route(path, _guarded(handler), methods=[method]) for method, path, handler in handlers]
-    return Starlette(
-        routes=[*routes, Route("/{path:path}", _guarded(nothing_here), methods=["GET", "POST", "PUT", "PATCH", "DELETE"])],
-        exception_handlers={HTTPException: _wrong_method},
-    )
+    routes = []
+    for method, path, handler in handlers:
+        routes.append(Route(path, _guarded(handler), methods=[method]))
+        routes.append(Route(path, _guarded(_instead(method)), methods=METHODS))
+    return Starlette(routes=[*routes, Route("/{path:path}", _guarded(nothing_here), methods=METHODS)])
 
 
 async def classify(request: Request) -> Response:
@@ -135,6 +135,15 @@ async def list_limits(request: Request) -> Response:
 
 async def nothing_here(request: Request) -> Response:
     raise Refused("not_found", f"There is no {request.scope['path']!r}. See /docs.json for what there is.")
+
+
+def _instead(method: str) -> Handler:
+    async def answer(request: Request) -> Response:
+        response = _problem(request, "method_not_allowed", f"{request.method} is not possible here; {method} is.")
+        response.headers["Allow"] = method
+        return response
+
+    return answer
 
 
 async def _image(request: Request, settings: Settings) -> tuple[bytes, dict[str, Any]]:
@@ -227,14 +236,6 @@ def _problem(request: Request, code: str, detail: str, limit: str | None = None,
     )
     headers = {"X-Request-ID": request.state.id} | ({"Retry-After": "1"} if status == 503 else {})
     return Response(problem.model_dump_json(exclude_none=True), status, headers, "application/problem+json")
-
-
-async def _wrong_method(request: Request, error: Exception) -> Response:
-    request.state.id = request_id(request)
-    allowed = getattr(error, "headers", None) or {}
-    response = _problem(request, "method_not_allowed", f"{request.method} is not possible here.")
-    response.headers.update(allowed)
-    return response
 
 
 def _reply(answer: BaseModel, request: Request) -> Response:

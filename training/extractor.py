@@ -46,9 +46,7 @@ def load_headless(exported: Exported, n_labels: int = 2) -> Network:
 def passes(images: Images, views: list[View], exported: Exported, accelerator: str = "gpu") -> Iterator[Result]:
     """Each view with its vector float16 (D,), or with why it has none."""
     extractor = FeatureExtractor(load_headless(exported))
-    trainer = Trainer(
-        accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
-    )
+    trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
     for start in range(0, len(views), SHARD):  # so that what is done can be kept before all is done
         shard = views[start : start + SHARD]
         for indices, vectors, unreadable in trainer.predict(extractor, _loader(images, shard, exported, accelerator)) or []:

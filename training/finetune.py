@@ -3,8 +3,10 @@
 LP-FT: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution".
 """
 
+import logging
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,8 +14,9 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from service.network import Network
@@ -60,11 +63,11 @@ class FineTune(LightningModule):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, object]]]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = AdamW(_groups(self.network, self.recipe))
         total = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(optimizer, lambda step: lr_scale(step, total))
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
@@ -85,8 +88,8 @@ def set_head(network: Network, head: Head) -> None:
         network.head.bias.copy_(torch.from_numpy(head.bias))
 
 
-def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: Path, gpu: bool) -> Network:
-    """Trains, and returns the network as it was after its best epoch; epoch 0, the probe, counts too.
+def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: Path, gpu: bool) -> None:
+    """Trains the network, and leaves it as it was after its best epoch; epoch 0, the probe, counts too.
 
     Args:
         network: with the probe's head.
@@ -95,6 +98,9 @@ def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: 
     Raises:
         Diverged: if the loss becomes NaN or infinite.
     """
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what it says about hardware and loggers is said better here
+    warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric)")
     seed_everything(recipe.seed, workers=True, verbose=False)
     # Checkpoints are renamed into place, which is only atomic from the same file system.
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -106,7 +112,7 @@ def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: 
         max_epochs=epochs,
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
-        callbacks=[best, EarlyStopping(WATCHED, patience=recipe.patience), Told()],
+        callbacks=[best, EarlyStopping(WATCHED, patience=recipe.patience), Told(recipe.batch_size)],
         logger=CSVLogger(run, name=None, version=""),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -120,25 +126,26 @@ def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: 
     if best.best_model_score is not None and float(best.best_model_score) < before[WATCHED]:
         start = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(start, strict=True)
-    return network.to("cpu").eval()
+    network.to("cpu").eval()
 
 
 class Told(Callback):
     """Says how it goes: images/s and time left within an epoch, and a line after each."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
         self._progress: Progress | None = None
         self._begun = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        steps, size = int(trainer.num_training_batches), pl_module.recipe.batch_size
+        images = int(trainer.num_training_batches) * self._batch_size
         what = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self._progress = Progress(what, steps * size, "images").__enter__()
+        self._progress = Progress(what, images, "images").__enter__()
         self._begun = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self._progress is not None:
-            self._progress.advance(pl_module.recipe.batch_size)
+            self._progress.advance(self._batch_size)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:

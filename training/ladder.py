@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import Backbone, Preprocessing, Score
-from service.engine import VECTORS, CpuEngine, Graph, Outputs, Pixels
+from service.engine import LOGITS, VECTORS, CpuEngine, Engine, Graph, Outputs, Pixels
 from service.preprocess import ImageError
 from training import evaluate, probes, recipe
 from training.backbones import Exported
@@ -64,9 +64,7 @@ class Probed:
     test: Floats
 
 
-def readable(
-    dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe
-) -> tuple[Features, Splits, dict[str, str]]:
+def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe) -> tuple[Features, Splits, dict[str, str]]:
     """One pass over every image: the features, and the splits without the files that are no images.
 
     Raises:
@@ -131,7 +129,6 @@ def finetune(
     """The whole network, from the probe on (LP-FT)."""
     import torch
 
-    from service.engine import LOGITS
     from training.batches import Batches
     from training.export import to_onnx
     from training.extractor import load_headless
@@ -143,7 +140,7 @@ def finetune(
     network = load_headless(exported, len(probed.start.bias))
     set_head(network, probed.start)
     batches = Batches(dataset, splits, exported.preprocessing, choices, gpu)
-    network = learn(network, batches, choices, epochs, run, gpu)
+    learn(network, batches, choices, epochs, run, gpu)
 
     def in_memory(batch: Pixels) -> Outputs:
         with torch.inference_mode():
@@ -171,11 +168,9 @@ def finetune(
     )
 
 
-def answers(
-    engine: CpuEngine, dataset: Dataset, samples: tuple[Sample, ...], preprocessing: Preprocessing, what: str
-) -> Floats:
+def answers(engine: Engine, dataset: Dataset, samples: tuple[Sample, ...], preprocessing: Preprocessing, what: str) -> Floats:
     """Logits float32 (N, C) of samples that are known to be readable."""
-    readers = [lambda sample=sample: dataset.read(sample) for sample in samples]  # type: ignore[misc]
+    readers = [lambda sample=sample: dataset.read(sample) for sample in samples]
     rows = list(outputs(engine, preprocessing, readers, what))
     if bad := next((row for row in rows if isinstance(row, ImageError)), None):
         raise bad

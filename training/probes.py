@@ -35,9 +35,7 @@ class Head:
         return vectors @ self.weight.T + self.bias
 
 
-def choose_strength(
-    vectors: NDArray[np.float32], labels: NDArray[np.int64], n_folds: int, seed: int
-) -> dict[float, float]:
+def choose_strength(vectors: NDArray[np.float32], labels: NDArray[np.int64], n_folds: int, seed: int) -> dict[float, float]:
     """The mean log-loss of each strength under stratified cross-validation; the smallest is the choice.
 
     Args:
@@ -101,9 +99,7 @@ def _subset(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.intp]
         return np.arange(len(labels))
     from sklearn.model_selection import train_test_split
 
-    chosen: NDArray[np.intp] = train_test_split(
-        np.arange(len(labels)), train_size=most, stratify=labels, random_state=seed
-    )[0]
+    chosen: NDArray[np.intp] = train_test_split(np.arange(len(labels)), train_size=most, stratify=labels, random_state=seed)[0]
     return chosen
 
 

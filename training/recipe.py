@@ -21,9 +21,7 @@ class Recipe(BaseModel):
 
     strategy: Literal["auto", "probe", "finetune"] = Field("auto", description="how to learn")
     backbone: str = Field(DEFAULT_BACKBONE, description="any timm network")
-    weights: str | None = Field(
-        None, description="a .safetensors file, local-dir:FOLDER, or none for random weights; default: pretrained"
-    )
+    weights: str = Field("pretrained", description="or a .safetensors file, local-dir:FOLDER, or none for random ones")
     input_size: int | None = Field(None, ge=32, le=1024, description="pixels of the square that the network sees")
     fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
     seed: int = Field(0, ge=0, lt=2**32, description="of every random choice")
@@ -33,7 +31,7 @@ class Recipe(BaseModel):
     epochs: int | None = Field(None, gt=0, le=10_000, description="of fine-tuning")
     batch_size: int = Field(32, gt=0, le=65_536, description="images of one fine-tuning step")
     head_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of the head")
-    backbone_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of the backbone, slower than the head")
+    backbone_rate: float = Field(2e-4, gt=0, le=10, description="peak learning rate of the backbone, slower than the head")
     weight_decay: float = Field(0.02, ge=0, le=10, description="of AdamW")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of certainty spread over the other labels")
     patience: int = Field(4, gt=0, description="epochs without progress on validation before fine-tuning ends")

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 from service.artifact import Artifact, Score
+from service.model import Model
 from service.preprocess import ImageError, dimensions
 from training import backbones, ladder, package
 from training.audit import settled
 from training.backbones import Exported
 from training.dataset import Dataset, DatasetError, Splits, describe, scan, split
+from training.evaluate import score
 from training.ladder import Trained
 from training.progress import duration
 from training.recipe import Recipe
@@ -155,3 +159,18 @@ def _point_latest(run: Path) -> None:
     beside.unlink(missing_ok=True)
     beside.symlink_to(os.path.relpath(run, RUNS), target_is_directory=True)
     os.replace(beside, RUNS / "latest")
+
+
+def evaluate(model: Model, data: Path) -> Score:
+    """A package's score on labelled images; where they come in two parts, on the held-out one.
+
+    Raises:
+        DatasetError: if the data name a label that the package does not know, or a file is unreadable.
+    """
+    dataset = scan(data)
+    samples = tuple(sample for sample in dataset.samples if sample.part == "test") or dataset.samples
+    known = {label: index for index, label in enumerate(model.manifest.labels)}
+    if unknown := sorted(set(dataset.labels) - set(known)):
+        raise DatasetError(f"The package knows no {', '.join(map(repr, unknown))}; it knows {', '.join(known)}.")
+    labels = np.array([known[dataset.labels[sample.label]] for sample in samples])
+    return score(ladder.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating"), labels)

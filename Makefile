@@ -1,0 +1,38 @@
+# Two commands: `make demo` and `make test`. Both set up .venv by themselves, once.
+PYTHON ?= python3
+UV_VERSION = 0.13.8
+BIN = .venv/bin
+READY = .venv/.ready
+
+.PHONY: demo test lint types lock clean
+
+demo: $(READY)
+	$(BIN)/graft demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+# uv, because it installs torch with its CUDA libraries in under a minute and checks every hash.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Graft needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The lock files hold exact versions and hashes, and name no registry.
+lock: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml -c requirements.lock $(LOCK) -o requirements-service.lock
+LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+clean:
+	rm -rf .venv build dist *.egg-info

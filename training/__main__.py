@@ -1,0 +1,238 @@
+"""The `graft` command: parse, call one function, print. Heavy imports sit inside the verbs, so `--help` is instant."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from training.recipe import Recipe
+
+WRONG_USE, CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 2, 3, 4, 5, 6
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """graft fit DIR"""
+    from training import run
+
+    result = run.fit(arguments.data, arguments.out, _recipe(arguments))
+    if arguments.json:
+        print(json.dumps(result.facts(), ensure_ascii=False))
+    else:
+        print(run.summary(result))
+        print(f"next: graft serve {result.artifact.path}")
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """graft predict PACKAGE IMAGE_OR_DIR..."""
+    from service import model
+    from service.preprocess import ImageError
+    from training import predict as bulk
+
+    loaded, failed = model.load(arguments.package), 0
+    found: list[dict[str, object]] = []
+    for path, answer in bulk.predict(loaded, arguments.images, arguments.top_k):
+        if isinstance(answer, ImageError):
+            failed += 1
+            found.append({"path": str(path), "error": {"code": answer.code, "detail": str(answer)}})
+            print(f"{path}: {answer}", file=sys.stderr)
+        elif arguments.json:
+            predictions = [{"label": label, "probability": probability} for label, probability in answer]
+            found.append({"path": str(path), "predictions": predictions})
+        else:
+            print(f"{path}\t" + "\t".join(f"{label} {probability:.1%}" for label, probability in answer))
+    if arguments.json:
+        print(json.dumps({"model": loaded.manifest.sha256, "images": found}, ensure_ascii=False))
+    return 1 if failed else 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """graft evaluate PACKAGE DIR"""
+    from service import model
+    from training import run
+
+    score = run.evaluate(model.load(arguments.package), arguments.data)
+    if arguments.json:
+        print(json.dumps({"package": str(arguments.package), "score": score.model_dump()}))
+    else:
+        print(f"{score.accuracy:.1%} right ({score.low:.1%} to {score.high:.1%}) of {score.n:,} images")
+    return 1 if score.accuracy < arguments.min_accuracy else 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """graft verify PACKAGE"""
+    from service import model
+
+    loaded = model.load(arguments.package)
+    manifest = loaded.manifest
+    print(f"{arguments.package}: every byte as promised; golden answers within {loaded.drift:.1g}")
+    print(f"model {manifest.name} {manifest.version}, {len(manifest.labels)} labels, sha256 {manifest.sha256}")
+    print(f"next: graft serve {arguments.package}")
+    return 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """graft serve [PACKAGE]"""
+    from service.limits import LATEST
+    from training import serve as serving
+
+    serving.serve(arguments.package or LATEST, arguments.host, arguments.port)
+    return 0
+
+
+def demo(_: argparse.Namespace) -> int:
+    """graft demo"""
+    from training import demo as road
+
+    print(road.demo())
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> "Recipe":
+    from training.recipe import Recipe
+
+    given = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
+    return Recipe.load(arguments.recipe, given) if arguments.recipe else Recipe.model_validate(given)
+
+
+def parser(argv: list[str]) -> argparse.ArgumentParser:
+    """The command line; the flags of `fit` are the fields of `Recipe`, so none is declared twice."""
+    root = _Parser(prog="graft", description="From a folder of labelled images to an answering endpoint.")
+    root.add_argument("--version", action=_Version)
+    verbs = root.add_subparsers(metavar="VERB", required=True)
+
+    fitting = _verb(verbs, "fit", fit, "learn from a folder or .zip of images, and package the result")
+    fitting.add_argument("data", type=Path, metavar="DIR", help="one folder of images for each label, or a .zip of that")
+    fitting.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: a new one below runs/)")
+    fitting.add_argument("--recipe", type=Path, metavar="FILE", help="YAML with any of the choices below (default: none)")
+    fitting.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
+    if "fit" in argv:  # the recipe's model takes longer to import than `graft --help` may take in all
+        _add_recipe(fitting.add_argument_group("recipe"))
+
+    predicting = _verb(verbs, "predict", predict, "classify images with a package")
+    predicting.add_argument("package", type=Path, metavar="PACKAGE")
+    predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
+    predicting.add_argument("--top-k", type=_positive, default=3, metavar="K", help="labels per image (default: 3)")
+    predicting.add_argument("--json", action="store_true", help="print one JSON object (default: a line per image)")
+
+    evaluating = _verb(verbs, "evaluate", evaluate, "score a package on labelled images")
+    evaluating.add_argument("package", type=Path, metavar="PACKAGE")
+    evaluating.add_argument("data", type=Path, metavar="DIR")
+    evaluating.add_argument("--min-accuracy", type=float, default=0.0, help="exit with 1 below it (default: 0)")
+    evaluating.add_argument("--json", action="store_true", help="print one JSON object (default: a line)")
+
+    verifying = _verb(verbs, "verify", verify, "check every byte of a package, and its golden answers")
+    verifying.add_argument("package", type=Path, metavar="PACKAGE")
+
+    serving = _verb(verbs, "serve", serve, "answer over HTTP")
+    serving.add_argument("package", type=Path, nargs="?", metavar="PACKAGE", help="default: the latest run's")
+    serving.add_argument("--host", default="127.0.0.1", help="an IP address to listen on (default: 127.0.0.1)")
+    serving.add_argument("--port", type=int, default=3000, help="(default: 3000)")
+
+    _verb(verbs, "demo", demo, "the whole road on a small sample: fit, package, serve, ask")
+    return root
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        print(f"error: {message}\nSee: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(WRONG_USE)
+
+
+class _Version(argparse.Action):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, help="print the version", **{k: v for k, v in settings.items() if k != "nargs"})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(version("graft-vision"))
+        raise SystemExit(0)
+
+
+def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int], help_text: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
+    verb.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
+    verb.set_defaults(action=action)
+    return verb
+
+
+def _add_recipe(group: Any) -> None:
+    from training.recipe import Recipe
+
+    for name, field in Recipe.model_fields.items():
+        default = "derived from the data" if field.default is None else field.default
+        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+        settings["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
+        if field.annotation is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings["metavar"] = _metavar(name, field)
+        group.add_argument(f"--{name.replace('_', '-')}", **settings)
+
+
+def _metavar(name: str, field: "FieldInfo") -> str:
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return "|".join(map(str, choices)) or name.upper()
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _code(error: BaseException) -> int:
+    """The exit code for an error that has a text for people; 0 means: a bug of ours, show the traceback."""
+    # By name, because their modules take seconds to import.
+    named = {"ArtifactError": CORRUPT, "Diverged": DIVERGED, "OutOfMemoryError": OUT_OF_MEMORY, "MemoryError": OUT_OF_MEMORY}
+    if code := named.get(type(error).__name__):
+        return code
+    if isinstance(error, OSError) and error.errno is not None:
+        return DISK if error.errno in (28, 122) else WRONG_USE  # no space left, quota exceeded
+    return WRONG_USE if isinstance(error, (ValueError, ModuleNotFoundError, RuntimeError)) else 0
+
+
+def _text(error: BaseException) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        lines = (f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}: {e['msg']}." for e in error.errors())
+        return "\n".join(lines)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed. Training needs: pip install 'graft-vision[train]'"
+    return str(error) or type(error).__name__
+
+
+def _terminated(_: int, __: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parser(argv).parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        action: Callable[[argparse.Namespace], int] = arguments.action
+        return action(arguments)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        code = _code(error)
+        if code == 0 or arguments.debug:
+            raise
+        print(f"error: {_text(error)}", file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

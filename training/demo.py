@@ -1,0 +1,91 @@
+"""The whole road in one command: fit on the sample, package, serve, ask one question over HTTP."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from training import run
+from training.dataset import scan
+from training.recipe import Recipe
+from training.sample import SAMPLE
+from training.serve import environment
+
+READY_WITHIN_S = 60.0
+
+
+def demo() -> str:
+    """Runs it; returns what a person should read last.
+
+    Raises:
+        RuntimeError: if the server does not become ready.
+    """
+    # Mirrored clothes are still clothes, so the default recipe fits.
+    result = run.fit(SAMPLE, None, Recipe(strategy="probe"))
+    run.say(run.summary(result))
+    dataset = scan(SAMPLE)
+    question = next(sample for sample in dataset.samples if sample.part == "test")
+    with serving(result.artifact.path) as url:
+        run.say(f"asking {url}/v1/classify about {question.path}")
+        answer = ask(url, dataset.read(question))
+    return f"{json.dumps(answer, indent=2)}\n\n{NEXT.format(package=result.artifact.path)}"
+
+
+NEXT = """That was the whole road. Next:
+  keep it running:    graft serve {package}      (or, here: bentoml serve)
+  your own images:    graft fit photos/          (one folder of images for each label, or a .zip)
+(The commands are in .venv/bin: `source .venv/bin/activate` first.)"""
+
+
+@contextmanager
+def serving(package: Path) -> Iterator[str]:
+    """`bentoml serve` on a free port, from ready until the block ends."""
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Graft", "--port", str(port)]
+    settings = environment(package, port)
+    root = Path(__file__).parent.parent
+    server = subprocess.Popen(command, cwd=root, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        _wait(server, url)
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def ask(url: str, encoded: bytes) -> object:
+    """What the server answers to one image."""
+    request = urllib.request.Request(f"{url}/v1/classify?top_k=3", data=encoded, headers={"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
+
+
+def _wait(server: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            output = server.communicate()[0].decode(errors="replace")
+            raise RuntimeError(f"bentoml serve ended with code {server.returncode}:\n{output[-2000:]}")
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"bentoml serve was not ready within {READY_WITHIN_S:.0f} s.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
