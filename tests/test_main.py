@@ -1,0 +1,138 @@
+"""The `graft` command as a person types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+
+
+def graft(*words: object, cwd: Path | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "training", *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | settings
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def test_help_names_every_verb():
+    done = graft("--help")
+    assert done.returncode == 0
+    for verb in ("fit", "predict", "evaluate", "verify", "serve", "demo"):
+        assert f"\n    {verb} " in done.stdout
+
+
+def test_every_choice_of_a_recipe_is_a_flag():
+    from training.recipe import Recipe
+
+    shown = graft("fit", "--help").stdout
+    assert [name for name in Recipe.model_fields if f"--{name.replace('_', '-')}" not in shown] == []
+
+
+def test_the_version_is_printed():
+    assert graft("--version").stdout == "0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fit", "nowhere"], "nowhere does not exist"),
+        (["fit", "x", "--epochs", "0"], "--epochs 0: Input should be greater than 0."),
+        (["fit", "x", "--head-rate", "nan"], "--head-rate nan: Input should be a finite number."),
+        (["fit", "x", "--strategy", "magic"], "--strategy magic: Input should be 'auto', 'probe' or 'finetune'."),
+        (["fit", "x", "--backbone", "resnet18x"], "Did you mean resnet18"),
+        (["fit", "x", "--weights", "nowhere.pth"], "expected a .safetensors file, local-dir:FOLDER, or none"),
+        (["fit", "x", "--recipe", "nowhere.yaml"], "nowhere.yaml cannot be read as a recipe"),
+        (["fit", "x", "--colour"], "unrecognized arguments: --colour"),
+        (["predict", "x", "y", "--top-k", "0"], "'0' is not a whole number from 1 on"),
+        (["dance"], "invalid choice: 'dance'"),
+        ([], "VERB"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as exit_:
+        code = exit_.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_weights_that_cannot_be_had_offer_three_ways_out(tmp_path):
+    done = graft("fit", "x", "--backbone", "resnet18", HF_HOME=str(tmp_path), HTTPS_PROXY="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "--weights resnet18.safetensors" in done.stderr
+    assert "--backbone tf_efficientnet_lite0" in done.stderr
+    assert "--weights none" in done.stderr
+
+
+def test_an_unknown_backbone_is_refused_before_timm_is_imported():
+    program = (
+        "import sys; from training.__main__ import main;"
+        "code = main(['fit', 'x', '--backbone', 'resnet18x']); print(code, 'timm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+
+
+def test_debug_shows_the_traceback():
+    assert "Traceback" in graft("fit", "nowhere", "--debug").stderr
+
+
+def test_fit_prints_one_json_object_and_nothing_else(fitted, tmp_path):
+    from training.sample import SAMPLE
+
+    done = graft("fit", SAMPLE, "--strategy", "probe", "--json", "--out", tmp_path / "run", cwd=tmp_path)
+    facts = json.loads(done.stdout)
+    assert facts["strategy"] == "probe"
+    assert facts["backbone"] == "tf_efficientnet_lite0"
+    assert facts["test"]["n"] == 500
+    assert facts["test"]["low"] < facts["test"]["accuracy"] < facts["test"]["high"]
+    assert Path(facts["package"], "manifest.json").is_file()
+    assert os.path.realpath(tmp_path / "runs" / "latest") == os.path.realpath(tmp_path / "run")
+
+
+def test_fit_ends_by_naming_the_next_command(fitted, tmp_path):
+    from training.sample import SAMPLE
+
+    done = graft("fit", SAMPLE, cwd=tmp_path)
+    assert "next: graft serve runs/fashion-mnist-" in done.stdout
+
+
+def test_verify_accepts_what_fit_left(fitted):
+    done = graft("verify", fitted.artifact.path)
+    assert done.returncode == 0
+    assert "every byte as promised" in done.stdout
+
+
+def test_verify_names_the_altered_file_and_exits_3(fitted, tmp_path):
+    import shutil
+
+    package = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
+    with (package / "weights.safetensors").open("ab") as file:
+        file.write(b"\0")
+    done = graft("verify", package)
+    assert done.returncode == 3
+    assert "weights.safetensors" in done.stderr
+
+
+def test_predict_answers_a_line_per_image_and_exits_1_if_one_failed(fitted, clothes, tmp_path):
+    (tmp_path / "good.png").write_bytes(clothes[0][1])
+    (tmp_path / "bad.png").write_bytes(clothes[0][1][:100])
+    done = graft("predict", fitted.artifact.path, tmp_path, "--top-k", "1")
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{tmp_path / 'good.png'}\t")
+    assert "bad.png: The image is damaged or cut off" in done.stderr
+
+
+def test_evaluate_exits_1_below_the_wanted_accuracy(fitted):
+    from training.sample import SAMPLE
+
+    assert graft("evaluate", fitted.artifact.path, SAMPLE, "--min-accuracy", "0.5").returncode == 0
+    assert graft("evaluate", fitted.artifact.path, SAMPLE, "--min-accuracy", "0.999").returncode == 1
