@@ -20,8 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import model
 from service.artifact import ArtifactError, read
-from service.limits import Settings, SettingsError, parse_options
-from service.routes import Classifier, application
+from service.intake import parse_options
+from service.limits import Settings, SettingsError
+from service.pipeline import Pipeline
+from service.routes import application
 from service.schemas import Classification
 
 TWINS = {"/classify": "/v1/classify"}
@@ -68,18 +70,18 @@ class Graft:
     def __init__(self) -> None:
         settings = _settings()
         loaded = model.load(settings.package, settings.device, settings.image_limits)
-        self._classifier = routes.state.classifier = Classifier(loaded, settings)
+        self._pipeline = routes.state.pipeline = Pipeline(loaded, settings)
 
     @bentoml.api
     async def classify(self, image: Annotated[Path, ContentType("image/*")], top_k: int = 5) -> Classification:
         """The most probable labels of one image."""
-        top_k, warnings = parse_options({"top_k": top_k}, len(self._classifier.model.manifest.labels))
-        return await self._classifier.classify(image.read_bytes(), top_k, warnings, uuid.uuid4().hex)
+        top_k, warnings = parse_options({"top_k": top_k}, len(self._pipeline.model.manifest.labels))
+        return await self._pipeline.classify(image.read_bytes(), top_k, warnings, uuid.uuid4().hex)
 
     @bentoml.on_shutdown
     def close(self) -> None:
         """Finishes what was accepted."""
-        self._classifier.close()
+        self._pipeline.close()
 
 
 # The decorator made a bentoml.Service of the class, which type checkers cannot see.

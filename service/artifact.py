@@ -139,6 +139,8 @@ def read(path: Path) -> Artifact:
 
 
 def _read_manifest(path: Path) -> Manifest:
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a link. A package holds no links; copy it with its contents.")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

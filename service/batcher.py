@@ -36,6 +36,7 @@ class Batcher:
 
     def __init__(self, engine: Engine, max_waiting: int, deadline_s: float) -> None:
         self._engine = engine
+        self._closed = False
         self._deadline_s = deadline_s
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting)
         self._lanes = [threading.Thread(target=self._run, name=f"lane-{n}", daemon=True) for n in range(engine.lanes)]
@@ -50,6 +51,8 @@ class Batcher:
         Raises:
             Overloaded: at once if the queue is full, or from the future if the deadline passed.
         """
+        if self._closed:
+            raise Overloaded("The service is shutting down.")
         waiting = _Waiting(pixels, time.monotonic() + self._deadline_s)
         try:
             self._waiting.put_nowait(waiting)
@@ -59,6 +62,7 @@ class Batcher:
 
     def close(self) -> None:
         """Finishes what waits, then ends the lanes."""
+        self._closed = True
         for _ in self._lanes:
             self._waiting.put(None)
         for lane in self._lanes:

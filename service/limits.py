@@ -1,14 +1,12 @@
-"""What a deployment allows: settings read from the environment once, and the reading of a body under them."""
+"""What a deployment allows: settings, read from the environment once."""
 
 import difflib
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
 
 from service.preprocess import ImageLimits
 from service.schemas import Limit
@@ -68,60 +66,3 @@ class Settings(BaseModel):
     def limits(self) -> list[Limit]:
         """Every limit that a request can run into."""
         return [self.limit(name) for name in type(self).model_fields if re.match("max_|.*_deadline_s$", name)]
-
-
-class Refused(Exception):
-    """A request that is answered with a problem instead of a result.
-
-    Attributes:
-        code: a key of `service.schemas.STATUS`.
-        limit: the setting that was hit, if one was.
-        field: the request's field at fault, if one is.
-    """
-
-    def __init__(self, code: str, detail: str, limit: str | None = None, field: str | None = None) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.limit = limit
-        self.field = field
-
-
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body, refused as soon as it is known to be too large or too slow. Holds no work slot meanwhile."""
-    most = settings.max_body_bytes
-    if int(request.headers.get("content-length") or 0) > most:
-        raise _too_large(most)
-    pieces, size = [], 0
-    try:
-        with anyio.fail_after(settings.read_deadline_s):
-            async for piece in request.stream():
-                size += len(piece)
-                if size > most:
-                    raise _too_large(most)
-                pieces.append(piece)
-    except TimeoutError:
-        detail = f"The upload took longer than {settings.read_deadline_s:g} seconds."
-        raise Refused("slow_upload", detail, "read_deadline_s") from None
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _too_large(most: int) -> Refused:
-    return Refused("body_too_large", f"The body is larger than {most:,} bytes.", "max_body_bytes")
-
-
-async def replay(body: bytes) -> AsyncGenerator[bytes, None]:
-    """A body that was read already, as a stream."""
-    yield body
-
-
-def parse_options(given: Mapping[str, Any], n_labels: int) -> tuple[int, list[str]]:
-    """`top_k` from a request's options, and the warnings that follow from it. Raises Refused."""
-    for name in given:
-        if name != "top_k":
-            raise Refused("unknown_field", f"There is no option {name!r}; there is: top_k.", field=name)
-    value = given.get("top_k", 5)
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}", str(value)) or int(value) < 1:
-        raise Refused("bad_top_k", f"top_k must be a whole number from 1 to {n_labels}.", field="top_k")
-    if int(value) > n_labels and "top_k" in given:
-        return n_labels, [f"top_k: the model has only {n_labels} labels"]
-    return min(int(value), n_labels), []

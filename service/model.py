@@ -80,6 +80,9 @@ def load(path: Path, device: str = "auto", limits: ImageLimits = ImageLimits()) 
         ArtifactError: if the package is damaged, or this machine's answers are not those that were evaluated.
     """
     artifact = read(path)
+    n_labels, n_logits = len(artifact.manifest.labels), Golden.load(artifact.golden).logits.shape[1]
+    if n_labels != n_logits:
+        raise ArtifactError(f"{path / 'manifest.json'} lists {n_labels} labels, but {artifact.golden} has {n_logits} logits.")
     model = Model(artifact, engine.load(artifact, device), limits)
     moved = model.drift
     if not moved <= model.manifest.tolerance:  # so that NaN is refused too

@@ -90,7 +90,7 @@ def decode(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = I
     """
     with _opened(encoded, limits) as image:
         orientation, (width, height) = _orientation(image), image.size
-        pixels = _upright(_resampled(image, preprocessing), orientation)
+        pixels = _fitted(image, preprocessing, orientation)
         if orientation >= 5:
             width, height = height, width
         return Decoded(np.asarray(pixels), width, height, str(image.format), _notes(image))
@@ -140,12 +140,14 @@ def _opened(encoded: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
 
 # Pillow raises SyntaxError on some broken PNGs, and IndexError or struct.error on broken tables inside other files.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"RIFF")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether the first bytes are those of an accepted format."""
-    return head.startswith(_MAGIC)
+    """Whether the first 16 bytes are those of an accepted format."""
+    webp = head.startswith(b"RIFF") and head[8:12] in (b"WEBP", b"")
+    bmp = head.startswith(b"BM") and head[6:10] in (b"\0\0\0\0", b"")
+    return head.startswith(_MAGIC) or webp or bmp
 
 
 def _unidentified(encoded: bytes) -> ImageError:
@@ -173,6 +175,10 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF's 1 to 8; anything else, absent or unreadable, counts as 1 (upright)."""
+    if image.format == "PNG":
+        # A PNG's EXIF may stand behind its pixels, so Pillow decodes them to find it; damage met there is damage to the
+        # picture, and must not be forgiven below.
+        image.load()
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - a damaged note about the picture must not cost the picture
@@ -198,22 +204,26 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _resampled(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The crop as the network sees it, before it is turned upright.
+def _fitted(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
+    """The square that the network sees.
 
-    Turning comes last because every fit is centred, so it commutes with them, and turning a small square is cheap.
+    Turning upright comes after resampling: it commutes with every centred fit, and turning a small square is cheap.
     For the same reason resizing and cropping are one resampling of just the part that is kept.
     """
     crop, resampling = preprocessing.crop, _FILTERS[preprocessing.interpolation]
     _draft(image, preprocessing)
-    if preprocessing.fit == "letterbox":
-        return ImageOps.pad(_rgb(image), (crop, crop), resampling, color=BACKGROUND)
     width, height = image.size
+    if preprocessing.fit == "letterbox":
+        # Turned before it is laid on the square: an odd margin is wider on one side.
+        small = _upright(ImageOps.contain(_rgb(image), (crop, crop), resampling), orientation)
+        square = Image.new("RGB", (crop, crop), BACKGROUND)
+        square.paste(small, ((crop - small.width) // 2, (crop - small.height) // 2))
+        return square
     if preprocessing.fit == "squash":
-        return _rgb(image).resize((crop, crop), resampling)
+        return _upright(_rgb(image).resize((crop, crop), resampling), orientation)
     side = min(width, height) * crop / preprocessing.resize
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    return _rgb(image).resize((crop, crop), resampling, box=box)
+    return _upright(_rgb(image).resize((crop, crop), resampling, box=box), orientation)
 
 
 def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:

@@ -67,8 +67,12 @@ def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Samp
     (folder / CARD).write_text(_card(manifest), encoding="utf-8")
     files = {file: record(folder / file) for file in sorted(FILES)}
     (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
-    for path in [*folder.iterdir(), folder]:
+    # A server is often another user; temporary folders, and safetensors' files, are readable by their owner only.
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o644)
         _sync(path)
+    _sync(folder)
 
 
 def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) -> Golden:
@@ -92,7 +96,6 @@ def _compare(artifact: Artifact) -> None:
 
 
 def _publish(beside: Path, target: Path) -> None:
-    os.chmod(beside, 0o755)  # mkdtemp keeps it to one user; a server is often another
     old = target.with_name(f".{target.name}-old-{os.getpid()}")
     if target.exists():
         os.rename(target, old)  # a directory with content cannot be replaced in one step

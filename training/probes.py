@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4.5, 1.01, 0.5))  # sklearn's C
+ONE_THREAD = 1  # the products are small: more threads gain little, and on a busy machine wait for each other (50 times slower)
 MOST_FOR_CHOOSING = 5_000  # images; the best strength hardly moves beyond, and the search grows with every one
 
 
@@ -44,15 +45,21 @@ def choose_strength(vectors: NDArray[np.float32], labels: NDArray[np.int64], n_f
         n_folds: how many parts.
         seed: of the shuffling.
     """
+    from threadpoolctl import threadpool_limits
+
     chosen = _subset(labels, MOST_FOR_CHOOSING, seed)
     standard = (vectors - vectors[0].mean(axis=0)) / _scale(vectors)
-    return _trials(standard[:, chosen], labels[chosen], n_folds, seed)
+    with threadpool_limits(ONE_THREAD):
+        return _trials(standard[:, chosen], labels[chosen], n_folds, seed)
 
 
 def fit(vectors: NDArray[np.float32], labels: NDArray[np.int64], strength: float) -> Head:
     """Multinomial logistic regression on V views of N images, (V, N, D); labels int (N,)."""
+    from threadpoolctl import threadpool_limits
+
     mean, scale = vectors[0].mean(axis=0), _scale(vectors)
-    model = _regression(strength, vectors, max_iter=2000, tol=1e-4).fit(*_flat((vectors - mean) / scale, labels))
+    with threadpool_limits(ONE_THREAD):
+        model = _regression(strength, vectors, max_iter=2000, tol=1e-4).fit(*_flat((vectors - mean) / scale, labels))
     weight, bias = _multinomial(model.coef_, model.intercept_)
     folded = weight / scale
     return Head(folded.astype(np.float32), (bias - folded @ mean).astype(np.float32), strength)

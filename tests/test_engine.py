@@ -1,0 +1,101 @@
+"""The fitted network, run: the same answer alone, in company, from any thread and on any device."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service import engine
+from service.classifier import probabilities
+from service.preprocess import decode
+
+
+@pytest.fixture(scope="module")
+def cpu(fitted):
+    return engine.load(fitted.artifact, "cpu")
+
+
+@pytest.fixture(scope="module")
+def batch(fitted, clothes) -> np.ndarray:
+    return np.stack([decode(encoded, fitted.artifact.manifest.preprocessing).pixels for _, encoded in clothes])
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(probabilities(one, 1.0) - probabilities(other, 1.0)).max())
+
+
+def test_outputs_have_a_row_for_each_image(cpu, batch):
+    logits, vectors = cpu(batch)
+    assert (logits.shape, logits.dtype, vectors.shape, vectors.dtype) == ((10, 10), np.float32, (10, 1280), np.float32)
+
+
+def test_an_image_has_the_same_logits_alone_and_in_company(cpu, batch):
+    together = cpu(batch)
+    alone = [cpu(batch[index : index + 1]) for index in range(10)]
+    assert np.array_equal(together.logits, np.concatenate([outputs.logits for outputs in alone]))
+    assert np.array_equal(together.vectors, np.concatenate([outputs.vectors for outputs in alone]))
+
+
+def test_an_earlier_answer_is_not_overwritten_by_a_later_one(cpu, batch):
+    first = cpu(batch[:1])
+    before = first.logits.copy()
+    cpu(batch[1:2])
+    assert np.array_equal(first.logits, before)
+
+
+def test_the_order_of_a_batch_does_not_matter(cpu, batch):
+    assert np.array_equal(cpu(batch[::-1]).logits[::-1], cpu(batch).logits)
+
+
+def test_several_threads_get_the_same_answers(cpu, batch):
+    expected = cpu(batch).logits
+    questions = [index % 10 for index in range(80)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda index: cpu(batch[index : index + 1]).logits[0], questions))
+    assert np.array_equal(np.stack(found), expected[questions])
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_the_number_of_lanes_can_be_chosen(fitted, batch, cpu, lanes):
+    chosen = engine.CpuEngine(fitted.artifact.graph, lanes)
+    assert chosen.lanes == lanes
+    assert apart(chosen(batch[:2]).logits, cpu(batch[:2]).logits) < 1e-5
+
+
+def test_it_answers_as_the_network_that_was_trained(fitted, cpu, batch):
+    assert apart(cpu(batch).logits, fitted.trained.network(batch).logits) < 1e-4
+
+
+def test_most_clothes_are_recognised(fitted, cpu, batch, clothes):
+    labels = fitted.artifact.manifest.labels
+    found = [labels[index] for index in cpu(batch).logits.argmax(axis=1)]
+    # 85 % of the held-out images are right; 5 of 10 or fewer would be a mix-up of labels or channels.
+    assert sum(label == expected for label, (expected, _) in zip(found, clothes, strict=True)) > 5
+
+
+def test_the_packaged_weights_say_what_the_packaged_graph_says(fitted, cpu, batch):
+    import torch
+
+    from service import network
+
+    with torch.inference_mode():
+        logits, _ = network.load(fitted.artifact).eval()(torch.from_numpy(batch))
+    assert apart(logits.numpy(), cpu(batch).logits) < 1e-3
+
+
+def test_without_a_gpu_the_cpu_is_chosen(fitted, monkeypatch):
+    engine.cuda_devices.cache_clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert engine.load(fitted.artifact).device == "cpu"
+    engine.cuda_devices.cache_clear()
+
+
+def test_there_is_at_least_one_core():
+    assert engine.cores() >= 1
+
+
+@pytest.mark.skipif(engine.cuda_devices() == 0, reason="needs a CUDA device, and the driver offers none here")
+def test_a_gpu_answers_as_the_cpu_does(fitted, cpu, batch):
+    cuda = engine.load(fitted.artifact, "cuda")
+    assert cuda.device == "cuda"
+    assert apart(cuda(batch).logits, cpu(batch).logits) < 1e-3

@@ -1,0 +1,90 @@
+"""Settings from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from service.limits import Settings, SettingsError
+from service.preprocess import ImageLimits
+
+
+def test_nothing_set_means_the_defaults():
+    assert Settings.from_environment({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "expected"),
+    [
+        ("GRAFT_PACKAGE", "/models/clothes v2", "package", Path("/models/clothes v2")),
+        ("GRAFT_DEVICE", "cpu", "device", "cpu"),
+        ("GRAFT_MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),
+        ("GRAFT_MAX_PIXELS", "5000", "max_pixels", 5000),
+        ("GRAFT_MAX_SIDE", "300", "max_side", 300),
+        ("GRAFT_MAX_ASPECT", "7", "max_aspect", 7),
+        ("GRAFT_MAX_WAITING", "3", "max_waiting", 3),
+        ("GRAFT_QUEUE_DEADLINE_S", "0.5", "queue_deadline_s", 0.5),
+        ("GRAFT_READ_DEADLINE_S", "2.5", "read_deadline_s", 2.5),
+    ],
+)
+def test_a_variable_sets_its_setting(variable, value, name, expected):
+    assert getattr(Settings.from_environment({variable: value}), name) == expected
+
+
+def test_other_peoples_variables_are_none_of_ours():
+    assert Settings.from_environment({"PATH": "/bin", "BENTOML_HOME": "/b", "GRAFTED": "1"}) == Settings()
+
+
+def test_the_cache_of_training_is_not_a_mistake():
+    assert Settings.from_environment({"GRAFT_CACHE": "/cache"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("GRAFT_MAX_BODY_BYTE", "GRAFT_MAX_BODY_BYTE is not a setting of Graft. Did you mean GRAFT_MAX_BODY_BYTES?"),
+        ("GRAFT_DEVCE", "GRAFT_DEVCE is not a setting of Graft. Did you mean GRAFT_DEVICE?"),
+        ("GRAFT_ZZZ", "GRAFT_ZZZ is not a setting of Graft."),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_name(variable, told):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: "1"})
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GRAFT_DEVICE", "tpu"),
+        ("GRAFT_MAX_BODY_BYTES", "10MB"),
+        ("GRAFT_MAX_BODY_BYTES", "0"),
+        ("GRAFT_MAX_BODY_BYTES", ""),
+        ("GRAFT_MAX_PIXELS", "-1"),
+        ("GRAFT_MAX_ASPECT", "0"),
+        ("GRAFT_MAX_WAITING", "1.5"),
+        ("GRAFT_QUEUE_DEADLINE_S", "nan"),
+        ("GRAFT_QUEUE_DEADLINE_S", "inf"),
+        ("GRAFT_READ_DEADLINE_S", "0"),
+    ],
+)
+def test_an_impossible_value_is_told_with_its_variable(variable, value):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: value})
+    assert str(caught.value).startswith(f"{variable}={value}: ")
+
+
+def test_every_limit_is_shown_with_its_value_and_its_variable():
+    settings = Settings(max_body_bytes=1000, queue_deadline_s=1.5)
+    assert [(limit.name, limit.value, limit.setting) for limit in settings.limits()] == [
+        ("max_body_bytes", 1000, "GRAFT_MAX_BODY_BYTES"),
+        ("max_pixels", 64_000_000, "GRAFT_MAX_PIXELS"),
+        ("max_side", 16_384, "GRAFT_MAX_SIDE"),
+        ("max_aspect", 50, "GRAFT_MAX_ASPECT"),
+        ("max_waiting", 128, "GRAFT_MAX_WAITING"),
+        ("queue_deadline_s", 1.5, "GRAFT_QUEUE_DEADLINE_S"),
+        ("read_deadline_s", 20, "GRAFT_READ_DEADLINE_S"),
+    ]
+
+
+def test_images_are_judged_by_the_settings():
+    assert Settings(max_pixels=1, max_side=2, max_aspect=3).image_limits == ImageLimits(1, 2, 3)
