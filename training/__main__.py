@@ -1,6 +1,7 @@
 """The `graft` command: parse, call one function, print. Heavy imports sit inside the verbs, so `--help` is instant."""
 
 import argparse
+import errno
 import json
 import signal
 import sys
@@ -196,7 +197,7 @@ def _code(error: BaseException) -> int:
     if code := named.get(type(error).__name__):
         return code
     if isinstance(error, OSError) and error.errno is not None:
-        return DISK if error.errno in (28, 122) else WRONG_USE  # no space left, quota exceeded
+        return DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else WRONG_USE
     return WRONG_USE if isinstance(error, (ValueError, ModuleNotFoundError, RuntimeError)) else 0
 
 
@@ -208,6 +209,8 @@ def _text(error: BaseException) -> str:
         return "\n".join(lines)
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed. Training needs: pip install 'graft-vision[train]'"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     return str(error) or type(error).__name__
 
 

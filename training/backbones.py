@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, record
+from training.progress import say
 from training.recipe import input_size
 
 if TYPE_CHECKING:
@@ -281,6 +282,7 @@ def export(choice: Choice, crop: int | None, median_side: int, fit: str) -> Expo
     base = cache_folder() / "backbones" / _key(choice)
     folder = _known(base, crop, median_side)
     if folder is None:
+        say(f"preparing {choice.name}: once for this machine, about 15 s")
         base.parent.mkdir(parents=True, exist_ok=True)
         _export_in_child(choice, base, crop, median_side)
         folder = _known(base, crop, median_side)

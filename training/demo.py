@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training import run
 from training.dataset import scan
+from training.progress import say
 from training.recipe import Recipe
 from training.sample import SAMPLE
 from training.serve import environment
@@ -28,11 +29,11 @@ def demo() -> str:
     """
     # Mirrored clothes are still clothes, so the default recipe fits.
     result = run.fit(SAMPLE, None, Recipe(strategy="probe"))
-    run.say(run.summary(result))
+    say(run.summary(result))
     dataset = scan(SAMPLE)
     question = next(sample for sample in dataset.samples if sample.part == "test")
     with serving(result.artifact.path) as url:
-        run.say(f"asking {url}/v1/classify about {question.path}")
+        say(f"asking {url}/v1/classify about {question.path}")
         answer = ask(url, dataset.read(question))
     return f"{json.dumps(answer, indent=2)}\n\n{NEXT.format(package=result.artifact.path)}"
 

@@ -4,7 +4,6 @@ LP-FT: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Under
 """
 
 import logging
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from service.network import Network
 from training.batches import Batches
 from training.probes import Head
-from training.progress import Progress
+from training.progress import Progress, say
 from training.recipe import Recipe, lr_scale
 
 WATCHED = "val/loss"
@@ -151,9 +150,8 @@ class Told(Callback):
         if self._progress is not None:
             self._progress.__exit__()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        print(
+        say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {metrics['train/loss']:.3f},"
             f" validation {metrics['val/accuracy']:.1%} (loss {metrics[WATCHED]:.3f}),"
-            f" {time.monotonic() - self._begun:.0f} s",
-            file=sys.stderr,
+            f" {time.monotonic() - self._begun:.0f} s"
         )

@@ -17,10 +17,10 @@ from training.dataset import Dataset, DatasetError, Sample, Splits
 from training.features import Features, View, extract, on_gpu
 from training.predict import outputs
 from training.probes import Head
+from training.progress import say
 from training.recipe import Recipe
 
 Floats = NDArray[np.float32]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,7 @@ def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
     )
 
 
-def finetune(
-    dataset: Dataset, splits: Splits, exported: Exported, probed: Probed, choices: Recipe, run: Path, say: Say
-) -> Trained:
+def finetune(dataset: Dataset, splits: Splits, exported: Exported, probed: Probed, choices: Recipe, run: Path) -> Trained:
     """The whole network, from the probe on (LP-FT)."""
     import torch
 

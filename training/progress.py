@@ -55,6 +55,11 @@ class Progress:
         sys.stderr.flush()
 
 
+def say(line: str) -> None:
+    """Tells whoever watches; results proper go to stdout."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def describe(what: str, done: int, total: int, unit: str, seconds: float) -> str:
     """One line: `reading 1,200/5,000 images, 310/s, 12 s left`."""
     rate = done / max(seconds, 1e-9)

@@ -1,8 +1,8 @@
 """Training's table of contents, and the folder that a run leaves."""
 
 import csv
+import errno
 import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from training.backbones import Exported
 from training.dataset import Dataset, DatasetError, Splits, describe, scan, split
 from training.evaluate import score
 from training.ladder import Trained
-from training.progress import duration
+from training.progress import duration, say
 from training.recipe import Recipe
 
 RUNS = Path("runs")
@@ -62,11 +62,14 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
     """
     begun = time.monotonic()
     choice = backbones.choose(recipe.backbone, recipe.weights)
-    run = _opened(run or _fresh(data), recipe)
+    run = run or _fresh(data)
+    _check_writable(run)
     dataset = scan(data)
     say(describe(dataset))
     dataset, dropped = settled(dataset, recipe.drop_duplicates)
     splits = split(dataset, recipe.seed)
+    run.mkdir(parents=True, exist_ok=True)
+    recipe.save(run / "recipe.yaml")
     exported = backbones.export(choice, recipe.input_size, _median_side(dataset, splits), recipe.fit)
     features, splits, skipped = ladder.readable(dataset, splits, exported, recipe)
     _record(run, dataset, splits, {path: "duplicate" for f in dropped for path in f.drop} | skipped)
@@ -75,15 +78,10 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
     trained = ladder.finish_probe(probed, exported, splits)
     if recipe.strategy == "finetune":
         say(f"probe: {_shown(trained.scores['validation'])} of validation")
-        trained = ladder.finetune(dataset, splits, exported, probed, recipe, run, say)
+        trained = ladder.finetune(dataset, splits, exported, probed, recipe, run)
     artifact = package.write(trained, dataset, splits.validation, _name(data), run / "package")
     _point_latest(run)
     return Result(run, artifact, trained, time.monotonic() - begun)
-
-
-def say(line: str) -> None:
-    """Tells whoever watches; results proper go to stdout."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def summary(result: Result) -> str:
@@ -116,11 +114,11 @@ def _name(data: Path) -> str:
     return data.resolve().stem or "model"
 
 
-def _opened(run: Path, recipe: Recipe) -> Path:
-    """The run's folder, proven writable before anything is computed."""
-    run.mkdir(parents=True, exist_ok=True)
-    recipe.save(run / "recipe.yaml")
-    return run
+def _check_writable(run: Path) -> None:
+    """Raises OSError before anything is computed, and leaves no folder behind if the data turn out to be unusable."""
+    existing = next(folder for folder in (run, *run.resolve().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise PermissionError(errno.EACCES, "The run's folder cannot be written", str(existing))
 
 
 def _median_side(dataset: Dataset, splits: Splits) -> int:
