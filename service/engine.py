@@ -8,12 +8,15 @@ import os
 import threading
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import Artifact
+
+if TYPE_CHECKING:
+    import openvino
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -79,6 +82,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
+def _core() -> "openvino.Core":
+    """The process's one OpenVINO, which lives as long as the process.
+
+    Each Core lends the thread that makes it a stack for signals and frees it when it ends; where two end in the wrong
+    order or in another thread, the next signal kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class Graph:
     """An ONNX file compiled for this CPU, one image at a time in each of `lanes` threads.
 
@@ -91,7 +106,7 @@ class Graph:
         from openvino import properties
 
         self.lanes = lanes or cores()
-        core = openvino.Core()
+        core = _core()
         model = core.read_model(path)
         side = model.input(0).get_partial_shape()[1].get_length()
         model.reshape([1, side, side, 3])

@@ -82,13 +82,15 @@ def choose(name: str, weights: str = PRETRAINED) -> Choice:
         BackboneError: if the name is unknown or the weights are not to be had.
     """
     names, tags = _catalogue()
-    architecture, _, tag = name.partition(".")
+    architecture = name.partition(".")[0]
     if architecture not in names:
         close = difflib.get_close_matches(architecture, names, n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() names them all."
         raise BackboneError(f"Unknown backbone {name!r}.{hint}")
     if weights == PRETRAINED:
-        weights = "package" if architecture in PACKAGED and not tag else "hub"
+        weights = "package" if name in PACKAGED else "hub"
+    if weights == "package" and name not in PACKAGED:
+        raise BackboneError(f"No package holds weights of {name!r}; only of {', '.join(PACKAGED)}.")
     if weights == "package" and importlib.util.find_spec(PACKAGED[architecture]) is None:
         raise BackboneError(_ways_out(name, f"the Python package {PACKAGED[architecture]} is not installed"))
     if weights == "hub":
@@ -117,10 +119,11 @@ def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _check_hub(name: str, tags: list[str]) -> None:
-    if not tags:
+    # Some tags are made by code and stand nowhere in the text, so having found none says nothing.
+    if tags and all(tag.endswith(".untrained") for tag in tags):
         raise BackboneError(f"Nobody published weights for {name!r}. --weights none trains it from random ones.")
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
-    if any((cached / f"models--timm--{tag}").is_dir() for tag in tags):
+    if any(cached.glob(f"models--timm--{name.partition('.')[0]}.*")):
         return
     try:
         urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=5).close()
@@ -166,9 +169,14 @@ def pretrained(choice: Choice, crop: int | None = None) -> Any:
         tensors = torch.load(_packaged(choice.name), map_location="cpu", weights_only=True)
         _load_by_position(network, tensors, choice.name)
     elif choice.weights != "none":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        _load_by_name(network, load_file(choice.weights), choice.weights)
+        try:
+            tensors = load_file(choice.weights)
+        except SafetensorError as error:
+            raise BackboneError(f"{choice.weights} is not a safetensors file: {error}.") from None
+        _load_by_name(network, tensors, choice.weights)
     return network
 
 

@@ -9,6 +9,7 @@ import random
 import threading
 import unicodedata
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from training.progress import Progress
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 TRAIN, HELD_OUT = {"train", "training"}, ("test", "val", "valid", "validation")
 MAX_FILE_BYTES = 256 * 2**20
+FEWEST = 2  # images of a label to learn from: cross-validation learns from one while it judges by the other
 LAYOUT = """Expected a folder with one folder of images for each label:
   photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/3.jpg ...
 or the same below photos/train and photos/test, or a .zip of either."""
@@ -67,9 +69,18 @@ class Source:
         Raises:
             DatasetError: if it vanished or cannot be read since it was listed; the text names it.
         """
+        return self._read(path, -1)
+
+    def head(self, path: str) -> bytes:
+        """The first 16 bytes of one file, without reading the rest. Raises DatasetError, as `read` does."""
+        return self._read(path, 16)
+
+    def _read(self, path: str, n_bytes: int) -> bytes:
         try:
-            return self._archive().read(path) if self.zipped else (self.root / path).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            with self._archive().open(path) if self.zipped else (self.root / path).open("rb") as file:
+                content: bytes = file.read(n_bytes)
+                return content
+        except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
             raise DatasetError(f"{self.root / path} cannot be read: {error}") from None
 
     def names(self) -> Iterator[tuple[str, int]]:
@@ -107,7 +118,7 @@ def _walk(root: Path, below: PurePosixPath, seen: set[tuple[int, int]]) -> Itera
         raise DatasetError(f"{folder} cannot be read: {error.strerror}.") from None
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            if not _hidden(entry.name):
+            if not hidden(entry.name):
                 yield from _walk(root, below / entry.name, seen)
         elif entry.is_file():
             yield str(below / entry.name), 0
@@ -172,7 +183,8 @@ def describe(dataset: Dataset) -> str:
     return f"{len(dataset.samples):,} images of {len(dataset.labels)} labels ({names}){given}{ignored}"
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether a file or folder is an operating system's or a tool's, never a person's."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
 
 
@@ -184,7 +196,7 @@ def _images(source: Source) -> tuple[list[PurePosixPath], int]:
         if n_bytes > MAX_FILE_BYTES:
             raise DatasetError(f"{name} in {source.root} would unpack to {n_bytes:,} bytes; an image has less.")
         named = path.suffix.lower() in SUFFIXES
-        if any(_hidden(part) for part in path.parts) or not (named or looks_like_image(source.read(name)[:16])):
+        if any(hidden(part) for part in path.parts) or not (named or looks_like_image(source.head(name))):
             ignored += 1
         else:
             paths.append(path)
@@ -195,11 +207,12 @@ def _images(source: Source) -> tuple[list[PurePosixPath], int]:
 
 def _understood(root: Path, paths: list[PurePosixPath]) -> tuple[tuple[str, ...], list[Sample]]:
     depth = _wrapping(paths)
-    parts = {path.parts[depth].casefold(): path.parts[depth] for path in paths if len(path.parts) > depth + 1}
+    folders = {path.parts[depth] for path in paths if len(path.parts) > depth + 1}
+    parts = {folder.casefold(): folder for folder in folders}
     learn = next((parts[name] for name in parts if name in TRAIN), None)
     held_out = next((parts[name] for name in HELD_OUT if name in parts), None)
     if learn and held_out:
-        if others := sorted(set(parts.values()) - {learn, held_out}):
+        if others := sorted(folders - {learn, held_out}):
             raise DatasetError(f"{root} has {learn} and {held_out}, and beside them {', '.join(others)}: move it away.")
         return _labelled(root, [(learn, "train"), (held_out, "test")], paths, depth + 1)
     return _labelled(root, [("", "")], paths, depth)
@@ -278,8 +291,8 @@ def _cut(samples: list[Sample], name: str, cuts: tuple[float, ...], seed: int) -
     groups = defaultdict(list)
     for sample in samples:
         groups[sample.group].append(sample)
-    if len(groups) <= len(cuts):
-        raise DatasetError(f"The label {name!r} has {len(groups)} different images; at least {len(cuts) + 1} are needed.")
+    if len(groups) < len(cuts) + FEWEST:
+        raise DatasetError(f"The label {name!r} has {len(groups)} different images; at least {len(cuts) + FEWEST} are needed.")
     # By digest, not by name: the same images split the same way on every machine.
     order = sorted(groups, key=lambda group: hashlib.sha256(seed.to_bytes(4, "big") + group).digest())
     pieces, start = [], 0

@@ -71,7 +71,7 @@ def export_backbone(choice: Choice, base: Path, crop: int | None, median_side: i
     network = backbones.pretrained(choice)
     own = backbones.preprocessing(network, None, "crop").crop
     side = crop or input_size(median_side, own)
-    if side != own and choice.weights != "none":
+    if side != own:
         network = backbones.pretrained(choice, side)
     folder, preprocessing = graph_folder(base, side), backbones.preprocessing(network, side, "crop")
     network.reset_classifier(0)
@@ -86,13 +86,20 @@ def export_backbone(choice: Choice, base: Path, crop: int | None, median_side: i
         facts = {"backbone": card.model_dump(), "preprocessing": preprocessing.model_dump()}
         (beside / CARD).write_text(json.dumps(facts, indent=2), encoding="utf-8")
         try:
+            _remember(size_file(base), str(own))
             os.rename(beside, folder)
-            size_file(base).write_text(str(own))
         except OSError:  # another process was faster, with the same result
             if not (folder / CARD).is_file():
                 raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _remember(path: Path, text: str) -> None:
+    """Writes a small file, whole or not at all."""
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def _check_agreement(headless: nn.Module, graph: Path, crop: int) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -119,11 +121,16 @@ def _cache(exported: Exported) -> Path:
 
 def _cached(folder: Path, wanted: dict[bytes, View]) -> Iterator[tuple[bytes, Vector]]:
     for path in sorted(folder.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as shard:
-            keys = [row.tobytes() for row in shard["keys"]]
-            if any(key in wanted for key in keys):
-                vectors = shard["vectors"]
-                yield from ((key, vectors[row]) for row, key in enumerate(keys) if key in wanted)
+        try:
+            with np.load(path, allow_pickle=False) as shard:
+                keys = [row.tobytes() for row in shard["keys"]]
+                rows = [row for row, key in enumerate(keys) if key in wanted]
+                vectors = shard["vectors"] if rows else None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            path.unlink(missing_ok=True)  # damaged, by a power cut perhaps; its images are computed again
+            continue
+        if vectors is not None:
+            yield from ((keys[row], vectors[row]) for row in rows)
 
 
 def _keep(folder: Path, vectors: dict[bytes, Vector]) -> None:

@@ -13,7 +13,7 @@ from service.engine import LOGITS, VECTORS, CpuEngine, Engine, Graph, Outputs, P
 from service.preprocess import ImageError
 from training import evaluate, probes, recipe
 from training.backbones import Exported
-from training.dataset import Dataset, DatasetError, Sample, Splits
+from training.dataset import FEWEST, Dataset, DatasetError, Sample, Splits
 from training.features import Features, View, extract, on_gpu
 from training.predict import outputs
 from training.probes import Head
@@ -80,7 +80,12 @@ def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Reci
         way = "That is too many to skip." if choices.skip_bad else "Mend or remove them, or leave them out with --skip-bad."
         raise DatasetError(f"{len(bad)} of {len(dataset.samples):,} files cannot be used:\n{shown}\n{way}")
     kept = [tuple(sample for sample in part if sample.path not in bad) for part in splits.named().values()]
-    return features, Splits(*kept), bad
+    splits = Splits(*kept)
+    for label, name in enumerate(dataset.labels):
+        n_train = sum(sample.label == label for sample in splits.train)
+        if n_train < FEWEST or not any(sample.label == label for sample in splits.validation):
+            raise DatasetError(f"Without its unreadable files, the label {name!r} has too few images: {n_train} to learn from.")
+    return features, splits, bad
 
 
 def probe(features: Features, splits: Splits, choices: Recipe) -> Probed:

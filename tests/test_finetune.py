@@ -1,0 +1,231 @@
+"""Fine-tuning starts from what the probe knows and never ends below it."""
+
+import copy
+import csv
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from service.engine import LOGITS, VECTORS, Graph
+from service.network import Network
+from training import backbones, ladder
+from training.backbones import Exported
+from training.batches import Batches, Fixed
+from training.dataset import Dataset, Splits, scan, split
+from training.export import export_backbone, to_onnx
+from training.extractor import load_headless
+from training.finetune import Diverged, FineTune, learn, set_head
+from training.ladder import Probed
+from training.recipe import Recipe
+from training.sample import SAMPLE
+
+RECIPE = Recipe(strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """All that fine-tuning is given, for three kinds of clothes."""
+
+    dataset: Dataset
+    splits: Splits
+    exported: Exported
+    probed: Probed
+
+    def network(self) -> Network:
+        """A fresh network with the probe's head."""
+        network = load_headless(self.exported, 3)
+        set_head(network, self.probed.start)
+        return network.eval()
+
+    def batches(self, recipe: Recipe) -> Batches:
+        return Batches(self.dataset, self.splits, self.exported.preprocessing, recipe, gpu=False)
+
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels, labels = zip(*Fixed(self.dataset, self.splits.validation, self.exported.preprocessing), strict=True)
+        return torch.stack(pixels), torch.tensor(labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A network before and after `learn`, and the folder that it left."""
+
+    before: dict[str, torch.Tensor]
+    network: Network
+    run: Path
+
+    def metrics(self, name: str) -> list[float]:
+        with (self.run / "metrics.csv").open(newline="") as file:
+            return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.fixture(scope="module")
+def start(cache: Path, tmp_path_factory) -> Start:
+    folder = tmp_path_factory.mktemp("clothes")
+    with zipfile.ZipFile(SAMPLE) as archive:
+        for label in ("pullover", "coat", "shirt"):  # alike, so that there is something left to learn
+            (folder / label).mkdir()
+            for number in range(1, 31):
+                (folder / label / f"{number}.png").write_bytes(archive.read(f"train/{label}/{number:03d}.png"))
+    dataset = scan(folder)
+    choice = backbones.choose("tf_efficientnet_lite0")
+    (cache / "backbones").mkdir(exist_ok=True)
+    export_backbone(choice, cache / "backbones" / backbones._key(choice), 64, 28)  # here, to save a child's imports
+    exported = backbones.export(choice, 64, 28, "crop")
+    features, splits, _ = ladder.readable(dataset, split(dataset, 0), exported, RECIPE)
+    return Start(dataset, splits, exported, ladder.probe(features, splits, RECIPE))
+
+
+def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
+    recipe = RECIPE.model_copy(update=choices)
+    before = copy.deepcopy(network.state_dict())
+    learn(network, start.batches(recipe), recipe, 5, run, gpu=False)
+    return Learned(before, network, run)
+
+
+def misled(start: Start, run: Path) -> Learned:
+    """A run whose best epoch is neither the first nor the last.
+
+    It starts certain of one label, so that any learning helps at first; but validation's labels are swapped, so that
+    learning too well hurts in the end.
+    """
+    swapped = tuple(dataclasses.replace(sample, label=(sample.label + 1) % 3) for sample in start.splits.validation)
+    start = dataclasses.replace(start, splits=dataclasses.replace(start.splits, validation=swapped))
+    network = start.network()
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.tensor([8.0, 0.0, 0.0]))
+    return trained(network, start, run, head_rate=1e-2, backbone_rate=1e-4)
+
+
+@pytest.fixture(scope="module")
+def learned(start: Start, tmp_path_factory) -> Learned:
+    return misled(start, tmp_path_factory.mktemp("learned"))
+
+
+@pytest.fixture(scope="module")
+def ruined(start: Start, tmp_path_factory) -> Learned:
+    """What comes of rates so high that every epoch is worse than the probe."""
+    return trained(start.network(), start, tmp_path_factory.mktemp("ruined"), backbone_rate=0.5, head_rate=5.0, patience=2)
+
+
+def changed(learned: Learned) -> set[str]:
+    after = learned.network.state_dict()
+    return {key for key, tensor in learned.before.items() if not torch.equal(tensor, after[key])}
+
+
+def test_network_with_the_probes_head_says_what_the_probe_says(start: Start):
+    with torch.inference_mode():
+        logits, _ = start.network()(start.validation()[0])
+    np.testing.assert_allclose(logits.numpy(), start.probed.validation, atol=2e-2)
+
+
+def test_epoch_0_scores_what_the_probe_scores(start: Start, ruined: Learned):
+    right = start.probed.validation.argmax(axis=1) == start.validation()[1].numpy()
+    assert ruined.metrics("val/accuracy")[0] == pytest.approx(right.mean(), abs=1e-6)
+
+
+def test_every_epoch_leaves_its_losses_and_its_accuracy(learned: Learned):
+    assert len(learned.metrics("train/loss")) == 5
+    assert len(learned.metrics("val/loss")) == len(learned.metrics("val/accuracy")) == 6  # with that before the first
+
+
+def test_learning_moves_backbone_and_head(learned: Learned):
+    assert {"backbone.conv_stem.weight", "backbone.bn1.weight", "head.weight", "head.bias"} <= changed(learned)
+
+
+def test_network_afterwards_is_that_of_the_best_epoch_not_of_the_last(start: Start, learned: Learned):
+    before, *_, last = losses = learned.metrics("val/loss")
+    pixels, labels = start.validation()
+    with torch.inference_mode():
+        loss = F.cross_entropy(learned.network(pixels)[0], (labels + 1) % 3).item()
+    assert loss == pytest.approx(min(losses), abs=1e-3)
+    assert loss < min(before, last) - 0.05
+
+
+def test_ruinous_rates_make_every_epoch_worse_than_the_probe(ruined: Learned):
+    probe, *epochs = ruined.metrics("val/loss")
+    assert min(epochs) > probe
+
+
+def test_network_that_never_got_better_than_the_probe_is_the_probe(ruined: Learned):
+    assert changed(ruined) == set()
+
+
+def test_pretrained_batch_statistics_are_kept(learned: Learned):
+    statistics = {key for key in learned.before if "running_" in key or "num_batches" in key}
+    assert len(statistics) == 147
+    assert statistics & changed(learned) == set()
+
+
+def test_network_is_left_ready_to_answer(learned: Learned):
+    assert not any(module.training for module in learned.network.modules())
+
+
+def test_nothing_but_metrics_and_the_best_checkpoint_is_left(learned: Learned):
+    files = {path.relative_to(learned.run).as_posix() for path in learned.run.rglob("*") if path.is_file()}
+    assert {"metrics.csv", "checkpoints/best.ckpt"} <= files
+    assert files <= {"metrics.csv", "checkpoints/best.ckpt", "hparams.yaml"}
+
+
+def test_same_seed_learns_the_same(start: Start, learned: Learned, tmp_path: Path):
+    again = misled(start, tmp_path)
+    assert again.metrics("val/loss") == pytest.approx(learned.metrics("val/loss"), abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_loss_that_is_no_number_stops_at_that_step(start: Start, tmp_path: Path, number: float):
+    network = start.network()
+    with torch.no_grad():
+        network.head.weight[0, 0] = number
+    with pytest.raises(Diverged, match=r"The loss became nan at step 0, learning rates \["):
+        learn(network, start.batches(RECIPE), RECIPE, 1, tmp_path, gpu=False)
+
+
+def groups(start: Start) -> list[dict]:
+    from training.finetune import _groups
+
+    return _groups(start.network(), RECIPE)
+
+
+def test_every_parameter_is_learned_in_exactly_one_group(start: Start):
+    listed = [parameter for group in groups(start) for parameter in group["params"]]
+    assert len(listed) == len({id(parameter) for parameter in listed}) == 149
+
+
+def test_backbone_learns_more_slowly_than_the_head(start: Start):
+    rates = {parameter.shape: group["lr"] for group in groups(start) for parameter in group["params"]}
+    assert rates[torch.Size([3, 1280])] == 1e-3
+    assert rates[torch.Size([32, 3, 3, 3])] == 2e-4
+
+
+def test_only_matrices_and_filters_shrink(start: Start):
+    decays = {(parameter.ndim > 1, group["weight_decay"]) for group in groups(start) for parameter in group["params"]}
+    assert decays == {(True, 0.02), (False, 0.0)}
+
+
+def test_checkpoint_of_the_module_holds_the_network_and_nothing_of_ours_besides(start: Start):
+    assert {key.partition(".")[0] for key in FineTune(start.network(), RECIPE).state_dict()} == {"network"}
+
+
+def test_exported_graph_says_what_the_learned_network_says(start: Start, learned: Learned, tmp_path: Path):
+    to_onnx(learned.network, 64, tmp_path / "model.onnx", [LOGITS, VECTORS])
+    pixels, _ = start.validation()
+    with torch.inference_mode():
+        logits, vectors = learned.network(pixels)
+    found = Graph(tmp_path / "model.onnx", lanes=1)(pixels.numpy())
+    np.testing.assert_allclose(found[LOGITS], logits.numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[VECTORS], vectors.numpy(), atol=1e-3)
+
+
+def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    result = ladder.finetune(start.dataset, start.splits, start.exported, start.probed, recipe, tmp_path)
+    difference, low, high = result.gain
+    assert result.strategy == "finetune"
+    assert low <= difference <= high
+    assert "fine-tuning tf_efficientnet_lite0 at 64 pixels for up to 1 epochs\n" in capsys.readouterr().err

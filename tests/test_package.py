@@ -1,0 +1,144 @@
+"""A package appears whole or not at all, says what the trained network says, and is data only."""
+
+import dataclasses
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from service import artifact, model
+from service.artifact import ArtifactError
+from service.engine import Outputs
+from training import package
+from training.dataset import Dataset, Sample, scan
+from training.sample import SAMPLE
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return scan(SAMPLE)
+
+
+@pytest.fixture(scope="module")
+def held_out(dataset: Dataset) -> tuple[Sample, ...]:
+    return tuple(sample for sample in dataset.samples if sample.part == "test")
+
+
+@pytest.fixture(scope="module")
+def written(fitted, dataset: Dataset, held_out, tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("written") / "package"
+    before = os.umask(0o022)
+    try:
+        package.write(fitted.trained, dataset, held_out, "clothes", target)
+    finally:
+        os.umask(before)
+    return target
+
+
+@pytest.fixture
+def wrong(fitted):
+    """What was trained, with a network in memory that prefers the first label more than the graph does."""
+
+    def shifted(batch: np.ndarray) -> Outputs:
+        logits, vectors = fitted.trained.network(batch)
+        return Outputs(logits + np.eye(1, logits.shape[1], dtype=np.float32), vectors)
+
+    return dataclasses.replace(fitted.trained, network=shifted)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_written_package_reads(written: Path):
+    assert artifact.read(written).manifest.name == "clothes"
+
+
+def test_written_package_answers(written: Path, clothes):
+    assert len(model.load(written, "cpu").classify(clothes[0][1], 3)) == 3
+
+
+def test_nothing_partial_is_left_beside_it(written: Path):
+    assert [path.name for path in written.parent.iterdir()] == ["package"]
+
+
+def test_manifest_repeats_what_was_trained(written: Path, fitted, dataset: Dataset):
+    manifest, trained = artifact.read(written).manifest, fitted.trained
+    assert manifest.labels == dataset.labels
+    assert (manifest.strategy, manifest.temperature) == ("probe", trained.temperature)
+    assert (manifest.preprocessing, manifest.backbone) == (trained.preprocessing, trained.backbone)
+    assert manifest.scores == trained.scores
+
+
+def test_golden_answers_are_of_both_kinds_of_file(written: Path):
+    golden = model.Golden.load(written / "golden.npz")
+    assert [encoded[:4] for encoded in golden.encoded] == [b"\xff\xd8\xff\xe0", b"\x89PNG"] * 4
+    assert golden.logits.shape == (8, 10)
+
+
+def test_no_file_is_a_pickle(written: Path):
+    pickles = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+    assert [name for name, content in contents(written).items() if content.startswith(pickles)] == []
+
+
+def test_numbers_load_without_pickle(written: Path):
+    with np.load(written / "golden.npz", allow_pickle=False) as arrays:
+        assert {name: arrays[name].dtype.kind for name in arrays} == {"content": "u", "ends": "i", "logits": "f"}
+    assert load_file(written / "weights.safetensors")["head.weight"].shape == (10, 1280)
+
+
+def test_others_may_read_the_package(written: Path):
+    assert stat.S_IMODE(written.stat().st_mode) == 0o755
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o044 for path in written.iterdir()} == dict.fromkeys(
+        contents(written), 0o044
+    )
+
+
+def test_card_names_scores_and_licence(written: Path, fitted):
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert f"| test | {fitted.trained.scores['test'].accuracy:.1%} |" in card
+    assert "licence Apache-2.0" in card
+    assert "- ankle boot\n" in card
+
+
+def test_network_that_disagrees_with_its_graph_is_not_published(wrong, dataset: Dataset, held_out, tmp_path: Path):
+    with pytest.raises(ArtifactError, match="answers differently from the network that was trained"):
+        package.write(wrong, dataset, held_out, "clothes", tmp_path / "package")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_network_that_says_nan_is_not_published(fitted, dataset: Dataset, held_out, tmp_path: Path):
+    def broken(batch: np.ndarray) -> Outputs:
+        return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 1280), np.float32))
+
+    with pytest.raises(ArtifactError, match="Nothing was published"):
+        package.write(dataclasses.replace(fitted.trained, network=broken), dataset, held_out, "clothes", tmp_path / "package")
+
+
+def test_refused_package_leaves_the_older_one_untouched(fitted, wrong, dataset: Dataset, held_out, tmp_path: Path):
+    target = tmp_path / "package"
+    package.write(fitted.trained, dataset, held_out, "older", target)
+    before = contents(target)
+    with pytest.raises(ArtifactError):
+        package.write(wrong, dataset, held_out, "newer", target)
+    assert contents(target) == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_newer_package_replaces_the_older_one_whole(fitted, dataset: Dataset, held_out, tmp_path: Path):
+    target = tmp_path / "package"
+    package.write(fitted.trained, dataset, held_out, "older", target)
+    (target / "stray.txt").write_text("not of the package")
+    package.write(fitted.trained, dataset, held_out, "newer", target)
+    assert artifact.read(target).manifest.name == "newer"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_labels_of_any_script_arrive_as_they_are(fitted, dataset: Dataset, held_out, tmp_path: Path):
+    labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "bell\a", "عباية", "e\N{COMBINING ACUTE ACCENT}", " ")
+    target = tmp_path / "paquet d'été 🧥" / "package"
+    package.write(fitted.trained, dataclasses.replace(dataset, labels=labels), held_out, "clothes", target)
+    assert artifact.read(target).manifest.labels == labels

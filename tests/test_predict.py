@@ -1,0 +1,81 @@
+"""Bulk prediction answers as the model does, file by file, and one bad file costs only itself."""
+
+from pathlib import Path
+
+import pytest
+
+from service.preprocess import ImageError
+from training.dataset import DatasetError
+from training.predict import predict
+
+
+@pytest.fixture
+def wardrobe(clothes, tmp_path: Path) -> Path:
+    folder = tmp_path / "wardrobe"
+    folder.mkdir()
+    for label, encoded in clothes:
+        (folder / f"{label}.png").write_bytes(encoded)
+    return folder
+
+
+def test_file_gets_the_models_own_answer(model, wardrobe: Path):
+    bag = wardrobe / "bag.png"
+    assert list(predict(model, [bag], top_k=3)) == [(bag, model.classify(bag.read_bytes(), 3))]
+
+
+def test_folder_is_answered_image_by_image_in_order(model, wardrobe: Path):
+    found = list(predict(model, [wardrobe], top_k=10))
+    assert [path for path, _ in found] == sorted(wardrobe.iterdir())
+    assert [answer for _, answer in found] == [model.classify(path.read_bytes(), 10) for path, _ in found]
+
+
+def test_as_many_labels_are_ranked_as_were_asked_for(model, wardrobe: Path):
+    [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
+    assert len(answer) == 2
+    assert answer[0].probability >= answer[1].probability
+
+
+def test_several_paths_are_answered_in_the_order_given(model, wardrobe: Path):
+    paths = [wardrobe / "trouser.png", wardrobe / "bag.png"]
+    assert [path for path, _ in predict(model, paths, top_k=1)] == paths
+
+
+def test_unreadable_file_costs_only_itself(model, wardrobe: Path):
+    (wardrobe / "bag.png").write_bytes((wardrobe / "bag.png").read_bytes()[:100])
+    found = dict(predict(model, [wardrobe], top_k=1))
+    assert [path.name for path, answer in found.items() if isinstance(answer, ImageError)] == ["bag.png"]
+    assert found[wardrobe / "bag.png"].code == "corrupt_image"
+    assert found[wardrobe / "coat.png"] == model.classify((wardrobe / "coat.png").read_bytes(), 1)
+
+
+def test_named_file_that_is_no_image_gets_an_error_not_silence(model, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("about clothes")
+    [(_, answer)] = predict(model, [tmp_path / "notes.txt"], top_k=1)
+    assert answer.code == "unsupported_format"
+
+
+def test_other_files_of_a_folder_are_passed_over(model, wardrobe: Path):
+    (wardrobe / "notes.txt").write_text("about clothes")
+    (wardrobe / ".ipynb_checkpoints").mkdir()
+    (wardrobe / ".ipynb_checkpoints" / "bag.png").write_bytes((wardrobe / "bag.png").read_bytes())
+    assert len(list(predict(model, [wardrobe], top_k=1))) == 10
+
+
+def test_hidden_files_of_a_folder_are_passed_over(model, wardrobe: Path):
+    (wardrobe / "._bag.png").write_bytes(b"\0\x05\x16\x07 what macOS writes beside files")
+    assert len(list(predict(model, [wardrobe], top_k=1))) == 10
+
+
+def test_image_of_a_folder_is_known_by_its_first_bytes(model, wardrobe: Path):
+    (wardrobe / "bag.png").rename(wardrobe / "bag")
+    assert wardrobe / "bag" in dict(predict(model, [wardrobe], top_k=1))
+
+
+def test_missing_path_is_refused_before_anything_is_answered(model, wardrobe: Path):
+    with pytest.raises(DatasetError, match=r"gone\.png does not exist"):
+        next(predict(model, [wardrobe, wardrobe / "gone.png"], top_k=1))
+
+
+def test_folder_without_images_is_refused(model, tmp_path: Path):
+    with pytest.raises(DatasetError, match="holds no images"):
+        next(predict(model, [tmp_path], top_k=1))

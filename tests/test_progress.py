@@ -1,0 +1,56 @@
+"""What a person reads while waiting; nothing, where waiting is short and nobody looks."""
+
+import io
+
+import pytest
+
+from training.progress import Progress, describe, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)
+def test_duration_is_said_as_a_person_says_it(seconds: float, said: str):
+    assert duration(seconds) == said
+
+
+def test_line_says_how_far_how_fast_and_how_long():
+    assert describe("reading", 1200, 5000, "images", 4.0) == "reading 1,200/5,000 images, 300/s, 13 s left"
+
+
+def test_finished_work_has_nothing_left():
+    assert describe("reading", 10, 10, "images", 2.0) == "reading 10/10 images, 5/s, 0 s left"
+
+
+def test_items_pass_unchanged_and_in_order():
+    with Progress("reading", 3, "images") as progress:
+        assert list(progress.each("abc")) == ["a", "b", "c"]
+
+
+def test_short_work_prints_nothing_where_there_is_no_terminal(capsys):
+    with Progress("reading", 1000, "images") as progress:
+        for _ in progress.each(range(1000)):
+            pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_terminal_is_left_clean(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress("reading", 10, "images") as progress:
+        progress.advance(5)
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert "\n" not in terminal.getvalue()
