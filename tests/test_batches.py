@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 from service.artifact import Preprocessing
 from service.preprocess import decode
 from training.batches import Batches, Fixed, Random, random_changes, seed_worker
-from training.dataset import Dataset, DatasetError, scan, split
+from training.dataset import Dataset, DatasetError, scan
 from training.recipe import Recipe
+from training.splits import split
 
 SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -10,10 +10,10 @@ import pytest
 
 from service.engine import VECTORS, Graph
 from service.preprocess import ImageError, decode
-from training import backbones
-from training.backbones import Exported
+from training import backbones, graphs
 from training.dataset import Dataset, scan
 from training.features import Features, View, extract
+from training.graphs import Exported
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def exported(fitted) -> Exported:
     """The graph that the session's fit has made already."""
-    return backbones.export(backbones.choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    return graphs.export(backbones.choose("tf_efficientnet_lite0"), 128, 28, "crop")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def views(dataset: Dataset, mirrored: bool = False) -> list[View]:
 
 
 def extracted(dataset: Dataset, exported: Exported) -> Features:
-    return extract(dataset, views(dataset), exported, "cpu")
+    return extract(dataset, views(dataset), exported)
 
 
 def shards(cache: Path) -> list[Path]:
@@ -90,7 +90,7 @@ def test_vectors_are_float32_of_the_backbones_width(dataset: Dataset, exported: 
 
 
 def test_mirrored_view_is_the_mirror_images_own(dataset: Dataset, exported: Exported):
-    features = extract(dataset, [*views(dataset), *views(dataset, mirrored=True)], exported, "cpu")
+    features = extract(dataset, [*views(dataset), *views(dataset, mirrored=True)], exported)
     pixels = decode(dataset.read(dataset.samples[0]), exported.preprocessing).pixels
     expected = Graph(exported.graph, lanes=1)(np.ascontiguousarray(pixels[None, :, ::-1]))[VECTORS]
     mirrored = features.of(dataset.samples[:1], mirrored=True)
@@ -169,7 +169,7 @@ def test_torchs_road_gives_the_graphs_vectors(dataset: Dataset, exported: Export
     from training.extractor import passes
 
     looked = [*views(dataset), *views(dataset, mirrored=True)]
-    by_graph = extract(dataset, looked, exported, "cpu")
+    by_graph = extract(dataset, looked, exported)
     for view, vector in passes(dataset, looked, exported, accelerator="cpu"):
         expected = by_graph.of([view.sample], view.mirrored)[0]
         np.testing.assert_allclose(vector.astype(np.float32), expected, atol=1e-2)

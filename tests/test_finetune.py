@@ -13,16 +13,17 @@ import torch.nn.functional as F
 
 from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
-from training import backbones, ladder
-from training.backbones import Exported
+from training import backbones, graphs, ladder
 from training.batches import Batches, Fixed
-from training.dataset import Dataset, Splits, scan, split
+from training.dataset import Dataset, scan
 from training.export import export_backbone, to_onnx
 from training.extractor import load_headless
 from training.finetune import Diverged, FineTune, learn, set_head
+from training.graphs import Exported
 from training.ladder import Probed
 from training.recipe import Recipe
 from training.sample import SAMPLE
+from training.splits import Splits, split
 
 RECIPE = Recipe(strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0)
 
@@ -74,8 +75,8 @@ def start(cache: Path, tmp_path_factory) -> Start:
     dataset = scan(folder)
     choice = backbones.choose("tf_efficientnet_lite0")
     (cache / "backbones").mkdir(exist_ok=True)
-    export_backbone(choice, cache / "backbones" / backbones._key(choice), 64, 28)  # here, to save a child's imports
-    exported = backbones.export(choice, 64, 28, "crop")
+    export_backbone(choice, cache / "backbones" / graphs._key(choice), 64, 28)  # here, to save a child's imports
+    exported = graphs.export(choice, 64, 28, "crop")
     features, splits, _ = ladder.readable(dataset, split(dataset, 0), exported, RECIPE)
     return Start(dataset, splits, exported, ladder.probe(features, splits, RECIPE))
 

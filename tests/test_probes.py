@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from service.engine import LOGITS, VECTORS, Graph
-from training import backbones
+from training import backbones, graphs
 from training.probes import STRENGTHS, Head, choose_strength, fit, with_head
 
 
@@ -67,7 +67,7 @@ def test_same_seed_makes_the_same_trials():
 
 
 def test_appended_head_gives_the_heads_logits(fitted, tmp_path: Path):
-    exported = backbones.export(backbones.choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    exported = graphs.export(backbones.choose("tf_efficientnet_lite0"), 128, 28, "crop")
     random = np.random.default_rng(0)
     head = Head(random.normal(size=(3, 1280)).astype(np.float32), np.array([0.0, 10.0, -5.0], np.float32), 1.0)
     (tmp_path / "model.onnx").write_bytes(with_head(exported.graph, head))

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from training import run
-from training.dataset import DatasetError, scan, split
+from training.dataset import DatasetError, scan
 from training.recipe import Recipe
 from training.sample import SAMPLE
+from training.splits import split
 
 PROBE = Recipe(strategy="probe", input_size=128)  # the size that the session's fit has exported already
 

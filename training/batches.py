@@ -16,8 +16,9 @@ from service.artifact import Preprocessing
 from service.engine import cores
 from service.preprocess import decode, shrink
 from training.dataset import Dataset as Images
-from training.dataset import Sample, Splits
+from training.dataset import Sample
 from training.recipe import Recipe
+from training.splits import Splits
 
 Example = tuple[Tensor, int]
 

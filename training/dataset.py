@@ -1,11 +1,10 @@
-"""A folder or zip of labelled images -> Dataset -> Splits. Reads names and bytes; decodes nothing, imports no torch.
+"""A folder or zip of labelled images -> Dataset. Reads names and bytes; decodes nothing, imports no torch.
 
 A zip is read in place: nothing is unpacked, so no member can be written outside of anything.
 """
 
 import hashlib
 import os
-import random
 import threading
 import unicodedata
 import zipfile
@@ -23,7 +22,6 @@ from training.progress import Progress
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 TRAIN, HELD_OUT = {"train", "training"}, ("test", "val", "valid", "validation")
 MAX_FILE_BYTES = 256 * 2**20
-FEWEST = 2  # images of a label to learn from: cross-validation learns from one while it judges by the other
 LAYOUT = """Expected a folder with one folder of images for each label:
   photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/3.jpg ...
 or the same below photos/train and photos/test, or a .zip of either."""
@@ -148,18 +146,6 @@ class Dataset:
         return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in out))
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Train to learn from, validation to choose by, test to report. No image, and no group, is in two of them."""
-
-    train: tuple[Sample, ...]
-    validation: tuple[Sample, ...]
-    test: tuple[Sample, ...]
-
-    def named(self) -> dict[str, tuple[Sample, ...]]:
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
 def scan(root: Path) -> Dataset:
     """The labelled images below a folder or in a zip.
 
@@ -262,48 +248,3 @@ def _digested(source: Source, samples: list[Sample]) -> tuple[Sample, ...]:
 
     with ThreadPoolExecutor(cores()) as pool, Progress("reading", len(samples), "images") as progress:
         return tuple(progress.each(pool.map(digested, samples, chunksize=64)))
-
-
-def split(dataset: Dataset, seed: int, share: float = 0.15) -> Splits:
-    """Train, validation and test: stratified by label, 70/15/15 unless a test part was given.
-
-    Args:
-        seed: another seed, another cut.
-        share: of all images for validation, and again for test.
-
-    Raises:
-        DatasetError: if a label has too few different images to be in every split.
-    """
-    given = tuple(sample for sample in dataset.samples if sample.part == "test")
-    rest = [sample for sample in dataset.samples if sample.part != "test"]
-    cuts = (share,) if given else (share, share)
-    pieces: list[list[Sample]] = [[] for _ in range(len(cuts) + 1)]
-    for label, name in enumerate(dataset.labels):
-        own = [sample for sample in rest if sample.label == label]
-        for piece, samples in zip(pieces, _cut(own, name, cuts, seed), strict=True):
-            piece.extend(samples)
-    test = given or tuple(_shuffled(pieces[2], seed))
-    return Splits(tuple(_shuffled(pieces[0], seed)), tuple(_shuffled(pieces[1], seed)), test)
-
-
-def _cut(samples: list[Sample], name: str, cuts: tuple[float, ...], seed: int) -> list[list[Sample]]:
-    """One label's samples as [train, *cuts], whole groups each."""
-    groups = defaultdict(list)
-    for sample in samples:
-        groups[sample.group].append(sample)
-    if len(groups) < len(cuts) + FEWEST:
-        raise DatasetError(f"The label {name!r} has {len(groups)} different images; at least {len(cuts) + FEWEST} are needed.")
-    # By digest, not by name: the same images split the same way on every machine.
-    order = sorted(groups, key=lambda group: hashlib.sha256(seed.to_bytes(4, "big") + group).digest())
-    pieces, start = [], 0
-    for share in cuts:
-        size = max(1, round(share * len(order)))
-        pieces.append([sample for group in order[start : start + size] for sample in groups[group]])
-        start += size
-    return [[sample for group in order[start:] for sample in groups[group]], *pieces]
-
-
-def _shuffled(samples: list[Sample], seed: int) -> list[Sample]:
-    ordered = sorted(samples, key=lambda sample: (sample.digest, sample.path))
-    random.Random(seed).shuffle(ordered)
-    return ordered

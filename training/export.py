@@ -1,6 +1,6 @@
 """A torch network -> an ONNX graph; run as a program, a backbone -> the folder of its graph and weights.
 
-`python -m training.export NAME WEIGHTS BASE CROP MEDIAN_SIDE` is what `training.backbones.export` starts as a child process.
+`python -m training.export NAME WEIGHTS BASE CROP MEDIAN_SIDE` is what `training.graphs.export` starts as a child process.
 """
 
 import json
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from service.artifact import GRAPH, WEIGHTS
 from service.engine import VECTORS, Graph
 from service.network import Network
-from training import backbones
-from training.backbones import CARD, BackboneError, Choice, graph_folder, size_file
+from training import pretrained
+from training.backbones import BackboneError, Choice
+from training.graphs import CARD, graph_folder, size_file
 from training.recipe import input_size
 
 PIXELS = "pixels"
@@ -68,15 +69,15 @@ def export_backbone(choice: Choice, base: Path, crop: int | None, median_side: i
     Raises:
         BackboneError: if the weights cannot be had, or the graph does not say what torch says.
     """
-    network = backbones.pretrained(choice)
-    own = backbones.preprocessing(network, None, "crop").crop
+    network = pretrained.load(choice)
+    own = pretrained.preprocessing(network, None, "crop").crop
     side = crop or input_size(median_side, own)
     if side != own:
-        network = backbones.pretrained(choice, side)
-    folder, preprocessing = graph_folder(base, side), backbones.preprocessing(network, side, "crop")
+        network = pretrained.load(choice, side)
+    folder, preprocessing = graph_folder(base, side), pretrained.preprocessing(network, side, "crop")
     network.reset_classifier(0)
     tensors = {f"backbone.{key}": value for key, value in network.state_dict().items()}
-    card = backbones.describe(choice, network, tensors)
+    card = pretrained.describe(choice, network, tensors)
     headless = _Headless(Network(network, card.width, 2, preprocessing)).eval()
     beside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:

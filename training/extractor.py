@@ -13,9 +13,9 @@ from service import network as networks
 from service.engine import cores
 from service.network import Network
 from service.preprocess import ImageError, decode
-from training.backbones import Exported
 from training.dataset import Dataset as Images
 from training.features import SHARD, Result, View
+from training.graphs import Exported
 
 BATCH = 256
 Read = tuple[int, np.ndarray | ImageError]

@@ -5,7 +5,7 @@ import os
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine import VECTORS, Graph, Pixels, cuda_devices
+from service.engine import VECTORS, Graph, Pixels
 from service.preprocess import ImageError, decode
-from training.backbones import Exported, cache_folder
 from training.dataset import Dataset, Sample
+from training.graphs import Exported, cache_folder
 from training.progress import Progress
 
 SHARD = 4096  # images; what an interrupted pass loses at most
@@ -43,6 +43,7 @@ class View:
 
 Vector = NDArray[np.float16]
 Result = tuple[View, Vector | ImageError]
+Passes = Callable[[Dataset, list[View], Exported], Iterator[Result]]
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,12 @@ class Features:
         return self.vectors[[self.rows[View(sample, mirrored).key] for sample in samples]].astype(np.float32)
 
 
-def on_gpu(accelerator: str) -> bool:
-    """Whether a recipe's accelerator means CUDA on this machine."""
-    return accelerator == "gpu" or (accelerator == "auto" and cuda_devices() > 0)
+def extract(dataset: Dataset, views: Iterable[View], exported: Exported, passes: Passes | None = None) -> Features:
+    """The vectors of all views; only what this machine has never seen is computed.
 
-
-def extract(dataset: Dataset, views: Iterable[View], exported: Exported, accelerator: str) -> Features:
-    """The vectors of all views; only what this machine has never seen is computed."""
+    Args:
+        passes: who computes; `training.extractor.passes` on a GPU, this processor unless told otherwise.
+    """
     folder = _cache(exported)
     wanted = {view.key: view for view in views}
     found = dict(_cached(folder, wanted))
@@ -80,7 +80,7 @@ def extract(dataset: Dataset, views: Iterable[View], exported: Exported, acceler
     unreadable: dict[str, str] = {}
     if missing:
         with Progress("features", len(missing), "images") as progress:
-            results = progress.each(_passes(dataset, missing, exported, on_gpu(accelerator)))
+            results = progress.each((passes or on_cpu)(dataset, missing, exported))
             while shard := list(islice(results, SHARD)):
                 unreadable |= {view.sample.path: str(error) for view, error in shard if isinstance(error, ImageError)}
                 new = {view.key: vector for view, vector in shard if not isinstance(vector, ImageError)}
@@ -91,14 +91,11 @@ def extract(dataset: Dataset, views: Iterable[View], exported: Exported, acceler
     return Features(rows, vectors, unreadable, len(missing))
 
 
-def _passes(dataset: Dataset, views: list[View], exported: Exported, gpu: bool) -> Iterator[Result]:
-    """Each view with its vector, or with why it has none."""
-    if gpu:
-        from training.extractor import passes
+def on_cpu(dataset: Dataset, views: list[View], exported: Exported) -> Iterator[Result]:
+    """Each view with its vector, or with why it has none.
 
-        yield from passes(dataset, views, exported)
-        return
-    # On a CPU every lane reads, decodes and computes by itself: no queue between them, and no torch.
+    Every lane reads, decodes and computes by itself: no queue between them, and no torch.
+    """
     graph = Graph(exported.graph)
 
     def one(view: View) -> Result:

@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import Backbone, Preprocessing, Score
-from service.engine import LOGITS, VECTORS, CpuEngine, Engine, Graph, Outputs, Pixels
+from service.engine import LOGITS, VECTORS, CpuEngine, Engine, Graph, Outputs, Pixels, cuda_devices
 from service.preprocess import ImageError
 from training import evaluate, probes, recipe
-from training.backbones import Exported
-from training.dataset import FEWEST, Dataset, DatasetError, Sample, Splits
-from training.features import Features, View, extract, on_gpu
+from training.dataset import Dataset, DatasetError, Sample
+from training.features import Features, Passes, View, extract, on_cpu
+from training.graphs import Exported
 from training.predict import outputs
 from training.probes import Head
 from training.progress import say
 from training.recipe import Recipe
+from training.splits import FEWEST, Splits
 
 Floats = NDArray[np.float32]
 
@@ -73,7 +74,7 @@ def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Reci
     views = [View(sample) for samples in splits.named().values() for sample in samples]
     if recipe.mirrored(choices.flips, len(splits.train)):
         views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
-    features = extract(dataset, views, exported, choices.accelerator)
+    features = extract(dataset, views, exported, _passes(choices))
     bad = features.unreadable
     if bad and (not choices.skip_bad or len(bad) > 0.05 * len(dataset.samples)):
         shown = "\n".join(f"  {path}: {reason}" for path, reason in sorted(bad.items())[:10])
@@ -86,6 +87,19 @@ def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Reci
         if n_train < FEWEST or not any(sample.label == label for sample in splits.validation):
             raise DatasetError(f"Without its unreadable files, the label {name!r} has too few images: {n_train} to learn from.")
     return features, splits, bad
+
+
+def on_gpu(choices: Recipe) -> bool:
+    """Whether a recipe means CUDA on this machine."""
+    return choices.accelerator == "gpu" or (choices.accelerator == "auto" and cuda_devices() > 0)
+
+
+def _passes(choices: Recipe) -> Passes:
+    if not on_gpu(choices):
+        return on_cpu
+    from training.extractor import passes
+
+    return passes
 
 
 def probe(features: Features, splits: Splits, choices: Recipe) -> Probed:
@@ -138,7 +152,7 @@ def finetune(dataset: Dataset, splits: Splits, exported: Exported, probed: Probe
     from training.finetune import learn, set_head
 
     epochs = choices.epochs or recipe.epochs(len(splits.train))
-    gpu = on_gpu(choices.accelerator)
+    gpu = on_gpu(choices)
     say(f"fine-tuning {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {epochs} epochs")
     network = load_headless(exported, len(probed.start.bias))
     set_head(network, probed.start)

@@ -14,14 +14,15 @@ import numpy as np
 from service.artifact import Artifact, Score
 from service.model import Model
 from service.preprocess import ImageError, dimensions
-from training import backbones, ladder, package
+from training import backbones, graphs, ladder, package
 from training.audit import settled
-from training.backbones import Exported
-from training.dataset import Dataset, DatasetError, Splits, describe, scan, split
+from training.dataset import Dataset, DatasetError, describe, scan
 from training.evaluate import score
+from training.graphs import Exported
 from training.ladder import Trained
 from training.progress import duration, say
 from training.recipe import Recipe
+from training.splits import Splits, split
 
 RUNS = Path("runs")
 
@@ -70,10 +71,12 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
     splits = split(dataset, recipe.seed)
     run.mkdir(parents=True, exist_ok=True)
     recipe.save(run / "recipe.yaml")
-    exported = backbones.export(choice, recipe.input_size, _median_side(dataset, splits), recipe.fit)
+    exported = graphs.export(choice, recipe.input_size, _median_side(dataset, splits), recipe.fit)
     features, splits, skipped = ladder.readable(dataset, splits, exported, recipe)
     _record(run, dataset, splits, {path: "duplicate" for f in dropped for path in f.drop} | skipped)
     say(_plan(splits, exported, features.computed))
+    if recipe.strategy == "auto":
+        say("strategy: probe (auto); --strategy finetune trains the whole network from there")
     probed = ladder.probe(features, splits, recipe)
     trained = ladder.finish_probe(probed, exported, splits)
     if recipe.strategy == "finetune":

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from service.artifact import read
-from training.backbones import cache_folder
+from training.graphs import cache_folder
 
 
 def environment(package: Path, port: int) -> dict[str, str]:
