@@ -1,6 +1,7 @@
 """No image is in two splits, and every label is in each."""
 
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 
