@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,22 @@ def test_fit_ends_by_naming_the_next_command(fitted, tmp_path):
 
     done = graft("fit", SAMPLE, cwd=tmp_path)
     assert "next: graft serve runs/fashion-mnist-" in done.stdout
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_fine_tuning_ends_it_with_its_own_code(fitted, make_folder, tmp_path, sent, code):
+    folder = make_folder({"cat": 20, "dog": 20}, side=28)
+    choices = ["--strategy", "finetune", "--epochs", "999", "--patience", "999"]
+    command = [sys.executable, "-m", "training", "fit", str(folder), *choices]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        for line in running.stderr:
+            if line.startswith("epoch 1/999:"):
+                running.send_signal(sent)
+                break
+        assert "Traceback" not in running.stderr.read()
+        assert running.wait() == code
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_verify_accepts_what_fit_left(fitted):

@@ -121,7 +121,12 @@ def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: 
     module = FineTune(network.to(memory_format=torch.channels_last), recipe)
     start = {key: value.detach().clone() for key, value in module.state_dict().items()}
     [before] = trainer.validate(module, batches, verbose=False)
-    trainer.fit(module, batches)
+    try:
+        trainer.fit(module, batches)
+    except SystemExit as ended:
+        if trainer.interrupted and ended.code == 1:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     if best.best_model_score is not None and float(best.best_model_score) < before[WATCHED]:
         start = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(start, strict=True)
