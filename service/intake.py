@@ -22,7 +22,7 @@ class Refused(Exception):
     """A request that is answered with a problem instead of a result.
 
     Attributes:
-        code: a key of `service.schemas.STATUS`.
+        code: a key of `service.schemas.PROBLEMS`.
         limit: the setting that was hit, if one was.
         field: the request's field at fault, if one is.
     """
@@ -116,7 +116,8 @@ def _single(items: list[tuple[str, Any]]) -> Options:
 async def _read_body(request: Request, settings: Settings) -> bytes:
     """The whole body, refused as soon as it is known to be too large or too slow. Holds no work slot meanwhile."""
     most = settings.max_body_bytes
-    if int(request.headers.get("content-length") or 0) > most:
+    promised = request.headers.get("content-length", "")
+    if promised.isdecimal() and int(promised) > most:
         raise _too_large(most)
     pieces, size = [], 0
     try:
