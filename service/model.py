@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import engine
-from service.artifact import Artifact, ArtifactError, read
+from service.artifact import MANIFEST, Artifact, ArtifactError, read
 from service.classifier import Ranked, probabilities, rank
 from service.engine import Engine, Outputs
 from service.preprocess import Decoded, ImageLimits, decode
@@ -65,8 +65,16 @@ class Model:
 
     @cached_property
     def drift(self) -> float:
-        """How far the golden answers move on this machine: the largest change of a probability, in [0, 1]."""
+        """How far the golden answers move on this machine: the largest change of a probability, in [0, 1].
+
+        Raises:
+            ArtifactError: if they are answers of a network with another number of labels.
+        """
         golden = Golden.load(self.artifact.golden)
+        n_labels, n_logits = len(self.manifest.labels), golden.logits.shape[1]
+        if n_labels != n_logits:
+            manifest, path = self.artifact.path / MANIFEST, self.artifact.golden
+            raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {n_logits} logits.")
         found = self.engine(np.stack([self.decode(encoded).pixels for encoded in golden.encoded])).logits
         temperature = self.manifest.temperature
         moved = probabilities(found, temperature) - probabilities(golden.logits, temperature)
@@ -80,14 +88,11 @@ def load(path: Path, device: str = "auto", limits: ImageLimits = ImageLimits()) 
         ArtifactError: if the package is damaged, or this machine's answers are not those that were evaluated.
     """
     artifact = read(path)
-    n_labels, n_logits = len(artifact.manifest.labels), Golden.load(artifact.golden).logits.shape[1]
-    if n_labels != n_logits:
-        raise ArtifactError(f"{path / 'manifest.json'} lists {n_labels} labels, but {artifact.golden} has {n_logits} logits.")
     model = Model(artifact, engine.load(artifact, device), limits)
     moved = model.drift
     if not moved <= model.manifest.tolerance:  # so that NaN is refused too
         raise ArtifactError(
             f"{artifact.golden}: this machine's answers differ by {moved:.2g} from those that were evaluated;"
-            f" {model.manifest.tolerance:.2g} is allowed. Compare the versions in {path / 'manifest.json'} with those here."
+            f" {model.manifest.tolerance:.2g} is allowed. Compare the versions in {path / MANIFEST} with those here."
         )
     return model

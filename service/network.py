@@ -34,12 +34,13 @@ class Network(nn.Module):
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Logits float (N, C) and vectors float (N, D) of uint8 (N, S, S, 3)."""
-        vectors = self.backbone(self.normalised(batch))
+        vectors = self.vectors(batch)
         return self.head(vectors), vectors
 
-    def normalised(self, batch: Tensor) -> Tensor:
-        """What the backbone sees: float (N, 3, S, S) of uint8 (N, S, S, 3)."""
-        return (batch.permute(0, 3, 1, 2).float() - self.mean) / self.std
+    def vectors(self, batch: Tensor) -> Tensor:
+        """What the head sees: float (N, D) of uint8 (N, S, S, 3)."""
+        found: Tensor = self.backbone((batch.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        return found
 
 
 def sized(name: str, crop: int | None) -> dict[str, int]:

@@ -81,6 +81,13 @@ class Source:
         except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
             raise DatasetError(f"{self.root / path} cannot be read: {error}") from None
 
+    def holds_image(self, path: str) -> bool:
+        """Whether a file is an image by its name or by its first bytes, and not hidden."""
+        named = PurePosixPath(path)
+        if any(hidden(part) for part in named.parts):
+            return False
+        return named.suffix.lower() in SUFFIXES or looks_like_image(self.head(path))
+
     def names(self) -> Iterator[tuple[str, int]]:
         """Every file's path below the root, and its size in bytes where that is free to know, else 0."""
         if self.zipped:
@@ -178,14 +185,12 @@ def _images(source: Source) -> tuple[list[PurePosixPath], int]:
     """The paths that are images by name or by their first bytes, and how many others there were."""
     paths, ignored = [], 0
     for name, n_bytes in source.names():
-        path = PurePosixPath(name)
         if n_bytes > MAX_FILE_BYTES:
             raise DatasetError(f"{name} in {source.root} would unpack to {n_bytes:,} bytes; an image has less.")
-        named = path.suffix.lower() in SUFFIXES
-        if any(hidden(part) for part in path.parts) or not (named or looks_like_image(source.head(name))):
-            ignored += 1
+        if source.holds_image(name):
+            paths.append(PurePosixPath(name))
         else:
-            paths.append(path)
+            ignored += 1
     if not paths:
         raise DatasetError(f"{source.root} holds no images.\n{LAYOUT}")
     return paths, ignored
@@ -247,4 +252,4 @@ def _digested(source: Source, samples: list[Sample]) -> tuple[Sample, ...]:
         return replace(sample, digest=digest, group=digest)
 
     with ThreadPoolExecutor(cores()) as pool, Progress("reading", len(samples), "images") as progress:
-        return tuple(progress.each(pool.map(digested, samples, chunksize=64)))
+        return tuple(progress.each(pool.map(digested, samples)))

@@ -3,7 +3,6 @@
 import json
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ from training.dataset import scan
 from training.progress import say
 from training.recipe import Recipe
 from training.sample import SAMPLE
-from training.serve import environment
+from training.serve import ROOT, command, environment
 
 READY_WITHIN_S = 60.0
 
@@ -49,10 +48,10 @@ def serving(package: Path) -> Iterator[str]:
     """`bentoml serve` on a free port, from ready until the block ends."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Graft", "--port", str(port)]
     settings = environment(package, port)
-    root = Path(__file__).parent.parent
-    server = subprocess.Popen(command, cwd=root, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    server = subprocess.Popen(
+        command("127.0.0.1", port), cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         _wait(server, url)
         yield url

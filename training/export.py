@@ -59,8 +59,7 @@ class _Headless(nn.Module):
         self.network = network
 
     def forward(self, batch: Tensor) -> Tensor:
-        vectors: Tensor = self.network.backbone(self.network.normalised(batch))
-        return vectors
+        return self.network.vectors(batch)
 
 
 def export_backbone(choice: Choice, base: Path, crop: int | None, median_side: int) -> None:

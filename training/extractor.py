@@ -31,8 +31,7 @@ class FeatureExtractor(LightningModule):
 
     def predict_step(self, batch: Batch, _: int) -> tuple[list[int], Tensor, dict[int, ImageError]]:
         indices, pixels, unreadable = batch  # uint8 (N, crop, crop, 3)
-        vectors: Tensor = self.network.backbone(self.network.normalised(pixels))
-        return indices, vectors.to(torch.float16).cpu(), unreadable
+        return indices, self.network.vectors(pixels).to(torch.float16).cpu(), unreadable
 
 
 def load_headless(exported: Exported, n_labels: int = 2) -> Network:

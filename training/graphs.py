@@ -100,7 +100,11 @@ def _export_in_child(choice: Choice, base: Path, crop: int | None, median_side: 
         str(median_side),
     ]
     root = str(Path(__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    environment = {
+        "HF_HUB_ETAG_TIMEOUT": "5",  # the hub's library reads it when it is imported, so it must be there before
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         said = done.stderr.strip()

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,7 +43,7 @@ def write(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name
         _publish(beside, target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return read(target)
+    return replace(artifact, path=target)
 
 
 def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str) -> None:

@@ -9,8 +9,8 @@ from service.batcher import Batcher
 from service.classifier import Ranked
 from service.engine import Engine, Outputs, cores
 from service.model import Model
-from service.preprocess import ImageError, decode, looks_like_image
-from training.dataset import SUFFIXES, DatasetError, Source, hidden
+from service.preprocess import ImageError, decode
+from training.dataset import DatasetError, Source
 from training.progress import Progress
 
 FOREVER_S = 1e9  # nobody is waiting at the other end of a bulk job
@@ -51,13 +51,8 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DatasetError(f"{path} does not exist.")
-    found = [path / name for name, _ in Source(path).names() if not hidden(Path(name).name)]
-    images = [file for file in found if file.suffix.lower() in SUFFIXES or _sniffed(file)]
+    source = Source(path)
+    images = [path / name for name, _ in source.names() if source.holds_image(name)]
     if not images:
         raise DatasetError(f"{path} holds no images.")
     return images
-
-
-def _sniffed(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return looks_like_image(opened.read(16))

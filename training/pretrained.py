@@ -1,7 +1,6 @@
 """A choice of backbone -> the timm network with its weights, every tensor matched, and its preprocessing. Slow to import."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,6 @@ def load(choice: Choice, crop: int | None = None) -> Any:
     Raises:
         BackboneError: if a tensor is missing, left over, or of another shape.
     """
-    if choice.weights == "hub":
-        # What is cached needs no network; what is not fails here at once instead of retrying for a minute.
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     sized = sized_for(choice.name, crop)
     if choice.weights.startswith("local-dir:"):
         return _checked_timm(choice, choice.weights, sized)

@@ -7,6 +7,8 @@ from pathlib import Path
 from service.artifact import read
 from training.graphs import cache_folder
 
+ROOT = Path(__file__).parent.parent  # where `service` is found
+
 
 def environment(package: Path, port: int) -> dict[str, str]:
     """The environment for one server.
@@ -24,10 +26,14 @@ def environment(package: Path, port: int) -> dict[str, str]:
     }
 
 
+def command(host: str, port: int) -> list[str]:
+    """The command line of one server; it must run in ROOT."""
+    return [sys.executable, "-m", "bentoml", "serve", "service.app:Graft", "--host", host, "--port", str(port)]
+
+
 def serve(package: Path, host: str, port: int) -> None:
     """Becomes `bentoml serve`. Raises ArtifactError first if the package cannot be served."""
     read(package)
-    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Graft", "--host", host, "--port", str(port)]
     settings = environment(package, port)
-    os.chdir(Path(__file__).parent.parent)
-    os.execve(sys.executable, command, settings)
+    os.chdir(ROOT)
+    os.execve(sys.executable, command(host, port), settings)
