@@ -14,14 +14,15 @@ SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache and a BentoML home that nobody else uses; no hub is ever asked."""
+    """A cache that nobody else uses, where every server gets a BentoML home of its own; no hub is ever asked."""
     folder = tmp_path_factory.mktemp("cache")
-    given = {"GRAFT_CACHE": str(folder), "BENTOML_HOME": str(folder / "bentoml"), "HF_HUB_OFFLINE": "1"}
-    before = {name: os.environ.get(name) for name in given}
+    given = {"GRAFT_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
+    before = {name: os.environ.get(name) for name in (*given, "BENTOML_HOME")}
+    os.environ.pop("BENTOML_HOME", None)
     os.environ.update(given)
     yield folder
     for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 @pytest.fixture(scope="session")
