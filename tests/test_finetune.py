@@ -18,9 +18,10 @@ from training.batches import Batches, Fixed
 from training.dataset import Dataset, scan
 from training.export import export_backbone, to_onnx
 from training.extractor import load_headless
-from training.finetune import Diverged, FineTune, learn, set_head
+from training.finetune import Diverged, FineTune, set_head
 from training.graphs import Exported
 from training.ladder import Probed
+from training.learning import learn
 from training.recipe import Recipe
 from training.sample import SAMPLE
 from training.splits import Splits, split
@@ -94,7 +95,7 @@ def misled(start: Start, run: Path) -> Learned:
     It starts certain of one label, so that any learning helps at first; but validation's labels are swapped, so that
     learning too well hurts in the end.
     """
-    swapped = tuple(dataclasses.replace(sample, label=(sample.label + 1) % 3) for sample in start.splits.validation)
+    swapped = tuple(dataclasses.replace(sample, labels=((sample.label + 1) % 3,)) for sample in start.splits.validation)
     start = dataclasses.replace(start, splits=dataclasses.replace(start.splits, validation=swapped))
     network = start.network()
     with torch.no_grad():

@@ -17,7 +17,7 @@ def made_up(counts: dict[str, int], copies: int = 1, part: str = "") -> Dataset:
     for label, name in enumerate(counts):
         for image in range(counts[name]):
             digest = hashlib.sha256(f"{name} {image}".encode()).digest()
-            samples += [Sample(f"{part}{name}/{image}-{copy}.png", label, part, digest, digest) for copy in range(copies)]
+            samples += [Sample(f"{part}{name}/{image}-{copy}.png", (label,), part, digest, digest) for copy in range(copies)]
     return Dataset(Source(Path("/nowhere")), tuple(counts), tuple(samples))
 
 
@@ -88,7 +88,7 @@ def test_label_with_too_few_different_images_is_named():
 
 def test_given_test_part_is_the_test_split():
     learn, held_out = made_up({"cat": 20, "dog": 20}, part="train"), made_up({"cat": 4, "dog": 5}, part="test")
-    other = tuple(Sample(s.path, s.label, s.part, s.digest[::-1], s.group[::-1]) for s in held_out.samples)
+    other = tuple(Sample(s.path, s.labels, s.part, s.digest[::-1], s.group[::-1]) for s in held_out.samples)
     splits = split(Dataset(learn.source, learn.labels, learn.samples + other), seed=0)
     assert splits.test == other
     assert per_label(splits)["train"] == {0: 17, 1: 17}

@@ -1,17 +1,9 @@
 """What is wrong with the data, found before anything is learned from it: leaks, contradictions. No image is decoded."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 from training.dataset import Dataset, DatasetError, Sample
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that would make the numbers lie, and the files that leaving out would mend it."""
-
-    text: str
-    drop: tuple[str, ...]
+from training.findings import Finding
 
 
 def audit(dataset: Dataset) -> list[Finding]:
@@ -23,10 +15,11 @@ def audit(dataset: Dataset) -> list[Finding]:
     for samples in same.values():
         paths = tuple(sample.path for sample in samples)
         if len({sample.label for sample in samples}) > 1:
-            findings.append(Finding(f"one image under two labels: {', '.join(paths)}", paths))
+            findings.append(Finding("conflict", "error", f"one image under two labels: {', '.join(paths)}", paths, paths))
         elif len({sample.part for sample in samples}) > 1:
             learned = tuple(sample.path for sample in samples if sample.part == "train")
-            findings.append(Finding(f"one image to learn from and held out: {', '.join(paths)}", learned))
+            text = f"one image to learn from and held out: {', '.join(paths)}"
+            findings.append(Finding("leak", "error", text, paths, learned))
     return findings
 
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from service.engine import cores
 from service.preprocess import looks_like_image
+from training.findings import Finding
 from training.progress import Progress
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -37,17 +38,23 @@ class Sample:
 
     Attributes:
         path: below the data set's root, with forward slashes.
-        label: in [0, C).
-        part: "train" or "test" where the data came in two parts, else "".
+        labels: those that are true of it, each in [0, C), ascending; exactly one unless the data set is multi-label.
+        part: "train", "validation" or "test" where the data came in parts, else "".
         digest: sha256 of the file's bytes, 32 bytes.
         group: what must not be torn apart by a split; the digest unless a person said otherwise.
     """
 
     path: str
-    label: int
+    labels: tuple[int, ...]
     part: str = ""
     digest: bytes = b""
     group: bytes = b""
+
+    @property
+    def label(self) -> int:
+        """The one label of an image that has exactly one."""
+        [label] = self.labels
+        return label
 
 
 @dataclass(frozen=True)
@@ -135,12 +142,16 @@ class Dataset:
 
     Attributes:
         labels: the class names, in order; kept exactly as the folders spell them.
+        multilabel: whether an image may have several labels, or none.
+        findings: what was wrong with the layout; more is found by `training.audit`.
         ignored: how many files were passed over because they are no images.
     """
 
     source: Source
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
+    multilabel: bool = False
+    findings: tuple[Finding, ...] = ()
     ignored: int = 0
 
     def read(self, sample: Sample) -> bytes:
@@ -164,7 +175,7 @@ def scan(root: Path) -> Dataset:
     source = Source(root)
     paths, ignored = _images(source)
     labels, samples = _understood(root, paths)
-    return Dataset(source, labels, _digested(source, samples), ignored)
+    return Dataset(source, labels, _digested(source, samples), ignored=ignored)
 
 
 def describe(dataset: Dataset) -> str:
@@ -229,7 +240,7 @@ def _labelled(
     if missing := {name for _, name, part in named if part == "test"} - {n for _, n, p in named if p != "test"}:
         raise DatasetError(f"Labels with test images but none to learn from: {', '.join(sorted(missing))}.")
     index = {name: number for number, name in enumerate(labels)}
-    return labels, [Sample(path, index[name], part) for path, name, part in named]
+    return labels, [Sample(path, (index[name],), part) for path, name, part in named]
 
 
 def _labels(names: set[str]) -> tuple[str, ...]:

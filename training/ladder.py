@@ -150,7 +150,8 @@ def finetune(dataset: Dataset, splits: Splits, exported: Exported, probed: Probe
     from training.batches import Batches
     from training.export import to_onnx
     from training.extractor import load_headless
-    from training.finetune import learn, set_head
+    from training.finetune import set_head
+    from training.learning import learn
 
     epochs = choices.epochs or recipe.epochs(len(splits.train))
     gpu = on_gpu(choices)
