@@ -1,8 +1,9 @@
 """When a rung is really better, when climbing cannot pay, and what kind of data this is."""
 
+import numpy as np
 import pytest
 
-from training.judge import Comparison, Difference, epochs_that_fit, nothing_to_gain, quadrant
+from training.judge import Comparison, Difference, compare, epochs_that_fit, nothing_to_gain, quadrant
 
 NOTHING = Difference(0.0, -0.1, 0.1)
 
@@ -75,3 +76,30 @@ def test_the_epochs_that_fit_leave_time_to_look_at_validation():
 
 def test_no_epoch_fits_into_no_time():
     assert epochs_that_fit(-5, 900, 300, 100) == 0
+
+
+def logits(*rows: tuple[float, float]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+def test_answers_are_compared_image_by_image():
+    labels = np.zeros(100, np.int64)
+    challenger, rival = logits(*[(2, 0)] * 100), logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
+    found = compare(challenger, 1.0, rival, 1.0, labels)
+    assert found.accuracy.value == pytest.approx(0.2)
+    assert found.accuracy.low > 0.1
+    assert found.better
+
+
+def test_a_network_is_not_better_than_itself():
+    answers = logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
+    found = compare(answers, 1.0, answers, 1.0, np.zeros(100, np.int64))
+    assert found.accuracy == found.log_loss == Difference(0, 0, 0)
+    assert not found.better
+
+
+def test_the_temperatures_count():
+    answers = logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
+    found = compare(answers, 1.5, answers, 0.2, np.zeros(100, np.int64))
+    assert found.accuracy.value == 0
+    assert found.log_loss.low > 0

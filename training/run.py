@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import time
 from contextlib import suppress
@@ -14,15 +15,17 @@ import numpy as np
 from service.artifact import Artifact, Score
 from service.model import Model
 from service.preprocess import ImageError, dimensions
-from training import backbones, graphs, ladder, package
+from training import backbones, graphs, ladder, package, rungs
 from training.audit import settled
 from training.dataset import Dataset, DatasetError, describe, scan
 from training.evaluate import score
 from training.graphs import Exported
-from training.ladder import Trained
+from training.ladder import Climb, Ground
 from training.progress import duration, say
 from training.recipe import Recipe
+from training.rungs import Trained
 from training.splits import Splits, split
+from training.story import Rung
 
 RUNS = Path("runs")
 
@@ -33,8 +36,13 @@ class Result:
 
     run: Path
     artifact: Artifact
-    trained: Trained
+    climbed: Climb
     seconds: float
+
+    @property
+    def trained(self) -> Trained:
+        """The network that was kept."""
+        return self.climbed.trained
 
     def facts(self) -> dict[str, object]:
         """For `--json`."""
@@ -49,9 +57,10 @@ class Result:
             "test": test.model_dump(),
             "validation": {"accuracy": validation.accuracy, "n": validation.n},
             "seconds": round(self.seconds, 2),
+            "rungs": [rung.model_dump() for rung in self.climbed.rungs],
         }
-        if self.trained.gain:
-            facts["gain_over_probe"] = dict(zip(("difference", "low", "high"), self.trained.gain, strict=True))
+        if gain := self.trained.gain:
+            facts["gain_over_probe"] = dict(zip(("difference", "low", "high"), gain, strict=True))
         return facts
 
 
@@ -72,19 +81,19 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
     run.mkdir(parents=True, exist_ok=True)
     recipe.save(run / "recipe.yaml")
     exported = graphs.export(choice, recipe.input_size, _median_side(dataset, splits), recipe.fit)
-    features, splits, skipped = ladder.readable(dataset, splits, exported, recipe)
+    features, splits, skipped = rungs.readable(dataset, splits, exported, recipe)
     _record(run, dataset, splits, {path: "duplicate" for f in dropped for path in f.drop} | skipped)
     say(_plan(splits, exported, features.computed))
-    if recipe.strategy == "auto":
-        say("strategy: probe (auto); --strategy finetune trains the whole network from there")
-    probed = ladder.probe(features, splits, recipe)
-    trained = ladder.finish_probe(probed, exported, splits)
-    if recipe.strategy == "finetune":
-        say(f"probe: {_shown(trained.scores['validation'])} of validation")
-        trained = ladder.finetune(dataset, splits, exported, probed, recipe, run)
-    artifact = package.write(trained, dataset, splits.validation, _name(data), run / "package")
-    _point_latest(run)
-    return Result(run, artifact, trained, time.monotonic() - begun)
+    ground = Ground(dataset, splits, exported, features, recipe, run)
+
+    def publish(trained: Trained) -> Artifact:
+        artifact = package.write(trained, dataset, splits.validation, _name(data), run / "package")
+        _point_latest(run)
+        return artifact
+
+    climbed = ladder.climb(ground, begun, publish)
+    _tell(run, climbed.rungs)
+    return Result(run, publish(climbed.trained), climbed, time.monotonic() - begun)
 
 
 def summary(result: Result) -> str:
@@ -92,8 +101,8 @@ def summary(result: Result) -> str:
     manifest = result.artifact.manifest
     test = manifest.scores["test"]
     lines = [f"test: {_shown(test)} right, on {test.n:,} images that nothing was chosen by"]
-    if result.trained.gain:
-        difference, low, high = (100 * value for value in result.trained.gain)
+    if gain := result.trained.gain:
+        difference, low, high = (100 * value for value in gain)
         verdict = "beats" if low > 0 else "is not shown to beat"
         lines.append(f"fine-tuning {verdict} its probe: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
     lines.append(f"package: {result.artifact.path}  ({duration(result.seconds)})")
@@ -153,6 +162,12 @@ def _record(run: Path, dataset: Dataset, splits: Splits, left_out: dict[str, str
             writer.writerow([path, "", f"left out: {reason}", ""])
 
 
+def _tell(run: Path, story: tuple[Rung, ...]) -> None:
+    """`ladder.json`: which rungs were climbed, and why the one that was kept was kept."""
+    content = json.dumps([rung.model_dump() for rung in story], indent=2, ensure_ascii=False)
+    (run / "ladder.json").write_text(content + "\n", encoding="utf-8")
+
+
 def _point_latest(run: Path) -> None:
     """`runs/latest` leads to the newest run that has a package; that is what `bentoml serve` serves."""
     RUNS.mkdir(exist_ok=True)
@@ -174,4 +189,4 @@ def evaluate(model: Model, data: Path) -> Score:
     if unknown := sorted(set(dataset.labels) - set(known)):
         raise DatasetError(f"The package knows no {', '.join(map(repr, unknown))}; it knows {', '.join(known)}.")
     labels = np.array([known[dataset.labels[sample.label]] for sample in samples])
-    return score(ladder.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating"), labels)
+    return score(rungs.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating"), labels)
