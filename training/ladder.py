@@ -3,33 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from training import judge, recipe, rungs
-from training.dataset import Dataset
 from training.evaluate import score
-from training.features import Features
-from training.graphs import Exported
+from training.ground import Ground
 from training.progress import duration, say
-from training.recipe import Recipe
 from training.rungs import Probed, Trained, labels_of
-from training.splits import Splits
 from training.story import Estimate, Rung
 
 START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
 WORTH_IT = 3  # epochs: with fewer, the learning rate has hardly risen before it falls
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What every rung stands on."""
-
-    dataset: Dataset
-    splits: Splits
-    exported: Exported
-    features: Features
-    choices: Recipe
-    run: Path
 
 
 @dataclass(frozen=True)

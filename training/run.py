@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,17 +13,14 @@ import numpy as np
 
 from service.artifact import Artifact, Score
 from service.model import Model
-from service.preprocess import ImageError, dimensions
-from training import backbones, graphs, ladder, package, rungs
-from training.audit import settled
-from training.dataset import Dataset, DatasetError, describe, scan
+from training import ladder, package, rungs
+from training.dataset import DatasetError, scan
 from training.evaluate import score
-from training.graphs import Exported
-from training.ladder import Climb, Ground
-from training.progress import duration, say
+from training.ground import Ground, prepare
+from training.ladder import Climb
+from training.progress import duration
 from training.recipe import Recipe
 from training.rungs import Trained
-from training.splits import Splits, split
 from training.story import Rung
 
 RUNS = Path("runs")
@@ -71,23 +67,15 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
         BackboneError, DatasetError, ArtifactError, OSError: with what to do about it.
     """
     begun = time.monotonic()
-    choice = backbones.choose(recipe.backbone, recipe.weights)
     run = run or _fresh(data)
     _check_writable(run)
-    dataset = scan(data)
-    say(describe(dataset))
-    dataset, dropped = settled(dataset, recipe.drop_duplicates)
-    splits = split(dataset, recipe.seed)
+    ground = prepare(data, run, recipe)
     run.mkdir(parents=True, exist_ok=True)
     recipe.save(run / "recipe.yaml")
-    exported = graphs.export(choice, recipe.input_size, _median_side(dataset, splits), recipe.fit)
-    features, splits, skipped = rungs.readable(dataset, splits, exported, recipe)
-    _record(run, dataset, splits, {path: "duplicate" for f in dropped for path in f.drop} | skipped)
-    say(_plan(splits, exported, features.computed))
-    ground = Ground(dataset, splits, exported, features, recipe, run)
+    _record(ground)
 
     def publish(trained: Trained) -> Artifact:
-        artifact = package.write(trained, dataset, splits.validation, _name(data), run / "package")
+        artifact = package.write(trained, ground.dataset, ground.splits.validation, _name(data), run / "package")
         _point_latest(run)
         return artifact
 
@@ -133,32 +121,15 @@ def _check_writable(run: Path) -> None:
         raise PermissionError(errno.EACCES, "The run's folder cannot be written", str(existing))
 
 
-def _median_side(dataset: Dataset, splits: Splits) -> int:
-    """The typical shorter side, in pixels, of the images to learn from."""
-    sides = []
-    for sample in splits.train[:101]:
-        with suppress(ImageError):  # the pass over all images will name it
-            sides.append(min(dimensions(dataset.read(sample))))
-    if not sides:
-        raise DatasetError("None of the first images can be read. graft fit reads JPEG, PNG, WebP, GIF and BMP.")
-    return sorted(sides)[len(sides) // 2]
-
-
-def _plan(splits: Splits, exported: Exported, computed: int) -> str:
-    counts = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.named().items())
-    cached = "" if computed else "; features were cached"
-    return f"{counts}; {exported.backbone.name} at {exported.preprocessing.crop} pixels{cached}"
-
-
-def _record(run: Path, dataset: Dataset, splits: Splits, left_out: dict[str, str]) -> None:
+def _record(ground: Ground) -> None:
     """`splits.csv`: which image went where, by content."""
-    with (run / "splits.csv").open("w", newline="", encoding="utf-8") as file:
+    with (ground.run / "splits.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split", "sha256"])
-        for name, samples in splits.named().items():
+        for name, samples in ground.splits.named().items():
             for sample in samples:
-                writer.writerow([sample.path, dataset.labels[sample.label], name, sample.digest.hex()])
-        for path, reason in sorted(left_out.items()):
+                writer.writerow([sample.path, ground.dataset.labels[sample.label], name, sample.digest.hex()])
+        for path, reason in sorted(ground.left_out.items()):
             writer.writerow([path, "", f"left out: {reason}", ""])
 
 

@@ -35,6 +35,7 @@ class Trained:
         graph: the same network as an ONNX file's bytes.
         weights: the same network's tensors by name.
         validation: logits float32 (N, C) on validation, of a network that had never seen it.
+        test: logits float32 (N, C) on test.
         temperature: chosen on validation.
         scores: by split.
         gain: over its own probe on the test images: difference, low, high; None for a probe.
@@ -47,6 +48,7 @@ class Trained:
     graph: bytes
     weights: dict[str, NDArray[np.generic]]
     validation: Floats
+    test: Floats
     temperature: float
     scores: dict[str, Score]
     gain: tuple[float, float, float] | None = None
@@ -143,6 +145,7 @@ def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
         graph=probes.with_head(exported.graph, head),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
         validation=probed.validation,
+        test=probed.test,
         temperature=evaluate.temperature(probed.validation, labels_of(splits.validation)),
         scores=_scores(probed.validation, probed.test, splits),
     )
@@ -188,6 +191,7 @@ def finetune(
         graph=graph,
         weights={key: value.contiguous().numpy() for key, value in network.state_dict().items()},
         validation=logits["validation"],
+        test=logits["test"],
         temperature=evaluate.temperature(logits["validation"], labels_of(splits.validation)),
         scores=_scores(logits["validation"], logits["test"], splits),
         gain=evaluate.paired_difference(logits["test"], probed.test, labels_of(splits.test)),
