@@ -139,8 +139,6 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     comparing.add_argument("data", type=Path, metavar="DIR", help="as for fit")
     comparing.add_argument("--strategies", default="probe,finetune", metavar="A,B", help="(default: probe,finetune)")
     comparing.add_argument("--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="(default: %(default)s)")
-        "--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="(default: tf_efficientnet_lite0)"
-    )
     comparing.add_argument(
         "--seeds", type=_positive, default=1, metavar="N", help="runs of each, with seeds 0 to N-1 (default: 1)"
     )
