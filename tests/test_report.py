@@ -1,16 +1,23 @@
+import dataclasses
 import hashlib
 import io
+import re
 import shutil
-from html.parser import HTMLParser
+import subprocess
+from base64 import b64encode
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from stories import FINDINGS, Page, made_up, picture
 
 from training import report
+from training.compare import Cell, table
 from training.findings import Finding
-from training.gallery import Answers, Suspect
+from training.gallery import Suspect
 from training.panels import Epoch
-from training.story import Bin, Conformal, Estimate, Evaluation, LabelScores, LearningCurve, Outliers, Rung
+from training.thumbnails import thumbnail
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "<script>alert('ä')</script>\"'&\udcff\x00"
@@ -27,140 +34,229 @@ SECTIONS = [
     "suspects",
     "repeat",
 ]
-FINDINGS = (
-    Finding("wrong-extension", "note", "2 files are not what their names say: a.jpg, b.jpg", ("a.jpg", "b.jpg")),
-    Finding("leak", "error", "one image to learn from and held out: x/1.png, y/1.png", ("x/1.png", "y/1.png"), ("x/1.png",),
-            "--drop-duplicates"),
-    Finding("near-duplicate", "warning", "3 images look the same", ("x/2.png", "x/3.png", "x/4.png")),
-)  # fmt: skip
 
 
-def around(value: float, half: float = 0.05) -> Estimate:
-    return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
+@pytest.fixture(scope="module")
+def ten() -> str:
+    return report.report_page(made_up(tuple(f"label {k}" for k in range(10)), 200), picture)
 
 
-def picture(path: str) -> bytes:
-    """A photo that is different for each path, as a JPEG of 200x150 pixels."""
-    seed = int.from_bytes(hashlib.sha256(path.encode("utf-8", "replace")).digest()[:4], "big")
-    colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+def dumped(page: str, folder: Path) -> str:
+    """The page as Chromium leaves it after its scripts ran."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed; what the page's script does needs a browser")
+    report.save(page, folder / "page.html")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    done = subprocess.run([*command, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+def clicking(selector: str, story: report.Story, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page after a click, which its own script makes: the policy lets no other one in."""
+    copy = folder / "templates"
+    shutil.copytree(report.PAGE, copy)
+    with (copy / "page.js").open("a") as script:
+        script.write(f"\ndocument.querySelector({selector!r}).click();\n")
+    monkeypatch.setattr(report, "PAGE", copy)
+    return dumped(report.report_page(story, picture), folder)
+
+
+def test_every_section_is_there(ten):
+    ids = Page(ten).values("id")
+    assert [section for section in SECTIONS if section not in ids] == []
+    assert len(ids) == len(set(ids))
+
+
+def test_every_link_leads_somewhere_on_the_page(ten):
+    page = Page(ten)
+    assert {link[0] for link in page.values("href")} == {"#"}
+    assert {link[1:] for link in page.values("href")} <= set(page.values("id"))
+
+
+@pytest.mark.parametrize("kind", ["report", "check", "compare"])
+def test_nothing_is_asked_of_another_origin(kind):
+    pages = {
+        "report": lambda: report.report_page(made_up(("a", "b")), picture),
+        "check": lambda: report.check_page("a", "b", FINDINGS, {"x/1.png": thumbnail(picture("x/1.png"))}),
+        "compare": lambda: report.compare_page("a", "b", table([Cell("probe", "lite0", 0, 1.0, {b"1": 1.0})])),
+    }
+    html = pages[kind]()
+    page = Page(html)
+    assert {source[:11] for source in page.values("src")} <= {"data:image/"}
+    assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {"http://www.w3.org/2000/svg"}  # a name, never fetched
+    assert not {"link", "iframe", "object", "form", "base"} & {tag for tag, _ in page.elements}
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_the_policy_allows_only_the_page_s_own_style_and_script(ten):
+    [policy] = [attributes["content"] for tag, attributes in Page(ten).elements if "http-equiv" in attributes]
+    [style] = re.findall(r"<style>(.*?)</style>", ten, re.DOTALL)
+    [script] = re.findall(r"<script>(.*?)</script>", ten, re.DOTALL)
+    digests = [b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}';"
+        " base-uri 'none'; form-action 'none'"
+    )
+    # What the policy would block must not be relied on.
+    assert Page(ten).values("style") == []
+    assert [name for _, attributes in Page(ten).elements for name in attributes if name.startswith("on")] == []
+
+
+def test_a_hostile_text_stays_a_text(tmp_path):
+    story = made_up(("good", HOSTILE), 40)
+    hostile = Finding("leak", "error", HOSTILE, (HOSTILE,), (HOSTILE,), "--drop-duplicates")
+    answers = dataclasses.replace(story.answers, paths=tuple(f"{HOSTILE}/{row}" for row in range(40)))
+    story = dataclasses.replace(
+        story,
+        name=HOSTILE,
+        findings=(hostile,),
+        answers=answers,
+        left_out={HOSTILE: HOSTILE},
+        suspects=(Suspect(HOSTILE, HOSTILE, HOSTILE, 0.9),),
+        remarks=(HOSTILE,),
+        sizes=HOSTILE,
+        repeat=dataclasses.replace(story.repeat, command=HOSTILE, machine=HOSTILE),
+    )
+    page = Page(report.report_page(story, picture))
+    assert page.count("script") == 1
+    assert "<script>alert('ä')</script>\"'&\ufffd\ufffd" in page.text
+    report.save(report.report_page(story, picture), tmp_path / "report.html")
+    assert "\ufffd" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_picture_says_what_it_shows(ten):
+    images = [attributes for tag, attributes in Page(ten).elements if tag == "img"]
+    assert len(images) > 50
+    assert [image for image in images if not image.get("alt")] == []
+    assert images[-1]["alt"] == "train/7.jpg; labelled label 0; looks like label 1 (97.3%)"
+
+
+def test_a_cell_opens_the_images_behind_it(ten):
+    story = made_up(tuple(f"label {k}" for k in range(10)), 200)
+    said = story.answers.probabilities.argmax(axis=1)
+    row = next(row for row in range(200) if said[row] != story.answers.truth[row][0])
+    cell = f"cell-{story.answers.truth[row][0]}-{said[row]}"
+    assert f'href="#{cell}"' in ten
+    [behind] = re.findall(rf'<section class="behind" id="{cell}".*?</section>', ten, re.DOTALL)
+    assert f"test/{row:05d}.jpg" in behind
+
+
+def test_a_page_of_very_much_is_a_few_megabytes():
+    many = tuple(f"a rather long name of a label, number {number:04d}" for number in range(1000))
+    story = made_up(many, 4000)
+    findings = tuple(Finding("blank", "warning", "one colour", tuple(f"{k}/{j}" for j in range(30))) for k in range(50))
+    suspects = tuple(Suspect(f"s{k}", "a", "b", 0.9) for k in range(3000))
+    story = dataclasses.replace(
+        story, findings=findings, suspects=suspects, left_out=dict.fromkeys(map(str, range(9000)), "cut")
+    )
+    assert len(report.report_page(story, noise).encode()) < 7 * 2**20
+
+
+def test_the_pictures_of_a_page_stay_within_its_budget():
+    page = Page(report.report_page(made_up(tuple(f"label {k}" for k in range(30)), 6000), noise))
+    assert 2.5 * 2**20 < sum(map(len, page.values("src"))) <= 3 * 2**20
+    assert "no picture" in page.text
+
+
+def noise(path: str) -> bytes:
+    """The dearest picture there is."""
     file = io.BytesIO()
-    Image.fromarray(colours).resize((200, 150), Image.Resampling.BICUBIC).save(file, "JPEG")
+    seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(file, "BMP")
     return file.getvalue()
 
 
-def made_up_answers(n: int, n_labels: int, multilabel: bool) -> Answers:
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(n, n_labels)).astype(np.float32)
-    if multilabel:
-        truth = tuple(tuple(np.flatnonzero(row).tolist()) for row in random.random((n, n_labels)) < 0.3)
-        for row, own in enumerate(truth):
-            logits[row] -= 1.5
-            logits[row, list(own)] += 3
-        probabilities = 1 / (1 + np.exp(-logits))
-    else:
-        truth = tuple((row % n_labels,) for row in range(n))
-        logits[np.arange(n), np.arange(n) % n_labels] += 3
-        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    paths = tuple(f"test/{row:05d}.jpg" for row in range(n))
-    return Answers(paths, truth, probabilities, random.random(n).astype(np.float32))
+def test_an_unreadable_file_leaves_a_gap_and_not_a_failure():
+    def read(path: str) -> bytes:
+        if path.endswith("1.jpg"):
+            raise OSError("gone")
+        return b"no image"
+
+    page = Page(report.report_page(made_up(("a", "b")), read))
+    assert page.count("img") == 0
+    assert "no picture" in page.text
 
 
-def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bool) -> Evaluation:
-    confusion = np.zeros((len(labels), len(labels)), int)
-    for own, said in zip(answers.truth, answers.probabilities.argmax(axis=1), strict=True):
-        confusion[own[0] if own else 0, said] += 1
-    metrics = (
-        ("map", "micro_f1", "exact_match", "log_loss")
-        if multilabel
-        else ("accuracy", "top5", "log_loss", "ece_before", "ece_after")
+def test_several_labels_an_image_have_no_confusion_matrix():
+    html = report.report_page(made_up(("sea", "sky", "tree"), 60, multilabel=True), picture)
+    assert 'id="confusion"' not in html
+    text = Page(html).text
+    assert "84.0% mean average precision" in " ".join(text.split())
+    assert "average precision" in text
+    assert "wrongly said" in text
+
+
+def test_many_labels_show_the_most_confused_pairs_and_a_picture_of_all():
+    html = report.report_page(made_up(tuple(f"label {k}" for k in range(40)), 400), picture)
+    assert "pairs that are confused most" in html
+    assert 'class="matrix"' in html
+    assert 0 < html.count('class="behind"') <= 30
+
+
+def test_a_story_without_extras_is_still_whole():
+    story = made_up(("a", "b"))
+    bare = story.evaluation.model_copy(update={"conformal": None, "outliers": None, "curve": None})
+    plain = dataclasses.replace(
+        story, evaluation=bare, left_out={}, findings=(), rungs=(), quadrant=None, epochs=(), suspects=(), remarks=()
     )
-    share = around(0.84)
-    scores = tuple(
-        LabelScores(
-            label=label,
-            support=len(answers.paths) // len(labels),
-            precision=around(0.7 + 0.3 * index / len(labels)),
-            recall=None if index == 1 else share,
-            f1=around(0.75 + 0.2 * index / len(labels)),
-            average_precision=share if multilabel else None,
-            threshold=0.4 if index else None,
-        )
-        for index, label in enumerate(labels)
-    )
-    bins = tuple(Bin(confidence=0.05 + 0.1 * k, accuracy=min(1.0, 0.08 + 0.09 * k), n=5 + 20 * k) for k in range(10))
-    overconfident = tuple(Bin(confidence=bin.confidence, accuracy=bin.accuracy**1.4, n=bin.n) for bin in bins)
-    curve = LearningCurve(
-        n_images=(125, 250, 500, 1000),
-        accuracy=(around(0.6), around(0.7, 0.04), around(0.78, 0.03), around(0.84, 0.02)),
-        gain_of_doubling=Estimate(value=0.021, low=0.008, high=0.034),
-    )
-    return Evaluation(
-        n=len(answers.paths),
-        multilabel=multilabel,
-        temperature=1.37,
-        metrics=dict.fromkeys(metrics, share),
-        labels=scores,
-        confusion=None if multilabel else tuple(map(tuple, confusion.tolist())),
-        reliability_before=overconfident,
-        reliability_after=bins,
-        conformal=Conformal(
-            promised=0.9, threshold=0.93, coverage=around(0.912, 0.02), mean_size=1.4, sizes={1: 70, 2: 25, 3: 5}
-        ),
-        outliers=Outliers(k=10, threshold=0.41, flagged=around(0.05, 0.02)),
-        curve=curve,
-    )
+    text = " ".join(Page(report.report_page(plain, picture)).text.split())
+    assert "Nothing was found to be wrong." in text
+    assert "No label looks wrong." in text
+    assert "Twice the images" not in text
 
 
-def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> report.Story:
-    """A story with something in every section."""
-    answers = made_up_answers(n, len(labels), multilabel)
-    rungs = (
-        Rung(strategy="probe", validation=around(0.82), seconds=12.4, kept=True, verdict="the first rung, always tried"),
-        Rung(strategy="stages", validation=around(0.83), seconds=8.1, kept=False, verdict="+0.9 points (-0.4 to +2.1): not really better"),
-        Rung(strategy="finetune", validation=around(0.91, 0.03), seconds=312, kept=True, verdict="really better: +8.8 points (+5.9 to +11.6)"),
-    )  # fmt: skip
-    choices = (report.Choice("epochs", "8", True), report.Choice("strategy", "auto", False))
-    return report.Story(
-        name="clothes",
-        created="2026-11-21 10:41 UTC",
-        labels=labels,
-        counts={"train": tuple(range(10, 10 + len(labels))), "validation": (4,) * len(labels), "test": (7,) * len(labels)},
-        n_images={"train": 850, "validation": 150, "test": n},
-        sizes="All images are 28x28 pixels",
-        strategy="finetune",
-        backbone="tf_efficientnet_lite0 at 128 pixels",
-        seconds=335,
-        package="runs/clothes-20261121-104154/package",
-        evaluation=made_up_evaluation(labels, answers, multilabel),
-        answers=answers,
-        repeat=report.Repeat("graft fit clothes/ --seed 3", choices, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
-        left_out={"x/1.png": "duplicate", "x/9.png": "The image is damaged or cut off."},
-        findings=FINDINGS,
-        rungs=rungs,
-        quadrant=report.Quadrant(False, True, "the data are small and different from ImageNet: a probe on stage3 is the best"),
-        epochs=tuple(Epoch(k, 1.2 / k, 0.3 + 1 / k, 0.91 - 0.1 / k) for k in range(1, 9)),
-        suspects=(Suspect("train/7.jpg", labels[0], labels[1], 0.973), Suspect("train/8.jpg", labels[1], labels[0], 0.991)),
-        remarks=("Ten crops instead of one: +0.4 points (-0.2 to +1.0).",),
-    )
+def test_the_gravest_finding_comes_first():
+    text = Page(report.check_page("photos", "9 images", FINDINGS, {})).text
+    assert text.index("leak") < text.index("near duplicate") < text.index("wrong extension")
+    assert "1 error, 1 warning, 1 note" in text
 
 
-class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and the text."""
+def test_a_finding_shows_its_images():
+    html = report.check_page("photos", "9 images", FINDINGS, {"x/1.png": thumbnail(picture("x/1.png"))})
+    [image] = [attributes for tag, attributes in Page(html).elements if tag == "img"]
+    assert image["alt"] == "x/1.png"
 
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
+def test_a_comparison_says_which_differences_are_real():
+    def cell(strategy: str, n_right: int) -> Cell:
+        return Cell(strategy, "lite0", 0, 9.0, {k.to_bytes(2, "big"): float(k < n_right) for k in range(200)})
 
-    def handle_data(self, data: str) -> None:
-        self.text += data
+    found = table([cell("probe", 120), cell("finetune", 190), cell("svm", 121)])
+    text = " ".join(Page(report.compare_page("photos", "x", found)).text.split())
+    assert text.index("95.0%") < text.index("60.5%") < text.index("60.0%")
+    assert re.search(r"finetune lite0 svm lite0 \+34\.5 points \([^)]+\) yes", text)
+    assert re.search(r"svm lite0 probe lite0 \+0\.5 points \([^)]+\) not shown", text)
 
-    def values(self, name: str) -> list[str]:
-        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
 
-    def count(self, tag: str) -> int:
-        return sum(found == tag for found, _ in self.elements)
+def test_a_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "report.html").write_text("before")
+    monkeypatch.setattr(report.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        report.save("after", tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "before"
+
+
+def test_epochs_are_read_from_lines_that_each_know_a_part(tmp_path):
+    lines = ["epoch,step,train/loss,val/loss,val/accuracy", "0,9,,0.5,0.8", "0,9,1.5,,", "1,19,,nan,0.9", "1,19,1.25,,", ""]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines))
+    assert report.read_epochs(tmp_path / "metrics.csv") == (Epoch(1, 1.5, 0.5, 0.8), Epoch(2, 1.25, None, 0.9))
+    assert report.read_epochs(tmp_path / "none.csv") == ()
+
+
+def test_a_click_on_a_cell_shows_its_images_in_a_dialog(tmp_path, monkeypatch):
+    after = clicking("#confusion a[href^='#cell-0-']", made_up(("a", "b", "c"), 60), tmp_path, monkeypatch)
+    [dialog] = re.findall(r"<dialog[^>]*\sopen.*?</dialog>", after, re.DOTALL)
+    assert dialog.count("<img") >= 1
+    assert 'id="cell-0-' in dialog
+
+
+def test_a_click_on_a_heading_sorts_the_table(tmp_path, monkeypatch):
+    after = clicking("#labels th:nth-child(3) button", made_up(("a", "b", "c"), 60), tmp_path, monkeypatch)
+    [section] = re.findall(r'<section id="labels".*?</section>', after, re.DOTALL)
+    assert re.findall(r'<th scope="row"><bdi>(\w)</bdi>', section) == ["c", "b", "a"]
+    assert 'aria-sort="descending"' in section

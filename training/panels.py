@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from training.charts import Line, lines
-from training.findings import Finding
+from training.compare import Row, Table
 from training.gallery import Cell, Sheet
 from training.story import Estimate, Evaluation, LabelScores, LearningCurve
+
+Gap = tuple[Row, Row, Estimate]
 
 MOST_ROWS = 1_000  # labels in a table; nobody reads further, and the page must stay small
 MOST_TICKS = 8
@@ -101,6 +103,7 @@ def reasons(left_out: Mapping[str, str]) -> list[tuple[str, int]]:
     return Counter(left_out.values()).most_common()
 
 
-def mended(finding: Finding) -> str:
-    """The flag that leaves the files of an error out, or "" if there is none."""
-    return finding.flag if finding.drop else ""
+def parted(table: Table) -> tuple[list[Gap], list[Gap]]:
+    """The differences between the best row and the others, and those among the others."""
+    best = [gap for gap in table.differences if gap[0] is table.rows[0]]
+    return best, [gap for gap in table.differences if gap[0] is not table.rows[0]]

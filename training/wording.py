@@ -11,7 +11,7 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     "top5": ("Right among five", "share of images whose right label is among the five most probable (top-5)", True),
     "balanced_accuracy": (
         "Balanced accuracy",
-        "mean of the labels' recalls: a rare label counts as much as a common one",
+        "mean recall of the labels: rare ones count as much as common ones",
         True,
     ),
     "map": ("Mean average precision", "mean over the labels of how well each one ranks its images", True),
@@ -22,7 +22,7 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     "brier": ("Brier score", "mean squared error of the probabilities; lower is better", False),
     "ece_before": (
         "Calibration error, before",
-        "how far claimed probabilities are from what comes true (ECE); lower is better",
+        "how far claims are from what comes true (ECE); lower is better",
         True,
     ),
     "ece_after": ("Calibration error, after", "the same after temperature scaling: what the package answers with", True),
