@@ -21,7 +21,7 @@ from training.gallery import Answers, Sheet, Suspect
 from training.panels import Epoch
 from training.progress import duration
 from training.story import Evaluation, Rung
-from training.thumbnails import Album, data_uri
+from training.thumbnails import Album, fitting
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -126,7 +126,7 @@ def check_page(name: str, summary: str, findings: Sequence[Finding], thumbnails:
         summary: what the data set is, in a line.
         thumbnails: small pictures, encoded, by path; `gallery.concerned` says of which files, `thumbnail` makes them.
     """
-    pictures = {path: data_uri(thumbnails[path]) for path in gallery.concerned(findings) if path in thumbnails}
+    pictures = fitting({path: thumbnails[path] for path in gallery.concerned(findings) if path in thumbnails})
     return _rendered("check.html", {"name": name, "summary": summary, "sheets": _sheets(findings, pictures)})
 
 
