@@ -16,7 +16,7 @@ from service.model import Model
 from service.preprocess import ImageError, dimensions
 from training import backbones, graphs, ladder, package
 from training.audit import settled
-from training.dataset import Dataset, DatasetError, describe, scan
+from training.dataset import Dataset, DatasetError, describe, digested, scan
 from training.evaluate import score
 from training.graphs import Exported
 from training.ladder import Trained
@@ -65,7 +65,7 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
     choice = backbones.choose(recipe.backbone, recipe.weights)
     run = run or _fresh(data)
     _check_writable(run)
-    dataset = scan(data)
+    dataset = digested(scan(data))
     say(describe(dataset))
     dataset, dropped = settled(dataset, recipe.drop_duplicates)
     splits = split(dataset, recipe.seed)
