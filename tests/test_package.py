@@ -13,13 +13,13 @@ from service import artifact, model
 from service.artifact import ArtifactError
 from service.engine import Outputs
 from training import package
-from training.dataset import Dataset, Sample, scan
+from training.dataset import Dataset, Sample, digested, scan
 from training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return scan(SAMPLE)
+    return digested(scan(SAMPLE))
 
 
 @pytest.fixture(scope="module")

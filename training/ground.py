@@ -7,7 +7,7 @@ from pathlib import Path
 from service.preprocess import ImageError, dimensions
 from training import backbones, graphs, rungs
 from training.audit import settled
-from training.dataset import Dataset, DatasetError, describe, scan
+from training.dataset import Dataset, DatasetError, describe, digested, scan
 from training.features import Features
 from training.graphs import Exported
 from training.progress import say
@@ -40,7 +40,7 @@ def prepare(data: Path, run: Path, choices: Recipe) -> Ground:
         BackboneError, DatasetError: with what to do about it.
     """
     choice = backbones.choose(choices.backbone, choices.weights)
-    dataset = scan(data)
+    dataset = digested(scan(data))
     say(describe(dataset))
     dataset, dropped = settled(dataset, choices.drop_duplicates)
     splits = split(dataset, choices.seed)
