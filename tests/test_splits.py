@@ -82,7 +82,7 @@ def test_smallest_possible_label_is_in_every_split():
 
 def test_label_with_too_few_different_images_is_named():
     dataset = made_up({"cat": 20, "dog": 3}, copies=5)
-    with pytest.raises(DatasetError, match="'dog' has 3 different images among 15 .*; at least 4 are needed"):
+    with pytest.raises(DatasetError, match=r"'dog' has 3 different images among 15 .*; at least 4 are needed"):
         split(dataset, seed=0)
 
 

@@ -15,14 +15,15 @@ from service.artifact import Artifact, Score
 from service.model import Model
 from service.preprocess import ImageError, dimensions
 from training import backbones, graphs, ladder, package
-from training.audit import settled
+from training.audit import audit, settled
 from training.dataset import Dataset, DatasetError, describe, scan
 from training.evaluate import score
 from training.graphs import Exported
 from training.ladder import Trained
+from training.looks import examine
 from training.progress import duration, say
 from training.recipe import Recipe
-from training.splits import Splits, split
+from training.splits import Splits, grouped, split
 
 RUNS = Path("runs")
 
@@ -67,13 +68,14 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
     _check_writable(run)
     dataset = scan(data)
     say(describe(dataset))
-    dataset, dropped = settled(dataset, recipe.drop_duplicates)
-    splits = split(dataset, recipe.seed)
+    dataset, looks = examine(dataset)
+    dataset, left_out = settled(dataset, audit(dataset, looks), recipe.skip_bad, recipe.drop_duplicates)
+    splits = split(grouped(dataset, looks.alike), recipe.seed)
     run.mkdir(parents=True, exist_ok=True)
     recipe.save(run / "recipe.yaml")
     exported = graphs.export(choice, recipe.input_size, _median_side(dataset, splits), recipe.fit)
     features, splits, skipped = ladder.readable(dataset, splits, exported, recipe)
-    _record(run, dataset, splits, {path: "duplicate" for f in dropped for path in f.drop} | skipped)
+    _record(run, dataset, splits, left_out | skipped)
     say(_plan(splits, exported, features.computed))
     if recipe.strategy == "auto":
         say("strategy: probe (auto); --strategy finetune trains the whole network from there")
