@@ -11,9 +11,10 @@ import pytest
 from service.engine import VECTORS, Graph
 from service.preprocess import decode
 from training import backbones, graphs
-from training.dataset import Dataset, DatasetError, digested, scan
+from training.dataset import Dataset, DatasetError, scan
 from training.features import Features, View, extract, halved
 from training.graphs import Exported
+from training.looks import examine
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,7 +33,7 @@ def own_cache(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def dataset(make_folder) -> Dataset:
-    return digested(scan(make_folder({"cat": 3, "dog": 2})))
+    return examine(scan(make_folder({"cat": 3, "dog": 2})))[0]
 
 
 def views(dataset: Dataset, mirrored: bool = False) -> list[View]:
@@ -55,14 +56,14 @@ def test_nothing_is_computed_twice(dataset: Dataset, exported: Exported):
 
 def test_only_new_images_are_computed(make_folder, dataset: Dataset, exported: Exported):
     extracted(dataset, exported)
-    more = digested(scan(make_folder({"hen": 2}, seed=1)))
+    more = examine(scan(make_folder({"hen": 2}, seed=1)))[0]
     assert extracted(more, exported).computed == 2
 
 
 def test_same_image_under_another_name_is_not_computed_again(dataset: Dataset, exported: Exported):
     extracted(dataset, exported)
     os.rename(dataset.source.root / "cat/000.png", dataset.source.root / "cat/renamed.png")
-    assert extracted(digested(scan(dataset.source.root)), exported).computed == 0
+    assert extracted(examine(scan(dataset.source.root))[0], exported).computed == 0
 
 
 def test_another_way_to_make_images_square_is_computed_anew(dataset: Dataset, exported: Exported):
@@ -100,7 +101,7 @@ def test_mirrored_view_is_the_mirror_images_own(dataset: Dataset, exported: Expo
 
 def test_unreadable_image_is_reported_with_the_reason(dataset: Dataset, exported: Exported):
     (dataset.source.root / "cat/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    damaged = digested(scan(dataset.source.root))
+    damaged = examine(scan(dataset.source.root))[0]
     features = extracted(damaged, exported)
     assert features.unreadable == {"cat/bad.png": "The image's header is damaged or cut off."}
     assert len(features.rows) == 5
@@ -108,7 +109,7 @@ def test_unreadable_image_is_reported_with_the_reason(dataset: Dataset, exported
 
 def test_unreadable_image_is_not_cached(dataset: Dataset, exported: Exported):
     (dataset.source.root / "cat/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    damaged = digested(scan(dataset.source.root))
+    damaged = examine(scan(dataset.source.root))[0]
     extracted(damaged, exported)
     again = extracted(damaged, exported)
     assert (again.computed, list(again.unreadable)) == (1, ["cat/bad.png"])
@@ -117,7 +118,7 @@ def test_unreadable_image_is_not_cached(dataset: Dataset, exported: Exported):
 def test_no_readable_image_at_all_leaves_no_rows(dataset: Dataset, exported: Exported):
     for path in dataset.source.root.rglob("*.png"):
         path.write_bytes(f"no image: {path}".encode())
-    features = extracted(digested(scan(dataset.source.root)), exported)
+    features = extracted(examine(scan(dataset.source.root))[0], exported)
     assert (len(features.unreadable), features.vectors.shape, features.seen.shape) == (5, (0, 1280), (0, 1792))
 
 
@@ -189,7 +190,7 @@ def test_torchs_road_reports_unreadable_images(make_folder, exported: Exported, 
     folder = make_folder({"cat": 2, "dog": 2})
     for path in sorted(folder.rglob("*.png"))[n_readable:]:
         path.write_bytes(f"no image: {path}".encode())
-    dataset = digested(scan(folder))
+    dataset = examine(scan(folder))[0]
     found = list(passes(dataset, views(dataset), exported, accelerator="cpu"))
     assert len(found) == 4
     reasons = [str(row) for _, row in found if isinstance(row, DatasetError)]
@@ -203,7 +204,7 @@ def test_torchs_road_brings_reasons_out_of_the_loaders_processes(make_folder, ex
 
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat/000.png").write_bytes(b"no image")
-    dataset = digested(scan(folder))
+    dataset = examine(scan(folder))[0]
     items = _Views(dataset, views(dataset), exported)
     [(good, pixels, reasons)] = DataLoader(items, batch_size=4, num_workers=1, collate_fn=_collate, timeout=60)
     assert (good, pixels.shape, list(reasons)) == ([1, 2, 3], (3, 128, 128, 3), [0])

@@ -15,12 +15,13 @@ from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
 from training import backbones, graphs, rungs
 from training.batches import Batches, Fixed
-from training.dataset import Dataset, digested, scan
+from training.dataset import Dataset, scan
 from training.export import export_backbone, to_onnx
 from training.extractor import load_headless
 from training.finetune import Diverged, FineTune, set_head
 from training.graphs import Exported
 from training.learning import learn
+from training.looks import examine
 from training.recipe import Recipe
 from training.rungs import Probed
 from training.sample import SAMPLE
@@ -73,7 +74,7 @@ def start(cache: Path, tmp_path_factory) -> Start:
             (folder / label).mkdir()
             for number in range(1, 31):
                 (folder / label / f"{number}.png").write_bytes(archive.read(f"train/{label}/{number:03d}.png"))
-    dataset = digested(scan(folder))
+    dataset = examine(scan(folder))[0]
     choice = backbones.choose("tf_efficientnet_lite0")
     (cache / "backbones").mkdir(exist_ok=True)
     export_backbone(choice, cache / "backbones" / graphs._key(choice), 64, 28)  # here, to save a child's imports

@@ -13,13 +13,14 @@ from service import artifact, model
 from service.artifact import ArtifactError
 from service.engine import Outputs
 from training import package
-from training.dataset import Dataset, Sample, digested, scan
+from training.dataset import Dataset, Sample, scan
+from training.looks import examine
 from training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return digested(scan(SAMPLE))
+    return examine(scan(SAMPLE))[0]
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import pytest
 
 from training import backbones, graphs, rungs
-from training.dataset import digested, scan
+from training.dataset import scan
 from training.features import View, extract
+from training.looks import examine
 from training.recipe import Recipe
 from training.splits import split
 
@@ -23,7 +24,7 @@ def photos(cache, tmp_path_factory):
             if part == "train" and label in {"bag", "coat", "sandal"} and int(number[:3]) <= 20:
                 (folder / label).mkdir(exist_ok=True)
                 (folder / label / number).write_bytes(archive.read(name))
-    dataset = digested(scan(folder))
+    dataset = examine(scan(folder))[0]
     return dataset, split(dataset, seed=0), graphs.export(backbones.choose("tf_efficientnet_lite0"), None, 28, "crop")
 
 

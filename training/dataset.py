@@ -1,15 +1,12 @@
 """Labelled images -> Dataset: what every input becomes. Reads names; reads no image, decodes nothing, imports no torch."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
-from service.engine import cores
 from training import binaries, parquet, tables
 from training.findings import Finding
 from training.layouts import LAYOUT, Listing, by_folders, group, nearest, understood
@@ -18,7 +15,7 @@ from training.names import suffix
 from training.progress import Progress
 from training.sources import Source
 
-__all__ = ["Dataset", "DatasetError", "Sample", "Source", "describe", "digested", "scan"]
+__all__ = ["Dataset", "DatasetError", "Sample", "Source", "describe", "scan"]
 MOST_OTHERS = 10_000  # files that are no images, kept by name to see what they are if there is no image at all
 
 
@@ -108,17 +105,6 @@ def describe(dataset: Dataset) -> str:
     several = "; an image may have several" if dataset.multilabel else ""
     ignored = f"; {dataset.ignored:,} other files ignored" if dataset.ignored else ""
     return f"{len(dataset.samples):,} images of {len(dataset.labels)} labels ({names}){several}{given}{ignored}"
-
-
-def digested(dataset: Dataset) -> Dataset:
-    """The same data, every image read once: with its digest, which is its group too unless a person named one."""
-
-    def read(sample: Sample) -> Sample:
-        digest = hashlib.sha256(dataset.read(sample)).digest()
-        return replace(sample, digest=digest, group=sample.group or digest)
-
-    with ThreadPoolExecutor(cores()) as pool, Progress("reading", len(dataset.samples), "images") as progress:
-        return replace(dataset, samples=tuple(progress.each(pool.map(read, dataset.samples))))
 
 
 def _listed(root: Path, group_by: str | None, follow_links: bool, mishaps: Mishaps) -> tuple[Source, Listing, bool]:

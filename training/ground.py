@@ -1,18 +1,20 @@
 """A path -> what every way to learn stands on: data that were checked, splits, a backbone, and what it sees in each image."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.preprocess import ImageError, dimensions
+import numpy as np
+
 from training import backbones, graphs, rungs
-from training.audit import settled
-from training.dataset import Dataset, DatasetError, describe, digested, scan
+from training.audit import audit, settled, shortened
+from training.dataset import Dataset, DatasetError, describe, scan
 from training.features import Features
+from training.findings import Finding
 from training.graphs import Exported
+from training.looks import Looks, examine
 from training.progress import say
 from training.recipe import Recipe
-from training.splits import Splits, split
+from training.splits import Splits, grouped, split
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Ground:
 
     Attributes:
         run: the folder that a rung may write into.
+        findings: all that the audit found.
         left_out: why, by path, for the files that nothing is learned from and nothing is judged by.
     """
 
@@ -30,6 +33,7 @@ class Ground:
     features: Features
     choices: Recipe
     run: Path
+    findings: tuple[Finding, ...]
     left_out: dict[str, str]
 
 
@@ -40,26 +44,27 @@ def prepare(data: Path, run: Path, choices: Recipe) -> Ground:
         BackboneError, DatasetError: with what to do about it.
     """
     choice = backbones.choose(choices.backbone, choices.weights)
-    dataset = digested(scan(data))
+    dataset = scan(data)
     say(describe(dataset))
-    dataset, dropped = settled(dataset, choices.drop_duplicates)
-    splits = split(dataset, choices.seed)
-    exported = graphs.export(choice, choices.input_size, _median_side(dataset, splits), choices.fit)
+    dataset, looks = examine(dataset)
+    findings = audit(dataset, looks)
+    side = _median_side(looks)
+    dataset, left_out = settled(dataset, findings, choices.skip_bad, choices.drop_duplicates)
+    for finding in shortened([finding for finding in findings if finding.severity == "warning"]):
+        say(f"warning: {finding.text}")
+    splits = split(grouped(dataset, looks.alike), choices.seed)
+    exported = graphs.export(choice, choices.input_size, side, choices.fit)
     features, splits, skipped = rungs.readable(dataset, splits, exported, choices)
     say(_plan(splits, exported, features.computed))
-    left_out = {path: "duplicate" for finding in dropped for path in finding.drop} | skipped
-    return Ground(dataset, splits, exported, features, choices, run, left_out)
+    return Ground(dataset, splits, exported, features, choices, run, tuple(findings), left_out | skipped)
 
 
-def _median_side(dataset: Dataset, splits: Splits) -> int:
-    """The typical shorter side, in pixels, of the images to learn from."""
-    sides = []
-    for sample in splits.train[:101]:
-        with suppress(ImageError):  # the pass over all images will name it
-            sides.append(min(dimensions(dataset.read(sample))))
-    if not sides:
-        raise DatasetError("None of the first images can be read. graft fit reads JPEG, PNG, WebP, GIF and BMP.")
-    return sorted(sides)[len(sides) // 2]
+def _median_side(looks: Looks) -> int:
+    """The typical shorter side, in pixels, of the images that can be used."""
+    usable = looks.columns[looks.usable()]
+    if not len(usable):
+        raise DatasetError("None of the images can be read. graft fit reads JPEG, PNG, WebP, GIF and BMP.")
+    return int(np.median(np.minimum(usable["width"], usable["height"])))
 
 
 def _plan(splits: Splits, exported: Exported, computed: int) -> str:
