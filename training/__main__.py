@@ -169,10 +169,10 @@ def _add_recipe(group: Any) -> None:
     from training.recipe import Recipe
 
     for name, field in Recipe.model_fields.items():
-        default = "derived from the data" if field.default is None else field.default
+        default = _unset(field) if field.default is None else field.default
         settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         settings["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
-        if field.annotation is bool:
+        if field.annotation in (bool, bool | None):
             settings["action"] = argparse.BooleanOptionalAction
         else:
             settings["metavar"] = _metavar(name, field)
@@ -180,8 +180,15 @@ def _add_recipe(group: Any) -> None:
 
 
 def _metavar(name: str, field: "FieldInfo") -> str:
-    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    kinds = (field.annotation, *get_args(field.annotation))  # a Literal by itself, or beside None
+    choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
     return "|".join(map(str, choices)) or name.upper()
+
+
+def _unset(field: "FieldInfo") -> object:
+    """What None means, for a person."""
+    extra = field.json_schema_extra
+    return extra["unset"] if isinstance(extra, dict) and "unset" in extra else "derived from the data"
 
 
 def _positive(text: str) -> int:

@@ -1,17 +1,22 @@
 """Every choice of a run, and the pure rules that derive the rest from the size of the data. No torch, no files but YAML.
 
-The command line's flags, the YAML file and the run folder's `recipe.yaml` are all this one model.
+The command line's flags, the YAML file and the run folder's `recipe.yaml` are all this one model. How fine-tuning's own
+choices are derived stands in `training.rules`, and what came of it in `training.plan`.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SIDE_STEP = 32  # every backbone here halves its input five times
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+Strategy = Literal["auto", "probe", "svm", "stages", "last", "finetune", "scratch"]
 
 
 class Recipe(BaseModel):
@@ -19,23 +24,68 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    strategy: Literal["auto", "probe", "finetune"] = Field("auto", description="how to learn")
+    strategy: Strategy = Field("auto", description="how to learn; auto climbs from the cheapest while it pays")
+    budget: str = Field("10m", description="time that auto may take, such as 90s, 10m or 1h30m")
     backbone: str = Field(DEFAULT_BACKBONE, description="any timm network")
     weights: str = Field("pretrained", description="or a .safetensors file, local-dir:FOLDER, or none for random ones")
+    start: Literal["pretrained", "random"] = Field("pretrained", description="the weights that scratch starts from")
     input_size: int | None = Field(None, ge=32, le=1024, description="pixels of the square that the network sees")
     fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
     seed: int = Field(0, ge=0, lt=2**32, description="of every random choice")
     accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="where the network runs while it learns")
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="what no split may tear apart: a CSV column, or a regular expression on the path",
+        json_schema_extra={"unset": "each image by itself"},
+    )
+    follow_links: bool = Field(False, description="follow symbolic links that lead out of the folder")
     skip_bad: bool = Field(False, description="leave unreadable images out instead of stopping")
     drop_duplicates: bool = Field(False, description="leave out leaked and doubly labelled images instead of stopping")
+    ten_crop: bool = Field(False, description="also score the mean over ten crops of each image")
+    tracker: Literal["none", "tensorboard", "mlflow"] = Field("none", description="where the curves go besides metrics.csv")
+    pixel_cache: float = Field(16, ge=0, le=10_000, description="GiB of disk for decoded images")
+
     epochs: int | None = Field(None, gt=0, le=10_000, description="of fine-tuning")
-    batch_size: int = Field(32, gt=0, le=65_536, description="images of one fine-tuning step")
-    head_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of the head")
-    backbone_rate: float = Field(2e-4, gt=0, le=10, description="peak learning rate of the backbone, slower than the head")
-    weight_decay: float = Field(0.02, ge=0, le=10, description="of AdamW")
+    batch_size: int | None = Field(None, gt=0, le=65_536, description="images of one fine-tuning step")
+    unfreeze: Literal["last", "all"] | None = Field(None, description="how much of the network fine-tuning changes")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum")
+    head_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the head")
+    backbone_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the backbone's last layer")
+    bottom_ratio: float | None = Field(
+        None, gt=0, le=1, description="the first layer's learning rate, as a share of the last's"
+    )
+    find_rates: bool = Field(False, description="scale the learning rates by what a short trial says")
+    schedule: Literal["cosine", "plateau"] = Field("cosine", description="how the rates fall: steadily, or when stuck")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rates rise")
+    weight_decay: float | None = Field(None, ge=0, le=10, description="how much the weights shrink")
+    clip: float = Field(1.0, gt=0, le=1e6, description="the largest norm that a gradient keeps")
+    dropout: float | None = Field(None, ge=0, lt=1, description="share of the features hidden from the head while it learns")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of certainty spread over the other labels")
+    mixup: float | None = Field(None, ge=0, le=10, description="alpha of blending two images; 0: never")
+    cutmix: float | None = Field(None, ge=0, le=10, description="alpha of pasting one image into another; 0: never")
+    averaging: bool | None = Field(None, description="keep the running average of the weights")
+    frozen_norm: bool | None = Field(None, description="keep BatchNorm's pretrained statistics")
     patience: int = Field(4, gt=0, description="epochs without progress on validation before fine-tuning ends")
+    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(
+        None, description="how rare labels are made up for"
+    )
+    augment: Literal["none", "light", "medium", "strong"] | None = Field(
+        None, description="how much training images are changed"
+    )
     flips: bool = Field(True, description="learn from mirror images too; rule them out for digits and text")
+    rotations: bool = Field(True, description="learn from slightly turned images too")
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_time(cls, budget: str) -> str:
+        seconds(budget)
+        return budget
+
+    @property
+    def budget_s(self) -> float:
+        """The budget in seconds."""
+        return seconds(self.budget)
 
     @classmethod
     def load(cls, path: Path, overrides: dict[str, Any]) -> "Recipe":
@@ -55,6 +105,19 @@ class Recipe(BaseModel):
     def save(self, path: Path) -> None:
         """Writes the YAML that `load` reads."""
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def seconds(text: str) -> float:
+    """A span of time such as `90s`, `10m`, `1h30m` or `1.5h` in seconds.
+
+    Raises:
+        ValueError: if it is none, or no time at all.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    total = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < total < math.inf:
+        raise ValueError(f"{text!r} is no span of time; expected one such as 90s, 10m or 1h30m")
+    return total
 
 
 def input_size(median_side: int, pretrained: int) -> int:
