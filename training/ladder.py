@@ -15,6 +15,8 @@ from training import evaluate, probes, recipe
 from training.dataset import Dataset, DatasetError, Sample
 from training.features import Features, Passes, View, extract, on_cpu
 from training.graphs import Exported
+from training.plan import Facts, describe
+from training.plan import plan as planned
 from training.predict import outputs
 from training.probes import Head
 from training.progress import say
@@ -147,19 +149,23 @@ def finetune(dataset: Dataset, splits: Splits, exported: Exported, probed: Probe
     """The whole network, from the probe on (LP-FT)."""
     import torch
 
-    from training.batches import Batches
+    from training.batches import Batches, label_counts
     from training.export import to_onnx
     from training.extractor import load_headless
     from training.finetune import set_head
     from training.learning import learn
 
-    epochs = choices.epochs or recipe.epochs(len(splits.train))
     gpu = on_gpu(choices)
-    say(f"fine-tuning {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {epochs} epochs")
+    facts = Facts(
+        len(splits.train), label_counts(splits.train, len(dataset.labels)), dataset.multilabel, choices.weights != "none", gpu
+    )
+    plan = planned(choices, facts)
+    say(f"fine-tuning {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {plan.epochs} epochs")
+    say(describe(plan))
     network = load_headless(exported, len(probed.start.bias))
     set_head(network, probed.start)
-    batches = Batches(dataset, splits, exported.preprocessing, choices, gpu)
-    learn(network, batches, choices, epochs, run, gpu)
+    batches = Batches(dataset, splits, exported.preprocessing, plan, gpu)
+    learn(network, batches, plan, plan.epochs, run, gpu)
 
     def in_memory(batch: Pixels) -> Outputs:
         with torch.inference_mode():

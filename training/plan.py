@@ -1,4 +1,4 @@
-"""What fine-tuning will do, with nothing left open: the recipe's choices, and what the data's size says of the rest. No torch."""
+"""What fine-tuning will do, nothing left open: the recipe, and what the size of the data says of the rest. No torch."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar

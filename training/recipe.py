@@ -67,12 +67,8 @@ class Recipe(BaseModel):
     averaging: bool | None = Field(None, description="keep the running average of the weights")
     frozen_norm: bool | None = Field(None, description="keep BatchNorm's pretrained statistics")
     patience: int = Field(4, gt=0, description="epochs without progress on validation before fine-tuning ends")
-    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(
-        None, description="how rare labels are made up for"
-    )
-    augment: Literal["none", "light", "medium", "strong"] | None = Field(
-        None, description="how much training images are changed"
-    )
+    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(None, description="what is done for rare labels")
+    augment: Literal["none", "light", "medium", "strong"] | None = Field(None, description="how much images are changed")
     flips: bool = Field(True, description="learn from mirror images too; rule them out for digits and text")
     rotations: bool = Field(True, description="learn from slightly turned images too")
 

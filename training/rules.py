@@ -14,7 +14,7 @@ BALANCED = 3.0  # the largest label may have this many times the images of the s
 def batch_size(n_images: int, gpu: bool) -> int:
     """Images of one step: a power of two that leaves at least eight steps an epoch, within limits."""
     most = LARGEST_BATCH_GPU if gpu else LARGEST_BATCH
-    wanted = 2 ** math.floor(math.log2(max(1, n_images / 8)))
+    wanted = 1 << math.floor(math.log2(max(1, n_images / 8)))
     return max(SMALLEST_BATCH, min(most, wanted))
 
 
