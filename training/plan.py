@@ -102,7 +102,7 @@ def plan(recipe: Recipe, facts: Facts) -> Plan:
     usual = sizes.epochs(facts.n_images)
     epochs = _given(recipe.epochs, rules.fresh_epochs(usual) if fresh else usual)
     head_rate, backbone_rate = rules.rates(recipe.optimizer, scratch, fresh, batch_size)
-    decay, every = rules.averaging(epochs * rules.steps(facts.n_images, batch_size))
+    decay, every = rules.averaging(epochs * rules.steps(facts.n_images, batch_size), bool(recipe.averaging))
     derived = {
         "unfreeze": "last" if recipe.strategy == "last" else "all",
         "head_rate": head_rate,
@@ -161,7 +161,7 @@ def _holds(plan: Plan) -> str:
     """What keeps it from learning by heart."""
     parts = [f"weight decay {plan.weight_decay:g}, label smoothing {plan.label_smoothing:g}, dropout {plan.dropout:g}"]
     parts += ["BatchNorm keeps its statistics"] if plan.frozen_norm else []
-    parts += [f"weights averaged ({plan.averaging:g})"] if plan.averaging else []
+    parts += ["weights averaged"] if plan.averaging else []
     if plan.balance != "none":
         how = {"weights": "rare ones weigh more", "sampling": "rare ones are shown more often", "logits": "logits adjusted"}
         parts.append(f"labels {rules.imbalance(plan.counts):.0f}:1, {how[plan.balance]}")

@@ -92,15 +92,18 @@ def imbalance(counts: tuple[int, ...]) -> float:
     return max(counts) / max(1, min(counts))
 
 
-def averaging(total_steps: int) -> tuple[float, int]:
+def averaging(total_steps: int, always: bool = False) -> tuple[float, int]:
     """Of the averaged weights: their decay, and after how many steps they are brought up to date.
 
     They look back over a tenth of the run, whatever its length; a fixed 0.999 would keep 87 % of the first weights in a
-    run of 140 steps. Five hundred updates are as good as any number. A decay of 0 means: no averaging, too few steps.
+    run of 140 steps. Five hundred updates are as good as any number. A decay of 0 means: no averaging, too few steps; in
+    a run as short as that, `always` averages the last two.
     """
     every = max(1, total_steps // 500)
     horizon = total_steps / every / 10
-    return (_rounded(1 - 1 / horizon), every) if horizon >= 5 else (0.0, 1)
+    if horizon < 5:
+        return (max(0.5, _rounded(1 - 1 / max(1.0, horizon))), 1) if always else (0.0, 1)
+    return _rounded(1 - 1 / horizon), every
 
 
 def layer_rates(top: float, bottom_ratio: float, n_layers: int) -> list[float]:
