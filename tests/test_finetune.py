@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
-from training import backbones, graphs, rungs
-from training.batches import Batches, Fixed
+from training import backbones, graphs, layers, rungs
+from training.batches import Batches
 from training.dataset import Dataset, scan
 from training.export import export_backbone, to_onnx
 from training.extractor import load_headless
@@ -22,12 +22,21 @@ from training.finetune import Diverged, FineTune, set_head
 from training.graphs import Exported
 from training.learning import learn
 from training.looks import examine
+from training.plan import Facts, Plan, plan
 from training.recipe import Recipe
 from training.rungs import Probed
 from training.sample import SAMPLE
 from training.splits import Splits, split
 
-RECIPE = Recipe(strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0)
+RECIPE = Recipe(
+    strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_rate=1e-3, backbone_rate=2e-4
+)
+
+
+def planned(epochs: int = 5, **choices: object) -> Plan:
+    """The plan for three labels of 21 training images each."""
+    recipe = RECIPE.model_copy(update={"epochs": epochs, **choices})
+    return plan(recipe, Facts(n_images=63, counts=(21, 21, 21)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +54,12 @@ class Start:
         set_head(network, self.probed.start)
         return network.eval()
 
-    def batches(self, recipe: Recipe) -> Batches:
-        return Batches(self.dataset, self.splits, self.exported.preprocessing, recipe, gpu=False)
+    def batches(self, plan: Plan) -> Batches:
+        return Batches(self.dataset, self.splits, self.exported.preprocessing, plan, gpu=False)
 
     def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels, labels = zip(*Fixed(self.dataset, self.splits.validation, self.exported.preprocessing), strict=True)
-        return torch.stack(pixels), torch.tensor(labels)
+        pixels, labels = zip(*self.batches(planned()).val_dataloader(), strict=True)
+        return torch.cat(pixels), torch.cat(labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +93,9 @@ def start(cache: Path, tmp_path_factory) -> Start:
 
 
 def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
-    recipe = RECIPE.model_copy(update=choices)
+    chosen = planned(**choices)
     before = copy.deepcopy(network.state_dict())
-    learn(network, start.batches(recipe), recipe, 5, run, gpu=False)
+    learn(network, start.batches(chosen), chosen, 5, run, gpu=False)
     return Learned(before, network, run)
 
 
@@ -186,13 +195,11 @@ def test_loss_that_is_no_number_stops_at_that_step(start: Start, tmp_path: Path,
     with torch.no_grad():
         network.head.weight[0, 0] = number
     with pytest.raises(Diverged, match=r"The loss became nan at step 0, learning rates \["):
-        learn(network, start.batches(RECIPE), RECIPE, 1, tmp_path, gpu=False)
+        learn(network, start.batches(planned()), planned(), 1, tmp_path, gpu=False)
 
 
 def groups(start: Start) -> list[dict]:
-    from training.finetune import _groups
-
-    return _groups(start.network(), RECIPE)
+    return layers.groups(start.network(), planned(bottom_ratio=1.0))
 
 
 def test_every_parameter_is_learned_in_exactly_one_group(start: Start):
@@ -212,7 +219,7 @@ def test_only_matrices_and_filters_shrink(start: Start):
 
 
 def test_checkpoint_of_the_module_holds_the_network_and_nothing_of_ours_besides(start: Start):
-    assert {key.partition(".")[0] for key in FineTune(start.network(), RECIPE).state_dict()} == {"network"}
+    assert {key.partition(".")[0] for key in FineTune(start.network(), planned()).state_dict()} == {"network"}
 
 
 def test_exported_graph_says_what_the_learned_network_says(start: Start, learned: Learned, tmp_path: Path):

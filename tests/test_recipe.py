@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from training.recipe import Recipe, epochs, folds, input_size, lr_scale, mirrored
+from training.recipe import Recipe, epochs, folds, input_size, lr_scale, mirrored, seconds
 
 
 def test_saved_recipe_loads_equal(tmp_path: Path):
@@ -64,12 +64,44 @@ def test_missing_file_is_refused_by_name(tmp_path: Path):
         ("weight_decay", -0.1),
         ("label_smoothing", 1),
         ("patience", 0),
+        ("budget", "10"),
+        ("budget", "0s"),
+        ("optimizer", "adam"),
+        ("schedule", "linear"),
+        ("bottom_ratio", 0),
+        ("bottom_ratio", 1.1),
+        ("warmup", 1),
+        ("clip", 0),
+        ("dropout", 1),
+        ("mixup", -1),
+        ("cutmix", float("inf")),
+        ("balance", "smote"),
+        ("augment", "heavy"),
+        ("unfreeze", "first"),
+        ("tracker", "wandb"),
+        ("start", "imagenet"),
+        ("group_by", ""),
+        ("pixel_cache", -1),
     ],
 )
 def test_impossible_choice_is_refused_by_name(name: str, value: object):
     with pytest.raises(ValidationError) as refused:
         Recipe.model_validate({name: value})
     assert [error["loc"] for error in refused.value.errors()] == [(name,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "span"), [("90s", 90), ("10m", 600), ("1h", 3600), ("1h30m", 5400), ("1.5h", 5400), ("0.5s", 0.5), ("1m1s", 61)]
+)
+def test_spans_of_time(text: str, span: float):
+    assert seconds(text) == span
+    assert Recipe(budget=text).budget_s == span
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "10 m", "-1m", "0m", "1d", "1h30", "1e3s", "m10", "9" * 400 + "h"])
+def test_what_is_no_span_of_time_is_refused_in_words(text: str):
+    with pytest.raises(ValueError, match=r"is no span of time; expected one such as 90s, 10m or 1h30m"):
+        seconds(text)
 
 
 @pytest.mark.parametrize(

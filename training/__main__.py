@@ -201,10 +201,10 @@ def _add_recipe(group: Any, without: Collection[str] = ()) -> None:
     for name, field in Recipe.model_fields.items():
         if name in without:
             continue
-        default = "derived from the data" if field.default is None else field.default
+        default = _unset(field) if field.default is None else field.default
         settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         settings["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
-        if field.annotation is bool:
+        if field.annotation in (bool, bool | None):
             settings["action"] = argparse.BooleanOptionalAction
         else:
             settings["metavar"] = _metavar(name, field)
@@ -212,8 +212,15 @@ def _add_recipe(group: Any, without: Collection[str] = ()) -> None:
 
 
 def _metavar(name: str, field: "FieldInfo") -> str:
-    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    kinds = (field.annotation, *get_args(field.annotation))  # a Literal by itself, or beside None
+    choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
     return "|".join(map(str, choices)) or name.upper()
+
+
+def _unset(field: "FieldInfo") -> object:
+    """What None means, for a person."""
+    extra = field.json_schema_extra
+    return extra["unset"] if isinstance(extra, dict) and "unset" in extra else "derived from the data"
 
 
 def _positive(text: str) -> int:

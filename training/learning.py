@@ -3,26 +3,30 @@
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from service.network import Network
 from training.batches import Batches
 from training.finetune import WATCHED, FineTune
+from training.plan import Plan
 from training.progress import Progress, say
-from training.recipe import Recipe
 
 
-def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: Path, gpu: bool) -> None:
+def learn(
+    network: Network, batches: Batches, plan: Plan, epochs: int, run: Path, gpu: bool, tracked: Sequence[Logger] = ()
+) -> None:
     """Trains the network, and leaves it as it was after its best epoch; epoch 0, the probe, counts too.
 
     Args:
         network: with the probe's head.
         run: gets `metrics.csv` and `checkpoints/`.
+        tracked: who else is told the curves.
 
     Raises:
         Diverged: if the loss becomes NaN or infinite.
@@ -30,7 +34,7 @@ def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: 
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)  # what it says about hardware and loggers is said better here
     warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric)")
-    seed_everything(recipe.seed, workers=True, verbose=False)
+    seed_everything(plan.seed, workers=True, verbose=False)
     # Checkpoints are renamed into place, which is only atomic from the same file system.
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     best = ModelCheckpoint(run / "checkpoints", "best", monitor=WATCHED, save_weights_only=True, enable_version_counter=False)
@@ -40,15 +44,16 @@ def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: 
         precision="bf16-mixed" if gpu else "32-true",
         max_epochs=epochs,
         num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
-        callbacks=[best, EarlyStopping(WATCHED, patience=recipe.patience), Told(recipe.batch_size)],
-        logger=CSVLogger(run, name=None, version=""),
+        gradient_clip_val=plan.clip,
+        accumulate_grad_batches=plan.accumulate,
+        callbacks=[best, EarlyStopping(WATCHED, patience=plan.patience), Told(plan.batch_size)],
+        logger=[CSVLogger(run, name=None, version=""), *tracked],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
         default_root_dir=run,
     )
-    module = FineTune(network.to(memory_format=torch.channels_last), recipe)
+    module = FineTune(network.to(memory_format=torch.channels_last), plan)
     start = {key: value.detach().clone() for key, value in module.state_dict().items()}
     [before] = trainer.validate(module, batches, verbose=False)
     try:

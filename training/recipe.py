@@ -1,6 +1,7 @@
 """Every choice of a run, and the pure rules that derive the rest from the size of the data. No torch, no files but YAML.
 
-The command line's flags, the YAML file and the run folder's `recipe.yaml` are all this one model.
+The command line's flags, the YAML file and the run folder's `recipe.yaml` are all this one model. How fine-tuning's own
+choices are derived stands in `training.rules`, and what came of it in `training.plan`.
 """
 
 import math
@@ -15,7 +16,7 @@ DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SIDE_STEP = 32  # every backbone here halves its input five times
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
-Strategy = Literal["auto", "probe", "finetune"]
+Strategy = Literal["auto", "probe", "svm", "stages", "last", "finetune", "scratch"]
 
 
 class Recipe(BaseModel):
@@ -23,26 +24,52 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    strategy: Literal["auto", "probe", "finetune"] = Field(
-        "auto", description="how to learn; auto climbs from the cheapest while it pays"
-    )
+    strategy: Strategy = Field("auto", description="how to learn; auto climbs from the cheapest while it pays")
     budget: str = Field("10m", description="time that auto may take, such as 90s, 10m or 1h30m")
     backbone: str = Field(DEFAULT_BACKBONE, description="any timm network")
     weights: str = Field("pretrained", description="or a .safetensors file, local-dir:FOLDER, or none for random ones")
+    start: Literal["pretrained", "random"] = Field("pretrained", description="the weights that scratch starts from")
     input_size: int | None = Field(None, ge=32, le=1024, description="pixels of the square that the network sees")
     fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
     seed: int = Field(0, ge=0, lt=2**32, description="of every random choice")
     accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="where the network runs while it learns")
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="what no split may tear apart: a CSV column, or a regular expression on the path",
+        json_schema_extra={"unset": "each image by itself"},
+    )
+    follow_links: bool = Field(False, description="follow symbolic links that lead out of the folder")
     skip_bad: bool = Field(False, description="leave unreadable images out instead of stopping")
     drop_duplicates: bool = Field(False, description="leave out leaked and doubly labelled images instead of stopping")
+    tracker: Literal["none", "tensorboard", "mlflow"] = Field("none", description="where the curves go besides metrics.csv")
+    pixel_cache: float = Field(16, ge=0, le=10_000, description="GiB of disk for decoded images")
+
     epochs: int | None = Field(None, gt=0, le=10_000, description="of fine-tuning")
-    batch_size: int = Field(32, gt=0, le=65_536, description="images of one fine-tuning step")
-    head_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of the head")
-    backbone_rate: float = Field(2e-4, gt=0, le=10, description="peak learning rate of the backbone, slower than the head")
-    weight_decay: float = Field(0.02, ge=0, le=10, description="of AdamW")
+    batch_size: int | None = Field(None, gt=0, le=65_536, description="images of one fine-tuning step")
+    unfreeze: Literal["last", "all"] | None = Field(None, description="how much of the network fine-tuning changes")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum")
+    head_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the head")
+    backbone_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the backbone's last layer")
+    bottom_ratio: float | None = Field(
+        None, gt=0, le=1, description="the first layer's learning rate, as a share of the last's"
+    )
+    find_rates: bool = Field(False, description="scale the learning rates by what a short trial says")
+    schedule: Literal["cosine", "plateau"] = Field("cosine", description="how the rates fall: steadily, or when stuck")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rates rise")
+    weight_decay: float | None = Field(None, ge=0, le=10, description="how much the weights shrink")
+    clip: float = Field(1.0, gt=0, le=1e6, description="the largest norm that a gradient keeps")
+    dropout: float | None = Field(None, ge=0, lt=1, description="share of the features hidden from the head while it learns")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of certainty spread over the other labels")
+    mixup: float | None = Field(None, ge=0, le=10, description="alpha of blending two images; 0: never")
+    cutmix: float | None = Field(None, ge=0, le=10, description="alpha of pasting one image into another; 0: never")
+    averaging: bool | None = Field(None, description="keep the running average of the weights")
+    frozen_norm: bool | None = Field(None, description="keep BatchNorm's pretrained statistics")
     patience: int = Field(4, gt=0, description="epochs without progress on validation before fine-tuning ends")
+    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(None, description="what is done for rare labels")
+    augment: Literal["none", "light", "medium", "strong"] | None = Field(None, description="how much images are changed")
     flips: bool = Field(True, description="learn from mirror images too; rule them out for digits and text")
+    rotations: bool = Field(True, description="learn from slightly turned images too")
 
     @field_validator("budget")
     @classmethod
