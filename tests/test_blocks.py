@@ -130,3 +130,41 @@ def test_graph_and_torch_answer_as_the_head_does(exported: Exported, tmp_path: P
     np.testing.assert_allclose(logits.numpy(), expected, atol=1e-4)
     np.testing.assert_allclose(vectors.numpy(), by_graph.vectors, atol=1e-3)
     assert LOGITS in Graph(tmp_path / "model.onnx").outputs
+
+
+def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_path: Path):
+    import dataclasses
+
+    import torch
+    from safetensors.numpy import load_file
+
+    from service import network as networks
+    from service.artifact import read
+    from service.engine import Graph, Outputs
+    from training import package
+    from training.dataset import scan
+    from training.probes import Head
+    from training.sample import SAMPLE
+
+    head = Head(np.random.default_rng(0).normal(size=(10, 1792)).astype(np.float32) / 100, np.zeros(10, np.float32), 1.0)
+    backbone = Graph(exported.graph)
+
+    def network(batch: np.ndarray) -> Outputs:
+        said = backbone(batch)
+        return Outputs(head(np.concatenate([said[STAGES], said[VECTORS]], axis=1)), said[VECTORS])
+
+    trained = dataclasses.replace(
+        fitted.trained,
+        backbone=exported.backbone.model_copy(update={"sees": "all"}),
+        network=network,
+        graph=with_head(exported.graph, head, "all"),
+        weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
+    )
+    dataset = scan(SAMPLE)
+    package.write(trained, dataset, dataset.samples[:8], "stages", tmp_path / "package")
+    artifact = read(tmp_path / "package")
+    assert (artifact.manifest.backbone.sees, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
+    batch = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        logits, _ = networks.load(artifact).eval()(torch.from_numpy(batch))
+    np.testing.assert_allclose(logits.numpy(), CpuEngine(artifact.graph)(batch).logits, atol=1e-4)
