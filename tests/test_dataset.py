@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from training.dataset import Dataset, DatasetError, Sample, describe, digested, scan
+from training.dataset import Dataset, DatasetError, Sample, describe, scan
+from training.looks import examine
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -321,7 +322,7 @@ def test_scan_reads_no_image(make_folder, monkeypatch: pytest.MonkeyPatch):
 
 def test_digests_are_of_the_bytes_and_group_what_nobody_grouped(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
-    first, second = digested(scan(folder, group_by="^cat")).samples
+    first, second = examine(scan(folder, group_by="^cat"))[0].samples
     assert first.digest == hashlib.sha256((folder / "cat/000.png").read_bytes()).digest()
     assert (first.group == first.digest, second.group == second.digest) == (False, True)
 
