@@ -42,7 +42,10 @@ def test_the_version_is_printed():
         (["fit", "nowhere"], "nowhere does not exist"),
         (["fit", "x", "--epochs", "0"], "--epochs 0: Input should be greater than 0."),
         (["fit", "x", "--head-rate", "nan"], "--head-rate nan: Input should be a finite number."),
-        (["fit", "x", "--strategy", "magic"], "--strategy magic: Input should be 'auto', 'probe' or 'finetune'."),
+        (
+            ["fit", "x", "--strategy", "magic"],
+            "--strategy magic: Input should be 'auto', 'probe', 'svm', 'stages', 'last', 'finetune' or 'scratch'.",
+        ),
         (["fit", "x", "--backbone", "resnet18x"], "Did you mean resnet18"),
         (["fit", "x", "--weights", "nowhere.pth"], "expected a .safetensors file, local-dir:FOLDER, or none"),
         (["fit", "x", "--recipe", "nowhere.yaml"], "nowhere.yaml cannot be read as a recipe"),

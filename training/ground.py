@@ -46,6 +46,10 @@ def prepare(data: Path, run: Path, choices: Recipe) -> Ground:
     choice = backbones.choose(choices.backbone, choices.weights)
     dataset = scan(data, choices.group_by, choices.follow_links)
     say(describe(dataset))
+    if dataset.multilabel:
+        raise DatasetError(
+            f"{data} gives an image several labels; learning from that is not supported yet, one label an image is."
+        )
     dataset, looks = examine(dataset)
     findings = audit(dataset, looks)
     side = _median_side(looks)
