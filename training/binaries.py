@@ -91,7 +91,6 @@ def listed(source: Source, paths: Sequence[str]) -> tuple[Source, Listing] | Non
         DatasetError: if they are incomplete or damaged, or hold more than one data set.
     """
     names = {path: path.rpartition("/")[2] for path in paths}
-    _refuse_pickles(source.root, paths)
     if found := {path: match for path, name in names.items() if (match := IDX.match(name))}:
         return _idx(source, found)
     batches = {path: match["part"] for path, name in names.items() if (match := CIFAR.match(name))}
@@ -102,14 +101,16 @@ def listed(source: Source, paths: Sequence[str]) -> tuple[Source, Listing] | Non
         parts = {path: name[:-4] for path, name in names.items() if name in ("train.bin", "test.bin")}
         if parts:
             return _cifar(source, parts, labels, 2)
+    _refuse_pickles(source.root, set(paths))
     return None
 
 
-def _refuse_pickles(root: Path, paths: Sequence[str]) -> None:
+def _refuse_pickles(root: Path, paths: set[str]) -> None:
     for path in paths:
-        if re.search(r"(^|/)(data_batch_\d|batches\.meta)$", path):
+        folder, _, name = path.rpartition("/")
+        if re.match(r"data_batch_\d$|batches\.meta$", name):
             raise DatasetError(PICKLED.format(root, "cifar-10-binary.tar.gz"))
-        if re.search(r"(^|/)cifar-100-python/(train|test|meta)$", path) or (path == "meta" and {"train", "test"} <= set(paths)):
+        if name == "meta" and f"{folder}/train".lstrip("/") in paths:
             raise DatasetError(PICKLED.format(root, "cifar-100-binary.tar.gz"))
 
 
@@ -173,7 +174,7 @@ def _cifar(source: Source, parts: dict[str, str], labels: tuple[str, ...], n_lab
     """CIFAR's records: the label (the last of them is the finest), then the pixels."""
     stride = n_label_bytes + 3 * 32 * 32
     blocks, numbers = {}, {}
-    for path in sorted(parts):
+    for path in sorted(parts, key=lambda path: (parts[path] == "test", path)):
         file, start, n_bytes = source.region(path)
         if n_bytes % stride or not n_bytes:
             raise DatasetError(f"{source.root / path} is damaged or cut off: its {n_bytes:,} bytes are not times {stride:,}.")

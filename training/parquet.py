@@ -43,7 +43,7 @@ def listed(root: Path, shards: list[str], group_by: str | None, mishaps: Mishaps
     named = {name[: -len(SUFFIX)]: folder / name for name in sorted(shards)}
     columns = meaning(next(iter(named.values())), group_by)
     parts = {shard: _part(shard) for shard in named}
-    rows = Rows(columns.several, columns.split or any(parts.values()), mishaps)
+    rows = Rows(columns.several, mishaps)
     numbers: set[int] = set()
     with Progress("listing", 0, "rows") as progress:
         for shard, file in named.items():

@@ -24,12 +24,11 @@ class Rows:
 
     Args:
         none_allowed: whether an image may have no label at all.
-        splits: whether the table says what is held out.
     """
 
-    def __init__(self, none_allowed: bool, splits: bool, mishaps: Mishaps) -> None:
+    def __init__(self, none_allowed: bool, mishaps: Mishaps) -> None:
         self.listing = Listing()
-        self._none_allowed, self._splits, self._mishaps = none_allowed, splits, mishaps
+        self._none_allowed, self._mishaps = none_allowed, mishaps
         self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._groups: dict[str, bytes] = {"": b""}
 
@@ -40,8 +39,6 @@ class Rows:
             self._mishaps.add("no-label", path)
         elif split and not part:
             self._mishaps.add("bad-split", f"{path} ({split})")
-        elif self._splits and not part:
-            self._mishaps.add("no-split", path)
         else:
             self.listing.paths.append(path)
             self.listing.names.append(self._names.setdefault(names, names))
@@ -60,6 +57,10 @@ class Rows:
             self._mishaps.add("conflicting-rows" if path in torn else "duplicate-row", path)
         if again:
             _leave_out(listing, {*again, *(first[path] for path in torn)})
+        if any(listing.parts) and (partless := {row for row, part in enumerate(listing.parts) if not part}):
+            for row in sorted(partless):
+                self._mishaps.add("no-split", listing.paths[row])
+            _leave_out(listing, partless)
         listing.parts = _usual(listing.parts)
         return listing
 
@@ -108,7 +109,7 @@ def listed(table: Path, group_by: str | None, follow_links: bool, mishaps: Misha
             columns, separator = _header(table, file)
             column = grouping(group_by, columns, table)
             labels = "labels" if "labels" in columns else "label"
-            rows = Rows(labels == "labels", "split" in columns, mishaps)
+            rows = Rows(labels == "labels", mishaps)
             files, several = _Files(table.parent, follow_links, mishaps), labels == "labels"
             for row in progress.each(_cells(file, columns, separator, mishaps)):
                 several = several or "|" in row[labels]
