@@ -96,6 +96,49 @@ def decode(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = I
         return Decoded(np.asarray(pixels), width, height, str(image.format), _notes(image))
 
 
+@dataclass(frozen=True)
+class Glance:
+    """What a quick look at an image tells: its header's claims, and the whole of it made small.
+
+    Attributes:
+        pixels: uint8 (side, side, 3), RGB, upright, squashed to a square.
+        width, height: of the image as a person sees it, EXIF orientation applied.
+        format: Pillow's name of the file format, such as "JPEG".
+        mode: Pillow's name of the kind of pixels, such as "RGB", "CMYK" or "I;16".
+        orientation: EXIF's 1 to 8; 1 is upright.
+        transparent: whether something may show through.
+        filled: whether the last row is the flat grey that libjpeg puts where a JPEG's data are missing.
+        notes: as in `Decoded`.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    format: str
+    mode: str
+    orientation: int
+    transparent: bool
+    filled: bool
+    notes: tuple[str, ...]
+
+
+def glance(encoded: bytes, side: int, limits: ImageLimits = ImageLimits()) -> Glance:
+    """A quick look under the rules of `decode`: what is refused there is refused here, and every byte is read.
+
+    Raises:
+        ImageError: if the bytes are no image of an accepted kind, are damaged, or exceed a limit.
+    """
+    with _opened(encoded, limits) as image:
+        orientation, mode, (width, height) = _orientation(image), image.mode, image.size
+        image.draft(None, (2 * side, 2 * side))
+        full = _rgb(image)
+        pixels = np.asarray(_upright(full.resize((side, side), Image.Resampling.BOX, reducing_gap=2.0), orientation))
+        if orientation >= 5:
+            width, height = height, width
+        transparent, filled = image.has_transparency_data, image.format == "JPEG" and _ends_in_grey(full)
+        return Glance(pixels, width, height, str(image.format), mode, orientation, transparent, filled, _notes(image))
+
+
 def dimensions(encoded: bytes, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
     """Width and height that the header claims, before any turning. Raises ImageError."""
     with _opened(encoded, limits) as image:
@@ -234,6 +277,11 @@ def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
     scale = 2 * preprocessing.resize / min(image.size)
     if scale < 1:
         image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+
+
+def _ends_in_grey(image: Image.Image) -> bool:
+    last = np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
+    return bool((last == 128).all())
 
 
 def _notes(image: Image.Image) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from service.artifact import Preprocessing
 from service.preprocess import decode
 from training.batches import Batches, Draw, Order, Random, label_counts, random_changes, shown, targets_of
 from training.dataset import Dataset, DatasetError, scan
+from training.looks import examine
 from training.pixels import pixels, whole
 from training.plan import Facts, Plan, plan
 from training.recipe import Recipe
@@ -26,7 +27,7 @@ SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 
 def dataset(make_folder, encode, photo) -> Dataset:
     folder = make_folder({"cat": 12, "dog": 12})
     (folder / "cat" / "photo.png").write_bytes(encode(photo))
-    return scan(folder)
+    return examine(scan(folder))[0]
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_every_epoch_shows_every_image_once_in_another_order():
 
 
 def test_balanced_sampling_shows_rare_labels_as_often_as_common_ones(make_folder):
-    dataset = scan(make_folder({"rare": 8, "common": 60}))
+    dataset = examine(scan(make_folder({"rare": 8, "common": 60})))[0]
     splits = split(dataset, 0)
     order = batches(dataset, splits=splits, balance="sampling").train_dataloader().sampler
     draws = [draw for number in range(40) for draw in order.draws(number)]
@@ -261,7 +262,7 @@ def test_margins_of_a_letterbox_are_learned_from(make_folder, encode):
             wide[0, 0] = [len(label), ord(label), 0]
             path.write_bytes(encode(wide))
     preprocessing = SQUARE.model_copy(update={"fit": "letterbox"})
-    images, _ = next(iter(batches(scan(folder), preprocessing, augment="light").train_dataloader()))
+    images, _ = next(iter(batches(examine(scan(folder))[0], preprocessing, augment="light").train_dataloader()))
     assert ((images == 255).all(dim=3).float().mean(dim=(1, 2)) > 0.3).all()  # white above and below
 
 

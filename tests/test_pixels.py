@@ -13,6 +13,7 @@ from service.artifact import Preprocessing
 from service.preprocess import decode, shrink
 from training import pixels as room
 from training.dataset import Dataset, DatasetError, Sample, scan
+from training.looks import examine
 from training.pixels import GIB, Pixels, pixels, square, whole
 
 SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -28,7 +29,7 @@ def home(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def dataset(make_folder) -> Dataset:
-    return scan(make_folder({"cat": 6, "dog": 6}))
+    return examine(scan(make_folder({"cat": 6, "dog": 6})))[0]
 
 
 class Unread:
@@ -77,7 +78,7 @@ def test_only_new_images_are_decoded(dataset: Dataset, home: Path):
 def test_images_keep_their_own_proportions(make_folder, encode):
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat" / "wide.png").write_bytes(encode(np.zeros((40, 100, 3), np.uint8)))
-    dataset = scan(folder)
+    dataset = examine(scan(folder))[0]
     [number] = [number for number, sample in enumerate(dataset.samples) if sample.path.endswith("wide.png")]
     assert kept(dataset)[number].shape == (36, 90, 3)
 
@@ -126,7 +127,7 @@ def test_a_nearly_full_disk_is_left_alone(dataset: Dataset, home: Path, monkeypa
 
 
 def test_what_was_not_used_for_longest_makes_room(make_folder, home: Path):
-    dataset = scan(make_folder({"cat": 4, "dog": 4}))
+    dataset = examine(scan(make_folder({"cat": 4, "dog": 4})))[0]
     for age, resize in ((300, 34), (100, 35)):
         pixels(dataset, dataset.samples, whole, SMALL.model_copy(update={"resize": resize}), 1)
         newest = max(files(home, ".npz"), key=lambda path: path.stat().st_mtime)
