@@ -15,6 +15,7 @@ from training.batches import Batches
 from training.finetune import WATCHED, FineTune
 from training.plan import Plan
 from training.progress import Progress, say
+from training.trackers import loggers
 
 
 def learn(network: Network, batches: Batches, plan: Plan, epochs: int, run: Path, gpu: bool) -> None:
@@ -43,7 +44,7 @@ def learn(network: Network, batches: Batches, plan: Plan, epochs: int, run: Path
         gradient_clip_val=plan.clip,
         accumulate_grad_batches=plan.accumulate,
         callbacks=[best, EarlyStopping(WATCHED, patience=plan.patience), Told(plan.batch_size)],
-        logger=CSVLogger(run, name=None, version=""),
+        logger=[CSVLogger(run, name=None, version=""), *loggers(plan, run)],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
