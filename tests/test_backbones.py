@@ -1,6 +1,5 @@
 """Names that exist (backbones), weights that are whole (pretrained), and graphs that are made once (graphs)."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import shared
 
-from service.engine import VECTORS, Graph
 from service.preprocess import decode
 from training import backbones, graphs, pretrained
 from training.backbones import BackboneError, Choice, choose
@@ -311,24 +309,3 @@ def test_failed_export_says_why_in_one_line(named, tmp_path: Path, monkeypatch):
     assert str(refused.value).endswith("1 tensors differ, first conv_stem.weight.")
     assert "\n" not in str(refused.value)
     assert list((tmp_path / "cache" / "backbones").iterdir()) == []
-
-
-@pytest.mark.parametrize("name", [SMALL, "vit_tiny_patch16_224"])
-def test_network_of_another_input_size_is_exported_as_torch_runs_it(name: str, tmp_path: Path):
-    from training.export import export_backbone
-
-    export_backbone(Choice(name, "none"), tmp_path / "base", 64, 64)
-    card = json.loads((tmp_path / "base-64" / "backbone.json").read_text())
-    vectors = Graph(tmp_path / "base-64" / "model.onnx", lanes=1)(np.zeros((2, 64, 64, 3), np.uint8))[VECTORS]
-    assert vectors.shape == (2, card["backbone"]["width"])
-    assert card["preprocessing"]["crop"] == 64
-
-
-def test_export_that_was_killed_before_its_last_file_is_finished_by_the_next(tmp_path: Path):
-    from training.export import export_backbone
-
-    choice, base = Choice(SMALL, "none"), tmp_path / "base"
-    export_backbone(choice, base, 64, 64)
-    graphs.size_file(base).unlink()
-    export_backbone(choice, base, 64, 64)
-    assert graphs.size_file(base).read_text() == "224"

@@ -25,8 +25,8 @@ def climbed(cache, tmp_path_factory: pytest.TempPathFactory):
         os.chdir(here)
 
 
-def test_auto_tries_the_probe_first_and_then_the_whole_network(climbed):
-    assert [rung.strategy for rung in climbed.climbed.rungs] == ["probe", "finetune"]
+def test_auto_climbs_from_the_cheapest_rung_upwards(climbed):
+    assert [rung.strategy for rung in climbed.climbed.rungs] == ["probe", "stages", "finetune"]
 
 
 def test_exactly_one_rung_is_kept_and_it_is_the_packaged_one(climbed):
@@ -35,19 +35,19 @@ def test_exactly_one_rung_is_kept_and_it_is_the_packaged_one(climbed):
 
 
 def test_the_verdict_holds_the_numbers_it_rests_on(climbed):
-    assert "points of accuracy (" in climbed.climbed.rungs[1].verdict
+    assert "points of accuracy (" in climbed.climbed.rungs[-1].verdict
 
 
 def test_the_story_lies_in_the_run_folder(climbed):
     story = json.loads((climbed.run / "ladder.json").read_text())
-    assert [rung["strategy"] for rung in story] == ["probe", "finetune"]
+    assert [rung["strategy"] for rung in story] == ["probe", "stages", "finetune"]
 
 
 def test_auto_keeps_the_probe_where_no_epoch_fits_the_budget(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = run.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
-    assert (result.artifact.manifest.strategy, len(result.climbed.rungs)) == ("probe", 1)
-    assert "auto keeps the probe: only 0 epochs of fine-tuning fit into the budget" in capsys.readouterr().err
+    assert (result.artifact.manifest.strategy, len(result.climbed.rungs)) == (result.climbed.trained.strategy, 2)
+    assert "is not tried: only 0 epochs fit into the budget" in capsys.readouterr().err
 
 
 def test_auto_does_not_climb_where_nothing_could_be_shown(cache, make_folder, tmp_path, monkeypatch, capsys):
@@ -62,6 +62,14 @@ def test_a_rung_asked_for_by_name_is_kept_whatever_it_brings(cache, tmp_path, mo
     result = run.fit(SAMPLE, tmp_path / "run", Recipe(strategy="finetune", epochs=1, **QUICK))
     assert result.artifact.manifest.strategy == "finetune"
     assert [rung.kept for rung in result.climbed.rungs] == [False, True]
+
+
+@pytest.mark.parametrize("strategy", ["svm", "stages", "last", "scratch"])
+def test_every_rung_can_be_asked_for_by_name(strategy: str, cache, make_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", Recipe(strategy=strategy, epochs=1, **QUICK))
+    assert result.artifact.manifest.strategy == strategy
+    assert result.climbed.rungs[-1].strategy == strategy
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400)])

@@ -44,7 +44,6 @@ def test_everything_left_open_is_decided():
         ("find_rates", True),
         ("pixel_cache", 0.0),
         ("seed", 9),
-        ("tracker", "mlflow"),
     ],
 )
 def test_every_choice_of_a_person_stands(name: str, value: object):

@@ -27,6 +27,21 @@ def test_line_says_how_far_how_fast_and_how_long():
     assert describe("reading", 1200, 5000, "images", 4.0) == "reading 1,200/5,000 images, 300/s, 13 s left"
 
 
+def test_line_without_a_known_end_promises_none():
+    assert describe("listing", 1200, 0, "files", 4.0) == "listing 1,200 files, 300/s"
+
+
+def test_terminal_shows_no_bar_without_a_known_end(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("time.monotonic", iter(range(0, 10_000, 10)).__next__)
+    with Progress("listing", 0, "files") as progress:
+        progress.advance(500)
+    assert "listing 500 files" in terminal.getvalue()
+    assert "█" not in terminal.getvalue()
+
+
 def test_finished_work_has_nothing_left():
     assert describe("reading", 10, 10, "images", 2.0) == "reading 10/10 images, 5/s, 0 s left"
 

@@ -167,6 +167,7 @@ def _check_agreement(headless: nn.Module, graph: Path, crop: int) -> None:
 
 if __name__ == "__main__":
     name, weights, base, side, median_side = sys.argv[1:]
+    torch.manual_seed(0)  # so that random weights are the same ones on every machine
     try:
         export_backbone(Choice(name, weights), Path(base), int(side) or None, int(median_side))
     except BackboneError as error:

@@ -44,7 +44,7 @@ def prepare(data: Path, run: Path, choices: Recipe) -> Ground:
         BackboneError, DatasetError: with what to do about it.
     """
     choice = backbones.choose(choices.backbone, choices.weights)
-    dataset = scan(data)
+    dataset = scan(data, choices.group_by, choices.follow_links)
     say(describe(dataset))
     dataset, looks = examine(dataset)
     findings = audit(dataset, looks)

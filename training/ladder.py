@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training import judge, rungs
+from training import judge, recipe, rungs
 from training.evaluate import score
 from training.ground import Ground
 from training.progress import duration, say
@@ -17,10 +17,15 @@ WORTH_IT = 3  # epochs: with fewer, the learning rate has hardly risen before it
 
 @dataclass(frozen=True)
 class Climb:
-    """The network that is kept, and the story of how it was chosen."""
+    """The network that is kept, and the story of how it was chosen.
+
+    Attributes:
+        place: between small and large, similar to ImageNet and different from it, in words; "" if nobody looked.
+    """
 
     trained: Trained
     rungs: tuple[Rung, ...]
+    place: str = ""
 
 
 def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
@@ -30,51 +35,87 @@ def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) ->
         begun: when the run began, by time.monotonic(); the budget counts from there.
         publish: packages a network; called with the first one as soon as it exists.
     """
-    started = time.monotonic()
-    probed = rungs.probe(ground.features, ground.splits, ground.choices)
-    first = rungs.finish_probe(probed, ground.exported, ground.splits)
-    story = [_rung(first, ground, time.monotonic() - started, True, "the first rung: always tried")]
-    if ground.choices.strategy == "probe":
-        return Climb(first, tuple(story))
-    say(f"probe: {story[0].validation.value:.1%} of validation")
-    if ground.choices.strategy == "finetune":
-        trained, rung = _finetuned(ground, probed, max(1, _epochs(ground, probed, begun)), "asked for by name")
-        return Climb(trained, (story[0].model_copy(update={"kept": False}), rung))
-    publish(first)
+    strategy = ground.choices.strategy
+    if strategy == "auto":
+        return _climb(ground, begun, publish)
+    if strategy in ("probe", "svm", "stages"):
+        _, trained, rung = _headed(ground, strategy)
+        return Climb(trained, (rung,))
+    probed, _, first = _headed(ground, "probe")
+    say(f"probe: {first.validation.value:.1%} of validation")
+    trained, rung = _finetuned(ground, probed, strategy, max(1, _epochs(ground, probed, begun)))
+    return Climb(trained, (first.model_copy(update={"kept": False}), rung))
+
+
+def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
+    probed, best, rung = _headed(ground, "probe")
+    story = [rung]
+    say(f"probe: {rung.validation.value:.1%} of validation")
+    publish(best)
     labels = labels_of(ground.splits.validation)
     mistakes = int((probed.validation.argmax(axis=1) != labels).sum())
     if reason := judge.nothing_to_gain(mistakes, len(labels)):
-        return _kept(first, story[0], reason)
+        say(f"auto keeps the probe: {reason}")
+        return Climb(best, (rung.model_copy(update={"verdict": f"kept: {reason}"}),))
     say("a first model is ready; still climbing, Ctrl-C keeps it")
-    epochs = _epochs(ground, probed, begun)
-    if epochs < WORTH_IT and not ground.choices.epochs:
-        return _kept(first, story[0], f"only {epochs} epochs of fine-tuning fit into the budget; a longer --budget allows more")
-    return _better(first, story[0], *_finetuned(ground, probed, epochs, ""), ground)
+    staged, trained, rung = _headed(ground, "stages")
+    best = _judged(ground, best, trained, rung, story)
+    large, different, place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
+    say(place)
+    for strategy in _higher(large, different, ground):
+        epochs = _epochs(ground, probed, begun)
+        if epochs < WORTH_IT and not ground.choices.epochs:
+            say(f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more")
+            break
+        best = _judged(ground, best, *_finetuned(ground, probed, strategy, epochs), story)
+    return Climb(best, tuple(story), place)
 
 
-def _kept(first: Trained, rung: Rung, reason: str) -> Climb:
-    say(f"auto keeps the probe: {reason}")
-    return Climb(first, (rung.model_copy(update={"verdict": f"kept: {reason}"}),))
+def _higher(large: bool, different: bool, ground: Ground) -> list[str]:
+    """Which rungs are worth their time where the data were found.
+
+    Few images that look like ImageNet's need little change, so the last layers are tried first; elsewhere the whole
+    network gets all the time there is. From scratch pays only with very many images.
+    """
+    n_images, n_labels = len(ground.splits.train), len(ground.dataset.labels)
+    last = [] if large or different else ["last"]
+    return [*last, "finetune", *(["scratch"] if n_images >= judge.ENOUGH_FOR_SCRATCH * n_labels else [])]
 
 
-def _better(first: Trained, lower: Rung, higher: Trained, rung: Rung, ground: Ground) -> Climb:
-    """The higher one if it is really better, else the cheaper one."""
-    found = judge.compare(
-        higher.validation, higher.temperature, first.validation, first.temperature, labels_of(ground.splits.validation)
-    )
-    verdict = found.sentence(higher.strategy, first.strategy)
+def _judged(ground: Ground, best: Trained, higher: Trained, rung: Rung, story: list[Rung]) -> Trained:
+    """The higher one if it is really better, else the cheaper one; the story goes on."""
+    labels = labels_of(ground.splits.validation)
+    found = judge.compare(higher.validation, higher.temperature, best.validation, best.temperature, labels)
+    verdict = found.sentence(higher.strategy, best.strategy)
     say(f"on validation, {verdict}")
-    story = (
-        lower.model_copy(update={"kept": not found.better}),
-        rung.model_copy(update={"kept": found.better, "verdict": verdict}),
-    )
-    return Climb(higher if found.better else first, story)
+    if found.better:
+        story[:] = [earlier.model_copy(update={"kept": False}) for earlier in story]
+    story.append(rung.model_copy(update={"kept": found.better, "verdict": verdict}))
+    return higher if found.better else best
 
 
-def _finetuned(ground: Ground, probed: Probed, epochs: int, verdict: str) -> tuple[Trained, Rung]:
+def _costs(staged: Probed) -> dict[str, float]:
+    """The best log-loss of each block of features, under cross-validation."""
+    costs: dict[str, float] = {}
+    for candidate in staged.chosen.table:
+        costs[candidate.block] = min(candidate.loss, costs.get(candidate.block, candidate.loss))
+    return costs
+
+
+def _headed(ground: Ground, strategy: str) -> tuple[Probed, Trained, Rung]:
     started = time.monotonic()
-    trained = rungs.finetune(ground.dataset, ground.splits, ground.exported, probed, ground.choices, epochs, ground.run)
-    return trained, _rung(trained, ground, time.monotonic() - started, True, verdict)
+    probed = rungs.probe(ground.features, ground.splits, ground.choices, strategy)
+    trained = rungs.finish_probe(probed, ground.exported, ground.splits)
+    best = probed.chosen.best
+    verdict = f"{best.kind} regression on {best.block}" if best.kind == "logistic" else f"linear SVM on {best.block}"
+    return probed, trained, _rung(trained, ground, time.monotonic() - started, verdict)
+
+
+def _finetuned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple[Trained, Rung]:
+    started = time.monotonic()
+    choices = ground.choices.model_copy(update={"strategy": strategy})
+    trained = rungs.finetune(ground.dataset, ground.splits, ground.exported, probed, choices, epochs, ground.run)
+    return trained, _rung(trained, ground, time.monotonic() - started, "asked for by name")
 
 
 def _epochs(ground: Ground, probed: Probed, begun: float) -> int:
@@ -82,10 +123,9 @@ def _epochs(ground: Ground, probed: Probed, begun: float) -> int:
     if ground.choices.epochs:
         return ground.choices.epochs
     train, validation = ground.splits.train, ground.splits.validation
-    plan = rungs.planned(ground.dataset, ground.splits, ground.choices)
-    speed = rungs.images_per_second(ground.exported, plan, rungs.on_gpu(ground.choices))
+    speed = rungs.images_per_second(ground.exported, len(probed.start.bias), ground.choices)
     fit = judge.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
-    wanted = plan.epochs
+    wanted = recipe.epochs(len(train))
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
     say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
     return min(wanted, fit)
@@ -95,9 +135,9 @@ def _left(ground: Ground, begun: float) -> float:
     return ground.choices.budget_s - (time.monotonic() - begun)
 
 
-def _rung(trained: Trained, ground: Ground, seconds: float, kept: bool, verdict: str) -> Rung:
+def _rung(trained: Trained, ground: Ground, seconds: float, verdict: str) -> Rung:
     found = score(trained.validation, labels_of(ground.splits.validation))
     estimate = Estimate(value=found.accuracy, low=found.low, high=found.high)
     return Rung.model_validate(
-        {"strategy": trained.strategy, "validation": estimate, "seconds": seconds, "kept": kept, "verdict": verdict}
+        {"strategy": trained.strategy, "validation": estimate, "seconds": seconds, "kept": True, "verdict": verdict}
     )

@@ -3,27 +3,30 @@
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from service.network import Network
 from training.batches import Batches
 from training.finetune import WATCHED, FineTune
 from training.plan import Plan
 from training.progress import Progress, say
-from training.trackers import loggers
 
 
-def learn(network: Network, batches: Batches, plan: Plan, epochs: int, run: Path, gpu: bool) -> None:
+def learn(
+    network: Network, batches: Batches, plan: Plan, epochs: int, run: Path, gpu: bool, tracked: Sequence[Logger] = ()
+) -> None:
     """Trains the network, and leaves it as it was after its best epoch; epoch 0, the probe, counts too.
 
     Args:
         network: with the probe's head.
         run: gets `metrics.csv` and `checkpoints/`.
+        tracked: who else is told the curves.
 
     Raises:
         Diverged: if the loss becomes NaN or infinite.
@@ -44,7 +47,7 @@ def learn(network: Network, batches: Batches, plan: Plan, epochs: int, run: Path
         gradient_clip_val=plan.clip,
         accumulate_grad_batches=plan.accumulate,
         callbacks=[best, EarlyStopping(WATCHED, patience=plan.patience), Told(plan.batch_size)],
-        logger=[CSVLogger(run, name=None, version=""), *loggers(plan, run)],
+        logger=[CSVLogger(run, name=None, version=""), *tracked],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,

@@ -76,7 +76,6 @@ class Plan(BaseModel):
     flips: bool
     rotations: bool
     pixel_cache: float
-    tracker: Literal["none", "tensorboard", "mlflow"]
 
     @property
     def steps(self) -> int:

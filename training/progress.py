@@ -14,7 +14,7 @@ class Progress:
 
     Args:
         what: a word for the work, such as "reading".
-        total: how many there are.
+        total: how many there are; 0 if nobody knows yet.
         unit: what is counted, such as "images".
     """
 
@@ -49,7 +49,8 @@ class Progress:
         line = describe(self._what, self._done, self._total, self._unit, now - self._begun) + note
         if self._terminal:
             filled = round(24 * self._done / max(1, self._total))
-            sys.stderr.write(f"\r\x1b[K{'█' * filled}{'░' * (24 - filled)} {line}")
+            bar = f"{'█' * filled}{'░' * (24 - filled)} " if self._total else ""
+            sys.stderr.write(f"\r\x1b[K{bar}{line}")
         else:
             sys.stderr.write(line + "\n")
         sys.stderr.flush()
@@ -61,8 +62,10 @@ def say(line: str) -> None:
 
 
 def describe(what: str, done: int, total: int, unit: str, seconds: float) -> str:
-    """One line: `reading 1,200/5,000 images, 310/s, 12 s left`."""
+    """One line: `reading 1,200/5,000 images, 310/s, 12 s left`; `listing 1,200 files, 310/s` where the end is unknown."""
     rate = done / max(seconds, 1e-9)
+    if total == 0:
+        return f"{what} {done:,} {unit}, {rate:,.0f}/s"
     left = (total - done) / max(rate, 1e-9)
     return f"{what} {done:,}/{total:,} {unit}, {rate:,.0f}/s, {duration(left)} left"
 

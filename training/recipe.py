@@ -42,7 +42,6 @@ class Recipe(BaseModel):
     follow_links: bool = Field(False, description="follow symbolic links that lead out of the folder")
     skip_bad: bool = Field(False, description="leave unreadable images out instead of stopping")
     drop_duplicates: bool = Field(False, description="leave out leaked and doubly labelled images instead of stopping")
-    ten_crop: bool = Field(False, description="also score the mean over ten crops of each image")
     tracker: Literal["none", "tensorboard", "mlflow"] = Field("none", description="where the curves go besides metrics.csv")
     pixel_cache: float = Field(16, ge=0, le=10_000, description="GiB of disk for decoded images")
 

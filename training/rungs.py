@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from service.artifact import Backbone, Preprocessing, Score
 from service.engine import LOGITS, VECTORS, CpuEngine, Engine, Graph, Outputs, Pixels, cuda_devices
 from service.preprocess import ImageError
-from training import evaluate, probes, recipe
+from training import blocks, evaluate, probes, recipe
+from training.blocks import Candidate, Chosen
 from training.dataset import Dataset, DatasetError, Sample
 from training.features import Features, Passes, View, extract, on_cpu
-from training.graphs import Exported
-from training.plan import Facts, Plan, describe, plan
+from training.graphs import STAGES, Exported
+from training.linear import Kind
+from training.plan import Facts, describe
+from training.plan import plan as planned
 from training.predict import outputs
 from training.probes import Head
 from training.progress import say
@@ -25,6 +28,7 @@ from training.recipe import Recipe
 from training.splits import FEWEST, Splits
 
 Floats = NDArray[np.float32]
+BATCH = 32  # images, for measuring how fast a network learns
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,16 @@ class Probed:
         final: the head learned from train and validation at the strength that train's cross-validation chose.
         validation: `start`'s logits on validation.
         test: `final`'s logits on test.
+        chosen: the features and the kind of head that cross-validation on train preferred.
+        strategy: the rung that this is.
     """
 
     start: Head
     final: Head
     validation: Floats
     test: Floats
+    chosen: Chosen
+    strategy: str = "probe"
 
 
 def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe) -> tuple[Features, Splits, dict[str, str]]:
@@ -109,22 +117,35 @@ def _passes(choices: Recipe) -> Passes:
     return passes
 
 
-def probe(features: Features, splits: Splits, choices: Recipe) -> Probed:
-    """Logistic regression on the backbone's vectors."""
+def probe(features: Features, splits: Splits, choices: Recipe, strategy: str = "probe") -> Probed:
+    """A linear head: on the backbone's last vectors (`probe`, `svm`), or on what cross-validation likes best (`stages`)."""
     # Not asked of the recipe again: files that were left out since may have moved the answer.
     mirrored = View(splits.train[0], mirrored=True).key in features.rows
 
-    def views(samples: tuple[Sample, ...]) -> Floats:
-        return np.stack([features.of(samples, mirror) for mirror in ((False, True) if mirrored else (False,))])
+    def seen(samples: tuple[Sample, ...]) -> Floats:
+        return np.stack([features.of(samples, mirror, "all") for mirror in ((False, True) if mirrored else (False,))])
 
-    train, labels = views(splits.train), labels_of(splits.train)
+    train, labels, columns = seen(splits.train), labels_of(splits.train), features.columns
     n_folds = recipe.folds(int(np.bincount(labels).min()), len(labels))
-    trials = probes.choose_strength(train, labels, n_folds, choices.seed)
-    strength = min(trials, key=lambda candidate: trials[candidate])
-    start = probes.fit(train, labels, strength)
+    if strategy == "stages":
+        chosen = blocks.best_of(train, columns, labels, n_folds, choices.seed)
+    else:
+        chosen = _on_last(
+            train[..., columns["last"]], labels, n_folds, choices.seed, "svm" if strategy == "svm" else "logistic"
+        )
+    best = chosen.best
+    start = blocks.learn(best, train, columns, labels)
     everything = (*splits.train, *splits.validation)
-    final = probes.fit(views(everything), labels_of(everything), strength)
-    return Probed(start, final, start(features.of(splits.validation)), final(features.of(splits.test)))
+    final = blocks.learn(best, seen(everything), columns, labels_of(everything))
+    validation, test = (features.of(samples, block=best.sees) for samples in (splits.validation, splits.test))
+    return Probed(start, final, start(validation), final(test), chosen, strategy)
+
+
+def _on_last(vectors: Floats, labels: NDArray[np.int64], n_folds: int, seed: int, kind: Kind) -> Chosen:
+    trials = probes.choose_strength(vectors, labels, n_folds, seed, kind)
+    strength = min(trials, key=lambda candidate: trials[candidate])
+    best = Candidate("last", kind, strength, trials[strength], float("nan"), len(labels))
+    return Chosen(best, (best,))
 
 
 def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
@@ -132,18 +153,19 @@ def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
     from safetensors.numpy import load_file
 
     backbone = Graph(exported.graph)
-    head = probed.final
+    head, sees = probed.final, probed.chosen.best.sees
 
     def network(batch: Pixels) -> Outputs:
-        vectors = backbone(batch)[VECTORS]
-        return Outputs(head(vectors), vectors)
+        said = backbone(batch)
+        seen = [said[name] for name in (STAGES, VECTORS) if name in said] if sees == "all" else [said[VECTORS]]
+        return Outputs(head(np.concatenate(seen, axis=1)), said[VECTORS])
 
     return Trained(
-        strategy="probe",
-        backbone=exported.backbone,
+        strategy=probed.strategy,
+        backbone=exported.backbone.model_copy(update={"sees": sees}),
         preprocessing=exported.preprocessing,
         network=network,
-        graph=probes.with_head(exported.graph, head),
+        graph=probes.with_head(exported.graph, head, sees),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
         validation=probed.validation,
         test=probed.test,
@@ -155,23 +177,36 @@ def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
 def finetune(
     dataset: Dataset, splits: Splits, exported: Exported, probed: Probed, choices: Recipe, epochs: int, run: Path
 ) -> Trained:
-    """The whole network, from the probe on (LP-FT), for at most `epochs`."""
+    """The network itself, for at most `epochs`: from the probe on (LP-FT), all of it or its last layers, or from scratch."""
     import torch
 
-    from training.batches import Batches
+    from training import layers, memory
+    from training.batches import Batches, label_counts
     from training.export import to_onnx
     from training.extractor import load_headless
     from training.finetune import set_head
     from training.learning import learn
+    from training.rates import found_rates
+    from training.trackers import tracked
 
-    plan = planned(dataset, splits, choices.model_copy(update={"epochs": epochs}))
     gpu = on_gpu(choices)
+    facts = Facts(
+        len(splits.train), label_counts(splits.train, len(dataset.labels)), dataset.multilabel, choices.weights != "none", gpu
+    )
+    plan = planned(choices.model_copy(update={"epochs": epochs}), facts)
     say(f"fine-tuning {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {epochs} epochs")
+    network = load_headless(exported, len(dataset.labels))
+    if plan.scratch:
+        layers.start_fresh(network, choices.seed, backbone=plan.fresh)
+    else:
+        set_head(network, probed.start)
+    plan = memory.fitting(network, plan, exported.preprocessing.crop, memory.free_memory(gpu))
+    if plan.find_rates:
+        trial = Batches(dataset, splits, exported.preprocessing, plan, gpu)
+        plan = found_rates(network, trial.train_dataloader(), plan, gpu)
     say(describe(plan))
-    network = load_headless(exported, len(probed.start.bias))
-    set_head(network, probed.start)
     batches = Batches(dataset, splits, exported.preprocessing, plan, gpu)
-    learn(network, batches, plan, epochs, run, gpu)
+    learn(network, batches, plan, epochs, run, gpu, tracked(choices, run))
 
     def in_memory(batch: Pixels) -> Outputs:
         with torch.inference_mode():
@@ -187,7 +222,7 @@ def finetune(
         for name, samples in (("validation", splits.validation), ("test", splits.test))
     }
     return Trained(
-        strategy="finetune",
+        strategy=choices.strategy,
         backbone=exported.backbone,
         preprocessing=exported.preprocessing,
         network=in_memory,
@@ -201,39 +236,26 @@ def finetune(
     )
 
 
-def planned(dataset: Dataset, splits: Splits, choices: Recipe) -> Plan:
-    """What fine-tuning on these images will do."""
-    labels = [label for sample in splits.train for label in sample.labels]
-    counts = tuple(np.bincount(labels, minlength=len(dataset.labels)).tolist())
-    return plan(choices, Facts(len(splits.train), counts, dataset.multilabel, choices.weights != "none", on_gpu(choices)))
-
-
-def images_per_second(exported: Exported, plan: Plan, gpu: bool) -> float:
-    """How fast this machine learns by a plan: the median of three steps on one batch of noise."""
+def images_per_second(exported: Exported, n_labels: int, choices: Recipe) -> float:
+    """How fast this machine learns with the whole network: the median of three steps on one batch of noise."""
     import torch
+    from torch.nn.functional import cross_entropy
 
     from training.extractor import load_headless
-    from training.finetune import FineTune, make_optimizer
 
-    device = "cuda" if gpu else "cpu"
-    network = load_headless(exported, len(plan.counts)).to(device).to(memory_format=torch.channels_last).train()
-    module, optimizer = FineTune(network, plan).to(device), make_optimizer(network, plan)
-    module.on_train_epoch_start()
+    device = "cuda" if on_gpu(choices) else "cpu"
+    network = load_headless(exported, n_labels).to(device).to(memory_format=torch.channels_last).train()
     side = exported.preprocessing.crop
-    pixels = torch.randint(0, 256, (plan.batch_size, side, side, 3), dtype=torch.uint8, device=device)
-    shape = (plan.batch_size, len(plan.counts)) if plan.multilabel else (plan.batch_size,)
-    targets = torch.zeros(shape, dtype=torch.float32 if plan.multilabel else torch.int64, device=device)
+    pixels = torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8, device=device)
+    labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
     seconds = []
     for _ in range(4):
         begun = time.monotonic()
-        with torch.autocast(device, torch.bfloat16, enabled=gpu):
-            loss = module.learning_loss(pixels, targets)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        if gpu:
+        torch.autograd.backward(cross_entropy(network(pixels)[0], labels))
+        if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - begun)
-    return plan.batch_size / statistics.median(seconds[1:])  # the first also pays for what is made only once
+    return BATCH / statistics.median(seconds[1:])  # the first also pays for what is made only once
 
 
 def answers(engine: Engine, dataset: Dataset, samples: tuple[Sample, ...], preprocessing: Preprocessing, what: str) -> Floats:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.plan import Plan
+from training.recipe import Recipe
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -17,17 +17,17 @@ def require(tracker: str) -> None:
         raise ValueError(f"--tracker {tracker}: {tracker} is not installed. Try: pip install 'graft-vision[track]'")
 
 
-def loggers(plan: Plan, run: Path) -> list["Logger"]:
-    """The tracker that the plan names, told the plan.
+def tracked(recipe: Recipe, run: Path) -> list["Logger"]:
+    """The tracker that the recipe names, told the recipe.
 
     Raises:
         ValueError: if the tracker's library is not installed.
     """
-    require(plan.tracker)
-    if plan.tracker == "none":
+    require(recipe.tracker)
+    if recipe.tracker == "none":
         return []
-    logger = _tensorboard(run) if plan.tracker == "tensorboard" else _mlflow(run)
-    logger.log_hyperparams(plan.model_dump(mode="json"))
+    logger = _tensorboard(run) if recipe.tracker == "tensorboard" else _mlflow(run)
+    logger.log_hyperparams(recipe.model_dump(mode="json"))
     return [logger]
 
 
