@@ -194,7 +194,8 @@ def test_loss_that_is_no_number_stops_at_that_step(start: Start, tmp_path: Path,
     network = start.network()
     with torch.no_grad():
         network.head.weight[0, 0] = number
-    with pytest.raises(Diverged, match=r"The loss became nan at step 0, learning rates \["):
+    named = r"The batch: (\w+/\d+\.png, ){5}…\.$"
+    with pytest.raises(Diverged, match=rf"The loss became nan at step 0, learning rates \[.+\]; try lower ones\. {named}"):
         learn(network, start.batches(planned()), planned(), 1, tmp_path, gpu=False)
 
 
