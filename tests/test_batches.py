@@ -11,6 +11,7 @@ from service.artifact import Preprocessing
 from service.preprocess import decode
 from training.batches import Batches, Fixed, Random, random_changes, seed_worker
 from training.dataset import Dataset, DatasetError, scan
+from training.looks import examine
 from training.recipe import Recipe
 from training.splits import split
 
@@ -21,7 +22,7 @@ SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 
 def dataset(make_folder, encode, photo) -> Dataset:
     folder = make_folder({"cat": 12, "dog": 12})
     (folder / "cat" / "photo.png").write_bytes(encode(photo))
-    return scan(folder)
+    return examine(scan(folder))[0]
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from service.artifact import ArtifactError
 from service.engine import Outputs
 from training import package
 from training.dataset import Dataset, Sample, scan
+from training.looks import examine
 from training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return scan(SAMPLE)
+    return examine(scan(SAMPLE))[0]
 
 
 @pytest.fixture(scope="module")

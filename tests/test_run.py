@@ -12,6 +12,7 @@ import pytest
 
 from training import run
 from training.dataset import DatasetError, scan
+from training.looks import examine
 from training.recipe import Recipe
 from training.sample import SAMPLE
 from training.splits import split
@@ -41,7 +42,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_facts_say_what_a_program_needs(fitted):
     facts = fitted.facts()
-    assert set(facts) == {"run", "package", "strategy", "backbone", "labels", "test", "validation", "seconds"}
+    assert set(facts) == {"run", "package", "strategy", "backbone", "labels", "test", "validation", "seconds", "rungs"}
     assert set(facts["test"]) == {"accuracy", "low", "high", "n"}
     assert set(facts["validation"]) == {"accuracy", "n"}
 
@@ -68,7 +69,7 @@ def test_recipe_is_recorded(fitted):
 
 def test_recorded_recipe_makes_the_recorded_splits_again(fitted):
     recipe = Recipe.load(fitted.run / "recipe.yaml", {})
-    dataset = scan(SAMPLE)
+    dataset = examine(scan(SAMPLE))[0]
     expected = [
         {"path": sample.path, "label": dataset.labels[sample.label], "split": name, "sha256": sample.digest.hex()}
         for name, samples in split(dataset, recipe.seed).named().items()
@@ -175,7 +176,7 @@ def test_label_whose_images_to_learn_from_are_all_corrupt_is_named(fitted, make_
     folder = make_folder({"cat": 40, "dog": 40, "emu": 4})
     for number in range(2):
         (folder / f"emu/{number:03d}.png").write_bytes(f"no image {number}".encode())
-    dataset = scan(folder)
+    dataset = examine(scan(folder))[0]
     corrupt = {"emu/000.png", "emu/001.png"}
     seed = next(
         seed

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from training.dataset import Dataset, DatasetError, Sample, Source, scan
+from training.looks import examine
 from training.splits import Splits, split
 
 
@@ -56,10 +57,10 @@ def test_other_seed_makes_another_cut():
 
 def test_split_does_not_depend_on_file_names(make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
-    before = split(scan(folder), seed=0)
+    before = split(examine(scan(folder))[0], seed=0)
     for number, path in enumerate(sorted(folder.rglob("*.png"), reverse=True)):
         os.rename(path, path.with_name(f"renamed-{number * 7919 % 101}.png"))
-    after = split(scan(folder), seed=0)
+    after = split(examine(scan(folder))[0], seed=0)
     for name, samples in before.named().items():
         assert [sample.digest for sample in samples] == [sample.digest for sample in after.named()[name]]
 

@@ -5,7 +5,7 @@ import errno
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -52,6 +52,24 @@ def predict(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"model": loaded.manifest.sha256, "images": found}, ensure_ascii=False))
     return 1 if failed else 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """graft compare DIR"""
+    from training import compare as comparing
+    from training import contest
+
+    out = arguments.out or Path("compare") / arguments.data.resolve().stem
+    found = contest.compare(
+        arguments.data, out, _recipe(arguments), _listed(arguments.strategies), _listed(arguments.backbones), arguments.seeds
+    )
+    print(comparing.text(found))
+    print(f"every run: {out / 'compare.csv'}")
+    return 0
+
+
+def _listed(text: str) -> list[str]:
+    return list(dict.fromkeys(filter(None, text.split(","))))
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -117,6 +135,18 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     if "fit" in argv:  # the recipe's model takes longer to import than `graft --help` may take in all
         _add_recipe(fitting.add_argument_group("recipe"))
 
+    comparing = _verb(verbs, "compare", compare, "learn in several ways and show which is really better on your images")
+    comparing.add_argument("data", type=Path, metavar="DIR", help="as for fit")
+    comparing.add_argument("--strategies", default="probe,finetune", metavar="A,B", help="(default: probe,finetune)")
+    comparing.add_argument("--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="(default: %(default)s)")
+    comparing.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="runs of each, with seeds 0 to N-1 (default: 1)"
+    )
+    comparing.add_argument("--out", type=Path, metavar="FOLDER", help="for compare.csv (default: one below compare/)")
+    comparing.add_argument("--recipe", type=Path, metavar="FILE", help="YAML with any of the choices below (default: none)")
+    if "compare" in argv:
+        _add_recipe(comparing.add_argument_group("recipe"), without={"strategy", "backbone", "seed"})
+
     predicting = _verb(verbs, "predict", predict, "classify images with a package")
     predicting.add_argument("package", type=Path, metavar="PACKAGE")
     predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
@@ -165,10 +195,12 @@ def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int], he
     return verb
 
 
-def _add_recipe(group: Any) -> None:
+def _add_recipe(group: Any, without: Collection[str] = ()) -> None:
     from training.recipe import Recipe
 
     for name, field in Recipe.model_fields.items():
+        if name in without:
+            continue
         default = "derived from the data" if field.default is None else field.default
         settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         settings["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"

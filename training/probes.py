@@ -1,20 +1,32 @@
-"""Features -> a linear head: logistic regression whose strength cross-validation chose. No torch."""
+"""Features -> a linear head whose regularisation cross-validation chose. No torch.
 
+Targets are labels int (N,), or bool (N, C) where an image may have several labels. One number judges every head: its
+log-loss on images it did not learn from, after the temperature that suits it best. It says more of few images than
+accuracy does, it can compare an SVM's margins with logits, and a package calibrates its logits anyway.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine import LOGITS, VECTORS
+from service.engine import LOGITS, VECTORS, cores
+from training.folds import Groups, Part, Targets, among, deal, subset
+from training.graphs import STAGES
+from training.linear import Floats, Kind, Loss, Parameters, loss_of, minimise, one_hot, sigmoid, softmax, weights_of
+from training.parallel import each
 
 if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
+    import onnx
 
-STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4.5, 1.01, 0.5))  # sklearn's C
+STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4.5, 1.01, 0.5))  # scikit-learn's C
 ONE_THREAD = 1  # the products are small: more threads gain little, and on a busy machine wait for each other (50 times slower)
 MOST_FOR_CHOOSING = 5_000  # images; the best strength hardly moves beyond, and the search grows with every one
+ROUGH, FINE = 1e-3, 1e-4  # slopes left: while searching, and of a head that is kept
+WHOLE = (slice(None),)
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Head:
     Attributes:
         weight: float32 (C, D), on raw vectors: the scaler is folded in.
         bias: float32 (C,).
-        strength: the inverse regularisation (sklearn's C, on standardised vectors).
+        strength: the inverse regularisation, on standardised vectors: scikit-learn's C, with one row for each label.
     """
 
     weight: NDArray[np.float32]
@@ -36,97 +48,214 @@ class Head:
         return vectors @ self.weight.T + self.bias
 
 
-def choose_strength(vectors: NDArray[np.float32], labels: NDArray[np.int64], n_folds: int, seed: int) -> dict[float, float]:
-    """The mean log-loss of each strength under stratified cross-validation; the smallest is the choice.
+@dataclass(frozen=True)
+class Trial:
+    """How one strength did on images not learned from: calibrated log-loss, and the share of right answers."""
+
+    loss: float
+    accuracy: float
+
+
+def choose_strength(
+    vectors: Floats,
+    targets: Targets,
+    n_folds: int,
+    seed: int,
+    kind: Kind = "logistic",
+    balanced: bool = False,
+    groups: Groups = None,
+) -> dict[float, float]:
+    """The calibrated log-loss of each strength under stratified cross-validation; the smallest is the choice.
 
     Args:
         vectors: float32 (V, N, D): V views of N images; all are learned from, only the first is judged by.
-        labels: int (N,); every class in [0, C) occurs at least `n_folds` times.
+        targets: int (N,) or bool (N, C).
         n_folds: how many parts.
         seed: of the shuffling.
+        kind: what the head minimises.
+        balanced: whether rare labels weigh as much as frequent ones.
+        groups: of each image; a group is never torn apart, so that no copy of an image answers for it.
     """
-    from threadpoolctl import threadpool_limits
-
-    chosen = _subset(labels, MOST_FOR_CHOOSING, seed)
-    standard = (vectors - vectors[0].mean(axis=0)) / _scale(vectors)
-    with threadpool_limits(ONE_THREAD):
-        return _trials(standard[:, chosen], labels[chosen], n_folds, seed)
-
-
-def fit(vectors: NDArray[np.float32], labels: NDArray[np.int64], strength: float) -> Head:
-    """Multinomial logistic regression on V views of N images, (V, N, D); labels int (N,)."""
-    from threadpoolctl import threadpool_limits
-
-    mean, scale = vectors[0].mean(axis=0), _scale(vectors)
-    with threadpool_limits(ONE_THREAD):
-        model = _regression(strength, vectors, max_iter=2000, tol=1e-4).fit(*_flat((vectors - mean) / scale, labels))
-    weight, bias = _multinomial(model.coef_, model.intercept_)
-    folded = weight / scale
-    return Head(folded.astype(np.float32), (bias - folded @ mean).astype(np.float32), strength)
+    mean, scale = standard(vectors)
+    kept = subset(targets, MOST_FOR_CHOOSING, seed)
+    search = Search((vectors[:, kept] - mean) / scale, targets[kept], kind, balanced)
+    trials = search.trials(deal(targets[kept], n_folds, seed, among(groups, kept)), STRENGTHS)
+    return {strength: trial.loss for strength, trial in trials.items()}
 
 
-def _scale(vectors: NDArray[np.float32]) -> float:
-    # One scale for all columns: dividing each by its own would blow up those that hardly ever fire.
-    return float(vectors[0].std(axis=0).mean()) or 1.0
+def fit(
+    vectors: Floats,
+    targets: Targets,
+    strength: float,
+    kind: Kind = "logistic",
+    blocks: Sequence[slice] = WHOLE,
+    balanced: bool = False,
+) -> Head:
+    """A head learned from V views of N images, vectors (V, N, D).
+
+    Args:
+        targets: int (N,) or bool (N, C).
+        strength: the inverse regularisation.
+        kind: "logistic" (a softmax, or with bool targets each label on its own) or "svm" (squared hinge).
+        blocks: columns that are brought to one scale together.
+        balanced: whether rare labels weigh as much as frequent ones.
+    """
+    mean, scale = standard(vectors, blocks)
+    search, everything = Search((vectors - mean) / scale, targets, kind, balanced), np.arange(vectors.shape[1])
+    _, [rows] = search.round([(everything, everything[:0])], strength, [None], FINE)
+    folded = rows[:, :-1] / scale
+    return Head(folded.astype(np.float32), (rows[:, -1] - folded @ mean).astype(np.float32), strength)
 
 
-def _flat(vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    return vectors.reshape(-1, vectors.shape[-1]), np.tile(labels, len(vectors))
+def out_of_fold(
+    vectors: Floats,
+    targets: Targets,
+    strength: float,
+    n_folds: int,
+    seed: int,
+    kind: Kind = "logistic",
+    groups: Groups = None,
+) -> Floats:
+    """Calibrated probabilities float32 (N, C) of every image, from a head that learned from the other parts only.
+
+    Args:
+        vectors: float32 (V, N, D): V views of N images; all are learned from, the first is asked about.
+        targets: int (N,) or bool (N, C).
+        groups: as for `choose_strength`.
+    """
+    mean, scale = standard(vectors)
+    search = Search((vectors - mean) / scale, targets, kind, balanced=False)
+    logits, _ = search.round(deal(targets, n_folds, seed, groups), strength, [None] * n_folds, FINE)
+    cooled = logits / np.float32(calibration(search.judge, logits, search.wanted)[0])
+    return sigmoid(cooled) if targets.ndim == 2 else softmax(cooled)
 
 
-def _regression(strength: float, vectors: NDArray[np.float32], **settings: float | bool) -> "LogisticRegression":
-    from sklearn.linear_model import LogisticRegression
+class Search:
+    """Standardised features with their targets, to learn many heads from parts of them.
 
-    # Views of one image are not new evidence, so together they weigh as much as one.
-    return LogisticRegression(C=strength / len(vectors), **settings)
+    Args:
+        scaled: float32 (V, N, D): V views of N images.
+        targets: int (N,) or bool (N, C).
+    """
+
+    def __init__(self, scaled: Floats, targets: Targets, kind: Kind, balanced: bool) -> None:
+        self.scaled, self.wanted, self._multilabel = scaled, one_hot(targets), targets.ndim == 2
+        self._loss, self.judge = loss_of(kind, self._multilabel), loss_of("logistic", self._multilabel)
+        self._weights = weights_of(self.wanted, self._multilabel, balanced)
+
+    def learn(self, images: NDArray[np.intp], strength: float, start: Parameters | None, tolerance: float) -> Parameters:
+        """Rows (C, D + 1) learned from some images, from where an earlier search ended."""
+        n_views, n_images, width = self.scaled.shape
+        some = self.scaled if len(images) == n_images else self.scaled[:, images]  # all of a million are not copied again
+        flat = some.reshape(-1, width)
+        wanted, weights = (np.tile(array[images], (n_views, 1)) for array in (self.wanted, self._weights))
+        # Views of one image are not new evidence, so together they weigh as much as one.
+        return minimise(self._loss, flat, wanted, weights, 1 / (strength * len(images)), start, tolerance)
+
+    def round(
+        self, parts: Sequence[Part], strength: float, starts: Sequence[Parameters | None], tolerance: float = ROUGH
+    ) -> tuple[Floats, list[Parameters]]:
+        """Logits float32 (N, C) of the images judged by, NaN for the others; and each part's rows."""
+        from threadpoolctl import threadpool_limits
+
+        jobs = [(learned, start) for (learned, _), start in zip(parts, starts, strict=True)]
+        with threadpool_limits(ONE_THREAD):  # out here, because the limit is the whole process's
+            found = list(each(lambda job: self.learn(job[0], strength, job[1], tolerance), jobs, cores()))
+        logits = np.full(self.wanted.shape, np.nan, np.float32)
+        for (_, judged), rows in zip(parts, found, strict=True):
+            logits[judged] = self.scaled[0, judged] @ rows[:, :-1].T.astype(np.float32) + rows[:, -1].astype(np.float32)
+        return logits, found
+
+    def trials(self, parts: Sequence[Part], strengths: Sequence[float]) -> dict[float, Trial]:
+        """What came of each strength, from strong regularisation to weak, each starting from where the last one ended."""
+        judged = np.sort(np.concatenate([part for _, part in parts]))
+        starts: Sequence[Parameters | None] = [None] * len(parts)
+        trials: dict[float, Trial] = {}
+        for strength in strengths:
+            logits, starts = self.round(parts, strength, starts)
+            loss = calibration(self.judge, logits[judged], self.wanted[judged])[1]
+            trials[strength] = Trial(loss, self._accuracy(logits[judged], self.wanted[judged]))
+            if past_the_valley([trial.loss for trial in trials.values()]):
+                break
+        return trials
+
+    def _accuracy(self, logits: Floats, wanted: Floats) -> float:
+        right = (logits > 0) == (wanted > 0) if self._multilabel else logits.argmax(axis=1) == wanted.argmax(axis=1)
+        return float(right.mean())
 
 
-def _trials(vectors: NDArray[np.float32], labels: NDArray[np.int64], n_folds: int, seed: int) -> dict[float, float]:
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedKFold
+def past_the_valley(losses: Sequence[float]) -> bool:
+    """Whether still weaker regularisation would only overfit more, and converge more slowly.
 
-    folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(vectors[0], labels))
-    models = [_regression(STRENGTHS[0], vectors, max_iter=300, tol=1e-3, warm_start=True) for _ in folds]
-    trials: dict[float, float] = {}
-    # From strong regularisation to weak, each fold's model starting where its last one ended.
-    for strength in STRENGTHS:
-        losses = []
-        for model, (learn, check) in zip(models, folds, strict=True):
-            model.set_params(C=strength / len(vectors)).fit(*_flat(vectors[:, learn], labels[learn]))
-            losses.append(log_loss(labels[check], model.predict_proba(vectors[0, check]), labels=model.classes_))
-        trials[strength] = float(np.mean(losses))
-        if trials[strength] > 1.05 * min(trials.values()):
-            break  # past the valley: weaker regularisation only overfits more, and converges more slowly
-    return trials
+    Two steps uphill say so; so do five that brought nothing, as where labels are noise. Fewer might be the plain before
+    the valley, where regularisation is so strong that weights change in size only.
+    """
+    return min(losses[-2:]) > 1.001 * min(losses) or (len(losses) > 5 and min(losses[-5:]) > 0.999 * min(losses[:-5]))
 
 
-def _subset(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.intp]:
-    """Indices of at most `most` images, stratified; all of them if there are no more."""
-    if len(labels) <= most:
-        return np.arange(len(labels))
-    from sklearn.model_selection import train_test_split
+def standard(vectors: Floats, blocks: Sequence[slice] = WHOLE) -> tuple[Floats, Floats]:
+    """Mean and scale float32 (D,) of the first view of (V, N, D); the columns of a block share one scale.
 
-    chosen: NDArray[np.intp] = train_test_split(np.arange(len(labels)), train_size=most, stratify=labels, random_state=seed)[0]
-    return chosen
-
-
-def _multinomial(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """One row per class; sklearn gives a single row for two classes, the second's logit minus the first's."""
-    if len(weight) > 1:
-        return weight, bias
-    return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    Dividing each column by its own would blow up those that hardly ever fire.
+    """
+    spread, scale = vectors[0].std(axis=0), np.ones(vectors.shape[-1], np.float32)
+    for block in blocks:
+        scale[block] = float(spread[block].mean()) or 1.0
+    return vectors[0].mean(axis=0), scale
 
 
-def with_head(graph: Path, head: Head) -> bytes:
-    """A backbone's ONNX file with the head appended as the output `logits`."""
+def calibration(loss: Loss, logits: Floats, wanted: Floats) -> tuple[float, float]:
+    """The temperature that suits logits (N, C) best, and the mean log-loss that is left then."""
+    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+
+    def cost(log_temperature: float) -> float:
+        return float(loss(logits / np.float32(np.exp(log_temperature)), wanted)[0].sum(dtype=np.float64)) / len(logits)
+
+    found = minimize_scalar(cost, bounds=(-9, 9), method="bounded", options={"xatol": 0.01})
+    return float(np.exp(found.x)), float(found.fun)
+
+
+def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") -> bytes:
+    """A backbone's ONNX file with the head appended: outputs `logits` and `vectors`, and of the rest what they need.
+
+    Args:
+        graph: with the outputs `vectors` and perhaps `stages`.
+        sees: whether the head takes the vectors, or the stages with the vectors after them.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(graph)
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
     model.graph.initializer.extend(numpy_helper.from_array(tensor, name) for name, tensor in tensors.items())
-    model.graph.node.append(helper.make_node("Gemm", [VECTORS, *tensors], [LOGITS], transB=1))
-    model.graph.output.insert(0, helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(head.bias)]))
+    seen = VECTORS
+    if sees == "all" and any(output.name == STAGES for output in model.graph.output):
+        seen = "seen"
+        model.graph.node.append(helper.make_node("Concat", [STAGES, VECTORS], [seen], axis=1))
+    model.graph.node.append(helper.make_node("Gemm", [seen, *tensors], [LOGITS], transB=1))
+    vectors = next(output for output in model.graph.output if output.name == VECTORS)
+    del model.graph.output[:]
+    model.graph.output.extend([helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(head.bias)]), vectors])
+    _prune(model.graph)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _prune(graph: "onnx.GraphProto") -> None:
+    """Leaves out what no output needs, such as means of stages that the head does not see."""
+    needed, kept = {output.name for output in graph.output}, []
+    for node in reversed(graph.node):  # every node stands behind those that it needs
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= _named(node)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(tensors)
+
+
+def _named(node: "onnx.NodeProto") -> set[str]:
+    """What a node takes, its branches' insides included."""
+    inside = (_named(inner) for attribute in node.attribute for inner in attribute.g.node)
+    return set(node.input).union(*inside)

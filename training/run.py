@@ -2,9 +2,9 @@
 
 import csv
 import errno
+import json
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,17 +13,15 @@ import numpy as np
 
 from service.artifact import Artifact, Score
 from service.model import Model
-from service.preprocess import ImageError, dimensions
-from training import backbones, graphs, ladder, package
-from training.audit import audit, settled
-from training.dataset import Dataset, DatasetError, describe, scan
+from training import ladder, package, rungs
+from training.dataset import DatasetError, scan
 from training.evaluate import score
-from training.graphs import Exported
-from training.ladder import Trained
-from training.looks import examine
-from training.progress import duration, say
+from training.ground import Ground, prepare
+from training.ladder import Climb
+from training.progress import duration
 from training.recipe import Recipe
-from training.splits import Splits, grouped, split
+from training.rungs import Trained
+from training.story import Rung
 
 RUNS = Path("runs")
 
@@ -34,8 +32,13 @@ class Result:
 
     run: Path
     artifact: Artifact
-    trained: Trained
+    climbed: Climb
     seconds: float
+
+    @property
+    def trained(self) -> Trained:
+        """The network that was kept."""
+        return self.climbed.trained
 
     def facts(self) -> dict[str, object]:
         """For `--json`."""
@@ -50,9 +53,10 @@ class Result:
             "test": test.model_dump(),
             "validation": {"accuracy": validation.accuracy, "n": validation.n},
             "seconds": round(self.seconds, 2),
+            "rungs": [rung.model_dump() for rung in self.climbed.rungs],
         }
-        if self.trained.gain:
-            facts["gain_over_probe"] = dict(zip(("difference", "low", "high"), self.trained.gain, strict=True))
+        if gain := self.trained.gain:
+            facts["gain_over_probe"] = dict(zip(("difference", "low", "high"), gain, strict=True))
         return facts
 
 
@@ -63,30 +67,21 @@ def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
         BackboneError, DatasetError, ArtifactError, OSError: with what to do about it.
     """
     begun = time.monotonic()
-    choice = backbones.choose(recipe.backbone, recipe.weights)
     run = run or _fresh(data)
     _check_writable(run)
-    dataset = scan(data)
-    say(describe(dataset))
-    dataset, looks = examine(dataset)
-    dataset, left_out = settled(dataset, audit(dataset, looks), recipe.skip_bad, recipe.drop_duplicates)
-    splits = split(grouped(dataset, looks.alike), recipe.seed)
+    ground = prepare(data, run, recipe)
     run.mkdir(parents=True, exist_ok=True)
     recipe.save(run / "recipe.yaml")
-    exported = graphs.export(choice, recipe.input_size, _median_side(dataset, splits), recipe.fit)
-    features, splits, skipped = ladder.readable(dataset, splits, exported, recipe)
-    _record(run, dataset, splits, left_out | skipped)
-    say(_plan(splits, exported, features.computed))
-    if recipe.strategy == "auto":
-        say("strategy: probe (auto); --strategy finetune trains the whole network from there")
-    probed = ladder.probe(features, splits, recipe)
-    trained = ladder.finish_probe(probed, exported, splits)
-    if recipe.strategy == "finetune":
-        say(f"probe: {_shown(trained.scores['validation'])} of validation")
-        trained = ladder.finetune(dataset, splits, exported, probed, recipe, run)
-    artifact = package.write(trained, dataset, splits.validation, _name(data), run / "package")
-    _point_latest(run)
-    return Result(run, artifact, trained, time.monotonic() - begun)
+    _record(ground)
+
+    def publish(trained: Trained) -> Artifact:
+        artifact = package.write(trained, ground.dataset, ground.splits.validation, _name(data), run / "package")
+        _point_latest(run)
+        return artifact
+
+    climbed = ladder.climb(ground, begun, publish)
+    _tell(run, climbed.rungs)
+    return Result(run, publish(climbed.trained), climbed, time.monotonic() - begun)
 
 
 def summary(result: Result) -> str:
@@ -94,8 +89,8 @@ def summary(result: Result) -> str:
     manifest = result.artifact.manifest
     test = manifest.scores["test"]
     lines = [f"test: {_shown(test)} right, on {test.n:,} images that nothing was chosen by"]
-    if result.trained.gain:
-        difference, low, high = (100 * value for value in result.trained.gain)
+    if gain := result.trained.gain:
+        difference, low, high = (100 * value for value in gain)
         verdict = "beats" if low > 0 else "is not shown to beat"
         lines.append(f"fine-tuning {verdict} its probe: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
     lines.append(f"package: {result.artifact.path}  ({duration(result.seconds)})")
@@ -126,33 +121,22 @@ def _check_writable(run: Path) -> None:
         raise PermissionError(errno.EACCES, "The run's folder cannot be written", str(existing))
 
 
-def _median_side(dataset: Dataset, splits: Splits) -> int:
-    """The typical shorter side, in pixels, of the images to learn from."""
-    sides = []
-    for sample in splits.train[:101]:
-        with suppress(ImageError):  # the pass over all images will name it
-            sides.append(min(dimensions(dataset.read(sample))))
-    if not sides:
-        raise DatasetError("None of the first images can be read. graft fit reads JPEG, PNG, WebP, GIF and BMP.")
-    return sorted(sides)[len(sides) // 2]
-
-
-def _plan(splits: Splits, exported: Exported, computed: int) -> str:
-    counts = ", ".join(f"{len(samples):,} {name}" for name, samples in splits.named().items())
-    cached = "" if computed else "; features were cached"
-    return f"{counts}; {exported.backbone.name} at {exported.preprocessing.crop} pixels{cached}"
-
-
-def _record(run: Path, dataset: Dataset, splits: Splits, left_out: dict[str, str]) -> None:
+def _record(ground: Ground) -> None:
     """`splits.csv`: which image went where, by content."""
-    with (run / "splits.csv").open("w", newline="", encoding="utf-8") as file:
+    with (ground.run / "splits.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split", "sha256"])
-        for name, samples in splits.named().items():
+        for name, samples in ground.splits.named().items():
             for sample in samples:
-                writer.writerow([sample.path, dataset.labels[sample.label], name, sample.digest.hex()])
-        for path, reason in sorted(left_out.items()):
+                writer.writerow([sample.path, ground.dataset.labels[sample.label], name, sample.digest.hex()])
+        for path, reason in sorted(ground.left_out.items()):
             writer.writerow([path, "", f"left out: {reason}", ""])
+
+
+def _tell(run: Path, story: tuple[Rung, ...]) -> None:
+    """`ladder.json`: which rungs were climbed, and why the one that was kept was kept."""
+    content = json.dumps([rung.model_dump() for rung in story], indent=2, ensure_ascii=False)
+    (run / "ladder.json").write_text(content + "\n", encoding="utf-8")
 
 
 def _point_latest(run: Path) -> None:
@@ -176,4 +160,4 @@ def evaluate(model: Model, data: Path) -> Score:
     if unknown := sorted(set(dataset.labels) - set(known)):
         raise DatasetError(f"The package knows no {', '.join(map(repr, unknown))}; it knows {', '.join(known)}.")
     labels = np.array([known[dataset.labels[sample.label]] for sample in samples])
-    return score(ladder.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating"), labels)
+    return score(rungs.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating"), labels)

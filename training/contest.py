@@ -1,0 +1,52 @@
+"""Runs what `graft compare` compares: every strategy on every backbone with every seed, on the same images."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from training import backbones, ladder
+from training.compare import Cell, Table, grid, save, table
+from training.ground import Ground, prepare
+from training.progress import duration, say
+from training.recipe import Recipe, Strategy
+from training.rungs import labels_of
+
+
+def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], networks: Sequence[str], n_seeds: int) -> Table:
+    """Learns once for each cell, one after the other; `compare.csv` in `out` grows with each.
+
+    Args:
+        choices: of every run; strategy, backbone and seed are replaced. The budget holds for each run by itself.
+
+    Raises:
+        ValueError: if a strategy does not exist.
+        BackboneError, DatasetError: with what to do about it.
+    """
+    if unknown := set(strategies) - set(get_args(Strategy)):
+        raise ValueError(f"No such strategy: {', '.join(sorted(unknown))}. There are {', '.join(get_args(Strategy))}.")
+    for network in networks:  # all of them before hours are spent on the first
+        backbones.choose(network, choices.weights)
+    out.mkdir(parents=True, exist_ok=True)
+    cells: list[Cell] = []
+    for backbone, seed, strategy in grid(strategies, networks, n_seeds):
+        say(f"{strategy} on {backbone}, seed {seed}")
+        chosen = {"strategy": strategy, "backbone": backbone, "seed": seed}
+        cells.append(_cell(data, out, Recipe.model_validate(choices.model_dump() | chosen)))
+        say(f"{cells[-1].accuracy:.1%} of test in {duration(cells[-1].seconds)}")
+        save(cells, out / "compare.csv")
+    return table(cells)
+
+
+def _cell(data: Path, out: Path, choices: Recipe) -> Cell:
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as folder:
+        ground = prepare(data, Path(folder), choices)
+        trained = ladder.climb(ground, begun, lambda first: None).trained
+    rights = trained.test.argmax(axis=1) == labels_of(ground.splits.test)
+    return Cell(choices.strategy, choices.backbone, choices.seed, time.monotonic() - begun, _by_image(ground, rights))
+
+
+def _by_image(ground: Ground, rights: Sequence[bool]) -> dict[bytes, float]:
+    return {sample.digest: float(right) for sample, right in zip(ground.splits.test, rights, strict=True)}

@@ -1,0 +1,52 @@
+"use strict";
+// For reading, the page needs none of this: links lead to the same images, and tables are sorted sensibly already.
+
+// The images behind a cell of the confusion matrix, beside it instead of further down.
+const behind = document.getElementById("behind");
+if (behind && typeof HTMLDialogElement === "function") {
+  const dialog = document.createElement("dialog");
+  const close = document.createElement("button");
+  close.type = "button";
+  close.className = "close";
+  close.textContent = "Close";
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("close", () => { const shown = dialog.querySelector(".behind"); if (shown) behind.append(shown); });
+  dialog.append(close);
+  document.querySelector("main").append(dialog);
+  document.querySelectorAll("a[href^='#cell-']").forEach((link) => link.addEventListener("click", (event) => {
+    const images = document.getElementById(link.hash.slice(1));
+    if (!images) return;
+    event.preventDefault();
+    dialog.append(images);
+    dialog.setAttribute("aria-labelledby", images.getAttribute("aria-labelledby"));
+    dialog.showModal();
+  }));
+}
+
+// A column's heading sorts its table: numbers largest first, words by the alphabet; once more turns it round.
+const numeric = (cell) => cell.dataset.value !== undefined || /^[\d,.]+$/.test(cell.textContent.trim());
+const number = (cell) => Number(cell.dataset.value ?? cell.textContent.replaceAll(",", ""));
+function sort(table, heading, column) {
+  const rows = [...table.tBodies[0].rows];
+  const byNumber = rows.every((row) => numeric(row.cells[column]));
+  const before = heading.getAttribute("aria-sort");
+  const descending = before ? before === "ascending" : byNumber;
+  table.querySelectorAll("th[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
+  heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const compare = byNumber
+    ? (a, b) => number(a.cells[column]) - number(b.cells[column])
+    : (a, b) => a.cells[column].textContent.localeCompare(b.cells[column].textContent);
+  rows.sort((a, b) => (descending ? compare(b, a) : compare(a, b)));
+  table.tBodies[0].append(...rows);
+}
+document.querySelectorAll("table.sortable").forEach((table) => {
+  [...table.tHead.rows[0].cells].forEach((heading, column) => {
+    if (!heading.textContent.trim() || heading.classList.contains("wide")) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = heading.textContent;
+    button.addEventListener("click", () => sort(table, heading, column));
+    heading.replaceChildren(button);
+  });
+});

@@ -1,0 +1,197 @@
+"""What a run has to tell -> one offline HTML file that a person enjoys. Numbers come in; nothing is computed but layout.
+
+Everything is escaped by Jinja2 (labels and file names are a stranger's text), nothing is asked of another origin, and
+the page's own content security policy allows just its own style and script, by their digests.
+"""
+
+import base64
+import csv
+import hashlib
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training import charts, gallery, panels, wording
+from training.compare import Table
+from training.findings import Finding
+from training.gallery import Answers, Sheet, Suspect
+from training.panels import Epoch
+from training.progress import duration
+from training.story import Evaluation, Rung
+from training.thumbnails import Album, fitting
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PAGE = Path(__file__).parent / "page"
+SCORES = ("val/accuracy", "val/map")  # what `metrics.csv` may call the validation score
+
+
+@dataclass(frozen=True)
+class Quadrant:
+    """Where the data were found in the lectures' square, with the sentence that says from what evidence."""
+
+    large: bool
+    different: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One line of the recipe, and whether a person chose it or the data's size did."""
+
+    name: str
+    value: str
+    derived: bool
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What it takes to do the same again."""
+
+    command: str
+    choices: tuple[Choice, ...]
+    versions: Mapping[str, str]
+    machine: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A whole run, as its report tells it.
+
+    Attributes:
+        name: of the data set.
+        created: when, for a person.
+        counts: by split, images per label; in the order of `labels`.
+        n_images: by split.
+        sizes: of the images, in words.
+        left_out: by path, why.
+        rungs: in the order in which they were climbed.
+        epochs: of the training that was kept, or none for a probe.
+        answers: what was said about each test image.
+        remarks: further results in words: what ten crops gained, whether fine-tuning beat its probe.
+        package: where it lies, as a person would type it.
+    """
+
+    name: str
+    created: str
+    labels: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]]
+    n_images: Mapping[str, int]
+    sizes: str
+    strategy: str
+    backbone: str
+    seconds: float
+    package: str
+    evaluation: Evaluation
+    answers: Answers
+    repeat: Repeat
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    rungs: tuple[Rung, ...] = ()
+    quadrant: Quadrant | None = None
+    epochs: tuple[Epoch, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def report_page(story: Story, read: Callable[[str], bytes]) -> str:
+    """A run's report.
+
+    Args:
+        read: the encoded bytes of one of the data set's files; a file that cannot be read has no picture in the page.
+    """
+    album = Album(read)
+    # In the order of what is missed most where the page is full, which is not the order in which it is read.
+    wrong = gallery.mistakes(story.answers, story.evaluation, story.labels, album)
+    suspects = gallery.suspects(story.suspects, album)
+    strange = gallery.strangest(story.answers, story.labels, album)
+    sheets = _sheets(story.findings, {path: album.picture(path) for path in gallery.concerned(story.findings)})
+    confusion = story.evaluation.confusion
+    behind = gallery.cells(story.answers, confusion, story.labels, album) if confusion else ()
+    return _rendered(
+        "report.html",
+        {"story": story, "wrong": wrong, "suspects": suspects, "strange": strange, "sheets": sheets, "cells": behind},
+    )
+
+
+def check_page(name: str, summary: str, findings: Sequence[Finding], thumbnails: Mapping[str, bytes]) -> str:
+    """What is wrong with a data set, gravest first, with the images concerned.
+
+    Args:
+        summary: what the data set is, in a line.
+        thumbnails: small pictures, encoded, by path; `gallery.concerned` says of which files, `thumbnail` makes them.
+    """
+    pictures = fitting({path: thumbnails[path] for path in gallery.concerned(findings) if path in thumbnails})
+    return _rendered("check.html", {"name": name, "summary": summary, "sheets": _sheets(findings, pictures)})
+
+
+def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = None) -> str:
+    """Strategies against each other: the lectures' table for a person's own images."""
+    return _rendered("compare.html", {"name": name, "summary": summary, "table": table, "repeat": repeat})
+
+
+def save(page: str, path: Path) -> None:
+    """Writes a page, whole or not at all."""
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        beside.write_text(page, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_epochs(path: Path) -> tuple[Epoch, ...]:
+    """The training curves in a run's `metrics.csv`, where one epoch may have several lines; none if there is no file."""
+    if not path.is_file():
+        return ()
+    epochs: dict[int, dict[str, float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            known = {name: float(value) for name, value in row.items() if value and math.isfinite(float(value))}
+            if "epoch" in known:
+                epochs.setdefault(int(known["epoch"]), {}).update(known)
+    return tuple(_epoch(number, row) for number, row in sorted(epochs.items()))
+
+
+def _epoch(number: int, row: Mapping[str, float]) -> Epoch:
+    score = next((row[name] for name in SCORES if name in row), None)
+    return Epoch(number + 1, row.get("train/loss"), row.get("val/loss"), score)
+
+
+def _sheets(findings: Sequence[Finding], pictures: Mapping[str, str]) -> tuple[Sheet, ...]:
+    return tuple(gallery.sheet(finding, pictures) for finding in gallery.graded(findings))
+
+
+def _rendered(template: str, told: Mapping[str, object]) -> str:
+    style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}';"
+        " base-uri 'none'; form-action 'none'"
+    )
+    return _environment().get_template(template).render({**told, "style": style, "script": script, "policy": policy})
+
+
+def _digest(text: str) -> str:
+    """What a content security policy calls exactly this text."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _environment() -> "Environment":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: charts.clean(value) if type(value) is str else value,
+    )
+    environment.filters.update(percent=charts.percent, duration=duration)
+    environment.globals.update(charts=charts, wording=wording, panels=panels)
+    return environment
