@@ -12,11 +12,12 @@ from training.alike import clusters
 from training.dataset import Dataset, DatasetError, Sample
 from training.findings import Finding
 from training.looks import Looks
-from training.quality import LISTED, listed, of_images, of_labels, printable
+from training.mishaps import SHOWN, SKIP, examples, plain
+from training.quality import of_images, of_labels
 from training.splits import grouped, shortages
 
 MOST_BAD = 0.05  # of all files; where more cannot be used, something is wrong that leaving them out would hide
-SKIP_BAD, DROP_DUPLICATES = "--skip-bad", "--drop-duplicates"
+DROP_DUPLICATES = "--drop-duplicates"
 SEVERITIES = ("error", "warning", "note")
 HELD_OUT = ("test", "validation", "train")  # of copies in several parts, those in the first of these are kept
 KINDS = {
@@ -39,7 +40,7 @@ def audit(dataset: Dataset, looks: Looks) -> list[Finding]:
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def shortened(findings: Sequence[Finding], most: int = LISTED) -> list[Finding]:
+def shortened(findings: Sequence[Finding], most: int = SHOWN) -> list[Finding]:
     """The first few of each kind; the rest of a kind become one finding that says how many they are."""
     kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
@@ -63,7 +64,7 @@ def settled(
     Raises:
         DatasetError: if there are errors that nobody allowed to leave out, or that this does not mend; the text lists them.
     """
-    allowed = {SKIP_BAD: skip_bad, DROP_DUPLICATES: drop_duplicates, "": False}
+    allowed = {SKIP: skip_bad, DROP_DUPLICATES: drop_duplicates, "": False}
     refused, left_out = [], dict[str, str]()
     for finding in findings:
         if finding.drop and allowed[finding.flag]:
@@ -107,17 +108,17 @@ def _copies(samples: Sequence[Sample], alike: Iterable[tuple[bytes, bytes]]) -> 
 
 def _unusable(looks: Looks) -> list[Finding]:
     return [
-        Finding(KINDS.get(trouble.code, "unreadable"), "error", _said(path, trouble.text), (path,), (path,), SKIP_BAD)
+        Finding(KINDS.get(trouble.code, "unreadable"), "error", _said(path, trouble.text), (path,), (path,), SKIP)
         for path, trouble in looks.troubles.items()
     ]
 
 
 def _said(path: str, text: str) -> str:
-    return printable(text if path in text else f"{path}: {text}")
+    return plain(text if path in text else f"{path}: {text}")
 
 
 def _too_many_bad(dataset: Dataset, findings: Iterable[Finding]) -> list[Finding]:
-    bad = {path for finding in findings if finding.flag == SKIP_BAD for path in finding.drop}
+    bad = {path for finding in findings if finding.flag == SKIP for path in finding.drop}
     n_files = len(dataset.samples) + len(bad - {sample.path for sample in dataset.samples}) if bad else 1
     if len(bad) <= MOST_BAD * n_files:
         return []
@@ -133,13 +134,13 @@ def _exact(copies: dict[bytes, list[Sample]]) -> list[Finding]:
             continue
         paths = tuple(sample.path for sample in samples)
         if len({sample.labels for sample in samples}) > 1:
-            text = f"one image under two labels: {listed(paths)}"
+            text = f"one image under two labels: {examples(paths)}"
             found.append(Finding("conflict", "error", text, paths, paths, DROP_DUPLICATES))
         elif len({sample.part for sample in samples}) > 1:
-            text = f"one image to learn from and held out: {listed(paths)}"
+            text = f"one image to learn from and held out: {examples(paths)}"
             found.append(Finding("leak", "error", text, paths, _learned(samples), DROP_DUPLICATES))
         else:
-            found.append(Finding("duplicate", "warning", f"one image {len(paths)} times: {listed(paths)}", paths))
+            found.append(Finding("duplicate", "warning", f"one image {len(paths)} times: {examples(paths)}", paths))
     return found
 
 
@@ -156,7 +157,7 @@ def _near(copies: dict[bytes, list[Sample]], alike: Iterable[tuple[bytes, bytes]
     for cluster in clusters(pair for pair in alike if pair[0] in copies and pair[1] in copies):
         samples = [sample for digest in cluster for sample in copies[digest]]
         paths = tuple(sample.path for sample in samples)
-        shown = listed(paths)
+        shown = examples(paths)
         if len({sample.labels for sample in samples}) > 1:
             found.append(Finding("near-conflict", "warning", f"nearly one image under different labels: {shown}", paths))
         elif len({sample.part for sample in samples}) > 1:
@@ -174,12 +175,10 @@ def _torn(samples: Iterable[Sample]) -> list[Finding]:
         if len(parts := Counter(sample.part for sample in group)) > 1:
             counts = " and ".join(f"{count:,} in {part}" for part, count in sorted(parts.items(), reverse=True))
             paths = tuple(sample.path for sample in group)
-            text = f"one group in several parts ({counts}): {listed(paths)}"
+            text = f"one group in several parts ({counts}): {examples(paths)}"
             found.append(Finding("group-leak", "error", text, paths, _learned(group), DROP_DUPLICATES))
     return found
 
 
 def _too_few(dataset: Dataset, looks: Looks) -> list[Finding]:
-    short = shortages(grouped(dataset, looks.alike))
-    empty = any(finding.kind == "empty-class" for finding in dataset.findings)
-    return [Finding("too-few", "error", text) for text in short if not (empty and " has 0 " in text)]
+    return [Finding("too-few", "error", text) for text in shortages(grouped(dataset, looks.alike))]

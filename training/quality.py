@@ -1,7 +1,7 @@
 """What a look at the files and the counts of the labels say about the data: a finding for each kind, never for each file."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -11,8 +11,8 @@ from service.preprocess import FORMATS
 from training.dataset import Dataset
 from training.findings import Finding, Severity
 from training.looks import ANIMATED, BLANK, FILLED, GREY, MODES, TRANSPARENT, Looks
+from training.mishaps import examples, plain
 
-LISTED = 10  # files or labels named in one line
 SMALL_SIDE = 32  # pixels
 LONG = 5.0  # times the shorter side
 FEW_IMAGES = 10  # of one label
@@ -24,19 +24,6 @@ SUFFIXES = {
     "GIF": (".gif",),
     "BMP": (".bmp", ".dib"),
 }
-
-
-def listed(names: Iterable[str], most: int = LISTED) -> str:
-    """Names on one line: those that fit, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - most:,} more" if len(every) > most else ""
-    return ", ".join(map(printable, every[:most])) + more
-
-
-def printable(name: str) -> str:
-    """A file's name, fit for one line of any terminal: what would break the line or cannot be encoded is spelled out."""
-    spelled = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
-    return spelled.encode("utf-8", "backslashreplace").decode()
 
 
 def of_images(dataset: Dataset, looks: Looks) -> list[Finding]:
@@ -59,7 +46,7 @@ def of_images(dataset: Dataset, looks: Looks) -> list[Finding]:
     if colour.sum() > usable.sum() / 2:
         remarks.append(("grey-among-colour", "note", looks.has(GREY), "without colour among coloured ones"))
     found = [
-        Finding(kind, severity, f"{_images(int(rows.sum()))} {what}: {listed(chosen)}", tuple(chosen))
+        Finding(kind, severity, f"{_images(int(rows.sum()))} {what}: {examples(chosen)}", tuple(chosen))
         for kind, severity, rows, what in remarks
         if (chosen := [paths[row] for row in np.flatnonzero(rows & usable)])
     ]
@@ -101,7 +88,7 @@ def _heard(looks: Looks) -> list[Finding]:
     """Files that could be read, but not without a complaint."""
     if not looks.warnings:
         return []
-    said = "; ".join(f"{printable(path)} ({printable(text)[:80]})" for path, text in list(looks.warnings.items())[:3])
+    said = "; ".join(f"{plain(path)} ({plain(text)[:80]})" for path, text in list(looks.warnings.items())[:3])
     more = f" and {len(looks.warnings) - 3:,} more" if len(looks.warnings) > 3 else ""
     text = f"{_images(len(looks.warnings))} read only with complaints: {said}{more}"
     return [Finding("read-with-warnings", "warning", text, tuple(looks.warnings))]
@@ -118,7 +105,7 @@ def _misnamed(paths: Sequence[str], looks: Looks) -> list[Finding]:
     ]
     if not wrong:
         return []
-    shown = listed(f"{path} is {format}" for path, format in wrong)
+    shown = examples([f"{path} is {format}" for path, format in wrong])
     text = f"{_images(len(wrong))} with a name that does not say their format, read by their bytes: {shown}"
     return [Finding("wrong-extension", "note", text, tuple(path for path, _ in wrong))]
 
@@ -147,7 +134,7 @@ def _few(labels: Sequence[str], sizes: Sequence[int]) -> list[Finding]:
     few = [f"{name} ({size})" for name, size in zip(labels, sizes, strict=True) if size < FEW_IMAGES]
     if not few:
         return []
-    text = f"Labels with fewer than {FEW_IMAGES} images, about which little can be learned or measured: {listed(few)}"
+    text = f"Labels with fewer than {FEW_IMAGES} images, about which little can be learned or measured: {examples(few)}"
     return [Finding("tiny-class", "warning", text)]
 
 
@@ -156,12 +143,12 @@ def _uneven(labels: Sequence[str], sizes: Sequence[int]) -> list[Finding]:
     most, least = int(np.argmax(sizes)), int(np.argmin(sizes))
     if sizes[least] and sizes[most] >= MANY_TIMES * sizes[least]:
         text = (
-            f"{printable(labels[most])} has {sizes[most]:,} images and {printable(labels[least])} {sizes[least]:,},"
+            f"{plain(labels[most])} has {sizes[most]:,} images and {plain(labels[least])} {sizes[least]:,},"
             f" {sizes[most] / sizes[least]:.0f} times fewer: read balanced accuracy, and consider --balance"
         )
         found.append(Finding("imbalance", "warning", text))
     share = sizes[most] / max(1, sum(sizes))
     if share > 0.5 and sizes[most] >= MANY_TIMES * np.median([size for label, size in enumerate(sizes) if label != most]):
-        text = f"{printable(labels[most])} has {share:.0%} of all images, so always answering it would look good"
+        text = f"{plain(labels[most])} has {share:.0%} of all images, so always answering it would look good"
         found.append(Finding("huge-class", "warning", text))
     return found
