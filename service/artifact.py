@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -51,7 +51,9 @@ class Backbone(_Record):
     weights: str = Field(description="where the weights came from, for a person")
     license: str
     sha256: str = Field(description="of the backbone's tensors as they were loaded")
-    width: int = Field(gt=0, description="of the vector that the head sees")
+    width: int = Field(gt=0, description="of the network's own vector")
+    stages: dict[NonNegativeInt, PositiveInt] = Field({}, description="widths of the stages used, by timm's number of each")
+    sees: Literal["last", "all"] = Field("last", description="the head's input: that vector, or every stage's mean before it")
 
 
 class Score(_Record):

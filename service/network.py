@@ -3,6 +3,8 @@
 Only training and the CUDA engine import this; on a CPU the service needs no torch.
 """
 
+from typing import Any
+
 import timm
 import torch
 from safetensors.torch import load_file
@@ -15,8 +17,8 @@ class Network(nn.Module):
     """A backbone with a linear head grafted on.
 
     Args:
-        backbone: a timm network without a classifier: float (N, 3, S, S) -> (N, D).
-        width: D.
+        body: a timm network without a classifier: float (N, 3, S, S) -> (N, D).
+        facts: what is known of it, and what the head sees.
         n_labels: C.
         preprocessing: whose mean and deviation become constants of the network.
     """
@@ -24,23 +26,40 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, width: int, n_labels: int, preprocessing: Preprocessing) -> None:
+    def __init__(self, body: nn.Module, facts: Backbone, n_labels: int, preprocessing: Preprocessing) -> None:
         super().__init__()
         # On the scale of the pixels, so that no division by 255 is needed. Not in the weights: the manifest has them.
         self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
-        self.backbone = backbone
-        self.head = nn.Linear(width, n_labels)
+        self.backbone = body
+        self.facts = facts
+        self.head = nn.Linear(facts.width + (sum(facts.stages.values()) if facts.sees == "all" else 0), n_labels)
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Logits float (N, C) and vectors float (N, D) of uint8 (N, S, S, 3)."""
-        vectors = self.vectors(batch)
-        return self.head(vectors), vectors
+        if self.facts.sees == "last":
+            vectors = self.vectors(batch)
+            return self.head(vectors), vectors
+        stages, vectors = self.features(batch)
+        return self.head(torch.cat([stages, vectors], dim=1)), vectors
 
     def vectors(self, batch: Tensor) -> Tensor:
-        """What the head sees: float (N, D) of uint8 (N, S, S, 3)."""
-        found: Tensor = self.backbone((batch.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        """What the backbone says in the end: float (N, D) of uint8 (N, S, S, 3)."""
+        found: Tensor = self.backbone(self._normalised(batch))
         return found
+
+    def features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The stages' means over their positions, side by side, float (N, sum of their widths); and the vectors."""
+        if not self.facts.stages:
+            vectors = self.vectors(batch)
+            return vectors[:, :0], vectors
+        body: Any = self.backbone
+        # Never pooled from what the body returns: Swin's is NHWC, and a ViT's has tokens of other kinds.
+        last, maps = body.forward_intermediates(self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW")
+        return torch.cat([stage.mean(dim=(2, 3)) for stage in maps], dim=1), body.forward_head(last)
+
+    def _normalised(self, batch: Tensor) -> Tensor:
+        return (batch.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
 
 def sized(name: str, crop: int | None) -> dict[str, int]:
@@ -51,7 +70,7 @@ def sized(name: str, crop: int | None) -> dict[str, int]:
 def build(backbone: Backbone, n_labels: int, preprocessing: Preprocessing) -> Network:
     """The network that a backbone's facts describe, with random weights."""
     body = timm.create_model(backbone.name, pretrained=False, num_classes=0, **sized(backbone.name, preprocessing.crop))
-    return Network(body, backbone.width, n_labels, preprocessing)
+    return Network(body, backbone, n_labels, preprocessing)
 
 
 def load(artifact: Artifact) -> Network:

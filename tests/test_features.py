@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from service.engine import VECTORS, Graph
-from service.preprocess import ImageError, decode
+from service.preprocess import decode
 from training import backbones, graphs
-from training.dataset import Dataset, scan
-from training.features import Features, View, extract
+from training.dataset import Dataset, DatasetError, scan
+from training.features import Features, View, extract, halved
 from training.graphs import Exported
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +118,7 @@ def test_no_readable_image_at_all_leaves_no_rows(dataset: Dataset, exported: Exp
     for path in dataset.source.root.rglob("*.png"):
         path.write_bytes(f"no image: {path}".encode())
     features = extracted(scan(dataset.source.root), exported)
-    assert (len(features.unreadable), features.vectors.shape) == (5, (0, 1280))
+    assert (len(features.unreadable), features.vectors.shape, features.seen.shape) == (5, (0, 1280), (0, 1792))
 
 
 def test_interrupted_shard_is_ignored(dataset: Dataset, exported: Exported, own_cache: Path):
@@ -165,14 +165,14 @@ def test_signals_still_arrive_after_graphs_have_ended(exported: Exported, end: s
     assert (done.returncode, done.stdout) == (0, "arrived\n")
 
 
-def test_torchs_road_gives_the_graphs_vectors(dataset: Dataset, exported: Exported):
+def test_torchs_road_gives_the_graphs_rows(dataset: Dataset, exported: Exported):
     from training.extractor import passes
 
     looked = [*views(dataset), *views(dataset, mirrored=True)]
     by_graph = extract(dataset, looked, exported)
-    for view, vector in passes(dataset, looked, exported, accelerator="cpu"):
-        expected = by_graph.of([view.sample], view.mirrored)[0]
-        np.testing.assert_allclose(vector.astype(np.float32), expected, atol=1e-2)
+    for view, row in passes(dataset, looked, exported, accelerator="cpu"):
+        expected = by_graph.of([view.sample], view.mirrored, "all")[0]
+        np.testing.assert_allclose(row.astype(np.float32), expected, atol=1e-2)
 
 
 def test_torchs_road_answers_every_view_once_and_in_order(dataset: Dataset, exported: Exported):
@@ -192,4 +192,90 @@ def test_torchs_road_reports_unreadable_images(make_folder, exported: Exported, 
     dataset = scan(folder)
     found = list(passes(dataset, views(dataset), exported, accelerator="cpu"))
     assert len(found) == 4
-    assert sum(isinstance(vector, ImageError) for _, vector in found) == 4 - n_readable
+    reasons = [str(row) for _, row in found if isinstance(row, DatasetError)]
+    assert reasons == ["This is not an image of an accepted kind (JPEG, PNG, WEBP, GIF, BMP)."] * (4 - n_readable)
+
+
+def test_torchs_road_brings_reasons_out_of_the_loaders_processes(make_folder, exported: Exported):
+    from torch.utils.data import DataLoader
+
+    from training.extractor import _collate, _Views
+
+    folder = make_folder({"cat": 2, "dog": 2})
+    (folder / "cat/000.png").write_bytes(b"no image")
+    dataset = scan(folder)
+    items = _Views(dataset, views(dataset), exported)
+    [(good, pixels, reasons)] = DataLoader(items, batch_size=4, num_workers=1, collate_fn=_collate, timeout=60)
+    assert (good, pixels.shape, list(reasons)) == ([1, 2, 3], (3, 128, 128, 3), [0])
+
+
+def rows_of(dataset: Dataset, exported: Exported) -> dict[str, np.ndarray]:
+    return extracted(dataset, exported).stages(dataset.samples)
+
+
+def test_every_stage_is_a_block_and_so_are_the_last_vectors_and_all_of_it(dataset: Dataset, exported: Exported):
+    blocks = rows_of(dataset, exported)
+    widths = {"stage1": 16, "stage2": 24, "stage3": 40, "stage4": 112, "stage5": 320, "last": 1280, "all": 1792}
+    assert {name: block.shape for name, block in blocks.items()} == {name: (5, width) for name, width in widths.items()}
+    assert blocks["all"].dtype == np.float32
+    np.testing.assert_array_equal(np.concatenate([blocks[name] for name in list(widths)[:-1]], axis=1), blocks["all"])
+
+
+def test_last_block_is_what_of_gives(dataset: Dataset, exported: Exported):
+    features = extracted(dataset, exported)
+    np.testing.assert_array_equal(features.stages(dataset.samples)["last"], features.of(dataset.samples))
+
+
+def test_a_stage_is_the_mean_of_timms_own_stage_over_all_positions(dataset: Dataset, exported: Exported):
+    import torch
+
+    from training import pretrained
+
+    network = pretrained.load(backbones.choose("tf_efficientnet_lite0")).eval()
+    pixels = np.stack([decode(dataset.read(sample), exported.preprocessing).pixels for sample in dataset.samples])
+    upright = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        maps = network.forward_intermediates(upright, intermediates_only=True)
+    blocks = rows_of(dataset, exported)
+    for number, stage in enumerate(maps):
+        expected = stage.numpy().mean(axis=(2, 3))
+        np.testing.assert_allclose(blocks[f"stage{number + 1}"], expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_blocks_survive_the_cache(dataset: Dataset, exported: Exported):
+    np.testing.assert_array_equal(rows_of(dataset, exported)["all"], rows_of(dataset, exported)["all"])
+
+
+def test_features_beyond_half_precision_are_kept_finite():
+    row = halved(np.array([1.0, 1e6, -np.inf], np.float32))
+    assert (row.dtype, row.tolist()) == (np.float16, [1.0, 65504.0, -65504.0])
+
+
+def test_file_that_vanished_is_reported_like_any_unreadable_one(dataset: Dataset, exported: Exported):
+    (dataset.source.root / "dog/001.png").unlink()
+    features = extracted(dataset, exported)
+    assert list(features.unreadable) == ["dog/001.png"]
+    assert "dog/001.png cannot be read" in features.unreadable["dog/001.png"]
+    assert len(features.rows) == 4
+
+
+def test_a_pass_goes_through_the_files_in_their_order_on_the_disk(dataset: Dataset, exported: Exported):
+    asked: list[tuple[str, bool]] = []
+
+    def noted(_: Dataset, wanted: list[View], __: Exported):
+        asked.extend((view.sample.path, view.mirrored) for view in wanted)
+        return ((view, np.zeros(1792, np.float16)) for view in wanted)
+
+    shuffled = [*views(dataset)[::-1], *views(dataset, mirrored=True)]
+    extract(dataset, shuffled, exported, noted)
+    paths = ["cat/000.png", "cat/001.png", "cat/002.png", "dog/000.png", "dog/001.png"]
+    assert asked == [(path, mirrored) for path in paths for mirrored in (False, True)]
+
+
+def test_a_shard_of_another_width_is_made_again(dataset: Dataset, exported: Exported, own_cache: Path):
+    extracted(dataset, exported)
+    [shard] = shards(own_cache)
+    with np.load(shard) as arrays:
+        keys, seen = arrays["keys"], arrays["seen"]
+    np.savez(shard, keys=keys, seen=seen[:, :7])
+    assert extracted(dataset, exported).computed == 5

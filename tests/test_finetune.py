@@ -13,16 +13,16 @@ import torch.nn.functional as F
 
 from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
-from training import backbones, graphs, ladder
+from training import backbones, graphs, rungs
 from training.batches import Batches, Fixed
 from training.dataset import Dataset, scan
 from training.export import export_backbone, to_onnx
 from training.extractor import load_headless
 from training.finetune import Diverged, FineTune, set_head
 from training.graphs import Exported
-from training.ladder import Probed
 from training.learning import learn
 from training.recipe import Recipe
+from training.rungs import Probed
 from training.sample import SAMPLE
 from training.splits import Splits, split
 
@@ -78,8 +78,8 @@ def start(cache: Path, tmp_path_factory) -> Start:
     (cache / "backbones").mkdir(exist_ok=True)
     export_backbone(choice, cache / "backbones" / graphs._key(choice), 64, 28)  # here, to save a child's imports
     exported = graphs.export(choice, 64, 28, "crop")
-    features, splits, _ = ladder.readable(dataset, split(dataset, 0), exported, RECIPE)
-    return Start(dataset, splits, exported, ladder.probe(features, splits, RECIPE))
+    features, splits, _ = rungs.readable(dataset, split(dataset, 0), exported, RECIPE)
+    return Start(dataset, splits, exported, rungs.probe(features, splits, RECIPE))
 
 
 def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
@@ -225,7 +225,7 @@ def test_exported_graph_says_what_the_learned_network_says(start: Start, learned
 
 def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
-    result = ladder.finetune(start.dataset, start.splits, start.exported, start.probed, recipe, tmp_path)
+    result = rungs.finetune(start.dataset, start.splits, start.exported, start.probed, recipe, recipe.epochs, tmp_path)
     difference, low, high = result.gain
     assert result.strategy == "finetune"
     assert low <= difference <= high

@@ -1,57 +1,75 @@
-"""Strategies from features to a head; what they end in is tested with the package, how they learn in test_finetune.py."""
+"""The climb: what is tried, what is kept, and why; with real networks on a few pictures."""
+
+import json
+from pathlib import Path
 
 import pytest
 
-from training import backbones, graphs, ladder
-from training.dataset import scan
-from training.features import View, extract
+from training import run
 from training.recipe import Recipe
-from training.splits import split
+from training.sample import SAMPLE
+
+QUICK = {"input_size": 64, "accelerator": "cpu", "flips": False}
 
 
 @pytest.fixture(scope="module")
-def photos(cache, tmp_path_factory):
-    """Sixty images of three labels: (dataset, splits, exported backbone)."""
-    import zipfile
+def climbed(cache, tmp_path_factory: pytest.TempPathFactory):
+    """A climb of one epoch on the sample: a probe, then the whole network."""
+    import os
 
-    from training.sample import SAMPLE
-
-    folder = tmp_path_factory.mktemp("ladder")
-    with zipfile.ZipFile(SAMPLE) as archive:
-        for name in archive.namelist():
-            part, label, number = name.split("/")
-            if part == "train" and label in {"bag", "coat", "sandal"} and int(number[:3]) <= 20:
-                (folder / label).mkdir(exist_ok=True)
-                (folder / label / number).write_bytes(archive.read(name))
-    dataset = scan(folder)
-    return dataset, split(dataset, seed=0), graphs.export(backbones.choose("tf_efficientnet_lite0"), None, 28, "crop")
+    folder, here = tmp_path_factory.mktemp("climb"), Path.cwd()
+    os.chdir(folder)
+    try:
+        return run.fit(SAMPLE, folder / "run", Recipe(strategy="auto", epochs=1, **QUICK))
+    finally:
+        os.chdir(here)
 
 
-@pytest.mark.parametrize("flips", [True, False])
-def test_a_probe_learns_from_the_views_that_were_looked_at(photos, flips):
-    dataset, splits, exported = photos
-    choices = Recipe(flips=flips)
-    features, splits, _ = ladder.readable(dataset, splits, exported, choices)
-    n_views = sum(len(samples) for samples in splits.named().values())
-    n_mirrored = len(splits.train) + len(splits.validation) if flips else 0
-    assert len(features.rows) == n_views + n_mirrored
-    assert ladder.probe(features, splits, choices).final.weight.shape == (3, 1280)
+def test_auto_tries_the_probe_first_and_then_the_whole_network(climbed):
+    assert [rung.strategy for rung in climbed.climbed.rungs] == ["probe", "finetune"]
 
 
-def test_a_probe_needs_no_mirror_images_that_were_never_looked_at(photos):
-    # The recipe asks for them up to 5,000 images; leaving files out can bring a larger set below that after the pass.
-    dataset, splits, exported = photos
-    views = [View(sample) for samples in splits.named().values() for sample in samples]
-    features = extract(dataset, views, exported)
-    assert ladder.probe(features, splits, Recipe(flips=True)).start.weight.shape == (3, 1280)
+def test_exactly_one_rung_is_kept_and_it_is_the_packaged_one(climbed):
+    [kept] = [rung.strategy for rung in climbed.climbed.rungs if rung.kept]
+    assert climbed.artifact.manifest.strategy == kept
 
 
-def test_leaving_nothing_of_a_label_to_learn_from_is_refused(photos):
-    from dataclasses import replace
+def test_the_verdict_holds_the_numbers_it_rests_on(climbed):
+    assert "points of accuracy (" in climbed.climbed.rungs[1].verdict
 
-    from training.dataset import DatasetError
 
-    dataset, splits, exported = photos
-    few = replace(splits, train=tuple(sample for sample in splits.train if sample.label != 0))
-    with pytest.raises(DatasetError, match="'bag' has too few images: 0 to learn from"):
-        ladder.readable(dataset, few, exported, Recipe())
+def test_the_story_lies_in_the_run_folder(climbed):
+    story = json.loads((climbed.run / "ladder.json").read_text())
+    assert [rung["strategy"] for rung in story] == ["probe", "finetune"]
+
+
+def test_auto_keeps_the_probe_where_no_epoch_fits_the_budget(cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result = run.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
+    assert (result.artifact.manifest.strategy, len(result.climbed.rungs)) == ("probe", 1)
+    assert "auto keeps the probe: only 0 epochs of fine-tuning fit into the budget" in capsys.readouterr().err
+
+
+def test_auto_does_not_climb_where_nothing_could_be_shown(cache, make_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result = run.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", **QUICK))
+    assert len(result.climbed.rungs) == 1
+    assert "not even a flawless network could be shown to be better" in capsys.readouterr().err
+
+
+def test_a_rung_asked_for_by_name_is_kept_whatever_it_brings(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run.fit(SAMPLE, tmp_path / "run", Recipe(strategy="finetune", epochs=1, **QUICK))
+    assert result.artifact.manifest.strategy == "finetune"
+    assert [rung.kept for rung in result.climbed.rungs] == [False, True]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400)])
+def test_a_budget_is_a_span_of_time(text: str, seconds: float):
+    assert Recipe(budget=text).budget_s == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "10 minutes", "-5m", "0s", "1e999h"])
+def test_a_budget_that_is_no_time_is_refused(text: str):
+    with pytest.raises(ValueError, match="no span of time"):
+        Recipe(budget=text)

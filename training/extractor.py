@@ -14,24 +14,28 @@ from service.engine import cores
 from service.network import Network
 from service.preprocess import ImageError, decode
 from training.dataset import Dataset as Images
-from training.features import SHARD, Result, View
+from training.dataset import DatasetError
+from training.features import MOST, SHARD, Result, View
 from training.graphs import Exported
 
 BATCH = 256
-Read = tuple[int, np.ndarray | ImageError]
-Batch = tuple[list[int], Tensor, dict[int, ImageError]]
+Read = tuple[int, np.ndarray | DatasetError]
+Batch = tuple[list[int], Tensor, dict[int, DatasetError]]
 
 
 class FeatureExtractor(LightningModule):
-    """A frozen backbone: `predict` gives the vectors of a batch."""
+    """A frozen backbone: `predict` gives the rows of a batch, every stage's features and then the vectors."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
 
-    def predict_step(self, batch: Batch, _: int) -> tuple[list[int], Tensor, dict[int, ImageError]]:
+    def predict_step(self, batch: Batch, _: int) -> tuple[list[int], Tensor, dict[int, DatasetError]]:
         indices, pixels, unreadable = batch  # uint8 (N, crop, crop, 3)
-        return indices, self.network.vectors(pixels).to(torch.float16).cpu(), unreadable
+        if not indices:  # not every network takes a batch of nothing
+            return [], torch.zeros(0, 0, dtype=torch.float16), unreadable
+        seen = torch.cat(self.network.features(pixels), dim=1)
+        return indices, seen.clamp(-MOST, MOST).to(torch.float16).cpu(), unreadable
 
 
 def load_headless(exported: Exported, n_labels: int = 2) -> Network:
@@ -43,13 +47,13 @@ def load_headless(exported: Exported, n_labels: int = 2) -> Network:
 
 
 def passes(images: Images, views: list[View], exported: Exported, accelerator: str = "gpu") -> Iterator[Result]:
-    """Each view with its vector float16 (D,), or with why it has none."""
+    """Each view with its row float16 (W,), or with why it has none."""
     extractor = FeatureExtractor(load_headless(exported))
     trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
     for start in range(0, len(views), SHARD):  # so that what is done can be kept before all is done
         shard = views[start : start + SHARD]
-        for indices, vectors, unreadable in trainer.predict(extractor, _loader(images, shard, exported, accelerator)) or []:
-            yield from ((shard[index], vector) for index, vector in zip(indices, vectors.numpy(), strict=True))
+        for indices, rows, unreadable in trainer.predict(extractor, _loader(images, shard, exported, accelerator)) or []:
+            yield from ((shard[index], row) for index, row in zip(indices, rows.numpy(), strict=True))
             yield from ((shard[index], error) for index, error in unreadable.items())
 
 
@@ -77,12 +81,12 @@ class _Views(Dataset[Read]):
         view = self._views[index]
         try:
             return index, view.turned(decode(self._images.read(view.sample), self._preprocessing).pixels)
-        except ImageError as error:
-            return index, error
+        except (ImageError, DatasetError) as error:
+            return index, DatasetError(str(error))  # an ImageError does not survive the way out of a loader's process
 
 
 def _collate(items: list[Read]) -> Batch:
-    good = {index: pixels for index, pixels in items if not isinstance(pixels, ImageError)}
-    unreadable = {index: error for index, error in items if isinstance(error, ImageError)}
+    good = {index: pixels for index, pixels in items if not isinstance(pixels, DatasetError)}
+    unreadable = {index: error for index, error in items if isinstance(error, DatasetError)}
     batch = np.stack(list(good.values())) if good else np.zeros((0, 32, 32, 3), np.uint8)
     return list(good), torch.from_numpy(batch), unreadable

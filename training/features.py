@@ -6,7 +6,6 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,14 +15,16 @@ from numpy.typing import NDArray
 
 from service.engine import VECTORS, Graph, Pixels
 from service.preprocess import ImageError, decode
-from training.dataset import Dataset, Sample
-from training.graphs import Exported, cache_folder
+from training.dataset import Dataset, DatasetError, Sample
+from training.graphs import STAGES, Exported, cache_folder, columns
+from training.parallel import each
 from training.progress import Progress
 
 SHARD = 4096  # images; what an interrupted pass loses at most
+MOST = float(np.finfo(np.float16).max)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """One way of looking at an image: as it is, or in the mirror."""
 
@@ -41,8 +42,9 @@ class View:
         return np.ascontiguousarray(pixels[..., ::-1, :]) if self.mirrored else pixels
 
 
-Vector = NDArray[np.float16]
-Result = tuple[View, Vector | ImageError]
+Row = NDArray[np.float16]
+Unreadable = ImageError | DatasetError
+Result = tuple[View, Row | Unreadable]
 Passes = Callable[[Dataset, list[View], Exported], Iterator[Result]]
 
 
@@ -52,61 +54,96 @@ class Features:
 
     Attributes:
         rows: from a view's key to its row.
-        vectors: float16 (N, D).
+        seen: float16 (N, W): every stage's features, then the last vector.
+        columns: where each block stands in a row, as `training.graphs.columns` says.
         unreadable: why, by path, for the images that have no row.
         computed: how many were not in the cache.
     """
 
     rows: dict[bytes, int]
-    vectors: NDArray[np.float16]
+    seen: NDArray[np.float16]
+    columns: dict[str, slice]
     unreadable: dict[str, str]
     computed: int
 
-    def of(self, samples: Iterable[Sample], mirrored: bool = False) -> NDArray[np.float32]:
-        """The samples' vectors in their order, float32 (n, D)."""
-        return self.vectors[[self.rows[View(sample, mirrored).key] for sample in samples]].astype(np.float32)
+    @property
+    def vectors(self) -> NDArray[np.float16]:
+        """The last vector of every row, float16 (N, D)."""
+        return self.seen[:, self.columns["last"]]
+
+    def of(self, samples: Iterable[Sample], mirrored: bool = False, block: str = "last") -> NDArray[np.float32]:
+        """One block's features of the samples in their order, float32 (n, D); the last vectors unless told otherwise."""
+        rows = [self.rows[View(sample, mirrored).key] for sample in samples]
+        return self.seen[:, self.columns[block]][rows].astype(np.float32)
+
+    def stages(self, samples: Iterable[Sample], mirrored: bool = False) -> dict[str, NDArray[np.float32]]:
+        """Every block's features of the samples in their order: `stage1` (n, D1), …, `last` (n, D), `all` (n, W).
+
+        One array in memory: the smaller blocks are columns of `all`.
+        """
+        seen = self.of(samples, mirrored, "all")
+        return {block: seen[:, place] for block, place in self.columns.items()}
 
 
 def extract(dataset: Dataset, views: Iterable[View], exported: Exported, passes: Passes | None = None) -> Features:
-    """The vectors of all views; only what this machine has never seen is computed.
+    """The features of all views; only what this machine has never seen is computed.
 
     Args:
         passes: who computes; `training.extractor.passes` on a GPU, this processor unless told otherwise.
     """
-    folder = _cache(exported)
+    folder, blocks = _cache(exported), columns(exported.backbone)
     wanted = {view.key: view for view in views}
-    found = dict(_cached(folder, wanted))
-    missing = [view for key, view in wanted.items() if key not in found]
+    seen = np.empty((len(wanted), blocks["all"].stop), np.float16)
+    rows: dict[bytes, int] = {}
+
+    def note(key: bytes, row: Row) -> None:
+        seen[rows.setdefault(key, len(rows))] = row
+
+    for key, row in _cached(folder, wanted, seen.shape[1]):
+        note(key, row)
+    # Neighbours on the disk one after the other, an image and its mirror image too.
+    missing = sorted((view for key, view in wanted.items() if key not in rows), key=lambda view: view.sample.path)
     unreadable: dict[str, str] = {}
-    if missing:
-        with Progress("features", len(missing), "images") as progress:
-            results = progress.each((passes or on_cpu)(dataset, missing, exported))
-            while shard := list(islice(results, SHARD)):
-                unreadable |= {view.sample.path: str(error) for view, error in shard if isinstance(error, ImageError)}
-                new = {view.key: vector for view, vector in shard if not isinstance(vector, ImageError)}
-                _keep(folder, new)
-                found |= new
-    rows = {key: row for row, key in enumerate(found)}
-    vectors = np.stack(list(found.values())) if found else np.zeros((0, exported.backbone.width), np.float16)
-    return Features(rows, vectors, unreadable, len(missing))
+    for shard in _computed(passes or on_cpu, dataset, missing, exported):
+        unreadable |= {view.sample.path: str(error) for view, error in shard if isinstance(error, Unreadable)}
+        new = {view.key: row for view, row in shard if not isinstance(row, Unreadable)}
+        _keep(folder, new)
+        for key, row in new.items():
+            note(key, row)
+    return Features(rows, seen[: len(rows)], blocks, unreadable, len(missing))
+
+
+def _computed(passes: Passes, dataset: Dataset, views: list[View], exported: Exported) -> Iterator[list[Result]]:
+    if not views:
+        return
+    with Progress("features", len(views), "images") as progress:
+        results = progress.each(passes(dataset, views, exported))
+        while shard := list(islice(results, SHARD)):
+            yield shard
 
 
 def on_cpu(dataset: Dataset, views: list[View], exported: Exported) -> Iterator[Result]:
-    """Each view with its vector, or with why it has none.
+    """Each view with its row, or with why it has none.
 
     Every lane reads, decodes and computes by itself: no queue between them, and no torch.
     """
     graph = Graph(exported.graph)
+    outputs = [name for name in (STAGES, VECTORS) if name in graph.outputs]
 
     def one(view: View) -> Result:
         try:
             pixels = decode(dataset.read(view.sample), exported.preprocessing).pixels
-        except ImageError as error:
+        except (ImageError, DatasetError) as error:
             return view, error
-        return view, graph(view.turned(pixels)[None])[VECTORS][0].astype(np.float16)
+        said = graph(view.turned(pixels)[None])
+        return view, halved(np.concatenate([said[name][0] for name in outputs]))
 
-    with ThreadPoolExecutor(graph.lanes) as pool:
-        yield from pool.map(one, views)
+    return each(one, views, graph.lanes)
+
+
+def halved(row: NDArray[np.float32]) -> Row:
+    """As float16; the middle of some networks goes beyond its range, and an infinite feature would spoil every head."""
+    return np.clip(row, -MOST, MOST).astype(np.float16)
 
 
 def _cache(exported: Exported) -> Path:
@@ -116,28 +153,29 @@ def _cache(exported: Exported) -> Path:
     return cache_folder() / "features" / key.hexdigest()[:24]
 
 
-def _cached(folder: Path, wanted: dict[bytes, View]) -> Iterator[tuple[bytes, Vector]]:
+def _cached(folder: Path, wanted: dict[bytes, View], width: int) -> Iterator[tuple[bytes, Row]]:
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as shard:
-                keys = [row.tobytes() for row in shard["keys"]]
-                rows = [row for row, key in enumerate(keys) if key in wanted]
-                vectors = shard["vectors"] if rows else None
+                keys = [key.tobytes() for key in shard["keys"]]
+                places = [place for place, key in enumerate(keys) if key in wanted]
+                seen = shard["seen"] if places else np.empty((len(keys), width), np.float16)
+            if seen.shape != (len(keys), width):
+                raise ValueError(f"{path} holds {seen.shape}.")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             path.unlink(missing_ok=True)  # damaged, by a power cut perhaps; its images are computed again
             continue
-        if vectors is not None:
-            yield from ((keys[row], vectors[row]) for row in rows)
+        yield from ((keys[place], seen[place]) for place in places)
 
 
-def _keep(folder: Path, vectors: dict[bytes, Vector]) -> None:
+def _keep(folder: Path, rows: dict[bytes, Row]) -> None:
     """Adds a shard, whole or not at all."""
-    if not vectors:
+    if not rows:
         return
     folder.mkdir(parents=True, exist_ok=True)
     name = uuid.uuid4().hex
     beside = folder / f".{name}.tmp"
-    keys = np.frombuffer(b"".join(vectors), np.uint8).reshape(len(vectors), -1)
+    keys = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
     with beside.open("wb") as file:
-        np.savez(file, keys=keys, vectors=np.stack(list(vectors.values())))
+        np.savez(file, keys=keys, seen=np.stack(list(rows.values())))
     os.replace(beside, folder / f"{name}.npz")

@@ -1,25 +1,17 @@
-"""The folder of a run: whose it is, what is written down there, and whether a later start means the same run.
+"""What is written down in a run's folder, and whether a later start means the same run.
 
 `run.json` says what was started, `recipe.yaml` with which choices, `splits.csv` which image went where, `plan.json` what was
 decided on the way. Each is whole or not there. A run counts as begun once `splits.csv` is there.
 """
 
 import csv
-import errno
-import fcntl
 import io
 import json
-import os
-import shlex
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.artifact import MANIFEST
 from training import durable
 from training.dataset import Dataset, Sample
 from training.progress import say
@@ -29,10 +21,7 @@ from training.splits import Splits
 T = TypeVar("T")
 Row = tuple[str, object, object]
 
-RUNS = Path("runs")
-RUN, RECIPE, SPLITS, PLAN, PACKAGE, LOCK = "run.json", "recipe.yaml", "splits.csv", "plan.json", "package", ".lock"
-ORPHANS = (".package-*", ".onnx-*")
-LIBRARIES = ("graft-vision", "torch", "timm", "pytorch-lightning", "albumentations", "scikit-learn", "openvino", "numpy")
+RUN, RECIPE, SPLITS, PLAN, PACKAGE = "run.json", "recipe.yaml", "splits.csv", "plan.json", "package"
 
 
 class RunError(ValueError):
@@ -64,11 +53,11 @@ class Folder:
         Args:
             make: gives it, as something that JSON can hold, where it was not made yet.
         """
-        decisions = _read(self.path / PLAN)
+        decisions = read(self.path / PLAN)
         if name not in decisions:
-            earlier = _read(self.like / PLAN) if self.like else {}
+            earlier = read(self.like / PLAN) if self.like else {}
             decisions[name] = earlier[name] if name in earlier else make()
-            durable.write(self.path / PLAN, _json(decisions))
+            durable.write(self.path / PLAN, to_json(decisions))
         decided: T = json.loads(json.dumps(decisions[name]))  # of the same type, whether just made or read
         return decided
 
@@ -124,73 +113,6 @@ class Folder:
         writer.writerows([path, "", f"left out: {reason}", ""] for path, reason in sorted(left_out.items()))
         durable.write(self.path / SPLITS, text.getvalue())
 
-    def finish(self) -> None:
-        """Marks the run as finished, and lets `runs/latest` lead to it; that is what `bentoml serve` serves."""
-        _point_latest(self.path)
-        durable.write(self.path / RUN, _json(_read(self.path / RUN) | {"finished": _now()}))
-
-
-@contextmanager
-def opened(
-    out: Path | None, data: Path, recipe: Recipe, resume: bool = False, like: Path | None = None
-) -> Iterator[Folder]:
-    """A run's folder, new or gone on with, held by this process alone until the block ends.
-
-    A folder in which nothing was begun is not left behind by an error; at Ctrl-C and SIGTERM it stays.
-
-    Raises:
-        RunError: if it holds another run, lies inside the data, or another process is at it.
-        OSError: if it cannot be written.
-    """
-    path = out or _fresh(data)
-    check(path, data)
-    path.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        if not resume and (path / SPLITS).exists():
-            raise RunError(f"{path} holds a run already. Go on with it by --resume, or choose another --out.")
-        _tidy(path)
-        if not resume or not (path / RUN).exists():
-            _begin(path, data, recipe, like)
-        began = _read(path / RUN)
-        _warn_of_other_versions(began)
-        try:
-            yield Folder(path, Path(began["like"]) if began.get("like") else None)
-        except (KeyboardInterrupt, SystemExit):
-            say(f"go on with: graft fit {shlex.quote(str(data))} --out {shlex.quote(str(path))} --resume")
-            raise
-        except Exception:
-            if not (path / SPLITS).exists():
-                _forget(path)
-            raise
-
-
-def check(path: Path, data: Path) -> None:
-    """Refuses a run's folder that cannot be written or lies inside the data, before anything is computed."""
-    if data.is_dir() and path.resolve().is_relative_to(data.resolve()):
-        raise RunError(f"The run's folder {path} would lie inside the data, where Graft never writes. Choose another --out.")
-    existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise PermissionError(errno.EACCES, "The run's folder cannot be written", str(existing))
-
-
-def resumable(data: Path, out: Path | None) -> Path:
-    """The run to go on with: `out`, or the newest unfinished one of these data below `runs/`.
-
-    Raises:
-        RunError: if there is none.
-    """
-    if out is not None:
-        return out
-    ours = [path.parent for path in RUNS.glob(f"*/{RUN}") if not path.parent.is_symlink() and _is_of(path, data)]
-    if not ours:
-        raise RunError(f"There is no unfinished run of {data} below {RUNS}/; --out RUN names one elsewhere.")
-    return max(ours, key=lambda path: str(_read(path / RUN)["begun"]))
-
-
-def finished(path: Path) -> bool:
-    """Whether a run came to its end and its package is there."""
-    return bool(_read(path / RUN).get("finished")) and (path / PACKAGE / MANIFEST).is_file()
-
 
 def recorded_recipe(path: Path, given: dict[str, Any]) -> Recipe:
     """The recipe that a run began with.
@@ -220,115 +142,6 @@ def table(rows: Iterable[Row], most: int = 10) -> str:
     return "\n".join(text + ([f"  and {len(lines) - len(shown):,} more"] if len(lines) > len(shown) else []))
 
 
-def name_of(data: Path) -> str:
-    """What a run and its model are called after: the data's own name."""
-    return data.resolve().stem or "model"
-
-
-def _fresh(data: Path) -> Path:
-    """A new folder below `runs/`, made at once so that nobody else takes the name."""
-    check(RUNS / "new", data)
-    RUNS.mkdir(exist_ok=True)
-    stamp, number = f"{name_of(data)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}", 1
-    while True:
-        path = RUNS / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return path
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a folder for this process.
-
-    A lock of the kernel's, which ends with the process however that ends; a number in a file would outlive it, and in a
-    container the next process may well have the same number.
-    """
-    lock = path / LOCK
-    while True:
-        file = lock.open("a+")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            file.seek(0)
-            raise RunError(f"{path} is being worked on by process {file.read().strip() or 'unknown'}.") from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                break
-        file.close()  # whoever held it has removed it meanwhile
-    with file:
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _begin(path: Path, data: Path, recipe: Recipe, like: Path | None) -> None:
-    beside = path / f".{RECIPE}.{os.getpid()}.tmp"
-    recipe.save(beside)
-    os.replace(beside, path / RECIPE)
-    began = {"data": str(data.resolve()), "begun": _now(), "versions": _versions(), "like": str(like.resolve()) if like else None}
-    durable.write(path / RUN, _json(began))
-
-
-def _tidy(path: Path) -> None:
-    """Removes what a killed run left half done; a package that it had just set aside for a newer one comes back."""
-    if not (path / PACKAGE).exists():
-        for old in path.glob(f".{PACKAGE}-old-*"):
-            old.rename(path / PACKAGE)
-            break
-    durable.remove_unfinished(path, *ORPHANS)
-
-
-def _forget(path: Path) -> None:
-    """Removes a folder in which nothing was begun, unless something of somebody else's is in it."""
-    for name in (RUN, RECIPE, PLAN, LOCK):
-        (path / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        path.rmdir()
-        if path.parent == RUNS:
-            RUNS.rmdir()
-
-
-def _point_latest(path: Path) -> None:
-    RUNS.mkdir(exist_ok=True)
-    for orphan in RUNS.glob(".latest-*"):
-        orphan.unlink(missing_ok=True)
-    beside = RUNS / f".latest-{os.getpid()}"
-    beside.symlink_to(os.path.relpath(path, RUNS), target_is_directory=True)
-    os.replace(beside, RUNS / "latest")
-
-
-def _is_of(run: Path, data: Path) -> bool:
-    began = _read(run)
-    return began.get("data") == str(data.resolve()) and not finished(run.parent)
-
-
-def _warn_of_other_versions(began: dict[str, Any]) -> None:
-    now, before = _versions(), began.get("versions", {})
-    if rows := [(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]:
-        say(f"warning: other versions than when the run began, so its numbers may differ slightly:\n{table(rows)}")
-
-
-def _versions() -> dict[str, str | None]:
-    return {library: _version(library) for library in LIBRARIES}
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
 def _label(dataset: Dataset, sample: Sample) -> str:
     return "|".join(dataset.labels[label] for label in sample.labels)
 
@@ -337,7 +150,8 @@ def _shown(label: str, digest: str) -> str:
     return f"{label}, sha256 {digest[:12]}…"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object on disk; empty where there is none. Raises RunError if it is damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -347,9 +161,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _json(content: object) -> str:
+def to_json(content: object) -> str:
+    """JSON for people to read too."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -16,11 +16,15 @@ from training.progress import say
 from training.recipe import input_size
 
 CARD = "backbone.json"
-EXPORT_FORMAT = 1  # raise it when the exported graph changes, so that old ones are made anew
+STAGES = "stages"  # the output beside `vectors`
+EXPORT_FORMAT = 2  # raise it when the exported graph changes, so that old ones are made anew
 
 
 class Exported(BaseModel):
-    """A backbone as a graph on disk: uint8 (N, S, S, 3) -> `vectors` float32 (N, D)."""
+    """A backbone as a graph on disk: uint8 (N, S, S, 3) -> `vectors` float32 (N, D).
+
+    Where the network lets its stages be seen, also `stages`: their means over all positions, side by side.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,6 +39,18 @@ class Exported(BaseModel):
     @property
     def weights(self) -> Path:
         return self.folder / WEIGHTS
+
+
+def columns(backbone: Backbone) -> dict[str, slice]:
+    """Where each block of features stands in a row of all of them: every stage's, then the last vector.
+
+    `stage1`, `stage3`, … by timm's own number; `last`, the vector; and `all`, the whole row.
+    """
+    blocks: dict[str, slice] = {}
+    end = 0
+    for number, width in backbone.stages.items():
+        blocks[f"stage{number + 1}"] = slice(end, end := end + width)
+    return blocks | {"last": slice(end, end + backbone.width), "all": slice(0, end + backbone.width)}
 
 
 def cache_folder() -> Path:

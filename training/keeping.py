@@ -57,10 +57,10 @@ class Keeper(Checkpoint):
         if not math.isfinite(scores[WATCHED]):
             raise Diverged(f"The loss on validation became {scores[WATCHED]} after epoch {trainer.current_epoch + 1}.")
         self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **scores})
-        self.best = min(range(len(self.history)), key=lambda epoch: _loss(self.history[epoch]))
+        self.best, before = _best(self.history), _best(self.history[:-1])
         self.ended = trainer.should_stop or self.epoch >= (trainer.max_epochs or 0)
         trainer.save_checkpoint(checkpoints.path_of(self._folder, self.epoch))
-        checkpoints.keep_only(self._folder, {self.epoch, self.epoch - 1, self.best})
+        checkpoints.keep_only(self._folder, {self.epoch, self.epoch - 1, self.best, before})
         self._tell()
 
     def _tell(self) -> None:
@@ -109,5 +109,7 @@ def reseed(seed: int, epoch: int) -> None:
     torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
-def _loss(row: Row) -> float:
-    return row[WATCHED] if math.isfinite(row[WATCHED]) else math.inf
+def _best(history: list[Row]) -> int:
+    """The epoch with the lowest loss on validation, the earliest of several; one that is no number never is."""
+    losses = [row[WATCHED] if math.isfinite(row[WATCHED]) else math.inf for row in history]
+    return losses.index(min(losses))

@@ -1,207 +1,124 @@
-"""Which way to learn. Every strategy ends in the same `Trained`, so nothing after it asks how it learned."""
+"""The climb: from the cheapest rung upwards, as long as validation and the time left say that it pays."""
 
-import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.artifact import Backbone, Preprocessing, Score
-from service.engine import LOGITS, VECTORS, CpuEngine, Engine, Graph, Outputs, Pixels, cuda_devices
-from service.preprocess import ImageError
-from training import evaluate, probes, recipe
-from training.dataset import Dataset, DatasetError, Sample
-from training.features import Features, Passes, View, extract, on_cpu
+from training import judge, recipe, rungs
+from training.dataset import Dataset
+from training.evaluate import score
+from training.features import Features
+from training.folder import Folder
 from training.graphs import Exported
-from training.predict import outputs
-from training.probes import Head
-from training.progress import say
+from training.progress import duration, say
 from training.recipe import Recipe
-from training.splits import FEWEST, Splits
+from training.rungs import Probed, Trained, labels_of
+from training.splits import Splits
+from training.story import Estimate, Rung
 
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network that has learned, and what it said about the images it did not learn from.
-
-    Attributes:
-        network: the network in memory, as it was trained: uint8 (N, S, S, 3) -> Outputs. What the package must match.
-        graph: the same network as an ONNX file's bytes.
-        weights: the same network's tensors by name.
-        temperature: chosen on validation.
-        scores: by split.
-        gain: over its own probe on the test images: difference, low, high; None for a probe.
-    """
-
-    strategy: str
-    backbone: Backbone
-    preprocessing: Preprocessing
-    network: Callable[[Pixels], Outputs]
-    graph: bytes
-    weights: dict[str, NDArray[np.generic]]
-    temperature: float
-    scores: dict[str, Score]
-    gain: tuple[float, float, float] | None = None
+START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
+WORTH_IT = 3  # epochs: with fewer, the learning rate has hardly risen before it falls
 
 
 @dataclass(frozen=True)
-class Probed:
-    """The probe's results, which fine-tuning starts from and is measured against.
+class Ground:
+    """What every rung stands on."""
 
-    Attributes:
-        start: the head learned from the train split alone.
-        final: the head learned from train and validation at the strength that train's cross-validation chose.
-        validation: `start`'s logits on validation.
-        test: `final`'s logits on test.
+    dataset: Dataset
+    splits: Splits
+    exported: Exported
+    features: Features
+    choices: Recipe
+    folder: Folder
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The network that is kept, and the story of how it was chosen."""
+
+    trained: Trained
+    rungs: tuple[Rung, ...]
+
+
+def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
+    """Learns as the recipe's strategy says; `auto` keeps a higher rung only if validation shows that it is better.
+
+    Args:
+        begun: when the run began, by time.monotonic(); the budget counts from there.
+        publish: packages a network; called with the first one as soon as it exists.
     """
-
-    start: Head
-    final: Head
-    validation: Floats
-    test: Floats
-
-
-def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe) -> tuple[Features, Splits, dict[str, str]]:
-    """One pass over every image: the features, and the splits without the files that are no images.
-
-    Raises:
-        DatasetError: if files are unreadable and nobody allowed to skip them, or more than 5 % are.
-    """
-    views = [View(sample) for samples in splits.named().values() for sample in samples]
-    if recipe.mirrored(choices.flips, len(splits.train)):
-        views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
-    features = extract(dataset, views, exported, _passes(choices))
-    bad = features.unreadable
-    if bad and (not choices.skip_bad or len(bad) > 0.05 * len(dataset.samples)):
-        shown = "\n".join(f"  {path}: {reason}" for path, reason in sorted(bad.items())[:10])
-        way = "That is too many to skip." if choices.skip_bad else "Mend or remove them, or leave them out with --skip-bad."
-        raise DatasetError(f"{len(bad)} of {len(dataset.samples):,} files cannot be used:\n{shown}\n{way}")
-    kept = [tuple(sample for sample in part if sample.path not in bad) for part in splits.named().values()]
-    splits = Splits(*kept)
-    for label, name in enumerate(dataset.labels):
-        n_train = sum(sample.label == label for sample in splits.train)
-        if n_train < FEWEST or not any(sample.label == label for sample in splits.validation):
-            raise DatasetError(f"Without its unreadable files, the label {name!r} has too few images: {n_train} to learn from.")
-    return features, splits, bad
+    started = time.monotonic()
+    probed = rungs.probe(ground.features, ground.splits, ground.choices)
+    first = rungs.finish_probe(probed, ground.exported, ground.splits)
+    story = [_rung(first, ground, time.monotonic() - started, True, "the first rung: always tried")]
+    if ground.choices.strategy == "probe":
+        return Climb(first, tuple(story))
+    say(f"probe: {story[0].validation.value:.1%} of validation")
+    if ground.choices.strategy == "finetune":
+        trained, rung = _finetuned(ground, probed, max(1, _decided_epochs(ground, probed, begun)), "asked for by name")
+        return Climb(trained, (story[0].model_copy(update={"kept": False}), rung))
+    publish(first)
+    labels = labels_of(ground.splits.validation)
+    mistakes = int((probed.validation.argmax(axis=1) != labels).sum())
+    if reason := judge.nothing_to_gain(mistakes, len(labels)):
+        return _kept(first, story[0], reason)
+    say("a first model is ready; still climbing, Ctrl-C keeps it")
+    epochs = _decided_epochs(ground, probed, begun)
+    if epochs < WORTH_IT and not ground.choices.epochs:
+        return _kept(first, story[0], f"only {epochs} epochs of fine-tuning fit into the budget; a longer --budget allows more")
+    return _better(first, story[0], *_finetuned(ground, probed, epochs, ""), ground)
 
 
-def on_gpu(choices: Recipe) -> bool:
-    """Whether a recipe means CUDA on this machine."""
-    return choices.accelerator == "gpu" or (choices.accelerator == "auto" and cuda_devices() > 0)
+def _kept(first: Trained, rung: Rung, reason: str) -> Climb:
+    say(f"auto keeps the probe: {reason}")
+    return Climb(first, (rung.model_copy(update={"verdict": f"kept: {reason}"}),))
 
 
-def _passes(choices: Recipe) -> Passes:
-    if not on_gpu(choices):
-        return on_cpu
-    from training.extractor import passes
-
-    return passes
-
-
-def probe(features: Features, splits: Splits, choices: Recipe) -> Probed:
-    """Logistic regression on the backbone's vectors."""
-    # Not asked of the recipe again: files that were left out since may have moved the answer.
-    mirrored = View(splits.train[0], mirrored=True).key in features.rows
-
-    def views(samples: tuple[Sample, ...]) -> Floats:
-        return np.stack([features.of(samples, mirror) for mirror in ((False, True) if mirrored else (False,))])
-
-    train, labels = views(splits.train), labels_of(splits.train)
-    n_folds = recipe.folds(int(np.bincount(labels).min()), len(labels))
-    trials = probes.choose_strength(train, labels, n_folds, choices.seed)
-    strength = min(trials, key=lambda candidate: trials[candidate])
-    start = probes.fit(train, labels, strength)
-    everything = (*splits.train, *splits.validation)
-    final = probes.fit(views(everything), labels_of(everything), strength)
-    return Probed(start, final, start(features.of(splits.validation)), final(features.of(splits.test)))
-
-
-def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
-    """The probe as a network: the backbone's graph with the head appended."""
-    from safetensors.numpy import load_file
-
-    backbone = Graph(exported.graph)
-    head = probed.final
-
-    def network(batch: Pixels) -> Outputs:
-        vectors = backbone(batch)[VECTORS]
-        return Outputs(head(vectors), vectors)
-
-    return Trained(
-        strategy="probe",
-        backbone=exported.backbone,
-        preprocessing=exported.preprocessing,
-        network=network,
-        graph=probes.with_head(exported.graph, head),
-        weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-        temperature=evaluate.temperature(probed.validation, labels_of(splits.validation)),
-        scores=_scores(probed.validation, probed.test, splits),
+def _better(first: Trained, lower: Rung, higher: Trained, rung: Rung, ground: Ground) -> Climb:
+    """The higher one if it is really better, else the cheaper one."""
+    found = judge.compare(
+        higher.validation, higher.temperature, first.validation, first.temperature, labels_of(ground.splits.validation)
     )
-
-
-def finetune(dataset: Dataset, splits: Splits, exported: Exported, probed: Probed, choices: Recipe, run: Path) -> Trained:
-    """The whole network, from the probe on (LP-FT)."""
-    import torch
-
-    from training.batches import Batches
-    from training.export import to_onnx
-    from training.extractor import load_headless
-    from training.finetune import set_head
-    from training.learning import learn
-
-    epochs = choices.epochs or recipe.epochs(len(splits.train))
-    gpu = on_gpu(choices)
-    say(f"fine-tuning {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {epochs} epochs")
-    network = load_headless(exported, len(probed.start.bias))
-    set_head(network, probed.start)
-    batches = Batches(dataset, splits, exported.preprocessing, choices, gpu)
-    learn(network, batches, choices, epochs, run, gpu)
-
-    def in_memory(batch: Pixels) -> Outputs:
-        with torch.inference_mode():
-            logits, vectors = network(torch.from_numpy(batch))
-        return Outputs(logits.numpy(), vectors.numpy())
-
-    with tempfile.TemporaryDirectory(dir=run) as folder:
-        path = Path(folder) / "model.onnx"
-        to_onnx(network, exported.preprocessing.crop, path, [LOGITS, VECTORS])
-        graph, engine = path.read_bytes(), CpuEngine(path)
-    logits = {
-        name: answers(engine, dataset, samples, exported.preprocessing, f"scoring {name}")
-        for name, samples in (("validation", splits.validation), ("test", splits.test))
-    }
-    return Trained(
-        strategy="finetune",
-        backbone=exported.backbone,
-        preprocessing=exported.preprocessing,
-        network=in_memory,
-        graph=graph,
-        weights={key: value.contiguous().numpy() for key, value in network.state_dict().items()},
-        temperature=evaluate.temperature(logits["validation"], labels_of(splits.validation)),
-        scores=_scores(logits["validation"], logits["test"], splits),
-        gain=evaluate.paired_difference(logits["test"], probed.test, labels_of(splits.test)),
+    verdict = found.sentence(higher.strategy, first.strategy)
+    say(f"on validation, {verdict}")
+    story = (
+        lower.model_copy(update={"kept": not found.better}),
+        rung.model_copy(update={"kept": found.better, "verdict": verdict}),
     )
+    return Climb(higher if found.better else first, story)
 
 
-def answers(engine: Engine, dataset: Dataset, samples: tuple[Sample, ...], preprocessing: Preprocessing, what: str) -> Floats:
-    """Logits float32 (N, C) of samples that are known to be readable."""
-    readers = [lambda sample=sample: dataset.read(sample) for sample in samples]
-    rows = list(outputs(engine, preprocessing, readers, what))
-    if bad := next((row for row in rows if isinstance(row, ImageError)), None):
-        raise bad
-    return np.concatenate([row.logits for row in rows if not isinstance(row, ImageError)])
+def _finetuned(ground: Ground, probed: Probed, epochs: int, verdict: str) -> tuple[Trained, Rung]:
+    started = time.monotonic()
+    trained = rungs.finetune(ground.dataset, ground.splits, ground.exported, probed, ground.choices, epochs, ground.folder.path)
+    return trained, _rung(trained, ground, time.monotonic() - started, True, verdict)
 
 
-def labels_of(samples: tuple[Sample, ...]) -> NDArray[np.int64]:
-    return np.array([sample.label for sample in samples], np.int64)
+def _decided_epochs(ground: Ground, probed: Probed, begun: float) -> int:
+    """As many as were found to fit when the run began: a measured time would differ after an interruption."""
+    return ground.folder.decided("fine-tuning epochs", lambda: _epochs(ground, probed, begun))
 
 
-def _scores(validation: Floats, test: Floats, splits: Splits) -> dict[str, Score]:
-    return {
-        "validation": evaluate.score(validation, labels_of(splits.validation)),
-        "test": evaluate.score(test, labels_of(splits.test)),
-    }
+def _epochs(ground: Ground, probed: Probed, begun: float) -> int:
+    """How many epochs of fine-tuning: a person's choice, else what the rule asks for and the budget allows."""
+    if ground.choices.epochs:
+        return ground.choices.epochs
+    train, validation = ground.splits.train, ground.splits.validation
+    speed = rungs.images_per_second(ground.exported, len(probed.start.bias), ground.choices)
+    fit = judge.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
+    wanted = recipe.epochs(len(train))
+    used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
+    say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
+    return min(wanted, fit)
+
+
+def _left(ground: Ground, begun: float) -> float:
+    return ground.choices.budget_s - (time.monotonic() - begun)
+
+
+def _rung(trained: Trained, ground: Ground, seconds: float, kept: bool, verdict: str) -> Rung:
+    found = score(trained.validation, labels_of(ground.splits.validation))
+    estimate = Estimate(value=found.accuracy, low=found.low, high=found.high)
+    return Rung.model_validate(
+        {"strategy": trained.strategy, "validation": estimate, "seconds": seconds, "kept": kept, "verdict": verdict}
+    )

@@ -22,7 +22,7 @@ from training.progress import Progress, say
 from training.recipe import Recipe
 from training.stopping import patience
 
-COPIES = 3  # of a checkpoint: the last two epochs', and the best one's
+COPIES = 3  # of a checkpoint that there must be room for at the start
 
 
 def learn(network: Network, batches: Batches, recipe: Recipe, epochs: int, run: Path, gpu: bool) -> None:

@@ -18,7 +18,7 @@ from service.artifact import CARD, FILES, GOLDEN, GRAPH, MANIFEST, WEIGHTS, Arti
 from service.model import Golden, Model
 from service.preprocess import decode, shrink
 from training.dataset import Dataset, Sample
-from training.ladder import Trained
+from training.rungs import Trained
 
 N_GOLDEN = 8
 AGREEMENT = 1e-4  # of probabilities, between the packaged graph and the network that was trained, on this machine

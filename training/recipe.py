@@ -4,14 +4,18 @@ The command line's flags, the YAML file and the run folder's `recipe.yaml` are a
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SIDE_STEP = 32  # every backbone here halves its input five times
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+Strategy = Literal["auto", "probe", "finetune"]
 
 
 class Recipe(BaseModel):
@@ -19,7 +23,10 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    strategy: Literal["auto", "probe", "finetune"] = Field("auto", description="how to learn")
+    strategy: Literal["auto", "probe", "finetune"] = Field(
+        "auto", description="how to learn; auto climbs from the cheapest while it pays"
+    )
+    budget: str = Field("10m", description="time that auto may take, such as 90s, 10m or 1h30m")
     backbone: str = Field(DEFAULT_BACKBONE, description="any timm network")
     weights: str = Field("pretrained", description="or a .safetensors file, local-dir:FOLDER, or none for random ones")
     input_size: int | None = Field(None, ge=32, le=1024, description="pixels of the square that the network sees")
@@ -36,6 +43,17 @@ class Recipe(BaseModel):
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of certainty spread over the other labels")
     patience: int = Field(4, gt=0, description="epochs without progress on validation before fine-tuning ends")
     flips: bool = Field(True, description="learn from mirror images too; rule them out for digits and text")
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_time(cls, budget: str) -> str:
+        seconds(budget)
+        return budget
+
+    @property
+    def budget_s(self) -> float:
+        """The budget in seconds."""
+        return seconds(self.budget)
 
     @classmethod
     def load(cls, path: Path, overrides: dict[str, Any]) -> "Recipe":
@@ -55,6 +73,19 @@ class Recipe(BaseModel):
     def save(self, path: Path) -> None:
         """Writes the YAML that `load` reads."""
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def seconds(text: str) -> float:
+    """A span of time such as `90s`, `10m`, `1h30m` or `1.5h` in seconds.
+
+    Raises:
+        ValueError: if it is none, or no time at all.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    total = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < total < math.inf:
+        raise ValueError(f"{text!r} is no span of time; expected one such as 90s, 10m or 1h30m")
+    return total
 
 
 def input_size(median_side: int, pretrained: int) -> int:

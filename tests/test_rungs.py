@@ -1,0 +1,57 @@
+"""Strategies from features to a head; what they end in is tested with the package, how they learn in test_finetune.py."""
+
+import pytest
+
+from training import backbones, graphs, rungs
+from training.dataset import scan
+from training.features import View, extract
+from training.recipe import Recipe
+from training.splits import split
+
+
+@pytest.fixture(scope="module")
+def photos(cache, tmp_path_factory):
+    """Sixty images of three labels: (dataset, splits, exported backbone)."""
+    import zipfile
+
+    from training.sample import SAMPLE
+
+    folder = tmp_path_factory.mktemp("ladder")
+    with zipfile.ZipFile(SAMPLE) as archive:
+        for name in archive.namelist():
+            part, label, number = name.split("/")
+            if part == "train" and label in {"bag", "coat", "sandal"} and int(number[:3]) <= 20:
+                (folder / label).mkdir(exist_ok=True)
+                (folder / label / number).write_bytes(archive.read(name))
+    dataset = scan(folder)
+    return dataset, split(dataset, seed=0), graphs.export(backbones.choose("tf_efficientnet_lite0"), None, 28, "crop")
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_a_probe_learns_from_the_views_that_were_looked_at(photos, flips):
+    dataset, splits, exported = photos
+    choices = Recipe(flips=flips)
+    features, splits, _ = rungs.readable(dataset, splits, exported, choices)
+    n_views = sum(len(samples) for samples in splits.named().values())
+    n_mirrored = len(splits.train) + len(splits.validation) if flips else 0
+    assert len(features.rows) == n_views + n_mirrored
+    assert rungs.probe(features, splits, choices).final.weight.shape == (3, 1280)
+
+
+def test_a_probe_needs_no_mirror_images_that_were_never_looked_at(photos):
+    # The recipe asks for them up to 5,000 images; leaving files out can bring a larger set below that after the pass.
+    dataset, splits, exported = photos
+    views = [View(sample) for samples in splits.named().values() for sample in samples]
+    features = extract(dataset, views, exported)
+    assert rungs.probe(features, splits, Recipe(flips=True)).start.weight.shape == (3, 1280)
+
+
+def test_leaving_nothing_of_a_label_to_learn_from_is_refused(photos):
+    from dataclasses import replace
+
+    from training.dataset import DatasetError
+
+    dataset, splits, exported = photos
+    few = replace(splits, train=tuple(sample for sample in splits.train if sample.label != 0))
+    with pytest.raises(DatasetError, match="'bag' has too few images: 0 to learn from"):
+        rungs.readable(dataset, few, exported, Recipe())
