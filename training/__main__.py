@@ -164,9 +164,8 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     fitting = _verb(verbs, "fit", fit, "learn from a folder or .zip of images, and package the result")
     fitting.add_argument("data", type=Path, metavar="DIR", help="one folder of images for each label, or a .zip of that")
     fitting.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: a new one below runs/)")
-    fitting.add_argument(
-        "--resume", action="store_true", help="go on with --out, or the newest unfinished run (default: begin)"
-    )
+    again = fitting.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with --out, or the newest unfinished run (default: no)")
     again.add_argument("--replay", type=Path, metavar="RUN", help="repeat a finished run and compare (default: none)")
     fitting.add_argument("--recipe", type=Path, metavar="FILE", help="YAML with any of the choices below (default: none)")
     fitting.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
