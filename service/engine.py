@@ -119,6 +119,9 @@ class Graph:
         self._compiled = core.compile_model(model, "CPU", settings)
         self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in self._compiled.outputs)
         self._requests = threading.local()
+        # The bindings fill tables at a process's first inference, holding a lock while they wait for the GIL: two threads
+        # that make the first one at the same moment wait for each other for ever.
+        self._compiled.create_infer_request().infer([np.zeros((1, side, side, 3), np.uint8)])
 
     def __call__(self, batch: Pixels) -> dict[str, Floats]:
         """Every output of the graph, by name: float32 (N, ...), for uint8 (N, S, S, 3)."""

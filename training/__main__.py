@@ -14,21 +14,66 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from training.recipe import Recipe
+    from training.run import Result
 
 WRONG_USE, CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 2, 3, 4, 5, 6
+CODES = {
+    "ArtifactError": CORRUPT,
+    "CorruptCheckpoint": CORRUPT,
+    "Diverged": DIVERGED,
+    "OutOfMemoryError": OUT_OF_MEMORY,
+    "MemoryError": OUT_OF_MEMORY,
+}
 
 
 def fit(arguments: argparse.Namespace) -> int:
     """graft fit DIR"""
     from training import run
 
-    result = run.fit(arguments.data, arguments.out, _recipe(arguments))
+    if arguments.replay:
+        return _replay(arguments)
+    if arguments.resume:
+        return _resume(arguments)
+    _print_result(run.fit(arguments.data, arguments.out, _recipe(arguments)), arguments.json)
+    return 0
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from training import folder, run, runs
+
+    path = runs.resumable(arguments.data, arguments.out)
+    recipe = folder.recorded_recipe(path, _given(arguments))
+    if runs.finished(path):
+        facts = {"run": str(path), "package": str(path / folder.PACKAGE)}
+        done = f"{path} is finished\npackage: {facts['package']}\nnext: graft serve {facts['package']}"
+        print(json.dumps(facts, ensure_ascii=False) if arguments.json else done)
+    else:
+        _print_result(run.fit(arguments.data, path, recipe, resume=True), arguments.json)
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from training import folder, replay
+
+    result, differences = replay.replay(arguments.data, arguments.out, arguments.replay, _given(arguments))
     if arguments.json:
+        rows = [{"what": name, "before": str(before), "now": str(now)} for name, before, now in differences]
+        print(json.dumps(result.facts() | {"differences": rows}, ensure_ascii=False))
+    elif differences:
+        print(f"{result.run} differs from {arguments.replay}:\n{folder.table(differences)}")
+    else:
+        print(f"{result.run} equals {arguments.replay}: every metric and every weight")
+    return 1 if differences else 0
+
+
+def _print_result(result: "Result", as_json: bool) -> None:
+    from training import run
+
+    if as_json:
         print(json.dumps(result.facts(), ensure_ascii=False))
     else:
         print(run.summary(result))
         print(f"next: graft serve {result.artifact.path}")
-    return 0
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -117,8 +162,15 @@ def demo(_: argparse.Namespace) -> int:
 def _recipe(arguments: argparse.Namespace) -> "Recipe":
     from training.recipe import Recipe
 
+    return Recipe.model_validate(_given(arguments))
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The choices that were made, by flags or in a file, without the defaults."""
+    from training.recipe import Recipe
+
     given = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
-    return Recipe.load(arguments.recipe, given) if arguments.recipe else Recipe.model_validate(given)
+    return Recipe.load(arguments.recipe, given).model_dump(exclude_unset=True) if arguments.recipe else given
 
 
 def parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -130,6 +182,9 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     fitting = _verb(verbs, "fit", fit, "learn from a folder or .zip of images, and package the result")
     fitting.add_argument("data", type=Path, metavar="DIR", help="one folder of images for each label, or a .zip of that")
     fitting.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: a new one below runs/)")
+    again = fitting.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with --out, or the newest unfinished run (default: no)")
+    again.add_argument("--replay", type=Path, metavar="RUN", help="repeat a finished run and compare (default: none)")
     fitting.add_argument("--recipe", type=Path, metavar="FILE", help="YAML with any of the choices below (default: none)")
     fitting.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
     if "fit" in argv:  # the recipe's model takes longer to import than `graft --help` may take in all
@@ -232,11 +287,10 @@ def _positive(text: str) -> int:
 def _code(error: BaseException) -> int:
     """The exit code for an error that has a text for people; 0 means: a bug of ours, show the traceback."""
     # By name, because their modules take seconds to import.
-    named = {"ArtifactError": CORRUPT, "Diverged": DIVERGED, "OutOfMemoryError": OUT_OF_MEMORY, "MemoryError": OUT_OF_MEMORY}
-    if code := named.get(type(error).__name__):
+    if code := CODES.get(type(error).__name__):
         return code
     if isinstance(error, OSError) and error.errno is not None:
-        return DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else WRONG_USE
+        return DISK if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else WRONG_USE
     return WRONG_USE if isinstance(error, (ValueError, ModuleNotFoundError, RuntimeError)) else 0
 
 

@@ -8,6 +8,7 @@ from typing import get_args
 
 from training import backbones, ladder
 from training.compare import Cell, Table, grid, save, table
+from training.folder import Folder
 from training.ground import Ground, prepare
 from training.progress import duration, say
 from training.recipe import Recipe, Strategy
@@ -42,7 +43,7 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
 def _cell(data: Path, out: Path, choices: Recipe) -> Cell:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as folder:
-        ground = prepare(data, Path(folder), choices)
+        ground = prepare(data, Folder(Path(folder)), choices)
         trained = ladder.climb(ground, begun, lambda first: None).trained
     rights = trained.test.argmax(axis=1) == labels_of(ground.splits.test)
     return Cell(choices.strategy, choices.backbone, choices.seed, time.monotonic() - begun, _by_image(ground, rights))

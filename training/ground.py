@@ -10,6 +10,7 @@ from training.audit import audit, settled, shortened
 from training.dataset import Dataset, DatasetError, describe, scan
 from training.features import Features
 from training.findings import Finding
+from training.folder import Folder
 from training.graphs import Exported
 from training.looks import Looks, examine
 from training.progress import say
@@ -22,7 +23,7 @@ class Ground:
     """What every rung stands on.
 
     Attributes:
-        run: the folder that a rung may write into.
+        folder: what a rung may write into, and what was decided before.
         findings: all that the audit found.
         left_out: why, by path, for the files that nothing is learned from and nothing is judged by.
     """
@@ -32,16 +33,17 @@ class Ground:
     exported: Exported
     features: Features
     choices: Recipe
-    run: Path
+    folder: Folder
     findings: tuple[Finding, ...]
     left_out: dict[str, str]
 
 
-def prepare(data: Path, run: Path, choices: Recipe) -> Ground:
-    """Reads, checks and splits the data, and makes one pass over every image. Writes nothing but the cache.
+def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
+    """Reads, checks and splits the data, makes one pass over every image, and records which image went where.
 
     Raises:
         BackboneError, DatasetError: with what to do about it.
+        RunDiffers: if the folder has a record, and the data are not as they were.
     """
     choice = backbones.choose(choices.backbone, choices.weights)
     dataset = scan(data, choices.group_by, choices.follow_links)
@@ -56,11 +58,23 @@ def prepare(data: Path, run: Path, choices: Recipe) -> Ground:
     dataset, left_out = settled(dataset, findings, choices.skip_bad, choices.drop_duplicates)
     for finding in shortened([finding for finding in findings if finding.severity == "warning"]):
         say(f"warning: {finding.text}")
-    splits = split(grouped(dataset, looks.alike), choices.seed)
+    splits = folder.splits(dataset) or split(grouped(dataset, looks.alike), choices.seed)
     exported = graphs.export(choice, choices.input_size, side, choices.fit)
+    folder.agree(_facts(dataset, exported))
     features, splits, skipped = rungs.readable(dataset, splits, exported, choices)
+    folder.record(dataset, splits, left_out | skipped)
     say(_plan(splits, exported, features.computed))
-    return Ground(dataset, splits, exported, features, choices, run, tuple(findings), left_out | skipped)
+    return Ground(dataset, splits, exported, features, choices, folder, tuple(findings), left_out | skipped)
+
+
+def _facts(dataset: Dataset, exported: Exported) -> dict[str, object]:
+    """What must not change while a run is interrupted, beside its recipe and its images."""
+    return {
+        "labels": dataset.labels,
+        "backbone": exported.backbone.name,
+        "weights": exported.backbone.sha256,
+        "input size": exported.preprocessing.crop,
+    }
 
 
 def _median_side(looks: Looks) -> int:

@@ -43,7 +43,7 @@ def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) ->
         return Climb(trained, (rung,))
     probed, _, first = _headed(ground, "probe")
     say(f"probe: {first.validation.value:.1%} of validation")
-    trained, rung = _finetuned(ground, probed, strategy, max(1, _epochs(ground, probed, begun)))
+    trained, rung = _finetuned(ground, probed, strategy, max(1, _decided_epochs(ground, probed, strategy, begun)))
     return Climb(trained, (first.model_copy(update={"kept": False}), rung))
 
 
@@ -63,7 +63,7 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     large, different, place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
     say(place)
     for strategy in _higher(large, different, ground):
-        epochs = _epochs(ground, probed, begun)
+        epochs = _decided_epochs(ground, probed, strategy, begun)
         if epochs < WORTH_IT and not ground.choices.epochs:
             say(f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more")
             break
@@ -114,8 +114,13 @@ def _headed(ground: Ground, strategy: str) -> tuple[Probed, Trained, Rung]:
 def _finetuned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple[Trained, Rung]:
     started = time.monotonic()
     choices = ground.choices.model_copy(update={"strategy": strategy})
-    trained = rungs.finetune(ground.dataset, ground.splits, ground.exported, probed, choices, epochs, ground.run)
+    trained = rungs.finetune(ground.dataset, ground.splits, ground.exported, probed, choices, epochs, ground.folder)
     return trained, _rung(trained, ground, time.monotonic() - started, "asked for by name")
+
+
+def _decided_epochs(ground: Ground, probed: Probed, strategy: str, begun: float) -> int:
+    """As many as were found to fit when the run began: a measured time would differ after an interruption."""
+    return ground.folder.decided(f"epochs of {strategy}", lambda: _epochs(ground, probed, begun))
 
 
 def _epochs(ground: Ground, probed: Probed, begun: float) -> int:

@@ -1,29 +1,24 @@
-"""Training's table of contents, and the folder that a run leaves."""
+"""Training's table of contents."""
 
-import csv
-import errno
 import json
-import os
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from service.artifact import Artifact, Score
 from service.model import Model
-from training import ladder, package, rungs
+from training import backbones, durable, ladder, package, rungs, runs
 from training.dataset import DatasetError, scan
 from training.evaluate import score
-from training.ground import Ground, prepare
+from training.folder import PACKAGE
+from training.ground import prepare
 from training.ladder import Climb
 from training.progress import duration
 from training.recipe import Recipe
 from training.rungs import Trained
 from training.story import Rung
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -60,28 +55,33 @@ class Result:
         return facts
 
 
-def fit(data: Path, run: Path | None, recipe: Recipe) -> Result:
-    """Learns from a folder or zip of labelled images; leaves everything about the run, and the package, in `run`.
+def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like: Path | None = None) -> Result:
+    """Learns from a folder or zip of labelled images; leaves everything about the run, and the package, in `out`.
+
+    Args:
+        resume: go on with what `out` holds.
+        like: an earlier run, whose splits and decisions are repeated.
 
     Raises:
-        BackboneError, DatasetError, ArtifactError, OSError: with what to do about it.
+        BackboneError, DatasetError, RunError, ArtifactError, OSError: with what to do about it.
     """
     begun = time.monotonic()
-    run = run or _fresh(data)
-    _check_writable(run)
-    ground = prepare(data, run, recipe)
-    run.mkdir(parents=True, exist_ok=True)
-    recipe.save(run / "recipe.yaml")
-    _record(ground)
+    backbones.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
+    with runs.opened(out, data, recipe, resume, like) as folder:
+        ground = prepare(data, folder, recipe)
 
-    def publish(trained: Trained) -> Artifact:
-        artifact = package.write(trained, ground.dataset, ground.splits.validation, _name(data), run / "package")
-        _point_latest(run)
-        return artifact
+        def publish(trained: Trained) -> Artifact:
+            artifact = package.write(
+                trained, ground.dataset, ground.splits.validation, runs.name_of(data), folder.path / PACKAGE
+            )
+            runs.point_latest(folder.path)
+            return artifact
 
-    climbed = ladder.climb(ground, begun, publish)
-    _tell(run, climbed.rungs)
-    return Result(run, publish(climbed.trained), climbed, time.monotonic() - begun)
+        climbed = ladder.climb(ground, begun, publish)
+        _tell(folder.path, climbed.rungs)
+        artifact = publish(climbed.trained)
+        runs.finish(folder.path)
+    return Result(folder.path, artifact, climbed, time.monotonic() - begun)
 
 
 def summary(result: Result) -> str:
@@ -101,51 +101,10 @@ def _shown(score: Score) -> str:
     return f"{score.accuracy:.1%} ({score.low:.1%} to {score.high:.1%})"
 
 
-def _fresh(data: Path) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    run, number = RUNS / f"{_name(data)}-{stamp}", 1
-    while run.exists():
-        number += 1
-        run = RUNS / f"{_name(data)}-{stamp}-{number}"
-    return run
-
-
-def _name(data: Path) -> str:
-    return data.resolve().stem or "model"
-
-
-def _check_writable(run: Path) -> None:
-    """Raises OSError before anything is computed, and leaves no folder behind if the data turn out to be unusable."""
-    existing = next(folder for folder in (run, *run.resolve().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise PermissionError(errno.EACCES, "The run's folder cannot be written", str(existing))
-
-
-def _record(ground: Ground) -> None:
-    """`splits.csv`: which image went where, by content."""
-    with (ground.run / "splits.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split", "sha256"])
-        for name, samples in ground.splits.named().items():
-            for sample in samples:
-                writer.writerow([sample.path, ground.dataset.labels[sample.label], name, sample.digest.hex()])
-        for path, reason in sorted(ground.left_out.items()):
-            writer.writerow([path, "", f"left out: {reason}", ""])
-
-
 def _tell(run: Path, story: tuple[Rung, ...]) -> None:
     """`ladder.json`: which rungs were climbed, and why the one that was kept was kept."""
     content = json.dumps([rung.model_dump() for rung in story], indent=2, ensure_ascii=False)
-    (run / "ladder.json").write_text(content + "\n", encoding="utf-8")
-
-
-def _point_latest(run: Path) -> None:
-    """`runs/latest` leads to the newest run that has a package; that is what `bentoml serve` serves."""
-    RUNS.mkdir(exist_ok=True)
-    beside = RUNS / f".latest-{os.getpid()}"
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(os.path.relpath(run, RUNS), target_is_directory=True)
-    os.replace(beside, RUNS / "latest")
+    durable.write(run / "ladder.json", content + "\n")
 
 
 def evaluate(model: Model, data: Path) -> Score:

@@ -17,9 +17,10 @@ from training import blocks, evaluate, probes, recipe
 from training.blocks import Candidate, Chosen
 from training.dataset import Dataset, DatasetError, Sample
 from training.features import Features, Passes, View, extract, on_cpu
+from training.folder import Folder
 from training.graphs import STAGES, Exported
 from training.linear import Kind
-from training.plan import Facts, describe
+from training.plan import Facts, Plan, describe
 from training.plan import plan as planned
 from training.predict import outputs
 from training.probes import Head
@@ -175,9 +176,13 @@ def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
 
 
 def finetune(
-    dataset: Dataset, splits: Splits, exported: Exported, probed: Probed, choices: Recipe, epochs: int, run: Path
+    dataset: Dataset, splits: Splits, exported: Exported, probed: Probed, choices: Recipe, epochs: int, folder: Folder
 ) -> Trained:
-    """The network itself, for at most `epochs`: from the probe on (LP-FT), all of it or its last layers, or from scratch."""
+    """The network itself, for at most `epochs`: from the probe on (LP-FT), all of it or its last layers, or from scratch.
+
+    Args:
+        folder: of the run; a folder below it, named after the strategy, gets what is needed to go on if this is cut short.
+    """
     import torch
 
     from training import layers, memory
@@ -193,19 +198,25 @@ def finetune(
     facts = Facts(
         len(splits.train), label_counts(splits.train, len(dataset.labels)), dataset.multilabel, choices.weights != "none", gpu
     )
-    plan = planned(choices.model_copy(update={"epochs": epochs}), facts)
+    wanted = planned(choices.model_copy(update={"epochs": epochs}), facts)
     say(f"fine-tuning {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {epochs} epochs")
     network = load_headless(exported, len(dataset.labels))
-    if plan.scratch:
-        layers.start_fresh(network, choices.seed, backbone=plan.fresh)
+    if wanted.scratch:
+        layers.start_fresh(network, choices.seed, backbone=wanted.fresh)
     else:
         set_head(network, probed.start)
-    plan = memory.fitting(network, plan, exported.preprocessing.crop, memory.free_memory(gpu))
-    if plan.find_rates:
-        trial = Batches(dataset, splits, exported.preprocessing, plan, gpu)
-        plan = found_rates(network, trial.train_dataloader(), plan, gpu)
+
+    def measured() -> dict[str, object]:
+        fits = memory.fitting(network, wanted, exported.preprocessing.crop, memory.free_memory(gpu))
+        if fits.find_rates:
+            trial = Batches(dataset, splits, exported.preprocessing, fits, gpu)
+            fits = found_rates(network, trial.train_dataloader(), fits, gpu)
+        return fits.model_dump(mode="json")
+
+    plan = Plan.model_validate(folder.decided(f"plan of {choices.strategy}", measured))
     say(describe(plan))
     batches = Batches(dataset, splits, exported.preprocessing, plan, gpu)
+    run = folder.path / choices.strategy
     learn(network, batches, plan, epochs, run, gpu, tracked(choices, run))
 
     def in_memory(batch: Pixels) -> Outputs:
@@ -213,8 +224,8 @@ def finetune(
             logits, vectors = network(torch.from_numpy(batch))
         return Outputs(logits.numpy(), vectors.numpy())
 
-    with tempfile.TemporaryDirectory(dir=run) as folder:
-        path = Path(folder) / "model.onnx"
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder.path) as beside:
+        path = Path(beside) / "model.onnx"
         to_onnx(network, exported.preprocessing.crop, path, [LOGITS, VECTORS])
         graph, engine = path.read_bytes(), CpuEngine(path)
     logits = {

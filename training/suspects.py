@@ -73,7 +73,9 @@ def suspects(
     shuffled = np.random.default_rng(0).permutation(len(vectors))
     for rows in np.array_split(shuffled, math.ceil(len(vectors) / MOST_AT_ONCE)):
         doubts = _doubts(vectors[rows], given[rows], labels, multilabel, among(groups, rows))
-        found += [(doubt.own, Suspect(paths[rows[doubt.row]], doubt.given, doubt.better, doubt.chance)) for doubt in doubts]
+        found += [
+            (doubt.own, Suspect(paths[int(rows[doubt.row])], doubt.given, doubt.better, doubt.chance)) for doubt in doubts
+        ]
     return [suspect for _, suspect in sorted(found, key=lambda pair: (pair[0], pair[1].path))]
 
 
@@ -88,7 +90,7 @@ def _doubts(vectors: Floats, given: Given, labels: Sequence[str], multilabel: bo
     targets = own if multilabel else own.argmax(axis=1)
     said = out_of_fold(vectors[judged][None], targets, STRENGTH, FOLDS, seed=0, groups=among(groups, judged))
     judge = _of_many if multilabel else _of_one
-    doubts = judge(said.astype(np.float64), own, [labels[label] for label in frequent])
+    doubts = judge(said.astype(np.float64), own, [labels[label] for label in frequent.tolist()])
     return [doubt._replace(row=int(judged[doubt.row])) for doubt in doubts]
 
 
