@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from service.artifact import FILES, FORMAT, MANIFEST, ArtifactError, Backbone, Manifest, Preprocessing, read, record
+from service.artifact import (
+    FILES,
+    FORMAT,
+    MANIFEST,
+    ArtifactError,
+    Backbone,
+    Calibration,
+    Manifest,
+    Preprocessing,
+    read,
+    record,
+)
 
 EVERY_FILE = sorted({*FILES, MANIFEST})
 
@@ -33,7 +44,16 @@ def seal(folder: Path) -> None:
         strategy="probe",
         backbone=Backbone(name="tiny", weights="none", license="none", sha256="0" * 64, width=8),
         preprocessing=Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        multilabel=False,
         temperature=1.5,
+        calibration=Calibration(
+            wanted_precision=0.95,
+            thresholds=(0.5, None, 0.75),
+            coverage=0.9,
+            set_threshold=0.25,
+            outlier_k=1,
+            outlier_threshold=0.5,
+        ),
         scores={},
         tolerance=1e-3,
         libraries={},
@@ -200,7 +220,7 @@ def test_a_manifest_that_is_none_is_refused(package, content):
     assert f"{package / MANIFEST} is not a Graft manifest" in refusal(package)
 
 
-@pytest.mark.parametrize(("found", "shown"), [(2, "2"), (0, "0"), ("1", "'1'"), (None, "None")])
+@pytest.mark.parametrize(("found", "shown"), [(1, "1"), (3, "3"), (0, "0"), ("2", "'2'"), (None, "None")])
 def test_another_format_is_named_beside_ours(package, found, shown):
     edit(package, lambda fields: fields.update(format=found))
     assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT}" in refusal(package)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluate import log_loss, paired_difference, score, temperature
+from training.evaluate import log_loss, paired_difference, score
 
 
 def answers(right: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,19 +50,6 @@ def test_log_loss_is_the_mean_over_images():
 
 def test_certain_and_wrong_costs_much_but_not_infinitely():
     assert np.isfinite(log_loss(np.array([[5000.0, 0.0]], np.float32), np.array([1])))
-
-
-@pytest.mark.parametrize(("boast", "expected"), [(3.0, 3.0), (1.0, 1.0), (0.5, 0.5)])
-def test_temperature_takes_back_what_the_logits_boast(boast: float, expected: float):
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(4000, 5)) * 2
-    labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)  # drawn from the softmax of the logits
-    assert temperature((logits * boast).astype(np.float32), labels) == pytest.approx(expected, rel=0.2)
-
-
-def test_few_images_that_are_all_right_do_not_ask_for_certainty():
-    logits, labels = answers(10, 10)
-    assert 0.5 < temperature(logits, labels) <= 1
 
 
 def test_difference_from_itself_is_zero():

@@ -80,11 +80,11 @@ def test_a_damaged_package_never_reaches_the_engine(package):
 
 def test_a_package_is_read_from_an_unusual_path(package, clothes):
     moved = package.rename(package.parent / "käse чай 🧦")
-    assert len(load(moved).classify(clothes[0][1], 3)) == 3
+    assert len(load(moved).classify(clothes[0][1], 3).ranked) == 3
 
 
 def test_an_answer_is_ranked_and_sums_to_one(model, clothes):
-    ranked = model.classify(clothes[0][1], 10)
+    ranked = model.classify(clothes[0][1], 10).ranked
     chances = [probability for _, probability in ranked]
     assert chances == sorted(chances, reverse=True)
     assert sum(chances) == pytest.approx(1, abs=1e-9)
@@ -98,8 +98,9 @@ def test_an_answer_is_the_same_twice(model, clothes):
 def test_the_temperature_cools_the_answer(fitted, model, clothes):
     outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
     hotter = Model(replace(fitted.artifact, manifest=model.manifest.model_copy(update={"temperature": 100.0})), model.engine)
-    assert hotter.answer(outputs, 1)[0].label == model.answer(outputs, 1)[0].label
-    assert hotter.answer(outputs, 1)[0].probability < model.answer(outputs, 1)[0].probability
+    [warm], [cool] = hotter.answer(outputs, 1).ranked, model.answer(outputs, 1).ranked
+    assert warm.label == cool.label
+    assert warm.probability < cool.probability
 
 
 def test_a_models_limits_hold(fitted, model, encode, photo):

@@ -58,7 +58,7 @@ def test_written_package_reads(written: Path):
 
 
 def test_written_package_answers(written: Path, clothes):
-    assert len(model.load(written, "cpu").classify(clothes[0][1], 3)) == 3
+    assert len(model.load(written, "cpu").classify(clothes[0][1], 3).ranked) == 3
 
 
 def test_nothing_partial_is_left_beside_it(written: Path):

@@ -31,8 +31,8 @@ def test_folder_is_answered_image_by_image_in_order(model, wardrobe: Path):
 
 def test_as_many_labels_are_ranked_as_were_asked_for(model, wardrobe: Path):
     [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
-    assert len(answer) == 2
-    assert answer[0].probability >= answer[1].probability
+    assert len(answer.ranked) == 2
+    assert answer.ranked[0].probability >= answer.ranked[1].probability
 
 
 def test_several_paths_are_answered_in_the_order_given(model, wardrobe: Path):

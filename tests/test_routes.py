@@ -131,13 +131,14 @@ def test_an_image_gets_the_models_own_answer_however_it_is_sent(client, model, s
     response = WAYS[way](client, shirt)
     assert response.status_code == 200
     found = [(prediction["label"], prediction["probability"]) for prediction in response.json()["predictions"]]
-    assert found == [tuple(ranked) for ranked in model.classify(shirt, 5)]
+    assert found == [tuple(ranked) for ranked in model.classify(shirt, 5).ranked]
 
 
 def test_an_answer_has_exactly_these_fields(client, model, shirt):
     response = client.post("/v1/classify", content=shirt)
     answer = response.json()
-    assert set(answer) == {"predictions", "model", "image", "warnings", "timing_ms", "request_id"}
+    about_trust = {"prediction_set", "outlier_score", "abstain", "abstain_reason"}
+    assert set(answer) == {"predictions", "model", "image", "warnings", "timing_ms", "request_id"} | about_trust
     assert answer["model"] == {"name": "fashion-mnist", "version": model.manifest.version, "sha256": model.manifest.sha256}
     assert answer["image"] == {"width": 28, "height": 28, "format": "PNG"}
     assert answer["warnings"] == []
@@ -543,7 +544,7 @@ def test_the_limits_are_told_with_their_variables(strict):
 
 
 def test_many_callers_at_once_each_get_their_own_answer(client, model, clothes):
-    expected = [model.classify(encoded, 1)[0].label for _, encoded in clothes]
+    expected = [model.classify(encoded, 1).ranked[0].label for _, encoded in clothes]
 
     def ask(encoded: bytes) -> str:
         return client.post("/v1/classify", files={"image": io.BytesIO(encoded)}).json()["predictions"][0]["label"]

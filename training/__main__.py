@@ -39,18 +39,19 @@ def predict(arguments: argparse.Namespace) -> int:
 
     loaded, failed = model.load(arguments.package), 0
     found: list[dict[str, object]] = []
-    for path, answer in bulk.predict(loaded, arguments.images, arguments.top_k):
+    answers = bulk.predict(loaded, arguments.images, arguments.top_k)
+    for path, answer in bulk.saved(answers, arguments.csv) if arguments.csv else answers:
         if isinstance(answer, ImageError):
             failed += 1
-            found.append({"path": str(path), "error": {"code": answer.code, "detail": str(answer)}})
             print(f"{path}: {answer}", file=sys.stderr)
-        elif arguments.json:
-            predictions = [{"label": label, "probability": probability} for label, probability in answer]
-            found.append({"path": str(path), "predictions": predictions})
-        else:
-            print(f"{path}\t" + "\t".join(f"{label} {probability:.1%}" for label, probability in answer))
+        if arguments.json:
+            found.append({"path": str(path)} | bulk.facts(answer))
+        elif not isinstance(answer, ImageError) and not arguments.csv:
+            print(f"{path}\t{bulk.line(answer)}")
     if arguments.json:
         print(json.dumps({"model": loaded.manifest.sha256, "images": found}, ensure_ascii=False))
+    elif arguments.csv:
+        print(arguments.csv)
     return 1 if failed else 0
 
 
@@ -122,6 +123,7 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
     predicting.add_argument("--top-k", type=_positive, default=3, metavar="K", help="labels per image (default: 3)")
     predicting.add_argument("--json", action="store_true", help="print one JSON object (default: a line per image)")
+    predicting.add_argument("--csv", type=Path, metavar="FILE", help="write a table instead of lines (default: none)")
 
     evaluating = _verb(verbs, "evaluate", evaluate, "score a package on labelled images")
     evaluating.add_argument("package", type=Path, metavar="PACKAGE")

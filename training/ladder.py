@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Backbone, Preprocessing, Score
+from service.artifact import Backbone, Calibration, Preprocessing, Score
 from service.engine import LOGITS, VECTORS, CpuEngine, Engine, Graph, Outputs, Pixels, cuda_devices
+from service.neighbours import Neighbours
 from service.preprocess import ImageError
-from training import evaluate, probes, recipe
+from training import calibrate, evaluate, probes, recipe
+from training.calibrate import Answered
 from training.dataset import Dataset, DatasetError, Sample
 from training.features import Features, Passes, View, extract, on_cpu
 from training.graphs import Exported
@@ -33,6 +35,9 @@ class Trained:
         graph: the same network as an ONNX file's bytes.
         weights: the same network's tensors by name.
         temperature: chosen on validation.
+        calibration: chosen on validation, too.
+        neighbours: some of the images it learned from, as it sees them.
+        test: what it said of the test images.
         scores: by split.
         gain: over its own probe on the test images: difference, low, high; None for a probe.
     """
@@ -44,6 +49,9 @@ class Trained:
     graph: bytes
     weights: dict[str, NDArray[np.generic]]
     temperature: float
+    calibration: Calibration
+    neighbours: Neighbours
+    test: Answered
     scores: dict[str, Score]
     gain: tuple[float, float, float] | None = None
 
@@ -57,12 +65,14 @@ class Probed:
         final: the head learned from train and validation at the strength that train's cross-validation chose.
         validation: `start`'s logits on validation.
         test: `final`'s logits on test.
+        features: what both saw.
     """
 
     start: Head
     final: Head
     validation: Floats
     test: Floats
+    features: Features
 
 
 def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe) -> tuple[Features, Splits, dict[str, str]]:
@@ -117,7 +127,7 @@ def probe(features: Features, splits: Splits, choices: Recipe) -> Probed:
     start = probes.fit(train, labels, strength)
     everything = (*splits.train, *splits.validation)
     final = probes.fit(views(everything), labels_of(everything), strength)
-    return Probed(start, final, start(features.of(splits.validation)), final(features.of(splits.test)))
+    return Probed(start, final, start(features.of(splits.validation)), final(features.of(splits.test)), features)
 
 
 def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
@@ -126,6 +136,11 @@ def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
 
     backbone = Graph(exported.graph)
     head = probed.final
+    near = calibrate.chosen_neighbours(splits.train, exported.backbone.width)
+    neighbours = calibrate.neighbours_of(near, probed.features.of(near))
+    validation = Answered(probed.validation, probed.features.of(splits.validation), labels_of(splits.validation))
+    test = Answered(probed.test, probed.features.of(splits.test), labels_of(splits.test))
+    temperature = calibrate.temperature(validation.logits, validation.targets)
 
     def network(batch: Pixels) -> Outputs:
         vectors = backbone(batch)[VECTORS]
@@ -138,7 +153,10 @@ def finish_probe(probed: Probed, exported: Exported, splits: Splits) -> Trained:
         network=network,
         graph=probes.with_head(exported.graph, head),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-        temperature=evaluate.temperature(probed.validation, labels_of(splits.validation)),
+        temperature=temperature,
+        calibration=calibrate.calibrate(validation, temperature, neighbours),
+        neighbours=neighbours,
+        test=test,
         scores=_scores(probed.validation, probed.test, splits),
     )
 
@@ -170,10 +188,15 @@ def finetune(dataset: Dataset, splits: Splits, exported: Exported, probed: Probe
         path = Path(folder) / "model.onnx"
         to_onnx(network, exported.preprocessing.crop, path, [LOGITS, VECTORS])
         graph, engine = path.read_bytes(), CpuEngine(path)
-    logits = {
-        name: answers(engine, dataset, samples, exported.preprocessing, f"scoring {name}")
-        for name, samples in (("validation", splits.validation), ("test", splits.test))
-    }
+
+    def asked(samples: tuple[Sample, ...], what: str) -> Answered:
+        found = answers(engine, dataset, samples, exported.preprocessing, what)
+        return Answered(found.logits, found.vectors, labels_of(samples))
+
+    validation, test = asked(splits.validation, "scoring validation"), asked(splits.test, "scoring test")
+    near = tuple(calibrate.chosen_neighbours(splits.train, exported.backbone.width))
+    neighbours = calibrate.neighbours_of(near, asked(near, "looking at neighbours").vectors)
+    temperature = calibrate.temperature(validation.logits, validation.targets)
     return Trained(
         strategy="finetune",
         backbone=exported.backbone,
@@ -181,19 +204,23 @@ def finetune(dataset: Dataset, splits: Splits, exported: Exported, probed: Probe
         network=in_memory,
         graph=graph,
         weights={key: value.contiguous().numpy() for key, value in network.state_dict().items()},
-        temperature=evaluate.temperature(logits["validation"], labels_of(splits.validation)),
-        scores=_scores(logits["validation"], logits["test"], splits),
-        gain=evaluate.paired_difference(logits["test"], probed.test, labels_of(splits.test)),
+        temperature=temperature,
+        calibration=calibrate.calibrate(validation, temperature, neighbours),
+        neighbours=neighbours,
+        test=test,
+        scores=_scores(validation.logits, test.logits, splits),
+        gain=evaluate.paired_difference(test.logits, probed.test, test.targets),
     )
 
 
-def answers(engine: Engine, dataset: Dataset, samples: tuple[Sample, ...], preprocessing: Preprocessing, what: str) -> Floats:
-    """Logits float32 (N, C) of samples that are known to be readable."""
+def answers(engine: Engine, dataset: Dataset, samples: tuple[Sample, ...], preprocessing: Preprocessing, what: str) -> Outputs:
+    """The outputs, (N, C) and (N, D), for samples that are known to be readable."""
     readers = [lambda sample=sample: dataset.read(sample) for sample in samples]
     rows = list(outputs(engine, preprocessing, readers, what))
     if bad := next((row for row in rows if isinstance(row, ImageError)), None):
         raise bad
-    return np.concatenate([row.logits for row in rows if not isinstance(row, ImageError)])
+    good = [row for row in rows if not isinstance(row, ImageError)]
+    return Outputs(np.concatenate([row.logits for row in good]), np.concatenate([row.vectors for row in good]))
 
 
 def labels_of(samples: tuple[Sample, ...]) -> NDArray[np.int64]:

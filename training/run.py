@@ -174,4 +174,4 @@ def evaluate(model: Model, data: Path) -> Score:
     if unknown := sorted(set(dataset.labels) - set(known)):
         raise DatasetError(f"The package knows no {', '.join(map(repr, unknown))}; it knows {', '.join(known)}.")
     labels = np.array([known[dataset.labels[sample.label]] for sample in samples])
-    return score(ladder.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating"), labels)
+    return score(ladder.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating").logits, labels)
