@@ -5,7 +5,6 @@ there is nothing to doubt. What is no share is bootstrapped over the images.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,20 +51,22 @@ def f1(both: float, either: float, effect: float = 1.0) -> Estimate | None:
     return Estimate(value=value, low=low, high=high)
 
 
-def mean_of(parts: Sequence[Estimate], effect: float = 1.0) -> Estimate:
-    """The mean of shares, its interval put together from theirs (Zou & Donner 2008, MOVER).
+def mean_of(values: Floats, sizes: Floats, effect: float = 1.0) -> Estimate:
+    """The mean of several shares (L,), each of its own number of images (L,), L > 0, none 0.
 
-    Unlike a bootstrap it remembers that two right answers of two say little about a label.
+    Wilson's interval, for as many images as would make one share vary as much as the mean does (Kish 1965's effective
+    size). How much each share varies is judged with one more image right and one more wrong, so that two right answers of
+    two bring doubt, where a bootstrap would see none.
 
     Args:
-        parts: at least one, independent of each other but for `effect`.
-        effect: how many times more their mean varies than if they were independent.
+        values, sizes: (L,), sizes > 0.
+        effect: how many times more the mean varies than if the shares were independent.
     """
-    value = float(np.mean([part.value for part in parts]))
-    stretch = math.sqrt(max(1.0, effect)) / len(parts)
-    below = stretch * math.hypot(*(part.value - part.low for part in parts))
-    above = stretch * math.hypot(*(part.high - part.value for part in parts))
-    return Estimate(value=value, low=max(0.0, value - below), high=min(1.0, value + above))
+    careful = (values * sizes + 1) / (sizes + 2)
+    variance = float((careful * (1 - careful) / sizes).sum()) / len(values) ** 2
+    centre = float(careful.mean())
+    low, high = wilson(float(values.mean()), centre * (1 - centre) / variance / max(1.0, effect))
+    return Estimate(value=float(values.mean()), low=low, high=high)
 
 
 def design_effect(influences: Floats) -> float:

@@ -44,7 +44,7 @@ def single(chances: Floats, targets: Counts, labels: tuple[str, ...], calibratio
     found = {"accuracy": share(sum(right), len(targets))}
     if len(labels) > 5:
         found["top5"] = share(_n_in_top(chances, targets, 5), len(targets))
-    found["balanced_accuracy"] = mean_of([scores.recall for scores in by_label if scores.recall is not None])
+    found["balanced_accuracy"] = _balanced(counts)
     return _known(found), by_label
 
 
@@ -77,7 +77,7 @@ def several(chances: Floats, targets: NDArray[np.bool_], labels: tuple[str, ...]
     found = {
         "map": mean_precision,
         "micro_f1": _micro_f1(said, targets),
-        "macro_f1": _macro_f1(said, targets, [scores.f1 for scores in by_label]),
+        "macro_f1": _macro_f1(said, targets),
         "exact_match": share(int((said == targets).all(axis=1).sum()), len(targets)),
     }
     return _known(found), by_label
@@ -129,10 +129,10 @@ def macro_precision(
     """
     counts = targets.sum(axis=0).tolist()
     found = tuple(share(value * n, n) if n else None for value, n in zip(values.tolist(), counts, strict=True))
-    known = [estimate for estimate in found if estimate is not None]
-    if not known:
+    known = np.array(counts) > 0
+    if not known.any():
         raise ValueError("None of the images has any label, so there is nothing to rank.")
-    return mean_of(known, design_effect(influences)), found
+    return mean_of(values[known], np.array(counts, np.float64)[known], design_effect(influences)), found
 
 
 def _micro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate | None:
@@ -146,12 +146,21 @@ def _micro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate |
     return intervals.f1(float(both.sum()), float(either.sum()), effect)
 
 
-def _macro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_], found: list[Estimate | None]) -> Estimate | None:
+def _macro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate | None:
     """The mean over the labels that any image has or was given."""
-    known = [estimate for estimate in found if estimate is not None]
-    if not known:
+    both, either = ((each).sum(axis=0).astype(np.float64) for each in (said & targets, said | targets))
+    known = either > 0
+    if not known.any():
         return None
-    values = np.array([0.0 if estimate is None else estimate.value for estimate in found])
-    total = np.maximum(1, said.sum(axis=0) + targets.sum(axis=0))
-    influences = (2.0 * (said & targets) - values * (said.astype(int) + targets)) / total
-    return mean_of(known, design_effect(influences))
+    jaccard, total = both[known] / either[known], (either + both)[known]
+    values = 2 * jaccard / (1 + jaccard)
+    influences = (2.0 * (said & targets)[:, known] - values * (said.astype(int) + targets)[:, known]) / total
+    # F1 varies as a share of this many would; see `intervals.f1`.
+    return mean_of(values, either[known] * (1 + jaccard) ** 2 / 2, design_effect(influences))
+
+
+def _balanced(counts: Counts) -> Estimate:
+    """The mean recall, of the labels that any image has."""
+    support = counts.sum(axis=1)
+    known = support > 0
+    return mean_of(counts.diagonal()[known] / support[known], support[known].astype(np.float64))

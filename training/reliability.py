@@ -38,11 +38,14 @@ def calibration_error(claims: Floats, came_true: NDArray[np.bool_], seed: int = 
     n_bins = int(bins.max()) + 1
     cells = bins + n_bins * np.arange(n)[:, None]
     gaps = np.bincount(cells.ravel(), (claims - came_true).ravel(), minlength=n * n_bins).reshape(n, n_bins) / n_claims
-    value = float(np.abs(gaps.mean(axis=0)).sum())
-    low, high = np.quantile(np.abs(resampled(gaps, seed)).sum(axis=1), [0.025, 0.975])
-    # Chance alone makes gaps, and resampling adds as much again. The basic bootstrap takes that back; percentiles would
-    # never hold the error of a network that is calibrated.
-    return Estimate(value=value, low=max(0.0, min(value, 2 * value - float(high))), high=max(value, 2 * value - float(low)))
+    gap = gaps.mean(axis=0)
+    value, draws = float(np.abs(gap).sum()), resampled(gaps, seed)
+    low, high = np.quantile(np.abs(draws).sum(axis=1), [0.025, 0.975])
+    # Chance alone makes gaps, and resampling adds as much again: percentiles would never hold the error of a network that
+    # is calibrated. The basic bootstrap takes that back; and where chance makes errors as large as this one, none is shown.
+    by_chance = float(np.quantile(np.abs(draws - gap).sum(axis=1), 0.975))
+    least = 0.0 if value <= by_chance else max(0.0, min(value, 2 * value - float(high)))
+    return Estimate(value=value, low=least, high=max(value, 2 * value - float(low)))
 
 
 def _bins(claims: Floats) -> NDArray[np.intp]:
