@@ -107,8 +107,17 @@ def evaluate(
     calibration: Calibration,
     neighbours: Neighbours,
     curve: LearningCurve | None = None,
+    ten_crop: NDArray[np.float32] | None = None,
 ) -> Evaluation:
     """Everything about a network's answers to test images, by rules that validation had fixed before.
+
+    Args:
+        test: images that nothing was chosen by.
+        labels: names of the C.
+        temperature, calibration: chosen on validation.
+        neighbours: what outlier scores are measured from.
+        curve: how the score grew with images, if that was asked.
+        ten_crop: logits (N, C) of ten looks at each test image, if they were taken.
 
     Raises:
         ValueError: if there are no images.
@@ -141,6 +150,7 @@ def evaluate(
         conformal=None if test.multilabel else _conformal(after, test.targets, calibration),
         outliers=_outliers(test.vectors, calibration, neighbours),
         curve=curve,
+        ten_crop=None if ten_crop is None else _estimate(*paired_difference(ten_crop, test.logits, test.targets)),
     )
 
 
@@ -179,5 +189,8 @@ def _outliers(vectors: NDArray[np.float32], calibration: Calibration, neighbours
 
 
 def _of_all(flags: NDArray[np.bool_]) -> Estimate:
-    low, high = wilson(float(flags.mean()), len(flags))
-    return Estimate(value=float(flags.mean()), low=low, high=high)
+    return _estimate(float(flags.mean()), *wilson(float(flags.mean()), len(flags)))
+
+
+def _estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value=value, low=low, high=high)

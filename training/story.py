@@ -105,6 +105,7 @@ class Evaluation(_Record):
     conformal: Conformal | None
     outliers: Outliers | None
     curve: LearningCurve | None = None
+    ten_crop: Estimate | None = Field(None, description="by how much ten looks at an image score better than one")
 
 
 class Rung(_Record):
