@@ -257,6 +257,36 @@ def test_a_link_to_a_whole_package_is_followed(package, tmp_path):
     assert read(tmp_path / "latest").manifest.name == "clothes"
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": ("bag", "coat")}, "there are 2 labels, but 3 thresholds"),
+        ({"multilabel": True}, "several labels an image need a threshold each"),
+        ({"calibration": {"set_threshold": None}}, "one label an image needs a threshold for its prediction set"),
+        ({"calibration": {"outlier_k": 0}}, "calibration.outlier_k"),
+        ({"calibration": {"outlier_threshold": 3}}, "calibration.outlier_threshold"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_is_refused_even_if_sealed(package, changes, told):
+    path = package / MANIFEST
+    manifest = Manifest.model_validate_json(path.read_bytes())
+    if "calibration" in changes:
+        changes = {"calibration": manifest.calibration.model_copy(update=changes["calibration"])}
+    path.write_bytes(manifest.model_copy(update=changes).sealed().content())
+    assert told in refusal(package)
+
+
+def test_a_package_of_the_first_format_says_which_graft_reads_it(package):
+    """What Graft 0.1 wrote: no calibration, no neighbours."""
+    (package / "neighbours.npz").unlink()
+    path = package / MANIFEST
+    fields = json.loads(path.read_bytes())
+    del fields["calibration"], fields["multilabel"], fields["files"]["neighbours.npz"]
+    fields["format"] = 1
+    path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
+    assert f"{path} has format 1; this Graft reads format 2. Install the Graft it names." in refusal(package)
+
+
 def test_a_manifest_that_is_sealed_twice_stays_the_same(package):
     manifest = read(package).manifest
     assert manifest.sealed() == manifest

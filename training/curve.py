@@ -16,7 +16,7 @@ from training.story import Estimate, LearningCurve
 
 PARTS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # of the images, and how many different draws of them
 MOST = 5_000  # images of the largest part that is learned from only for the curve
-FEWEST_PARTS = 3  # a power law with a floor has three unknowns
+FEWEST = 40  # images; an eighth of fewer says nothing
 EXPONENTS = np.geomspace(0.07, 1, 19)  # of learning curves in practice (Hestness et al. 2017; Viering & Loog 2022)
 GRID = 41  # values tried for the error at the largest size, and again for the share of it that goes on falling
 
@@ -46,9 +46,9 @@ def learning_curve(
         seed: of the draws.
     """
     n_images = len(targets)
-    plan = _plan(n_images)
-    if len(plan) < FEWEST_PARTS:
+    if n_images < FEWEST:
         return None
+    plan = _plan(n_images)
     scores = []
     for size, n_draws in plan:
         if size == n_images and whole is not None:
@@ -70,7 +70,7 @@ def learning_curve(
 def _plan(n_images: int) -> list[tuple[int, int]]:
     """How many images are learned from, ascending, and how often."""
     most = min(n_images, MOST)
-    plan = {round(most * share): n_draws for share, n_draws in PARTS if round(most * share) > 0}
+    plan = {round(most * share): n_draws for share, n_draws in PARTS}
     return sorted((plan | {n_images: 1}).items())
 
 
