@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.npz"
+NEIGHBOURS = "neighbours.npz"
 CARD = "README.md"
-FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, CARD})
+FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBOURS, CARD})
 
 
 class ArtifactError(Exception):
@@ -65,6 +66,27 @@ class Score(_Record):
     n: int = Field(ge=0)
 
 
+class Calibration(_Record):
+    """How far to trust an answer, as validation taught it; test only measures what came of it.
+
+    Attributes:
+        thresholds: in the labels' order. One label an image: the lowest probability at which `wanted_precision` was
+            reached, None if never. Several: the probability from which on the label is given.
+        coverage: how often a prediction set promises to hold the right label; None for several labels an image.
+        set_threshold: the probability from which on a label is in the prediction set; 0 where validation had too few
+            images for the promise, so that every label is in it.
+        outlier_k: an image's outlier score is its cosine distance to the k-th nearest of the package's neighbours.
+        outlier_threshold: an image with a higher score is an outlier.
+    """
+
+    wanted_precision: float = Field(gt=0, lt=1)
+    thresholds: tuple[float | None, ...]
+    coverage: float | None = Field(gt=0, lt=1)
+    set_threshold: float | None = Field(ge=0, le=1)
+    outlier_k: int = Field(gt=0)
+    outlier_threshold: float = Field(ge=0, le=2)
+
+
 class FileRecord(_Record):
     sha256: str
     bytes: int = Field(ge=0)
@@ -73,7 +95,7 @@ class FileRecord(_Record):
 class Manifest(_Record):
     """Everything about a model but its numbers."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     sha256: str = Field(default="", description="of this file with this field empty: the model's identity")
     name: str
     version: str
@@ -82,11 +104,24 @@ class Manifest(_Record):
     strategy: str
     backbone: Backbone
     preprocessing: Preprocessing
-    temperature: float = Field(gt=0, description="logits are divided by it before the softmax")
+    multilabel: bool = Field(description="whether an image may have several labels, or none")
+    temperature: float = Field(gt=0, description="logits are divided by it before the softmax, or the sigmoids")
+    calibration: Calibration
     scores: dict[str, Score] = Field(description="by split; `test` was never used to choose anything")
     tolerance: float = Field(gt=0, description="how far a probability may move from the golden answers")
     libraries: dict[str, str]
     files: dict[str, FileRecord]
+
+    @model_validator(mode="after")
+    def _one_threshold_a_label(self) -> "Manifest":
+        thresholds = self.calibration.thresholds
+        if len(thresholds) != len(self.labels):
+            raise ValueError(f"there are {len(self.labels)} labels, but {len(thresholds)} thresholds")
+        if self.multilabel and None in thresholds:
+            raise ValueError("several labels an image need a threshold each")
+        if not self.multilabel and self.calibration.set_threshold is None:
+            raise ValueError("one label an image needs a threshold for its prediction set")
+        return self
 
     def content(self) -> bytes:
         """The manifest file's bytes: the only spelling that `read` accepts."""
@@ -116,6 +151,10 @@ class Artifact:
     @property
     def golden(self) -> Path:
         return self.path / GOLDEN
+
+    @property
+    def neighbours(self) -> Path:
+        return self.path / NEIGHBOURS
 
 
 def record(path: Path) -> FileRecord:

@@ -11,15 +11,26 @@ class Ranked(NamedTuple):
     probability: float
 
 
-def probabilities(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """The calibrated probabilities, float64 (N, C), of logits (N, C): a softmax after dividing by the temperature.
+def probabilities(logits: NDArray[np.floating], temperature: float, multilabel: bool = False) -> NDArray[np.float64]:
+    """The calibrated probabilities, float64 (N, C), of logits (N, C), which are divided by the temperature.
 
-    Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    A softmax where one label is right (Guo et al. 2017, "On Calibration of Modern Neural Networks"), a sigmoid for each
+    label where several may be.
     """
     scaled = logits.astype(np.float64) / temperature
+    return _sigmoid(scaled) if multilabel else _softmax(scaled)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     # Subtracting the row's maximum changes nothing but keeps exp() from overflowing.
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     rows: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return rows
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    # The usual 1 / (1 + exp(-x)) overflows far below 0; this is the same number.
+    rows: NDArray[np.float64] = 0.5 * (1 + np.tanh(0.5 * logits))
     return rows
 
 
@@ -28,3 +39,26 @@ def rank(row: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> tuple
     # Stable, so equal probabilities keep the labels' own order.
     order = np.argsort(-row, kind="stable")[:top_k]
     return tuple(Ranked(labels[index], float(row[index])) for index in order)
+
+
+def conforming(chances: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Which labels are in the prediction set, (N, C): those at least as probable as the threshold, and the top one.
+
+    With a threshold from `training.calibrate` the set holds the right label as often as was promised, and no other rule
+    that promises as much has smaller sets (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued Classifiers").
+    Theirs may be empty; ours says its best guess then, which can only make the promise truer.
+    """
+    members = chances >= threshold
+    members[np.arange(len(chances)), chances.argmax(axis=1)] = True
+    return members
+
+
+def given(chances: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of several labels an image is given, (N, C): those at least as probable as their own threshold (C,)."""
+    members: NDArray[np.bool_] = chances >= thresholds
+    return members
+
+
+def named(members: NDArray[np.bool_], row: NDArray[np.float64], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels that `members` (C,) picks, most probable first."""
+    return tuple(labels[index] for index in np.argsort(-row, kind="stable") if members[index])

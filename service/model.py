@@ -5,14 +5,16 @@ evaluate` all hold one of these, so they cannot answer differently. No HTTP.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import engine
 from service.artifact import MANIFEST, Artifact, ArtifactError, read
-from service.classifier import Ranked, probabilities, rank
+from service.classifier import Ranked, conforming, given, named, probabilities, rank
 from service.engine import Engine, Outputs
+from service.neighbours import Neighbours
 from service.preprocess import Decoded, ImageLimits, decode
 
 
@@ -42,6 +44,27 @@ class Golden:
             return cls(tuple(piece.tobytes() for piece in pieces), arrays["logits"])
 
 
+Doubt = Literal["outlier", "undecided"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is told about one image.
+
+    Attributes:
+        ranked: the most probable labels, most probable first.
+        prediction_set: the labels that hold the right one as often as was promised; where an image may have several
+            labels, those it is given. Most probable first.
+        outlier_score: how unlike the training images it is, in [0, 2].
+        doubt: why nobody should rely on this answer; None if somebody may.
+    """
+
+    ranked: tuple[Ranked, ...]
+    prediction_set: tuple[str, ...]
+    outlier_score: float
+    doubt: Doubt | None
+
+
 class Model:
     """A verified package and the engine that runs it."""
 
@@ -55,11 +78,42 @@ class Model:
         """The pixels the network sees of one file. Raises ImageError."""
         return decode(encoded, self.manifest.preprocessing, self.limits)
 
-    def answer(self, outputs: Outputs, top_k: int) -> tuple[Ranked, ...]:
-        """The ranked answer to one image from its outputs, logits (1, C)."""
-        return rank(probabilities(outputs.logits, self.manifest.temperature)[0], self.manifest.labels, top_k)
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The training images that an answer is compared with.
 
-    def classify(self, encoded: bytes, top_k: int) -> tuple[Ranked, ...]:
+        Raises:
+            ArtifactError: if their vectors are not this network's.
+        """
+        neighbours, k = Neighbours.load(self.artifact.neighbours), self.manifest.calibration.outlier_k
+        n_vectors, width = neighbours.vectors.shape
+        if width != self.manifest.backbone.width or n_vectors < k:
+            needed = f"at least {k} of {self.manifest.backbone.width} numbers"
+            raise ArtifactError(f"{self.artifact.neighbours} has {n_vectors} vectors of {width} numbers; needed: {needed}.")
+        return neighbours
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Calibrated, (N, C), of logits (N, C)."""
+        return probabilities(logits, self.manifest.temperature, self.manifest.multilabel)
+
+    def answer(self, outputs: Outputs, top_k: int) -> Answer:
+        """The answer to one image from its outputs, logits (1, C) and vectors (1, D)."""
+        labels, calibration = self.manifest.labels, self.manifest.calibration
+        chances = self.probabilities(outputs.logits)
+        members = self._members(chances)[0]
+        score = self.neighbours.outlier_score(outputs.vectors[0], calibration.outlier_k)
+        undecided = bool(members.all()) and not self.manifest.multilabel
+        doubt: Doubt | None = "outlier" if score > calibration.outlier_threshold else "undecided" if undecided else None
+        return Answer(rank(chances[0], labels, top_k), named(members, chances[0], labels), score, doubt)
+
+    def _members(self, chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which labels are in the prediction sets, (N, C)."""
+        calibration = self.manifest.calibration
+        if calibration.set_threshold is None:
+            return given(chances, np.array(calibration.thresholds, np.float64))
+        return conforming(chances, calibration.set_threshold)
+
+    def classify(self, encoded: bytes, top_k: int) -> Answer:
         """The whole road for one file, in this thread. Raises ImageError."""
         return self.answer(self.engine(self.decode(encoded).pixels[None]), top_k)
 
@@ -76,8 +130,7 @@ class Model:
             manifest, path = self.artifact.path / MANIFEST, self.artifact.golden
             raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {n_logits} logits.")
         found = self.engine(np.stack([self.decode(encoded).pixels for encoded in golden.encoded])).logits
-        temperature = self.manifest.temperature
-        moved = probabilities(found, temperature) - probabilities(golden.logits, temperature)
+        moved = self.probabilities(found) - self.probabilities(golden.logits)
         return float(np.abs(moved).max())
 
 
@@ -89,6 +142,7 @@ def load(path: Path, device: str = "auto", limits: ImageLimits = ImageLimits()) 
     """
     artifact = read(path)
     model = Model(artifact, engine.load(artifact, device), limits)
+    _ = model.neighbours  # now, not during the first request
     moved = model.drift
     if not moved <= model.manifest.tolerance:  # so that NaN is refused too
         raise ArtifactError(

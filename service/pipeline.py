@@ -35,7 +35,7 @@ class Pipeline:
         ready = time.perf_counter()
         outputs = await _awaited(self._batcher.submit(decoded.pixels))
         done = time.perf_counter()
-        if not np.isfinite(outputs.logits).all():
+        if not (np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all()):
             raise Refused("model_output_invalid", "The network's answer to this image is not a number.")
         timing = {"decode": round(1e3 * (ready - begun), 3), "network": round(1e3 * (done - ready), 3)}
         return self._answer(decoded, outputs, top_k, warnings, request_id, timing)
@@ -50,9 +50,13 @@ class Pipeline:
         timing_ms: dict[str, float],
     ) -> Classification:
         manifest = self.model.manifest
-        ranked = self.model.answer(outputs, top_k)
+        answer = self.model.answer(outputs, top_k)
         return Classification(
-            predictions=[Prediction(label=label, probability=probability) for label, probability in ranked],
+            predictions=[Prediction(label=label, probability=probability) for label, probability in answer.ranked],
+            prediction_set=list(answer.prediction_set),
+            outlier_score=answer.outlier_score,
+            abstain=answer.doubt is not None,
+            abstain_reason=answer.doubt,
             model=ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256),
             image=ImageFacts(width=decoded.width, height=decoded.height, format=decoded.format),
             warnings=[*warnings, *decoded.notes],

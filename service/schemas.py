@@ -1,8 +1,10 @@
 """Everything that crosses the wire, as pydantic models; and which status each error code has."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
-from service.artifact import Backbone, Preprocessing, Score
+from service.artifact import Backbone, Calibration, Preprocessing, Score
 
 # code: (status, title). 400 cannot be parsed, 413 make it smaller, 415 another kind, 422 cannot be used, 503 try again.
 PROBLEMS: dict[str, tuple[int, str]] = {
@@ -52,6 +54,15 @@ class Classification(BaseModel):
     """The answer to one image."""
 
     predictions: list[Prediction] = Field(description="most probable first")
+    prediction_set: list[str] = Field(
+        description="holds the right label as often as /v1/model's calibration promises; where an image may have several"
+        " labels, those it is given, perhaps none"
+    )
+    outlier_score: float = Field(ge=0, le=2, description="how unlike the training images it is: a cosine distance")
+    abstain: bool = Field(description="true if nobody should rely on this answer")
+    abstain_reason: Literal["outlier", "undecided"] | None = Field(
+        description="outlier: unlike every training image; undecided: no label can be ruled out"
+    )
     model: ModelReference
     image: ImageFacts
     warnings: list[str]
@@ -89,6 +100,9 @@ class ModelDescription(BaseModel):
     strategy: str
     backbone: Backbone
     preprocessing: Preprocessing
+    multilabel: bool
+    temperature: float
+    calibration: Calibration
     scores: dict[str, Score]
     device: str
     drift: float = Field(description="how far this machine's golden answers are from those that were evaluated")

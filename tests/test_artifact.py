@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from service.artifact import FILES, FORMAT, MANIFEST, ArtifactError, Backbone, Manifest, Preprocessing, read, record
+from service.artifact import (
+    FILES,
+    FORMAT,
+    MANIFEST,
+    ArtifactError,
+    Backbone,
+    Calibration,
+    Manifest,
+    Preprocessing,
+    read,
+    record,
+)
 
 EVERY_FILE = sorted({*FILES, MANIFEST})
 
@@ -33,7 +44,16 @@ def seal(folder: Path) -> None:
         strategy="probe",
         backbone=Backbone(name="tiny", weights="none", license="none", sha256="0" * 64, width=8),
         preprocessing=Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        multilabel=False,
         temperature=1.5,
+        calibration=Calibration(
+            wanted_precision=0.95,
+            thresholds=(0.5, None, 0.75),
+            coverage=0.9,
+            set_threshold=0.25,
+            outlier_k=1,
+            outlier_threshold=0.5,
+        ),
         scores={},
         tolerance=1e-3,
         libraries={},
@@ -200,7 +220,7 @@ def test_a_manifest_that_is_none_is_refused(package, content):
     assert f"{package / MANIFEST} is not a Graft manifest" in refusal(package)
 
 
-@pytest.mark.parametrize(("found", "shown"), [(2, "2"), (0, "0"), ("1", "'1'"), (None, "None")])
+@pytest.mark.parametrize(("found", "shown"), [(1, "1"), (3, "3"), (0, "0"), ("2", "'2'"), (None, "None")])
 def test_another_format_is_named_beside_ours(package, found, shown):
     edit(package, lambda fields: fields.update(format=found))
     assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT}" in refusal(package)
@@ -235,6 +255,36 @@ def test_a_package_may_move_to_any_path(package, tmp_path, name):
 def test_a_link_to_a_whole_package_is_followed(package, tmp_path):
     (tmp_path / "latest").symlink_to(package, target_is_directory=True)
     assert read(tmp_path / "latest").manifest.name == "clothes"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": ("bag", "coat")}, "there are 2 labels, but 3 thresholds"),
+        ({"multilabel": True}, "several labels an image need a threshold each"),
+        ({"calibration": {"set_threshold": None}}, "one label an image needs a threshold for its prediction set"),
+        ({"calibration": {"outlier_k": 0}}, "calibration.outlier_k"),
+        ({"calibration": {"outlier_threshold": 3}}, "calibration.outlier_threshold"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_is_refused_even_if_sealed(package, changes, told):
+    path = package / MANIFEST
+    manifest = Manifest.model_validate_json(path.read_bytes())
+    if "calibration" in changes:
+        changes = {"calibration": manifest.calibration.model_copy(update=changes["calibration"])}
+    path.write_bytes(manifest.model_copy(update=changes).sealed().content())
+    assert told in refusal(package)
+
+
+def test_a_package_of_the_first_format_says_which_graft_reads_it(package):
+    """What Graft 0.1 wrote: no calibration, no neighbours."""
+    (package / "neighbours.npz").unlink()
+    path = package / MANIFEST
+    fields = json.loads(path.read_bytes())
+    del fields["calibration"], fields["multilabel"], fields["files"]["neighbours.npz"]
+    fields["format"] = 1
+    path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
+    assert f"{path} has format 1; this Graft reads format 2. Install the Graft it names." in refusal(package)
 
 
 def test_a_manifest_that_is_sealed_twice_stays_the_same(package):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from service.artifact import Preprocessing
 from service.preprocess import decode
-from training.batches import Batches, Draw, Order, Random, label_counts, random_changes, shown, targets_of
+from training.batches import Batches, Draw, Order, Random, label_counts, random_changes, shown
 from training.dataset import Dataset, DatasetError, scan
 from training.looks import examine
 from training.pixels import pixels, whole
@@ -192,13 +192,6 @@ def test_images_of_several_labels_come_with_a_yes_or_no_for_each(dataset: Datase
     _, targets = next(iter(batches(dataset, splits=splits).val_dataloader()))
     assert targets.dtype == torch.float32
     assert targets.tolist() == [[1.0, 1.0] if sample.labels else [0.0, 0.0] for sample in splits.validation]
-
-
-def test_targets_of_several_labels():
-    from training.dataset import Sample
-
-    found = targets_of((Sample("a", (0, 2)), Sample("b", ()), Sample("c", (1,))), 3, multilabel=True)
-    assert found.tolist() == [[True, False, True], [False, False, False], [False, True, False]]
 
 
 def test_labels_stay_with_their_images(dataset: Dataset):

@@ -35,6 +35,9 @@ def python(program: str) -> str:
         ("training.features", {"torch", "timm", "sklearn"}),
         ("training.probes", {"torch", "timm"}),
         ("training.evaluate", {"torch", "sklearn"}),
+        ("training.calibrate", {"torch", "sklearn"}),
+        ("training.curve", {"torch", "sklearn"}),
+        ("training.tencrop", {"torch", "sklearn", "openvino"}),
         ("training.run", {"torch", "timm", "sklearn", "pytorch_lightning"}),
     ],
 )

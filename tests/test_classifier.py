@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from service.classifier import Ranked, probabilities, rank
+from service.classifier import Ranked, conforming, given, named, probabilities, rank
 
 LABELS = ("ants", "bees", "wasps")
 
@@ -56,3 +56,36 @@ def test_equal_probabilities_keep_the_order_of_the_labels():
 def test_probabilities_are_told_as_plain_floats():
     [best] = rank(np.array([0.25, 0.75]), ("ants", "bees"), 1)
     assert type(best.probability) is float
+
+
+def test_several_labels_each_have_a_probability_of_their_own():
+    found = probabilities(np.array([[0.0, math.log(3), -math.log(3)]]), 1.0, multilabel=True)
+    np.testing.assert_allclose(found, [[0.5, 0.75, 0.25]], rtol=1e-12)
+
+
+def test_several_labels_are_divided_by_the_temperature_too():
+    found = probabilities(np.array([[2 * math.log(3)]]), 2.0, multilabel=True)
+    np.testing.assert_allclose(found, [[0.75]], rtol=1e-12)
+
+
+def test_huge_logits_of_several_labels_do_not_overflow():
+    with np.errstate(over="raise", invalid="raise"):
+        found = probabilities(np.array([[1e4, -1e4]], np.float32), 1.0, multilabel=True)
+    np.testing.assert_allclose(found, [[1, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "members"),
+    [(0.3, [True, True, False]), (0.5, [True, False, False]), (0.9, [True, False, False]), (0.0, [True, True, True])],
+)
+def test_the_prediction_set_holds_what_is_probable_enough_and_never_nothing(threshold, members):
+    assert conforming(np.array([[0.6, 0.3, 0.1]]), threshold).tolist() == [members]
+
+
+def test_several_labels_are_given_from_their_own_thresholds_on():
+    found = given(np.array([[0.6, 0.3, 0.1], [0.2, 0.1, 0.0]]), np.array([0.7, 0.3, 0.05]))
+    assert found.tolist() == [[False, True, True], [False, False, False]]
+
+
+def test_a_set_is_told_most_probable_first():
+    assert named(np.array([True, True, False]), np.array([0.2, 0.7, 0.1]), LABELS) == ("bees", "ants")

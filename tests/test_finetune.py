@@ -18,8 +18,11 @@ from training.batches import Batches
 from training.dataset import Dataset, scan
 from training.export import export_backbone, to_onnx
 from training.extractor import load_headless
+from training.features import Features
 from training.finetune import Diverged, FineTune, set_head
+from training.folder import Folder
 from training.graphs import Exported
+from training.ground import Ground, readable
 from training.learning import learn
 from training.looks import examine
 from training.plan import Facts, Plan, plan
@@ -47,6 +50,7 @@ class Start:
     splits: Splits
     exported: Exported
     probed: Probed
+    features: Features
 
     def network(self) -> Network:
         """A fresh network with the probe's head."""
@@ -88,8 +92,9 @@ def start(cache: Path, tmp_path_factory) -> Start:
     (cache / "backbones").mkdir(exist_ok=True)
     export_backbone(choice, cache / "backbones" / graphs._key(choice), 64, 28)  # here, to save a child's imports
     exported = graphs.export(choice, 64, 28, "crop")
-    features, splits, _ = rungs.readable(dataset, split(dataset, 0), exported, RECIPE)
-    return Start(dataset, splits, exported, rungs.probe(features, splits, RECIPE))
+    features, splits, _ = readable(dataset, split(dataset, 0), exported, RECIPE)
+    ground = Ground(dataset, splits, exported, features, RECIPE, Folder(folder))
+    return Start(dataset, splits, exported, rungs.probe(ground), features)
 
 
 def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
@@ -234,7 +239,8 @@ def test_exported_graph_says_what_the_learned_network_says(start: Start, learned
 
 def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
-    result = rungs.finetune(start.dataset, start.splits, start.exported, start.probed, recipe, recipe.epochs, tmp_path)
+    ground = Ground(start.dataset, start.splits, start.exported, start.features, recipe, Folder(tmp_path))
+    result = rungs.finetune(ground, start.probed, "finetune", recipe.epochs)
     difference, low, high = result.gain
     assert result.strategy == "finetune"
     assert low <= difference <= high

@@ -151,6 +151,19 @@ def test_predict_answers_a_line_per_image_and_exits_1_if_one_failed(fitted, clot
     assert "bad.png: The image is damaged or cut off" in done.stderr
 
 
+def test_predict_writes_a_table_where_one_is_asked_for(fitted, clothes, tmp_path):
+    (tmp_path / "good.png").write_bytes(clothes[0][1])
+    done = graft("predict", fitted.artifact.path, tmp_path / "good.png", "--csv", tmp_path / "table.csv")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'table.csv'}\n")
+    assert (tmp_path / "table.csv").read_text().startswith("path,label,probability,prediction_set,outlier_score,abstain,")
+
+
+def test_predict_tells_as_json_whether_to_rely_on_an_answer(fitted, clothes, tmp_path):
+    (tmp_path / "good.png").write_bytes(clothes[0][1])
+    [image] = json.loads(graft("predict", fitted.artifact.path, tmp_path / "good.png", "--json").stdout)["images"]
+    assert set(image) == {"path", "predictions", "prediction_set", "outlier_score", "abstain", "abstain_reason"}
+
+
 def test_evaluate_exits_1_below_the_wanted_accuracy(fitted):
     from training.sample import SAMPLE
 

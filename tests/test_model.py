@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.artifact import GOLDEN, MANIFEST, ArtifactError, Manifest, read, record
+from service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, ArtifactError, Manifest, read, record
 from service.model import Golden, Model, load
+from service.neighbours import Neighbours
 from service.preprocess import ImageError, ImageLimits
 
 
@@ -67,8 +68,11 @@ def test_golden_answers_within_the_tolerance_are_accepted(package):
 
 @pytest.mark.parametrize("change", [lambda labels: (*labels, "hat"), lambda labels: labels[:-1]])
 def test_a_package_with_another_number_of_labels_than_logits_is_refused(package, change):
-    reseal(package, labels=change(read(package).manifest.labels))
-    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+    manifest = read(package).manifest
+    labels = change(manifest.labels)
+    calibration = manifest.calibration.model_copy(update={"thresholds": (0.5,) * len(labels)})
+    reseal(package, labels=labels, calibration=calibration)
+    with pytest.raises(ArtifactError, match=r"manifest\.json lists \d+ labels, but .*golden\.npz has 10 logits"):
         load(package)
 
 
@@ -80,11 +84,11 @@ def test_a_damaged_package_never_reaches_the_engine(package):
 
 def test_a_package_is_read_from_an_unusual_path(package, clothes):
     moved = package.rename(package.parent / "käse чай 🧦")
-    assert len(load(moved).classify(clothes[0][1], 3)) == 3
+    assert len(load(moved).classify(clothes[0][1], 3).ranked) == 3
 
 
 def test_an_answer_is_ranked_and_sums_to_one(model, clothes):
-    ranked = model.classify(clothes[0][1], 10)
+    ranked = model.classify(clothes[0][1], 10).ranked
     chances = [probability for _, probability in ranked]
     assert chances == sorted(chances, reverse=True)
     assert sum(chances) == pytest.approx(1, abs=1e-9)
@@ -98,11 +102,88 @@ def test_an_answer_is_the_same_twice(model, clothes):
 def test_the_temperature_cools_the_answer(fitted, model, clothes):
     outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
     hotter = Model(replace(fitted.artifact, manifest=model.manifest.model_copy(update={"temperature": 100.0})), model.engine)
-    assert hotter.answer(outputs, 1)[0].label == model.answer(outputs, 1)[0].label
-    assert hotter.answer(outputs, 1)[0].probability < model.answer(outputs, 1)[0].probability
+    [warm], [cool] = hotter.answer(outputs, 1).ranked, model.answer(outputs, 1).ranked
+    assert warm.label == cool.label
+    assert warm.probability < cool.probability
 
 
 def test_a_models_limits_hold(fitted, model, encode, photo):
     strict = Model(fitted.artifact, model.engine, ImageLimits(max_side=79))
     with pytest.raises(ImageError, match="the longest side allowed is 79"):
         strict.decode(encode(photo))
+
+
+def with_calibration(model: Model, **changes: object) -> Model:
+    """The same network with other rules."""
+    calibration = model.manifest.calibration.model_copy(update=changes)
+    manifest = model.manifest.model_copy(update={"calibration": calibration})
+    return Model(replace(model.artifact, manifest=manifest), model.engine)
+
+
+def as_several(model: Model, threshold: float) -> Model:
+    """The same network as if an image might have several labels, each from one threshold on."""
+    rules = {"thresholds": (threshold,) * 10, "coverage": None, "set_threshold": None}
+    calibration = model.manifest.calibration.model_copy(update=rules)
+    manifest = model.manifest.model_copy(update={"calibration": calibration, "multilabel": True})
+    return Model(replace(model.artifact, manifest=manifest), model.engine)
+
+
+def test_an_answers_set_holds_what_is_probable_enough(model, clothes):
+    answer = with_calibration(model, set_threshold=0.05).classify(clothes[6][1], 10)
+    expected = tuple(ranked.label for ranked in answer.ranked if ranked.probability >= 0.05)
+    assert answer.prediction_set == expected
+
+
+def test_a_set_is_never_empty(model, clothes):
+    answer = with_calibration(model, set_threshold=1.0).classify(clothes[6][1], 1)
+    assert answer.prediction_set == (answer.ranked[0].label,)
+
+
+def test_an_ordinary_image_is_answered_without_doubt(model, clothes):
+    doubts = [model.classify(encoded, 1).doubt for _, encoded in clothes]
+    assert doubts.count(None) >= 8
+
+
+def test_an_image_of_something_else_is_an_outlier(model, encode):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    answer = model.classify(encode(noise), 1)
+    assert answer.outlier_score > model.manifest.calibration.outlier_threshold
+    assert answer.doubt == "outlier"
+
+
+def test_an_answer_that_rules_nothing_out_is_undecided(model, clothes):
+    answer = with_calibration(model, set_threshold=0.0, outlier_threshold=2.0).classify(clothes[0][1], 1)
+    assert (len(answer.prediction_set), answer.doubt) == (10, "undecided")
+
+
+@pytest.mark.parametrize(("threshold", "n_labels"), [(0.0, 10), (1.0, 0)])
+def test_several_labels_are_those_from_their_thresholds_on(model, clothes, threshold, n_labels):
+    answer = as_several(with_calibration(model, outlier_threshold=2.0), threshold).classify(clothes[0][1], 10)
+    assert (len(answer.prediction_set), answer.doubt) == (n_labels, None)
+
+
+def test_several_labels_have_probabilities_that_need_not_sum_to_one(model, clothes):
+    outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
+    answer = as_several(model, 0.5).answer(outputs, 1)
+    logit = float(outputs.logits.max()) / model.manifest.temperature
+    assert answer.ranked[0].probability == pytest.approx(1 / (1 + np.exp(-logit)))
+
+
+def test_a_training_image_is_its_own_nearest_neighbour(fitted, model):
+    from training.dataset import scan
+    from training.sample import SAMPLE
+
+    dataset = scan(SAMPLE)
+    path = model.neighbours.paths[0]
+    [sample] = [sample for sample in dataset.samples if sample.path == path]
+    outputs = model.engine(model.decode(dataset.read(sample)).pixels[None])
+    assert model.neighbours.outlier_score(outputs.vectors[0], 1) == pytest.approx(0, abs=1e-4)
+    assert model.neighbours.labels[0] == sample.labels
+
+
+@pytest.mark.parametrize("shape", [(20, 8), (5, 1280)])
+def test_a_package_with_another_networks_neighbours_is_refused(package, shape):
+    Neighbours(np.ones(shape, np.float32), ((0,),) * shape[0], ("",) * shape[0]).save(package / NEIGHBOURS)
+    reseal(package)
+    with pytest.raises(ArtifactError, match=r"neighbours\.npz has \d+ vectors of \d+ numbers"):
+        load(package)

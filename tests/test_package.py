@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from service import artifact, model
 from service.artifact import ArtifactError
 from service.engine import Outputs
+from service.neighbours import Neighbours
 from training import package
 from training.dataset import Dataset, Sample, scan
 from training.looks import examine
@@ -59,7 +60,7 @@ def test_written_package_reads(written: Path):
 
 
 def test_written_package_answers(written: Path, clothes):
-    assert len(model.load(written, "cpu").classify(clothes[0][1], 3)) == 3
+    assert len(model.load(written, "cpu").classify(clothes[0][1], 3).ranked) == 3
 
 
 def test_nothing_partial_is_left_beside_it(written: Path):
@@ -78,6 +79,36 @@ def test_golden_answers_are_of_both_kinds_of_file(written: Path):
     golden = model.Golden.load(written / "golden.npz")
     assert [encoded[:4] for encoded in golden.encoded] == [b"\xff\xd8\xff\xe0", b"\x89PNG"] * 4
     assert golden.logits.shape == (8, 10)
+
+
+def test_what_validation_taught_is_packed(written: Path, fitted):
+    manifest = artifact.read(written).manifest
+    assert (manifest.calibration, manifest.multilabel) == (fitted.trained.calibration, False)
+
+
+def test_neighbours_are_training_images_as_the_network_sees_them(written: Path, fitted, dataset: Dataset):
+    near = Neighbours.load(written / "neighbours.npz")
+    assert near.vectors.shape == (850, 1280)
+    np.testing.assert_array_equal(near.vectors, fitted.trained.neighbours.vectors)
+    np.testing.assert_allclose(np.linalg.norm(near.vectors, axis=1), 1, atol=1e-3)
+    labels = {sample.path: sample.labels for sample in dataset.samples if sample.part == "train"}
+    assert all(labels[path] == own for path, own in zip(near.paths, near.labels, strict=True))
+
+
+def test_a_package_for_several_labels_gives_each_by_its_threshold(fitted, dataset: Dataset, held_out, clothes, tmp_path: Path):
+    rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_threshold": None, "outlier_threshold": 2.0}
+    trained = dataclasses.replace(fitted.trained, calibration=fitted.trained.calibration.model_copy(update=rules))
+    several = dataclasses.replace(dataset, multilabel=True)
+    package.write(trained, several, held_out, "clothes", tmp_path / "package")
+    answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)
+    given = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
+    assert list(answer.prediction_set) == given
+    assert "ankle boot" in given
+
+
+def test_card_says_what_is_promised(written: Path):
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert "Prediction sets promise to hold the right label for 90% of images" in card
 
 
 def test_no_file_is_a_pickle(written: Path):

@@ -1,12 +1,17 @@
 """Bulk prediction answers as the model does, file by file, and one bad file costs only itself."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from service.classifier import Ranked
+from service.model import Answer
 from service.preprocess import ImageError
+from service.schemas import Classification
 from training.dataset import DatasetError
-from training.predict import predict
+from training.predict import facts, line, predict, saved
 
 
 @pytest.fixture
@@ -31,8 +36,8 @@ def test_folder_is_answered_image_by_image_in_order(model, wardrobe: Path):
 
 def test_as_many_labels_are_ranked_as_were_asked_for(model, wardrobe: Path):
     [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
-    assert len(answer) == 2
-    assert answer[0].probability >= answer[1].probability
+    assert len(answer.ranked) == 2
+    assert answer.ranked[0].probability >= answer.ranked[1].probability
 
 
 def test_several_paths_are_answered_in_the_order_given(model, wardrobe: Path):
@@ -79,3 +84,58 @@ def test_missing_path_is_refused_before_anything_is_answered(model, wardrobe: Pa
 def test_folder_without_images_is_refused(model, tmp_path: Path):
     with pytest.raises(DatasetError, match="holds no images"):
         next(predict(model, [tmp_path], top_k=1))
+
+
+def test_facts_are_named_as_the_service_names_them(model, wardrobe: Path):
+    [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
+    assert facts(answer) == {
+        "predictions": [{"label": label, "probability": probability} for label, probability in answer.ranked],
+        "prediction_set": list(answer.prediction_set),
+        "outlier_score": answer.outlier_score,
+        "abstain": False,
+        "abstain_reason": None,
+    }
+    assert set(facts(answer)) < set(Classification.model_fields)
+
+
+def test_a_line_says_why_not_to_rely_on_it():
+    answer = Answer((Ranked("bag", 0.5),), ("bag",), 1.2, "outlier")
+    assert line(answer) == "bag 50.0%\t(outlier)"
+    assert line(replace(answer, doubt=None)) == "bag 50.0%"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_has_a_row_for_every_image(model, wardrobe: Path, tmp_path: Path):
+    (wardrobe / "cut.png").write_bytes((wardrobe / "bag.png").read_bytes()[:100])
+    answers = list(saved(predict(model, [wardrobe], top_k=1), tmp_path / "table.csv"))
+    table = rows(tmp_path / "table.csv")
+    assert [row["path"] for row in table] == [str(path) for path, _ in answers]
+    by_name = {Path(row["path"]).stem: row for row in table}
+    assert by_name["cut"] | {"path": ""} == dict.fromkeys(by_name["cut"], "") | {"error": "corrupt_image"}
+    bag = model.classify((wardrobe / "bag.png").read_bytes(), 1)
+    assert float(by_name["bag"]["probability"]) == bag.ranked[0].probability
+    assert float(by_name["bag"]["outlier_score"]) == bag.outlier_score
+    assert by_name["bag"]["prediction_set"].split("|") == list(bag.prediction_set)
+    assert (by_name["bag"]["abstain"], by_name["bag"]["error"]) == ("false", "")
+
+
+def test_odd_names_survive_the_table(tmp_path: Path):
+    answer = Answer((Ranked('a, "b"\n', 0.5),), (), 0.0, "undecided")
+    odd = Path("caf\udce9,\n.png")  # a file's name that is no UTF-8
+    list(saved(iter([(odd, answer)]), tmp_path / "table.csv"))
+    [row] = rows(tmp_path / "table.csv")
+    assert (row["path"], row["label"], row["abstain"]) == (str(odd), 'a, "b"\n', "true")
+
+
+def test_a_table_appears_whole_or_not_at_all(tmp_path: Path):
+    def breaking():
+        yield Path("a.png"), ImageError("empty_image", "")
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(saved(breaking(), tmp_path / "table.csv"))
+    assert list(tmp_path.iterdir()) == []

@@ -131,18 +131,32 @@ def test_an_image_gets_the_models_own_answer_however_it_is_sent(client, model, s
     response = WAYS[way](client, shirt)
     assert response.status_code == 200
     found = [(prediction["label"], prediction["probability"]) for prediction in response.json()["predictions"]]
-    assert found == [tuple(ranked) for ranked in model.classify(shirt, 5)]
+    assert found == [tuple(ranked) for ranked in model.classify(shirt, 5).ranked]
 
 
 def test_an_answer_has_exactly_these_fields(client, model, shirt):
     response = client.post("/v1/classify", content=shirt)
     answer = response.json()
-    assert set(answer) == {"predictions", "model", "image", "warnings", "timing_ms", "request_id"}
+    about_trust = {"prediction_set", "outlier_score", "abstain", "abstain_reason"}
+    assert set(answer) == {"predictions", "model", "image", "warnings", "timing_ms", "request_id"} | about_trust
     assert answer["model"] == {"name": "fashion-mnist", "version": model.manifest.version, "sha256": model.manifest.sha256}
     assert answer["image"] == {"width": 28, "height": 28, "format": "PNG"}
     assert answer["warnings"] == []
     assert set(answer["timing_ms"]) == {"decode", "network"}
     assert answer["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_an_answer_says_how_far_to_trust_it(client, model, shirt):
+    answer, expected = client.post("/v1/classify", content=shirt).json(), model.classify(shirt, 5)
+    assert answer["prediction_set"] == list(expected.prediction_set)
+    assert (answer["abstain"], answer["abstain_reason"]) == (False, None)
+    assert answer["outlier_score"] == expected.outlier_score
+
+
+def test_an_image_of_something_else_is_abstained_from(client, encode):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    answer = client.post("/v1/classify", content=encode(noise)).json()
+    assert (answer["abstain"], answer["abstain_reason"]) == (True, "outlier")
 
 
 def test_all_predictions_are_sorted_and_sum_to_one(client, model, shirt):
@@ -464,6 +478,15 @@ def test_answers_that_are_no_numbers_are_never_told(model, shirt):
         problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
 
 
+def test_vectors_that_are_no_numbers_are_never_compared(model, shirt):
+    class Half(BrokenEngine):
+        def __call__(self, batch: Pixels) -> Outputs:
+            return Outputs(np.zeros((len(batch), 10), np.float32), np.full((len(batch), 1280), np.nan, np.float32))
+
+    with mounted(Model(model.artifact, Half())) as app, TestClient(app) as client:
+        problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
+
+
 def test_a_bug_of_ours_tells_nothing_about_us(model, shirt):
     with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
         response = client.post("/v1/classify", content=shirt)
@@ -519,6 +542,8 @@ def test_the_model_is_described_exactly(client, model):
     assert (found["sha256"], found["labels"]) == (model.manifest.sha256, list(model.manifest.labels))
     assert (found["device"], found["drift"]) == (model.engine.device, model.drift)
     assert found["scores"]["test"]["n"] == 500
+    assert found["calibration"] == json.loads(model.manifest.calibration.model_dump_json())
+    assert (found["multilabel"], found["temperature"]) == (False, model.manifest.temperature)
 
 
 def test_the_labels_are_told_in_their_order(client):
@@ -543,7 +568,7 @@ def test_the_limits_are_told_with_their_variables(strict):
 
 
 def test_many_callers_at_once_each_get_their_own_answer(client, model, clothes):
-    expected = [model.classify(encoded, 1)[0].label for _, encoded in clothes]
+    expected = [model.classify(encoded, 1).ranked[0].label for _, encoded in clothes]
 
     def ask(encoded: bytes) -> str:
         return client.post("/v1/classify", files={"image": io.BytesIO(encoded)}).json()["predictions"][0]["label"]

@@ -96,30 +96,6 @@ def test_summary_names_score_and_package(fitted):
     assert str(fitted.artifact.path) in said
 
 
-def test_evaluating_the_sample_repeats_the_manifests_score(fitted, model):
-    assert run.evaluate(model, SAMPLE) == fitted.artifact.manifest.scores["test"]
-
-
-def test_evaluating_a_folder_of_one_part_takes_all_of_it(model, clothes, tmp_path: Path):
-    for label, encoded in clothes[:3]:
-        (tmp_path / "mine" / label).mkdir(parents=True)
-        (tmp_path / "mine" / label / "1.png").write_bytes(encoded)
-    assert run.evaluate(model, tmp_path / "mine").n == 3
-
-
-def test_evaluating_matches_labels_by_name_not_by_order(model, clothes, tmp_path: Path):
-    right = [(label, encoded) for label, encoded in clothes if model.classify(encoded, 1)[0].label == label][-3:]
-    for label, encoded in right:
-        (tmp_path / "mine" / label).mkdir(parents=True)
-        (tmp_path / "mine" / label / "1.png").write_bytes(encoded)
-    assert run.evaluate(model, tmp_path / "mine").accuracy == 1
-
-
-def test_evaluating_a_label_that_the_package_does_not_know_is_refused(model, make_folder):
-    with pytest.raises(DatasetError, match=r"knows no 'cat'; it knows ankle boot, bag"):
-        run.evaluate(model, make_folder({"cat": 1, "bag": 1}))
-
-
 def test_folder_of_one_part_is_cut_in_three(fitted, make_folder):
     result = run.fit(make_folder({"cat": 20, "dog": 20}), Path("mine"), PROBE)
     assert Counter(row["split"] for row in rows(result.run)) == {"train": 28, "validation": 6, "test": 6}

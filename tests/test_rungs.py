@@ -5,6 +5,8 @@ import pytest
 from training import backbones, graphs, rungs
 from training.dataset import scan
 from training.features import View, extract
+from training.folder import Folder
+from training.ground import Ground, readable
 from training.looks import examine
 from training.recipe import Recipe
 from training.splits import split
@@ -29,22 +31,25 @@ def photos(cache, tmp_path_factory):
 
 
 @pytest.mark.parametrize("flips", [True, False])
-def test_a_probe_learns_from_the_views_that_were_looked_at(photos, flips):
+def test_a_probe_learns_from_the_views_that_were_looked_at(photos, flips, tmp_path):
     dataset, splits, exported = photos
     choices = Recipe(flips=flips)
-    features, splits, _ = rungs.readable(dataset, splits, exported, choices)
+    features, splits, _ = readable(dataset, splits, exported, choices)
     n_views = sum(len(samples) for samples in splits.named().values())
     n_mirrored = len(splits.train) + len(splits.validation) if flips else 0
     assert len(features.rows) == n_views + n_mirrored
-    assert rungs.probe(features, splits, choices).final.weight.shape == (3, 1280)
+    ground = Ground(dataset, splits, exported, features, choices, Folder(tmp_path))
+    assert len(ground.seen(splits.train)) == (2 if flips else 1)
+    assert rungs.probe(ground).final.weight.shape == (3, 1280)
 
 
-def test_a_probe_needs_no_mirror_images_that_were_never_looked_at(photos):
+def test_a_probe_needs_no_mirror_images_that_were_never_looked_at(photos, tmp_path):
     # The recipe asks for them up to 5,000 images; leaving files out can bring a larger set below that after the pass.
     dataset, splits, exported = photos
     views = [View(sample) for samples in splits.named().values() for sample in samples]
     features = extract(dataset, views, exported)
-    assert rungs.probe(features, splits, Recipe(flips=True)).start.weight.shape == (3, 1280)
+    ground = Ground(dataset, splits, exported, features, Recipe(flips=True), Folder(tmp_path))
+    assert rungs.probe(ground).start.weight.shape == (3, 1280)
 
 
 def test_leaving_nothing_of_a_label_to_learn_from_is_refused(photos):
@@ -55,4 +60,4 @@ def test_leaving_nothing_of_a_label_to_learn_from_is_refused(photos):
     dataset, splits, exported = photos
     few = replace(splits, train=tuple(sample for sample in splits.train if sample.label != 0))
     with pytest.raises(DatasetError, match="'bag' has too few images: 0 to learn from"):
-        rungs.readable(dataset, few, exported, Recipe())
+        readable(dataset, few, exported, Recipe())

@@ -84,18 +84,19 @@ def predict(arguments: argparse.Namespace) -> int:
 
     loaded, failed = model.load(arguments.package), 0
     found: list[dict[str, object]] = []
-    for path, answer in bulk.predict(loaded, arguments.images, arguments.top_k):
+    answers = bulk.predict(loaded, arguments.images, arguments.top_k)
+    for path, answer in bulk.saved(answers, arguments.csv) if arguments.csv else answers:
         if isinstance(answer, ImageError):
             failed += 1
-            found.append({"path": str(path), "error": {"code": answer.code, "detail": str(answer)}})
             print(f"{path}: {answer}", file=sys.stderr)
-        elif arguments.json:
-            predictions = [{"label": label, "probability": probability} for label, probability in answer]
-            found.append({"path": str(path), "predictions": predictions})
-        else:
-            print(f"{path}\t" + "\t".join(f"{label} {probability:.1%}" for label, probability in answer))
+        if arguments.json:
+            found.append({"path": str(path)} | bulk.facts(answer))
+        elif not isinstance(answer, ImageError) and not arguments.csv:
+            print(f"{path}\t{bulk.line(answer)}")
     if arguments.json:
         print(json.dumps({"model": loaded.manifest.sha256, "images": found}, ensure_ascii=False))
+    elif arguments.csv:
+        print(arguments.csv)
     return 1 if failed else 0
 
 
@@ -120,14 +121,15 @@ def _listed(text: str) -> list[str]:
 def evaluate(arguments: argparse.Namespace) -> int:
     """graft evaluate PACKAGE DIR"""
     from service import model
-    from training import run
+    from training import appraise
 
-    score = run.evaluate(model.load(arguments.package), arguments.data)
+    found = appraise.package(model.load(arguments.package), arguments.data, arguments.ten_crop)
+    score = {"accuracy": found.headline.value, "low": found.headline.low, "high": found.headline.high, "n": found.n}
     if arguments.json:
-        print(json.dumps({"package": str(arguments.package), "score": score.model_dump()}))
+        print(json.dumps({"package": str(arguments.package), "score": score, "evaluation": found.model_dump(mode="json")}))
     else:
-        print(f"{score.accuracy:.1%} right ({score.low:.1%} to {score.high:.1%}) of {score.n:,} images")
-    return 1 if score.accuracy < arguments.min_accuracy else 0
+        print(appraise.text(found))
+    return 1 if found.headline.value < arguments.min_accuracy else 0
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -207,12 +209,19 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
     predicting.add_argument("--top-k", type=_positive, default=3, metavar="K", help="labels per image (default: 3)")
     predicting.add_argument("--json", action="store_true", help="print one JSON object (default: a line per image)")
+    predicting.add_argument("--csv", type=Path, metavar="FILE", help="write a table instead of lines (default: none)")
 
     evaluating = _verb(verbs, "evaluate", evaluate, "score a package on labelled images")
     evaluating.add_argument("package", type=Path, metavar="PACKAGE")
     evaluating.add_argument("data", type=Path, metavar="DIR")
-    evaluating.add_argument("--min-accuracy", type=float, default=0.0, help="exit with 1 below it (default: 0)")
-    evaluating.add_argument("--json", action="store_true", help="print one JSON object (default: a line)")
+    evaluating.add_argument(
+        "--min-accuracy",
+        type=float,
+        default=0.0,
+        help="exit with 1 below it, or below that mAP (default: 0)",
+    )
+    evaluating.add_argument("--ten-crop", action="store_true", help="look at each image ten times too (default: no)")
+    evaluating.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
     verifying = _verb(verbs, "verify", verify, "check every byte of a package, and its golden answers")
     verifying.add_argument("package", type=Path, metavar="PACKAGE")

@@ -144,16 +144,6 @@ def random_changes(side: int, augment: str, flips: bool, rotations: bool) -> A.C
     return A.Compose(changes, strict=True)
 
 
-def targets_of(samples: tuple[Sample, ...], n_labels: int, multilabel: bool) -> Tensor:
-    """What is true of each image: int64 (N,), or bool (N, C) where images have several labels."""
-    if not multilabel:
-        return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-    targets = torch.zeros(len(samples), n_labels, dtype=torch.bool)
-    for row, sample in zip(targets, samples, strict=True):
-        row[list(sample.labels)] = True
-    return targets
-
-
 def label_counts(samples: tuple[Sample, ...], n_labels: int) -> tuple[int, ...]:
     """How many of the images have each label."""
     counts = np.bincount([label for sample in samples for label in sample.labels], minlength=n_labels)
@@ -186,7 +176,7 @@ class Batches(LightningDataModule):
         return self._loader(Fixed(shown, self._targets(samples)), None)
 
     def _targets(self, samples: tuple[Sample, ...]) -> Tensor:
-        return targets_of(samples, len(self._images.labels), self._images.multilabel)
+        return torch.from_numpy(self._images.targets(samples))
 
     def _loader(self, dataset: Dataset[Batch], order: Order | None, drop_last: bool = False) -> DataLoader[Batch]:
         return DataLoader(

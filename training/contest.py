@@ -8,11 +8,11 @@ from typing import get_args
 
 from training import backbones, ladder
 from training.compare import Cell, Table, grid, save, table
+from training.evaluate import by_image
 from training.folder import Folder
-from training.ground import Ground, prepare
+from training.ground import prepare
 from training.progress import duration, say
 from training.recipe import Recipe, Strategy
-from training.rungs import labels_of
 
 
 def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], networks: Sequence[str], n_seeds: int) -> Table:
@@ -45,9 +45,6 @@ def _cell(data: Path, out: Path, choices: Recipe) -> Cell:
     with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as folder:
         ground = prepare(data, Folder(Path(folder)), choices)
         trained = ladder.climb(ground, begun, lambda first: None).trained
-    rights = trained.test.argmax(axis=1) == labels_of(ground.splits.test)
-    return Cell(choices.strategy, choices.backbone, choices.seed, time.monotonic() - begun, _by_image(ground, rights))
-
-
-def _by_image(ground: Ground, rights: Sequence[bool]) -> dict[bytes, float]:
-    return {sample.digest: float(right) for sample, right in zip(ground.splits.test, rights, strict=True)}
+    rights = by_image(trained.test.logits, trained.test.targets).tolist()
+    right = {sample.digest: value for sample, value in zip(ground.splits.test, rights, strict=True)}
+    return Cell(choices.strategy, choices.backbone, choices.seed, time.monotonic() - begun, right)

@@ -2,13 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
+import numpy as np
+
 from training import binaries, parquet, tables
 from training.findings import Finding
+from training.folds import Targets
 from training.layouts import LAYOUT, Listing, by_folders, group, nearest, understood
 from training.mishaps import MAX_FILE_BYTES, DatasetError, Mishaps, also, plain
 from training.names import suffix
@@ -65,6 +68,15 @@ class Dataset:
     def read(self, sample: Sample) -> bytes:
         """One image's encoded bytes."""
         return self.source.read(sample.path)
+
+    def targets(self, samples: Sequence[Sample]) -> Targets:
+        """What is true of each sample: int64 (N,), or bool (N, C) where images may have several labels."""
+        if not self.multilabel:
+            return np.array([sample.label for sample in samples], np.int64)
+        targets = np.zeros((len(samples), len(self.labels)), bool)
+        for row, sample in zip(targets, samples, strict=True):
+            row[list(sample.labels)] = True
+        return targets
 
     def without(self, paths: Iterable[str]) -> "Dataset":
         """The same data, some files left out."""

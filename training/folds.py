@@ -1,11 +1,12 @@
 """Images -> parts with the same mix of labels, for cross-validation. Numpy only."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Targets = NDArray[np.int64] | NDArray[np.bool_]  # labels (N,), or (N, C) where an image may have several
+Targets = NDArray[Any]  # int64 (N,), each in [0, C); or bool (N, C) where an image may have several labels
 Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # the images to learn from, and those to judge by
 Groups = Sequence[Hashable] | None  # of each image, what must stay together; None where each stands alone
 

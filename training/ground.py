@@ -1,21 +1,25 @@
 """A path -> what every way to learn stands on: data that were checked, splits, a backbone, and what it sees in each image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from training import backbones, graphs, rungs
+from service.engine import cuda_devices
+from training import backbones, graphs, recipe
 from training.audit import audit, settled, shortened
-from training.dataset import Dataset, DatasetError, describe, scan
-from training.features import Features
+from training.dataset import Dataset, DatasetError, Sample, describe, scan
+from training.features import Features, Passes, View, extract, on_cpu
 from training.findings import Finding
 from training.folder import Folder
+from training.folds import Targets
 from training.graphs import Exported
 from training.looks import Looks, examine
 from training.progress import say
 from training.recipe import Recipe
-from training.splits import Splits, grouped, split
+from training.splits import FEWEST, Splits, grouped, split
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,19 @@ class Ground:
     features: Features
     choices: Recipe
     folder: Folder
-    findings: tuple[Finding, ...]
-    left_out: dict[str, str]
+    findings: tuple[Finding, ...] = ()
+    left_out: dict[str, str] | None = None
+
+    def targets(self, samples: Sequence[Sample]) -> Targets:
+        """What is true of each image: int64 (N,), or bool (N, C) where images may have several labels."""
+        return self.dataset.targets(samples)
+
+    def seen(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """All that the backbone saw in each image, and in its mirror image if that was looked at: float32 (V, N, W)."""
+        # Not asked of the recipe again: files that were left out since may have moved the answer.
+        mirrored = View(self.splits.train[0], mirrored=True).key in self.features.rows
+        views = (False, True) if mirrored else (False,)
+        return np.stack([self.features.of(samples, mirror, "all") for mirror in views])
 
 
 def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
@@ -48,10 +63,6 @@ def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
     choice = backbones.choose(choices.backbone, choices.weights)
     dataset = scan(data, choices.group_by, choices.follow_links)
     say(describe(dataset))
-    if dataset.multilabel:
-        raise DatasetError(
-            f"{data} gives an image several labels; learning from that is not supported yet, one label an image is."
-        )
     dataset, looks = examine(dataset)
     findings = audit(dataset, looks)
     side = _median_side(looks)
@@ -61,10 +72,47 @@ def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
     splits = folder.splits(dataset) or split(grouped(dataset, looks.alike), choices.seed)
     exported = graphs.export(choice, choices.input_size, side, choices.fit)
     folder.agree(_facts(dataset, exported))
-    features, splits, skipped = rungs.readable(dataset, splits, exported, choices)
+    features, splits, skipped = readable(dataset, splits, exported, choices)
     folder.record(dataset, splits, left_out | skipped)
     say(_plan(splits, exported, features.computed))
     return Ground(dataset, splits, exported, features, choices, folder, tuple(findings), left_out | skipped)
+
+
+def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe) -> tuple[Features, Splits, dict[str, str]]:
+    """One pass over every image: the features, and the splits without the files that are no images.
+
+    Raises:
+        DatasetError: if files are unreadable and nobody allowed to skip them, or more than 5 % are.
+    """
+    views = [View(sample) for samples in splits.named().values() for sample in samples]
+    if recipe.mirrored(choices.flips, len(splits.train)):
+        views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
+    features = extract(dataset, views, exported, _passes(choices))
+    bad = features.unreadable
+    if bad and (not choices.skip_bad or len(bad) > 0.05 * len(dataset.samples)):
+        shown = "\n".join(f"  {path}: {reason}" for path, reason in sorted(bad.items())[:10])
+        way = "That is too many to skip." if choices.skip_bad else "Mend or remove them, or leave them out with --skip-bad."
+        raise DatasetError(f"{len(bad)} of {len(dataset.samples):,} files cannot be used:\n{shown}\n{way}")
+    kept = [tuple(sample for sample in part if sample.path not in bad) for part in splits.named().values()]
+    splits = Splits(*kept)
+    for label, name in enumerate(dataset.labels):
+        n_train = sum(label in sample.labels for sample in splits.train)
+        if n_train < FEWEST or not any(label in sample.labels for sample in splits.validation):
+            raise DatasetError(f"Without its unreadable files, the label {name!r} has too few images: {n_train} to learn from.")
+    return features, splits, bad
+
+
+def on_gpu(choices: Recipe) -> bool:
+    """Whether a recipe means CUDA on this machine."""
+    return choices.accelerator == "gpu" or (choices.accelerator == "auto" and cuda_devices() > 0)
+
+
+def _passes(choices: Recipe) -> Passes:
+    if not on_gpu(choices):
+        return on_cpu
+    from training.extractor import passes
+
+    return passes
 
 
 def _facts(dataset: Dataset, exported: Exported) -> dict[str, object]:

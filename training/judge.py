@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.classifier import probabilities
+from training.evaluate import paired_difference, paired_log_loss
+from training.folds import Targets
 
 LAST = "last"  # the stage that the pretrained classifier itself looked at
 FEWEST_MISTAKES = 4  # with e mistakes mended and none made, a bootstrap misses them all with exp(-e): 1.8 % for 4
@@ -66,28 +67,17 @@ def compare(
     temperature: float,
     rival: NDArray[np.float32],
     rival_temperature: float,
-    labels: NDArray[np.int64],
+    targets: Targets,
 ) -> Comparison:
-    """A challenger against a rival on the same images: logits (N, C) each, labels int (N,).
+    """A challenger against a rival on the same images: logits (N, C) each; targets int (N,), or bool (N, C).
 
     A paired bootstrap over the images (Efron & Tibshirani 1993), so what the two have in common cancels out.
     """
-    right = (logits.argmax(axis=1) == labels).astype(np.float64) - (rival.argmax(axis=1) == labels)
-    gain = _surprise(rival, rival_temperature, labels) - _surprise(logits, temperature, labels)
-    draws = np.random.default_rng(0).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=2_000) / len(labels)
-    return Comparison(_difference(right, draws), _difference(gain, draws))
-
-
-def _surprise(logits: NDArray[np.float32], temperature: float, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The negative log-probability of each image's label, in nats, float64 (N,)."""
-    right = probabilities(logits, temperature)[np.arange(len(labels)), labels]
-    surprise: NDArray[np.float64] = -np.log(np.maximum(right, 1e-12))
-    return surprise
-
-
-def _difference(gains: NDArray[np.float64], draws: NDArray[np.float64]) -> Difference:
-    low, high = np.quantile(draws @ gains, [0.025, 0.975])
-    return Difference(float(gains.mean()), float(low), float(high))
+    return Comparison(
+        Difference(*paired_difference(logits, rival, targets)),
+        Difference(*paired_log_loss(logits, rival, targets, temperature, rival_temperature)),
+        "accuracy" if targets.ndim == 1 else "mean average precision",
+    )
 
 
 def nothing_to_gain(n_mistakes: int, n_images: int) -> str:

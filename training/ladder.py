@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training import judge, recipe, rungs
-from training.evaluate import score
+from training import evaluate, judge, recipe, rungs
 from training.ground import Ground
 from training.progress import duration, say
-from training.rungs import Probed, Trained, labels_of
-from training.story import Estimate, Rung
+from training.rungs import Probed
+from training.story import Rung
+from training.trained import Trained
 
 START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
 WORTH_IT = 3  # epochs: with fewer, the learning rate has hardly risen before it falls
@@ -20,11 +20,13 @@ class Climb:
     """The network that is kept, and the story of how it was chosen.
 
     Attributes:
+        probed: the first rung, where all began.
         place: between small and large, similar to ImageNet and different from it, in words; "" if nobody looked.
     """
 
     trained: Trained
     rungs: tuple[Rung, ...]
+    probed: Probed
     place: str = ""
 
 
@@ -39,12 +41,12 @@ def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) ->
     if strategy == "auto":
         return _climb(ground, begun, publish)
     if strategy in ("probe", "svm", "stages"):
-        _, trained, rung = _headed(ground, strategy)
-        return Climb(trained, (rung,))
+        probed, trained, rung = _headed(ground, strategy)
+        return Climb(trained, (rung,), probed)
     probed, _, first = _headed(ground, "probe")
     say(f"probe: {first.validation.value:.1%} of validation")
-    trained, rung = _finetuned(ground, probed, strategy, max(1, _decided_epochs(ground, probed, strategy, begun)))
-    return Climb(trained, (first.model_copy(update={"kept": False}), rung))
+    trained, rung = _finetuned(ground, probed, strategy, max(1, _decided_epochs(ground, strategy, begun)))
+    return Climb(trained, (first.model_copy(update={"kept": False}), rung), probed)
 
 
 def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
@@ -52,23 +54,22 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     story = [rung]
     say(f"probe: {rung.validation.value:.1%} of validation")
     publish(best)
-    labels = labels_of(ground.splits.validation)
-    mistakes = int((probed.validation.argmax(axis=1) != labels).sum())
-    if reason := judge.nothing_to_gain(mistakes, len(labels)):
+    n_mistakes = evaluate.mistakes(best.validation.logits, best.validation.targets)
+    if reason := judge.nothing_to_gain(n_mistakes, len(ground.splits.validation)):
         say(f"auto keeps the probe: {reason}")
-        return Climb(best, (rung.model_copy(update={"verdict": f"kept: {reason}"}),))
+        return Climb(best, (rung.model_copy(update={"verdict": f"kept: {reason}"}),), probed)
     say("a first model is ready; still climbing, Ctrl-C keeps it")
     staged, trained, rung = _headed(ground, "stages")
-    best = _judged(ground, best, trained, rung, story)
+    best = _judged(best, trained, rung, story)
     large, different, place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
     say(place)
     for strategy in _higher(large, different, ground):
-        epochs = _decided_epochs(ground, probed, strategy, begun)
+        epochs = _decided_epochs(ground, strategy, begun)
         if epochs < WORTH_IT and not ground.choices.epochs:
             say(f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more")
             break
-        best = _judged(ground, best, *_finetuned(ground, probed, strategy, epochs), story)
-    return Climb(best, tuple(story), place)
+        best = _judged(best, *_finetuned(ground, probed, strategy, epochs), story)
+    return Climb(best, tuple(story), probed, place)
 
 
 def _higher(large: bool, different: bool, ground: Ground) -> list[str]:
@@ -82,10 +83,10 @@ def _higher(large: bool, different: bool, ground: Ground) -> list[str]:
     return [*last, "finetune", *(["scratch"] if n_images >= judge.ENOUGH_FOR_SCRATCH * n_labels else [])]
 
 
-def _judged(ground: Ground, best: Trained, higher: Trained, rung: Rung, story: list[Rung]) -> Trained:
+def _judged(best: Trained, higher: Trained, rung: Rung, story: list[Rung]) -> Trained:
     """The higher one if it is really better, else the cheaper one; the story goes on."""
-    labels = labels_of(ground.splits.validation)
-    found = judge.compare(higher.validation, higher.temperature, best.validation, best.temperature, labels)
+    said, rival = higher.validation, best.validation
+    found = judge.compare(said.logits, higher.temperature, rival.logits, best.temperature, said.targets)
     verdict = found.sentence(higher.strategy, best.strategy)
     say(f"on validation, {verdict}")
     if found.better:
@@ -104,31 +105,30 @@ def _costs(staged: Probed) -> dict[str, float]:
 
 def _headed(ground: Ground, strategy: str) -> tuple[Probed, Trained, Rung]:
     started = time.monotonic()
-    probed = rungs.probe(ground.features, ground.splits, ground.choices, strategy)
-    trained = rungs.finish_probe(probed, ground.exported, ground.splits)
+    probed = rungs.probe(ground, strategy)
+    trained = rungs.finish_probe(probed, ground)
     best = probed.chosen.best
     verdict = f"{best.kind} regression on {best.block}" if best.kind == "logistic" else f"linear SVM on {best.block}"
-    return probed, trained, _rung(trained, ground, time.monotonic() - started, verdict)
+    return probed, trained, _rung(trained, time.monotonic() - started, verdict)
 
 
 def _finetuned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple[Trained, Rung]:
     started = time.monotonic()
-    choices = ground.choices.model_copy(update={"strategy": strategy})
-    trained = rungs.finetune(ground.dataset, ground.splits, ground.exported, probed, choices, epochs, ground.folder)
-    return trained, _rung(trained, ground, time.monotonic() - started, "asked for by name")
+    trained = rungs.finetune(ground, probed, strategy, epochs)
+    return trained, _rung(trained, time.monotonic() - started, "asked for by name")
 
 
-def _decided_epochs(ground: Ground, probed: Probed, strategy: str, begun: float) -> int:
+def _decided_epochs(ground: Ground, strategy: str, begun: float) -> int:
     """As many as were found to fit when the run began: a measured time would differ after an interruption."""
-    return ground.folder.decided(f"epochs of {strategy}", lambda: _epochs(ground, probed, begun))
+    return ground.folder.decided(f"epochs of {strategy}", lambda: _epochs(ground, begun))
 
 
-def _epochs(ground: Ground, probed: Probed, begun: float) -> int:
+def _epochs(ground: Ground, begun: float) -> int:
     """How many epochs of fine-tuning: a person's choice, else what the rule asks for and the budget allows."""
     if ground.choices.epochs:
         return ground.choices.epochs
     train, validation = ground.splits.train, ground.splits.validation
-    speed = rungs.images_per_second(ground.exported, len(probed.start.bias), ground.choices)
+    speed = rungs.images_per_second(ground)
     fit = judge.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
     wanted = recipe.epochs(len(train))
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
@@ -140,9 +140,8 @@ def _left(ground: Ground, begun: float) -> float:
     return ground.choices.budget_s - (time.monotonic() - begun)
 
 
-def _rung(trained: Trained, ground: Ground, seconds: float, verdict: str) -> Rung:
-    found = score(trained.validation, labels_of(ground.splits.validation))
-    estimate = Estimate(value=found.accuracy, low=found.low, high=found.high)
+def _rung(trained: Trained, seconds: float, verdict: str) -> Rung:
+    estimate = evaluate.headline(trained.validation)
     return Rung.model_validate(
         {"strategy": trained.strategy, "validation": estimate, "seconds": seconds, "kept": True, "verdict": verdict}
     )

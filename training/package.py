@@ -14,11 +14,24 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from service import engine
-from service.artifact import CARD, FILES, GOLDEN, GRAPH, MANIFEST, WEIGHTS, Artifact, ArtifactError, Manifest, read, record
+from service.artifact import (
+    CARD,
+    FILES,
+    GOLDEN,
+    GRAPH,
+    MANIFEST,
+    NEIGHBOURS,
+    WEIGHTS,
+    Artifact,
+    ArtifactError,
+    Manifest,
+    read,
+    record,
+)
 from service.model import Golden, Model
 from service.preprocess import decode, shrink
 from training.dataset import Dataset, Sample
-from training.rungs import Trained
+from training.trained import Trained
 
 N_GOLDEN = 8
 AGREEMENT = 1e-4  # of probabilities, between the packaged graph and the network that was trained, on this machine
@@ -51,6 +64,7 @@ def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Samp
     (folder / GRAPH).write_bytes(trained.graph)
     save_file({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}, folder / WEIGHTS)
     _golden(trained, dataset, held_out).save(folder / GOLDEN)
+    trained.neighbours.save(folder / NEIGHBOURS)
     manifest = Manifest(
         name=name,
         version=now.strftime("%Y%m%d-%H%M%S"),
@@ -59,7 +73,9 @@ def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Samp
         strategy=trained.strategy,
         backbone=trained.backbone,
         preprocessing=trained.preprocessing,
+        multilabel=dataset.multilabel,
         temperature=trained.temperature,
+        calibration=trained.calibration,
         scores=trained.scores,
         tolerance=TOLERANCE,
         libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
@@ -88,7 +104,9 @@ def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) ->
 
 
 def _compare(artifact: Artifact) -> None:
-    moved = Model(artifact, engine.load(artifact, "cpu")).drift
+    model = Model(artifact, engine.load(artifact, "cpu"))
+    _ = model.neighbours  # read as a service will read them
+    moved = model.drift
     if not moved <= AGREEMENT:
         raise ArtifactError(
             f"{artifact.graph} answers differently from the network that was trained: by {moved:.2g} in probability;"
@@ -120,6 +138,15 @@ def _version(library: str) -> str:
         return "unknown"
 
 
+def _promises(manifest: Manifest) -> str:
+    calibration = manifest.calibration
+    if calibration.coverage is None:
+        sets = "An image may have several labels; each is given from a threshold of its own on."
+    else:
+        sets = f"Prediction sets promise to hold the right label for {calibration.coverage:.0%} of images like validation's."
+    return f"{sets}\nAn image at a cosine distance above {calibration.outlier_threshold:.3f} counts as an outlier."
+
+
 def _card(manifest: Manifest) -> str:
     """The model card, for whoever finds the directory."""
     rows = "\n".join(
@@ -137,6 +164,7 @@ An image classifier made by Graft on {manifest.created}: {manifest.strategy} on 
 {rows}
 
 Nothing was chosen by the test images. Probabilities are calibrated with temperature {manifest.temperature:.2f}.
+{_promises(manifest)}
 
 ## Labels
 

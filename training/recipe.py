@@ -42,6 +42,9 @@ class Recipe(BaseModel):
     follow_links: bool = Field(False, description="follow symbolic links that lead out of the folder")
     skip_bad: bool = Field(False, description="leave unreadable images out instead of stopping")
     drop_duplicates: bool = Field(False, description="leave out leaked and doubly labelled images instead of stopping")
+    precision: float = Field(0.95, gt=0, lt=1, description="wanted of each label; the report says from which probability on")
+    coverage: float = Field(0.9, gt=0, lt=1, description="how often a prediction set shall hold the right label")
+    ten_crop: bool = Field(False, description="also look at each test image ten times, and report what that gains")
     tracker: Literal["none", "tensorboard", "mlflow"] = Field("none", description="where the curves go besides metrics.csv")
     pixel_cache: float = Field(16, ge=0, le=10_000, description="GiB of disk for decoded images")
 

@@ -1,24 +1,18 @@
 """Training's table of contents."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from service.artifact import Artifact, Score
-from service.model import Model
-from training import backbones, durable, ladder, package, rungs, runs
-from training.dataset import DatasetError, scan
-from training.evaluate import score
-from training.folder import PACKAGE
+from service.artifact import Artifact
+from training import appraise, backbones, durable, ladder, package, runs
+from training.folder import PACKAGE, to_json
 from training.ground import prepare
 from training.ladder import Climb
 from training.progress import duration
 from training.recipe import Recipe
-from training.rungs import Trained
-from training.story import Rung
+from training.story import Evaluation
+from training.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -28,6 +22,7 @@ class Result:
     run: Path
     artifact: Artifact
     climbed: Climb
+    evaluation: Evaluation
     seconds: float
 
     @property
@@ -47,6 +42,7 @@ class Result:
             "labels": list(manifest.labels),
             "test": test.model_dump(),
             "validation": {"accuracy": validation.accuracy, "n": validation.n},
+            "metrics": {name: metric.model_dump() for name, metric in self.evaluation.metrics.items()},
             "seconds": round(self.seconds, 2),
             "rungs": [rung.model_dump() for rung in self.climbed.rungs],
         }
@@ -56,7 +52,7 @@ class Result:
 
 
 def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like: Path | None = None) -> Result:
-    """Learns from a folder or zip of labelled images; leaves everything about the run, and the package, in `out`.
+    """Learns from labelled images; leaves everything about the run, and the package, in `out`.
 
     Args:
         resume: go on with what `out` holds.
@@ -78,45 +74,23 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
             return artifact
 
         climbed = ladder.climb(ground, begun, publish)
-        _tell(folder.path, climbed.rungs)
         artifact = publish(climbed.trained)
+        evaluation = appraise.network(ground, climbed, artifact)
+        durable.write(folder.path / "ladder.json", to_json([rung.model_dump() for rung in climbed.rungs]))
+        durable.write(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
         runs.finish(folder.path)
-    return Result(folder.path, artifact, climbed, time.monotonic() - begun)
+    return Result(folder.path, artifact, climbed, evaluation, time.monotonic() - begun)
 
 
 def summary(result: Result) -> str:
     """The end of a run, for a person."""
-    manifest = result.artifact.manifest
-    test = manifest.scores["test"]
-    lines = [f"test: {_shown(test)} right, on {test.n:,} images that nothing was chosen by"]
+    test = result.evaluation
+    lines = [f"test: {appraise.headline(test)}, on {test.n:,} images that nothing was chosen by"]
     if gain := result.trained.gain:
         difference, low, high = (100 * value for value in gain)
         verdict = "beats" if low > 0 else "is not shown to beat"
-        lines.append(f"fine-tuning {verdict} its probe: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
+        lines.append(f"{result.trained.strategy} {verdict} its probe: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
+    if test.curve:
+        lines.append(test.curve.sentence())
     lines.append(f"package: {result.artifact.path}  ({duration(result.seconds)})")
     return "\n".join(lines)
-
-
-def _shown(score: Score) -> str:
-    return f"{score.accuracy:.1%} ({score.low:.1%} to {score.high:.1%})"
-
-
-def _tell(run: Path, story: tuple[Rung, ...]) -> None:
-    """`ladder.json`: which rungs were climbed, and why the one that was kept was kept."""
-    content = json.dumps([rung.model_dump() for rung in story], indent=2, ensure_ascii=False)
-    durable.write(run / "ladder.json", content + "\n")
-
-
-def evaluate(model: Model, data: Path) -> Score:
-    """A package's score on labelled images; where they come in two parts, on the held-out one.
-
-    Raises:
-        DatasetError: if the data name a label that the package does not know, or a file is unreadable.
-    """
-    dataset = scan(data)
-    samples = tuple(sample for sample in dataset.samples if sample.part == "test") or dataset.samples
-    known = {label: index for index, label in enumerate(model.manifest.labels)}
-    if unknown := sorted(set(dataset.labels) - set(known)):
-        raise DatasetError(f"The package knows no {', '.join(map(repr, unknown))}; it knows {', '.join(known)}.")
-    labels = np.array([known[dataset.labels[sample.label]] for sample in samples])
-    return score(rungs.answers(model.engine, dataset, samples, model.manifest.preprocessing, "evaluating"), labels)

@@ -29,7 +29,12 @@ class LabelScores(_Record):
     recall: Estimate | None
     f1: Estimate | None
     average_precision: Estimate | None = None
-    threshold: float | None = Field(None, description="the lowest probability at which the wanted precision was reached")
+    threshold: float | None = Field(
+        None,
+        description="chosen on validation. One label an image: the lowest probability at which the wanted precision was"
+        " reached, None if never; several: the probability from which on the label is given",
+    )
+    precision_above: Estimate | None = Field(None, description="precision on test of what is at least that probable")
 
 
 class Bin(_Record):
@@ -44,7 +49,7 @@ class Conformal(_Record):
     """Prediction sets that hold the right label with a promised probability."""
 
     promised: float = Field(gt=0, lt=1, description="the coverage asked for")
-    threshold: float = Field(description="labels are taken, most probable first, until their probability exceeds it")
+    threshold: float = Field(description="labels at least this probable are in the set, and the most probable one always is")
     coverage: Estimate = Field(description="measured on test")
     mean_size: float
     sizes: dict[int, int] = Field(description="how many test images got a set of each size")
@@ -59,11 +64,24 @@ class Outliers(_Record):
 
 
 class LearningCurve(_Record):
-    """Accuracy on held-out images by number of images learned from, and what more of them would bring."""
+    """What held-out images score by number of images learned from, and what more of them would bring.
+
+    Attributes:
+        n_images: that were learned from, ascending.
+        accuracy: on held-out images; mean average precision for several labels an image.
+        gain_of_doubling: by how much twice the largest number would raise it.
+    """
 
     n_images: tuple[int, ...]
     accuracy: tuple[Estimate, ...]
     gain_of_doubling: Estimate
+
+    def sentence(self) -> str:
+        """What more images would bring, in words."""
+        gain, low, high = (
+            100 * value for value in (self.gain_of_doubling.value, self.gain_of_doubling.low, self.gain_of_doubling.high)
+        )
+        return f"twice the images would bring about {gain:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
 class Evaluation(_Record):
@@ -71,8 +89,8 @@ class Evaluation(_Record):
 
     Attributes:
         metrics: by name, on test. One label an image: accuracy, top5 (where there are more than 5 labels),
-            balanced_accuracy, log_loss, brier, ece_before, ece_after (calibration). Several: map, micro_f1, macro_f1,
-            exact_match, log_loss, brier.
+            balanced_accuracy, log_loss, brier. Several: map, micro_f1, macro_f1, exact_match, and log_loss and brier as
+            means over labels. Both: ece_before and ece_after (the calibration error without and with the temperature).
         confusion: `confusion[true][predicted]` in test images; None for several labels an image.
     """
 
@@ -87,6 +105,12 @@ class Evaluation(_Record):
     conformal: Conformal | None
     outliers: Outliers | None
     curve: LearningCurve | None = None
+    ten_crop: Estimate | None = Field(None, description="by how much ten looks at an image score better than one")
+
+    @property
+    def headline(self) -> Estimate:
+        """The one number that a network is known by: accuracy, or mean average precision for several labels an image."""
+        return self.metrics["map" if self.multilabel else "accuracy"]
 
 
 class Rung(_Record):

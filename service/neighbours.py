@@ -1,0 +1,55 @@
+"""Training images that an answer can be compared with: how unlike all of them is this one? Numpy only.
+
+Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors".
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What the network saw in images that it learned from.
+
+    Attributes:
+        vectors: float32 (M, D), of length 1.
+        labels: of each, those that are true of it, each in [0, C).
+        paths: of each, below the root of the data set.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: tuple[tuple[int, ...], ...]
+    paths: tuple[str, ...]
+
+    def distances(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The cosine distance, in [0, 2], of a vector (D,) to each of the M."""
+        # Not `@`: that starts BLAS's threads, which on a busy machine wait for each other and for the network's.
+        likeness: NDArray[np.float32] = np.einsum("md,d->m", self.vectors, unit(vector))
+        return 1 - likeness
+
+    def outlier_score(self, vector: NDArray[np.float32], k: int) -> float:
+        """The cosine distance of a vector (D,) to the k-th nearest, in [0, 2]; 1 <= k <= M."""
+        return float(np.clip(np.partition(self.distances(vector), k - 1)[k - 1], 0, 2))
+
+    def save(self, path: Path) -> None:
+        """Writes the .npz, vectors as float16; plain arrays only, so that it can be read without pickle."""
+        index = json.dumps({"labels": self.labels, "paths": self.paths}).encode()
+        np.savez(path, vectors=self.vectors.astype(np.float16), index=np.frombuffer(index, np.uint8))
+
+    @classmethod
+    def load(cls, path: Path) -> "Neighbours":
+        """Reads what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            vectors, index = arrays["vectors"].astype(np.float32), json.loads(arrays["index"].tobytes())
+        return cls(vectors, tuple(tuple(labels) for labels in index["labels"]), tuple(index["paths"]))
+
+
+def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Vectors (..., D) at length 1; those of length 0 stay what they are, at distance 1 from everything."""
+    lengths = np.linalg.norm(vectors.astype(np.float32), axis=-1, keepdims=True)
+    scaled: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled

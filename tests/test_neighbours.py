@@ -1,0 +1,51 @@
+"""Distances to training images, by hand, and files that hold no pickle."""
+
+import numpy as np
+import pytest
+
+from service.neighbours import Neighbours, unit
+
+
+@pytest.fixture
+def cross() -> Neighbours:
+    """Four directions of a plane."""
+    vectors = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
+    return Neighbours(vectors, ((0,), (1,), (0, 1), ()), ("a.png", "ö/b.png", "c\udcff.png", "d.png"))
+
+
+@pytest.mark.parametrize(("k", "distance"), [(1, 0), (2, 1), (3, 1), (4, 2)])
+def test_the_score_is_the_distance_to_the_kth_nearest(cross: Neighbours, k: int, distance: float):
+    assert cross.outlier_score(np.array([0, 5], np.float32), k) == pytest.approx(distance)
+
+
+def test_only_the_direction_counts(cross: Neighbours):
+    assert cross.outlier_score(np.array([3, 3], np.float32), 1) == pytest.approx(1 - np.sqrt(0.5), abs=1e-6)
+
+
+def test_a_vector_of_zeros_is_far_from_everything(cross: Neighbours):
+    assert cross.outlier_score(np.zeros(2, np.float32), 1) == 1
+
+
+def test_scores_never_leave_their_range():
+    random = np.random.default_rng(0)
+    vectors = unit(random.normal(size=(200, 64)))
+    near = Neighbours(vectors, ((0,),) * 200, ("",) * 200)
+    assert all(0 <= near.outlier_score(vector, 1) < 1e-6 for vector in vectors)
+
+
+def test_what_is_loaded_is_what_was_saved(cross: Neighbours, tmp_path):
+    cross.save(tmp_path / "neighbours.npz")
+    found = Neighbours.load(tmp_path / "neighbours.npz")
+    assert (found.vectors.tolist(), found.labels, found.paths) == (cross.vectors.tolist(), cross.labels, cross.paths)
+    assert found.vectors.dtype == np.float32
+
+
+def test_vectors_take_two_bytes_a_number(tmp_path):
+    Neighbours(np.ones((1000, 100), np.float32), ((0,),) * 1000, ("",) * 1000).save(tmp_path / "neighbours.npz")
+    assert (tmp_path / "neighbours.npz").stat().st_size < 210_000 + 10_000
+
+
+def test_neighbours_are_never_unpickled(tmp_path):
+    np.savez(tmp_path / "neighbours.npz", vectors=np.array([print], object), index=np.zeros(1, np.uint8))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        Neighbours.load(tmp_path / "neighbours.npz")

@@ -1,0 +1,133 @@
+"""What a network is worth: of one that has just learned, and of a package on anybody's labelled images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import engine
+from service.artifact import Artifact, Preprocessing
+from service.engine import Engine
+from service.model import Model
+from training import blocks
+from training.curve import Head, learning_curve
+from training.dataset import Dataset, DatasetError, Sample, scan
+from training.evaluate import evaluate
+from training.folds import Targets
+from training.ground import Ground
+from training.ladder import Climb
+from training.predict import answered
+from training.rungs import Probed
+from training.story import Evaluation, LearningCurve
+from training.tencrop import ten_crop
+
+Floats = NDArray[np.float32]
+
+
+def network(ground: Ground, climbed: Climb, artifact: Artifact) -> Evaluation:
+    """All that the test images say of the network that was kept, and what more images would bring."""
+    trained, dataset, samples, many = climbed.trained, ground.dataset, ground.splits.test, None
+    if ground.choices.ten_crop:
+        many = _many(engine.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
+    curve = _curve(ground, climbed.probed)
+    return evaluate(
+        trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbours, curve, ten_crop=many
+    )
+
+
+def package(model: Model, data: Path, many_looks: bool = False) -> Evaluation:
+    """All that labelled images say of a package; where they come in parts, the held-out one.
+
+    Args:
+        many_looks: also look at each image ten times, and say what that gains.
+
+    Raises:
+        DatasetError: if the data name a label that the package does not know, or several labels where it knows one.
+        ImageError: if a file is unreadable.
+    """
+    manifest, dataset = model.manifest, _in_words_of(model, scan(data))
+    samples = tuple(sample for sample in dataset.samples if sample.part == "test") or dataset.samples
+    said = answered(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
+    many = _many(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature) if many_looks else None
+    return evaluate(said, manifest.labels, manifest.temperature, manifest.calibration, model.neighbours, ten_crop=many)
+
+
+def _in_words_of(model: Model, dataset: Dataset) -> Dataset:
+    """The data set with a package's labels in the package's order: they are matched by name."""
+    manifest = model.manifest
+    known = {label: index for index, label in enumerate(manifest.labels)}
+    if unknown := sorted(set(dataset.labels) - set(known)):
+        raise DatasetError(f"The package knows no {', '.join(map(repr, unknown))}; it knows {', '.join(known)}.")
+    if dataset.multilabel and not manifest.multilabel:
+        raise DatasetError("The images have several labels each; the package gives an image exactly one.")
+    place = [known[label] for label in dataset.labels]
+    samples = tuple(
+        replace(sample, labels=tuple(sorted(place[label] for label in sample.labels))) for sample in dataset.samples
+    )
+    return replace(dataset, labels=manifest.labels, samples=samples, multilabel=manifest.multilabel)
+
+
+def _many(
+    running: Engine, preprocessing: Preprocessing, dataset: Dataset, samples: Sequence[Sample], temperature: float
+) -> Floats:
+    readers = [lambda sample=sample: dataset.read(sample) for sample in samples]
+    return ten_crop(running, preprocessing, readers, temperature, dataset.multilabel)
+
+
+def _curve(ground: Ground, probed: Probed) -> LearningCurve | None:
+    """How the first rung's score on validation grows with the images it learns from."""
+    best, columns = probed.chosen.best, ground.features.columns
+    train, validation = ground.splits.train, ground.splits.validation
+
+    def fit(seen: Floats, targets: Targets) -> Head:
+        return blocks.learn(best, seen, columns, targets)
+
+    return learning_curve(
+        ground.seen(train),
+        ground.targets(train),
+        ground.features.of(validation, block=best.sees),
+        ground.targets(validation),
+        fit,
+        whole=probed.validation,
+        seed=ground.choices.seed,
+    )
+
+
+NAMES = {
+    "accuracy": "right",
+    "top5": "right label among the first five",
+    "balanced_accuracy": "mean of the labels' recalls",
+    "map": "mean average precision",
+    "micro_f1": "F1 of all answers together",
+    "macro_f1": "mean of the labels' F1",
+    "exact_match": "all labels right",
+    "log_loss": "log-loss, in nats",
+    "brier": "Brier score",
+    "ece_before": "calibration error before the temperature",
+    "ece_after": "calibration error",
+}
+SHARES = set(NAMES) - {"log_loss", "brier"}
+
+
+def headline(found: Evaluation) -> str:
+    """The first number of an evaluation, with its interval."""
+    value, low, high = found.headline.value, found.headline.low, found.headline.high
+    words = f"{value:.1%} ({low:.1%} to {high:.1%})"
+    return f"mean average precision {words}" if found.multilabel else f"{words} right"
+
+
+def text(found: Evaluation) -> str:
+    """An evaluation for a terminal: every metric with its 95 % interval."""
+    lines = [f"{found.n:,} images, 95 % intervals in brackets"]
+    for name, metric in found.metrics.items():
+        form = ".1%" if name in SHARES else ".3f"
+        lines.append(f"{metric.value:>8{form}}  ({metric.low:{form}} to {metric.high:{form}})  {NAMES[name]}")
+    if found.conformal:
+        sets = found.conformal
+        lines.append(f"prediction sets hold the right label for {sets.coverage.value:.1%} ({sets.promised:.0%} were promised)")
+    if found.ten_crop:
+        gain, low, high = (100 * value for value in (found.ten_crop.value, found.ten_crop.low, found.ten_crop.high))
+        lines.append(f"ten looks at an image bring {gain:+.1f} points ({low:+.1f} to {high:+.1f})")
+    return "\n".join(lines)
