@@ -244,4 +244,4 @@ def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path
     difference, low, high = result.gain
     assert result.strategy == "finetune"
     assert low <= difference <= high
-    assert "fine-tuning tf_efficientnet_lite0 at 64 pixels for up to 1 epochs\n" in capsys.readouterr().err
+    assert "finetune: tf_efficientnet_lite0 at 64 pixels for up to 1 epochs\n" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from sklearn.svm import LinearSVC
 
 from service.engine import LOGITS, VECTORS, Graph
 from training import backbones, graphs
-from training.probes import STRENGTHS, Head, choose_strength, fit, out_of_fold, past_the_valley, with_head
+from training.probes import STRENGTHS, Head, choose_strength, fit, out_of_fold, past_the_valley, preferred, with_head
 
 
 def clouds(n_labels: int, noise: float, n: int = 240, width: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -217,3 +217,11 @@ def test_a_head_on_the_last_vectors_leaves_no_stages_in_the_graph(exported: grap
     means = [[node.op_type for node in model.graph.node].count("ReduceMean") for model in (before, after)]
     assert means == [5, 0]
     assert len(after.graph.node) < len(before.graph.node)
+
+
+def test_of_strengths_that_hardly_differ_the_strongest_regularisation_is_taken():
+    assert preferred({0.01: 0.0651, 0.1: 0.0618, 0.316: 0.0604, 1.0: 0.0604, 10.0: 0.0601}) == 0.316
+
+
+def test_a_strength_that_is_really_better_is_taken():
+    assert preferred({0.01: 0.5, 0.1: 0.4, 1.0: 0.3}) == 1.0

@@ -42,7 +42,18 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_facts_say_what_a_program_needs(fitted):
     facts = fitted.facts()
-    assert set(facts) == {"run", "package", "strategy", "backbone", "labels", "test", "validation", "seconds", "rungs"}
+    assert set(facts) == {
+        "run",
+        "package",
+        "strategy",
+        "backbone",
+        "labels",
+        "test",
+        "validation",
+        "seconds",
+        "rungs",
+        "metrics",
+    }
     assert set(facts["test"]) == {"accuracy", "low", "high", "n"}
     assert set(facts["validation"]) == {"accuracy", "n"}
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.folds import Groups, Part, Targets, among, deal, subset
 from training.linear import Floats, Kind
-from training.probes import MOST_FOR_CHOOSING, STRENGTHS, WHOLE, Head, Search, fit, standard
+from training.probes import MOST_FOR_CHOOSING, STRENGTHS, WHOLE, Head, Search, fit, preferred, standard
 
 MOST_FOR_SCREENING = 2_000  # images
 ENOUGH_TO_SCREEN = 400  # images to judge by; where there are fewer, every part judges
@@ -99,7 +99,7 @@ def _judged(
     balanced: bool,
 ) -> Candidate:
     trials = Search(scaled, targets, kind, balanced).trials(parts, strengths)
-    strength = min(trials, key=lambda tried: trials[tried].loss)
+    strength = preferred({strength: trial.loss for strength, trial in trials.items()})
     n_judged = sum(len(judged) for _, judged in parts)
     return Candidate(block, kind, strength, trials[strength].loss, trials[strength].accuracy, n_judged)
 

@@ -5,7 +5,7 @@ log-loss on images it did not learn from, after the temperature that suits it be
 accuracy does, it can compare an SVM's margins with logits, and a package calibrates its logits anyway.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,7 +65,7 @@ def choose_strength(
     balanced: bool = False,
     groups: Groups = None,
 ) -> dict[float, float]:
-    """The calibrated log-loss of each strength under stratified cross-validation; the smallest is the choice.
+    """The calibrated log-loss of each strength under stratified cross-validation; `preferred` makes the choice.
 
     Args:
         vectors: float32 (V, N, D): V views of N images; all are learned from, only the first is judged by.
@@ -182,6 +182,16 @@ class Search:
     def _accuracy(self, logits: Floats, wanted: Floats) -> float:
         right = (logits > 0) == (wanted > 0) if self._multilabel else logits.argmax(axis=1) == wanted.argmax(axis=1)
         return float(right.mean())
+
+
+def preferred(losses: Mapping[float, float]) -> float:
+    """The strength to take: of those whose losses differ from the lowest by less than 1 %, the strongest regularisation.
+
+    Where images can be told apart perfectly the losses end in a plain, and its far end is chosen by luck; there the
+    weights only grow, and the temperature takes it back.
+    """
+    lowest = min(losses.values())
+    return min(strength for strength, loss in losses.items() if loss <= 1.01 * lowest)
 
 
 def past_the_valley(losses: Sequence[float]) -> bool:

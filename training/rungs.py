@@ -78,7 +78,7 @@ def _chosen(ground: Ground, strategy: str, seen: Floats, targets: Targets, balan
         return blocks.best_of(seen, columns, targets, n_folds, seed, balanced, groups)
     kind: Kind = "svm" if strategy == "svm" else "logistic"
     losses = probes.choose_strength(seen[..., columns["last"]], targets, n_folds, seed, kind, balanced, groups)
-    strength = min(losses, key=lambda tried: losses[tried])
+    strength = probes.preferred(losses)
     best = Candidate("last", kind, strength, losses[strength], float("nan"), len(targets))
     return Chosen(best, (best,))
 
