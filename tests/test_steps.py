@@ -98,7 +98,7 @@ def trained(network: Network, chosen: Plan, run: Path) -> tuple[FineTune, Noted]
     ],
 )
 def test_every_recipe_learns_light_from_dark(network: Network, tmp_path: Path, choices: dict):
-    _, noted = trained(network, planned(**choices, epochs=6), tmp_path)
+    _, noted = trained(network, planned(**{"head_rate": 3e-3, "backbone_rate": 3e-3, **choices}, epochs=12), tmp_path)
     assert noted.metrics[-1]["val/accuracy"] >= 0.9
 
 

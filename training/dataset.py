@@ -129,6 +129,7 @@ def _listed(root: Path, group_by: str | None, follow_links: bool, mishaps: Misha
     paths, others = _images(source, follow_links, mishaps)
     if paths:
         return source, by_folders(root, paths, mishaps), False
+    mishaps.forget("ignored")  # among files that are no images are those that hold them
     if shards := [path for path in others if suffix(path) == parquet.SUFFIX]:
         return parquet.listed(root, shards, group_by, mishaps)
     if found := binaries.listed(source, others):

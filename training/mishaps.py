@@ -60,6 +60,11 @@ class Mishaps:
         if KINDS[kind][1] or len(paths) < SHOWN:
             paths.append(path.encode("utf-8", "backslashreplace").decode())
 
+    def forget(self, kind: str) -> None:
+        """As if nothing of a kind had been noted."""
+        self._paths.pop(kind, None)
+        self._counts.pop(kind, None)
+
     def count(self, kind: str) -> int:
         """How many of a kind."""
         return self._counts.get(kind, 0)
