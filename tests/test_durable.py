@@ -38,9 +38,14 @@ def test_it_is_written_in_its_own_folder_wherever_temporary_files_lie(tmp_path: 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
 def test_failure_leaves_the_older_file_and_nothing_else(tmp_path: Path, failure: type[BaseException]):
     (tmp_path / "a.txt").write_text("older")
-    with pytest.raises(failure), durable.whole(tmp_path / "a.txt") as file:
-        file.write(b"half of the new")
-        raise failure
+
+    def fail_midway() -> None:
+        with durable.whole(tmp_path / "a.txt") as file:
+            file.write(b"half of the new")
+            raise failure
+
+    with pytest.raises(failure):
+        fail_midway()
     assert (tmp_path / "a.txt").read_text() == "older"
     assert names(tmp_path) == ["a.txt"]
 
