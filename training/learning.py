@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
 from service.network import Network
-from training import checkpoints, durable
+from training import checkpoints, durable, reading
 from training.batches import Batches
 from training.finetune import WATCHED, FineTune
 from training.keeping import Asked, Keeper, Reseeded, reseed
@@ -39,6 +39,7 @@ def learn(
         tracked: who else is told the curves.
 
     Raises:
+        DatasetError: if an image cannot be read any more, by name.
         Diverged: if a loss becomes NaN or infinite; the checkpoints until then are kept.
         CorruptCheckpoint: if there are checkpoints and none is good.
         MemoryError: with the batch size that was too much.
@@ -66,7 +67,7 @@ def _best_of(
     durable.require_room(run, COPIES * 3 * sum(weight.nbytes for weight in module.parameters()))  # weights and two moments
     train, validation = batches.train_dataloader(), batches.val_dataloader()
     keeper = Keeper(run)
-    with patience() as stop, _memory_explained(plan.batch_size):
+    with patience() as stop, reading.explained(train, validation), _memory_explained(plan.batch_size):
         seed_everything(plan.seed, workers=True, verbose=False)
         callbacks = [keeper, Asked(stop), Reseeded(plan.seed), Told(plan.batch_size)]
         trainer = _trainer(plan, epochs, run, gpu, callbacks, tracked)
