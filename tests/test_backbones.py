@@ -141,13 +141,24 @@ def test_hub_that_never_answers_is_not_waited_for_long(monkeypatch, tmp_path: Pa
             choose("resnet18")
 
 
-def test_weights_whose_fetching_was_cut_short_offer_the_ways_out_too(offline):
+def test_weights_whose_fetching_was_cut_short_are_not_there(offline, tmp_path: Path):
+    blobs = tmp_path / "hub" / "hub" / "models--timm--resnet18.a1_in1k" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "0123.incomplete").write_bytes(b"half")
+    with pytest.raises(BackboneError, match="cannot be reached"):
+        choose("resnet18")
+
+
+def test_weights_that_turn_out_not_to_be_there_offer_the_ways_out_too(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BackboneError, match=r"(?s)they could not be loaded.*--weights resnet18\.safetensors.*--weights none"):
         pretrained.load(Choice("resnet18", "hub"))
 
 
 def test_weights_fetched_earlier_are_chosen_without_a_network(offline, tmp_path: Path):
-    (tmp_path / "hub" / "hub" / "models--timm--resnet18.a1_in1k").mkdir(parents=True)
+    snapshot = tmp_path / "hub" / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
     assert choose("resnet18") == Choice("resnet18", "hub")
 
 

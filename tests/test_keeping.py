@@ -82,12 +82,12 @@ def test_log_that_finds_no_room_keeps_its_older_rows_and_the_checkpoint(tmp_path
     kept = keeper(tmp_path, 0.5)
     kept.on_train_epoch_end(trainer(0, 0.25), None)
     before = (tmp_path / "metrics.csv").read_text()
-    kept.history += [{"epoch": 1, "step": 2, "val/loss": 0.25, "x" * 5000: 1.0}]
-    checkpoint_bytes = 4000
-    with files_of_at_most(checkpoint_bytes), pytest.raises(OSError, match=r"metrics\.csv.*|The disk is full"):
+    kept.history[0]["x" * 5000] = 1.0  # a long log, and a checkpoint that still finds its room
+    with files_of_at_most(4000), pytest.raises(OSError, match="The disk is full") as refused:
         kept.on_train_epoch_end(trainer(1, 0.125), None)
+    assert refused.value.filename == str(tmp_path / "metrics.csv")
     assert (tmp_path / "metrics.csv").read_text() == before
-    assert checkpoints.newest(tmp_path / "checkpoints") == {"state_dict": {}, "best": 0}
+    checkpoints.verify(checkpoints.path_of(tmp_path / "checkpoints", 2))
 
 
 @pytest.mark.parametrize("last", [True, False])

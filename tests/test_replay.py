@@ -59,20 +59,20 @@ def test_command_says_that_all_is_equal_and_exits_0(fitted, tmp_path: Path, monk
 
 def test_command_says_what_differs_and_exits_1(copy: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    changed(copy / "evaluation.json", ["headline", "value"], 0.5)
+    changed(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
     assert main(["fit", str(SAMPLE), "--replay", str(copy), "--out", "again"]) == 1
     first, header, row = capsys.readouterr().out.splitlines()
     assert first == f"again differs from {copy}:"
     assert header.split() == ["before", "now"]
-    assert row.split()[:2] == ["evaluation.headline.value", "0.5"]
+    assert row.split()[:2] == ["evaluation.metrics.accuracy.value", "0.5"]
 
 
 def test_command_tells_differences_as_json(copy: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    changed(copy / "evaluation.json", ["headline", "value"], 0.5)
+    changed(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
     assert main(["fit", str(SAMPLE), "--replay", str(copy), "--json"]) == 1
     [difference] = json.loads(capsys.readouterr().out)["differences"]
-    assert (difference["what"], difference["before"]) == ("evaluation.headline.value", "0.5")
+    assert (difference["what"], difference["before"]) == ("evaluation.metrics.accuracy.value", "0.5")
 
 
 def test_run_equals_itself(fitted, copy: Path):

@@ -86,7 +86,9 @@ def _check_hub(name: str, tags: list[str]) -> None:
     if tags and all(tag.endswith(".untrained") for tag in tags):
         raise BackboneError(f"Nobody published weights for {name!r}. --weights none trains it from random ones.")
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
-    if any(cached.glob(f"models--timm--{name.partition('.')[0]}.*")):
+    # A folder alone may be all that a fetching left that was cut short; a name in a snapshot is a whole file.
+    fetched = cached.glob(f"models--timm--{name.partition('.')[0]}.*/snapshots/*/*")
+    if any(path.suffix in (".safetensors", ".bin") for path in fetched):
         return
     try:
         urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=ANSWERS_WITHIN_S).close()
