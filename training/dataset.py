@@ -78,6 +78,11 @@ class Dataset:
             row[list(sample.labels)] = True
         return targets
 
+    def counts(self, samples: Iterable[Sample]) -> tuple[int, ...]:
+        """How many of the samples have each label."""
+        having = [label for sample in samples for label in sample.labels]
+        return tuple(np.bincount(np.array(having, np.intp), minlength=len(self.labels)).tolist())
+
     def without(self, paths: Iterable[str]) -> "Dataset":
         """The same data, some files left out."""
         out = set(paths)

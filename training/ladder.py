@@ -8,7 +8,7 @@ from training import evaluate, judge, recipe, rungs
 from training.ground import Ground
 from training.progress import duration, say
 from training.rungs import Probed
-from training.story import Rung
+from training.story import Quadrant, Rung
 from training.trained import Trained
 
 START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
@@ -21,13 +21,13 @@ class Climb:
 
     Attributes:
         probed: the first rung, where all began.
-        place: between small and large, similar to ImageNet and different from it, in words; "" if nobody looked.
+        quadrant: where the data were found; None if nobody looked.
     """
 
     trained: Trained
     rungs: tuple[Rung, ...]
     probed: Probed
-    place: str = ""
+    quadrant: Quadrant | None = None
 
 
 def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
@@ -61,9 +61,9 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     say("a first model is ready; still climbing, Ctrl-C keeps it")
     staged, trained, rung = _headed(ground, "stages")
     best = _judged(best, trained, rung, story)
-    large, different, place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
-    say(place)
-    for strategy in _higher(large, different, ground):
+    place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
+    say(place.sentence)
+    for strategy in _higher(place, ground):
         epochs = _decided_epochs(ground, strategy, begun)
         if epochs < WORTH_IT and not ground.choices.epochs:
             say(f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more")
@@ -72,14 +72,14 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     return Climb(best, tuple(story), probed, place)
 
 
-def _higher(large: bool, different: bool, ground: Ground) -> list[str]:
+def _higher(place: Quadrant, ground: Ground) -> list[str]:
     """Which rungs are worth their time where the data were found.
 
     Few images that look like ImageNet's need little change, so the last layers are tried first; elsewhere the whole
     network gets all the time there is. From scratch pays only with very many images.
     """
     n_images, n_labels = len(ground.splits.train), len(ground.dataset.labels)
-    last = [] if large or different else ["last"]
+    last = [] if place.large or place.different else ["last"]
     return [*last, "finetune", *(["scratch"] if n_images >= judge.ENOUGH_FOR_SCRATCH * n_labels else [])]
 
 

@@ -148,7 +148,7 @@ def finetune(ground: Ground, probed: Probed, strategy: str, epochs: int) -> Trai
 def learned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> "Network":
     """The torch network after its best epoch, on the CPU."""
     from training import layers, memory
-    from training.batches import Batches, label_counts
+    from training.batches import Batches
     from training.extractor import load_headless
     from training.finetune import set_head
     from training.learning import learn
@@ -158,7 +158,7 @@ def learned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> "Netw
     dataset, splits, exported = ground.dataset, ground.splits, ground.exported
     choices = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs})
     gpu, n_labels = on_gpu(choices), len(dataset.labels)
-    counts = label_counts(splits.train, n_labels)
+    counts = dataset.counts(splits.train)
     wanted = planned(choices, Facts(len(splits.train), counts, dataset.multilabel, choices.weights != "none", gpu))
     say(f"{strategy}: {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {epochs} epochs")
     network = load_headless(exported, n_labels)
