@@ -120,7 +120,7 @@ def describe(dataset: Dataset) -> str:
     given = f", {parts['train']:,} to learn from{chosen} and {parts['test']:,} held out" if parts["test"] else ""
     names = ", ".join(dataset.labels[:6]) + (", …" if len(dataset.labels) > 6 else "")
     several = "; an image may have several" if dataset.multilabel else ""
-    ignored = f"; {dataset.ignored:,} other files ignored" if dataset.ignored else ""
+    ignored = f"; {dataset.ignored:,} other file{'s' * (dataset.ignored > 1)} ignored" if dataset.ignored else ""
     return f"{len(dataset.samples):,} images of {len(dataset.labels)} labels ({names}){several}{given}{ignored}"
 
 

@@ -19,6 +19,7 @@ from training.gallery import Suspect
 from training.mishaps import plain
 from training.probes import ONE_THREAD, out_of_fold
 
+KIND = "label-error"  # of a finding
 STRENGTH = 1e-3  # strong regularisation: errors must not be learned by heart
 FOLDS = 5
 FEWEST_TO_JUDGE = 5  # images that have a label, and that do not: one for each fold
@@ -201,7 +202,7 @@ def findings(wrong: Sequence[Suspect], strange: Sequence[Outlier]) -> list[Findi
     for suspect in wrong:
         names = f"labelled {plain(suspect.given)}, looks like {plain(suspect.suggested)}"
         text = f"{plain(suspect.path)} is {names} ({suspect.probability:.0%})"
-        found.append(Finding("label-error", "warning", text, (suspect.path,)))
+        found.append(Finding(KIND, "warning", text, (suspect.path,)))
     for outlier in strange:
         text = f"{plain(outlier.path)} is unlike all other images"
         found.append(Finding("outlier", "warning", text, (outlier.path,)))

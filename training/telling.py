@@ -1,6 +1,5 @@
 """What a run has to tell, gathered for its report: nothing is computed here that another room has not found out."""
 
-import os
 import platform
 import shlex
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import numpy as np
 from service.classifier import probabilities
 from service.engine import cores
 from training import recipe as recipes
+from training import suspects
 from training.folder import PLAN, read
 from training.gallery import Answers
 from training.ground import Ground, on_gpu
@@ -44,7 +44,9 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, pa
         answers=_answers(ground, trained),
         repeat=_repeat(data, ground, climbed),
         left_out=ground.audited.left_out,
-        findings=ground.audited.findings,
+        findings=tuple(
+            finding for finding in ground.audited.findings if finding.kind != suspects.KIND
+        ),  # these have a place of their own
         rungs=climbed.rungs,
         quadrant=climbed.quadrant,
         epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
@@ -88,7 +90,7 @@ def _repeat(data: Path, ground: Ground, climbed: Climb) -> Repeat:
 
 def command(verb: str, data: Path, choices: Recipe, *more: str) -> str:
     """What to type to get the same again."""
-    words = ["graft", verb, os.path.relpath(data) if data.is_absolute() else str(data), *more]
+    words = ["graft", verb, str(data), *more]
     for name, value in choices.model_dump(exclude_defaults=True).items():
         flag = f"--{name.replace('_', '-')}"
         words += [flag if value else f"--no-{name.replace('_', '-')}"] if isinstance(value, bool) else [flag, str(value)]
