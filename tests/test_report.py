@@ -235,7 +235,7 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
     (tmp_path / "report.html").write_text("before")
     monkeypatch.setattr(durable.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="The disk is full"):
         report.save("after", tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "before"

@@ -111,7 +111,7 @@ def compare(arguments: argparse.Namespace) -> int:
         arguments.data, out, _recipe(arguments), _listed(arguments.strategies), _listed(arguments.backbones), arguments.seeds
     )
     print(comparing.text(found))
-    print(f"every run: {out / 'compare.csv'}")
+    print(f"every run: {out / 'compare.csv'}\nreport: {out / 'report.html'}")
     return 0
 
 

@@ -25,6 +25,7 @@ from training.thumbnails import Album
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+NAME = "report.html"  # in a run's folder, or a comparison's
 PAGE = Path(__file__).parent / "page"
 SCORES = ("val/accuracy", "val/map")  # what `metrics.csv` may call the validation score
 

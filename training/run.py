@@ -14,8 +14,6 @@ from training.recipe import Recipe
 from training.story import Evaluation
 from training.trained import Trained
 
-REPORT = "report.html"
-
 
 @dataclass(frozen=True)
 class Result:
@@ -39,7 +37,7 @@ class Result:
         facts: dict[str, object] = {
             "run": str(self.run),
             "package": str(self.artifact.path),
-            "report": str(self.run / REPORT),
+            "report": str(self.run / report.NAME),
             "strategy": manifest.strategy,
             "backbone": manifest.backbone.name,
             "labels": list(manifest.labels),
@@ -83,7 +81,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
         durable.write(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
         by_path = {sample.path: sample for sample in ground.dataset.samples}
         story = telling.story(data, ground, climbed, evaluation, artifact.path, time.monotonic() - begun)
-        report.save(report.report_page(story, lambda path: ground.dataset.read(by_path[path])), folder.path / REPORT)
+        report.save(report.report_page(story, lambda path: ground.dataset.read(by_path[path])), folder.path / report.NAME)
         runs.finish(folder.path)
     return Result(folder.path, artifact, climbed, evaluation, time.monotonic() - begun)
 
@@ -98,6 +96,6 @@ def summary(result: Result) -> str:
         lines.append(f"{result.trained.strategy} {verdict} its probe: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
     if test.curve:
         lines.append(test.curve.sentence())
-    lines.append(f"report: {result.run / REPORT}")
+    lines.append(f"report: {result.run / report.NAME}")
     lines.append(f"package: {result.artifact.path}  ({duration(result.seconds)})")
     return "\n".join(lines)

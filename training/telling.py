@@ -2,7 +2,7 @@
 
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -78,13 +78,18 @@ def _remarks(trained: Trained, evaluation: Evaluation) -> list[str]:
 
 
 def _repeat(data: Path, ground: Ground, climbed: Climb) -> Repeat:
-    device = "on a GPU" if on_gpu(ground.choices) else "no GPU"
+    return repeat(command("fit", data, ground.choices), ground.choices, (ground.choices.seed,), _choices(ground, climbed))
+
+
+def repeat(typed: str, choices: Recipe, seeds: Sequence[int], told: Sequence[Choice] = ()) -> Repeat:
+    """What it takes to do the same again: what was typed, which choices that meant, on which versions and machine."""
+    device = "on a GPU" if on_gpu(choices) else "no GPU"
     return Repeat(
-        command=command("fit", data, ground.choices),
-        choices=tuple(_choices(ground, climbed)),
+        command=typed,
+        choices=tuple(told),
         versions={name: number or "not installed" for name, number in versions().items()},
         machine=f"{platform.system()} on {platform.machine()}, Python {platform.python_version()}, {cores()} cores, {device}",
-        seeds=(ground.choices.seed,),
+        seeds=tuple(seeds),
     )
 
 
