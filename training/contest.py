@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from training import backbones, ladder
+from training import backbones, ladder, search
 from training.compare import Cell, Table, grid, save, table
 from training.evaluate import by_image
 from training.folder import Folder
@@ -27,6 +27,8 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
     """
     if unknown := set(strategies) - set(get_args(Strategy)):
         raise ValueError(f"No such strategy: {', '.join(sorted(unknown))}. There are {', '.join(get_args(Strategy))}.")
+    for strategy in set(strategies) & set(search.FINE_TUNINGS):
+        search.check(choices.model_copy(update={"strategy": strategy}))
     for network in networks:  # all of them before hours are spent on the first
         backbones.choose(network, choices.weights)
     out.mkdir(parents=True, exist_ok=True)
