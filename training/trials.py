@@ -108,9 +108,13 @@ def _best_epoch(trial: Tried) -> int:
 
 def in_words(choices: Choices) -> str:
     """Each choice in a word and a number."""
-    return ", ".join(
-        f"{value} {WORDS[name]}" if name == "augment" else f"{WORDS[name]} {value:g}" for name, value in choices.items()
-    )
+    return ", ".join(_in_words(name, value) for name, value in choices.items())
+
+
+def _in_words(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return f"{'no' if value == 'none' else value} {WORDS[name]}"
+    return f"{WORDS[name]} {value:g}"
 
 
 def as_flags(choices: Choices) -> str:
@@ -121,10 +125,11 @@ def as_flags(choices: Choices) -> str:
 def verdict(tried: list[Tried]) -> str:
     """Which trial is best, and by how much better than the plan as it was."""
     best, plan = best_of(tried), tried[0]
+    none = "no trial" if len(tried) == 1 else f"none of {len(tried)} trials"
     if best is None:
-        return f"none of {len(tried)} trials came to its end: the plan stays as it is"
+        return f"{none} came to its end: the plan stays as it is"
     if best == 0:
-        return f"none of {len(tried)} trials was better than the plan as it is, log-loss {plan.loss:.4f}"
+        return f"{none} was better than the plan as it is, log-loss {plan.loss:.4f}"
     better = f", {plan.loss - tried[best].loss:.4f} less than the plan as it is" if plan.losses else ""
     return (
         f"trial {best + 1} of {len(tried)} was best: log-loss {tried[best].loss:.4f}{better} ({as_flags(tried[best].choices)})"
