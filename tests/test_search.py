@@ -167,7 +167,15 @@ def test_replay_learns_with_what_was_found_and_searches_no_more(searched: Search
 
 
 def test_trial_that_diverges_is_put_on_record_and_a_budget_that_is_spent_ends_the_search(photos: Path, here: Path, capsys):
-    ruinous = {"head_rate": 10.0, "backbone_rate": 10.0, "optimizer": "sgd", "clip": 1e6, "weight_decay": 10, "budget": "1s"}
+    ruinous = {
+        "head_rate": 10.0,
+        "backbone_rate": 10.0,
+        "optimizer": "sgd",
+        "clip": 1e6,
+        "weight_decay": 10,
+        "budget": "1s",
+        "epochs": 8,
+    }
     with pytest.raises(Diverged):  # as the plan itself does, when nothing better is known
         run.fit(photos, here / "ruined", RECIPE.model_copy(update=ruinous))
     assert [(row["ending"], row["log_loss"]) for row in rows(here / "ruined")] == [("diverged", "")]
