@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from service.network import Network
 from training import backbones, graphs
-from training.batches import Batches, label_counts
+from training.batches import Batches
 from training.dataset import scan
 from training.extractor import load_headless
 from training.finetune import FineTune, make_optimizer
@@ -86,7 +86,7 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     dataset = examine(scan(arguments.data))[0]
     splits = split(dataset, 0)
     exported = graphs.export(backbones.choose(arguments.backbone), arguments.input_size, 0, "crop")
-    counts = label_counts(splits.train, len(dataset.labels))
+    counts = dataset.counts(splits.train)
     recipe = Recipe(strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size)
     chosen = plan(recipe, Facts(len(splits.train), counts, gpu=device == "cuda"))
     n_batches = min(arguments.batches, chosen.steps)

@@ -213,6 +213,13 @@ def test_other_recipes_pass(choices: Recipe):
     search.check(choices)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "n_trials", "each"), [(40, None, 40), (42, 5, 7), (40, 20, 3), (2, 20, 2), (0, 20, 0), (5, 1, 3), (6, 1, 3)]
+)
+def test_trials_and_last_learning_share_the_epochs_that_fit(epochs: int, n_trials: int | None, each: int):
+    assert search.share(epochs, n_trials, fewest=3) == each
+
+
 def lasting(*seconds: float) -> list[Tried]:
     return [Tried("complete", (1.0,), each, {}) for each in seconds]
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from training.recipe import Recipe
     from training.run import Result
 
+CHECKED = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}  # what a check asks of a recipe
 WRONG_USE, CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 2, 3, 4, 5, 6
 CODES = {
     "ArtifactError": CORRUPT,
@@ -110,8 +111,25 @@ def compare(arguments: argparse.Namespace) -> int:
         arguments.data, out, _recipe(arguments), _listed(arguments.strategies), _listed(arguments.backbones), arguments.seeds
     )
     print(comparing.text(found))
-    print(f"every run: {out / 'compare.csv'}")
+    print(f"every run: {out / 'compare.csv'}\nreport: {out / 'report.html'}")
     return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """graft check DIR"""
+    from training import check as checking
+    from training import report
+
+    checked = checking.check(arguments.data, _recipe(arguments), not arguments.no_vectors)
+    if arguments.report:
+        report.save(checking.page(checked, arguments.data.resolve().name), arguments.report)
+    if arguments.json:
+        print(json.dumps(checked.facts(), ensure_ascii=False))
+    else:
+        print(checking.text(checked))
+        print(f"report: {arguments.report}" if arguments.report else "see the images: --report FILE.html")
+        print(f"next: {checking.advice(checked, arguments.data)}")
+    return 1 if checked.count("error") else 0
 
 
 def _listed(text: str) -> list[str]:
@@ -192,6 +210,15 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     if "fit" in argv:  # the recipe's model takes longer to import than `graft --help` may take in all
         _add_recipe(fitting.add_argument_group("recipe"))
 
+    checking = _verb(verbs, "check", check, "find what is wrong with a data set, all at once; exit with 1 if a fit would stop")
+    checking.add_argument("data", type=Path, metavar="DIR", help="as for fit")
+    checking.add_argument("--report", type=Path, metavar="FILE", help="write a page with the images concerned (default: none)")
+    checking.add_argument("--no-vectors", action="store_true", help="no search for suspect labels and outliers (default: both)")
+    checking.add_argument("--json", action="store_true", help="print one JSON object (default: a line for each finding)")
+    checking.add_argument("--recipe", type=Path, metavar="FILE", help="YAML with any of the choices below (default: none)")
+    if "check" in argv:
+        _add_recipe(checking.add_argument_group("recipe"), only=CHECKED)
+
     comparing = _verb(verbs, "compare", compare, "learn in several ways and show which is really better on your images")
     comparing.add_argument("data", type=Path, metavar="DIR", help="as for fit")
     comparing.add_argument("--strategies", default="probe,finetune", metavar="A,B", help="(default: probe,finetune)")
@@ -259,11 +286,11 @@ def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int], he
     return verb
 
 
-def _add_recipe(group: Any, without: Collection[str] = ()) -> None:
+def _add_recipe(group: Any, without: Collection[str] = (), only: Collection[str] = ()) -> None:
     from training.recipe import Recipe
 
     for name, field in Recipe.model_fields.items():
-        if name in without:
+        if name in without or (only and name not in only):
             continue
         default = _unset(field) if field.default is None else field.default
         settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}

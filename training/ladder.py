@@ -8,7 +8,7 @@ from training import evaluate, judge, recipe, rungs, search
 from training.ground import Ground
 from training.progress import duration, say
 from training.rungs import Probed
-from training.story import Rung
+from training.story import Quadrant, Rung
 from training.trained import Trained
 
 START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
@@ -21,13 +21,13 @@ class Climb:
 
     Attributes:
         probed: the first rung, where all began.
-        place: between small and large, similar to ImageNet and different from it, in words; "" if nobody looked.
+        quadrant: where the data were found; None if nobody looked.
     """
 
     trained: Trained
     rungs: tuple[Rung, ...]
     probed: Probed
-    place: str = ""
+    quadrant: Quadrant | None = None
 
 
 def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
@@ -64,9 +64,9 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     say("a first model is ready; still climbing, Ctrl-C keeps it")
     staged, trained, rung = _headed(ground, "stages")
     best = _judged(best, trained, rung, story)
-    large, different, place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
-    say(place)
-    for strategy in _higher(large, different, ground):
+    place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
+    say(place.sentence)
+    for strategy in _higher(place, ground):
         epochs = _decided_epochs(ground, strategy, begun)
         if epochs < WORTH_IT and not ground.choices.epochs:
             say(f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more")
@@ -75,14 +75,14 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     return Climb(best, tuple(story), probed, place)
 
 
-def _higher(large: bool, different: bool, ground: Ground) -> list[str]:
+def _higher(place: Quadrant, ground: Ground) -> list[str]:
     """Which rungs are worth their time where the data were found.
 
     Few images that look like ImageNet's need little change, so the last layers are tried first; elsewhere the whole
     network gets all the time there is. From scratch pays only with very many images.
     """
     n_images, n_labels = len(ground.splits.train), len(ground.dataset.labels)
-    last = [] if large or different else ["last"]
+    last = [] if place.large or place.different else ["last"]
     return [*last, "finetune", *(["scratch"] if n_images >= judge.ENOUGH_FOR_SCRATCH * n_labels else [])]
 
 
@@ -133,12 +133,10 @@ def _epochs(ground: Ground, begun: float) -> int:
     train, validation = ground.splits.train, ground.splits.validation
     speed = rungs.images_per_second(ground)
     fit = judge.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
-    if ground.choices.search:
-        fit = min(fit, max(WORTH_IT, fit // (1 + ground.choices.search)))  # each trial gets as many as the last learning
     wanted = recipe.epochs(len(train))
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
     say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
-    return min(wanted, fit)
+    return min(wanted, search.share(fit, ground.choices.search, WORTH_IT))
 
 
 def _left(ground: Ground, begun: float) -> float:

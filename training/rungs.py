@@ -164,13 +164,12 @@ def learned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> "Netw
 def begun(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple["Network", Plan]:
     """The network that fine-tuning starts from, and the plan for it by the rules."""
     from training import layers
-    from training.batches import label_counts
     from training.extractor import load_headless
     from training.finetune import set_head
 
     dataset, train = ground.dataset, ground.splits.train
     choices = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs})
-    counts = label_counts(train, len(dataset.labels))
+    counts = dataset.counts(train)
     plan = planned(choices, Facts(len(train), counts, dataset.multilabel, choices.weights != "none", on_gpu(choices)))
     network = load_headless(ground.exported, len(dataset.labels))
     if plan.scratch:

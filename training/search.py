@@ -125,6 +125,15 @@ def _altered(plan: Plan, choices: Choices) -> Plan:
     return Plan.model_validate(plan.model_dump() | choices)
 
 
+def share(epochs: int, n_trials: int | None, fewest: int) -> int:
+    """How many of the epochs that fit into the budget each trial gets, and the last learning after them.
+
+    Args:
+        fewest: with less than that no trial means anything; rather fewer trials, then.
+    """
+    return epochs if n_trials is None else min(epochs, max(fewest, epochs // (n_trials + 1)))
+
+
 def has_room(tried: list[Tried], left_s: float) -> bool:
     """Whether the time left is enough for another trial and for learning with the best one's choices after it."""
     return not tried or left_s >= 2 * max(trial.seconds for trial in tried)
