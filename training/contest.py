@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from training import backbones, ladder, report, telling
+from training import backbones, ladder, report, search, telling
 from training.compare import Cell, Table, grid, save, table
 from training.evaluate import by_image
 from training.folder import Folder
@@ -27,13 +27,16 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
     """
     if unknown := set(strategies) - set(get_args(Strategy)):
         raise ValueError(f"No such strategy: {', '.join(sorted(unknown))}. There are {', '.join(get_args(Strategy))}.")
+    for strategy in set(strategies) & set(search.FINE_TUNINGS):
+        search.check(choices.model_copy(update={"strategy": strategy}))
     for network in networks:  # all of them before hours are spent on the first
         backbones.choose(network, choices.weights)
     out.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for backbone, seed, strategy in grid(strategies, networks, n_seeds):
         say(f"{strategy} on {backbone}, seed {seed}")
-        chosen = {"strategy": strategy, "backbone": backbone, "seed": seed}
+        trials = choices.search if strategy in search.FINE_TUNINGS else None
+        chosen = {"strategy": strategy, "backbone": backbone, "seed": seed, "search": trials}
         cells.append(_cell(data, out, Recipe.model_validate(choices.model_dump() | chosen)))
         say(f"{cells[-1].accuracy:.1%} of test in {duration(cells[-1].seconds)}")
         save(cells, out / "compare.csv")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training import evaluate, judge, recipe, rungs
+from training import evaluate, judge, recipe, rungs, search
 from training.ground import Ground
 from training.progress import duration, say
 from training.rungs import Probed
@@ -45,7 +45,10 @@ def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) ->
         return Climb(trained, (rung,), probed)
     probed, _, first = _headed(ground, "probe")
     say(f"probe: {first.validation.value:.1%} of validation")
-    trained, rung = _finetuned(ground, probed, strategy, max(1, _decided_epochs(ground, strategy, begun)))
+    epochs = max(1, _decided_epochs(ground, strategy, begun))
+    found = search.decide(ground, probed, strategy, epochs, lambda: _left(ground, begun) - START_S)
+    trained, rung = _finetuned(ground, probed, strategy, epochs)
+    rung = rung.model_copy(update={"verdict": "; ".join(filter(None, [rung.verdict, found]))})
     return Climb(trained, (first.model_copy(update={"kept": False}), rung), probed)
 
 
@@ -133,7 +136,7 @@ def _epochs(ground: Ground, begun: float) -> int:
     wanted = recipe.epochs(len(train))
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
     say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
-    return min(wanted, fit)
+    return min(wanted, search.share(fit, ground.choices.search, WORTH_IT))
 
 
 def _left(ground: Ground, begun: float) -> float:
