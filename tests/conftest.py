@@ -2,7 +2,9 @@
 
 import io
 import os
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +119,14 @@ def shared(name: str) -> Path:
     if not path.is_file():
         pytest.skip(f"{name} does not lie in ../shared/data; the embedded sample covers the same path")
     return path
+
+
+@contextmanager
+def files_of_at_most(n_bytes: int | None) -> Iterator[None]:
+    """A disk that is full as soon as a file has so many bytes; None: the disk as it is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if n_bytes is None else n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

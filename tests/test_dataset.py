@@ -526,6 +526,14 @@ def test_vanished_file_is_named(make_folder):
         dataset.read(dataset.samples[0])
 
 
+def test_file_that_changed_since_it_was_checked_is_named(make_folder, encode, photo):
+    folder = make_folder({"cat": 1, "dog": 1})
+    dataset = examine(scan(folder))[0]
+    (folder / "cat/000.png").write_bytes(encode(photo))
+    with pytest.raises(DatasetError, match=r"cat/000\.png cannot be read: it has changed since the data were checked"):
+        dataset.read(dataset.samples[0])
+
+
 def test_leaving_out_removes_just_those_paths(make_folder):
     kept = scan(make_folder({"cat": 2, "dog": 1})).without(["cat/001.png"])
     assert [sample.path for sample in kept.samples] == ["cat/000.png", "dog/000.png"]

@@ -1,12 +1,15 @@
 """A package appears whole or not at all, says what the trained network says, and is data only."""
 
 import dataclasses
+import errno
 import os
+import re
 import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import files_of_at_most
 from safetensors.numpy import load_file
 
 from service import artifact, model
@@ -156,6 +159,25 @@ def test_refused_package_leaves_the_older_one_untouched(fitted, wrong, dataset: 
     before = contents(target)
     with pytest.raises(ArtifactError):
         package.write(wrong, dataset, held_out, "newer", target)
+    assert contents(target) == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("full", ["at once", "midway"])
+def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
+    fitted, dataset: Dataset, held_out, tmp_path: Path, monkeypatch, full: str
+):
+    target = tmp_path / "package"
+    package.write(fitted.trained, dataset, held_out, "clothes", target)
+    before = contents(target)
+    if full == "at once":
+        monkeypatch.setattr("training.durable.free", lambda _: 1_000_000)
+    with files_of_at_most(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
+        package.write(fitted.trained, dataset, held_out, "newer", target)
+    assert refused.value.errno == errno.ENOSPC
+    assert re.search(
+        r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; what was there is intact", str(refused.value)
+    )
     assert contents(target) == before
     assert list(tmp_path.iterdir()) == [target]
 

@@ -189,8 +189,19 @@ def test_what_a_killed_run_left_is_removed_once_it_is_old(dataset: Dataset, home
 def test_damaged_image_is_named(dataset: Dataset):
     sample = dataset.samples[3]
     Path(dataset.source.root, sample.path).write_bytes(b"no image")
+    damaged = examine(scan(dataset.source.root))[0]
     with pytest.raises(DatasetError, match=rf"{sample.path} cannot be used: This is not an image"):
+        kept(damaged)
+
+
+def test_image_that_changed_since_it_was_checked_is_named_and_never_kept_under_its_old_digest(
+    dataset: Dataset, home: Path, encode, photo
+):
+    sample = dataset.samples[3]
+    Path(dataset.source.root, sample.path).write_bytes(encode(photo))
+    with pytest.raises(DatasetError, match=rf"{sample.path} cannot be read: it has changed"):
         kept(dataset)
+    assert files(home, ".npz") == []
 
 
 def _sum(images: Pixels) -> int:

@@ -34,9 +34,7 @@ def parser(argv: list[str], actions: Mapping[str, Action]) -> argparse.ArgumentP
 
 
 def _fit(verb: Verb, named: bool) -> None:
-    verb.add_argument(
-        "data", type=Path, metavar="DATA", help="a folder of images for each label, a .zip of that, a .csv, ..."
-    )
+    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of images for each label, a .zip of that, a .csv, ...")
     verb.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: a new one below runs/)")
     again = verb.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with --out, or the newest unfinished run (default: no)")

@@ -30,9 +30,10 @@ from training.dataset import Dataset as Images
 from training.dataset import Sample
 from training.pixels import Pixels, pixels, square, whole
 from training.plan import Plan
+from training.reading import MOST_WORKERS, Reading
 from training.splits import Splits
 
-MOST_WORKERS = 16
+LONGEST_WAIT_S = 120  # for one batch; whoever takes longer hangs
 
 Batch = tuple[Tensor, Tensor]  # uint8 (N, crop, crop, 3); int64 (N,), or float32 (N, C) where images have several labels
 
@@ -84,6 +85,7 @@ class Random(Dataset[Batch]):
 
     def __init__(self, images: Pixels, targets: Tensor, changes: A.Compose, side: int, seed: int) -> None:
         self.images, self._targets, self._changes, self._side, self._seed = images, targets, changes, side, seed
+        self.reading = Reading()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -95,7 +97,9 @@ class Random(Dataset[Batch]):
     def __getitems__(self, draws: list[Draw]) -> Batch:
         batch = np.empty((len(draws), self._side, self._side, 3), np.uint8)
         for place, draw in zip(batch, draws, strict=True):
+            self.reading.note(draw.row)
             place[:] = self._changed(draw)
+        self.reading.note()
         return torch.from_numpy(batch), _chosen(self._targets, [draw.row for draw in draws])
 
     def _changed(self, draw: Draw) -> NDArray[np.uint8]:
@@ -112,6 +116,7 @@ class Fixed(Dataset[Batch]):
 
     def __init__(self, images: Pixels, targets: Tensor) -> None:
         self.images, self._targets = images, targets
+        self.reading = Reading()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -121,7 +126,12 @@ class Fixed(Dataset[Batch]):
         return batch[0], targets[0]
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        return torch.from_numpy(np.stack([self.images[index] for index in indices])), _chosen(self._targets, indices)
+        shown = []
+        for index in indices:
+            self.reading.note(index)
+            shown.append(self.images[index])
+        self.reading.note()
+        return torch.from_numpy(np.stack(shown)), _chosen(self._targets, indices)
 
 
 def random_changes(side: int, augment: str, flips: bool, rotations: bool) -> A.Compose:
@@ -185,7 +195,7 @@ class Batches(LightningDataModule):
             generator=torch.Generator(),  # its own, so that making an iterator never moves torch's random state
             pin_memory=self._gpu,
             persistent_workers=True,
-            timeout=120,
+            timeout=LONGEST_WAIT_S,
         )
 
 

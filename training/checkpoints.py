@@ -74,22 +74,25 @@ def verify(path: Path) -> None:
 def newest(folder: Path) -> State | None:
     """The newest checkpoint that is good, and whose best epoch's is too; None where there never was one.
 
-    Bad ones are removed, with a warning.
+    Bad ones newer than it are removed, with a warning.
 
     Raises:
-        CorruptCheckpoint: if there are some and none is good.
+        CorruptCheckpoint: if there are some and none is good; they stay, so that nothing begins anew unless a person says so.
     """
     durable.remove_unfinished(folder)
-    paths = sorted(folder.glob("epoch-*.ckpt"), reverse=True)
-    for path in paths:
+    bad: list[Path] = []
+    for path in sorted(folder.glob("epoch-*.ckpt"), reverse=True):
         try:
             state = load(path)
             verify(path_of(folder, state["best"]))
-            return state
         except CorruptCheckpoint as error:
             say(f"warning: {error} Going back to the one before.")
-            remove(path)
-    if paths:
+            bad.append(path)
+        else:
+            for later in bad:
+                remove(later)
+            return state
+    if bad:
         raise CorruptCheckpoint(f"No checkpoint in {folder} is good. Remove that folder to learn again from the start.")
     return None
 

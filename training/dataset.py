@@ -1,5 +1,6 @@
 """Labelled images -> Dataset: what every input becomes. Reads names; reads no image, decodes nothing, imports no torch."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -66,8 +67,16 @@ class Dataset:
     ignored: int = 0
 
     def read(self, sample: Sample) -> bytes:
-        """One image's encoded bytes."""
-        return self.source.read(sample.path)
+        """One image's encoded bytes, the very ones that its digest was taken of.
+
+        Raises:
+            DatasetError: if they cannot be read, or have changed since: nobody audited those, and what is kept of an image is
+                kept under its digest.
+        """
+        encoded = self.source.read(sample.path)
+        if sample.digest and hashlib.sha256(encoded).digest() != sample.digest:
+            raise DatasetError(f"{self.source.root / sample.path} cannot be read: it has changed since the data were checked.")
+        return encoded
 
     def targets(self, samples: Sequence[Sample]) -> Targets:
         """What is true of each sample: int64 (N,), or bool (N, C) where images may have several labels."""

@@ -62,6 +62,20 @@ def require_room(folder: Path, n_bytes: int) -> None:
         raise no_room(folder, n_bytes)
 
 
+@contextmanager
+def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
+    """Room for what is written below a folder: asked for first, because that is cheap, and a full disk explained all the same.
+
+    Raises:
+        OSError: with the bytes needed and free where the disk is full.
+    """
+    require_room(folder, n_bytes)
+    try:
+        yield
+    except OSError as error:
+        raise (no_room(folder, n_bytes) if error.errno in FULL else error) from None
+
+
 def no_room(path: Path, n_bytes: int) -> OSError:
     """The error for a full disk, in words that say what would be enough."""
     folder = path if path.is_dir() else path.parent

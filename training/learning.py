@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
 from service.network import Network
-from training import checkpoints, durable
+from training import checkpoints, durable, reading
 from training.batches import Batches
 from training.finetune import WATCHED, FineTune
 from training.keeping import Asked, Keeper, Reseeded, Trial, reseed
@@ -47,6 +47,7 @@ def learn(
         trial: if it is one of many; its epochs are not told one by one then.
 
     Raises:
+        DatasetError: if an image cannot be read any more, by name.
         Diverged: if a loss becomes NaN or infinite; the checkpoints until then are kept.
         CorruptCheckpoint: if there are checkpoints and none is good.
         MemoryError: with the batch size that was too much.
@@ -74,7 +75,7 @@ def _best_of(
     durable.require_room(run, COPIES * 3 * sum(weight.nbytes for weight in module.parameters()))  # weights and two moments
     train, validation = batches.train_dataloader(), batches.val_dataloader()
     keeper = Keeper(run, trial)
-    with patience() as stop, _memory_explained(plan.batch_size):
+    with patience() as stop, reading.explained(train, validation), _memory_explained(plan.batch_size):
         seed_everything(plan.seed, workers=True, verbose=False)
         callbacks = [keeper, Asked(stop), Reseeded(plan.seed), Told(plan.batch_size, trial)]
         trainer = _trainer(plan, epochs, run, gpu, callbacks, tracked)

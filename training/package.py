@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from service import engine
 from service.artifact import (
@@ -30,6 +30,7 @@ from service.artifact import (
 )
 from service.model import Golden, Model
 from service.preprocess import decode, shrink
+from training import durable
 from training.dataset import Dataset, Sample
 from training.trained import Trained
 
@@ -46,11 +47,14 @@ def write(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name
 
     Raises:
         ArtifactError: if what was written does not answer as the trained network does.
+        OSError: if the disk is full, with the bytes needed and free.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values())
     try:
-        _fill(beside, trained, dataset, held_out, name)
+        with durable.room_for(target.parent, n_bytes):
+            _fill(beside, trained, dataset, held_out, name)
         artifact = read(beside)
         _compare(artifact)
         _publish(beside, target)
@@ -62,7 +66,8 @@ def write(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name
 def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str) -> None:
     now = datetime.now(UTC)
     (folder / GRAPH).write_bytes(trained.graph)
-    save_file({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}, folder / WEIGHTS)
+    # Written here, because safetensors' own writing hides why it failed.
+    (folder / WEIGHTS).write_bytes(to_bytes({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}))
     _golden(trained, dataset, held_out).save(folder / GOLDEN)
     trained.neighbours.save(folder / NEIGHBOURS)
     manifest = Manifest(

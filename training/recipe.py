@@ -109,9 +109,14 @@ class Recipe(BaseModel):
             raise ValueError(f"{path} is not a recipe: expected lines such as `epochs: 8`.")
         return cls.model_validate(choices | overrides)
 
+    def text(self) -> str:
+        """The YAML that `load` reads."""
+        written: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return written
+
     def save(self, path: Path) -> None:
-        """Writes the YAML that `load` reads."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        """Writes the file that `load` reads."""
+        path.write_text(self.text(), encoding="utf-8")
 
 
 def seconds(text: str) -> float:

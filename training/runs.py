@@ -40,11 +40,11 @@ def opened(out: Path | None, data: Path, recipe: Recipe, resume: bool = False, l
         if not resume and (path / SPLITS).exists():
             raise RunError(f"{path} holds a run already. Go on with it by --resume, or choose another --out.")
         _tidy(path)
-        if not resume or not (path / RUN).exists():
-            _begin(path, data, recipe, like)
-        began = read(path / RUN)
-        _warn_of_other_versions(began)
         try:
+            if not resume or not (path / RUN).exists():
+                _begin(path, data, recipe, like)
+            began = read(path / RUN)
+            _warn_of_other_versions(began)
             yield Folder(path, Path(began["like"]) if began.get("like") else None)
         except (KeyboardInterrupt, SystemExit):
             say(f"go on with: graft fit {shlex.quote(str(data))} --out {shlex.quote(str(path))} --resume")
@@ -151,9 +151,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _begin(path: Path, data: Path, recipe: Recipe, like: Path | None) -> None:
-    beside = path / f".{RECIPE}.{os.getpid()}.tmp"
-    recipe.save(beside)
-    os.replace(beside, path / RECIPE)
+    durable.write(path / RECIPE, recipe.text())
     began = {
         "data": str(data.resolve()),
         "begun": time.time(),
