@@ -1,17 +1,82 @@
 """What several test modules share: one fitted sample, its model, and a running server, each made once a session."""
 
 import io
+import json
 import os
 import resource
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+# Importing takes longer than learning here; so one process imports, computes nothing, and is forked for each fit.
+NURSERY = """
+import json, os, resource, sys
+import sklearn.linear_model, threadpoolctl, safetensors.torch, timm, torch.onnx, openvino
+import training.export, training.extractor, training.learning, training.rungs, training.run
+from training.__main__ import main
+
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(order["folder"])
+        said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (0, 1, 2):
+            os.dup2(said, stream)
+        if order["file_bytes"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], resource.RLIM_INFINITY))
+        os._exit(main(order["words"]))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Nursery:
+    """Starts `graft` as children of a process that has imported everything."""
+
+    process: subprocess.Popen[str]
+
+    def run(
+        self,
+        folder: Path,
+        *words: str,
+        kill_after_s: float | None = None,
+        interrupt: tuple[str, signal.Signals] | None = None,
+        file_bytes: int = 0,
+    ) -> int:
+        """The exit code of `graft WORDS` in a folder, where `said` gets what it says; -9 if it was killed before it ended.
+
+        Args:
+            interrupt: a signal that it gets once it has said something.
+            file_bytes: what the largest file may hold, as on a disk that is full; 0: no limit.
+        """
+        self.process.stdin.write(json.dumps({"folder": str(folder), "words": words, "file_bytes": file_bytes}) + "\n")
+        self.process.stdin.flush()
+        child = int(self.process.stdout.readline())
+        if kill_after_s is not None and not self._ended_within(kill_after_s):
+            os.kill(child, signal.SIGKILL)
+        while interrupt and not self._ended_within(0.02):
+            if interrupt[0] in (folder / "said").read_text():
+                os.kill(child, interrupt[1])
+                break
+        return int(self.process.stdout.readline())
+
+    def _ended_within(self, seconds: float) -> bool:
+        return bool(select.select([self.process.stdout], [], [], seconds)[0])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +111,19 @@ def fitted(cache: Path, workplace: Path):
         return run.fit(SAMPLE, workplace / "runs" / "sample", Recipe(strategy="probe"))
     finally:
         os.chdir(here)
+
+
+@pytest.fixture(scope="session")
+def nursery(cache: Path) -> Iterator[Nursery]:
+    """For tests of whole processes."""
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", NURSERY]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings, bufsize=1
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield Nursery(process)
+        process.stdin.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Names that exist (backbones), weights that are whole (pretrained), and graphs that are made once (graphs)."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,6 +128,22 @@ def test_weights_that_are_nowhere_are_answered_with_three_ways_out(offline):
     assert "The weights of 'resnet18' are not on this machine" in text
     for way in ("--weights resnet18.safetensors", "--backbone tf_efficientnet_lite0", "--weights none"):
         assert way in text
+
+
+def test_hub_that_never_answers_is_not_waited_for_long(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert backbones.ANSWERS_WITHIN_S <= 5
+    monkeypatch.setattr(backbones, "ANSWERS_WITHIN_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and says nothing
+        monkeypatch.setattr(backbones, "HUB", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(BackboneError, match=r"cannot be reached \(.*timed out.*\)\. Three ways out"):
+            choose("resnet18")
+
+
+def test_weights_whose_fetching_was_cut_short_offer_the_ways_out_too(offline):
+    with pytest.raises(BackboneError, match=r"(?s)they could not be loaded.*--weights resnet18\.safetensors.*--weights none"):
+        pretrained.load(Choice("resnet18", "hub"))
 
 
 def test_weights_fetched_earlier_are_chosen_without_a_network(offline, tmp_path: Path):

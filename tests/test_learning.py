@@ -87,7 +87,9 @@ def ruin(network: Small, step: int) -> None:
 
 
 def test_learning_that_diverges_stops_at_that_step_and_keeps_the_last_good_checkpoint(photos: Photos, tmp_path: Path):
-    said = r"The loss became nan at step 2, learning rates \[.+\]; try lower ones\. The batch: (\w+/\d+\.png(, |\.$)){4}"
+    said = (
+        r"The loss became nan at step 2, learning rates \[.+\]; try lower ones\. The batch: (\w+/\d+\.png, ){3}\w+/\d+\.png\.$"
+    )
     with pytest.raises(Diverged, match=said):
         photos.learn(Small(ruin), tmp_path)
     assert kept(tmp_path) == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
@@ -162,7 +164,7 @@ def test_full_disk_at_the_start_is_told_before_anything_is_computed(photos: Phot
 
 
 def test_disk_that_fills_up_while_learning_leaves_the_last_good_checkpoint(photos: Photos, tmp_path: Path):
-    with files_of_at_most(60_000), pytest.raises(OSError, match="The disk is full"):
+    with files_of_at_most(60_000), pytest.raises(OSError, match=r"The disk is full: [\d,]+ bytes are needed"):
         photos.learn(Small(), tmp_path)  # 49 kB of weights, and twice that of moments from the first epoch on
     assert kept(tmp_path) == ["epoch-0000.ckpt"]
     assert checkpoints.newest(tmp_path / "checkpoints")["best"] == 0
@@ -235,7 +237,8 @@ class Deadly:
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
-def test_loaders_process_that_dies_names_the_file_that_it_was_at(photos: Photos, tmp_path: Path, part: str):
+def test_loaders_process_that_dies_names_the_file_that_it_was_at(photos: Photos, tmp_path: Path, monkeypatch, part: str):
+    monkeypatch.setattr(batches, "LONGEST_WAIT_S", 8)  # where an earlier test's Lightning took torch's handler away
     root, path = photos.dataset.source.root, photos.path(part, 1)
     source = dataclasses.replace(photos.dataset.source, reader=Deadly(root, path))
     deadly = dataclasses.replace(photos, dataset=dataclasses.replace(photos.dataset, source=source))
@@ -245,9 +248,9 @@ def test_loaders_process_that_dies_names_the_file_that_it_was_at(photos: Photos,
 
 
 def test_loaders_process_that_hangs_names_the_file_that_it_was_at(photos: Photos, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(batches, "LONGEST_WAIT_S", 2)
+    monkeypatch.setattr(batches, "LONGEST_WAIT_S", 8)
     path = photos.path("train", 1)
     (photos.dataset.source.root / path).unlink()
     os.mkfifo(photos.dataset.source.root / path)  # whoever opens it waits for a writer
-    with pytest.raises(DatasetError, match=rf"gave nothing more, at {path} \(DataLoader timed out after 2 seconds\)"):
+    with pytest.raises(DatasetError, match=rf"gave nothing more, at {path} \(DataLoader timed out after 8 seconds\)"):
         photos.learn(Small(), tmp_path)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from training import memory
+from training.__main__ import main
 from training.plan import Facts, Plan, plan
 from training.recipe import Recipe
 
@@ -54,6 +55,17 @@ def test_batches_are_halved_until_one_fits_and_steps_stay_the_same(images: int, 
 def test_image_that_does_not_fit_alone_is_refused_in_words():
     with pytest.raises(MemoryError, match=r"needs 0\.0 GiB at 16 pixels; 0\.0 GiB are free\. Try a smaller --input-size"):
         memory.fitting(Two(), planned(), 16, 100)
+
+
+def test_too_little_memory_is_exit_code_5(fitted, make_folder, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "free_memory", lambda gpu: 2**20)
+    photos = make_folder({"cat": 6, "dog": 6}, side=16)
+    choices = ["--strategy", "finetune", "--epochs", "1", "--input-size", "128", "--accelerator", "cpu"]
+    assert main(["fit", str(photos), "--out", "run", *choices]) == 5
+    [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: Learning needs 0.")
+    assert error.endswith("GiB at 128 pixels; 0.0 GiB are free. Try a smaller --input-size or --backbone.")
 
 
 def test_free_memory_of_this_machine_is_less_than_all_of_it():

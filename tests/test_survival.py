@@ -5,61 +5,23 @@ import hashlib
 import json
 import os
 import random
-import select
+import shlex
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Nursery
 from safetensors.numpy import load_file
 
 from service import artifact
+from training import checkpoints
 
-ROOT = Path(__file__).parent.parent
 CHOICES = ["--strategy", "finetune", "--epochs", "3", "--input-size", "32", "--batch-size", "8", "--augment", "none"]
 RATES = ["--head-rate", "1e-2", "--backbone-rate", "1e-5", "--label-smoothing", "0", "--dropout", "0"]
-
-# Importing takes longer than learning here; so one process imports, computes nothing, and is forked for each fit.
-NURSERY = """
-import json, os, sys
-import sklearn.linear_model, threadpoolctl, safetensors.torch, timm, torch.onnx, openvino
-import training.export, training.extractor, training.learning, training.rungs, training.run
-from training.__main__ import main
-
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.chdir(order["folder"])
-        said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for stream in (0, 1, 2):
-            os.dup2(said, stream)
-        os._exit(main(order["words"]))
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@dataclass(frozen=True)
-class Nursery:
-    """Starts `graft` as children of a process that has imported everything."""
-
-    process: subprocess.Popen[str]
-
-    def run(self, folder: Path, *words: str, kill_after_s: float | None = None) -> int:
-        """The exit code of `graft WORDS`; -9 if it was killed before it ended."""
-        self.process.stdin.write(json.dumps({"folder": str(folder), "words": words}) + "\n")
-        self.process.stdin.flush()
-        child = int(self.process.stdout.readline())
-        if kill_after_s is not None and not select.select([self.process.stdout], [], [], kill_after_s)[0]:
-            os.kill(child, signal.SIGKILL)
-        return int(self.process.stdout.readline())
 
 
 @dataclass(frozen=True)
@@ -69,18 +31,6 @@ class Unbroken:
     photos: Path
     run: Path
     seconds: float
-
-
-@pytest.fixture(scope="module")
-def nursery(cache: Path) -> Iterator[Nursery]:
-    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", NURSERY]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings, bufsize=1
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        yield Nursery(process)
-        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +91,127 @@ def kill(times: int, nursery: Nursery, unbroken: Unbroken, folder: Path) -> None
             assert kept >= done - 1
         assert_equal(unbroken.run, run)
         assert not list(run.rglob(".*"))
+
+
+@pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_it_says_how_to_go_on_and_goes_on_exactly(
+    nursery: Nursery, unbroken: Unbroken, tmp_path: Path, asked: signal.Signals, code: int
+):
+    words = ("fit", str(unbroken.photos), *CHOICES, *RATES, "--out", "my run")
+    assert nursery.run(tmp_path, *words, interrupt=("epoch 1/3:", asked)) == code
+    said = (tmp_path / "said").read_text()
+    assert "Traceback" not in said
+    assert_whole(tmp_path / "my run")
+    [line] = [line for line in said.splitlines() if line.startswith("go on with: graft ")]
+    assert nursery.run(tmp_path, *shlex.split(line)[4:]) == 0
+    assert_equal(unbroken.run, tmp_path / "my run")
+
+
+@pytest.fixture(scope="module")
+def stopped(nursery: Nursery, unbroken: Unbroken, tmp_path_factory) -> Path:
+    """A folder with photos/ and a run/ of them that was stopped after its first epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(unbroken.photos, folder / "photos")
+    words = ("fit", "photos", *CHOICES, *RATES, "--out", "run")
+    assert nursery.run(folder, *words, interrupt=("epoch 1/3:", signal.SIGTERM)) == 143
+    return folder
+
+
+@pytest.fixture
+def again(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of it, to do harm to."""
+    return Path(shutil.copytree(stopped, tmp_path / "again"))
+
+
+def resumed(nursery: Nursery, folder: Path, *more: str) -> tuple[int, str]:
+    """The exit code of going on, and what was said."""
+    code = nursery.run(folder, "fit", "photos", "--out", "run", "--resume", *more)
+    said = (folder / "said").read_text()
+    assert "Traceback" not in said
+    return code, said
+
+
+def test_without_a_good_checkpoint_it_exits_3_every_time(nursery: Nursery, again: Path):
+    for path in (again / "run").rglob("*.ckpt"):
+        os.truncate(path, path.stat().st_size - 1)
+    for _ in range(2):
+        code, said = resumed(nursery, again)
+        assert code == 3
+        assert "error: No checkpoint in run/finetune/checkpoints is good." in said
+
+
+@pytest.mark.parametrize(
+    ("choice", "row"),
+    [
+        (["--input-size", "64"], "--input-size 32 64"),
+        (["--backbone", "tf_efficientnet_lite1"], "--backbone tf_efficientnet_lite0 tf_efficientnet_lite1"),
+        (["--epochs", "9"], "--epochs 3 9"),
+    ],
+)
+def test_going_on_with_another_choice_is_refused_with_a_table(nursery: Nursery, again: Path, choice: list[str], row: str):
+    code, said = resumed(nursery, again, *choice)
+    assert code == 2
+    assert "error: run began with something else:" in said
+    assert row in [" ".join(line.split()) for line in said.splitlines()]
+
+
+def one_more(photos: Path) -> str:
+    (photos / "cat/new.png").write_bytes((photos / "cat/1.png").read_bytes() + b"\0")
+    return "cat/new.png not there cat, sha256"
+
+
+def one_less(photos: Path) -> str:
+    (photos / "cat/1.png").unlink()
+    return "cat/1.png cat, sha256"
+
+
+def another_image(photos: Path) -> str:
+    (photos / "cat/1.png").write_bytes((photos / "cat/3.png").read_bytes() + b"\0")
+    return "cat/1.png cat, sha256"
+
+
+def another_label(photos: Path) -> str:
+    (photos / "cat").rename(photos / "lion")
+    return "cat/1.png cat, sha256"
+
+
+def one_label_more(photos: Path) -> str:
+    shutil.copytree(photos / "cat", photos / "lion")
+    for path in (photos / "lion").iterdir():
+        path.write_bytes(path.read_bytes() + b"\0" * int(path.stem))
+    return "lion/1.png not there lion, sha256"
+
+
+@pytest.mark.parametrize("change", [one_more, one_less, another_image, another_label, one_label_more])
+def test_going_on_with_other_images_or_labels_is_refused_with_a_table(nursery: Nursery, again: Path, change):
+    row = change(again / "photos")
+    code, said = resumed(nursery, again)
+    assert code == 2
+    assert "error: run began with something else:" in said
+    assert any(" ".join(line.split()).startswith(row) for line in said.splitlines()), said
+
+
+def test_rates_that_ruin_it_exit_4_and_keep_the_last_good_checkpoint(nursery: Nursery, unbroken: Unbroken, tmp_path: Path):
+    ruinous = ("--optimizer", "sgd", "--clip", "1e6", "--warmup", "0", "--head-rate", "10", "--backbone-rate", "10")
+    assert nursery.run(tmp_path, "fit", str(unbroken.photos), *CHOICES, *ruinous, "--out", "run") == 4
+    said = (tmp_path / "said").read_text()
+    assert "error: The loss " in said
+    assert "Traceback" not in said
+    kept = checkpoints.newest(tmp_path / "run/finetune/checkpoints")
+    assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
+    assert not (tmp_path / "run/package").exists()
+
+
+def test_full_disk_exits_6_and_keeps_the_last_good_checkpoint(nursery: Nursery, unbroken: Unbroken, tmp_path: Path):
+    words = ("fit", str(unbroken.photos), *CHOICES, *RATES, "--out", "run")
+    assert nursery.run(tmp_path, *words, file_bytes=20_000_000) == 6  # enough for the weights, not for their moments
+    said = (tmp_path / "said").read_text()
+    assert "epoch-0001.ckpt: The disk is full: " in said
+    assert "Traceback" not in said
+    assert_whole(tmp_path / "run")
+    assert checkpoints.newest(tmp_path / "run/finetune/checkpoints")["best"] == 0
+    assert nursery.run(tmp_path, *words, "--resume") == 0
+    assert_equal(unbroken.run, tmp_path / "run")
 
 
 def epochs_kept(run: Path) -> int:

