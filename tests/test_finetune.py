@@ -139,9 +139,10 @@ def test_scores_that_a_killed_run_had_not_written_down_are_when_it_goes_on(start
         save(state, path)
 
     chosen = planned(epochs=1)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(checkpoints, "save", killed_at_the_end)
+    monkeypatch.setattr(checkpoints, "save", killed_at_the_end)
+    with pytest.raises(SystemExit):
         learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+    monkeypatch.undo()
     (tmp_path / "metrics.csv").unlink()
     learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
     assert [row.partition(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["epoch", "0", "1"]
