@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.artifact import Artifact
-from training import appraise, backbones, durable, ladder, package, report, runs, search, telling
+from training import appraise, backbones, durable, ladder, package, report, runs, search, telling, trackers
 from training.folder import PACKAGE, to_json
 from training.ground import prepare
 from training.ladder import Climb
@@ -64,6 +64,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
     """
     begun = time.monotonic()
     search.check(recipe)
+    trackers.require(recipe.tracker)
     backbones.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
     with runs.opened(out, data, recipe, resume, like) as folder:
         ground = prepare(data, folder, recipe)
