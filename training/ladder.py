@@ -22,12 +22,14 @@ class Climb:
     Attributes:
         probed: the first rung, where all began.
         quadrant: where the data were found; None if nobody looked.
+        ended: why no higher rung was tried, if one would have been worth it.
     """
 
     trained: Trained
     rungs: tuple[Rung, ...]
     probed: Probed
     quadrant: Quadrant | None = None
+    ended: str = ""
 
 
 def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
@@ -66,13 +68,15 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     best = _judged(best, trained, rung, story)
     place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
     say(place.sentence)
+    ended = ""
     for strategy in _higher(place, ground):
         epochs = _decided_epochs(ground, strategy, begun)
         if epochs < WORTH_IT and not ground.choices.epochs:
-            say(f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more")
+            ended = f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more"
+            say(ended)
             break
         best = _judged(best, *_finetuned(ground, probed, strategy, epochs), story)
-    return Climb(best, tuple(story), probed, place)
+    return Climb(best, tuple(story), probed, place, ended)
 
 
 def _higher(place: Quadrant, ground: Ground) -> list[str]:

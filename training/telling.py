@@ -51,7 +51,7 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, pa
         quadrant=climbed.quadrant,
         epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
         suspects=ground.audited.suspects,
-        remarks=tuple(_remarks(trained, evaluation)),
+        remarks=tuple(_remarks(climbed, evaluation)),
     )
 
 
@@ -65,10 +65,10 @@ def _answers(ground: Ground, trained: Trained) -> Answers:
     )
 
 
-def _remarks(trained: Trained, evaluation: Evaluation) -> list[str]:
-    remarks = []
-    if trained.gain:
-        gain, low, high = (100 * value for value in trained.gain)
+def _remarks(climbed: Climb, evaluation: Evaluation) -> list[str]:
+    remarks = [f"{climbed.ended}."] if climbed.ended else []
+    if climbed.trained.gain:
+        gain, low, high = (100 * value for value in climbed.trained.gain)
         remarks.append(f"Against its own probe, on test: {gain:+.1f} points ({low:+.1f} to {high:+.1f}).")
     if evaluation.ten_crop:
         many = evaluation.ten_crop
