@@ -2,9 +2,11 @@
 
     .venv/bin/python benchmarks/epoch.py [DATA] [--backbone NAME] [--input-size 128] [--batches 12] [--epochs 7]
 
-The road is the real one: kept pixels, random changes in loader processes, the Lightning module and its trainer, averaging
-included. The bare loop has its batches in memory, and does forward, backward, clipping and a step, nothing else. In turns,
-an epoch of each; medians, the ratio first: on a shared machine only that means something.
+The road is the real one, `training.learning.learn`: kept pixels, random changes in loader processes, the Lightning module,
+its trainer with all that watches it, averaging included. An epoch is all batches up to validation, which the bare loop does
+not have; what comes between two epochs beside validation, above all the checkpoint, has a line of its own. The bare loop has
+its batches in memory, and does forward, backward, clipping and a step, nothing else. In turns, an epoch of each; medians,
+the ratio first: on a shared machine only that means something.
 """
 
 import argparse
@@ -13,32 +15,31 @@ import os
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning import Trainer
 
 from service.network import Network
-from training import backbones, graphs
-from training.batches import Batches, label_counts
+from training import backbones, graphs, learning
+from training.batches import Batch, Batches
 from training.dataset import scan
 from training.extractor import load_headless
 from training.finetune import FineTune, make_optimizer
-from training.layers import settle
+from training.layers import freeze, settle
 from training.looks import examine
 from training.plan import Facts, Plan, plan
 from training.recipe import Recipe
 from training.sample import SAMPLE
-from training.splits import split
+from training.splits import Splits, split
 
 
 class Bare:
     """The loop that there is nothing to take away from."""
 
-    def __init__(self, network: Network, chosen: Plan, batches: list[tuple[torch.Tensor, torch.Tensor]], device: str) -> None:
+    def __init__(self, network: Network, chosen: Plan, batches: list[Batch], device: str) -> None:
         self._network, self._batches, self._clip = copy.deepcopy(network).to(device).train(), batches, chosen.clip
+        freeze(self._network, chosen)
         settle(self._network, chosen.frozen_norm)
         self._optimizer = make_optimizer(self._network, chosen)
         self._device, self._smoothing = device, chosen.label_smoothing
@@ -57,20 +58,31 @@ class Bare:
         return now(self._device) - begun
 
 
-class Turns(Callback):
-    """Times each epoch of the trainer, and runs one of the bare loop after it."""
+class Turns(learning.Told):
+    """Times each epoch of the trainer, runs one of the bare loop after it, and times what else there is until the next."""
 
-    def __init__(self, bare: Bare, device: str) -> None:
+    def __init__(self, bare: Bare, batch_size: int, device: str) -> None:
+        super().__init__(batch_size)
         self._bare, self._device = bare, device
+        self._since = 0.0
         self.ours: list[float] = []
         self.theirs: list[float] = []
+        self.between: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: FineTune) -> None:
-        self._begun = now(self._device)
+        if self.theirs:
+            self.between.append(now(self._device) - self._since)
+        self._since = now(self._device)
+        super().on_train_epoch_start(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: FineTune) -> None:
+        if len(self.ours) == len(self.theirs) and self._since:  # not the look at the start
+            self.ours.append(now(self._device) - self._since)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: FineTune) -> None:
-        self.ours.append(now(self._device) - self._begun)
+        super().on_train_epoch_end(trainer, pl_module)
         self.theirs.append(self._bare.epoch())
+        self._since = now(self._device)
 
 
 def now(device: str) -> float:
@@ -81,46 +93,60 @@ def now(device: str) -> float:
 
 
 def measure(arguments: argparse.Namespace, run: Path) -> None:
-    """Prints a Markdown table."""
+    """Learns in turns, and prints a Markdown table."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dataset = examine(scan(arguments.data))[0]
     splits = split(dataset, 0)
     exported = graphs.export(backbones.choose(arguments.backbone), arguments.input_size, 0, "crop")
-    counts = label_counts(splits.train, len(dataset.labels))
-    recipe = Recipe(strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size)
-    chosen = plan(recipe, Facts(len(splits.train), counts, gpu=device == "cuda"))
-    n_batches = min(arguments.batches, chosen.steps)
+    recipe = Recipe(
+        strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, averaging=True
+    )
+    facts = Facts(len(splits.train), dataset.counts(splits.train), dataset.multilabel, gpu=device == "cuda")
+    chosen = plan(recipe, facts)
+    # A whole epoch of fewer images: cut short instead, the loader would go on while the bare loop is timed.
+    n_images = min(arguments.batches, chosen.steps) * chosen.batch_size
+    splits = Splits(splits.train[:n_images], splits.validation[: chosen.batch_size], splits.test)
 
-    loader = Batches(dataset, splits, exported.preprocessing, chosen, device == "cuda").train_dataloader()
-    ready = [tuple(tensor.to(device) for tensor in batch) for batch, _ in zip(loader, range(n_batches), strict=False)]
+    batches = Batches(dataset, splits, exported.preprocessing, chosen, device == "cuda")
+    ready = [tuple(tensor.to(device) for tensor in batch) for batch in batches.train_dataloader()]
     network = load_headless(exported, len(dataset.labels)).to(memory_format=torch.channels_last)
-    turns = Turns(Bare(network, chosen, ready, device), device)
-    trainer = Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
-        precision="bf16-mixed" if device == "cuda" else "32-true",
-        max_epochs=arguments.epochs,
-        limit_train_batches=n_batches,
-        limit_val_batches=0,
-        gradient_clip_val=chosen.clip,
-        callbacks=[turns],
-        logger=CSVLogger(run, name=None, version=""),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(FineTune(network, chosen), loader)
-
-    n_images = n_batches * chosen.batch_size
-    pairs = list(zip(turns.ours, turns.theirs, strict=True))[1:]  # the first epochs pay for what is made only once
-    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-    speeds = [n_images / statistics.median(seconds) for seconds in zip(*pairs, strict=True)]
+    turns = Turns(Bare(network, chosen, ready, device), chosen.batch_size, device)
+    learning.Told = lambda *_: turns  # in its place among all the others that watch the trainer
+    learning.learn(network, batches, chosen, chosen.epochs, run, device == "cuda")
     print(
-        f"{arguments.backbone} at {exported.preprocessing.crop} pixels, {n_batches} batches of {chosen.batch_size}, {device}\n"
+        f"{arguments.backbone} at {exported.preprocessing.crop} pixels, {len(ready)} batches of {chosen.batch_size}, {device}\n"
     )
-    print("| what | images/s | of the bare loop |\n|---|---|---|")
-    print(f"| an epoch of fine-tuning | {speeds[0]:.1f} | **{ratio:.3f}** |\n| a bare torch loop | {speeds[1]:.1f} | 1 |")
-    print(f"\nratios of the {len(pairs)} pairs: {', '.join(f'{theirs / ours:.3f}' for ours, theirs in pairs)}")
+    print(table(turns, n_images))
+
+
+def table(turns: Turns, n_images: int) -> str:
+    """Both speeds and their ratio, epoch by epoch in pairs; the first pays for what is made only once, and is left out."""
+    pairs = list(zip(turns.ours, turns.theirs, strict=True))[1:]
+    ratios = [theirs / ours for ours, theirs in pairs]
+    ours, theirs = (n_images / statistics.median(seconds) for seconds in zip(*pairs, strict=True))
+    between = statistics.median(turns.between)
+    return "\n".join(
+        [
+            "| what | images/s | of the bare loop |",
+            "|---|---|---|",
+            f"| an epoch of fine-tuning | {ours:.1f} | **{statistics.median(ratios):.3f}** |",
+            f"| a bare torch loop | {theirs:.1f} | 1 |",
+            "",
+            f"ratios of the {len(pairs)} pairs: {', '.join(f'{ratio:.3f}' for ratio in ratios)}",
+            f"between two epochs, above all for the checkpoint, however long they are: {between:.2f} s",
+        ]
+    )
+
+
+def at_least(fewest: int) -> type:
+    """What reads a whole number from `fewest` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < fewest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {fewest} on")
+        return int(text)
+
+    return number
 
 
 def main() -> None:
@@ -130,11 +156,11 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--batches", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=7)
-    warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric)")
+    parser.add_argument("--epochs", type=at_least(2), default=7, help="the first is left out (default: 7)")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("GRAFT_CACHE", folder)
-        measure(parser.parse_args(), Path(folder))
+        measure(arguments, Path(folder, "run"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from training import report
 from training.findings import Finding
 from training.gallery import Answers, Suspect
 from training.panels import Epoch
-from training.story import Bin, Conformal, Estimate, Evaluation, LabelScores, LearningCurve, Outliers, Rung
+from training.story import Bin, Conformal, Estimate, Evaluation, LabelScores, LearningCurve, Outliers, Quadrant, Rung
 
 FINDINGS = (
     Finding("wrong-extension", "note", "2 files are not what their names say: a.jpg, b.jpg", ("a.jpg", "b.jpg")),
@@ -124,7 +124,11 @@ def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> 
         left_out={"x/1.png": "duplicate", "x/9.png": "The image is damaged or cut off."},
         findings=FINDINGS,
         rungs=rungs,
-        quadrant=report.Quadrant(False, True, "the data are small and different from ImageNet: a probe on stage3 is the best"),
+        quadrant=Quadrant(
+            large=False,
+            different=True,
+            sentence="the data are small and different from ImageNet: a probe on stage3 is the best",
+        ),
         epochs=tuple(Epoch(k, 1.2 / k, 0.3 + 1 / k, 0.91 - 0.1 / k) for k in range(1, 9)),
         suspects=(Suspect("train/7.jpg", labels[0], labels[1], 0.973), Suspect("train/8.jpg", labels[1], labels[0], 0.991)),
         remarks=("Ten crops instead of one: +0.4 points (-0.2 to +1.0).",),

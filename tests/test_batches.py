@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from service.artifact import Preprocessing
 from service.preprocess import decode
-from training.batches import Batches, Draw, Order, Random, label_counts, random_changes, shown
+from training.batches import Batches, Draw, Order, Random, random_changes, shown
 from training.dataset import Dataset, DatasetError, scan
 from training.looks import examine
 from training.pixels import pixels, whole
@@ -40,7 +40,7 @@ def same_image(dataset: Dataset) -> Random:
 
 def planned(dataset: Dataset, splits: Splits, **choices: object) -> Plan:
     recipe = Recipe.model_validate({"batch_size": 4, "balance": "none", **choices})
-    counts = label_counts(splits.train, len(dataset.labels))
+    counts = dataset.counts(splits.train)
     return plan(recipe, Facts(len(splits.train), counts, multilabel=dataset.multilabel))
 
 

@@ -38,6 +38,7 @@ def python(program: str) -> str:
         ("training.calibrate", {"torch", "sklearn"}),
         ("training.curve", {"torch", "sklearn"}),
         ("training.tencrop", {"torch", "sklearn", "openvino"}),
+        ("training.search", {"torch", "optuna"}),
         ("training.run", {"torch", "timm", "sklearn", "pytorch_lightning"}),
     ],
 )

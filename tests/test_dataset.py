@@ -13,6 +13,7 @@ import pytest
 
 from training.dataset import Dataset, DatasetError, Sample, describe, scan
 from training.looks import examine
+from training.sources import Source
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -536,3 +537,16 @@ def test_file_that_changed_since_it_was_checked_is_named(make_folder, encode, ph
 def test_leaving_out_removes_just_those_paths(make_folder):
     kept = scan(make_folder({"cat": 2, "dog": 1})).without(["cat/001.png"])
     assert [sample.path for sample in kept.samples] == ["cat/000.png", "dog/000.png"]
+
+
+def test_targets_of_one_label_are_its_numbers():
+    dataset = Dataset(Source(Path()), ("a", "b", "c"), (Sample("1", (2,)), Sample("2", (0,))))
+    assert dataset.targets(dataset.samples).tolist() == [2, 0]
+    assert dataset.counts(dataset.samples) == (1, 0, 1)
+
+
+def test_targets_of_several_labels_are_a_yes_or_no_for_each():
+    samples = (Sample("1", (0, 2)), Sample("2", ()), Sample("3", (1,)))
+    dataset = Dataset(Source(Path()), ("a", "b", "c"), samples, multilabel=True)
+    assert dataset.targets(samples).tolist() == [[True, False, True], [False, False, False], [False, True, False]]
+    assert dataset.counts(samples) == (1, 1, 1)

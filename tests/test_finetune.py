@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
-from training import backbones, graphs, layers, rungs
+from training import backbones, checkpoints, graphs, layers, rungs
 from training.batches import Batches
 from training.dataset import Dataset, scan
 from training.export import export_backbone, to_onnx
@@ -128,6 +128,24 @@ def learned(start: Start, tmp_path_factory) -> Learned:
 def ruined(start: Start, tmp_path_factory) -> Learned:
     """What comes of rates so high that every epoch is worse than the probe."""
     return trained(start.network(), start, tmp_path_factory.mktemp("ruined"), backbone_rate=0.5, head_rate=5.0, patience=2)
+
+
+def test_scores_that_a_killed_run_had_not_written_down_are_when_it_goes_on(start: Start, tmp_path: Path, monkeypatch):
+    save = checkpoints.save
+
+    def killed_at_the_end(state: checkpoints.State, path: Path) -> None:
+        if path.name == checkpoints.BEST:
+            raise SystemExit(137)
+        save(state, path)
+
+    chosen = planned(epochs=1)
+    monkeypatch.setattr(checkpoints, "save", killed_at_the_end)
+    with pytest.raises(SystemExit):
+        learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+    monkeypatch.undo()
+    (tmp_path / "metrics.csv").unlink()
+    learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+    assert [row.partition(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["epoch", "0", "1"]
 
 
 def changed(learned: Learned) -> set[str]:

@@ -51,23 +51,23 @@ def test_four_mistakes_are_worth_a_climb():
 
 
 def test_the_last_stage_winning_means_similar():
-    large, different, words = quadrant(200, 2, {"stage3": 0.5, "stage4": 0.3, "last": 0.2, "all": 0.19})
-    assert (large, different) == (False, False)
-    assert words.startswith("the data are small (200 images, 100 a label) and similar to ImageNet")
+    found = quadrant(200, 2, {"stage3": 0.5, "stage4": 0.3, "last": 0.2, "all": 0.19})
+    assert (found.large, found.different) == (False, False)
+    assert found.sentence.startswith("the data are small (200 images, 100 a label) and similar to ImageNet")
 
 
 def test_an_earlier_stage_winning_means_different():
-    large, different, words = quadrant(60_000, 10, {"stage3": 0.2, "last": 0.3})
-    assert (large, different) == (True, True)
-    assert "a probe on stage3 beats one on the last stage, log-loss 0.200 against 0.300" in words
+    found = quadrant(60_000, 10, {"stage3": 0.2, "last": 0.3})
+    assert (found.large, found.different) == (True, True)
+    assert "a probe on stage3 beats one on the last stage, log-loss 0.200 against 0.300" in found.sentence
 
 
 def test_all_stages_winning_by_far_means_different():
-    assert quadrant(200, 2, {"stage1": 0.9, "last": 0.5, "all": 0.3})[1]
+    assert quadrant(200, 2, {"stage1": 0.9, "last": 0.5, "all": 0.3}).different
 
 
 def test_a_network_without_stages_counts_as_similar():
-    assert quadrant(200, 2, {"last": 0.5})[1] is False
+    assert quadrant(200, 2, {"last": 0.5}).different is False
 
 
 def test_the_epochs_that_fit_leave_time_to_look_at_validation():

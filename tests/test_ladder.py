@@ -47,7 +47,9 @@ def test_auto_keeps_the_probe_where_no_epoch_fits_the_budget(cache, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     result = run.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
     assert (result.artifact.manifest.strategy, len(result.climbed.rungs)) == (result.climbed.trained.strategy, 2)
-    assert "is not tried: only 0 epochs fit into the budget" in capsys.readouterr().err
+    why = "finetune is not tried: only 0 epochs fit into the budget"
+    assert why in capsys.readouterr().err
+    assert why in (result.run / "report.html").read_text(encoding="utf-8")
 
 
 def test_auto_does_not_climb_where_nothing_could_be_shown(cache, make_folder, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from service.artifact import Preprocessing
 from training import batches, checkpoints
-from training.batches import Batches, label_counts
+from training.batches import Batches
 from training.dataset import Dataset, DatasetError, scan
 from training.finetune import Diverged
 from training.learning import learn
@@ -61,7 +61,7 @@ class Photos:
     def plan(self, epochs: int, **choices: object) -> Plan:
         train = self.splits.train
         given = {"batch_size": 4, "epochs": epochs, "balance": "none", "augment": "none", "pixel_cache": 0, **choices}
-        return plan(Recipe.model_validate(given), Facts(len(train), label_counts(train, 2)))
+        return plan(Recipe.model_validate(given), Facts(len(train), self.dataset.counts(train)))
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from stories import FINDINGS, Page, made_up, picture
 
-from training import report
+from training import durable, report
 from training.compare import Cell, table
 from training.findings import Finding
 from training.gallery import Suspect
 from training.panels import Epoch
-from training.thumbnails import thumbnail
+from training.thumbnails import data_uri, thumbnail
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "<script>alert('ä')</script>\"'&\udcff\x00"
@@ -77,7 +77,7 @@ def test_every_link_leads_somewhere_on_the_page(ten):
 def test_nothing_is_asked_of_another_origin(kind):
     pages = {
         "report": lambda: report.report_page(made_up(("a", "b")), picture),
-        "check": lambda: report.check_page("a", "b", FINDINGS, {"x/1.png": thumbnail(picture("x/1.png"))}),
+        "check": lambda: report.check_page("a", "b", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))}),
         "compare": lambda: report.compare_page("a", "b", table([Cell("probe", "lite0", 0, 1.0, {b"1": 1.0})])),
     }
     html = pages[kind]()
@@ -213,7 +213,7 @@ def test_the_gravest_finding_comes_first():
 
 
 def test_a_finding_shows_its_images():
-    html = report.check_page("photos", "9 images", FINDINGS, {"x/1.png": thumbnail(picture("x/1.png"))})
+    html = report.check_page("photos", "9 images", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))})
     [image] = [attributes for tag, attributes in Page(html).elements if tag == "img"]
     assert image["alt"] == "x/1.png"
 
@@ -234,17 +234,17 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     (tmp_path / "report.html").write_text("before")
-    monkeypatch.setattr(report.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(durable.os, "replace", full)
+    with pytest.raises(OSError, match="The disk is full"):
         report.save("after", tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "before"
 
 
-def test_epochs_are_read_from_lines_that_each_know_a_part(tmp_path):
-    lines = ["epoch,step,train/loss,val/loss,val/accuracy", "0,9,,0.5,0.8", "0,9,1.5,,", "1,19,,nan,0.9", "1,19,1.25,,", ""]
+def test_epochs_are_read_with_what_each_knows(tmp_path):
+    lines = ["epoch,step,train/loss,val/accuracy,val/loss", "0,0,,0.8,0.5", "1,9,1.25,0.9,nan", ""]
     (tmp_path / "metrics.csv").write_text("\n".join(lines))
-    assert report.read_epochs(tmp_path / "metrics.csv") == (Epoch(1, 1.5, 0.5, 0.8), Epoch(2, 1.25, None, 0.9))
+    assert report.read_epochs(tmp_path / "metrics.csv") == (Epoch(0, None, 0.5, 0.8), Epoch(1, 1.25, None, 0.9))
     assert report.read_epochs(tmp_path / "none.csv") == ()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training import run
@@ -178,7 +179,7 @@ def test_folder_of_unknown_images_only_is_refused(fitted, make_folder):
     folder = make_folder({"cat": 4, "dog": 4})
     for path in folder.rglob("*.png"):
         path.write_bytes(f"no image: {path}".encode())
-    with pytest.raises(DatasetError, match="graft fit reads JPEG, PNG"):
+    with pytest.raises(DatasetError, match="Graft reads JPEG, PNG"):
         run.fit(folder, Path("mine"), PROBE)
 
 
@@ -186,3 +187,24 @@ def test_data_that_cannot_be_used_leave_no_folder_behind(make_folder):
     with pytest.raises(DatasetError):
         run.fit(make_folder({"cat": 4}), Path("mine"), PROBE)
     assert not Path("mine").exists()
+
+
+def test_several_labels_an_image_are_learned_packaged_and_answered(cache, workplace, encode, tmp_path: Path):
+    from service import model
+
+    random, rows = np.random.default_rng(0), ["path,label"]
+    for number in range(60):
+        pixels = random.integers(90, 160, (48, 48, 3)).astype(np.uint8)
+        labels = [name for name in ("red", "green", "blue") if random.random() < 0.5] or ["red"]
+        for name in labels:
+            channel = ("red", "green", "blue").index(name)
+            pixels[16 * channel : 16 * channel + 16, 8:40] = np.eye(3, dtype=np.uint8)[channel] * 255
+        (tmp_path / f"{number}.png").write_bytes(encode(pixels))
+        rows.append(f"{number}.png,{'|'.join(labels)}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    result = run.fit(tmp_path / "labels.csv", tmp_path / "run", PROBE.model_copy(update={"input_size": 64}))
+    assert result.evaluation.multilabel
+    assert result.evaluation.headline.value > 0.9
+    assert "mean average precision" in run.summary(result)
+    answer = model.load(result.artifact.path, "cpu").classify((tmp_path / "0.png").read_bytes(), 3)
+    assert set(answer.prediction_set) == set(rows[1].split(",")[1].split("|"))

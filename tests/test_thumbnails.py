@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from service.preprocess import ImageError
-from training.thumbnails import Album, data_uri, fitting, thumbnail
+from training.thumbnails import Album, data_uri, thumbnail
 
 
 def opened(picture: bytes) -> Image.Image:
@@ -51,7 +51,3 @@ def test_an_album_does_without_what_cannot_be_read():
         raise FileNotFoundError
 
     assert Album(vanished).picture("a") == ""
-
-
-def test_given_pictures_fit_the_budget_too():
-    assert list(fitting({"a": b"x" * 300, "b": b"x" * 300, "c": b"x"}, budget=600)) == ["a"]

@@ -154,12 +154,6 @@ def random_changes(side: int, augment: str, flips: bool, rotations: bool) -> A.C
     return A.Compose(changes, strict=True)
 
 
-def label_counts(samples: tuple[Sample, ...], n_labels: int) -> tuple[int, ...]:
-    """How many of the images have each label."""
-    counts = np.bincount([label for sample in samples for label in sample.labels], minlength=n_labels)
-    return tuple(counts.tolist())
-
-
 class Batches(LightningDataModule):
     """Random training batches and fixed validation batches."""
 

@@ -21,6 +21,7 @@ class Cell:
     Attributes:
         right: by test image's digest, whether it was answered right; for several labels an image, how well, in [0, 1].
         seconds: that learning took, features included if they were not cached.
+        measure: what the mean over the images is called.
     """
 
     strategy: str
@@ -28,6 +29,7 @@ class Cell:
     seed: int
     seconds: float
     right: dict[bytes, float] = field(repr=False)
+    measure: str = "accuracy"
 
     @property
     def accuracy(self) -> float:
@@ -57,6 +59,7 @@ class Table:
 
     rows: tuple[Row, ...]
     differences: tuple[tuple[Row, Row, Estimate], ...]
+    measure: str = "accuracy"
 
 
 def table(cells: Sequence[Cell], seed: int = 0) -> Table:
@@ -78,7 +81,7 @@ def table(cells: Sequence[Cell], seed: int = 0) -> Table:
         seconds = float(np.median([cell.seconds for cell in own]))
         rows.append(Row(*pair, _estimate(right.sum() / count.sum(), drawn[pair]), by_seed, seconds))
     rows.sort(key=lambda row: -row.accuracy.value)
-    return Table(tuple(rows), tuple(_differences(rows, drawn)))
+    return Table(tuple(rows), tuple(_differences(rows, drawn)), cells[0].measure)
 
 
 def _sums(cells: Iterable[Cell], images: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -116,7 +119,7 @@ def save(cells: Sequence[Cell], path: Path) -> None:
 def text(found: Table) -> str:
     """The table for a terminal."""
     widths = [max(len(row.strategy) for row in found.rows), max(len(row.backbone) for row in found.rows)]
-    lines = [f"{'strategy':{widths[0]}}  {'backbone':{widths[1]}}  accuracy  95 % interval   by seed"]
+    lines = [f"{'strategy':{widths[0]}}  {'backbone':{widths[1]}}  {found.measure:>8}  95 % interval   by seed"]
     for row in found.rows:
         seeds = " ".join(f"{100 * value:.1f}" for value in row.by_seed)
         interval = f"{100 * row.accuracy.low:.1f} to {100 * row.accuracy.high:.1f}"

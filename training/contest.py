@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from training import backbones, ladder
+from training import backbones, ladder, report, search, telling
 from training.compare import Cell, Table, grid, save, table
 from training.evaluate import by_image
 from training.folder import Folder
@@ -16,7 +16,7 @@ from training.recipe import Recipe, Strategy
 
 
 def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], networks: Sequence[str], n_seeds: int) -> Table:
-    """Learns once for each cell, one after the other; `compare.csv` in `out` grows with each.
+    """Learns once for each cell, one after the other; `compare.csv` in `out` grows with each, and a page ends it.
 
     Args:
         choices: of every run; strategy, backbone and seed are replaced. The budget holds for each run by itself.
@@ -27,17 +27,26 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
     """
     if unknown := set(strategies) - set(get_args(Strategy)):
         raise ValueError(f"No such strategy: {', '.join(sorted(unknown))}. There are {', '.join(get_args(Strategy))}.")
+    for strategy in set(strategies) & set(search.FINE_TUNINGS):
+        search.check(choices.model_copy(update={"strategy": strategy}))
     for network in networks:  # all of them before hours are spent on the first
         backbones.choose(network, choices.weights)
     out.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for backbone, seed, strategy in grid(strategies, networks, n_seeds):
         say(f"{strategy} on {backbone}, seed {seed}")
-        chosen = {"strategy": strategy, "backbone": backbone, "seed": seed}
+        trials = choices.search if strategy in search.FINE_TUNINGS else None
+        chosen = {"strategy": strategy, "backbone": backbone, "seed": seed, "search": trials}
         cells.append(_cell(data, out, Recipe.model_validate(choices.model_dump() | chosen)))
         say(f"{cells[-1].accuracy:.1%} of test in {duration(cells[-1].seconds)}")
         save(cells, out / "compare.csv")
-    return table(cells)
+    found = table(cells)
+    more = ("--strategies", ",".join(strategies), "--backbones", ",".join(networks), "--seeds", str(n_seeds))
+    repeat = telling.repeat(telling.command("compare", data, choices, *more), choices, range(n_seeds))
+    seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
+    summary = f"{len(cells[0].right):,} test images and {choices.budget} at most for each run; {seeds}"
+    report.save(report.compare_page(data.resolve().name, summary, found, repeat), out / report.NAME)
+    return found
 
 
 def _cell(data: Path, out: Path, choices: Recipe) -> Cell:
@@ -46,5 +55,6 @@ def _cell(data: Path, out: Path, choices: Recipe) -> Cell:
         ground = prepare(data, Folder(Path(folder)), choices)
         trained = ladder.climb(ground, begun, lambda first: None).trained
     rights = by_image(trained.test.logits, trained.test.targets).tolist()
+    measure = "mAP" if ground.dataset.multilabel else "accuracy"
     right = {sample.digest: value for sample, value in zip(ground.splits.test, rights, strict=True)}
-    return Cell(choices.strategy, choices.backbone, choices.seed, time.monotonic() - begun, right)
+    return Cell(choices.strategy, choices.backbone, choices.seed, time.monotonic() - begun, right, measure)

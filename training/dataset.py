@@ -87,6 +87,11 @@ class Dataset:
             row[list(sample.labels)] = True
         return targets
 
+    def counts(self, samples: Iterable[Sample]) -> tuple[int, ...]:
+        """How many of the samples have each label."""
+        having = [label for sample in samples for label in sample.labels]
+        return tuple(np.bincount(np.array(having, np.intp), minlength=len(self.labels)).tolist())
+
     def without(self, paths: Iterable[str]) -> "Dataset":
         """The same data, some files left out."""
         out = set(paths)
@@ -124,7 +129,7 @@ def describe(dataset: Dataset) -> str:
     given = f", {parts['train']:,} to learn from{chosen} and {parts['test']:,} held out" if parts["test"] else ""
     names = ", ".join(dataset.labels[:6]) + (", …" if len(dataset.labels) > 6 else "")
     several = "; an image may have several" if dataset.multilabel else ""
-    ignored = f"; {dataset.ignored:,} other files ignored" if dataset.ignored else ""
+    ignored = f"; {dataset.ignored:,} other file{'s' * (dataset.ignored > 1)} ignored" if dataset.ignored else ""
     return f"{len(dataset.samples):,} images of {len(dataset.labels)} labels ({names}){several}{given}{ignored}"
 
 

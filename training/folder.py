@@ -53,12 +53,11 @@ class Folder:
         Args:
             make: gives it, as something that JSON can hold, where it was not made yet.
         """
-        decisions = read(self.path / PLAN)
-        if name not in decisions:
+        if name not in read(self.path / PLAN):
             earlier = read(self.like / PLAN) if self.like else {}
-            decisions[name] = earlier[name] if name in earlier else make()
-            durable.write(self.path / PLAN, to_json(decisions))
-        decided: T = json.loads(json.dumps(decisions[name]))  # of the same type, whether just made or read
+            made = earlier[name] if name in earlier else make()
+            durable.write(self.path / PLAN, to_json(read(self.path / PLAN) | {name: made}))  # `make` may have decided too
+        decided: T = read(self.path / PLAN)[name]  # read back: of the same type, whether just made or not
         return decided
 
     def agree(self, facts: dict[str, object]) -> None:

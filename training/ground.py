@@ -1,25 +1,45 @@
 """A path -> what every way to learn stands on: data that were checked, splits, a backbone, and what it sees in each image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import cuda_devices
-from training import backbones, graphs, recipe
+from training import backbones, graphs, recipe, suspects
 from training.audit import audit, settled, shortened
 from training.dataset import Dataset, DatasetError, Sample, describe, scan
 from training.features import Features, Passes, View, extract, on_cpu
 from training.findings import Finding
 from training.folder import Folder
 from training.folds import Targets
+from training.gallery import Suspect
 from training.graphs import Exported
-from training.looks import Looks, examine
+from training.looks import examine, median_side, sizes
 from training.progress import say
 from training.recipe import Recipe
 from training.splits import FEWEST, Splits, grouped, split
+
+MOST_TOLD = 3  # warnings of a kind; the report has the rest
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What the audit said.
+
+    Attributes:
+        findings: all of them.
+        suspects: the images whose labels are probably wrong, the most certain first.
+        left_out: why, by path, for the files that nothing is learned from and nothing is judged by.
+        sizes: of the images, in words.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    sizes: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,8 +48,7 @@ class Ground:
 
     Attributes:
         folder: what a rung may write into, and what was decided before.
-        findings: all that the audit found.
-        left_out: why, by path, for the files that nothing is learned from and nothing is judged by.
+        audited: what is known of the data beside the samples.
     """
 
     dataset: Dataset
@@ -38,8 +57,7 @@ class Ground:
     features: Features
     choices: Recipe
     folder: Folder
-    findings: tuple[Finding, ...] = ()
-    left_out: dict[str, str] | None = None
+    audited: Audited = Audited()
 
     def targets(self, samples: Sequence[Sample]) -> Targets:
         """What is true of each image: int64 (N,), or bool (N, C) where images may have several labels."""
@@ -65,17 +83,25 @@ def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
     say(describe(dataset))
     dataset, looks = examine(dataset)
     findings = audit(dataset, looks)
-    side = _median_side(looks)
+    side = median_side(looks)
     dataset, left_out = settled(dataset, findings, choices.skip_bad, choices.drop_duplicates)
-    for finding in shortened([finding for finding in findings if finding.severity == "warning"]):
-        say(f"warning: {finding.text}")
+    _warn(findings)
     splits = folder.splits(dataset) or split(grouped(dataset, looks.alike), choices.seed)
     exported = graphs.export(choice, choices.input_size, side, choices.fit)
     folder.agree(_facts(dataset, exported))
     features, splits, skipped = readable(dataset, splits, exported, choices)
     folder.record(dataset, splits, left_out | skipped)
     say(_plan(splits, exported, features.computed))
-    return Ground(dataset, splits, exported, features, choices, folder, tuple(findings), left_out | skipped)
+    samples = [sample for part in splits.named().values() for sample in part]
+    wrong, strange = suspects.look(dataset, samples, features.of(samples))
+    _warn(doubts := suspects.findings(wrong, strange))
+    found = Audited((*findings, *doubts), tuple(wrong), left_out | skipped, sizes(looks))
+    return Ground(dataset, splits, exported, features, choices, folder, found)
+
+
+def _warn(findings: Sequence[Finding]) -> None:
+    for finding in shortened([finding for finding in findings if finding.severity == "warning"], MOST_TOLD):
+        say(f"warning: {finding.text}")
 
 
 def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe) -> tuple[Features, Splits, dict[str, str]]:
@@ -123,14 +149,6 @@ def _facts(dataset: Dataset, exported: Exported) -> dict[str, object]:
         "weights": exported.backbone.sha256,
         "input size": exported.preprocessing.crop,
     }
-
-
-def _median_side(looks: Looks) -> int:
-    """The typical shorter side, in pixels, of the images that can be used."""
-    usable = looks.columns[looks.usable()]
-    if not len(usable):
-        raise DatasetError("None of the images can be read. graft fit reads JPEG, PNG, WebP, GIF and BMP.")
-    return int(np.median(np.minimum(usable["width"], usable["height"])))
 
 
 def _plan(splits: Splits, exported: Exported, computed: int) -> str:

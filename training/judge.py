@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from training.evaluate import paired_difference, paired_log_loss
 from training.folds import Targets
+from training.story import Quadrant
 
 LAST = "last"  # the stage that the pretrained classifier itself looked at
 FEWEST_MISTAKES = 4  # with e mistakes mended and none made, a bootstrap misses them all with exp(-e): 1.8 % for 4
@@ -88,7 +89,7 @@ def nothing_to_gain(n_mistakes: int, n_images: int) -> str:
     return f"{mistakes} in {n_images:,} validation images: not even a flawless network could be shown to be better"
 
 
-def quadrant(n_images: int, n_labels: int, costs: dict[str, float]) -> tuple[bool, bool, str]:
+def quadrant(n_images: int, n_labels: int, costs: dict[str, float]) -> Quadrant:
     """Where the data lie between small and large, and between similar to ImageNet and different from it.
 
     The four cases of transfer learning (Yosinski et al. 2014; the lectures' table): what pretrained features are worth
@@ -97,9 +98,6 @@ def quadrant(n_images: int, n_labels: int, costs: dict[str, float]) -> tuple[boo
     Args:
         n_images: to learn from.
         costs: a probe's cross-validated log-loss by stage; `last` is among them, `all` may be.
-
-    Returns:
-        (large, different, the sentence that says so with its evidence).
     """
     large = n_images >= LARGE * n_labels
     alone = {stage: cost for stage, cost in costs.items() if stage != "all"}
@@ -115,7 +113,8 @@ def quadrant(n_images: int, n_labels: int, costs: dict[str, float]) -> tuple[boo
     else:
         evidence = f"the last stage's features are the best, log-loss {costs[LAST]:.3f}"
     likeness = "different from" if different else "similar to"
-    return large, different, f"the data are {size} and {likeness} ImageNet: {evidence}"
+    sentence = f"the data are {size} and {likeness} ImageNet: {evidence}"
+    return Quadrant(large=large, different=different, sentence=sentence)
 
 
 def epochs_that_fit(seconds: float, n_images: int, n_validation: int, images_per_second: float) -> int:

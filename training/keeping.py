@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +20,19 @@ from training.stopping import Stop
 Row = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One of many fine-tunings, of which one is kept.
+
+    Attributes:
+        name: for a person, such as `trial 3/20`.
+        hopeless: asked after each epoch, given the loss on validation after each so far: whether to give up.
+    """
+
+    name: str
+    hopeless: Callable[[list[float]], bool]
+
+
 class Keeper(Checkpoint):
     """After every epoch saves all that is needed to go on from there, and brings `metrics.csv` up to date.
 
@@ -27,8 +42,9 @@ class Keeper(Checkpoint):
         ended: whether no epoch follows.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, trial: Trial | None = None) -> None:
         self._folder, self._metrics = run / "checkpoints", run / "metrics.csv"
+        self._trial = trial
         self.history: list[Row] = []
         self.best, self.ended = 0, False
 
@@ -44,7 +60,6 @@ class Keeper(Checkpoint):
         self.history, self.best, self.ended = (checkpoint[name] for name in ("history", "best", "ended"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell()
         if self.epoch:
             say(f"going on after epoch {self.epoch}/{trainer.max_epochs}")
             # Lightning lets a plateau's schedule look at an epoch's score only after that epoch is saved.
@@ -58,12 +73,15 @@ class Keeper(Checkpoint):
             raise Diverged(f"The loss on validation became {scores[WATCHED]} after epoch {trainer.current_epoch + 1}.")
         self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **scores})
         self.best, before = _best(self.history), _best(self.history[:-1])
+        if self._trial and self._trial.hopeless([row[WATCHED] for row in self.history[1:]]):
+            trainer.should_stop = True
         self.ended = trainer.should_stop or self.epoch >= (trainer.max_epochs or 0)
         trainer.save_checkpoint(checkpoints.path_of(self._folder, self.epoch))
         checkpoints.keep_only(self._folder, {self.epoch, self.epoch - 1, self.best, before})
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Writes `metrics.csv`."""
         text = io.StringIO()
         names = sorted({name for row in self.history for name in row} - {"epoch", "step"})
         writer = csv.DictWriter(text, ["epoch", "step", *names], lineterminator="\n")

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training import evaluate, judge, recipe, rungs
+from training import evaluate, judge, recipe, rungs, search
 from training.ground import Ground
 from training.progress import duration, say
 from training.rungs import Probed
-from training.story import Rung
+from training.story import Quadrant, Rung
 from training.trained import Trained
 
 START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
@@ -21,13 +21,15 @@ class Climb:
 
     Attributes:
         probed: the first rung, where all began.
-        place: between small and large, similar to ImageNet and different from it, in words; "" if nobody looked.
+        quadrant: where the data were found; None if nobody looked.
+        ended: why no higher rung was tried, if one would have been worth it.
     """
 
     trained: Trained
     rungs: tuple[Rung, ...]
     probed: Probed
-    place: str = ""
+    quadrant: Quadrant | None = None
+    ended: str = ""
 
 
 def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
@@ -45,7 +47,10 @@ def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) ->
         return Climb(trained, (rung,), probed)
     probed, _, first = _headed(ground, "probe")
     say(f"probe: {first.validation.value:.1%} of validation")
-    trained, rung = _finetuned(ground, probed, strategy, max(1, _decided_epochs(ground, strategy, begun)))
+    epochs = max(1, _decided_epochs(ground, strategy, begun))
+    found = search.decide(ground, probed, strategy, epochs, lambda: _left(ground, begun) - START_S)
+    trained, rung = _finetuned(ground, probed, strategy, epochs)
+    rung = rung.model_copy(update={"verdict": "; ".join(filter(None, [rung.verdict, found]))})
     return Climb(trained, (first.model_copy(update={"kept": False}), rung), probed)
 
 
@@ -61,25 +66,27 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     say("a first model is ready; still climbing, Ctrl-C keeps it")
     staged, trained, rung = _headed(ground, "stages")
     best = _judged(best, trained, rung, story)
-    large, different, place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
-    say(place)
-    for strategy in _higher(large, different, ground):
+    place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
+    say(place.sentence)
+    ended = ""
+    for strategy in _higher(place, ground):
         epochs = _decided_epochs(ground, strategy, begun)
         if epochs < WORTH_IT and not ground.choices.epochs:
-            say(f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more")
+            ended = f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more"
+            say(ended)
             break
         best = _judged(best, *_finetuned(ground, probed, strategy, epochs), story)
-    return Climb(best, tuple(story), probed, place)
+    return Climb(best, tuple(story), probed, place, ended)
 
 
-def _higher(large: bool, different: bool, ground: Ground) -> list[str]:
+def _higher(place: Quadrant, ground: Ground) -> list[str]:
     """Which rungs are worth their time where the data were found.
 
     Few images that look like ImageNet's need little change, so the last layers are tried first; elsewhere the whole
     network gets all the time there is. From scratch pays only with very many images.
     """
     n_images, n_labels = len(ground.splits.train), len(ground.dataset.labels)
-    last = [] if large or different else ["last"]
+    last = [] if place.large or place.different else ["last"]
     return [*last, "finetune", *(["scratch"] if n_images >= judge.ENOUGH_FOR_SCRATCH * n_labels else [])]
 
 
@@ -133,7 +140,7 @@ def _epochs(ground: Ground, begun: float) -> int:
     wanted = recipe.epochs(len(train))
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
     say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
-    return min(wanted, fit)
+    return min(wanted, search.share(fit, ground.choices.search, WORTH_IT))
 
 
 def _left(ground: Ground, begun: float) -> float:

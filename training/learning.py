@@ -18,7 +18,7 @@ from service.network import Network
 from training import checkpoints, durable, reading
 from training.batches import Batches
 from training.finetune import WATCHED, FineTune
-from training.keeping import Asked, Keeper, Reseeded, reseed
+from training.keeping import Asked, Keeper, Reseeded, Trial, reseed
 from training.plan import Plan
 from training.progress import Progress, say
 from training.stopping import patience
@@ -27,7 +27,14 @@ COPIES = 3  # of a checkpoint that there must be room for at the start
 
 
 def learn(
-    network: Network, batches: Batches, plan: Plan, epochs: int, run: Path, gpu: bool, tracked: Sequence[Logger] = ()
+    network: Network,
+    batches: Batches,
+    plan: Plan,
+    epochs: int,
+    run: Path,
+    gpu: bool,
+    tracked: Sequence[Logger] = (),
+    trial: Trial | None = None,
 ) -> None:
     """Trains the network, and leaves it as it was after its best epoch; epoch 0, the probe, counts too.
 
@@ -37,6 +44,7 @@ def learn(
         network: with the probe's head.
         run: gets `metrics.csv` and `checkpoints/`.
         tracked: who else is told the curves.
+        trial: if it is one of many; its epochs are not told one by one then.
 
     Raises:
         DatasetError: if an image cannot be read any more, by name.
@@ -52,7 +60,7 @@ def learn(
     module = FineTune(network.to(memory_format=torch.channels_last), plan)
     best = checkpoints.ended(folder)
     if best is None:
-        best = _best_of(module, batches, epochs, run, gpu, tracked)
+        best = _best_of(module, batches, epochs, run, gpu, tracked, trial)
         checkpoints.save(best, folder / checkpoints.BEST)
     checkpoints.keep_only(folder, set())
     module.load_state_dict(best["state_dict"], strict=True)
@@ -60,19 +68,20 @@ def learn(
 
 
 def _best_of(
-    module: FineTune, batches: Batches, epochs: int, run: Path, gpu: bool, tracked: Sequence[Logger]
+    module: FineTune, batches: Batches, epochs: int, run: Path, gpu: bool, tracked: Sequence[Logger], trial: Trial | None
 ) -> checkpoints.State:
     """Learns to the end, from the newest checkpoint if there is one; the weights of the best epoch."""
     folder, plan = run / "checkpoints", module.plan
     durable.require_room(run, COPIES * 3 * sum(weight.nbytes for weight in module.parameters()))  # weights and two moments
     train, validation = batches.train_dataloader(), batches.val_dataloader()
-    keeper = Keeper(run)
+    keeper = Keeper(run, trial)
     with patience() as stop, reading.explained(train, validation), _memory_explained(plan.batch_size):
         seed_everything(plan.seed, workers=True, verbose=False)
-        callbacks = [keeper, Asked(stop), Reseeded(plan.seed), Told(plan.batch_size)]
+        callbacks = [keeper, Asked(stop), Reseeded(plan.seed), Told(plan.batch_size, trial)]
         trainer = _trainer(plan, epochs, run, gpu, callbacks, tracked)
         state = checkpoints.newest(folder) or _start(trainer, module, validation, folder)
         keeper.on_load_checkpoint(trainer, module, state)
+        keeper.tell()  # whoever was killed after an epoch's checkpoint may not have told its scores
         if not keeper.ended:
             module.load_state_dict(state["state_dict"], strict=True)
             _begin_at(train, keeper.epoch, plan.seed)
@@ -140,16 +149,17 @@ def _quiet() -> None:
 
 
 class Told(Callback):
-    """Says how it goes: images/s and time left within an epoch, and a line after each."""
+    """Says how it goes: images/s and time left within an epoch, and a line after each that is not one of a trial's."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, trial: Trial | None = None) -> None:
+        self._batch_size, self._trial = batch_size, trial
         self._progress: Progress | None = None
         self._begun = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = int(trainer.num_training_batches) * self._batch_size
-        what = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        what = f"{self._trial.name}, {epoch}" if self._trial else epoch
         self._progress = Progress(what, images, "images").__enter__()
         self._begun = time.monotonic()
 
@@ -160,6 +170,8 @@ class Told(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:
             self._progress.__exit__()
+        if self._trial:
+            return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {metrics['train/loss']:.3f},"

@@ -78,6 +78,26 @@ class Looks:
         return flagged
 
 
+def median_side(looks: Looks) -> int:
+    """The typical shorter side, in pixels, of the images that can be used.
+
+    Raises:
+        DatasetError: if there is none.
+    """
+    usable = looks.columns[looks.usable()]
+    if not len(usable):
+        raise DatasetError("None of the images can be read. Graft reads JPEG, PNG, WebP, GIF and BMP.")
+    return int(np.median(np.minimum(usable["width"], usable["height"])))
+
+
+def sizes(looks: Looks) -> str:
+    """How large the images are, for a person."""
+    usable = looks.columns[looks.usable()]
+    order = np.argsort(usable["width"].astype(np.int64) * usable["height"], kind="stable")
+    smallest, middle, largest = (f"{usable[row]['width']}x{usable[row]['height']}" for row in order[[0, len(order) // 2, -1]])
+    return f"all {smallest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, typically {middle}"
+
+
 class _Seen(NamedTuple):
     digest: bytes
     row: tuple[int, ...]

@@ -110,6 +110,7 @@ def plan(recipe: Recipe, facts: Facts) -> Plan:
         "bottom_ratio": rules.bottom_ratio(facts.n_images, scratch),
         "weight_decay": rules.weight_decay(recipe.optimizer, fresh),
         "dropout": rules.dropout(facts.n_images),
+        "label_smoothing": rules.LABEL_SMOOTHING,
         "mixup": rules.mixup(fresh, epochs),
         "cutmix": 0.0,
         "frozen_norm": rules.frozen_norm(facts.n_images, scratch),

@@ -46,7 +46,7 @@ def of_images(dataset: Dataset, looks: Looks) -> list[Finding]:
     if colour.sum() > usable.sum() / 2:
         remarks.append(("grey-among-colour", "note", looks.has(GREY), "without colour among coloured ones"))
     found = [
-        Finding(kind, severity, f"{_images(int(rows.sum()))} {what}: {examples(chosen)}", tuple(chosen))
+        Finding(kind, severity, f"{_images(len(chosen))} {what}: {examples(chosen)}", tuple(chosen))
         for kind, severity, rows, what in remarks
         if (chosen := [paths[row] for row in np.flatnonzero(rows & usable)])
     ]

@@ -18,7 +18,7 @@ class Reading:
     """A note from each process of the row that it is at, in memory that outlives the process."""
 
     def __init__(self) -> None:
-        self._rows = torch.full((MOST_WORKERS,), IDLE, dtype=torch.int64).share_memory_()
+        self._rows = torch.full((MOST_WORKERS,), IDLE, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def note(self, row: int = IDLE) -> None:
         """Written by the process that reads; without a row it is at none."""

@@ -49,6 +49,13 @@ class Recipe(BaseModel):
     pixel_cache: float = Field(16, ge=0, le=10_000, description="GiB of disk for decoded images")
 
     epochs: int | None = Field(None, gt=0, le=10_000, description="of fine-tuning")
+    search: int | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="trials of fine-tuning's choices; it learns with the best",
+        json_schema_extra={"unset": "no search"},
+    )
     batch_size: int | None = Field(None, gt=0, le=65_536, description="images of one fine-tuning step")
     unfreeze: Literal["last", "all"] | None = Field(None, description="how much of the network fine-tuning changes")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum")
@@ -63,7 +70,9 @@ class Recipe(BaseModel):
     weight_decay: float | None = Field(None, ge=0, le=10, description="how much the weights shrink")
     clip: float = Field(1.0, gt=0, le=1e6, description="the largest norm that a gradient keeps")
     dropout: float | None = Field(None, ge=0, lt=1, description="share of the features hidden from the head while it learns")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of certainty spread over the other labels")
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=1, description="share of certainty spread over the other labels", json_schema_extra={"unset": "0.1"}
+    )
     mixup: float | None = Field(None, ge=0, le=10, description="alpha of blending two images; 0: never")
     cutmix: float | None = Field(None, ge=0, le=10, description="alpha of pasting one image into another; 0: never")
     averaging: bool | None = Field(None, description="keep the running average of the weights")

@@ -8,35 +8,26 @@ import base64
 import csv
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training import charts, gallery, panels, wording
+from training import charts, durable, gallery, panels, wording
 from training.compare import Table
 from training.findings import Finding
 from training.gallery import Answers, Sheet, Suspect
 from training.panels import Epoch
 from training.progress import duration
-from training.story import Evaluation, Rung
-from training.thumbnails import Album, fitting
+from training.story import Evaluation, Quadrant, Rung
+from training.thumbnails import Album
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+NAME = "report.html"  # in a run's folder, or a comparison's
 PAGE = Path(__file__).parent / "page"
 SCORES = ("val/accuracy", "val/map")  # what `metrics.csv` may call the validation score
-
-
-@dataclass(frozen=True)
-class Quadrant:
-    """Where the data were found in the lectures' square, with the sentence that says from what evidence."""
-
-    large: bool
-    different: bool
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -119,14 +110,13 @@ def report_page(story: Story, read: Callable[[str], bytes]) -> str:
     )
 
 
-def check_page(name: str, summary: str, findings: Sequence[Finding], thumbnails: Mapping[str, bytes]) -> str:
+def check_page(name: str, summary: str, findings: Sequence[Finding], pictures: Mapping[str, str]) -> str:
     """What is wrong with a data set, gravest first, with the images concerned.
 
     Args:
         summary: what the data set is, in a line.
-        thumbnails: small pictures, encoded, by path; `gallery.concerned` says of which files, `thumbnail` makes them.
+        pictures: data URIs by path; `gallery.concerned` says of which files, an `Album` makes them.
     """
-    pictures = fitting({path: thumbnails[path] for path in gallery.concerned(findings) if path in thumbnails})
     return _rendered("check.html", {"name": name, "summary": summary, "sheets": _sheets(findings, pictures)})
 
 
@@ -137,30 +127,21 @@ def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = 
 
 def save(page: str, path: Path) -> None:
     """Writes a page, whole or not at all."""
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    durable.write(path, page)
 
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
-    """The training curves in a run's `metrics.csv`, where one epoch may have several lines; none if there is no file."""
+    """The training curves in a `metrics.csv`, from the start, epoch 0, on; none if there is no file."""
     if not path.is_file():
         return ()
-    epochs: dict[int, dict[str, float]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            known = {name: float(value) for name, value in row.items() if value and math.isfinite(float(value))}
-            if "epoch" in known:
-                epochs.setdefault(int(known["epoch"]), {}).update(known)
-    return tuple(_epoch(number, row) for number, row in sorted(epochs.items()))
+        return tuple(_epoch({name: float(value) for name, value in row.items() if value}) for row in csv.DictReader(file))
 
 
-def _epoch(number: int, row: Mapping[str, float]) -> Epoch:
-    score = next((row[name] for name in SCORES if name in row), None)
-    return Epoch(number + 1, row.get("train/loss"), row.get("val/loss"), score)
+def _epoch(row: Mapping[str, float]) -> Epoch:
+    known = {name: value for name, value in row.items() if math.isfinite(value)}
+    score = next((known[name] for name in SCORES if name in known), None)
+    return Epoch(int(row["epoch"]), known.get("train/loss"), known.get("val/loss"), score)
 
 
 def _sheets(findings: Sequence[Finding], pictures: Mapping[str, str]) -> tuple[Sheet, ...]:

@@ -8,6 +8,7 @@ import math
 
 SMALLEST_BATCH, LARGEST_BATCH, LARGEST_BATCH_GPU = 16, 32, 128
 REFERENCE_BATCH = 32  # what the learning rates below were chosen at
+LABEL_SMOOTHING = 0.1
 BALANCED = 3.0  # the largest label may have this many times the images of the smallest before anything is done about it
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.artifact import Artifact
-from training import appraise, backbones, durable, ladder, package, runs
+from training import appraise, backbones, durable, ladder, package, report, runs, search, telling, trackers
 from training.folder import PACKAGE, to_json
 from training.ground import prepare
 from training.ladder import Climb
@@ -37,6 +37,7 @@ class Result:
         facts: dict[str, object] = {
             "run": str(self.run),
             "package": str(self.artifact.path),
+            "report": str(self.run / report.NAME),
             "strategy": manifest.strategy,
             "backbone": manifest.backbone.name,
             "labels": list(manifest.labels),
@@ -62,6 +63,8 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
         BackboneError, DatasetError, RunError, ArtifactError, OSError: with what to do about it.
     """
     begun = time.monotonic()
+    search.check(recipe)
+    trackers.require(recipe.tracker)
     backbones.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
     with runs.opened(out, data, recipe, resume, like) as folder:
         ground = prepare(data, folder, recipe)
@@ -78,6 +81,9 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
         evaluation = appraise.network(ground, climbed, artifact)
         durable.write(folder.path / "ladder.json", to_json([rung.model_dump() for rung in climbed.rungs]))
         durable.write(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
+        by_path = {sample.path: sample for sample in ground.dataset.samples}
+        story = telling.story(data, ground, climbed, evaluation, artifact.path, time.monotonic() - begun)
+        report.save(report.report_page(story, lambda path: ground.dataset.read(by_path[path])), folder.path / report.NAME)
         runs.finish(folder.path)
     return Result(folder.path, artifact, climbed, evaluation, time.monotonic() - begun)
 
@@ -92,5 +98,6 @@ def summary(result: Result) -> str:
         lines.append(f"{result.trained.strategy} {verdict} its probe: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
     if test.curve:
         lines.append(test.curve.sentence())
+    lines.append(f"report: {result.run / report.NAME}")
     lines.append(f"package: {result.artifact.path}  ({duration(result.seconds)})")
     return "\n".join(lines)

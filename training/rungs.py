@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,10 @@ from training.progress import say
 from training.trained import Trained, trained
 
 if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
     from service.network import Network
+    from training.keeping import Trial
 
 Floats = NDArray[np.float32]
 BATCH = 32  # images, for measuring how fast a network learns
@@ -147,38 +150,59 @@ def finetune(ground: Ground, probed: Probed, strategy: str, epochs: int) -> Trai
 
 def learned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> "Network":
     """The torch network after its best epoch, on the CPU."""
-    from training import layers, memory
-    from training.batches import Batches, label_counts
-    from training.extractor import load_headless
-    from training.finetune import set_head
-    from training.learning import learn
-    from training.rates import found_rates
     from training.trackers import tracked
 
-    dataset, splits, exported = ground.dataset, ground.splits, ground.exported
+    say(f"{strategy}: {ground.exported.backbone.name} at {ground.exported.preprocessing.crop} pixels for up to {epochs} epochs")
+    network, wanted = begun(ground, probed, strategy, epochs)
+    plan = Plan.model_validate(ground.folder.decided(f"plan of {strategy}", lambda: measured(ground, network, wanted)))
+    say(describe(plan))
+    choices, run = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs}), ground.folder.path / strategy
+    teach(ground, network, plan, run, tracked(choices, run))
+    return network
+
+
+def begun(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple["Network", Plan]:
+    """The network that fine-tuning starts from, and the plan for it by the rules."""
+    from training import layers
+    from training.extractor import load_headless
+    from training.finetune import set_head
+
+    dataset, train = ground.dataset, ground.splits.train
     choices = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs})
-    gpu, n_labels = on_gpu(choices), len(dataset.labels)
-    counts = label_counts(splits.train, n_labels)
-    wanted = planned(choices, Facts(len(splits.train), counts, dataset.multilabel, choices.weights != "none", gpu))
-    say(f"{strategy}: {exported.backbone.name} at {exported.preprocessing.crop} pixels for up to {epochs} epochs")
-    network = load_headless(exported, n_labels)
-    if wanted.scratch:
-        layers.start_fresh(network, choices.seed, backbone=wanted.fresh)
+    counts = dataset.counts(train)
+    plan = planned(choices, Facts(len(train), counts, dataset.multilabel, choices.weights != "none", on_gpu(choices)))
+    network = load_headless(ground.exported, len(dataset.labels))
+    if plan.scratch:
+        layers.start_fresh(network, choices.seed, backbone=plan.fresh)
     else:
         set_head(network, probed.start)
+    return network, plan
 
-    def measured() -> dict[str, object]:
-        fits = memory.fitting(network, wanted, exported.preprocessing.crop, memory.free_memory(gpu))
-        if fits.find_rates:
-            trial = Batches(dataset, splits, exported.preprocessing, fits, gpu)
-            fits = found_rates(network, trial.train_dataloader(), fits, gpu)
-        return fits.model_dump(mode="json")
 
-    plan = Plan.model_validate(ground.folder.decided(f"plan of {strategy}", measured))
-    say(describe(plan))
-    run = ground.folder.path / strategy
-    learn(network, Batches(dataset, splits, exported.preprocessing, plan, gpu), plan, epochs, run, gpu, tracked(choices, run))
-    return network
+def measured(ground: Ground, network: "Network", wanted: Plan) -> dict[str, object]:
+    """The plan as it fits into this machine's memory, with rates from a short trial if those were asked for."""
+    from training import memory
+    from training.batches import Batches
+    from training.rates import found_rates
+
+    exported, gpu = ground.exported, on_gpu(ground.choices)
+    fits = memory.fitting(network, wanted, exported.preprocessing.crop, memory.free_memory(gpu))
+    if fits.find_rates:
+        trial = Batches(ground.dataset, ground.splits, exported.preprocessing, fits, gpu)
+        fits = found_rates(network, trial.train_dataloader(), fits, gpu)
+    return fits.model_dump(mode="json")
+
+
+def teach(
+    ground: Ground, network: "Network", plan: Plan, run: Path, tracked: Sequence["Logger"] = (), trial: "Trial | None" = None
+) -> None:
+    """Lets a network learn by a plan; it is left as it was after its best epoch."""
+    from training.batches import Batches
+    from training.learning import learn
+
+    gpu = on_gpu(ground.choices)
+    batches = Batches(ground.dataset, ground.splits, ground.exported.preprocessing, plan, gpu)
+    learn(network, batches, plan, plan.epochs, run, gpu, tracked, trial)
 
 
 def _in_memory(network: "Network") -> Callable[[Pixels], Outputs]:

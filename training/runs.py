@@ -155,7 +155,7 @@ def _begin(path: Path, data: Path, recipe: Recipe, like: Path | None) -> None:
     began = {
         "data": str(data.resolve()),
         "begun": time.time(),
-        "versions": _versions(),
+        "versions": versions(),
         "like": str(like.resolve()) if like else None,
     }
     durable.write(path / RUN, to_json(began))
@@ -186,12 +186,13 @@ def _is_of(run: Path, data: Path) -> bool:
 
 
 def _warn_of_other_versions(began: dict[str, Any]) -> None:
-    now, before = _versions(), began.get("versions", {})
+    now, before = versions(), began.get("versions", {})
     if rows := [(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]:
         say(f"warning: other versions than when the run began, so its numbers may differ slightly:\n{table(rows)}")
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Of the libraries that a run's numbers depend on; None for one that is not there."""
     return {library: _version(library) for library in LIBRARIES}
 
 

@@ -113,6 +113,14 @@ class Evaluation(_Record):
         return self.metrics["map" if self.multilabel else "accuracy"]
 
 
+class Quadrant(_Record):
+    """Where the data were found between small and large, similar to ImageNet and different from it."""
+
+    large: bool
+    different: bool
+    sentence: str = Field(description="for a person, with the evidence")
+
+
 class Rung(_Record):
     """One rung of the ladder: what was tried, what came of it, and what was decided."""
 

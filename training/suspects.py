@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from training.dataset import Dataset, Sample
 from training.findings import Finding
-from training.folds import Groups, among
+from training.folds import Groups, Targets, among
 from training.gallery import Suspect
 from training.mishaps import plain
 from training.probes import ONE_THREAD, out_of_fold
 
+KIND = "label-error"  # of a finding
 STRENGTH = 1e-3  # strong regularisation: errors must not be learned by heart
 FOLDS = 5
 FEWEST_TO_JUDGE = 5  # images that have a label, and that do not: one for each fold
@@ -59,36 +61,47 @@ class _Doubt(NamedTuple):
     chance: float
 
 
+def look(dataset: Dataset, samples: Sequence[Sample], vectors: Floats) -> tuple[list[Suspect], list[Outlier]]:
+    """Both lists for some samples of a data set, whose vectors float32 (N, D) are in the same order."""
+    targets, paths = dataset.targets(samples), [sample.path for sample in samples]
+    groups = [sample.group or sample.digest for sample in samples]
+    return suspects(vectors, targets, paths, dataset.labels, groups), outliers(vectors, targets, paths)
+
+
 def suspects(
-    vectors: Floats, given: Given, paths: Sequence[str], labels: Sequence[str], multilabel: bool, groups: Groups = None
+    vectors: Floats, targets: Targets, paths: Sequence[str], labels: Sequence[str], groups: Groups = None
 ) -> list[Suspect]:
     """The images whose labels are probably wrong, the most certain first.
 
     Args:
         vectors: float32 (N, D).
-        given: which labels each image has, bool (N, C); exactly one each unless `multilabel`.
+        targets: int (N,), or bool (N, C) where an image may have several labels.
+        paths: of the N.
+        labels: names of the C.
         groups: of each image, what shows the same and so must not answer for one another.
     """
     found: list[tuple[float, Suspect]] = []
     shuffled = np.random.default_rng(0).permutation(len(vectors))
     for rows in np.array_split(shuffled, math.ceil(len(vectors) / MOST_AT_ONCE)):
-        doubts = _doubts(vectors[rows], given[rows], labels, multilabel, among(groups, rows))
+        doubts = _doubts(vectors[rows], targets[rows], labels, among(groups, rows))
         found += [
             (doubt.own, Suspect(paths[int(rows[doubt.row])], doubt.given, doubt.better, doubt.chance)) for doubt in doubts
         ]
     return [suspect for _, suspect in sorted(found, key=lambda pair: (pair[0], pair[1].path))]
 
 
-def _doubts(vectors: Floats, given: Given, labels: Sequence[str], multilabel: bool, groups: Groups) -> list[_Doubt]:
+def _doubts(vectors: Floats, targets: Targets, labels: Sequence[str], groups: Groups) -> list[_Doubt]:
     """Of the labels that are frequent enough to be judged."""
+    multilabel = targets.ndim == 2
+    given = targets if multilabel else targets[:, None] == np.arange(len(labels))
     counts = given.sum(axis=0)
     frequent = np.flatnonzero((counts >= FEWEST_TO_JUDGE) & (len(given) - counts >= FEWEST_TO_JUDGE))
     if len(frequent) < (1 if multilabel else 2):
         return []
     judged = np.arange(len(given)) if multilabel else np.flatnonzero(given[:, frequent].any(axis=1))
     own = given[judged][:, frequent]
-    targets = own if multilabel else own.argmax(axis=1)
-    said = out_of_fold(vectors[judged][None], targets, STRENGTH, FOLDS, seed=0, groups=among(groups, judged))
+    wanted = own if multilabel else own.argmax(axis=1)
+    said = out_of_fold(vectors[judged][None], wanted, STRENGTH, FOLDS, seed=0, groups=among(groups, judged))
     judge = _of_many if multilabel else _of_one
     doubts = judge(said.astype(np.float64), own, [labels[label] for label in frequent.tolist()])
     return [doubt._replace(row=int(judged[doubt.row])) for doubt in doubts]
@@ -139,12 +152,13 @@ def doubtful(said: Probabilities, own: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(doubted, best, -1)
 
 
-def outliers(vectors: Floats, given: Given, paths: Sequence[str]) -> list[Outlier]:
+def outliers(vectors: Floats, targets: Targets, paths: Sequence[str]) -> list[Outlier]:
     """The images that are unlike all others, or far more alone than others of their label; the strangest first.
 
     Args:
         vectors: float32 (N, D).
-        given: which labels each image has, bool (N, C).
+        targets: int (N,), or bool (N, C) where an image may have several labels.
+        paths: of the N.
     """
     if len(vectors) <= FEWEST_OF_LABEL:
         return []
@@ -152,9 +166,10 @@ def outliers(vectors: Floats, given: Given, paths: Sequence[str]) -> list[Outlie
         distances = _alone(vectors)
     logarithms = np.log(distances + 1e-6)
     alone = _deviations(logarithms, np.ones(len(vectors), bool)) > FAR_FROM_ALL
-    for label in range(given.shape[1]):
-        if given[:, label].sum() >= FEWEST_OF_LABEL:
-            alone |= given[:, label] & (_deviations(logarithms, given[:, label]) > FAR_FROM_OWN)
+    for label in range(targets.shape[1] if targets.ndim == 2 else targets.max() + 1):
+        own = targets[:, label] if targets.ndim == 2 else targets == label
+        if own.sum() >= FEWEST_OF_LABEL:
+            alone |= own & (_deviations(logarithms, own) > FAR_FROM_OWN)
     rows = np.flatnonzero(alone)
     return [Outlier(paths[row], float(distances[row])) for row in rows[np.argsort(-distances[rows], kind="stable")]]
 
@@ -187,7 +202,7 @@ def findings(wrong: Sequence[Suspect], strange: Sequence[Outlier]) -> list[Findi
     for suspect in wrong:
         names = f"labelled {plain(suspect.given)}, looks like {plain(suspect.suggested)}"
         text = f"{plain(suspect.path)} is {names} ({suspect.probability:.0%})"
-        found.append(Finding("label-error", "warning", text, (suspect.path,)))
+        found.append(Finding(KIND, "warning", text, (suspect.path,)))
     for outlier in strange:
         text = f"{plain(outlier.path)} is unlike all other images"
         found.append(Finding("outlier", "warning", text, (outlier.path,)))

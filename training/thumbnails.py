@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from PIL import Image, ImageOps
 
@@ -35,18 +35,6 @@ def data_uri(picture: bytes) -> str:
     """A picture as text that an `<img>` shows without asking anyone for anything."""
     kind = "png" if picture.startswith(b"\x89PNG") else "webp" if picture.startswith(b"RIFF") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def fitting(pictures: Mapping[str, bytes], budget: int = BUDGET) -> dict[str, str]:
-    """Data URIs by path, as many from the first on as a page has room for."""
-    uris: dict[str, str] = {}
-    for path, picture in pictures.items():
-        uri = data_uri(picture)
-        budget -= len(uri)
-        if budget < 0:
-            break
-        uris[path] = uri
-    return uris
 
 
 class Album:

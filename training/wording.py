@@ -28,6 +28,7 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     "ece_after": ("Calibration error, after", "the same after temperature scaling: what the package answers with", True),
 }
 STRATEGIES: Mapping[str, str] = {
+    "auto": "climbing while validation and the time left say that it pays",
     "probe": "a linear head on the pretrained network's last features",
     "svm": "a linear support vector machine on the last features",
     "stages": "a linear head on the features of several stages",

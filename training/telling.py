@@ -1,0 +1,135 @@
+"""What a run has to tell, gathered for its report: nothing is computed here that another room has not found out."""
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from service.classifier import probabilities
+from service.engine import cores
+from training import recipe as recipes
+from training import suspects
+from training.folder import PLAN, read
+from training.gallery import Answers
+from training.ground import Ground, on_gpu
+from training.ladder import Climb
+from training.plan import Plan
+from training.recipe import Recipe
+from training.report import Choice, Repeat, Story, read_epochs
+from training.runs import versions
+from training.story import Evaluation
+from training.trained import Trained
+
+UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a plan
+
+
+def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, package: Path, seconds: float) -> Story:
+    """A whole run, as its report tells it."""
+    trained, dataset, splits = climbed.trained, ground.dataset, ground.splits
+    return Story(
+        name=data.resolve().name,
+        created=datetime.now().strftime("%d %B %Y, %H:%M").lstrip("0"),
+        labels=dataset.labels,
+        counts={name: dataset.counts(samples) for name, samples in splits.named().items()},
+        n_images={name: len(samples) for name, samples in splits.named().items()},
+        sizes=ground.audited.sizes,
+        strategy=trained.strategy,
+        backbone=f"{trained.backbone.name} at {trained.preprocessing.crop} pixels",
+        seconds=seconds,
+        package=str(package),
+        evaluation=evaluation,
+        answers=_answers(ground, trained),
+        repeat=_repeat(data, ground, climbed),
+        left_out=ground.audited.left_out,
+        findings=tuple(
+            finding for finding in ground.audited.findings if finding.kind != suspects.KIND
+        ),  # these have a place of their own
+        rungs=climbed.rungs,
+        quadrant=climbed.quadrant,
+        epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
+        suspects=ground.audited.suspects,
+        remarks=tuple(_remarks(climbed, evaluation)),
+    )
+
+
+def _answers(ground: Ground, trained: Trained) -> Answers:
+    test, k = trained.test, trained.calibration.outlier_k
+    return Answers(
+        paths=tuple(sample.path for sample in ground.splits.test),
+        truth=tuple(sample.labels for sample in ground.splits.test),
+        probabilities=probabilities(test.logits, trained.temperature, test.multilabel).astype(np.float32),
+        outlier_scores=np.array([trained.neighbours.outlier_score(vector, k) for vector in test.vectors], np.float32),
+    )
+
+
+def _remarks(climbed: Climb, evaluation: Evaluation) -> list[str]:
+    remarks = [f"{climbed.ended}."] if climbed.ended else []
+    if climbed.trained.gain:
+        gain, low, high = (100 * value for value in climbed.trained.gain)
+        remarks.append(f"Against its own probe, on test: {gain:+.1f} points ({low:+.1f} to {high:+.1f}).")
+    if evaluation.ten_crop:
+        many = evaluation.ten_crop
+        gain, low, high = (100 * value for value in (many.value, many.low, many.high))
+        remarks.append(f"Ten looks at an image instead of one: {gain:+.1f} points ({low:+.1f} to {high:+.1f}).")
+    return remarks
+
+
+def _repeat(data: Path, ground: Ground, climbed: Climb) -> Repeat:
+    return repeat(command("fit", data, ground.choices), ground.choices, (ground.choices.seed,), _choices(ground, climbed))
+
+
+def repeat(typed: str, choices: Recipe, seeds: Sequence[int], told: Sequence[Choice] = ()) -> Repeat:
+    """What it takes to do the same again: what was typed, which choices that meant, on which versions and machine."""
+    device = "on a GPU" if on_gpu(choices) else "no GPU"
+    return Repeat(
+        command=typed,
+        choices=tuple(told),
+        versions={name: number or "not installed" for name, number in versions().items()},
+        machine=f"{platform.system()} on {platform.machine()}, Python {platform.python_version()}, {cores()} cores, {device}",
+        seeds=tuple(seeds),
+    )
+
+
+def command(verb: str, data: Path, choices: Recipe, *more: str) -> str:
+    """What to type to get the same again."""
+    words = ["graft", verb, str(data), *more]
+    for name, value in choices.model_dump(exclude_defaults=True).items():
+        flag = f"--{name.replace('_', '-')}"
+        words += [flag if value else f"--no-{name.replace('_', '-')}"] if isinstance(value, bool) else [flag, str(value)]
+    return shlex.join(words)
+
+
+def _choices(ground: Ground, climbed: Climb) -> list[Choice]:
+    """What a person chose, and what followed from the size of the data."""
+    given, best = ground.choices.model_dump(), climbed.probed.chosen.best
+    size = str(ground.exported.preprocessing.crop)
+    always = ("strategy", "budget", "backbone", "weights", "fit")
+    chosen = [
+        *(Choice(_words(name), str(given[name]), derived=False) for name in always),
+        Choice("input size", size, derived=given["input_size"] is None),
+        Choice("mirror images for the probe", _said(recipes.mirrored(given["flips"], len(ground.splits.train))), derived=True),
+        Choice("the probe's strength (scikit-learn's C)", f"{best.strength:g}", derived=True),
+        Choice("the probe's features", f"{best.block}, {best.kind}", derived=True),
+    ]
+    plans = read(ground.folder.path / PLAN)
+    if plan := plans.get(f"plan of {climbed.trained.strategy}"):
+        chosen += _planned(Plan.model_validate(plan), given)
+    return chosen
+
+
+def _planned(plan: Plan, given: Mapping[str, object]) -> list[Choice]:
+    values = plan.model_dump(exclude=UNTOLD)
+    return [Choice(_words(name), _said(value), derived=given.get(name) is None) for name, value in values.items()]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
