@@ -105,7 +105,7 @@ def test_fit_prints_one_json_object_and_nothing_else(fitted, tmp_path):
 def test_fit_ends_by_naming_the_next_command(fitted, tmp_path):
     from training.sample import SAMPLE
 
-    done = graft("fit", SAMPLE, cwd=tmp_path)
+    done = graft("fit", SAMPLE, "--strategy", "probe", cwd=tmp_path)
     assert "next: graft serve runs/fashion-mnist-" in done.stdout
 
 
