@@ -194,6 +194,14 @@ def test_who_is_asked_to_stop_finishes_the_batch_and_goes_on_later_as_if_nothing
     assert rows(tmp_path / "stopped") == rows(photos.learn(Small(), tmp_path / "unbroken"))
 
 
+def test_what_a_killed_one_left_half_written_is_removed(photos: Photos, tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    for half in (tmp_path / ".metrics.csv.123.tmp", tmp_path / "checkpoints/.epoch-0001.ckpt.123.tmp"):
+        half.write_bytes(b"half")
+    photos.learn(Small(), tmp_path, epochs=1)
+    assert list(tmp_path.rglob(".*")) == []
+
+
 def test_harmed_checkpoint_costs_an_epoch_and_changes_nothing(photos: Photos, tmp_path: Path, capsys):
     with pytest.raises(Diverged):
         photos.learn(Small(lambda network, step: ruin(network, step - 2)), tmp_path / "harmed")

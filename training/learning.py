@@ -57,6 +57,7 @@ def learn(
     _quiet()
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
+    durable.remove_unfinished(run)
     module = FineTune(network.to(memory_format=torch.channels_last), plan)
     best = checkpoints.ended(folder)
     if best is None:
