@@ -96,7 +96,7 @@ def test_file_that_is_no_image_is_ignored_and_counted(make_folder, name: str):
 def test_description_says_how_many_files_were_ignored(make_folder):
     folder = make_folder({"train/cat": 2, "train/dog": 2, "test/cat": 1})
     (folder / "readme.txt").write_text("about these photos")
-    said = "5 images of 2 labels (cat, dog), 4 to learn from and 1 held out; 1 other files ignored"
+    said = "5 images of 2 labels (cat, dog), 4 to learn from and 1 held out; 1 other file ignored"
     assert describe(scan(folder)) == said
 
 

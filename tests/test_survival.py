@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -86,7 +87,7 @@ def kill(times: int, nursery: Nursery, unbroken: Unbroken, folder: Path) -> None
             assert code == -signal.SIGKILL, said
             killed += 1
             assert_whole(run)
-            done = max(done, sum(line.startswith("epoch ") for line in said.splitlines()) + kept)
+            done = max(done, len(re.findall(r"^epoch \d+/\d+:", said, re.MULTILINE)) + kept)
             kept = epochs_kept(run)
             assert kept >= done - 1
         assert_equal(unbroken.run, run)
