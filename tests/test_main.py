@@ -21,7 +21,7 @@ def graft(*words: object, cwd: Path | None = None, **settings: str) -> subproces
 def test_help_names_every_verb():
     done = graft("--help")
     assert done.returncode == 0
-    for verb in ("fit", "predict", "evaluate", "verify", "serve", "demo"):
+    for verb in ("check", "fit", "compare", "predict", "evaluate", "verify", "serve", "demo"):
         assert f"\n    {verb} " in done.stdout
 
 

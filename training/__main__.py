@@ -110,7 +110,9 @@ def compare(arguments: argparse.Namespace) -> int:
         arguments.data, out, _recipe(arguments), _listed(arguments.strategies), _listed(arguments.backbones), arguments.seeds
     )
     print(comparing.text(found))
+    best = found.rows[0]
     print(f"every run: {out / 'compare.csv'}\nreport: {out / 'report.html'}")
+    print(f"next: graft fit {arguments.data} --strategy {best.strategy} --backbone {best.backbone}")
     return 0
 
 
@@ -146,6 +148,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         print(json.dumps({"package": str(arguments.package), "score": score, "evaluation": found.model_dump(mode="json")}))
     else:
         print(appraise.text(found))
+        print(f"next: graft serve {arguments.package}")
     return 1 if found.headline.value < arguments.min_accuracy else 0
 
 
