@@ -1,8 +1,8 @@
 """The BentoML service: start-up, shutdown, and which path leads where.
 
 What BentoML does by itself and we don't let it: its own request parser fetches URLs that it finds in upload fields and
-answers 500 to broken images. So `POST /classify`, which its clients and its Swagger page know, is answered by the very
-handler of `/v1/classify`, and BentoML's parser never sees a byte.
+answers 500 to broken images. So `POST /classify` and `/classify_batch`, which its clients and its Swagger page know, are
+answered by the very handlers below /v1, and BentoML's parser never sees a byte.
 """
 
 import os
@@ -24,9 +24,9 @@ from service.intake import parse_options
 from service.limits import Settings, SettingsError
 from service.pipeline import Pipeline
 from service.routes import application
-from service.schemas import Classification
+from service.schemas import Batch, Classification
 
-TWINS = {"/classify": "/v1/classify"}
+TWINS = {"/classify": "/v1/classify", "/classify_batch": "/v1/classify/batch"}
 
 routes = application()
 
@@ -77,6 +77,13 @@ class Graft:
         """The most probable labels of one image."""
         top_k, warnings = parse_options({"top_k": top_k}, len(self._pipeline.model.manifest.labels))
         return await self._pipeline.classify(image.read_bytes(), top_k, warnings, uuid.uuid4().hex)
+
+    @bentoml.api
+    async def classify_batch(self, images: list[Annotated[Path, ContentType("image/*")]], top_k: int = 5) -> Batch:
+        """The most probable labels of several images, or what is wrong with each."""
+        top_k, warnings = parse_options({"top_k": top_k}, len(self._pipeline.model.manifest.labels))
+        encoded = [image.read_bytes() for image in images]
+        return await self._pipeline.classify_many(encoded, top_k, warnings, uuid.uuid4().hex)
 
     @bentoml.on_shutdown
     def close(self) -> None:

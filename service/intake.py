@@ -41,26 +41,58 @@ async def take(request: Request, settings: Settings) -> tuple[bytes, Options]:
     return encoded, _single([*query, *options.items()])
 
 
+async def take_many(request: Request, settings: Settings) -> tuple[list[bytes], Options]:
+    """Every file of the form field `images`, and the options of the query and the form together. Raises Refused."""
+    query = request.query_params.multi_items()
+    if _media_type(request) != "multipart/form-data":
+        raise Refused("unsupported_media_type", "Send multipart/form-data with files in the field 'images'.")
+    images, options = await _form(request, await _read_body(request, settings), "images")
+    if not images:
+        raise Refused("missing_image", "Send files in the field 'images'; there were none.", field="images")
+    if len(images) > settings.max_batch_images:
+        detail = f"There are {len(images)} images; {settings.max_batch_images} may come at once."
+        raise Refused("too_many_files", detail, "max_batch_images", "images")
+    return images, _single([*query, *options.items()])
+
+
 def parse_options(given: Options, n_labels: int) -> tuple[int, list[str]]:
     """`top_k` from a request's options, and the warnings that follow from it. Raises Refused."""
+    return _count(given, "top_k", n_labels, f"the model has only {n_labels} labels")
+
+
+def parse_k(given: Options, n_neighbours: int) -> tuple[int, list[str]]:
+    """`k` from a request's options, and the warnings that follow from it. Raises Refused."""
+    return _count(given, "k", n_neighbours, f"the package holds only {n_neighbours} training images")
+
+
+def parse_nothing(given: Options) -> None:
+    """Raises Refused if there are options."""
     for name in given:
-        if name != "top_k":
-            raise Refused("unknown_field", f"There is no option {name!r}; there is: top_k.", field=name)
-    value = given.get("top_k", 5)
+        raise Refused("unknown_field", f"There is no option {name!r} here; there are none.", field=name)
+
+
+def _count(given: Options, wanted: str, most: int, why: str) -> tuple[int, list[str]]:
+    """A number of things to answer with, 5 unless told otherwise; more than there are become all, with a warning."""
+    for name in given:
+        if name != wanted:
+            raise Refused("unknown_field", f"There is no option {name!r}; there is: {wanted}.", field=name)
+    value = given.get(wanted, 5)
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,18}", str(value)) or int(value) < 1:
-        raise Refused("bad_top_k", f"top_k must be a whole number from 1 to {n_labels}.", field="top_k")
-    if int(value) > n_labels and "top_k" in given:
-        return n_labels, [f"top_k: the model has only {n_labels} labels"]
-    return min(int(value), n_labels), []
+        raise Refused(f"bad_{wanted}", f"{wanted} must be a whole number from 1 to {most}.", field=wanted)
+    if int(value) > most and wanted in given:
+        return most, [f"{wanted}: {why}"]
+    return min(int(value), most), []
 
 
 async def _image(request: Request, settings: Settings) -> tuple[bytes, Options]:
     """The image's bytes, and whatever options travel in the body."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refused("unsupported_media_type", "Compressed bodies are not accepted; images are compressed already.")
+    media_type = _media_type(request)
     if media_type == "multipart/form-data":
-        return await _from_form(request, await _read_body(request, settings))
+        images, options = await _form(request, await _read_body(request, settings), "image")
+        if len(images) != 1:
+            code = "too_many_files" if images else "missing_image"
+            raise Refused(code, f"Send one file in the field 'image'; there were {len(images)}.", field="image")
+        return images[0], options
     if media_type == "application/json":
         return _from_json(await _read_body(request, settings))
     # curl -T names no type at all, and a wrong image type is so common that only the bytes decide.
@@ -70,7 +102,15 @@ async def _image(request: Request, settings: Settings) -> tuple[bytes, Options]:
     raise Refused("unsupported_media_type", f"{media_type} is not accepted; send {accepted}.")
 
 
-async def _from_form(request: Request, body: bytes) -> tuple[bytes, Options]:
+def _media_type(request: Request) -> str:
+    """What the body claims to be. Raises Refused if it is compressed."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused("unsupported_media_type", "Compressed bodies are not accepted; images are compressed already.")
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _form(request: Request, body: bytes, field: str) -> tuple[list[bytes], Options]:
+    """The files of one field of a form, and its other fields as options."""
     # Every file is let in, so that too many are told so; the body is bounded already.
     parser = MultiPartParser(request.headers, _replay(body), max_files=len(body), max_fields=MOST_OPTIONS)
     parser.spool_max_size = len(body)  # the body is in memory already: no temporary file
@@ -81,14 +121,11 @@ async def _from_form(request: Request, body: bytes) -> tuple[bytes, Options]:
     if not body.rstrip().endswith(b"--"):
         raise Refused("bad_multipart", "The form breaks off before its closing boundary.")
     items = form.multi_items()
-    images = [value for name, value in items if name == "image"]
-    if len(images) != 1:
-        code = "too_many_files" if images else "missing_image"
-        raise Refused(code, f"Send one file in the field 'image'; there were {len(images)}.", field="image")
-    [image] = images
-    if not isinstance(image, UploadFile):
-        raise Refused("missing_image", "The field 'image' holds text; send a file. URLs are not fetched.", field="image")
-    return await image.read(), _single([(name, value) for name, value in items if name != "image"])
+    images = [value for name, value in items if name == field]
+    if not all(isinstance(image, UploadFile) for image in images):
+        raise Refused("missing_image", f"The field {field!r} holds text; send a file. URLs are not fetched.", field=field)
+    files = [await image.read() for image in images if isinstance(image, UploadFile)]
+    return files, _single([(name, value) for name, value in items if name != field])
 
 
 def _from_json(body: bytes) -> tuple[bytes, Options]:

@@ -32,6 +32,7 @@ class Settings(BaseModel):
     max_side: int = Field(default=ImageLimits.max_side, gt=0, description="pixels of an image's longer side")
     max_aspect: int = Field(default=ImageLimits.max_aspect, ge=1, description="longer side over shorter side")
     max_waiting: int = Field(default=128, gt=0, description="images in the queue before callers are sent away")
+    max_batch_images: int = Field(default=16, gt=0, description="images of one request to /v1/classify/batch")
     queue_deadline_s: float = Field(default=5, gt=0, allow_inf_nan=False, description="seconds an image may wait")
     read_deadline_s: float = Field(default=20, gt=0, allow_inf_nan=False, description="seconds an upload may take")
 

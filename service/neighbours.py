@@ -35,6 +35,12 @@ class Neighbours:
         """The cosine distance of a vector (D,) to the k-th nearest, in [0, 2]; 1 <= k <= M."""
         return float(np.clip(np.partition(self.distances(vector), k - 1)[k - 1], 0, 2))
 
+    def nearest(self, vector: NDArray[np.float32], k: int) -> list[tuple[str, tuple[int, ...], float]]:
+        """The k most like a vector (D,), nearest first: path, labels, cosine distance in [0, 2]; all of them if k > M."""
+        distances = self.distances(vector)
+        order = np.argsort(distances, kind="stable")[:k].tolist()
+        return [(self.paths[row], self.labels[row], float(np.clip(distances[row], 0, 2))) for row in order]
+
     def save(self, path: Path) -> None:
         """Writes the .npz, vectors as float16; plain arrays only, so that it can be read without pickle."""
         index = json.dumps({"labels": self.labels, "paths": self.paths}).encode()

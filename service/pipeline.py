@@ -3,7 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,9 +14,28 @@ from service.intake import Refused
 from service.limits import Settings
 from service.model import Model
 from service.preprocess import Decoded
-from service.schemas import Classification, ImageFacts, ModelReference, Prediction
+from service.problems import EXPECTED, explained
+from service.schemas import (
+    Batch,
+    BatchItem,
+    Classification,
+    Embedding,
+    ImageFacts,
+    ModelReference,
+    Neighbour,
+    Prediction,
+    Similar,
+)
 
 R = TypeVar("R")
+
+
+class _Seen(NamedTuple):
+    """One image, decoded and looked at."""
+
+    decoded: Decoded
+    outputs: Outputs
+    timing_ms: dict[str, float]
 
 
 class Pipeline:
@@ -30,6 +49,48 @@ class Pipeline:
 
     async def classify(self, encoded: bytes, top_k: int, warnings: list[str], request_id: str) -> Classification:
         """Raises ImageError, Overloaded, or Refused if the network's answer is not finite."""
+        seen = await self._seen(encoded)
+        answer = self.model.answer(seen.outputs, top_k)
+        return Classification(
+            predictions=[Prediction(label=label, probability=probability) for label, probability in answer.ranked],
+            prediction_set=list(answer.prediction_set),
+            outlier_score=answer.outlier_score,
+            abstain=answer.doubt is not None,
+            abstain_reason=answer.doubt,
+            **self._told(seen, warnings, request_id),
+        )
+
+    async def classify_many(self, images: list[bytes], top_k: int, warnings: list[str], request_id: str) -> Batch:
+        """An answer, or what is wrong, for each image."""
+
+        async def one(index: int, encoded: bytes) -> BatchItem:
+            try:
+                answer = await self.classify(encoded, top_k, warnings, request_id)
+            except EXPECTED as error:
+                return BatchItem(index=index, error=explained(error, self.settings, request_id))
+            return BatchItem(index=index, answer=answer)
+
+        results = await asyncio.gather(*(one(index, encoded) for index, encoded in enumerate(images)))
+        return Batch(results=results, request_id=request_id)
+
+    async def embed(self, encoded: bytes, warnings: list[str], request_id: str) -> Embedding:
+        """What the network sees in one image. Raises as `classify` does."""
+        seen = await self._seen(encoded)
+        vector = seen.outputs.vectors[0].tolist()
+        return Embedding(vector=vector, **self._told(seen, warnings, request_id))
+
+    async def similar(self, encoded: bytes, k: int, warnings: list[str], request_id: str) -> Similar:
+        """The training images that are most like one image. Raises as `classify` does."""
+        seen = await self._seen(encoded)
+        labels = self.model.manifest.labels
+        near = [
+            Neighbour(path=path, labels=[labels[label] for label in own], distance=distance)
+            for path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], k)
+        ]
+        return Similar(neighbours=near, **self._told(seen, warnings, request_id))
+
+    async def _seen(self, encoded: bytes) -> _Seen:
+        """One image through both queues."""
         begun = time.perf_counter()
         decoded = await _awaited(self._decoder.submit(encoded))
         ready = time.perf_counter()
@@ -38,31 +99,18 @@ class Pipeline:
         if not (np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all()):
             raise Refused("model_output_invalid", "The network's answer to this image is not a number.")
         timing = {"decode": round(1e3 * (ready - begun), 3), "network": round(1e3 * (done - ready), 3)}
-        return self._answer(decoded, outputs, top_k, warnings, request_id, timing)
+        return _Seen(decoded, outputs, timing)
 
-    def _answer(
-        self,
-        decoded: Decoded,
-        outputs: Outputs,
-        top_k: int,
-        warnings: list[str],
-        request_id: str,
-        timing_ms: dict[str, float],
-    ) -> Classification:
-        manifest = self.model.manifest
-        answer = self.model.answer(outputs, top_k)
-        return Classification(
-            predictions=[Prediction(label=label, probability=probability) for label, probability in answer.ranked],
-            prediction_set=list(answer.prediction_set),
-            outlier_score=answer.outlier_score,
-            abstain=answer.doubt is not None,
-            abstain_reason=answer.doubt,
-            model=ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256),
-            image=ImageFacts(width=decoded.width, height=decoded.height, format=decoded.format),
-            warnings=[*warnings, *decoded.notes],
-            timing_ms=timing_ms,
-            request_id=request_id,
-        )
+    def _told(self, seen: _Seen, warnings: list[str], request_id: str) -> dict[str, Any]:
+        """What every answer says beside its own."""
+        manifest, decoded = self.model.manifest, seen.decoded
+        return {
+            "model": ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256),
+            "image": ImageFacts(width=decoded.width, height=decoded.height, format=decoded.format),
+            "warnings": [*warnings, *decoded.notes],
+            "timing_ms": seen.timing_ms,
+            "request_id": request_id,
+        }
 
     def close(self) -> None:
         """Finishes what was accepted."""

@@ -13,12 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from service.batcher import Overloaded
-from service.intake import Refused, parse_options, take
+from service.intake import Refused, parse_k, parse_nothing, parse_options, take, take_many
 from service.limits import Settings
 from service.pipeline import Pipeline
-from service.preprocess import ImageError
-from service.schemas import PROBLEMS, ModelDescription, Problem
+from service.problems import EXPECTED, explained, problem
+from service.schemas import ModelDescription, Problem
 
 logger = logging.getLogger("graft")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -29,6 +28,9 @@ def application() -> Starlette:
     return Starlette(
         routes=[
             Route("/classify", Endpoint("POST", classify)),
+            Route("/classify/batch", Endpoint("POST", classify_batch)),
+            Route("/embed", Endpoint("POST", embed)),
+            Route("/similar", Endpoint("POST", similar)),
             Route("/model", Endpoint("GET", describe_model)),
             Route("/labels", Endpoint("GET", list_labels)),
             Route("/limits", Endpoint("GET", list_limits)),
@@ -56,20 +58,19 @@ class Endpoint:
 
     async def _answer(self, request: Request) -> Response:
         if self._method and request.method != self._method:
-            response = _problem(request, "method_not_allowed", f"{request.method} is not possible here; {self._method} is.")
+            detail = f"{request.method} is not possible here; {self._method} is."
+            response = _refusal(_problem(request, "method_not_allowed", detail))
             response.headers["Allow"] = self._method
             return response
         try:
             return await self._handler(request)
-        except (Refused, ImageError) as error:
-            return _problem(request, error.code, str(error), error.limit, getattr(error, "field", None))
-        except Overloaded as error:
-            return _problem(request, "overloaded", str(error), "max_waiting")
+        except EXPECTED as error:
+            return _refusal(explained(error, request.app.state.pipeline.settings, request.state.id))
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it; nginx's word for it keeps it apart from our errors
         except Exception:
             logger.exception("request %s failed", request.state.id)
-            return _problem(request, "internal", "This is a bug of ours; the request id finds it in the log.")
+            return _refusal(_problem(request, "internal", "This is a bug of ours; the request id finds it in the log."))
 
 
 async def classify(request: Request) -> Response:
@@ -77,6 +78,27 @@ async def classify(request: Request) -> Response:
     encoded, options = await take(request, pipeline.settings)
     top_k, warnings = parse_options(options, len(pipeline.model.manifest.labels))
     return _reply(await pipeline.classify(encoded, top_k, warnings, request.state.id), request)
+
+
+async def classify_batch(request: Request) -> Response:
+    pipeline: Pipeline = request.app.state.pipeline
+    images, options = await take_many(request, pipeline.settings)
+    top_k, warnings = parse_options(options, len(pipeline.model.manifest.labels))
+    return _reply(await pipeline.classify_many(images, top_k, warnings, request.state.id), request)
+
+
+async def embed(request: Request) -> Response:
+    pipeline: Pipeline = request.app.state.pipeline
+    encoded, options = await take(request, pipeline.settings)
+    parse_nothing(options)
+    return _reply(await pipeline.embed(encoded, [], request.state.id), request)
+
+
+async def similar(request: Request) -> Response:
+    pipeline: Pipeline = request.app.state.pipeline
+    encoded, options = await take(request, pipeline.settings)
+    k, warnings = parse_k(options, len(pipeline.model.neighbours.paths))
+    return _reply(await pipeline.similar(encoded, k, warnings, request.state.id), request)
 
 
 async def describe_model(request: Request) -> Response:
@@ -105,16 +127,13 @@ def request_id(request: Request) -> str:
     return given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
 
 
-def _problem(request: Request, code: str, detail: str, limit: str | None = None, field: str | None = None) -> Response:
-    status, title = PROBLEMS[code]
-    if field is not None:
-        field = field.encode(errors="backslashreplace").decode()  # JSON can spell what UTF-8 cannot
-    shown = request.app.state.pipeline.settings.limit(limit) if limit else None
-    problem = Problem(
-        title=title, status=status, detail=detail, code=code, request_id=request.state.id, limit=shown, field=field
-    )
-    headers = {"X-Request-ID": request.state.id} | ({"Retry-After": "1"} if status == 503 else {})
-    return Response(problem.model_dump_json(exclude_none=True), status, headers, "application/problem+json")
+def _problem(request: Request, code: str, detail: str) -> Problem:
+    return problem(code, detail, request.app.state.pipeline.settings, request.state.id)
+
+
+def _refusal(problem: Problem) -> Response:
+    headers = {"X-Request-ID": problem.request_id} | ({"Retry-After": "1"} if problem.status == 503 else {})
+    return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, "application/problem+json")
 
 
 def _reply(answer: BaseModel, request: Request) -> Response:

@@ -20,6 +20,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unsupported_format": (415, "The image is of a kind that is not accepted"),
     "bad_aspect": (422, "The image is too long and thin"),
     "bad_base64": (422, "The image is not base64"),
+    "bad_k": (422, "k cannot be used"),
     "bad_top_k": (422, "top_k cannot be used"),
     "corrupt_image": (422, "The image is damaged"),
     "empty_image": (422, "The image is empty"),
@@ -50,7 +51,17 @@ class ImageFacts(BaseModel):
     format: str
 
 
-class Classification(BaseModel):
+class Answer(BaseModel):
+    """What every answer about one image says."""
+
+    model: ModelReference
+    image: ImageFacts
+    warnings: list[str]
+    timing_ms: dict[str, float]
+    request_id: str
+
+
+class Classification(Answer):
     """The answer to one image."""
 
     predictions: list[Prediction] = Field(description="most probable first")
@@ -63,11 +74,24 @@ class Classification(BaseModel):
     abstain_reason: Literal["outlier", "undecided"] | None = Field(
         description="outlier: unlike every training image; undecided: no label can be ruled out"
     )
-    model: ModelReference
-    image: ImageFacts
-    warnings: list[str]
-    timing_ms: dict[str, float]
-    request_id: str
+
+
+class Embedding(Answer):
+    """What the network sees in one image."""
+
+    vector: list[float] = Field(description="what the head classifies by; compare two by their cosine")
+
+
+class Neighbour(BaseModel):
+    path: str = Field(description="of a training image, below the root of the data it was learned from")
+    labels: list[str]
+    distance: float = Field(ge=0, le=2, description="cosine distance")
+
+
+class Similar(Answer):
+    """The training images that are most like one image."""
+
+    neighbours: list[Neighbour] = Field(description="nearest first")
 
 
 class Limit(BaseModel):
@@ -87,6 +111,21 @@ class Problem(BaseModel):
     request_id: str
     limit: Limit | None = None
     field: str | None = None
+
+
+class BatchItem(BaseModel):
+    """Of one image of several: its answer, or else what is wrong with it."""
+
+    index: int = Field(description="of the image among those that were sent, from 0 on")
+    answer: Classification | None = None
+    error: Problem | None = None
+
+
+class Batch(BaseModel):
+    """An answer or an error for each image, in the order in which they were sent: one bad image spoils no other."""
+
+    results: list[BatchItem]
+    request_id: str
 
 
 class ModelDescription(BaseModel):

@@ -207,3 +207,16 @@ def _processes() -> set[str]:
         if b"service.app:Graft" in command:
             found.add(f"{folder.name} {command!r}")
     return found
+
+
+def test_bentomls_own_client_asks_about_several_images_at_once(server, clothes, tmp_path):
+    import bentoml
+
+    sent = [clothes[0][1], clothes[1][1], clothes[0][1][:90]]
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, encoded in zip(paths, sent, strict=True):
+        path.write_bytes(encoded)
+    with bentoml.SyncHTTPClient(server) as client:
+        results = client.classify_batch(images=paths, top_k=1)["results"]
+    assert [result["answer"]["predictions"][0]["label"] for result in results[:2]] == [clothes[0][0], clothes[1][0]]
+    assert results[2]["error"]["code"] == "corrupt_image"

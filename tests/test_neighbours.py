@@ -26,6 +26,13 @@ def test_a_vector_of_zeros_is_far_from_everything(cross: Neighbours):
     assert cross.outlier_score(np.zeros(2, np.float32), 1) == 1
 
 
+def test_the_nearest_come_first_and_all_at_most(cross: Neighbours):
+    found = cross.nearest(np.array([1, 0.1], np.float32), 9)
+    assert [path for path, _, _ in found] == ["a.png", "ö/b.png", "d.png", "c\udcff.png"]
+    assert found[1][1] == (1,)
+    assert all(0 <= distance <= 2 for _, _, distance in found)
+
+
 def test_scores_never_leave_their_range():
     random = np.random.default_rng(0)
     vectors = unit(random.normal(size=(200, 64)))

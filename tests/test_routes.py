@@ -1,33 +1,31 @@
 """The HTTP contract, by a real client of the real routes: every code with its status, every error a problem+json."""
 
 import asyncio
-import base64
 import io
 import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from asking import BOUNDARY, JSON, form, mounted, problem, text
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from service.engine import Outputs, Pixels
 from service.limits import Settings
 from service.model import Model
-from service.pipeline import Pipeline
 from service.preprocess import Decoded
-from service.routes import application
 
 PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
-BOUNDARY = {"Content-Type": "multipart/form-data; boundary=cut"}
-JSON = {"Content-Type": "application/json"}
-EVERY_PATH = [("POST", "/v1/classify"), ("GET", "/v1/model"), ("GET", "/v1/labels"), ("GET", "/v1/limits")]
+EVERY_PATH = [("POST", f"/v1/{name}") for name in ("classify", "classify/batch", "embed", "similar")] + [
+    ("GET", "/v1/model"),
+    ("GET", "/v1/labels"),
+    ("GET", "/v1/limits"),
+]
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
 
 
@@ -58,17 +56,6 @@ class BuggyModel(Model):
         raise KeyError("/secret/path")
 
 
-@contextmanager
-def mounted(model: Model, **settings: Any) -> Iterator[Starlette]:
-    """The routes below /v1, as the service mounts them."""
-    routes = application()
-    routes.state.pipeline = Pipeline(model, Settings(**settings))
-    try:
-        yield Starlette(routes=[Mount("/v1", routes)])
-    finally:
-        routes.state.pipeline.close()
-
-
 @pytest.fixture(scope="module")
 def client(model) -> Iterator[TestClient]:
     with mounted(model) as app, TestClient(app, raise_server_exceptions=False) as client:
@@ -88,28 +75,6 @@ def strict(model) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def shirt(clothes) -> bytes:
     return clothes[6][1]
-
-
-def text(encoded: bytes) -> str:
-    return base64.b64encode(encoded).decode()
-
-
-def form(encoded: bytes, name: str = "image") -> bytes:
-    head = f'--cut\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'
-    return head.encode() + encoded + b"\r\n--cut--\r\n"
-
-
-def problem(response: Any, status: int, code: str) -> dict[str, Any]:
-    """The problem of a response, once everything that every problem must have is there."""
-    assert response.headers["Content-Type"] == "application/problem+json"
-    fields = response.json()
-    assert (response.status_code, fields["status"], fields["code"]) == (status, status, code)
-    assert fields["request_id"] == response.headers["X-Request-ID"]
-    assert fields["type"] == "about:blank"
-    assert fields["title"]
-    assert fields["detail"]
-    assert set(fields) <= {"type", "title", "status", "detail", "code", "request_id", "limit", "field"}
-    return fields
 
 
 Ask = Callable[..., Any]
