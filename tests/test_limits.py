@@ -81,6 +81,7 @@ def test_every_limit_is_shown_with_its_value_and_its_variable():
         ("max_side", 16_384, "GRAFT_MAX_SIDE"),
         ("max_aspect", 50, "GRAFT_MAX_ASPECT"),
         ("max_waiting", 128, "GRAFT_MAX_WAITING"),
+        ("max_batch_images", 16, "GRAFT_MAX_BATCH_IMAGES"),
         ("queue_deadline_s", 1.5, "GRAFT_QUEUE_DEADLINE_S"),
         ("read_deadline_s", 20, "GRAFT_READ_DEADLINE_S"),
     ]
