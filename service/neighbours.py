@@ -35,6 +35,10 @@ class Neighbours:
         """The cosine distance of a vector (D,) to the k-th nearest, in [0, 2]; 1 <= k <= M."""
         return float(np.clip(np.partition(self.distances(vector), k - 1)[k - 1], 0, 2))
 
+    def outlier_scores(self, vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:
+        """The score of each of many vectors (N, D): float64 (N,), the very numbers that `outlier_score` gives."""
+        return np.array([self.outlier_score(vector, k) for vector in vectors])
+
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[tuple[str, tuple[int, ...], float]]:
         """The k most like a vector (D,), nearest first: path, labels, cosine distance in [0, 2]; all of them if k > M."""
         distances = self.distances(vector)

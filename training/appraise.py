@@ -22,6 +22,7 @@ from training.predict import answered
 from training.rungs import Probed
 from training.story import Evaluation, LearningCurve
 from training.tencrop import ten_crop
+from training.wording import points
 
 Floats = NDArray[np.float32]
 
@@ -128,6 +129,5 @@ def text(found: Evaluation) -> str:
         sets = found.conformal
         lines.append(f"prediction sets hold the right label for {sets.coverage.value:.1%} ({sets.promised:.0%} were promised)")
     if found.ten_crop:
-        gain, low, high = (100 * value for value in (found.ten_crop.value, found.ten_crop.low, found.ten_crop.high))
-        lines.append(f"ten looks at an image bring {gain:+.1f} points ({low:+.1f} to {high:+.1f})")
+        lines.append(f"ten looks at an image bring {points(found.ten_crop)}")
     return "\n".join(lines)

@@ -57,7 +57,7 @@ def calibrate(
     """Everything that validation teaches but the temperature, which it must have taught before."""
     chances = probabilities(validation.logits, temperature, validation.multilabel)
     k = outlier_k(len(neighbours.paths))
-    distances = np.array([neighbours.outlier_score(vector, k) for vector in validation.vectors])
+    distances = neighbours.outlier_scores(validation.vectors, k)
     farthest = exceeded_rarely(distances, ORDINARY)
     several = validation.multilabel
     return Calibration(

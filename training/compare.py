@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.story import Estimate
+from training.intervals import between
+from training.story import Estimate, points
 
 DRAWS = 2_000
 
@@ -79,7 +80,7 @@ def table(cells: Sequence[Cell], seed: int = 0) -> Table:
         right, count = sums[pair]
         by_seed = tuple(cell.accuracy for cell in own)
         seconds = float(np.median([cell.seconds for cell in own]))
-        rows.append(Row(*pair, _estimate(right.sum() / count.sum(), drawn[pair]), by_seed, seconds))
+        rows.append(Row(*pair, between(float(right.sum() / count.sum()), drawn[pair]), by_seed, seconds))
     rows.sort(key=lambda row: -row.accuracy.value)
     return Table(tuple(rows), tuple(_differences(rows, drawn)), cells[0].measure)
 
@@ -95,15 +96,10 @@ def _sums(cells: Iterable[Cell], images: Sequence[bytes]) -> tuple[NDArray[np.fl
     return right, count
 
 
-def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(value=float(value), low=float(min(low, value)), high=float(max(high, value)))
-
-
 def _differences(rows: Sequence[Row], drawn: dict[tuple[str, str], NDArray[np.float64]]) -> Iterable[tuple[Row, Row, Estimate]]:
     for better, worse in combinations(rows, 2):
         draws = drawn[better.strategy, better.backbone] - drawn[worse.strategy, worse.backbone]
-        yield better, worse, _estimate(better.accuracy.value - worse.accuracy.value, draws)
+        yield better, worse, between(better.accuracy.value - worse.accuracy.value, draws)
 
 
 def save(cells: Sequence[Cell], path: Path) -> None:
@@ -129,7 +125,7 @@ def text(found: Table) -> str:
     for better, worse, gap in found.differences:
         if better is best:
             verdict = "beats" if gap.low > 0 else "is not shown to beat"
-            numbers = f"{100 * gap.value:+.1f} points ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+            numbers = points(gap.value, gap.low, gap.high)
             lines.append(f"{_named(better, found)} {verdict} {_named(worse, found)}: {numbers}")
     return "\n".join(lines)
 

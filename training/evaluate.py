@@ -199,8 +199,7 @@ def _conformal(chances: Floats, labels: NDArray[np.int64], calibration: Calibrat
 
 def _outliers(vectors: NDArray[np.float32], calibration: Calibration, neighbours: Neighbours) -> Outliers:
     k, threshold = calibration.outlier_k, calibration.outlier_threshold
-    flagged = np.array([neighbours.outlier_score(vector, k) > threshold for vector in vectors])
-    return Outliers(k=k, threshold=threshold, flagged=_of_all(flagged))
+    return Outliers(k=k, threshold=threshold, flagged=_of_all(neighbours.outlier_scores(vectors, k) > threshold))
 
 
 def _of_all(flags: NDArray[np.bool_]) -> Estimate:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.evaluate import paired_difference, paired_log_loss
 from training.folds import Targets
-from training.story import Quadrant
+from training.story import Quadrant, points
 
 LAST = "last"  # the stage that the pretrained classifier itself looked at
 FEWEST_MISTAKES = 4  # with e mistakes mended and none made, a bootstrap misses them all with exp(-e): 1.8 % for 4
@@ -53,8 +53,7 @@ class Comparison:
 
     def sentence(self, challenger: str, incumbent: str) -> str:
         """The verdict in words, with the numbers it rests on."""
-        difference, low, high = (100 * value for value in self.accuracy)
-        numbers = f"{difference:+.1f} points of {self.measure} ({low:+.1f} to {high:+.1f})"
+        numbers = points(*self.accuracy, of=self.measure)
         if self.accuracy.low > 0:
             return f"{challenger} is really better than {incumbent}: {numbers}; kept"
         if self.better:

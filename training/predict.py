@@ -1,7 +1,7 @@
 """Many images through a model, on all cores, in order: the same decoder, engine and classifier that serve HTTP."""
 
 import csv
-import os
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +13,7 @@ from service.batcher import Batcher
 from service.engine import Engine, Outputs, cores
 from service.model import Answer, Model
 from service.preprocess import ImageError, decode
+from training import durable
 from training.calibrate import Answered
 from training.dataset import Dataset, DatasetError, Sample, Source
 from training.progress import Progress
@@ -92,18 +93,15 @@ def saved(answers: Iterable[tuple[Path, Answer | ImageError]], table: Path) -> I
 
     Labels of a set are separated by `|`, as in the data that Graft reads.
     """
-    beside = table.with_name(f".{table.name}-{os.getpid()}")
-    try:
+    with durable.whole(table) as file:
         # A file's name may be no text at all; its bytes are then written as they are.
-        with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for path, answer in answers:
-                writer.writerow([path, *_cells(answer)])
-                yield path, answer
-        os.replace(beside, table)
-    finally:
-        beside.unlink(missing_ok=True)
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        for path, answer in answers:
+            writer.writerow([path, *_cells(answer)])
+            yield path, answer
+        text.detach()  # flushed, and left open for whoever opened it
 
 
 def _cells(answer: Answer | ImageError) -> list[object]:

@@ -11,7 +11,7 @@ from training.ground import prepare
 from training.ladder import Climb
 from training.progress import duration
 from training.recipe import Recipe
-from training.story import Evaluation
+from training.story import Evaluation, points
 from training.trained import Trained
 
 
@@ -93,9 +93,9 @@ def summary(result: Result) -> str:
     test = result.evaluation
     lines = [f"test: {appraise.headline(test)}, on {test.n:,} images that nothing was chosen by"]
     if gain := result.trained.gain:
-        difference, low, high = (100 * value for value in gain)
+        _, low, _ = gain
         verdict = "beats" if low > 0 else "is not shown to beat"
-        lines.append(f"{result.trained.strategy} {verdict} its probe: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
+        lines.append(f"{result.trained.strategy} {verdict} its probe: {points(*gain)}")
     if test.curve:
         lines.append(test.curve.sentence())
     lines.append(f"report: {result.run / report.NAME}")

@@ -73,8 +73,8 @@ def probe(ground: Ground, strategy: str = "probe") -> Probed:
 
 def _chosen(ground: Ground, strategy: str, seen: Floats, targets: Targets, balanced: bool) -> Chosen:
     """The features and the head's kind and strength, by cross-validation that never tears a group apart."""
-    counts = np.bincount(targets) if targets.ndim == 1 else targets.sum(axis=0)
-    n_folds, seed = recipe.folds(int(counts.min()), len(targets)), ground.choices.seed
+    fewest = min(ground.dataset.counts(ground.splits.train))
+    n_folds, seed = recipe.folds(fewest, len(targets)), ground.choices.seed
     groups = [sample.group or sample.digest for sample in ground.splits.train]
     columns = ground.features.columns
     if strategy == "stages":

@@ -1,6 +1,6 @@
 """What a run has to tell: the records that evaluation and the ladder write into the run folder, and the report reads.
 
-Records only; who computes them is not known here.
+Records, and how a difference is said; who computes them is not known here.
 """
 
 from typing import Literal
@@ -18,6 +18,11 @@ class Estimate(_Record):
     value: float
     low: float
     high: float
+
+
+def points(value: float, low: float, high: float, of: str = "") -> str:
+    """A difference of two shares with its interval, for a person: `+1.2 points (+0.3 to +2.0)`."""
+    return f"{100 * value:+.1f} points{f' of {of}' * bool(of)} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 class LabelScores(_Record):
@@ -78,10 +83,8 @@ class LearningCurve(_Record):
 
     def sentence(self) -> str:
         """What more images would bring, in words."""
-        gain, low, high = (
-            100 * value for value in (self.gain_of_doubling.value, self.gain_of_doubling.low, self.gain_of_doubling.high)
-        )
-        return f"twice the images would bring about {gain:+.1f} points ({low:+.1f} to {high:+.1f})"
+        gain = self.gain_of_doubling
+        return f"twice the images would bring about {points(gain.value, gain.low, gain.high)}"
 
 
 class Evaluation(_Record):

@@ -20,7 +20,7 @@ from training.plan import Plan
 from training.recipe import Recipe
 from training.report import Choice, Repeat, Story, read_epochs
 from training.runs import versions
-from training.story import Evaluation
+from training.story import Evaluation, points
 from training.trained import Trained
 
 UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a plan
@@ -61,19 +61,17 @@ def _answers(ground: Ground, trained: Trained) -> Answers:
         paths=tuple(sample.path for sample in ground.splits.test),
         truth=tuple(sample.labels for sample in ground.splits.test),
         probabilities=probabilities(test.logits, trained.temperature, test.multilabel).astype(np.float32),
-        outlier_scores=np.array([trained.neighbours.outlier_score(vector, k) for vector in test.vectors], np.float32),
+        outlier_scores=trained.neighbours.outlier_scores(test.vectors, k).astype(np.float32),
     )
 
 
 def _remarks(climbed: Climb, evaluation: Evaluation) -> list[str]:
     remarks = [f"{climbed.ended}."] if climbed.ended else []
     if climbed.trained.gain:
-        gain, low, high = (100 * value for value in climbed.trained.gain)
-        remarks.append(f"Against its own probe, on test: {gain:+.1f} points ({low:+.1f} to {high:+.1f}).")
+        remarks.append(f"Against its own probe, on test: {points(*climbed.trained.gain)}.")
     if evaluation.ten_crop:
         many = evaluation.ten_crop
-        gain, low, high = (100 * value for value in (many.value, many.low, many.high))
-        remarks.append(f"Ten looks at an image instead of one: {gain:+.1f} points ({low:+.1f} to {high:+.1f}).")
+        remarks.append(f"Ten looks at an image instead of one: {points(many.value, many.low, many.high)}.")
     return remarks
 
 

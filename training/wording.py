@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from training import story
 from training.charts import percent
 from training.story import Conformal, Estimate, Evaluation, LearningCurve, Outliers, Rung
 
@@ -51,7 +52,7 @@ def between(estimate: Estimate) -> str:
 
 def points(gain: Estimate) -> str:
     """A difference of two shares with its interval: `+1.2 points (+0.3 to +2.0)`."""
-    return f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    return story.points(gain.value, gain.low, gain.high)
 
 
 def headline(evaluation: Evaluation) -> tuple[str, Estimate, str]:
