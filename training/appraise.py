@@ -22,7 +22,7 @@ from training.predict import answered
 from training.rungs import Probed
 from training.story import Evaluation, LearningCurve
 from training.tencrop import ten_crop
-from training.wording import points
+from training.wording import measured, points
 
 Floats = NDArray[np.float32]
 
@@ -109,7 +109,6 @@ NAMES = {
     "ece_before": "calibration error before the temperature",
     "ece_after": "calibration error",
 }
-SHARES = set(NAMES) - {"log_loss", "brier"}
 
 
 def headline(found: Evaluation) -> str:
@@ -123,8 +122,8 @@ def text(found: Evaluation) -> str:
     """An evaluation for a terminal: every metric with its 95 % interval."""
     lines = [f"{found.n:,} images, 95 % intervals in brackets"]
     for name, metric in found.metrics.items():
-        form = ".1%" if name in SHARES else ".3f"
-        lines.append(f"{metric.value:>8{form}}  ({metric.low:{form}} to {metric.high:{form}})  {NAMES[name]}")
+        value, low, high = (measured(name, number) for number in (metric.value, metric.low, metric.high))
+        lines.append(f"{value:>8}  ({low} to {high})  {NAMES[name]}")
     if found.conformal:
         sets = found.conformal
         lines.append(f"prediction sets hold the right label for {sets.coverage.value:.1%} ({sets.promised:.0%} were promised)")
