@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from service.preprocess import ImageLimits
 from service.schemas import Limit
@@ -27,14 +27,33 @@ class Settings(BaseModel):
 
     package: Path = Field(default=LATEST, description="the package directory to serve")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the network runs")
+    api_key: SecretStr | None = Field(
+        default=None, description="what callers must send as a bearer token; none: anyone may ask"
+    )
+    api_key_file: Path | None = Field(default=None, description="a file that holds the key instead")
+
     max_body_bytes: int = Field(default=10 * 2**20, gt=0, description="bytes of one request")
+    max_header_bytes: int = Field(default=32 * 2**10, gt=0, description="bytes of one request's headers")
     max_pixels: int = Field(default=ImageLimits.max_pixels, gt=0, description="width times height of one image")
     max_side: int = Field(default=ImageLimits.max_side, gt=0, description="pixels of an image's longer side")
     max_aspect: int = Field(default=ImageLimits.max_aspect, ge=1, description="longer side over shorter side")
+    max_scans: int = Field(default=ImageLimits.max_scans, ge=1, description="passes over the picture that one JPEG makes")
+    max_decode_bytes: int = Field(default=2**30, ge=2**26, description="memory that decoding one image may take")
     max_waiting: int = Field(default=128, gt=0, description="images in the queue before callers are sent away")
+    max_explanations: int = Field(default=4, gt=0, description="explanations waiting or being made")
     max_batch_images: int = Field(default=16, gt=0, description="images of one request to /v1/classify/batch")
-    queue_deadline_s: float = Field(default=5, gt=0, allow_inf_nan=False, description="seconds an image may wait")
+    header_deadline_s: float = Field(
+        default=10, gt=0, allow_inf_nan=False, description="seconds until a request's headers are in"
+    )
     read_deadline_s: float = Field(default=20, gt=0, allow_inf_nan=False, description="seconds an upload may take")
+    queue_deadline_s: float = Field(default=5, gt=0, allow_inf_nan=False, description="seconds an image may wait")
+    decode_deadline_s: float = Field(
+        default=5, gt=0, allow_inf_nan=False, description="seconds that decoding one image may take"
+    )
+    answer_deadline_s: float = Field(default=15, gt=0, allow_inf_nan=False, description="seconds from upload to answer")
+    drain_deadline_s: float = Field(
+        default=15, gt=0, allow_inf_nan=False, description="seconds that what was accepted gets at a stop"
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -58,7 +77,7 @@ class Settings(BaseModel):
 
     @property
     def image_limits(self) -> ImageLimits:
-        return ImageLimits(self.max_pixels, self.max_side, self.max_aspect)
+        return ImageLimits(self.max_pixels, self.max_side, self.max_aspect, self.max_scans)
 
     def limit(self, name: str) -> Limit:
         """One limit as a caller is shown it."""

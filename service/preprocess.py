@@ -62,6 +62,7 @@ class ImageLimits:
     max_pixels: int = 64_000_000
     max_side: int = 16_384
     max_aspect: int = 50
+    max_scans: int = 100
 
 
 @dataclass(frozen=True)
