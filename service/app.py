@@ -1,95 +1,106 @@
-"""The BentoML service: start-up, shutdown, and which path leads where.
+"""The BentoML service: what it is called, how it comes up, and the gate in front of it.
 
-What BentoML does by itself and we don't let it: its own request parser fetches URLs that it finds in upload fields and
-answers 500 to broken images. So `POST /classify` and `/classify_batch`, which its clients and its Swagger page know, are
-answered by the very handlers below /v1, and BentoML's parser never sees a byte.
+`POST /classify` and `/classify_batch`, which BentoML's clients and platforms know, are answered by the very handlers of
+/v1: the gate takes every request before BentoML's own parser could.
 """
 
+import asyncio
 import os
-import sys
+import threading
 import uuid
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 # BentoML reports usage to its makers unless told otherwise before its first import.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+# One process, one registry. BentoML's folder for several is shared by all servers of a home, and the next one empties it.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import bentoml
 from bentoml.validators import ContentType
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import model
-from service.artifact import ArtifactError, read
-from service.intake import parse_options
-from service.limits import Settings, SettingsError
+from service import lifecycle, logs, model, openapi, protocol
+from service.artifact import ArtifactError
+from service.gate import Gate
+from service.limits import Settings
+from service.options import ClassifyOptions
 from service.pipeline import Pipeline
-from service.routes import application
+from service.routes import CONTRACT
 from service.schemas import Batch, Classification
+from service.serving import Serving
 
 TWINS = {"/classify": "/v1/classify", "/classify_batch": "/v1/classify/batch"}
 
-routes = application()
-
-
-class Twins:
-    """ASGI middleware: BentoML's own routes are answered by their twins below /v1."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (twin := TWINS.get(scope["path"])):
-            scope = {**scope, "path": twin, "raw_path": twin.encode()}
-        await self._app(scope, receive, send)
-
-
-def _settings() -> Settings:
-    return Settings.from_environment(os.environ)
+serving = Serving()
+protocol.install(serving)  # at import, because uvicorn picks its protocol before the service is made
 
 
 @bentoml.service(
     name="graft",
     workers=1,
-    traffic={"timeout": 60},  # a backstop far behind our own deadlines
     http={"host": "127.0.0.1", "port": 3000},
+    metrics={"enabled": False},  # ours are in service.metrics
+    logging={"access": {"enabled": False}},  # ours are in service.logs
 )
-@bentoml.asgi_app(routes, path="/v1")
 class Graft:
     """Classifies images with the package that GRAFT_PACKAGE names."""
 
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Once, before any worker: a package that cannot be served ends the command, not a worker that respawns."""
-        try:
-            read(_settings().package)
-        except (ArtifactError, SettingsError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(3 if isinstance(error, ArtifactError) else 2) from None
+        """Once, in the command: what cannot be served ends it, instead of a worker that is respawned for ever."""
+        lifecycle.check()
 
     def __init__(self) -> None:
-        settings = _settings()
-        loaded = model.load(settings.package, settings.device, settings.image_limits)
-        self._pipeline = routes.state.pipeline = Pipeline(loaded, settings)
+        logs.configure()
+        serving.use(Settings.from_environment(os.environ))
+        # Beside the event loop, so that probes are answered meanwhile.
+        threading.Thread(target=_load, name="loader", daemon=True).start()
+
+    @bentoml.on_startup
+    async def watch(self) -> None:
+        """Once the event loop runs."""
+        lifecycle.announce_stop(serving)
+        self._watching = asyncio.create_task(lifecycle.recycle(serving))
 
     @bentoml.api
-    async def classify(self, image: Annotated[Path, ContentType("image/*")], top_k: int = 5) -> Classification:
+    async def classify(
+        self, image: Annotated[Path, ContentType("image/*")], top_k: int = 5, threshold: float = 0
+    ) -> Classification:
         """The most probable labels of one image."""
-        top_k, warnings = parse_options({"top_k": top_k}, len(self._pipeline.model.manifest.labels))
-        return await self._pipeline.classify(image.read_bytes(), top_k, warnings, uuid.uuid4().hex)
+        options = ClassifyOptions(top_k=top_k, threshold=threshold)
+        return await serving.loaded().classify(image.read_bytes(), options, uuid.uuid4().hex)
 
     @bentoml.api
-    async def classify_batch(self, images: list[Annotated[Path, ContentType("image/*")]], top_k: int = 5) -> Batch:
+    async def classify_batch(
+        self, images: list[Annotated[Path, ContentType("image/*")]], top_k: int = 5, threshold: float = 0
+    ) -> Batch:
         """The most probable labels of several images, or what is wrong with each."""
-        top_k, warnings = parse_options({"top_k": top_k}, len(self._pipeline.model.manifest.labels))
-        encoded = [image.read_bytes() for image in images]
-        return await self._pipeline.classify_many(encoded, top_k, warnings, uuid.uuid4().hex)
+        options = ClassifyOptions(top_k=top_k, threshold=threshold)
+        return await serving.loaded().classify_many([image.read_bytes() for image in images], options, uuid.uuid4().hex)
 
     @bentoml.on_shutdown
     def close(self) -> None:
         """Finishes what was accepted."""
-        self._pipeline.close()
+        self._watching.cancel()
+        if serving.pipeline is not None:
+            serving.pipeline.close()
+
+
+def _load() -> None:
+    """Checks the package, warms the network up, and opens for requests; or ends the service, saying why."""
+    settings = serving.settings
+    try:
+        loaded = model.load(settings.package, settings.device, settings.image_limits)
+        serving.pipeline = Pipeline(loaded, settings, serving.metrics)
+    except ArtifactError as error:
+        lifecycle.fail(str(error))
+    except Exception:  # noqa: BLE001 - whatever it is, a service that will never answer must not look alive
+        logs.logger.exception("the package cannot be loaded")
+        lifecycle.fail("the package cannot be loaded; the reason stands above")
+    else:
+        logs.logger.info("ready", extra={"fields": {"model": loaded.manifest.name, "device": loaded.engine.device}})
 
 
 # The decorator made a bentoml.Service of the class, which type checkers cannot see.
-cast(bentoml.Service[Any], Graft).add_asgi_middleware(Twins)
+cast(bentoml.Service[Any], Graft).add_asgi_middleware(Gate, serving=serving, routes=openapi.table(CONTRACT, TWINS))

@@ -6,6 +6,7 @@ A lane takes whatever waits the moment it is free, so a lone request is never de
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -15,7 +16,15 @@ from service.engine import Engine, Outputs, Pixels
 
 
 class Overloaded(Exception):
-    """The queue is full, or the deadline passed while waiting. Try again in a moment."""
+    """The queue is full, or the deadline passed while waiting. Try again in a moment.
+
+    Attributes:
+        limit: the setting that was hit.
+    """
+
+    def __init__(self, detail: str, limit: str | None = None) -> None:
+        super().__init__(detail)
+        self.limit = limit
 
 
 @dataclass
@@ -32,11 +41,16 @@ class Batcher:
         engine: what computes.
         max_waiting: how many images may wait; one more is refused.
         deadline_s: how long an image may wait before it is dropped uncomputed.
+        observe: told how many images every call of the engine gets.
     """
 
-    def __init__(self, engine: Engine, max_waiting: int, deadline_s: float) -> None:
+    def __init__(
+        self, engine: Engine, max_waiting: int, deadline_s: float, observe: Callable[[int], None] = lambda n_images: None
+    ) -> None:
         self._engine = engine
+        self._observe = observe
         self._closed = False
+        self._since: dict[str, float] = {}  # when each lane that computes has begun
         self._deadline_s = deadline_s
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting)
         self._lanes = [threading.Thread(target=self._run, name=f"lane-{n}", daemon=True) for n in range(engine.lanes)]
@@ -52,13 +66,23 @@ class Batcher:
             Overloaded: at once if the queue is full, or from the future if the deadline passed.
         """
         if self._closed:
-            raise Overloaded("The service is shutting down.")
+            raise Overloaded("The service is stopping.")
         waiting = _Waiting(pixels, time.monotonic() + self._deadline_s)
         try:
             self._waiting.put_nowait(waiting)
         except queue.Full:
-            raise Overloaded(f"{self._waiting.maxsize} images are waiting already.") from None
+            raise Overloaded(f"{self._waiting.maxsize} images are waiting already.", "max_waiting") from None
         return waiting.answer
+
+    @property
+    def depth(self) -> int:
+        """How many images wait."""
+        return self._waiting.qsize()
+
+    @property
+    def computing_s(self) -> float:
+        """How many seconds the oldest call of the engine has lasted; 0 if there is none."""
+        return time.monotonic() - min(list(self._since.values()), default=time.monotonic())
 
     def close(self) -> None:
         """Finishes what waits, then ends the lanes."""
@@ -94,17 +118,29 @@ class Batcher:
         if not waiting.answer.set_running_or_notify_cancel():
             return False
         if time.monotonic() > waiting.deadline:
-            waiting.answer.set_exception(Overloaded("The image waited past its deadline."))
+            waiting.answer.set_exception(Overloaded("The image waited past its deadline.", "queue_deadline_s"))
             return False
         return True
 
     def _compute(self, batch: list[_Waiting]) -> None:
+        lane = threading.current_thread().name
+        self._since[lane] = time.monotonic()
         try:
             outputs = self._engine(np.stack([waiting.pixels for waiting in batch]))
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, and the lane must live on
-            for waiting in batch:
-                waiting.answer.set_exception(error)
+            self._fail(batch, error)
             return
+        finally:
+            del self._since[lane]
+        self._observe(len(batch))
         for index, waiting in enumerate(batch):
             row = slice(index, index + 1)
             waiting.answer.set_result(Outputs(outputs.logits[row], outputs.vectors[row]))
+
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
+        """One image's failure is its own: those that came with it are tried again, each alone."""
+        if len(batch) == 1:
+            batch[0].answer.set_exception(error)
+            return
+        for waiting in batch:
+            self._compute([waiting])

@@ -5,7 +5,7 @@ import binascii
 import json
 import re
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 from starlette.datastructures import UploadFile
@@ -13,161 +13,179 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.limits import Settings
+from service.preprocess import looks_like_image
+from service.problems import Refused
+from service.schemas import PROBLEMS
 
 MOST_OPTIONS = 16
-Options = dict[str, Any]
+MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and nothing else here is nested
+Given = dict[str, Any]
 
 
-class Refused(Exception):
-    """A request that is answered with a problem instead of a result.
+class Uploads:
+    """How many bytes of bodies are in memory: a thousand slow uploads must not fill it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    def take(self, n_bytes: int) -> None:
+        """Makes room, or raises Refused."""
+        if self._held + n_bytes > self._most:
+            raise Refused("overloaded", "Too much is being uploaded at once.", "max_upload_bytes")
+        self._held += n_bytes
+
+    def give_back(self, n_bytes: int) -> None:
+        self._held -= n_bytes
+
+
+class Intake:
+    """One request's body and options.
 
     Attributes:
-        code: a key of `service.schemas.PROBLEMS`.
-        limit: the setting that was hit, if one was.
-        field: the request's field at fault, if one is.
+        held: bytes of the body that are in memory; whoever made this gives them back in the end.
     """
 
-    def __init__(self, code: str, detail: str, limit: str | None = None, field: str | None = None) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.limit = limit
-        self.field = field
+    def __init__(self, request: Request, settings: Settings, uploads: Uploads) -> None:
+        self._request = request
+        self._settings = settings
+        self._uploads = uploads
+        self.held = 0
+
+    async def image(self) -> tuple[bytes, Given]:
+        """The image's bytes, and the options of the query and the body together. Raises Refused."""
+        self._check_encoding()
+        media_type = self._media_type
+        if media_type == "multipart/form-data":
+            images, options = await self._form("image")
+            if len(images) != 1:
+                code = "too_many_files" if images else "missing_image"
+                raise Refused(code, f"Send one file in the field 'image'; there were {len(images)}.", field="image", status=422)
+            encoded = images[0]
+        elif media_type == "application/json":
+            encoded, options = _from_json(await self._body())
+        # curl -T names no type at all, and a wrong image type is so common that only the bytes decide.
+        elif media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
+            encoded, options = await self._body(), {}
+        else:
+            accepted = "image/*, application/octet-stream, multipart/form-data or application/json"
+            raise Refused("unsupported_media_type", f"{media_type} is not accepted; send {accepted}.")
+        return encoded, self._with_query(options)
+
+    async def images(self) -> tuple[list[bytes], Given]:
+        """Every file of the form field `images`, and the options of the query and the form together. Raises Refused."""
+        self._check_encoding()
+        if self._media_type != "multipart/form-data":
+            raise Refused("unsupported_media_type", "Send multipart/form-data with files in the field 'images'.")
+        images, options = await self._form("images")
+        if not images:
+            raise Refused("missing_image", "Send files in the field 'images'; there were none.", field="images")
+        if len(images) > (most := self._settings.max_batch_images):
+            detail = f"There are {len(images)} images; {most} may come at once."
+            raise Refused("too_many_files", detail, "max_batch_images", "images")
+        return images, self._with_query(options)
+
+    def _with_query(self, options: Given) -> Given:
+        return _single([*self._request.query_params.multi_items(), *options.items()])
+
+    @property
+    def _media_type(self) -> str:
+        return self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def _check_encoding(self) -> None:
+        encoding = self._request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Refused("content_encoding", "Compressed bodies are not accepted; images are compressed already.")
+
+    async def _body(self) -> bytes:
+        """The whole body, refused as soon as it is known to be too large or too slow. Holds no work slot meanwhile."""
+        most, deadline_s = self._settings.max_body_bytes, self._settings.read_deadline_s
+        promised = self._request.headers.get("content-length", "")
+        if promised.isdecimal() and int(promised) > most:
+            raise _too_large(most)
+        pieces = []
+        try:
+            with anyio.fail_after(deadline_s):
+                async for piece in self._request.stream():
+                    if self.held + len(piece) > most:
+                        raise _too_large(most)
+                    self._uploads.take(len(piece))
+                    self.held += len(piece)
+                    pieces.append(piece)
+        except TimeoutError:
+            raise Refused("slow_upload", f"The upload took longer than {deadline_s:g} seconds.", "read_deadline_s") from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _form(self, field: str) -> tuple[list[bytes], Given]:
+        """The files of one form field, and every other field as an option."""
+        body = await self._body()
+        parser = MultiPartParser(self._request.headers, _replay(body), max_files=len(body), max_fields=MOST_OPTIONS)
+        parser.spool_max_size = len(body)  # the body is in memory already: no temporary file
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+            raise Refused("bad_multipart", getattr(error, "message", "The form cannot be parsed.")) from None
+        if not body.rstrip().endswith(b"--"):
+            raise Refused("bad_multipart", "The form breaks off before its closing boundary.")
+        items = form.multi_items()
+        images = [value for name, value in items if name == field]
+        for image in images:
+            if not isinstance(image, UploadFile):
+                _refuse_text(image, field)
+        files = [await image.read() for image in images if isinstance(image, UploadFile)]
+        return files, _single([(name, value) for name, value in items if name != field])
 
 
-async def take(request: Request, settings: Settings) -> tuple[bytes, Options]:
-    """The image's bytes, and the options of the query and the body together. Raises Refused."""
-    query = request.query_params.multi_items()
-    encoded, options = await _image(request, settings)
-    return encoded, _single([*query, *options.items()])
+def _refuse_text(text: str, field: str) -> NoReturn:
+    if _URL.match(text):
+        raise Refused("urls_not_accepted", "Images are never fetched; send the file itself.", field=field)
+    raise Refused("missing_image", f"The field {field!r} holds text; send a file.", field=field)
 
 
-async def take_many(request: Request, settings: Settings) -> tuple[list[bytes], Options]:
-    """Every file of the form field `images`, and the options of the query and the form together. Raises Refused."""
-    query = request.query_params.multi_items()
-    if _media_type(request) != "multipart/form-data":
-        raise Refused("unsupported_media_type", "Send multipart/form-data with files in the field 'images'.")
-    images, options = await _form(request, await _read_body(request, settings), "images")
-    if not images:
-        raise Refused("missing_image", "Send files in the field 'images'; there were none.", field="images")
-    if len(images) > settings.max_batch_images:
-        detail = f"There are {len(images)} images; {settings.max_batch_images} may come at once."
-        raise Refused("too_many_files", detail, "max_batch_images", "images")
-    return images, _single([*query, *options.items()])
+# Any scheme, but not data: that is an image after all, if not one that is read here.
+_URL = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
-def parse_options(given: Options, n_labels: int) -> tuple[int, list[str]]:
-    """`top_k` from a request's options, and the warnings that follow from it. Raises Refused."""
-    return _count(given, "top_k", n_labels, f"the model has only {n_labels} labels")
-
-
-def parse_k(given: Options, n_neighbours: int) -> tuple[int, list[str]]:
-    """`k` from a request's options, and the warnings that follow from it. Raises Refused."""
-    return _count(given, "k", n_neighbours, f"the package holds only {n_neighbours} training images")
-
-
-def parse_nothing(given: Options) -> None:
-    """Raises Refused if there are options."""
-    for name in given:
-        raise Refused("unknown_field", f"There is no option {name!r} here; there are none.", field=name)
-
-
-def _count(given: Options, wanted: str, most: int, why: str) -> tuple[int, list[str]]:
-    """A number of things to answer with, 5 unless told otherwise; more than there are become all, with a warning."""
-    for name in given:
-        if name != wanted:
-            raise Refused("unknown_field", f"There is no option {name!r}; there is: {wanted}.", field=name)
-    value = given.get(wanted, 5)
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,18}", str(value)) or int(value) < 1:
-        raise Refused(f"bad_{wanted}", f"{wanted} must be a whole number from 1 to {most}.", field=wanted)
-    if int(value) > most and wanted in given:
-        return most, [f"{wanted}: {why}"]
-    return min(int(value), most), []
-
-
-async def _image(request: Request, settings: Settings) -> tuple[bytes, Options]:
-    """The image's bytes, and whatever options travel in the body."""
-    media_type = _media_type(request)
-    if media_type == "multipart/form-data":
-        images, options = await _form(request, await _read_body(request, settings), "image")
-        if len(images) != 1:
-            code = "too_many_files" if images else "missing_image"
-            raise Refused(code, f"Send one file in the field 'image'; there were {len(images)}.", field="image")
-        return images[0], options
-    if media_type == "application/json":
-        return _from_json(await _read_body(request, settings))
-    # curl -T names no type at all, and a wrong image type is so common that only the bytes decide.
-    if media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
-        return await _read_body(request, settings), {}
-    accepted = "image/*, application/octet-stream, multipart/form-data or application/json"
-    raise Refused("unsupported_media_type", f"{media_type} is not accepted; send {accepted}.")
-
-
-def _media_type(request: Request) -> str:
-    """What the body claims to be. Raises Refused if it is compressed."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refused("unsupported_media_type", "Compressed bodies are not accepted; images are compressed already.")
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def _form(request: Request, body: bytes, field: str) -> tuple[list[bytes], Options]:
-    """The files of one field of a form, and its other fields as options."""
-    # Every file is let in, so that too many are told so; the body is bounded already.
-    parser = MultiPartParser(request.headers, _replay(body), max_files=len(body), max_fields=MOST_OPTIONS)
-    parser.spool_max_size = len(body)  # the body is in memory already: no temporary file
+def _from_json(body: bytes) -> tuple[bytes, Given]:
+    if looks_like_image(body[:16]):
+        raise Refused("unsupported_media_type", "The body is an image, but its Content-Type says that it is JSON.")
+    # Counted first, because parsing a million keys or brackets takes seconds; base64 has neither quotes nor brackets.
+    if body.count(b'"') > 1000 or body.count(b"[") + body.count(b"{") > MOST_NESTED:
+        raise Refused("bad_json", "The body has more fields than there are options.")
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
-        raise Refused("bad_multipart", getattr(error, "message", "The form cannot be parsed.")) from None
-    if not body.rstrip().endswith(b"--"):
-        raise Refused("bad_multipart", "The form breaks off before its closing boundary.")
-    items = form.multi_items()
-    images = [value for name, value in items if name == field]
-    if not all(isinstance(image, UploadFile) for image in images):
-        raise Refused("missing_image", f"The field {field!r} holds text; send a file. URLs are not fetched.", field=field)
-    files = [await image.read() for image in images if isinstance(image, UploadFile)]
-    return files, _single([(name, value) for name, value in items if name != field])
-
-
-def _from_json(body: bytes) -> tuple[bytes, Options]:
-    try:
-        fields = json.loads(body, object_pairs_hook=_single)
+        fields = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise Refused("bad_json", "The body cannot be parsed as JSON.") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         raise Refused("missing_image", 'Send {"image": "<base64>"}.', field="image")
     image = fields.pop("image")
+    if _URL.match(image):
+        _refuse_text(image, "image")
     try:
         return base64.b64decode(image, validate=True), fields
     except (binascii.Error, ValueError):
-        raise Refused("bad_base64", "The field 'image' is not plain base64 (no data: prefix, no URL).", field="image") from None
+        raise Refused("bad_base64", "The field 'image' is not plain base64 (no data: prefix).", field="image") from None
 
 
-def _single(items: list[tuple[str, Any]]) -> Options:
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _single(items: list[tuple[str, Any]]) -> Given:
     """Options by name; one given twice is refused, because guessing which was meant would be wrong half the time."""
-    options = dict(items)
-    if len(options) != len(items):
-        raise Refused("bad_request", "An option was given more than once.")
+    options: Given = {}
+    for name, value in items:
+        if name in options:
+            code = f"bad_{name}" if f"bad_{name}" in PROBLEMS else "unknown_field"
+            raise Refused(code, f"{name} was given more than once.", field=name)
+        options[name] = value
     return options
 
 
-async def _read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body, refused as soon as it is known to be too large or too slow. Holds no work slot meanwhile."""
-    most = settings.max_body_bytes
-    promised = request.headers.get("content-length", "")
-    if promised.isdecimal() and int(promised) > most:
-        raise _too_large(most)
-    pieces, size = [], 0
-    try:
-        with anyio.fail_after(settings.read_deadline_s):
-            async for piece in request.stream():
-                size += len(piece)
-                if size > most:
-                    raise _too_large(most)
-                pieces.append(piece)
-    except TimeoutError:
-        detail = f"The upload took longer than {settings.read_deadline_s:g} seconds."
-        raise Refused("slow_upload", detail, "read_deadline_s") from None
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def _unique(items: list[tuple[str, Any]]) -> Given:
+    if len(fields := dict(items)) != len(items):
+        raise ValueError("a key stands there twice")
+    return fields
 
 
 def _too_large(most: int) -> Refused:

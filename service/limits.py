@@ -3,16 +3,18 @@
 import difflib
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from service.preprocess import ImageLimits
 from service.schemas import Limit
 
 PREFIX = "GRAFT_"
 LATEST = Path("runs/latest/package")
+SHORTEST_KEY = 16  # characters; a shorter one can be guessed
 _ELSEWHERE = {"GRAFT_CACHE"}  # training's; not a setting of a deployment
 
 
@@ -31,8 +33,10 @@ class Settings(BaseModel):
         default=None, description="what callers must send as a bearer token; none: anyone may ask"
     )
     api_key_file: Path | None = Field(default=None, description="a file that holds the key instead")
+    log_requests: bool = Field(default=True, description="whether every request gets a line in the log")
 
     max_body_bytes: int = Field(default=10 * 2**20, gt=0, description="bytes of one request")
+    max_upload_bytes: int = Field(default=256 * 2**20, gt=0, description="bytes of all requests that are in memory together")
     max_header_bytes: int = Field(default=32 * 2**10, gt=0, description="bytes of one request's headers")
     max_pixels: int = Field(default=ImageLimits.max_pixels, gt=0, description="width times height of one image")
     max_side: int = Field(default=ImageLimits.max_side, gt=0, description="pixels of an image's longer side")
@@ -72,8 +76,28 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:  # about several settings at once, such as the key's, whose values are not to be shown
+                raise SettingsError(f"{first['msg'].removeprefix('Value error, ')}.") from None
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise SettingsError(f"{name}={first['input']}: {first['msg']}.") from None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "Settings":
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("GRAFT_API_KEY and GRAFT_API_KEY_FILE are both set; which one counts")
+        if self.key is not None and len(self.key) < SHORTEST_KEY:
+            raise ValueError(f"the key must have at least {SHORTEST_KEY} characters; try: openssl rand -hex 32")
+        return self
+
+    @cached_property
+    def key(self) -> str | None:
+        """What callers must send; None if anyone may ask. Raises ValueError if its file cannot be read."""
+        if self.api_key_file is None:
+            return self.api_key.get_secret_value() if self.api_key else None
+        try:
+            return self.api_key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.api_key_file} cannot be read: {error}") from None
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -1,20 +1,23 @@
-"""One image's road through the service: the decoder's queue, the engine's queue, the answer."""
+"""One image's road: looked at, admitted, decoded, computed, answered. Every queue on it is bounded."""
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from service.batcher import Batcher
+from service.batcher import Batcher, Overloaded
 from service.decoder import Decoder
 from service.engine import Outputs
-from service.intake import Refused
 from service.limits import Settings
-from service.model import Model
+from service.metrics import Metrics
+from service.model import Answer, Model
+from service.options import ClassifyOptions, SimilarOptions
 from service.preprocess import Decoded
-from service.problems import EXPECTED, explained
+from service.problems import EXPECTED, Refused, explained
 from service.schemas import (
     Batch,
     BatchItem,
@@ -26,6 +29,8 @@ from service.schemas import (
     Prediction,
     Similar,
 )
+
+MOST_INVALID = 3  # answers in a row that are no numbers, until the service no longer calls itself ready
 
 R = TypeVar("R")
 
@@ -41,31 +46,67 @@ class _Seen(NamedTuple):
 class Pipeline:
     """The road from one image's bytes to its answer, through the decoder's and the engine's queues."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
         self.model = model
         self.settings = settings
+        self._metrics = metrics
         self._decoder = Decoder(model.decode, max(2, model.engine.lanes), settings.max_waiting)
-        self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s)
+        self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s, metrics.batch_size.observe)
+        self._inside = 0
+        self._invalid = 0
+        self.broken = False
+        metrics.watch("images", lambda: self._inside)
+        metrics.watch("network", lambda: self._batcher.depth)
+        manifest, backbone = model.manifest, model.manifest.backbone.name
+        metrics.tell_model(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=manifest.sha256,
+            backbone=backbone,
+            device=model.engine.device,
+        )
 
-    async def classify(self, encoded: bytes, top_k: int, warnings: list[str], request_id: str) -> Classification:
+    @property
+    def healthy(self) -> bool:
+        """False once the network gives no usable answers, or none at all."""
+        return self._invalid < MOST_INVALID and not self.beyond_repair
+
+    @property
+    def beyond_repair(self) -> bool:
+        """Whether only a new process helps: no memory, or a call of the network that has lasted longer than any answer may."""
+        return self.broken or self._batcher.computing_s > self.settings.answer_deadline_s
+
+    def check_room(self) -> None:
+        """Raises Overloaded if one more image would be sent away: to be asked before its bytes are read."""
+        if self._inside >= self.settings.max_waiting:
+            raise Overloaded(f"{self._inside} images are waiting already.", "max_waiting")
+
+    async def classify(self, encoded: bytes, options: ClassifyOptions, request_id: str) -> Classification:
         """Raises ImageError, Overloaded, or Refused if the network's answer is not finite."""
         seen = await self._seen(encoded)
-        answer = self.model.answer(seen.outputs, top_k)
+        n_labels = len(self.model.manifest.labels)
+        answer = self.model.answer(seen.outputs, min(options.top_k, n_labels))
+        self._count(answer)
+        warnings = _short("top_k", options, n_labels, f"the model has only {n_labels} labels")
         return Classification(
-            predictions=[Prediction(label=label, probability=probability) for label, probability in answer.ranked],
+            predictions=[
+                Prediction(label=label, probability=probability)
+                for label, probability in answer.ranked
+                if probability >= options.threshold
+            ],
             prediction_set=list(answer.prediction_set),
             outlier_score=answer.outlier_score,
             abstain=answer.doubt is not None,
             abstain_reason=answer.doubt,
-            **self._told(seen, warnings, request_id),
+            **self._told(seen.decoded, seen.timing_ms, warnings, request_id),
         )
 
-    async def classify_many(self, images: list[bytes], top_k: int, warnings: list[str], request_id: str) -> Batch:
+    async def classify_many(self, images: list[bytes], options: ClassifyOptions, request_id: str) -> Batch:
         """An answer, or what is wrong, for each image."""
 
         async def one(index: int, encoded: bytes) -> BatchItem:
             try:
-                answer = await self.classify(encoded, top_k, warnings, request_id)
+                answer = await self.classify(encoded, options, request_id)
             except EXPECTED as error:
                 return BatchItem(index=index, error=explained(error, self.settings, request_id))
             return BatchItem(index=index, answer=answer)
@@ -73,42 +114,77 @@ class Pipeline:
         results = await asyncio.gather(*(one(index, encoded) for index, encoded in enumerate(images)))
         return Batch(results=results, request_id=request_id)
 
-    async def embed(self, encoded: bytes, warnings: list[str], request_id: str) -> Embedding:
+    async def embed(self, encoded: bytes, request_id: str) -> Embedding:
         """What the network sees in one image. Raises as `classify` does."""
         seen = await self._seen(encoded)
         vector = seen.outputs.vectors[0].tolist()
-        return Embedding(vector=vector, **self._told(seen, warnings, request_id))
+        return Embedding(vector=vector, **self._told(seen.decoded, seen.timing_ms, [], request_id))
 
-    async def similar(self, encoded: bytes, k: int, warnings: list[str], request_id: str) -> Similar:
+    async def similar(self, encoded: bytes, options: SimilarOptions, request_id: str) -> Similar:
         """The training images that are most like one image. Raises as `classify` does."""
         seen = await self._seen(encoded)
-        labels = self.model.manifest.labels
+        labels, n_known = self.model.manifest.labels, len(self.model.neighbours.paths)
         near = [
             Neighbour(path=path, labels=[labels[label] for label in own], distance=distance)
-            for path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], k)
+            for path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], options.k)
         ]
-        return Similar(neighbours=near, **self._told(seen, warnings, request_id))
+        warnings = _short("k", options, n_known, f"the package holds only {n_known} training images")
+        return Similar(neighbours=near, **self._told(seen.decoded, seen.timing_ms, warnings, request_id))
 
     async def _seen(self, encoded: bytes) -> _Seen:
         """One image through both queues."""
-        begun = time.perf_counter()
-        decoded = await _awaited(self._decoder.submit(encoded))
-        ready = time.perf_counter()
-        outputs = await _awaited(self._batcher.submit(decoded.pixels))
-        done = time.perf_counter()
-        if not (np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all()):
-            raise Refused("model_output_invalid", "The network's answer to this image is not a number.")
+        async with self._place():
+            begun = time.perf_counter()
+            deadline = begun + self.settings.queue_deadline_s
+            decoded = await _begun_by(deadline, self._decoder.submit(encoded))
+            ready = time.perf_counter()
+            outputs = await self._computed(deadline, decoded)
+            done = time.perf_counter()
+        self._metrics.stage_seconds.labels("decode").observe(ready - begun)
+        self._metrics.stage_seconds.labels("network").observe(done - ready)
+        self._check_finite(outputs)
         timing = {"decode": round(1e3 * (ready - begun), 3), "network": round(1e3 * (done - ready), 3)}
         return _Seen(decoded, outputs, timing)
 
-    def _told(self, seen: _Seen, warnings: list[str], request_id: str) -> dict[str, Any]:
+    async def _computed(self, deadline: float, decoded: Decoded) -> Outputs:
+        try:
+            return await _begun_by(deadline, self._batcher.submit(decoded.pixels))
+        except Exception as error:
+            if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's own
+                raise
+            self.broken = True
+            raise Refused("out_of_memory", "There was not enough memory for the network; the service starts anew.") from None
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        self.check_room()
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    def _check_finite(self, outputs: Outputs) -> None:
+        if np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all():
+            self._invalid = 0
+            return
+        self._invalid += 1
+        raise Refused("model_output_invalid", "The network's answer to this image is not a number.")
+
+    def _count(self, answer: Answer) -> None:
+        self._metrics.images.inc()
+        self._metrics.outlier_score.observe(answer.outlier_score)
+        if answer.doubt:
+            self._metrics.abstentions.labels(answer.doubt).inc()
+
+    def _told(self, decoded: Decoded, timing_ms: dict[str, float], warnings: list[str], request_id: str) -> dict[str, Any]:
         """What every answer says beside its own."""
-        manifest, decoded = self.model.manifest, seen.decoded
+        manifest = self.model.manifest
         return {
             "model": ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256),
             "image": ImageFacts(width=decoded.width, height=decoded.height, format=decoded.format),
             "warnings": [*warnings, *decoded.notes],
-            "timing_ms": seen.timing_ms,
+            "timing_ms": timing_ms,
             "request_id": request_id,
         }
 
@@ -118,6 +194,23 @@ class Pipeline:
         self._batcher.close()
 
 
-async def _awaited(promise: Future[R]) -> R:
-    # Awaiting passes a cancellation on, so what a vanished client asked for is not computed if it has not begun.
-    return await asyncio.wrap_future(promise)
+def _short(name: str, options: ClassifyOptions | SimilarOptions, most: int, why: str) -> list[str]:
+    """A warning if more was asked for than there is; the default never is."""
+    return [f"{name}: {why}"] if name in options.model_fields_set and getattr(options, name) > most else []
+
+
+async def _begun_by(deadline: float, promise: Future[R]) -> R:
+    """The result of work that has begun before a moment on time.perf_counter()'s clock. Raises Overloaded if it has not.
+
+    Being cancelled cancels the work, so what a vanished caller asked for is not computed if it has not begun.
+    """
+    work = asyncio.wrap_future(promise)
+    try:
+        return await asyncio.wait_for(asyncio.shield(work), max(0, deadline - time.perf_counter()))
+    except TimeoutError:
+        if promise.cancel():
+            raise Overloaded("The image waited past its deadline.", "queue_deadline_s") from None
+        return await work
+    except asyncio.CancelledError:
+        work.cancel()
+        raise

@@ -1,145 +1,174 @@
-"""The HTTP contract: requests in, `service.schemas` out, every error a problem+json. No arithmetic."""
+"""The HTTP contract as a table: which path takes what and answers what. No arithmetic."""
 
-import json
-import logging
-import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from service.intake import Refused, parse_k, parse_nothing, parse_options, take, take_many
-from service.limits import Settings
-from service.pipeline import Pipeline
-from service.problems import EXPECTED, explained, problem
-from service.schemas import ModelDescription, Problem
+from service import metrics
+from service.intake import Given, Intake
+from service.options import ClassifyOptions, Options, SimilarOptions, parsed
+from service.problems import EXPECTED, Refused, explained
+from service.replies import acceptable, refusal, reply
+from service.schemas import Batch, Classification, Embedding, Labels, Limits, ModelDescription, Similar
+from service.serving import Serving
 
-logger = logging.getLogger("graft")
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def application() -> Starlette:
-    """The routes below /v1. Whoever starts it puts a `Pipeline` into `application.state.pipeline`."""
-    return Starlette(
-        routes=[
-            Route("/classify", Endpoint("POST", classify)),
-            Route("/classify/batch", Endpoint("POST", classify_batch)),
-            Route("/embed", Endpoint("POST", embed)),
-            Route("/similar", Endpoint("POST", similar)),
-            Route("/model", Endpoint("GET", describe_model)),
-            Route("/labels", Endpoint("GET", list_labels)),
-            Route("/limits", Endpoint("GET", list_limits)),
-            Route("/{path:path}", Endpoint("", nothing_here)),
-        ]
-    )
+R = TypeVar("R")
+Handler = Callable[[Request, Serving], Awaitable[Response]]
 
 
-class Endpoint:
-    """One path: its handler for its one method, 405 for every other; and whatever fails becomes a problem.
+@dataclass(frozen=True)
+class Route:
+    """One path: its handler for its one method, 405 for every other; and whatever is refused becomes a problem.
 
-    Args:
-        method: the only one that is possible; "" for any.
+    Attributes:
+        takes: an image, or several, in the body.
+        answer: the model of a JSON answer.
+        kinds: the media types of its answer.
+        open: whether it is answered without the key.
+        shown: whether the OpenAPI document tells of it.
     """
 
-    def __init__(self, method: str, handler: Handler) -> None:
-        self._method = method
-        self._handler = handler
+    path: str
+    method: Literal["GET", "POST"]
+    handler: Handler
+    summary: str
+    takes: Literal["image", "images"] | None = None
+    options: type[Options] = Options
+    answer: type[BaseModel] | None = None
+    kinds: tuple[str, ...] = ("application/json",)
+    open: bool = False
+    shown: bool = True
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        request.state.id = request_id(request)
-        response = await self._answer(request)
-        await response(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Response:
-        if self._method and request.method != self._method:
-            detail = f"{request.method} is not possible here; {self._method} is."
-            response = _refusal(_problem(request, "method_not_allowed", detail))
-            response.headers["Allow"] = self._method
-            return response
+    async def __call__(self, request: Request, serving: Serving) -> Response:
+        methods = ("GET", "HEAD") if self.method == "GET" else ("POST",)
         try:
-            return await self._handler(request)
+            if request.method not in methods:
+                raise Refused("method_not_allowed", f"{request.method} is not possible here; {' or '.join(methods)} is.")
+            if not self.open and acceptable(request.headers.get("accept", ""), self.kinds) is None:
+                raise Refused("not_acceptable", f"The answer is {' or '.join(self.kinds)}, which the Accept header rules out.")
+            return await self.handler(request, serving)
         except EXPECTED as error:
-            return _refusal(explained(error, request.app.state.pipeline.settings, request.state.id))
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it; nginx's word for it keeps it apart from our errors
-        except Exception:
-            logger.exception("request %s failed", request.state.id)
-            return _refusal(_problem(request, "internal", "This is a bug of ours; the request id finds it in the log."))
+            told = explained(error, serving.settings, request.state.id)
+            request.state.code = told.code
+            response = refusal(told)
+            if told.status == 405:
+                response.headers["Allow"] = ", ".join(methods)
+            return response
 
 
-async def classify(request: Request) -> Response:
-    pipeline: Pipeline = request.app.state.pipeline
-    encoded, options = await take(request, pipeline.settings)
-    top_k, warnings = parse_options(options, len(pipeline.model.manifest.labels))
-    return _reply(await pipeline.classify(encoded, top_k, warnings, request.state.id), request)
+async def classify(request: Request, serving: Serving) -> Response:
+    pipeline, (encoded, given) = serving.loaded(), await _taken(request, serving, Intake.image)
+    options = parsed(ClassifyOptions, given)
+    return reply(await _unless_gone(request, serving, pipeline.classify(encoded, options, request.state.id)))
 
 
-async def classify_batch(request: Request) -> Response:
-    pipeline: Pipeline = request.app.state.pipeline
-    images, options = await take_many(request, pipeline.settings)
-    top_k, warnings = parse_options(options, len(pipeline.model.manifest.labels))
-    return _reply(await pipeline.classify_many(images, top_k, warnings, request.state.id), request)
+async def classify_batch(request: Request, serving: Serving) -> Response:
+    pipeline, (images, given) = serving.loaded(), await _taken(request, serving, Intake.images)
+    options = parsed(ClassifyOptions, given)
+    return reply(await _unless_gone(request, serving, pipeline.classify_many(images, options, request.state.id)))
 
 
-async def embed(request: Request) -> Response:
-    pipeline: Pipeline = request.app.state.pipeline
-    encoded, options = await take(request, pipeline.settings)
-    parse_nothing(options)
-    return _reply(await pipeline.embed(encoded, [], request.state.id), request)
+async def embed(request: Request, serving: Serving) -> Response:
+    pipeline, (encoded, given) = serving.loaded(), await _taken(request, serving, Intake.image)
+    parsed(Options, given)
+    return reply(await _unless_gone(request, serving, pipeline.embed(encoded, request.state.id)))
 
 
-async def similar(request: Request) -> Response:
-    pipeline: Pipeline = request.app.state.pipeline
-    encoded, options = await take(request, pipeline.settings)
-    k, warnings = parse_k(options, len(pipeline.model.neighbours.paths))
-    return _reply(await pipeline.similar(encoded, k, warnings, request.state.id), request)
+async def similar(request: Request, serving: Serving) -> Response:
+    pipeline, (encoded, given) = serving.loaded(), await _taken(request, serving, Intake.image)
+    options = parsed(SimilarOptions, given)
+    return reply(await _unless_gone(request, serving, pipeline.similar(encoded, options, request.state.id)))
 
 
-async def describe_model(request: Request) -> Response:
-    pipeline: Pipeline = request.app.state.pipeline
-    manifest = pipeline.model.manifest
-    facts = manifest.model_dump(include=set(ModelDescription.model_fields))
-    return _reply(ModelDescription(**facts, device=pipeline.model.engine.device, drift=pipeline.model.drift), request)
+async def describe_model(request: Request, serving: Serving) -> Response:
+    model = serving.loaded().model
+    facts = model.manifest.model_dump(include=set(ModelDescription.model_fields))
+    return reply(ModelDescription(**facts, device=model.engine.device, drift=model.drift))
 
 
-async def list_labels(request: Request) -> Response:
-    return _json({"labels": request.app.state.pipeline.model.manifest.labels}, request)
+async def list_labels(request: Request, serving: Serving) -> Response:
+    return reply(Labels(labels=serving.loaded().model.manifest.labels))
 
 
-async def list_limits(request: Request) -> Response:
-    settings: Settings = request.app.state.pipeline.settings
-    return _json({"limits": [limit.model_dump() for limit in settings.limits()]}, request)
+async def list_limits(request: Request, serving: Serving) -> Response:
+    return reply(Limits(limits=serving.settings.limits()))
 
 
-async def nothing_here(request: Request) -> Response:
-    raise Refused("not_found", f"There is no {request.scope['path']!r}. See /docs.json for what there is.")
+async def alive(request: Request, serving: Serving) -> Response:
+    if serving.pipeline is not None and serving.pipeline.beyond_repair:
+        raise Refused("not_ready", "The network no longer answers.")
+    return Response("\n", media_type="text/plain")
 
 
-def request_id(request: Request) -> str:
-    """The caller's own X-Request-ID if it is short and printable, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+async def ready(request: Request, serving: Serving) -> Response:
+    if not serving.ready:
+        raise Refused("not_ready", "New requests should go elsewhere.")
+    return Response("\n", media_type="text/plain")
 
 
-def _problem(request: Request, code: str, detail: str) -> Problem:
-    return problem(code, detail, request.app.state.pipeline.settings, request.state.id)
+async def tell_metrics(request: Request, serving: Serving) -> Response:
+    return Response(serving.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
 
-def _refusal(problem: Problem) -> Response:
-    headers = {"X-Request-ID": problem.request_id} | ({"Retry-After": "1"} if problem.status == 503 else {})
-    return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, "application/problem+json")
+async def _taken(request: Request, serving: Serving, take: Callable[[Intake], Awaitable[tuple[R, Given]]]) -> tuple[R, Given]:
+    """What a request brings. A full house says so before it reads."""
+    serving.loaded().check_room()
+    begun = time.perf_counter()
+    try:
+        return await take(Intake(request, serving.settings, serving.uploads))
+    finally:
+        serving.metrics.stage_seconds.labels("read").observe(time.perf_counter() - begun)
 
 
-def _reply(answer: BaseModel, request: Request) -> Response:
-    return Response(answer.model_dump_json(), headers={"X-Request-ID": request.state.id}, media_type="application/json")
+async def _unless_gone(request: Request, serving: Serving, work: Coroutine[Any, Any, R]) -> R:
+    """The outcome of work on a request that has been read; cancelled if its caller hangs up or the deadline passes."""
+    deadline_s = serving.settings.answer_deadline_s
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({working, leaving}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if leaving.done():
+            raise ClientDisconnect
+        raise Refused("deadline", f"There was no answer within {deadline_s:g} seconds.", "answer_deadline_s")
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
-def _json(answer: dict[str, Any], request: Request) -> Response:
-    content = json.dumps(answer, ensure_ascii=False).encode()
-    return Response(content, headers={"X-Request-ID": request.state.id}, media_type="application/json")
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+PROBED = [
+    Route("/livez", "GET", alive, "Whether the process should be kept.", kinds=("text/plain",), open=True),
+    Route("/healthz", "GET", alive, "The same.", kinds=("text/plain",), open=True),
+    Route("/readyz", "GET", ready, "Whether requests should be sent here.", kinds=("text/plain",), open=True),
+]
+CONTRACT = [
+    Route("/v1/classify", "POST", classify, "The most probable labels of one image.", "image", ClassifyOptions, Classification),
+    Route(
+        "/v1/classify/batch",
+        "POST",
+        classify_batch,
+        "The most probable labels of several images, or what is wrong with each.",
+        "images",
+        ClassifyOptions,
+        Batch,
+    ),
+    Route("/v1/embed", "POST", embed, "What the network sees in one image.", "image", Options, Embedding),
+    Route("/v1/similar", "POST", similar, "The training images that are most like one.", "image", SimilarOptions, Similar),
+    Route("/v1/model", "GET", describe_model, "What is served, exactly.", answer=ModelDescription),
+    Route("/v1/labels", "GET", list_labels, "Every label, in the order of the network's outputs.", answer=Labels),
+    Route("/v1/limits", "GET", list_limits, "What a request may be, and the settings that say so.", answer=Limits),
+    Route("/metrics", "GET", tell_metrics, "What an operator watches, in Prometheus' words.", kinds=(metrics.MEDIA_TYPE,)),
+    *PROBED,
+]
+PROBES = frozenset(route.path for route in PROBED)

@@ -15,6 +15,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "not_found": (404, "There is nothing here"),
     "method_not_allowed": (405, "Another method is needed here"),
     "not_acceptable": (406, "No answer of the kind that is wanted"),
+    "slow_headers": (408, "The request took too long to arrive"),
     "slow_upload": (408, "The upload took too long"),
     "body_too_large": (413, "The body is too large"),
     "image_too_large": (413, "The image has too many pixels"),
@@ -43,7 +44,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "internal": (500, "Something broke"),
     "out_of_memory": (503, "There was not enough memory for the network"),
     "overloaded": (503, "Too much to do at once"),
-    "shutting_down": (503, "The service is stopping"),
+    "not_ready": (503, "The service cannot answer yet, or any more"),
     "deadline": (504, "The answer took too long"),
 }
 
@@ -112,6 +113,14 @@ class Limit(BaseModel):
     name: str
     value: int | float
     setting: str = Field(description="the environment variable that changes it")
+
+
+class Labels(BaseModel):
+    labels: tuple[str, ...] = Field(description="in the order of the network's outputs")
+
+
+class Limits(BaseModel):
+    limits: list[Limit]
 
 
 class Problem(BaseModel):

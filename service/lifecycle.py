@@ -1,0 +1,103 @@
+"""How the service starts, fails and stops, where BentoML would respawn for ever or wait for a day.
+
+Two processes: the command `bentoml serve`, and the worker that it starts, which holds the model.
+"""
+
+import asyncio
+import atexit
+import ipaddress
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import click
+
+from service.artifact import ArtifactError, read
+from service.limits import Settings, SettingsError
+from service.logs import logger
+from service.serving import Serving
+
+COMMAND = "_GRAFT_COMMAND"  # the command's process id, for its worker
+UNUSABLE = 3  # the exit code for a package that cannot be served
+NOTICE_S = 1.0  # how long /readyz says no before the doors close, so that a load balancer can look elsewhere
+WATCH_EVERY_S = 1.0
+
+
+def check() -> None:
+    """In the command, before any worker: what can be seen to be wrong ends it now, with the reason.
+
+    Raises:
+        SystemExit: 2 for a setting that is wrong, 3 for a package that cannot be served.
+    """
+    try:
+        settings = Settings.from_environment(os.environ)
+        read(settings.package)
+    except (ArtifactError, SettingsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(UNUSABLE if isinstance(error, ArtifactError) else 2) from None
+    _warn_if_open(settings)
+    _listen_to_worker()
+
+
+def _warn_if_open(settings: Settings) -> None:
+    host = _host()
+    if settings.key is None and host and not ipaddress.ip_address(host).is_loopback:
+        warning = f"WARNING: anybody who can reach {host} may use this service: there is no key. Set GRAFT_API_KEY."
+        print("\n".join(["", "!" * len(warning), warning, "!" * len(warning), ""]), file=sys.stderr, flush=True)
+
+
+def _host() -> str | None:
+    """What --host says; None if it says nothing, which is 127.0.0.1."""
+    context = click.get_current_context(silent=True)
+    return context.params.get("host") if context else None
+
+
+def _listen_to_worker() -> None:
+    """A worker that cannot start tells the command so, by a signal: it would be started again for ever otherwise."""
+
+    def stop(*_: Any) -> None:
+        # As if stopped from outside, and then with an exit code that says why.
+        atexit.register(os._exit, UNUSABLE)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGUSR1, stop)
+    os.environ[COMMAND] = str(os.getpid())
+
+
+def fail(reason: str) -> None:
+    """In the worker: says why it cannot start, and ends the command with it."""
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    if os.environ.get(COMMAND) == str(os.getppid()):
+        os.kill(os.getppid(), signal.SIGUSR1)
+    os._exit(UNUSABLE)
+
+
+def announce_stop(serving: Serving) -> None:
+    """In the worker, once its event loop runs: a signal to stop is known to /readyz before uvicorn closes the doors."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _after_notice(serving, loop, signal.getsignal(number)))
+
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+def _after_notice(serving: Serving, loop: asyncio.AbstractEventLoop, then: Handler) -> Callable[[int, FrameType | None], None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        if serving.draining or not callable(then):
+            return
+        serving.draining = True
+        loop.call_soon_threadsafe(loop.call_later, NOTICE_S, then, number, frame)
+
+    return stop
+
+
+async def recycle(serving: Serving) -> None:
+    """Ends the worker once only a new one helps; the command starts that."""
+    while not (serving.pipeline and serving.pipeline.beyond_repair):
+        await asyncio.sleep(WATCH_EVERY_S)
+    logger.critical("the network no longer answers; starting anew")
+    os._exit(1)

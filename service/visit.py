@@ -1,0 +1,80 @@
+"""One request and its answer on the wire: what came in, what went out, and how a refused upload ends."""
+
+import asyncio
+import time
+import uuid
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+LINGER_S = 2.0  # how long a refused body is still taken off the wire, so that its sender can read why
+
+
+class Visit:
+    """One request, with its id and what is counted of it.
+
+    Attributes:
+        request: its `state` has the `id`, the `code` of the problem it ends with ("ok" if none), and how many bytes of its
+            body are `held` in memory.
+        status: of the answer; 0 until there is one.
+        received: bytes of the body so far.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        state = {"code": "ok", "held": 0}
+        self.request = Request({**scope, "state": state}, self.receive)
+        self.id = state["id"] = request_id(self.request)
+        self.begun = time.perf_counter()
+        self.status = 0
+        self.received = 0
+        headers = self.request.headers
+        self._whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+    async def receive(self) -> Message:
+        """The next piece of the body, counted."""
+        message = await self._receive()
+        self.received += len(message.get("body", b""))
+        self._whole = self._whole or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """A part of somebody else's answer, with our id."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.id.encode())]}
+        await self._send(message)
+
+    async def reply(self, response: Response) -> None:
+        """Sends an answer of ours.
+
+        A body that was refused unread is still taken off the wire for a while before the connection closes: closed at
+        once, most clients report a broken pipe instead of the answer.
+        """
+        self.status = response.status_code
+        response.headers["X-Request-ID"] = self.id
+        if not self._whole:
+            response.headers["Connection"] = "close"
+        await self._send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
+        if not self._whole:
+            await self._send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await self._linger()
+            await self._send({"type": "http.response.body", "body": b""})
+        else:
+            await self._send({"type": "http.response.body", "body": response.body})
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while not self._whole:
+                    await self.receive()
+        except TimeoutError:
+            pass
+
+
+def request_id(request: Request) -> str:
+    """The caller's own X-Request-ID if it is short and printable, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    return given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
