@@ -25,11 +25,9 @@ from service.gate import Gate
 from service.limits import Settings
 from service.options import ClassifyOptions
 from service.pipeline import Pipeline
-from service.routes import CONTRACT
+from service.routes import CONTRACT, TWINS
 from service.schemas import Batch, Classification
 from service.serving import Serving
-
-TWINS = {"/classify": "/v1/classify", "/classify_batch": "/v1/classify/batch"}
 
 serving = Serving()
 protocol.install(serving)  # at import, because uvicorn picks its protocol before the service is made

@@ -123,19 +123,23 @@ class Batcher:
         return True
 
     def _compute(self, batch: list[_Waiting]) -> None:
-        lane = threading.current_thread().name
-        self._since[lane] = time.monotonic()
         try:
-            outputs = self._engine(np.stack([waiting.pixels for waiting in batch]))
+            outputs = self._outputs(batch)
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, and the lane must live on
             self._fail(batch, error)
             return
-        finally:
-            del self._since[lane]
-        self._observe(len(batch))
         for index, waiting in enumerate(batch):
             row = slice(index, index + 1)
             waiting.answer.set_result(Outputs(outputs.logits[row], outputs.vectors[row]))
+
+    def _outputs(self, batch: list[_Waiting]) -> Outputs:
+        lane = threading.current_thread().name
+        self._since[lane] = time.monotonic()
+        try:
+            return self._engine(np.stack([waiting.pixels for waiting in batch]))
+        finally:
+            del self._since[lane]
+            self._observe(len(batch))
 
     def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         """One image's failure is its own: those that came with it are tried again, each alone."""

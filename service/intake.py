@@ -40,17 +40,12 @@ class Uploads:
 
 
 class Intake:
-    """One request's body and options.
-
-    Attributes:
-        held: bytes of the body that are in memory; whoever made this gives them back in the end.
-    """
+    """One request's body and options. How many bytes of it are in memory stands in the request's `state.held`."""
 
     def __init__(self, request: Request, settings: Settings, uploads: Uploads) -> None:
         self._request = request
         self._settings = settings
         self._uploads = uploads
-        self.held = 0
 
     async def image(self) -> tuple[bytes, Given]:
         """The image's bytes, and the options of the query and the body together. Raises Refused."""
@@ -107,10 +102,10 @@ class Intake:
         try:
             with anyio.fail_after(deadline_s):
                 async for piece in self._request.stream():
-                    if self.held + len(piece) > most:
+                    if self._request.state.held + len(piece) > most:
                         raise _too_large(most)
                     self._uploads.take(len(piece))
-                    self.held += len(piece)
+                    self._request.state.held += len(piece)
                     pieces.append(piece)
         except TimeoutError:
             raise Refused("slow_upload", f"The upload took longer than {deadline_s:g} seconds.", "read_deadline_s") from None

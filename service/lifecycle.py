@@ -44,15 +44,22 @@ def check() -> None:
 
 def _warn_if_open(settings: Settings) -> None:
     host = _host()
-    if settings.key is None and host and not ipaddress.ip_address(host).is_loopback:
+    if settings.key is None and not _is_loopback(host):
         warning = f"WARNING: anybody who can reach {host} may use this service: there is no key. Set GRAFT_API_KEY."
         print("\n".join(["", "!" * len(warning), warning, "!" * len(warning), ""]), file=sys.stderr, flush=True)
 
 
-def _host() -> str | None:
-    """What --host says; None if it says nothing, which is 127.0.0.1."""
+def _host() -> str:
+    """What --host says, or else the service itself."""
     context = click.get_current_context(silent=True)
-    return context.params.get("host") if context else None
+    return (context.params.get("host") if context else None) or "127.0.0.1"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # no address at all, which BentoML will say itself
+        return True
 
 
 def _listen_to_worker() -> None:

@@ -93,7 +93,7 @@ class Settings(BaseModel):
     def key(self) -> str | None:
         """What callers must send; None if anyone may ask. Raises ValueError if its file cannot be read."""
         if self.api_key_file is None:
-            return self.api_key.get_secret_value() if self.api_key else None
+            return self.api_key.get_secret_value() if self.api_key is not None else None
         try:
             return self.api_key_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

@@ -172,3 +172,4 @@ CONTRACT = [
     *PROBED,
 ]
 PROBES = frozenset(route.path for route in PROBED)
+TWINS = {"/classify": "/v1/classify", "/classify_batch": "/v1/classify/batch"}  # BentoML's names for them

@@ -6,26 +6,40 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.gate import Gate
 from service.limits import Settings
 from service.model import Model
+from service.openapi import table
 from service.pipeline import Pipeline
-from service.routes import application
+from service.routes import CONTRACT, TWINS
+from service.serving import Serving
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=cut"}
 JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
-def mounted(model: Model, **settings: Any) -> Iterator[Starlette]:
-    """The routes below /v1, as the service mounts them."""
-    routes = application()
-    routes.state.pipeline = Pipeline(model, Settings(**settings))
+def mounted(model: Model | None, **settings: Any) -> Iterator[ASGIApp]:
+    """The service without BentoML: the gate and every route behind it; without a model, one that is still loading."""
+    serving = Serving()
+    serving.use(Settings(**settings))
+    if model is not None:
+        serving.pipeline = Pipeline(model, serving.settings, serving.metrics)
+    app = Gate(_nothing, serving, table(CONTRACT, TWINS))
     try:
-        yield Starlette(routes=[Mount("/v1", routes)])
+        yield app
     finally:
-        routes.state.pipeline.close()
+        if serving.pipeline is not None:
+            serving.pipeline.close()
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Where BentoML would be."""
+    if scope["type"] == "lifespan":
+        return await Starlette()(scope, receive, send)
+    raise AssertionError("nothing but its schema may reach BentoML")
 
 
 def text(encoded: bytes) -> str:

@@ -77,15 +77,60 @@ def test_every_limit_is_shown_with_its_value_and_its_variable():
     settings = Settings(max_body_bytes=1000, queue_deadline_s=1.5)
     assert [(limit.name, limit.value, limit.setting) for limit in settings.limits()] == [
         ("max_body_bytes", 1000, "GRAFT_MAX_BODY_BYTES"),
+        ("max_upload_bytes", 268_435_456, "GRAFT_MAX_UPLOAD_BYTES"),
+        ("max_header_bytes", 32_768, "GRAFT_MAX_HEADER_BYTES"),
         ("max_pixels", 64_000_000, "GRAFT_MAX_PIXELS"),
         ("max_side", 16_384, "GRAFT_MAX_SIDE"),
         ("max_aspect", 50, "GRAFT_MAX_ASPECT"),
+        ("max_scans", 100, "GRAFT_MAX_SCANS"),
+        ("max_decode_bytes", 1_073_741_824, "GRAFT_MAX_DECODE_BYTES"),
         ("max_waiting", 128, "GRAFT_MAX_WAITING"),
+        ("max_explanations", 4, "GRAFT_MAX_EXPLANATIONS"),
         ("max_batch_images", 16, "GRAFT_MAX_BATCH_IMAGES"),
-        ("queue_deadline_s", 1.5, "GRAFT_QUEUE_DEADLINE_S"),
+        ("header_deadline_s", 10, "GRAFT_HEADER_DEADLINE_S"),
         ("read_deadline_s", 20, "GRAFT_READ_DEADLINE_S"),
+        ("queue_deadline_s", 1.5, "GRAFT_QUEUE_DEADLINE_S"),
+        ("decode_deadline_s", 5, "GRAFT_DECODE_DEADLINE_S"),
+        ("answer_deadline_s", 15, "GRAFT_ANSWER_DEADLINE_S"),
+        ("drain_deadline_s", 15, "GRAFT_DRAIN_DEADLINE_S"),
     ]
 
 
+KEY = "a key of enough characters"
+
+
+def test_a_key_comes_from_the_environment_and_is_never_shown():
+    settings = Settings.from_environment({"GRAFT_API_KEY": KEY})
+    assert settings.key == KEY
+    assert KEY not in repr(settings) + str(settings.limits()) + settings.model_dump_json()
+
+
+def test_a_key_comes_from_a_file_without_its_line_end(tmp_path):
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    assert Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "key")}).key == KEY
+
+
+def test_no_key_means_that_anybody_may_ask():
+    assert Settings().key is None
+
+
+@pytest.mark.parametrize("key", ["", "short", "x" * 15])
+def test_a_key_that_can_be_guessed_is_refused_without_being_told(key):
+    with pytest.raises(SettingsError, match="at least 16 characters") as caught:
+        Settings.from_environment({"GRAFT_API_KEY": key})
+    assert not key or key not in str(caught.value)
+
+
+def test_a_key_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="nothing cannot be read"):
+        Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "nothing")})
+
+
+def test_two_keys_are_refused(tmp_path):
+    (tmp_path / "key").write_text(KEY)
+    with pytest.raises(SettingsError, match="both set"):
+        Settings.from_environment({"GRAFT_API_KEY": KEY, "GRAFT_API_KEY_FILE": str(tmp_path / "key")})
+
+
 def test_images_are_judged_by_the_settings():
-    assert Settings(max_pixels=1, max_side=2, max_aspect=3).image_limits == ImageLimits(1, 2, 3)
+    assert Settings(max_pixels=1, max_side=2, max_aspect=3, max_scans=4).image_limits == ImageLimits(1, 2, 3, 4)
