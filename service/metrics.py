@@ -34,7 +34,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series beside each, which no query here needs
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, which no query here needs
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter("graft_requests", "Requests answered", ["route", "status", "code"], registry=registry)
