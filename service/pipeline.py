@@ -44,7 +44,14 @@ class Pipeline:
     def __init__(self, model: Model, settings: Settings) -> None:
         self.model = model
         self.settings = settings
-        self._decoder = Decoder(model.decode, max(2, model.engine.lanes), settings.max_waiting)
+        self._decoder = Decoder(
+            model.manifest.preprocessing,
+            settings.image_limits,
+            workers=max(2, model.engine.lanes),
+            max_waiting=settings.max_waiting,
+            deadline_s=settings.decode_deadline_s,
+            max_bytes=settings.max_decode_bytes,
+        )
         self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s)
 
     async def classify(self, encoded: bytes, top_k: int, warnings: list[str], request_id: str) -> Classification:
