@@ -13,9 +13,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.limits import Settings
-from service.preprocess import looks_like_image
 from service.problems import Refused
 from service.schemas import PROBLEMS
+from service.sniff import kind
 
 MOST_OPTIONS = 16
 MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and nothing else here is nested
@@ -142,7 +142,7 @@ _URL = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def _from_json(body: bytes) -> tuple[bytes, Given]:
-    if looks_like_image(body[:16]):
+    if kind(body[:18]):
         raise Refused("unsupported_media_type", "The body is an image, but its Content-Type says that it is JSON.")
     # Counted first, because parsing a million keys or brackets takes seconds; base64 has neither quotes nor brackets.
     if body.count(b'"') > 1000 or body.count(b"[") + body.count(b"{") > MOST_NESTED:

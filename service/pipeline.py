@@ -29,6 +29,7 @@ from service.schemas import (
     Prediction,
     Similar,
 )
+from service.sniff import check, sniff
 
 MOST_INVALID = 3  # answers in a row that are no numbers, until the service no longer calls itself ready
 
@@ -50,12 +51,20 @@ class Pipeline:
         self.model = model
         self.settings = settings
         self._metrics = metrics
-        self._decoder = Decoder(model.decode, max(2, model.engine.lanes), settings.max_waiting)
+        self._decoder = Decoder(
+            model.manifest.preprocessing,
+            model.limits,
+            max(2, model.engine.lanes),
+            settings.max_waiting,
+            settings.decode_deadline_s,
+            settings.max_decode_bytes,
+        )
         self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s, metrics.batch_size.observe)
         self._inside = 0
         self._invalid = 0
         self.broken = False
         metrics.watch("images", lambda: self._inside)
+        metrics.watch("decode", lambda: self._decoder.depth)
         metrics.watch("network", lambda: self._batcher.depth)
         manifest, backbone = model.manifest, model.manifest.backbone.name
         metrics.tell_model(
@@ -132,7 +141,8 @@ class Pipeline:
         return Similar(neighbours=near, **self._told(seen.decoded, seen.timing_ms, warnings, request_id))
 
     async def _seen(self, encoded: bytes) -> _Seen:
-        """One image through both queues."""
+        """One image through both queues, once its header was judged."""
+        check(sniff(encoded), self.model.limits)
         async with self._place():
             begun = time.perf_counter()
             deadline = begun + self.settings.queue_deadline_s

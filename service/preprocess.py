@@ -1,7 +1,9 @@
 """Encoded bytes in, the network's pixels out. Training and service both call this; there is no second way.
 
-Cheap checks come before dear ones: the header's claims are judged before a single pixel is decoded.
+Cheap checks come before dear ones: the header's claims are judged before Pillow sees a single byte.
 """
+
+from __future__ import annotations
 
 import io
 import math
@@ -9,20 +11,26 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from service.artifact import Preprocessing
+from service.sniff import FORMATS, Header, ImageError, ImageLimits, check, sniff
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+if TYPE_CHECKING:  # pydantic would double the time that a decoding process takes to start
+    from service.artifact import Preprocessing
+
+__all__ = ["FORMATS", "Decoded", "Glance", "ImageError", "ImageLimits", "decode", "dimensions", "glance", "shrink"]
+
 EXIF_ORIENTATION = 0x0112
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+STRIP_PIXELS = 2**22  # that are converted to RGB at once
 
 # Half a picture is not a picture: a cut file must be refused, not filled with grey.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# `_check_header` is the limit, and says so in our words.
+# `service.sniff` is the limit, and says so in our words.
 Image.MAX_IMAGE_PIXELS = None
 
 _FILTERS = {
@@ -39,30 +47,6 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class ImageError(ValueError):
-    """This file cannot be classified, for a reason fit to show to whoever sent it.
-
-    Attributes:
-        code: a stable slug, as listed in `service.schemas`.
-        limit: the name of the limit that was hit, if one was.
-    """
-
-    def __init__(self, code: str, detail: str, limit: str | None = None) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.limit = limit
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What an image may claim to be. The same in training and service, so the network never meets what is refused."""
-
-    max_pixels: int = 64_000_000
-    max_side: int = 16_384
-    max_aspect: int = 50
-    max_scans: int = 100
 
 
 @dataclass(frozen=True)
@@ -91,10 +75,12 @@ def decode(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = I
     """
     with _opened(encoded, limits) as image:
         orientation, (width, height) = _orientation(image), image.size
-        pixels = _fitted(image, preprocessing, orientation)
+        _draft(image, preprocessing)
+        picture, invisible = _rgb(image)
+        pixels = np.asarray(_fitted(picture, preprocessing, orientation))
         if orientation >= 5:
             width, height = height, width
-        return Decoded(np.asarray(pixels), width, height, str(image.format), _notes(image))
+        return Decoded(pixels, width, height, str(image.format), _notes(image, (width, height), invisible))
 
 
 @dataclass(frozen=True)
@@ -132,12 +118,13 @@ def glance(encoded: bytes, side: int, limits: ImageLimits = ImageLimits()) -> Gl
     with _opened(encoded, limits) as image:
         orientation, mode, (width, height) = _orientation(image), image.mode, image.size
         image.draft(None, (2 * side, 2 * side))
-        full = _rgb(image)
+        full, invisible = _rgb(image)
         pixels = np.asarray(_upright(full.resize((side, side), Image.Resampling.BOX, reducing_gap=2.0), orientation))
         if orientation >= 5:
             width, height = height, width
         transparent, filled = image.has_transparency_data, image.format == "JPEG" and _ends_in_grey(full)
-        return Glance(pixels, width, height, str(image.format), mode, orientation, transparent, filled, _notes(image))
+        notes = _notes(image, (width, height), invisible)
+        return Glance(pixels, width, height, str(image.format), mode, orientation, transparent, filled, notes)
 
 
 def dimensions(encoded: bytes, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
@@ -157,64 +144,37 @@ def shrink(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = I
         scale = preprocessing.resize / min(image.size)
         size = (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9))
         _draft(image, preprocessing)
-        small = _rgb(image).resize(size, _FILTERS[preprocessing.interpolation])
-        return np.asarray(_upright(small, orientation))
+        picture, _ = _rgb(image)
+        return np.asarray(_upright(picture.resize(size, _FILTERS[preprocessing.interpolation]), orientation))
 
 
 @contextmanager
 def _opened(encoded: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """The image, its header checked; whatever Pillow raises meanwhile becomes an `ImageError`."""
-    if not encoded:
-        raise ImageError("empty_image", "The image has no bytes.")
+    header = sniff(encoded)
+    check(header, limits)
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise _unidentified(encoded) from None
-    except _DAMAGE as error:
-        raise ImageError("corrupt_image", f"The image's header is damaged: {error}.") from None
-    _check_header(image, limits)
-    try:
-        with image:
+        with Image.open(io.BytesIO(encoded), formats=[header.format]) as image:
+            _agree(image, header)
             yield image
     except ImageError:
         raise
+    except UnidentifiedImageError:
+        raise ImageError("corrupt_image", "The image's header is damaged.") from None
     except _DAMAGE as error:
         raise ImageError("corrupt_image", f"The image is damaged or cut off: {error}.") from None
 
 
 # Pillow raises SyntaxError on some broken PNGs, and IndexError or struct.error on broken tables inside other files.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 
 
-def looks_like_image(head: bytes) -> bool:
-    """Whether the first 16 bytes are those of an accepted format."""
-    webp = head.startswith(b"RIFF") and head[8:12] in (b"WEBP", b"")
-    bmp = head.startswith(b"BM") and head[6:10] in (b"\0\0\0\0", b"")
-    return head.startswith(_MAGIC) or webp or bmp
-
-
-def _unidentified(encoded: bytes) -> ImageError:
-    if looks_like_image(encoded):
-        return ImageError("corrupt_image", "The image's header is damaged or cut off.")
-    if encoded[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-        return ImageError("unsupported_format", "HEIC is not supported: convert to JPEG.")
-    return ImageError("unsupported_format", f"This is not an image of an accepted kind ({', '.join(FORMATS)}).")
-
-
-def _check_header(image: Image.Image, limits: ImageLimits) -> None:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise ImageError("corrupt_image", f"The image claims to be {width}x{height} pixels.")
-    if width * height > limits.max_pixels:
-        detail = f"The image is {width}x{height} pixels; the most is {limits.max_pixels:,} in all."
-        raise ImageError("image_too_large", detail, "max_pixels")
-    if max(width, height) / min(width, height) > limits.max_aspect:
-        detail = f"The image is {width}x{height} pixels; the longer side may be {limits.max_aspect} times the shorter."
-        raise ImageError("bad_aspect", detail, "max_aspect")
-    if max(width, height) > limits.max_side:
-        detail = f"The image is {width}x{height} pixels; the longest side allowed is {limits.max_side:,}."
-        raise ImageError("image_too_large", detail, "max_side")
+def _agree(image: Image.Image, header: Header) -> None:
+    """A file that two readers read differently was made to fool one of them."""
+    if image.size != (header.width, header.height):
+        raise ImageError("corrupt_image", f"The image claims to be {header.width}x{header.height} pixels, but is not.")
+    # Pillow calls it MPO if more pictures follow, as in many a phone's; the first is a JPEG like any other.
+    image.format = header.format
 
 
 def _orientation(image: Image.Image) -> int:
@@ -234,40 +194,59 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_ORIENTATIONS[orientation]) if orientation in _ORIENTATIONS else image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, by one rule for every mode."""
+def _rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The picture in RGB, by one rule for every mode; and whether every pixel of it is fully transparent.
+
+    Some rows at a time: on its way a pixel takes up to five times its own memory.
+    """
+    if image.mode in ("I", "F"):
+        raise ImageError("unsupported_mode", "Images of 32-bit numbers are not supported: save as 8 or 16 bit.")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image, False
+    (width, height), invisible = image.size, True
+    n_rows = max(1, STRIP_PIXELS // width)
+    if height <= n_rows:
+        return _rgb_at_once(image)
+    picture = Image.new("RGB", image.size)
+    for top in range(0, height, n_rows):
+        box = (0, top, width, min(top + n_rows, height))
+        strip, unseen = _rgb_at_once(image.crop(box))
+        picture.paste(strip, box)
+        invisible = invisible and unseen
+    return picture, invisible
+
+
+def _rgb_at_once(image: Image.Image) -> tuple[Image.Image, bool]:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
         # Pillow's own conversion clips 16 bits to white instead of scaling them.
         grey = (np.asarray(image, dtype=np.float32) / 257 + 0.5).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ImageError("unsupported_mode", "Images of 32-bit numbers are not supported: save as 8 or 16 bit.")
+        return Image.fromarray(grey).convert("RGB"), False
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKGROUND, 255)), layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        background = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(background, layer).convert("RGB"), layer.getbbox(alpha_only=True) is None
+    return image.convert("RGB"), False
 
 
-def _fitted(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
+def _fitted(picture: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
     """The square that the network sees.
 
     Turning upright comes after resampling: it commutes with every centred fit, and turning a small square is cheap.
     For the same reason resizing and cropping are one resampling of just the part that is kept.
     """
     crop, resampling = preprocessing.crop, _FILTERS[preprocessing.interpolation]
-    _draft(image, preprocessing)
-    width, height = image.size
+    width, height = picture.size
     if preprocessing.fit == "letterbox":
         # Turned before it is laid on the square: an odd margin is wider on one side.
-        small = _upright(ImageOps.contain(_rgb(image), (crop, crop), resampling), orientation)
+        small = _upright(ImageOps.contain(picture, (crop, crop), resampling), orientation)
         square = Image.new("RGB", (crop, crop), BACKGROUND)
         square.paste(small, ((crop - small.width) // 2, (crop - small.height) // 2))
         return square
     if preprocessing.fit == "squash":
-        return _upright(_rgb(image).resize((crop, crop), resampling), orientation)
+        return _upright(picture.resize((crop, crop), resampling), orientation)
     side = min(width, height) * crop / preprocessing.resize
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    return _upright(_rgb(image).resize((crop, crop), resampling, box=box), orientation)
+    return _upright(picture.resize((crop, crop), resampling, box=box), orientation)
 
 
 def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
@@ -285,11 +264,13 @@ def _ends_in_grey(image: Image.Image) -> bool:
     return bool((last == 128).all())
 
 
-def _notes(image: Image.Image) -> tuple[str, ...]:
+def _notes(image: Image.Image, size: tuple[int, int], invisible: bool) -> tuple[str, ...]:
     notes = []
-    # Not n_frames: that walks every frame of the file.
-    if getattr(image, "is_animated", False):
+    # Not n_frames: that walks every frame of the file. What follows a JPEG are no frames of it.
+    if image.format != "JPEG" and getattr(image, "is_animated", False):
         notes.append("animated: first frame used")
-    if min(image.size) < 16:
+    if min(size) < 16:
         notes.append("tiny: fewer than 16 pixels on a side")
+    if invisible:
+        notes.append("transparent: every pixel is fully transparent")
     return tuple(notes)

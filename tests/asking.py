@@ -1,6 +1,7 @@
 """What the tests of the routes share: the routes mounted, ways to spell a request, and what every problem must have."""
 
 import base64
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.engine import Outputs, Pixels
 from service.gate import Gate
 from service.limits import Settings
 from service.model import Model
@@ -17,7 +19,25 @@ from service.routes import CONTRACT, TWINS
 from service.serving import Serving
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=cut"}
+PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
 JSON = {"Content-Type": "application/json"}
+
+
+class HeldEngine:
+    """A network that answers only once `go` is set."""
+
+    device, lanes, max_batch = "cpu", 1, 1
+
+    def __init__(self, model: Model) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.calls = 0
+        self._engine = model.engine
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        self.calls += 1
+        self.begun.set()
+        assert self.go.wait(PATIENCE)
+        return self._engine(batch)
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from asking import mounted, problem
+from asking import PATIENCE, HeldEngine, mounted, problem
 from starlette.testclient import TestClient
 
 from service.engine import Outputs, Pixels
@@ -17,26 +16,8 @@ from service.logs import JsonFormatter
 from service.model import Model
 
 KEY = "correct horse battery staple"
-PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
 GUARDED = ["/v1/model", "/v1/labels", "/v1/limits", "/metrics", "/docs.json", "/nothing", "/v1/nothing", "/schema.json"]
 OPEN = ["/livez", "/healthz", "/readyz"]
-
-
-class HeldEngine:
-    """A network that answers only once `go` is set."""
-
-    device, lanes, max_batch = "cpu", 1, 1
-
-    def __init__(self, model: Model) -> None:
-        self.begun, self.go = threading.Event(), threading.Event()
-        self.calls = 0
-        self._engine = model.engine
-
-    def __call__(self, batch: Pixels) -> Outputs:
-        self.calls += 1
-        self.begun.set()
-        assert self.go.wait(PATIENCE)
-        return self._engine(batch)
 
 
 @pytest.fixture(scope="module")

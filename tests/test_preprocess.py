@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from service.artifact import Preprocessing
-from service.preprocess import EXIF_ORIENTATION, ImageError, ImageLimits, decode, dimensions, looks_like_image, shrink
+from service.preprocess import EXIF_ORIENTATION, ImageError, ImageLimits, decode, dimensions, shrink
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 FITS = ["crop", "squash", "letterbox"]
@@ -414,13 +414,3 @@ def test_dimensions_need_no_pixels():
 def test_dimensions_of_a_bomb_are_refused():
     with pytest.raises(ImageError, match="60000x60000"):
         dimensions(png(60_000, 60_000))
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_an_image_looks_like_one(encode, photo, format):
-    assert looks_like_image(encode(photo, format)[:16])
-
-
-@pytest.mark.parametrize("head", [b"", b"hello", b"PK\x03\x04", b"%PDF", b"II*\0"])
-def test_other_files_do_not_look_like_images(head):
-    assert not looks_like_image(head)

@@ -3,24 +3,21 @@
 import asyncio
 import io
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from asking import BOUNDARY, JSON, form, mounted, problem, text
+from asking import BOUNDARY, JSON, PATIENCE, HeldEngine, form, mounted, problem, text
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from service.engine import Outputs, Pixels
 from service.limits import Settings
-from service.model import Model
-from service.preprocess import Decoded
+from service.model import Answer, Model
 
-PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
 EVERY_PATH = [("POST", f"/v1/{name}") for name in ("classify", "classify/batch", "embed", "similar")] + [
     ("GET", "/v1/model"),
     ("GET", "/v1/labels"),
@@ -38,21 +35,8 @@ class BrokenEngine:
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 8), np.float32))
 
 
-class HeldModel(Model):
-    """Decodes only once `go` is set."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__(model.artifact, model.engine)
-        self.begun, self.go = threading.Event(), threading.Event()
-
-    def decode(self, encoded: bytes) -> Decoded:
-        self.begun.set()
-        assert self.go.wait(PATIENCE)
-        return super().decode(encoded)
-
-
 class BuggyModel(Model):
-    def decode(self, encoded: bytes) -> Decoded:
+    def answer(self, outputs: Outputs, top_k: int) -> Answer:
         raise KeyError("/secret/path")
 
 
@@ -485,8 +469,12 @@ def test_a_caller_who_hangs_up_is_no_error_of_ours(model, shirt, caplog):
 
 
 def test_more_images_than_may_wait_are_sent_away(model, shirt):
-    held = HeldModel(model)
-    with mounted(held, max_waiting=1) as app, TestClient(app) as client, ThreadPoolExecutor(1) as elsewhere:
+    held = HeldEngine(model)
+    with (
+        mounted(Model(model.artifact, held), max_waiting=1) as app,
+        TestClient(app) as client,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
         first = elsewhere.submit(client.post, "/v1/classify", content=shirt)
         try:
             assert held.begun.wait(PATIENCE)
@@ -500,8 +488,12 @@ def test_more_images_than_may_wait_are_sent_away(model, shirt):
 
 
 def test_an_overloaded_service_still_tells_its_limits(model, shirt):
-    held = HeldModel(model)
-    with mounted(held, max_waiting=1) as app, TestClient(app) as client, ThreadPoolExecutor(1) as elsewhere:
+    held = HeldEngine(model)
+    with (
+        mounted(Model(model.artifact, held), max_waiting=1) as app,
+        TestClient(app) as client,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
         elsewhere.submit(client.post, "/v1/classify", content=shirt)
         try:
             assert held.begun.wait(PATIENCE)

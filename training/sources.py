@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from service.preprocess import looks_like_image
+from service.sniff import kind
 from training.archives import Archive
 from training.mishaps import MAX_FILE_BYTES, DatasetError, Mishaps
 from training.names import SUFFIXES, hidden, is_unicode, suffix, within
@@ -74,7 +74,7 @@ class Source:
         """Whether a file is an image by its name or by its first bytes, and not hidden."""
         if any(map(hidden, path.split("/"))):
             return False
-        return suffix(path) in SUFFIXES or _looks_foreign(head := self.head(path)) or looks_like_image(head)
+        return suffix(path) in SUFFIXES or _looks_foreign(head := self.head(path)) or kind(head) is not None
 
     def names(self, mishaps: Mishaps | None = None, follow_links: bool = False) -> Iterator[tuple[str, int]]:
         """Every file's path below the root, and its size in bytes where that is free to know, else 0."""
