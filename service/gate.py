@@ -24,11 +24,15 @@ HUNG_UP = 499  # nobody reads it; nginx's word for it keeps it apart from our er
 
 
 class Gate:
-    """ASGI middleware in front of BentoML."""
+    """ASGI middleware in front of BentoML.
+
+    Attributes:
+        serving: who answers.
+    """
 
     def __init__(self, app: ASGIApp, serving: Serving, routes: Mapping[str, Route]) -> None:
         self._bentoml = app
-        self._serving = serving
+        self.serving = serving
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,7 +50,7 @@ class Gate:
             elif scope["path"] in BENTOML_PATHS:
                 await self._bentoml(scope, receive, visit.send)
             else:
-                await visit.reply(await self._routes[scope["path"]](visit.request, self._serving))
+                await visit.reply(await self._routes[scope["path"]](visit.request, self.serving))
         except ClientDisconnect:
             visit.status = HUNG_UP
         except Exception:
@@ -57,14 +61,14 @@ class Gate:
                 self._refusal(visit.request, "internal", "This is a bug of ours; the request id finds it in the log.")
             )
         finally:
-            self._serving.uploads.give_back(visit.request.state.held)
+            self.serving.uploads.give_back(visit.request.state.held)
             self._tell(visit)
 
     def _check(self, request: Request) -> Response | None:
         """What is answered to a request that comes without the key, or leads nowhere."""
         path = request.scope["path"]
         route = self._routes.get(path)
-        if not (route and route.open) and not self._serving.admits(request.headers.get("authorization", "")):
+        if not (route and route.open) and not self.serving.admits(request.headers.get("authorization", "")):
             return self._refusal(request, "unauthorized", "Send the header `Authorization: Bearer KEY`.")
         if route is None and path not in BENTOML_PATHS:
             return self._refusal(request, "not_found", f"There is no {path!r}. See /docs.json for what there is.")
@@ -72,16 +76,16 @@ class Gate:
 
     def _refusal(self, request: Request, code: str, detail: str) -> Response:
         request.state.code = code
-        return refusal(problem(code, detail, self._serving.settings, request.state.id))
+        return refusal(problem(code, detail, self.serving.settings, request.state.id))
 
     def _tell(self, visit: Visit) -> None:
         """Counts and logs a request. By route, not by path: there is no end of paths."""
         path, code = visit.request.scope["path"], visit.request.state.code
         route = path if path in self._routes or path in BENTOML_PATHS else "other"
         seconds = time.perf_counter() - visit.begun
-        self._serving.metrics.requests.labels(route, visit.status, code).inc()
-        self._serving.metrics.request_seconds.labels(route).observe(seconds)
-        if self._serving.settings.log_requests and path not in PROBES:
+        self.serving.metrics.requests.labels(route, visit.status, code).inc()
+        self.serving.metrics.request_seconds.labels(route).observe(seconds)
+        if self.serving.settings.log_requests and path not in PROBES:
             fields = {
                 "request_id": visit.id,
                 "method": visit.request.method,

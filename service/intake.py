@@ -20,6 +20,7 @@ from service.sniff import kind
 MOST_OPTIONS = 16
 MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and nothing else here is nested
 Given = dict[str, Any]
+Givens = tuple[Given, Given]  # options of the query, and of the body
 
 
 class Uploads:
@@ -47,8 +48,8 @@ class Intake:
         self._settings = settings
         self._uploads = uploads
 
-    async def image(self) -> tuple[bytes, Given]:
-        """The image's bytes, and the options of the query and the body together. Raises Refused."""
+    async def image(self) -> tuple[bytes, Givens]:
+        """The image's bytes, and the options: the query's, and the body's, which count more. Raises Refused."""
         self._check_encoding()
         media_type = self._media_type
         if media_type == "multipart/form-data":
@@ -67,8 +68,8 @@ class Intake:
             raise Refused("unsupported_media_type", f"{media_type} is not accepted; send {accepted}.")
         return encoded, self._with_query(options)
 
-    async def images(self) -> tuple[list[bytes], Given]:
-        """Every file of the form field `images`, and the options of the query and the form together. Raises Refused."""
+    async def images(self) -> tuple[list[bytes], Givens]:
+        """Every file of the form field `images`, and the options: the query's, and the form's. Raises Refused."""
         self._check_encoding()
         if self._media_type != "multipart/form-data":
             raise Refused("unsupported_media_type", "Send multipart/form-data with files in the field 'images'.")
@@ -80,8 +81,8 @@ class Intake:
             raise Refused("too_many_files", detail, "max_batch_images", "images")
         return images, self._with_query(options)
 
-    def _with_query(self, options: Given) -> Given:
-        return _single([*self._request.query_params.multi_items(), *options.items()])
+    def _with_query(self, options: Given) -> Givens:
+        return _single(self._request.query_params.multi_items()), options
 
     @property
     def _media_type(self) -> str:

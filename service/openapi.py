@@ -94,7 +94,8 @@ def _options(options: type[Options]) -> dict[str, Schema]:
 
 def _parameter(name: str, schema: Schema) -> Schema:
     plain = {key: value for key, value in schema.items() if key not in ("title", "description")}
-    return {"name": name, "in": "query", "description": schema["description"], "schema": _without_null(plain)}
+    description = f"{schema['description']}; the same field of the body counts more"
+    return {"name": name, "in": "query", "description": description, "schema": _without_null(plain)}
 
 
 def _without_null(schema: Schema) -> Schema:
@@ -109,8 +110,7 @@ def _without_null(schema: Schema) -> Schema:
 def _bodies(route: Route) -> Schema:
     options = {name: _without_null(dict(schema)) for name, schema in _options(route.options).items()}
     if route.takes == "images":
-        most = Settings.model_fields["max_batch_images"].default
-        images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": most}
+        images = {"type": "array", "items": BINARY, "minItems": 1, "description": "at most max_batch_images of /v1/limits"}
         return {"multipart/form-data": {"schema": _fields("images", images, options)}}
     text = {"type": "string", "format": "byte", "description": "base64, without a data: prefix"}
     return {

@@ -10,7 +10,7 @@ from service.problems import Refused
 
 def _whole(value: object) -> object:
     """Digits, or an integer; JSON's true is none, although Python's bool is an int."""
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,18}", str(value)):
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,4000}", str(value)):
         raise ValueError("must be a whole number")
     return int(str(value))
 
@@ -58,8 +58,18 @@ class ExplainOptions(Options):
 Kind = TypeVar("Kind", bound=Options)
 
 
-def parsed(kind: type[Kind], given: dict[str, Any]) -> Kind:
-    """The options of a request. Raises Refused with the option's name for one that is unknown or cannot be used."""
+def parsed(kind: type[Kind], *givens: dict[str, Any]) -> Kind:
+    """The options of a request; what is given later counts more.
+
+    Raises:
+        Refused: with the name of an option that is unknown or cannot be used, even if it does not count.
+    """
+    for given in givens:
+        _parsed(kind, given)
+    return _parsed(kind, {name: value for given in givens for name, value in given.items()})
+
+
+def _parsed(kind: type[Kind], given: dict[str, Any]) -> Kind:
     known = kind.model_fields
     for name in given:
         if name not in known:

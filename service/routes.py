@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import metrics
-from service.intake import Given, Intake
+from service.intake import Givens, Intake
 from service.options import ClassifyOptions, Options, SimilarOptions, parsed
 from service.problems import EXPECTED, Refused, explained
 from service.replies import acceptable, refusal, reply
@@ -64,25 +64,25 @@ class Route:
 
 async def classify(request: Request, serving: Serving) -> Response:
     pipeline, (encoded, given) = serving.loaded(), await _taken(request, serving, Intake.image)
-    options = parsed(ClassifyOptions, given)
+    options = parsed(ClassifyOptions, *given)
     return reply(await _unless_gone(request, serving, pipeline.classify(encoded, options, request.state.id)))
 
 
 async def classify_batch(request: Request, serving: Serving) -> Response:
     pipeline, (images, given) = serving.loaded(), await _taken(request, serving, Intake.images)
-    options = parsed(ClassifyOptions, given)
+    options = parsed(ClassifyOptions, *given)
     return reply(await _unless_gone(request, serving, pipeline.classify_many(images, options, request.state.id)))
 
 
 async def embed(request: Request, serving: Serving) -> Response:
     pipeline, (encoded, given) = serving.loaded(), await _taken(request, serving, Intake.image)
-    parsed(Options, given)
+    parsed(Options, *given)
     return reply(await _unless_gone(request, serving, pipeline.embed(encoded, request.state.id)))
 
 
 async def similar(request: Request, serving: Serving) -> Response:
     pipeline, (encoded, given) = serving.loaded(), await _taken(request, serving, Intake.image)
-    options = parsed(SimilarOptions, given)
+    options = parsed(SimilarOptions, *given)
     return reply(await _unless_gone(request, serving, pipeline.similar(encoded, options, request.state.id)))
 
 
@@ -116,7 +116,7 @@ async def tell_metrics(request: Request, serving: Serving) -> Response:
     return Response(serving.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
 
-async def _taken(request: Request, serving: Serving, take: Callable[[Intake], Awaitable[tuple[R, Given]]]) -> tuple[R, Given]:
+async def _taken(request: Request, serving: Serving, take: Callable[[Intake], Awaitable[tuple[R, Givens]]]) -> tuple[R, Givens]:
     """What a request brings. A full house says so before it reads."""
     serving.loaded().check_room()
     begun = time.perf_counter()

@@ -2,12 +2,14 @@
 
 import base64
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.engine import Outputs, Pixels
 from service.gate import Gate
@@ -15,6 +17,7 @@ from service.limits import Settings
 from service.model import Model
 from service.openapi import table
 from service.pipeline import Pipeline
+from service.protocol import Protocol
 from service.routes import CONTRACT, TWINS
 from service.serving import Serving
 
@@ -41,7 +44,7 @@ class HeldEngine:
 
 
 @contextmanager
-def mounted(model: Model | None, **settings: Any) -> Iterator[ASGIApp]:
+def mounted(model: Model | None, **settings: Any) -> Iterator[Gate]:
     """The service without BentoML: the gate and every route behind it; without a model, one that is still loading."""
     serving = Serving()
     serving.use(Settings(**settings))
@@ -53,6 +56,25 @@ def mounted(model: Model | None, **settings: Any) -> Iterator[ASGIApp]:
     finally:
         if serving.pipeline is not None:
             serving.pipeline.close()
+
+
+@contextmanager
+def listening(model: Model | None, **settings: Any) -> Iterator[int]:
+    """The same on a port, over our own protocol: yields the port."""
+    with mounted(model, **settings) as app:
+        protocol = type("Bound", (Protocol,), {"serving": app.serving})
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol, port=0, log_level="critical", lifespan="off"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not server.started:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield server.servers[0].sockets[0].getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

@@ -164,9 +164,16 @@ def test_a_top_k_of_another_type_is_refused(client, shirt, value):
 TWICE: dict[str, Ask] = {
     "query": lambda client, image: client.post("/v1/classify?top_k=1&top_k=2", content=image),
     "form": lambda client, image: client.post("/v1/classify", files={"image": image}, data={"top_k": ["1", "2"]}),
-    "query and form": lambda client, image: client.post("/v1/classify?top_k=1", files={"image": image}, data={"top_k": "2"}),
-    "query and JSON": lambda client, image: client.post("/v1/classify?top_k=1", json={"image": text(image), "top_k": 2}),
 }
+BOTH: dict[str, Ask] = {
+    "form": lambda client, image: client.post("/v1/classify?top_k=1", files={"image": image}, data={"top_k": "2"}),
+    "JSON": lambda client, image: client.post("/v1/classify?top_k=1", json={"image": text(image), "top_k": 2}),
+}
+
+
+@pytest.mark.parametrize("place", BOTH)
+def test_an_option_of_the_body_counts_more_than_the_querys(client, shirt, place):
+    assert len(BOTH[place](client, shirt).json()["predictions"]) == 2
 
 
 @pytest.mark.parametrize("places", TWICE)
