@@ -85,7 +85,7 @@ class Pipeline:
         labels = self.model.manifest.labels
         near = [
             Neighbour(path=path, labels=[labels[label] for label in own], distance=distance)
-            for path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], k)
+            for _, path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], k)
         ]
         return Similar(neighbours=near, **self._told(seen, warnings, request_id))
 

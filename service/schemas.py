@@ -159,3 +159,26 @@ class ModelDescription(BaseModel):
     scores: dict[str, Score]
     device: str
     drift: float = Field(description="how far this machine's golden answers are from those that were evaluated")
+
+
+class Region(BaseModel):
+    """A part of an image, in pixels of the upright image, from its upper left corner."""
+
+    left: float
+    top: float
+    width: float = Field(gt=0)
+    height: float = Field(gt=0)
+
+
+class Explained(Answer):
+    """Which parts of one image speak for a label."""
+
+    label: str
+    probability: float = Field(ge=0, le=1, description="as /v1/classify tells it")
+    method: Literal["cam", "occlusion"]
+    map: list[list[float]] = Field(
+        description="row by row from the top, over `region`. cam: what each position contributes to the label's logit (their"
+        " mean is the logit but for a constant). occlusion: how much the label's log-odds fall when that part is covered, in"
+        " nats"
+    )
+    region: Region = Field(description="what the network saw of the image; with margins, it reaches beyond the image")

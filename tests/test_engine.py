@@ -55,6 +55,18 @@ def test_several_threads_get_the_same_answers(cpu, batch):
     assert np.array_equal(np.stack(found), expected[questions])
 
 
+def test_only_what_is_wanted_is_computed(fitted, cpu, batch):
+    path = fitted.artifact.graph
+    assert engine.Graph(path, 1).outputs == ("logits", "vectors", "maps")
+    alone = engine.Graph(path, 1, wanted=("logits", "nothing of this name"))
+    assert alone.outputs == ("logits",)
+    assert apart(alone(batch[:2])["logits"], cpu(batch[:2]).logits) < 1e-5
+
+
+def test_answering_computes_no_maps(cpu):
+    assert cpu._graph.outputs == ("logits", "vectors")
+
+
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_the_number_of_lanes_can_be_chosen(fitted, batch, cpu, lanes):
     chosen = engine.CpuEngine(fitted.artifact.graph, lanes)
