@@ -121,6 +121,8 @@ class Graph:
         for output in model.outputs:
             if wanted is not None and output.get_any_name() not in wanted:
                 model.remove_result(output.get_node())
+        # Asked before compiling: an operation that does nothing, and is left out then, leaves its name beside these.
+        self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in model.outputs)
         settings = {
             properties.hint.inference_precision: openvino.Type.f32,
             properties.hint.performance_mode: properties.hint.PerformanceMode.THROUGHPUT,
@@ -128,7 +130,6 @@ class Graph:
             properties.inference_num_threads: threads or cores(),
         }
         self._compiled = core().compile_model(model, "CPU", settings)
-        self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in self._compiled.outputs)
         self._requests = threading.local()
         # The bindings fill tables at a process's first inference, holding a lock while they wait for the GIL: two threads
         # that make the first one at the same moment wait for each other for ever.

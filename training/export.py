@@ -71,8 +71,9 @@ class _Whole(nn.Module):
             logits, vectors = self.network(batch)
             return {LOGITS: logits, VECTORS: vectors}
         stages, last, vectors = self.network.maps(batch)
-        kept = stages if facts.sees == "all" else []
-        seen = torch.cat([*(stage.mean(dim=(2, 3)) for stage in kept), vectors], dim=1)
+        kept, seen = [], vectors
+        if facts.sees == "all":
+            kept, seen = stages, torch.cat([*(stage.mean(dim=(2, 3)) for stage in stages), vectors], dim=1)
         maps = dict(zip(facts.maps, [*kept, channels_first(last, facts.width)], strict=True))
         return {LOGITS: self.network.head(seen), VECTORS: vectors, **maps}
 
