@@ -12,14 +12,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.npz"
 NEIGHBOURS = "neighbours.npz"
+THUMBNAILS = "thumbnails.npz"
 CARD = "README.md"
-FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBOURS, CARD})
+FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBOURS, THUMBNAILS, CARD})
+MAPS = "maps"  # the graph's output that the vectors are the means of; the names of the stages' end in it
 
 
 class ArtifactError(Exception):
@@ -55,6 +57,16 @@ class Backbone(_Record):
     width: int = Field(gt=0, description="of the network's own vector")
     stages: dict[NonNegativeInt, PositiveInt] = Field({}, description="widths of the stages used, by timm's number of each")
     sees: Literal["last", "all"] = Field("last", description="the head's input: that vector, or every stage's mean before it")
+    pooled: bool = Field(False, description="whether the vector is the mean over all positions of a map, as torch showed")
+
+    @property
+    def maps(self) -> dict[str, int]:
+        """The graph's outputs float32 (N, width, h, w) whose means are the head's input, in its order, each with its width.
+
+        Empty where the network is not pooled: then no map's positions add up to a logit.
+        """
+        stages = {f"stage{number + 1}_{MAPS}": width for number, width in self.stages.items()} if self.sees == "all" else {}
+        return stages | {MAPS: self.width} if self.pooled else {}
 
 
 class Score(_Record):
@@ -95,7 +107,7 @@ class FileRecord(_Record):
 class Manifest(_Record):
     """Everything about a model but its numbers."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     sha256: str = Field(default="", description="of this file with this field empty: the model's identity")
     name: str
     version: str
@@ -155,6 +167,10 @@ class Artifact:
     @property
     def neighbours(self) -> Path:
         return self.path / NEIGHBOURS
+
+    @property
+    def thumbnails(self) -> Path:
+        return self.path / THUMBNAILS
 
 
 def record(path: Path) -> FileRecord:

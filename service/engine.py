@@ -6,6 +6,7 @@ The graph itself subtracts the mean and divides by the deviation, so nobody down
 import ctypes
 import os
 import threading
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -83,7 +84,7 @@ def cores() -> int:
 
 
 @cache
-def _core() -> "openvino.Core":
+def core() -> "openvino.Core":
     """The process's one OpenVINO, which lives as long as the process.
 
     Each Core lends the thread that makes it a stack for signals and frees it when it ends; where two end in the wrong
@@ -99,25 +100,36 @@ class Graph:
 
     One image a time because batches were no faster here, and because an image's answer then cannot depend on its
     neighbours. Each calling thread gets a request of its own; OpenVINO lets go of the GIL while it computes.
+
+    Args:
+        lanes: default: one a core.
+        wanted: outputs by name; of the others nothing is computed or copied. Those that the graph has not are passed over.
+            Default: all.
+        threads: that compute, for all lanes together; default: one a core.
     """
 
-    def __init__(self, path: Path, lanes: int | None = None) -> None:
+    def __init__(
+        self, path: Path, lanes: int | None = None, wanted: Collection[str] | None = None, threads: int | None = None
+    ) -> None:
         import openvino
         from openvino import properties
 
         self.lanes = lanes or cores()
-        core = _core()
-        model = core.read_model(path)
+        model = core().read_model(path)
         side = model.input(0).get_partial_shape()[1].get_length()
         model.reshape([1, side, side, 3])
+        for output in model.outputs:
+            if wanted is not None and output.get_any_name() not in wanted:
+                model.remove_result(output.get_node())
+        # Asked before compiling: an operation that does nothing, and is left out then, leaves its name beside these.
+        self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in model.outputs)
         settings = {
             properties.hint.inference_precision: openvino.Type.f32,
             properties.hint.performance_mode: properties.hint.PerformanceMode.THROUGHPUT,
             properties.num_streams: self.lanes,
-            properties.inference_num_threads: cores(),
+            properties.inference_num_threads: threads or cores(),
         }
-        self._compiled = core.compile_model(model, "CPU", settings)
-        self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in self._compiled.outputs)
+        self._compiled = core().compile_model(model, "CPU", settings)
         self._requests = threading.local()
         # The bindings fill tables at a process's first inference, holding a lock while they wait for the GIL: two threads
         # that make the first one at the same moment wait for each other for ever.
@@ -143,7 +155,7 @@ class CpuEngine:
     max_batch = 1
 
     def __init__(self, graph: Path, lanes: int | None = None) -> None:
-        self._graph = Graph(graph, lanes)
+        self._graph = Graph(graph, lanes, (LOGITS, VECTORS))
         self.lanes = self._graph.lanes
 
     def __call__(self, batch: Pixels) -> Outputs:

@@ -14,7 +14,7 @@ from service import engine
 from service.artifact import MANIFEST, Artifact, ArtifactError, read
 from service.classifier import Ranked, conforming, given, named, probabilities, rank
 from service.engine import Engine, Outputs
-from service.neighbours import Neighbours
+from service.neighbours import Neighbours, Thumbnails
 from service.preprocess import Decoded, ImageLimits, decode
 
 
@@ -91,6 +91,18 @@ class Model:
             needed = f"at least {k} of {self.manifest.backbone.width} numbers"
             raise ArtifactError(f"{self.artifact.neighbours} has {n_vectors} vectors of {width} numbers; needed: {needed}.")
         return neighbours
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails:
+        """The neighbours' pictures, read when they are first asked for.
+
+        Raises:
+            ArtifactError: if they are not these neighbours' pictures.
+        """
+        thumbnails, n_needed = Thumbnails.load(self.artifact.thumbnails), len(self.neighbours.paths)
+        if len(thumbnails) != n_needed:
+            raise ArtifactError(f"{self.artifact.thumbnails} has {len(thumbnails)} pictures; needed: {n_needed}.")
+        return thumbnails
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated, (N, C), of logits (N, C)."""

@@ -53,13 +53,27 @@ class Network(nn.Module):
         if not self.facts.stages:
             vectors = self.vectors(batch)
             return vectors[:, :0], vectors
+        stages, _, vectors = self.maps(batch)
+        return torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1), vectors
+
+    def maps(self, batch: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What is behind the features, of a network that shows its stages.
+
+        Returns:
+            each stage float (N, its width, its h, its w); what the body ends with, in its own layout; the vectors (N, D).
+        """
         body: Any = self.backbone
         # Never pooled from what the body returns: Swin's is NHWC, and a ViT's has tokens of other kinds.
-        last, maps = body.forward_intermediates(self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW")
-        return torch.cat([stage.mean(dim=(2, 3)) for stage in maps], dim=1), body.forward_head(last)
+        last, stages = body.forward_intermediates(self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW")
+        return stages, last, body.forward_head(last)
 
     def _normalised(self, batch: Tensor) -> Tensor:
         return (batch.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
+def channels_first(last: Tensor, width: int) -> Tensor:
+    """What a body ends with as (N, D, h, w); most networks' is, Swin's is (N, h, w, D)."""
+    return last if last.shape[1] == width else last.permute(0, 3, 1, 2)
 
 
 def sized(name: str, crop: int | None) -> dict[str, int]:

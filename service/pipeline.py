@@ -1,8 +1,9 @@
 """One image's road: looked at, admitted, decoded, computed, answered. Every queue on it is bounded."""
 
 import asyncio
+import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -12,10 +13,12 @@ import numpy as np
 from service.batcher import Batcher, Overloaded
 from service.decoder import Decoder
 from service.engine import Outputs
+from service.explain import Explanation, overlay
+from service.explaining import Explaining
 from service.limits import Settings
 from service.metrics import Metrics
 from service.model import Answer, Model
-from service.options import ClassifyOptions, SimilarOptions
+from service.options import ClassifyOptions, ExplainOptions, SimilarOptions
 from service.preprocess import Decoded
 from service.problems import EXPECTED, Refused, explained
 from service.schemas import (
@@ -23,10 +26,12 @@ from service.schemas import (
     BatchItem,
     Classification,
     Embedding,
+    Explained,
     ImageFacts,
     ModelReference,
     Neighbour,
     Prediction,
+    Region,
     Similar,
 )
 from service.sniff import check, sniff
@@ -60,6 +65,7 @@ class Pipeline:
             settings.max_decode_bytes,
         )
         self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s, metrics.batch_size.observe)
+        self._explaining = Explaining(model, settings.max_explanations, metrics)
         self._inside = 0
         self._invalid = 0
         self.broken = False
@@ -134,11 +140,54 @@ class Pipeline:
         seen = await self._seen(encoded)
         labels, n_known = self.model.manifest.labels, len(self.model.neighbours.paths)
         near = [
-            Neighbour(path=path, labels=[labels[label] for label in own], distance=distance)
-            for path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], options.k)
+            Neighbour(
+                path=path,
+                labels=[labels[label] for label in own],
+                distance=distance,
+                thumbnail=self._thumbnail(row) if options.thumbnails else None,
+            )
+            for row, path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], options.k)
         ]
         warnings = _short("k", options, n_known, f"the package holds only {n_known} training images")
         return Similar(neighbours=near, **self._told(seen.decoded, seen.timing_ms, warnings, request_id))
+
+    def _thumbnail(self, row: int) -> str | None:
+        picture = self.model.thumbnails[row]
+        return base64.b64encode(picture).decode() if picture else None
+
+    async def explain(self, encoded: bytes, options: ExplainOptions, request_id: str) -> Explained:
+        """Which parts of one image speak for a label. Raises as `classify` does, and for what cannot be explained."""
+        begun = time.perf_counter()
+        found = await self._explained(encoded, options, lambda explanation: explanation)
+        return Explained(
+            label=found.label,
+            probability=found.probability,
+            method=found.method,
+            map=found.map.tolist(),
+            bias=found.bias,
+            region=Region(**found.region._asdict()),
+            **self._told(found.decoded, {"explain": round(1e3 * (time.perf_counter() - begun), 3)}, [], request_id),
+        )
+
+    async def overlay(self, encoded: bytes, options: ExplainOptions) -> bytes:
+        """The same as a PNG over the picture."""
+        return await self._explained(encoded, options, overlay)
+
+    async def _explained(self, encoded: bytes, options: ExplainOptions, finish: Callable[[Explanation], R]) -> R:
+        label = self._label(options.label)
+        check(sniff(encoded), self.model.limits)
+        self._explaining.check_room()
+        async with self._place():
+            decoded = await self._decoded(time.perf_counter() + self.settings.queue_deadline_s, encoded)
+        return await self._explaining.explained(decoded, label, options.method, finish)
+
+    def _label(self, name: str | None) -> int | None:
+        labels = self.model.manifest.labels
+        if name is None:
+            return None
+        if name not in labels:
+            raise Refused("bad_label", f"There is no label {name!r}. See /v1/labels for what there is.", field="label")
+        return labels.index(name)
 
     async def _seen(self, encoded: bytes) -> _Seen:
         """One image through both queues, once its header was judged."""
@@ -146,15 +195,18 @@ class Pipeline:
         async with self._place():
             begun = time.perf_counter()
             deadline = begun + self.settings.queue_deadline_s
-            decoded = await _begun_by(deadline, self._decoder.submit(encoded))
+            decoded = await self._decoded(deadline, encoded)
             ready = time.perf_counter()
             outputs = await self._computed(deadline, decoded)
             done = time.perf_counter()
-        self._metrics.stage_seconds.labels("decode").observe(ready - begun)
         self._metrics.stage_seconds.labels("network").observe(done - ready)
         self._check_finite(outputs)
         timing = {"decode": round(1e3 * (ready - begun), 3), "network": round(1e3 * (done - ready), 3)}
         return _Seen(decoded, outputs, timing)
+
+    async def _decoded(self, deadline: float, encoded: bytes) -> Decoded:
+        with self._metrics.stage_seconds.labels("decode").time():
+            return await _begun_by(deadline, self._decoder.submit(encoded))
 
     async def _computed(self, deadline: float, decoded: Decoded) -> Outputs:
         try:
@@ -200,6 +252,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Finishes what was accepted."""
+        self._explaining.close()
         self._decoder.close()
         self._batcher.close()
 

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from service import metrics
 from service.intake import Givens, Intake
-from service.options import ClassifyOptions, Options, SimilarOptions, parsed
+from service.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parsed
 from service.problems import EXPECTED, Refused, explained
 from service.replies import acceptable, refusal, reply
-from service.schemas import Batch, Classification, Embedding, Labels, Limits, ModelDescription, Similar
+from service.schemas import Batch, Classification, Embedding, Explained, Labels, Limits, ModelDescription, Similar
 from service.serving import Serving
 
 R = TypeVar("R")
@@ -86,6 +86,15 @@ async def similar(request: Request, serving: Serving) -> Response:
     return reply(await _unless_gone(request, serving, pipeline.similar(encoded, options, request.state.id)))
 
 
+async def explain(request: Request, serving: Serving) -> Response:
+    pipeline, (encoded, given) = serving.loaded(), await _taken(request, serving, Intake.image)
+    options = parsed(ExplainOptions, *given)
+    if acceptable(request.headers.get("accept", ""), PICTURE_OR_JSON) == "application/json":
+        return reply(await _unless_gone(request, serving, pipeline.explain(encoded, options, request.state.id)))
+    picture = await _unless_gone(request, serving, pipeline.overlay(encoded, options))
+    return Response(picture, media_type="image/png")
+
+
 async def describe_model(request: Request, serving: Serving) -> Response:
     model = serving.loaded().model
     facts = model.manifest.model_dump(include=set(ModelDescription.model_fields))
@@ -147,6 +156,7 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
+PICTURE_OR_JSON = ("image/png", "application/json")
 PROBED = [
     Route("/livez", "GET", alive, "Whether the process should be kept.", kinds=("text/plain",), open=True),
     Route("/healthz", "GET", alive, "The same.", kinds=("text/plain",), open=True),
@@ -165,6 +175,16 @@ CONTRACT = [
     ),
     Route("/v1/embed", "POST", embed, "What the network sees in one image.", "image", Options, Embedding),
     Route("/v1/similar", "POST", similar, "The training images that are most like one.", "image", SimilarOptions, Similar),
+    Route(
+        "/v1/explain",
+        "POST",
+        explain,
+        "Which parts of an image speak for a label: a picture, or numbers.",
+        "image",
+        ExplainOptions,
+        Explained,
+        PICTURE_OR_JSON,
+    ),
     Route("/v1/model", "GET", describe_model, "What is served, exactly.", answer=ModelDescription),
     Route("/v1/labels", "GET", list_labels, "Every label, in the order of the network's outputs.", answer=Labels),
     Route("/v1/limits", "GET", list_limits, "What a request may be, and the settings that say so.", answer=Limits),

@@ -101,6 +101,9 @@ class Neighbour(BaseModel):
     path: str = Field(description="of a training image, below the root of the data it was learned from")
     labels: list[str]
     distance: float = Field(ge=0, le=2, description="cosine distance")
+    thumbnail: str | None = Field(
+        None, description="a JPEG of at most 96 pixels a side as base64; null unless asked for, or if the package holds none"
+    )
 
 
 class Similar(Answer):
@@ -168,3 +171,27 @@ class ModelDescription(BaseModel):
     scores: dict[str, Score]
     device: str
     drift: float = Field(description="how far this machine's golden answers are from those that were evaluated")
+
+
+class Region(BaseModel):
+    """A part of an image, in pixels of the upright image, from its upper left corner."""
+
+    left: float
+    top: float
+    width: float = Field(gt=0)
+    height: float = Field(gt=0)
+
+
+class Explained(Answer):
+    """Which parts of one image speak for a label."""
+
+    label: str
+    probability: float = Field(ge=0, le=1, description="as /v1/classify tells it")
+    method: Literal["cam", "occlusion"]
+    map: list[list[float]] = Field(
+        description="row by row from the top, over `region`. cam: what each position contributes to the label's logit (their"
+        " mean is the logit but for a constant). occlusion: how much the label's log-odds fall when that part is covered, in"
+        " nats"
+    )
+    bias: float = Field(description="that constant; 0 for occlusion. A position speaks for the label where map + bias > 0")
+    region: Region = Field(description="what the network saw of the image; with margins, it reaches beyond the image")

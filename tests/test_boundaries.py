@@ -25,6 +25,7 @@ def python(program: str) -> str:
         ("service.classifier", {"torch", "bentoml", "PIL"}),
         ("service.engine", {"torch", "bentoml", "openvino", "timm"}),
         ("service.batcher", {"torch", "bentoml"}),
+        ("service.explain", {"torch", "bentoml", "openvino", "safetensors", *OFFLINE}),
         ("service.model", {"torch", "bentoml", *OFFLINE}),
         ("service.app", {"torch", "openvino", *OFFLINE}),
         ("training.__main__", {"torch", "numpy", "timm", "pydantic", "sklearn"}),

@@ -55,6 +55,18 @@ def test_several_threads_get_the_same_answers(cpu, batch):
     assert np.array_equal(np.stack(found), expected[questions])
 
 
+def test_only_what_is_wanted_is_computed(fitted, cpu, batch):
+    path = fitted.artifact.graph
+    assert engine.Graph(path, 1).outputs == ("logits", "vectors", "maps")
+    alone = engine.Graph(path, 1, wanted=("logits", "nothing of this name"))
+    assert alone.outputs == ("logits",)
+    assert apart(alone(batch[:2])["logits"], cpu(batch[:2]).logits) < 1e-5
+
+
+def test_answering_computes_no_maps(cpu):
+    assert cpu._graph.outputs == ("logits", "vectors")
+
+
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_the_number_of_lanes_can_be_chosen(fitted, batch, cpu, lanes):
     chosen = engine.CpuEngine(fitted.artifact.graph, lanes)
@@ -99,3 +111,20 @@ def test_a_gpu_answers_as_the_cpu_does(fitted, cpu, batch):
     cuda = engine.load(fitted.artifact, "cuda")
     assert cuda.device == "cuda"
     assert apart(cuda(batch).logits, cpu(batch).logits) < 1e-3
+
+
+def test_outputs_keep_their_names_where_an_operation_does_nothing(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 4, 4, 3])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4, 4, 3]) for name in ("vectors", "doubled")]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["vectors"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["vectors"], ["/alone"], axis=1),
+        helper.make_node("Add", ["/alone", "/alone"], ["doubled"]),
+    ]
+    graph = helper.make_graph(nodes, "odd", [pixels], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "odd.onnx")
+    said = engine.Graph(tmp_path / "odd.onnx", 1)(np.ones((1, 4, 4, 3), np.uint8))
+    assert {name: float(values.mean()) for name, values in said.items()} == {"vectors": 1.0, "doubled": 2.0}

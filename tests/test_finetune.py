@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from service.artifact import MAPS
 from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
 from training import backbones, checkpoints, graphs, layers, rungs
 from training.batches import Batches
 from training.dataset import Dataset, scan
-from training.export import export_backbone, to_onnx
+from training.export import export_backbone, export_network
 from training.extractor import load_headless
 from training.features import Features
 from training.finetune import Diverged, FineTune, set_head
@@ -246,13 +247,14 @@ def test_checkpoint_of_the_module_holds_the_network_and_nothing_of_ours_besides(
 
 
 def test_exported_graph_says_what_the_learned_network_says(start: Start, learned: Learned, tmp_path: Path):
-    to_onnx(learned.network, 64, tmp_path / "model.onnx", [LOGITS, VECTORS])
+    export_network(learned.network, 64, tmp_path / "model.onnx")
     pixels, _ = start.validation()
     with torch.inference_mode():
         logits, vectors = learned.network(pixels)
     found = Graph(tmp_path / "model.onnx", lanes=1)(pixels.numpy())
     np.testing.assert_allclose(found[LOGITS], logits.numpy(), atol=1e-3)
     np.testing.assert_allclose(found[VECTORS], vectors.numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[MAPS].mean(axis=(2, 3)), vectors.numpy(), atol=1e-3)
 
 
 def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):

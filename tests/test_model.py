@@ -1,15 +1,17 @@
 """A package brought to life, or refused because its golden answers do not come out."""
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, ArtifactError, Manifest, read, record
+from service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, THUMBNAILS, ArtifactError, Manifest, read, record
 from service.model import Golden, Model, load
-from service.neighbours import Neighbours
+from service.neighbours import Neighbours, Thumbnails
 from service.preprocess import ImageError, ImageLimits
 
 
@@ -187,3 +189,22 @@ def test_a_package_with_another_networks_neighbours_is_refused(package, shape):
     reseal(package)
     with pytest.raises(ArtifactError, match=r"neighbours\.npz has \d+ vectors of \d+ numbers"):
         load(package)
+
+
+def test_a_neighbours_thumbnail_shows_it(model):
+    from training.dataset import scan
+    from training.sample import SAMPLE
+
+    dataset = scan(SAMPLE)
+    for row in (0, 400, 849):
+        [sample] = [sample for sample in dataset.samples if sample.path == model.neighbours.paths[row]]
+        shown, image = (Image.open(io.BytesIO(file)) for file in (model.thumbnails[row], dataset.read(sample)))
+        assert (shown.format, shown.size) == ("JPEG", (28, 28))
+        assert np.abs(np.asarray(shown, int) - np.asarray(image.convert("RGB"), int)).mean() < 10
+
+
+def test_a_package_with_another_number_of_thumbnails_is_refused(package):
+    Thumbnails.of([b"picture"] * 849).save(package / THUMBNAILS)
+    reseal(package)
+    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has 849 pictures; needed: 850"):
+        _ = load(package).thumbnails

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.neighbours import Neighbours, unit
+from service.neighbours import Neighbours, Thumbnails, unit
 
 
 @pytest.fixture
@@ -28,9 +28,10 @@ def test_a_vector_of_zeros_is_far_from_everything(cross: Neighbours):
 
 def test_the_nearest_come_first_and_all_at_most(cross: Neighbours):
     found = cross.nearest(np.array([1, 0.1], np.float32), 9)
-    assert [path for path, _, _ in found] == ["a.png", "ö/b.png", "d.png", "c\udcff.png"]
-    assert found[1][1] == (1,)
-    assert all(0 <= distance <= 2 for _, _, distance in found)
+    assert [near.path for near in found] == ["a.png", "ö/b.png", "d.png", "c\udcff.png"]
+    assert [near.row for near in found] == [0, 1, 3, 2]
+    assert found[1].labels == (1,)
+    assert all(0 <= near.distance <= 2 for near in found)
 
 
 def test_scores_never_leave_their_range():
@@ -56,3 +57,22 @@ def test_neighbours_are_never_unpickled(tmp_path):
     np.savez(tmp_path / "neighbours.npz", vectors=np.array([print], object), index=np.zeros(1, np.uint8))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         Neighbours.load(tmp_path / "neighbours.npz")
+
+
+def test_thumbnails_survive_saving(tmp_path):
+    Thumbnails.of([b"", b"\xff\xd8one", b"", b"three\0", b""]).save(tmp_path / "thumbnails.npz")
+    found = Thumbnails.load(tmp_path / "thumbnails.npz")
+    assert [found[row] for row in range(5)] == [None, b"\xff\xd8one", None, b"three\0", None]
+    assert len(found) == 5
+
+
+def test_neighbours_without_thumbnails_are_counted_all_the_same(tmp_path):
+    Thumbnails.of([b""] * 3).save(tmp_path / "thumbnails.npz")
+    found = Thumbnails.load(tmp_path / "thumbnails.npz")
+    assert (len(found), found[0], found[2], found.content) == (3, None, None, b"")
+
+
+def test_thumbnails_are_never_unpickled(tmp_path):
+    np.savez(tmp_path / "thumbnails.npz", content=np.array([print], object), ends=np.array([1]))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        Thumbnails.load(tmp_path / "thumbnails.npz")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from service import artifact, model
 from service.artifact import ArtifactError
 from service.engine import Outputs
-from service.neighbours import Neighbours
+from service.neighbours import Neighbours, Thumbnails
 from training import package
 from training.dataset import Dataset, Sample, scan
 from training.looks import examine
@@ -96,6 +96,26 @@ def test_neighbours_are_training_images_as_the_network_sees_them(written: Path, 
     np.testing.assert_allclose(np.linalg.norm(near.vectors, axis=1), 1, atol=1e-3)
     labels = {sample.path: sample.labels for sample in dataset.samples if sample.part == "train"}
     assert all(labels[path] == own for path, own in zip(near.paths, near.labels, strict=True))
+
+
+def test_fitted_package_shows_every_neighbour(fitted):
+    shown = Thumbnails.load(fitted.artifact.thumbnails)
+    assert len(shown) == 850
+    assert all(shown[row].startswith(b"\xff\xd8\xff") for row in range(850))
+    card = (fitted.artifact.path / "README.md").read_text(encoding="utf-8")
+    assert "850 training images are in it, and small pictures of 850 of them, for whoever may ask.\n" in card
+
+
+def test_package_without_pictures_says_so(written: Path):
+    shown = Thumbnails.load(written / "thumbnails.npz")
+    assert (len(shown), shown.content) == (850, b"")
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert "850 training images are in it, but no pictures of them.\n" in card
+
+
+def test_package_with_pictures_of_others_is_not_published(fitted, dataset: Dataset, held_out, tmp_path: Path):
+    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has 2 pictures; needed: 850"):
+        package.write(fitted.trained, dataset, held_out, "clothes", tmp_path / "package", Thumbnails.of([b"a", b"b"]))
 
 
 def test_a_package_for_several_labels_gives_each_by_its_threshold(fitted, dataset: Dataset, held_out, clothes, tmp_path: Path):

@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
+from service.artifact import MAPS
 from service.engine import LOGITS, VECTORS, Graph
 from training import backbones, graphs
 from training.probes import STRENGTHS, Head, choose_strength, fit, out_of_fold, past_the_valley, preferred, with_head
@@ -213,7 +214,7 @@ def test_a_head_on_the_last_vectors_leaves_no_stages_in_the_graph(exported: grap
 
     head = Head(np.zeros((3, 1280), np.float32), np.zeros(3, np.float32), 1.0)
     before, after = onnx.load(exported.graph), onnx.load_from_string(with_head(exported.graph, head))
-    assert [output.name for output in after.graph.output] == [LOGITS, VECTORS]
+    assert [output.name for output in after.graph.output] == [LOGITS, VECTORS, MAPS]
     means = [[node.op_type for node in model.graph.node].count("ReduceMean") for model in (before, after)]
     assert means == [5, 0]
     assert len(after.graph.node) < len(before.graph.node)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.neighbours import Thumbnails
 from training import run
 from training.dataset import DatasetError, scan
 from training.looks import examine
@@ -176,6 +177,13 @@ def test_data_that_cannot_be_used_leave_no_folder_behind(make_folder):
     with pytest.raises(DatasetError):
         run.fit(make_folder({"cat": 4}), Path("mine"), PROBE)
     assert not Path("mine").exists()
+
+
+def test_pictures_stay_out_of_the_package_where_that_is_chosen(fitted, make_folder, tmp_path: Path):
+    recipe = PROBE.model_copy(update={"thumbnails": False})
+    result = run.fit(make_folder({"cat": 12, "dog": 12}), tmp_path / "run", recipe)
+    shown = Thumbnails.load(result.artifact.thumbnails)
+    assert (len(shown) > 10, shown.content) == (True, b"")
 
 
 def test_several_labels_an_image_are_learned_packaged_and_answered(cache, workplace, encode, tmp_path: Path):

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from service.preprocess import ImageError
-from training.thumbnails import Album, data_uri, thumbnail
+from training.dataset import scan
+from training.thumbnails import Album, data_uri, packed, pictures, thumbnail
 
 
 def opened(picture: bytes) -> Image.Image:
@@ -51,3 +52,41 @@ def test_an_album_does_without_what_cannot_be_read():
         raise FileNotFoundError
 
     assert Album(vanished).picture("a") == ""
+
+
+def test_a_packed_picture_is_a_jpeg_of_the_whole_within_96_pixels(encode):
+    shown = opened(packed(encode(np.full((600, 800, 3), 200, np.uint8), "WEBP")))
+    assert (shown.format, shown.mode, shown.size) == ("JPEG", "RGB", (96, 72))
+
+
+def test_a_tall_picture_is_packed_whole(encode):
+    assert opened(packed(encode(np.zeros((1000, 200, 3), np.uint8)))).size == (19, 96)
+
+
+def test_a_tiny_picture_is_not_enlarged(encode):
+    assert opened(packed(encode(np.zeros((20, 28, 3), np.uint8)))).size == (28, 20)
+
+
+def test_a_packed_picture_is_upright_and_says_nothing_of_camera_or_place(encode, photo):
+    notes = Image.Exif()
+    notes[0x0112], notes[0x010F] = 6, "a camera's maker"
+    picture = packed(encode(photo, "JPEG", exif=notes))
+    assert opened(picture).size == (60, 80)
+    assert len(opened(picture).getexif()) == 0
+    assert b"maker" not in picture
+
+
+def test_even_noise_is_packed_small(encode):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    picture = packed(encode(noise))
+    assert 1000 < len(picture) <= 4096
+    assert opened(picture).size == (96, 96)
+
+
+def test_pictures_stand_in_the_order_of_the_samples_with_gaps_for_what_vanished(make_folder):
+    dataset = scan(make_folder({"cat": 3, "dog": 3}, side=8))
+    (dataset.source.root / dataset.samples[1].path).unlink()
+    (dataset.source.root / dataset.samples[2].path).write_bytes(b"no image any more")
+    found = pictures(dataset, dataset.samples[:4])
+    assert [found[row] is None for row in range(4)] == [False, True, True, False]
+    assert found[3] == packed(dataset.read(dataset.samples[3]))

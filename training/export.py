@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
-from service.engine import VECTORS, Graph
-from service.network import Network
+from service.engine import LOGITS, VECTORS, Graph
+from service.network import Network, channels_first
 from training import pretrained
 from training.backbones import BackboneError, Choice
 from training.graphs import CARD, STAGES, graph_folder, size_file
@@ -53,16 +53,48 @@ def to_onnx(network: nn.Module, crop: int, path: Path, outputs: list[str]) -> No
         )
 
 
-class _Headless(nn.Module):
-    """A network's vectors and, where it has stages, what they say."""
+def export_network(network: Network, crop: int, path: Path) -> None:
+    """Writes a whole network as a graph: its logits, its vectors and, where it is pooled, the maps behind them."""
+    to_onnx(_Whole(network), crop, path, [LOGITS, VECTORS, *network.facts.maps])
+
+
+class _Whole(nn.Module):
+    """A network's outputs by name, its maps among them."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        stages, vectors = self.network.features(batch)
-        return {VECTORS: vectors, STAGES: stages} if self.network.facts.stages else {VECTORS: vectors}
+        facts = self.network.facts
+        if not facts.maps:
+            logits, vectors = self.network(batch)
+            return {LOGITS: logits, VECTORS: vectors}
+        stages, last, vectors = self.network.maps(batch)
+        kept, seen = [], vectors
+        if facts.sees == "all":
+            kept, seen = stages, torch.cat([*(stage.mean(dim=(2, 3)) for stage in stages), vectors], dim=1)
+        maps = dict(zip(facts.maps, [*kept, channels_first(last, facts.width)], strict=True))
+        return {LOGITS: self.network.head(seen), VECTORS: vectors, **maps}
+
+
+class _Headless(nn.Module):
+    """What any head may ask for: a network's vectors, its stages' means, and the maps behind all of these."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.maps = network.facts.model_copy(update={"sees": "all"}).maps
+        self.outputs = [VECTORS, *([STAGES] if network.facts.stages else []), *self.maps]
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        facts = self.network.facts
+        if not facts.stages:
+            return {VECTORS: self.network.vectors(batch)}
+        stages, last, vectors = self.network.maps(batch)
+        said = {VECTORS: vectors, STAGES: torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1)}
+        maps = [*stages, channels_first(last, facts.width)] if facts.pooled else []
+        return said | dict(zip(self.maps, maps, strict=True))
 
 
 def export_backbone(choice: Choice, base: Path, crop: int | None, median_side: int) -> None:
@@ -104,13 +136,13 @@ def _remember(path: Path, text: str) -> None:
 
 
 def _write_graph(body: nn.Module, card: Backbone, preprocessing: Preprocessing, path: Path) -> Backbone:
-    """The graph with what every stage says if it can be had, else with the vectors alone; the facts tell which.
+    """The graph with all that `_Headless` says if it can be had, else with the vectors alone; the facts tell which.
 
     Raises:
         BackboneError: if the vectors cannot be had either.
     """
     try:
-        full = card.model_copy(update={"stages": _stages(body, preprocessing.crop)})
+        full = card.model_copy(update=_shown(body, preprocessing.crop))
         _write_checked(Network(body, full, 2, preprocessing), preprocessing.crop, path)
         return full
     except Exception:  # noqa: BLE001 - of a thousand networks some show no stages, each for a reason of its own
@@ -126,14 +158,15 @@ def _write_graph(body: nn.Module, card: Backbone, preprocessing: Preprocessing, 
 
 def _write_checked(network: Network, crop: int, path: Path) -> None:
     headless = _Headless(network).eval()
-    to_onnx(headless, crop, path, [VECTORS, STAGES] if network.facts.stages else [VECTORS])
+    to_onnx(headless, crop, path, headless.outputs)
     _check_agreement(headless, path, crop)
 
 
-def _stages(body: nn.Module, crop: int) -> dict[int, int]:
-    """The stages worth keeping, each with its width: at most five, evenly spread.
+def _shown(body: nn.Module, crop: int) -> dict[str, object]:
+    """What torch shows of a network's insides: the `stages` worth keeping, and whether it is `pooled`.
 
-    One that is the vector itself, as the last of a ResNet, says nothing new.
+    At most five stages, evenly spread, each with its width. One that is the vector itself, as the last of a ResNet, says
+    nothing new.
     """
     looking: Any = body.eval()
     with torch.inference_mode():
@@ -144,7 +177,21 @@ def _stages(body: nn.Module, crop: int) -> dict[int, int]:
         pooled = maps[number].mean(dim=(2, 3))
         if pooled.shape != vectors.shape or not torch.allclose(pooled, vectors, rtol=1e-4, atol=1e-5):
             kept[number] = pooled.shape[1]
-    return kept
+    return {"stages": kept, "pooled": bool(kept) and is_mean(vectors, last)}
+
+
+def is_mean(vectors: Tensor, last: Tensor) -> bool:
+    """Whether vectors (N, D) are the means over several positions of what a body ends with.
+
+    They are not where something follows the mean, as ConvNeXt's norm, or where a token of its own answers, as a ViT's.
+    """
+    if last.ndim != 4 or vectors.shape[1] not in (last.shape[1], last.shape[3]):
+        return False
+    maps = channels_first(last, vectors.shape[1])
+    # Relative to their own size: random weights may leave so little that any two vectors look alike.
+    scale = float(vectors.abs().max())
+    apart = float((maps.mean(dim=(2, 3)) - vectors).abs().max())
+    return maps[0, 0].numel() > 1 and scale > 0 and apart <= 1e-4 * scale
 
 
 def spread(n_items: int, most: int) -> list[int]:

@@ -127,7 +127,7 @@ def on_cpu(dataset: Dataset, views: list[View], exported: Exported) -> Iterator[
 
     Every lane reads, decodes and computes by itself: no queue between them, and no torch.
     """
-    graph = Graph(exported.graph)
+    graph = Graph(exported.graph, wanted=(STAGES, VECTORS))
     outputs = [name for name in (STAGES, VECTORS) if name in graph.outputs]
 
     def one(view: View) -> Result:

@@ -17,13 +17,14 @@ from training.recipe import input_size
 
 CARD = "backbone.json"
 STAGES = "stages"  # the output beside `vectors`
-EXPORT_FORMAT = 2  # raise it when the exported graph changes, so that old ones are made anew
+EXPORT_FORMAT = 3  # raise it when the exported graph changes, so that old ones are made anew
 
 
 class Exported(BaseModel):
     """A backbone as a graph on disk: uint8 (N, S, S, 3) -> `vectors` float32 (N, D).
 
-    Where the network lets its stages be seen, also `stages`: their means over all positions, side by side.
+    Where the network lets its stages be seen, also `stages`: their means over all positions, side by side. Where the
+    vectors are the mean of a map, also that map and the stages', by the names in `Backbone.maps`.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import cuda_devices
-from training import backbones, graphs, recipe, suspects
+from training import backbones, calibrate, graphs, recipe, suspects
 from training.audit import audit, settled, shortened
 from training.dataset import Dataset, DatasetError, Sample, describe, scan
 from training.features import Features, Passes, View, extract, on_cpu
@@ -58,6 +58,11 @@ class Ground:
     choices: Recipe
     folder: Folder
     audited: Audited = Audited()
+
+    @property
+    def near(self) -> tuple[Sample, ...]:
+        """The training images that a package keeps, to compare new ones with."""
+        return tuple(calibrate.chosen_neighbours(self.splits.train, self.exported.backbone.width))
 
     def targets(self, samples: Sequence[Sample]) -> Targets:
         """What is true of each image: int64 (N,), or bool (N, C) where images may have several labels."""

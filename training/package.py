@@ -21,6 +21,7 @@ from service.artifact import (
     GRAPH,
     MANIFEST,
     NEIGHBOURS,
+    THUMBNAILS,
     WEIGHTS,
     Artifact,
     ArtifactError,
@@ -29,6 +30,7 @@ from service.artifact import (
     record,
 )
 from service.model import Golden, Model
+from service.neighbours import Thumbnails
 from service.preprocess import decode, shrink
 from training import durable
 from training.dataset import Dataset, Sample
@@ -39,11 +41,19 @@ AGREEMENT = 1e-4  # of probabilities, between the packaged graph and the network
 TOLERANCE = 1e-3  # of probabilities, on any other machine
 
 
-def write(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str, target: Path) -> Artifact:
+def write(
+    trained: Trained,
+    dataset: Dataset,
+    held_out: tuple[Sample, ...],
+    name: str,
+    target: Path,
+    pictures: Thumbnails | None = None,
+) -> Artifact:
     """Publishes the package, whole or not at all; an older one at `target` is replaced only by a finished one.
 
     Args:
         held_out: images that golden answers are made from.
+        pictures: of the neighbours; None leaves them without.
 
     Raises:
         ArtifactError: if what was written does not answer as the trained network does.
@@ -51,10 +61,11 @@ def write(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values())
+    shown = pictures or Thumbnails.of([b""] * len(trained.neighbours.paths))
+    n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(shown.content)
     try:
         with durable.room_for(target.parent, n_bytes):
-            _fill(beside, trained, dataset, held_out, name)
+            _fill(beside, trained, dataset, held_out, name, shown)
         artifact = read(beside)
         _compare(artifact)
         _publish(beside, target)
@@ -63,13 +74,14 @@ def write(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name
     return replace(artifact, path=target)
 
 
-def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str) -> None:
+def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str, shown: Thumbnails) -> None:
     now = datetime.now(UTC)
     (folder / GRAPH).write_bytes(trained.graph)
     # Written here, because safetensors' own writing hides why it failed.
     (folder / WEIGHTS).write_bytes(to_bytes({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}))
     _golden(trained, dataset, held_out).save(folder / GOLDEN)
     trained.neighbours.save(folder / NEIGHBOURS)
+    shown.save(folder / THUMBNAILS)
     manifest = Manifest(
         name=name,
         version=now.strftime("%Y%m%d-%H%M%S"),
@@ -86,7 +98,7 @@ def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Samp
         libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
         files={},
     )
-    (folder / CARD).write_text(_card(manifest), encoding="utf-8")
+    (folder / CARD).write_text(_card(manifest, shown), encoding="utf-8")
     files = {file: record(folder / file) for file in sorted(FILES)}
     (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
     # A server is often another user; temporary folders, and safetensors' files, are readable by their owner only.
@@ -110,7 +122,7 @@ def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) ->
 
 def _compare(artifact: Artifact) -> None:
     model = Model(artifact, engine.load(artifact, "cpu"))
-    _ = model.neighbours  # read as a service will read them
+    _ = model.neighbours, model.thumbnails  # read as a service will read them
     moved = model.drift
     if not moved <= AGREEMENT:
         raise ArtifactError(
@@ -152,7 +164,14 @@ def _promises(manifest: Manifest) -> str:
     return f"{sets}\nAn image at a cosine distance above {calibration.outlier_threshold:.3f} counts as an outlier."
 
 
-def _card(manifest: Manifest) -> str:
+def _privacy(shown: Thumbnails) -> str:
+    n_pictures = sum(shown[row] is not None for row in range(len(shown)))
+    kept = f"Paths, labels and vectors of {len(shown):,} training images are in it"
+    shows = f"and small pictures of {n_pictures:,} of them, for whoever may ask" if n_pictures else "but no pictures of them"
+    return f"{kept}, {shows}.\nOf validation it holds the images that its golden answers are about."
+
+
+def _card(manifest: Manifest, shown: Thumbnails) -> str:
     """The model card, for whoever finds the directory."""
     rows = "\n".join(
         f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {score.n:,} |"
@@ -181,4 +200,5 @@ Nothing was chosen by the test images. Probabilities are calibrated with tempera
     graft serve {manifest.name}/
 
 This directory is data only: no pickle, no code. `graft verify` checks every byte of it.
+{_privacy(shown)}
 """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from service.artifact import MAPS
 from service.engine import LOGITS, VECTORS, cores
 from training.folds import Groups, Part, Targets, among, deal, subset
 from training.graphs import STAGES
@@ -226,10 +227,10 @@ def calibration(loss: Loss, logits: Floats, wanted: Floats) -> tuple[float, floa
 
 
 def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") -> bytes:
-    """A backbone's ONNX file with the head appended: outputs `logits` and `vectors`, and of the rest what they need.
+    """A backbone's ONNX file with the head appended: `logits`, `vectors`, the maps behind what the head sees, no more.
 
     Args:
-        graph: with the outputs `vectors` and perhaps `stages`.
+        graph: with the outputs `vectors`, perhaps `stages`, and perhaps the maps behind these.
         sees: whether the head takes the vectors, or the stages with the vectors after them.
     """
     import onnx
@@ -238,14 +239,16 @@ def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") ->
     model = onnx.load(graph)
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
     model.graph.initializer.extend(numpy_helper.from_array(tensor, name) for name, tensor in tensors.items())
-    seen = VECTORS
-    if sees == "all" and any(output.name == STAGES for output in model.graph.output):
+    seen, names = VECTORS, [output.name for output in model.graph.output]
+    if sees == "all" and STAGES in names:
         seen = "seen"
         model.graph.node.append(helper.make_node("Concat", [STAGES, VECTORS], [seen], axis=1))
     model.graph.node.append(helper.make_node("Gemm", [seen, *tensors], [LOGITS], transB=1))
-    vectors = next(output for output in model.graph.output if output.name == VECTORS)
+    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(head.bias)])
+    explained = [name for name in names if name == MAPS or (sees == "all" and name.endswith(MAPS))]
+    kept = [output for output in model.graph.output if output.name in (VECTORS, *explained)]
     del model.graph.output[:]
-    model.graph.output.extend([helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(head.bias)]), vectors])
+    model.graph.output.extend([logits, *kept])
     _prune(model.graph)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()

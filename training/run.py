@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.artifact import Artifact
-from training import appraise, backbones, durable, ladder, package, report, runs, search, telling, trackers
+from training import appraise, backbones, durable, ladder, package, report, runs, search, telling, thumbnails, trackers
 from training.folder import PACKAGE, to_json
 from training.ground import prepare
 from training.ladder import Climb
@@ -68,10 +68,11 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
     backbones.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
     with runs.opened(out, data, recipe, resume, like) as folder:
         ground = prepare(data, folder, recipe)
+        pictures = thumbnails.pictures(ground.dataset, ground.near) if recipe.thumbnails else None
 
         def publish(trained: Trained) -> Artifact:
             artifact = package.write(
-                trained, ground.dataset, ground.splits.validation, runs.name_of(data), folder.path / PACKAGE
+                trained, ground.dataset, ground.splits.validation, runs.name_of(data), folder.path / PACKAGE, pictures
             )
             runs.point_latest(folder.path)
             return artifact

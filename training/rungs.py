@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine import LOGITS, VECTORS, CpuEngine, Graph, Outputs, Pixels
+from service.engine import VECTORS, CpuEngine, Graph, Outputs, Pixels
 from training import blocks, calibrate, evaluate, probes, recipe
 from training.blocks import Candidate, Chosen
 from training.calibrate import Answered
@@ -91,7 +91,7 @@ def finish_probe(probed: Probed, ground: Ground) -> Trained:
     from safetensors.numpy import load_file
 
     exported, splits, vectors = ground.exported, ground.splits, ground.features.of
-    backbone = Graph(exported.graph)
+    backbone = Graph(exported.graph, wanted=(STAGES, VECTORS))
     head, sees = probed.final, probed.chosen.best.sees
 
     def network(batch: Pixels) -> Outputs:
@@ -99,7 +99,7 @@ def finish_probe(probed: Probed, ground: Ground) -> Trained:
         seen = [said[name] for name in (STAGES, VECTORS) if name in said] if sees == "all" else [said[VECTORS]]
         return Outputs(head(np.concatenate(seen, axis=1)), said[VECTORS])
 
-    near = calibrate.chosen_neighbours(splits.train, exported.backbone.width)
+    near = ground.near
     return trained(
         strategy=probed.strategy,
         backbone=exported.backbone.model_copy(update={"sees": sees}),
@@ -122,16 +122,16 @@ def finetune(ground: Ground, probed: Probed, strategy: str, epochs: int) -> Trai
     network = learned(ground, probed, strategy, epochs)
     exported, splits = ground.exported, ground.splits
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=ground.folder.path) as beside:
-        from training.export import to_onnx
+        from training.export import export_network
 
         path = Path(beside) / "model.onnx"
-        to_onnx(network, exported.preprocessing.crop, path, [LOGITS, VECTORS])
+        export_network(network, exported.preprocessing.crop, path)
         graph, engine = path.read_bytes(), CpuEngine(path)
 
     def asked(samples: tuple[Sample, ...], what: str) -> Answered:
         return answered(engine, exported.preprocessing, ground.dataset, samples, what)
 
-    near = tuple(calibrate.chosen_neighbours(splits.train, exported.backbone.width))
+    near = ground.near
     test = asked(splits.test, "scoring test")
     return trained(
         strategy=strategy,

@@ -1,17 +1,24 @@
-"""Encoded images -> pictures small enough to lie inside a page. Through the same decoder and limits as everything else."""
+"""Encoded images -> pictures small enough to lie inside a page or a package. Through the decoder and limits of all else."""
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageOps
 
 from service.artifact import Preprocessing
+from service.engine import cores
+from service.neighbours import Thumbnails
 from service.preprocess import ImageError, dimensions, shrink
+from training.dataset import Dataset, DatasetError, Sample
+from training.parallel import each
+from training.progress import Progress
 
 BOX = (128, 96)  # pixels
 TINY = 48  # up to this side every pixel is kept, and lossless
 BUDGET = 3 * 2**20  # bytes of pictures in one page
+PACKED = (96, 96)  # pixels, in a package
+MOST_BYTES = 4096  # of a picture in a package, so that 3,000 of them stay below 12 MB
 
 
 def thumbnail(encoded: bytes) -> bytes:
@@ -20,14 +27,48 @@ def thumbnail(encoded: bytes) -> bytes:
     Raises:
         ImageError: if the bytes are no image that Graft reads.
     """
-    side = min(BOX[1], *dimensions(encoded))
-    whole = Image.fromarray(shrink(encoded, Preprocessing(resize=side, crop=side, mean=(0, 0, 0), std=(1, 1, 1))))
-    small = ImageOps.contain(whole, BOX) if whole.width > BOX[0] or whole.height > BOX[1] else whole
+    small = _small(encoded, BOX)
+    if max(small.size) > TINY:
+        return _jpeg(small, 78)
     file = io.BytesIO()
-    if max(small.size) <= TINY:
-        small.save(file, "PNG", optimize=True)
-    else:
-        small.save(file, "JPEG", quality=78, optimize=True)
+    small.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def packed(encoded: bytes) -> bytes:
+    """The whole image, upright, within 96x96 pixels, as a JPEG of at most 4 kilobytes; b"" if no quality is so small.
+
+    Raises:
+        ImageError: if the bytes are no image that Graft reads.
+    """
+    small = _small(encoded, PACKED)
+    made = (_jpeg(small, quality) for quality in (80, 50, 20))
+    return next((picture for picture in made if len(picture) <= MOST_BYTES), b"")
+
+
+def pictures(dataset: Dataset, samples: Sequence[Sample]) -> Thumbnails:
+    """The samples as a package shows them; one whose file vanished meanwhile, or changed for the worse, has no picture."""
+
+    def one(sample: Sample) -> bytes:
+        try:
+            return packed(dataset.read(sample))
+        except (ImageError, DatasetError):
+            return b""
+
+    with Progress("thumbnails", len(samples), "images") as progress:
+        return Thumbnails.of(progress.each(each(one, samples, cores())))
+
+
+def _small(encoded: bytes, box: tuple[int, int]) -> Image.Image:
+    """The whole image, upright, in RGB, within a box; never enlarged."""
+    side = min(*box, *dimensions(encoded))
+    whole = Image.fromarray(shrink(encoded, Preprocessing(resize=side, crop=side, mean=(0, 0, 0), std=(1, 1, 1))))
+    return ImageOps.contain(whole, box) if whole.width > box[0] or whole.height > box[1] else whole
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality, optimize=True)
     return file.getvalue()
 
 
