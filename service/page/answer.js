@@ -16,8 +16,9 @@ export function showAnswer(answer, model, bytes, elapsed) {
   );
   const [{ label, probability }] = answer.predictions;
   const best = `${label}, ${percent(probability)}`;
+  $("verdict").textContent = answer.abstain ? `The model abstains (${best})` : best;
   if (answer.abstain) return `The model abstains. Its best guess is ${best}.`;
-  return `${best}. ${setSentence(answer.prediction_set, model)} ${answer.prediction_set.join(", ")}.`;
+  return `${best}. ${setSentence(answer, model)} ${answer.prediction_set.join(", ")}.`;
 }
 
 function abstention({ abstain_reason: reason, outlier_score: score }, calibration) {
@@ -40,16 +41,17 @@ function bars({ predictions, prediction_set: set, abstain }) {
   return make("ol", { class: "bars", "aria-label": "Most probable labels" }, ...predictions.map(bar));
 }
 
-function predictionSet({ prediction_set: set }, model) {
+function predictionSet(answer, model) {
   const chips = make("ul", { class: "chips" });
-  showChips(chips, set);
-  return make("div", { class: "set" }, make("p", {}, setSentence(set, model)), chips);
+  showChips(chips, answer.prediction_set);
+  return make("div", { class: "set" }, make("p", {}, setSentence(answer, model)), chips);
 }
 
-function setSentence(set, { multilabel, labels, calibration }) {
+function setSentence({ prediction_set: set, abstain_reason: reason }, { multilabel, labels, calibration }) {
   if (multilabel) return set.length ? "It is given these labels:" : "It is given no label: none is probable enough.";
   if (set.length === labels.length) return "No label can be ruled out:";
   const coverage = `${+(100 * calibration.coverage).toFixed(1)}%`;
+  if (reason === "outlier") return `The promised ${coverage} coverage does not hold for such an image; the set would be:`;
   return `With ${coverage} coverage, the right label is${set.length > 1 ? " one of" : ""}:`;
 }
 

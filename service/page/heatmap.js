@@ -11,7 +11,7 @@ export function paint(canvas, { map, region, image }) {
   Object.assign(canvas, { width: Math.ceil(image.width * scale), height: Math.ceil(image.height * scale) });
   const context = canvas.getContext("2d");
   const place = [region.left, region.top, region.width, region.height].map((pixels) => pixels * scale);
-  context.fillStyle = "rgb(110 115 112 / 65%)";
+  context.fillStyle = "rgb(110 115 112 / 50%)";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.clearRect(...place);
   context.drawImage(coloured(smoothed(map)), ...place);
@@ -53,8 +53,8 @@ function coloured(values) {
 
 /** From violet to yellow in even steps of lightness (OKLCH, Ottosson 2020), so that no edge appears that is not in the map. */
 function shade(strength) {
-  const lightness = 0.28 + 0.64 * strength, chroma = 0.09 + 0.1 * Math.sin(Math.PI * strength);
-  const hue = ((295 + 170 * strength) * Math.PI) / 180;
+  const lightness = 0.28 + 0.6 * strength, chroma = 0.09 + 0.09 * Math.sin(0.75 * Math.PI * strength);
+  const hue = ((295 + 160 * strength) * Math.PI) / 180;
   const a = chroma * Math.cos(hue), b = chroma * Math.sin(hue);
   const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
   const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;

@@ -26,7 +26,7 @@ function neighbour({ path, labels, distance, thumbnail }) {
     {},
     make("span", { class: "label" }, names),
     make("span", { class: "soft" }, `distance ${distance.toFixed(2)}`),
-    make("span", { class: "path", title: path }, path),
+    make("span", { class: "path", title: path }, thumbnail ? path.split("/").at(-1) : path),
   );
   if (!thumbnail) return make("li", {}, make("figure", {}, caption));
   const picture = make("img", { src: `data:image/jpeg;base64,${thumbnail}`, alt: `Training image: ${names}` });

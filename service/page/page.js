@@ -33,6 +33,7 @@ function showModel(model) {
     ["Runs on", model.device === "cpu" ? "CPU" : model.device],
   ]);
   showChips($("labels"), model.labels);
+  $("known-title").hidden = false;
   $("known-title").textContent = model.multilabel ? "Any of these may be in it" : "It will be one of these";
 }
 
@@ -104,6 +105,7 @@ function showImage(file) {
   $("stage").classList.add("filled");
   stopExplaining();
   $("similar").hidden = $("known").hidden = true;
+  $("verdict").textContent = "";
   $("problem").replaceChildren();
   $("result").replaceChildren();
   $("waiting").hidden = false;

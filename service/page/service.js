@@ -91,7 +91,10 @@ export function listenToKey(changed) {
     use($("key").value);
     $("key-dialog").close("given");
   });
-  $("key-dialog").addEventListener("close", () => { $("key").value = ""; });
+  $("key-dialog").addEventListener("close", () => {
+    $("key").value = "";
+    if ($("key-dialog").returnValue !== "given") use(""); // it was opened because the one before, if any, is no good
+  });
   $("key-cancel").addEventListener("click", () => $("key-dialog").close());
   $("forget").addEventListener("click", () => {
     use("");
