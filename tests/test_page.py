@@ -56,6 +56,14 @@ def test_a_pasted_image_gets_the_models_own_answer(visit, model, shirt):
     assert shown(page) == said(model, shirt)
 
 
+def test_what_comes_while_somebody_reads_further_down_is_brought_into_view(visit, shirt):
+    page = visit(viewport={"width": 360, "height": 740})
+    page.locator("footer").scroll_into_view_if_needed()
+    expect(page.locator("#stage")).not_to_be_in_viewport()
+    page.dispatch_event("footer", "drop", {"dataTransfer": page.evaluate_handle(DROPPED, [list(shirt), "a.png", "image/png"])})
+    expect(page.locator("#stage")).to_be_in_viewport()
+
+
 def test_pasted_text_is_told_from_an_image_and_leaves_the_answer_alone(visit, shirt):
     page = answered(visit(permissions=["clipboard-read", "clipboard-write"]), shirt)
     page.evaluate("navigator.clipboard.writeText('https://example.org/cat.jpg')")

@@ -36,6 +36,21 @@ def test_the_heat_map_lies_over_what_speaks_for_the_label(visit, shirt):
     assert picture == canvas
 
 
+@pytest.mark.parametrize(("bias", "top_left", "elsewhere"), [(0.5, 255, 136), (-0.9, 255, 0)])
+def test_an_activation_speaks_for_the_label_if_the_constant_added_it_is_above_0(visit, shirt, bias, top_left, elsewhere):
+    shifted = explanation() | {"bias": bias}
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=shifted))), shirt)
+    assert overlay(page, 0.05, 0.05)[3] == top_left
+    assert overlay(page, 0.95, 0.05)[3] == pytest.approx(elsewhere, abs=5)  # the curve between values swings a little
+
+
+def test_a_label_that_nothing_speaks_for_is_told_so(visit, shirt):
+    against = explanation() | {"map": [[-1.0, -2.0]]}
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=against))), shirt)
+    expect(page.locator("#heat-state")).to_have_text("Nothing in this image speaks for shirt.")
+    assert overlay(page, 0.5, 0.5)[3] == 0
+
+
 def test_the_heat_map_can_be_switched_off_and_made_fainter(visit, shirt):
     page = answered(visit(), shirt)
     toggle = page.get_by_role("button", name="Heat map", pressed=True)
@@ -61,7 +76,7 @@ def test_a_region_that_reaches_beyond_the_image_leaves_nothing_grey(visit, shirt
     wider = explanation(left=-14, width=56)
     page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=wider))), shirt)
     expect(page.locator("#heat-outside")).to_be_hidden()
-    assert overlay(page, 0.99, 0.99)[3] == 0
+    assert overlay(page, 0.99, 0.99)[3] < 5  # grey would be 128
 
 
 def test_label_and_method_of_the_heat_map_can_be_chosen(visit, model, shirt):

@@ -41,17 +41,23 @@ function showUnexplained(problem, chosen) {
 }
 
 function showExplanation(explanation, chosen) {
-  const { label, method, map } = explanation;
+  const { label, method } = explanation;
   // Occlusion is possible for every network, so only where activations came unasked is there a choice.
   if (!chosen.method) $("heat-methods").hidden = method !== "cam";
   $("heat-method").value = method;
   $("heat-label").value = label;
   $("heat-controls").hidden = false;
   $("heat-outside").hidden = !leavesOut(explanation);
-  const empty = Math.max(...map.flat()) <= 0;
+  const values = speaking(explanation);
+  const empty = values.flat().every((value) => value === 0);
   $("heat-state").replaceChildren(empty ? make("p", { class: "soft" }, `Nothing in this image speaks for ${label}.`) : "");
-  paint($("overlay"), explanation);
+  paint($("overlay"), values, explanation);
   showOverlay();
+}
+
+/** How much each part speaks for the label, 0 where it does not: of activations, were the whole image like that part. */
+function speaking({ map, bias = 0 }) {
+  return map.map((row) => row.map((value) => Math.max(0, value + bias)));
 }
 
 /** Whether there is a part of the image that the model did not look at; half a pixel is none. */

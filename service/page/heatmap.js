@@ -4,9 +4,9 @@ const TILE = 224; // values on the map's longer side before it is laid over the 
 
 /** Lays a map over its region of the image; what the model does not look at becomes grey.
 
-    map: rows of numbers, of which those above 0 show; region: left, top, width, height in pixels of the image, which may
+    values: rows of numbers from 0 on; region: left, top, width, height in pixels of the image, which may
     reach outside it; image: width, height. */
-export function paint(canvas, { map, region, image }) {
+export function paint(canvas, values, { region, image }) {
   const scale = 768 / Math.max(image.width, image.height);
   Object.assign(canvas, { width: Math.ceil(image.width * scale), height: Math.ceil(image.height * scale) });
   const context = canvas.getContext("2d");
@@ -14,15 +14,15 @@ export function paint(canvas, { map, region, image }) {
   context.fillStyle = "rgb(110 115 112 / 50%)";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.clearRect(...place);
-  context.drawImage(coloured(smoothed(map)), ...place);
+  context.drawImage(coloured(smoothed(values)), ...place);
 }
 
-/** The map with about TILE values on its longer side. */
-function smoothed(map) {
-  const factor = Math.ceil(TILE / Math.max(map.length, map[0].length));
+/** The same with about TILE values on the longer side. */
+function smoothed(values) {
+  const factor = Math.ceil(TILE / Math.max(values.length, values[0].length));
   const transposed = (rows) => rows[0].map((_, column) => rows.map((row) => row[column]));
   const stretched = (rows) => rows.map((row) => stretch(row, factor));
-  return transposed(stretched(transposed(stretched(map))));
+  return transposed(stretched(transposed(stretched(values))));
 }
 
 /** Values with `factor` times as many between them, by Catmull and Rom's curve; canvases smooth too, but each its own way. */

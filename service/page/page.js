@@ -109,6 +109,7 @@ function showImage(file) {
   $("problem").replaceChildren();
   $("result").replaceChildren();
   $("waiting").hidden = false;
+  $("stage").scrollIntoView({ block: "nearest" }); // what is dropped or pasted may come while somebody reads further down
   say("");
 }
 
