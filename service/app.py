@@ -25,7 +25,6 @@ from service.gate import Gate
 from service.limits import Settings
 from service.options import ClassifyOptions
 from service.pipeline import Pipeline
-from service.routes import CONTRACT, TWINS
 from service.schemas import Batch, Classification
 from service.serving import Serving
 
@@ -101,4 +100,4 @@ def _load() -> None:
 
 
 # The decorator made a bentoml.Service of the class, which type checkers cannot see.
-cast(bentoml.Service[Any], Graft).add_asgi_middleware(Gate, serving=serving, routes=openapi.table(CONTRACT, TWINS))
+cast(bentoml.Service[Any], Graft).add_asgi_middleware(Gate, serving=serving, routes=openapi.table())

@@ -11,11 +11,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service import website
 from service.limits import Settings
 from service.options import Options
 from service.problems import problem
 from service.replies import PROBLEM_TYPE
-from service.routes import Route
+from service.routes import CONTRACT, TWINS, Route
 from service.schemas import PROBLEMS, Problem
 from service.serving import Serving
 
@@ -27,7 +28,7 @@ Schema = dict[str, Any]
 
 def document(routes: Iterable[Route]) -> Schema:
     """The OpenAPI 3.1 document of some routes."""
-    shown = list(routes)
+    shown = [route for route in routes if route.shown]
     models = {model for route in shown if (model := route.answer)} | {Problem}
     _, schemas = models_json_schema([(model, "serialization") for model in sorted(models, key=_name)], ref_template=REFS)
     return {
@@ -194,10 +195,10 @@ def possible(route: Route) -> list[str]:
 NEVER_LOADING = ("/v1/limits", "/metrics", "/docs.json")
 
 
-def table(contract: Iterable[Route], twins: dict[str, str]) -> dict[str, Route]:
-    """Every path's route: the contract's, their twins under other names, and the document that describes them all."""
-    routes = {route.path: route for route in contract}
-    for twin, original in twins.items():
+def table() -> dict[str, Route]:
+    """Every path's route: the contract's, their twins under other names, the page, and the document that describes them."""
+    routes = {route.path: route for route in [*CONTRACT, *website.routes()]}
+    for twin, original in TWINS.items():
         routes[twin] = replace(routes[original], path=twin)
 
     async def show(request: Request, serving: Serving) -> Response:

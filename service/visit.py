@@ -58,12 +58,12 @@ class Visit:
         if not self._whole:
             response.headers["Connection"] = "close"
         await self._send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
+        body = b"" if self.request.method == "HEAD" else response.body
         if not self._whole:
-            await self._send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
             await self._linger()
-            await self._send({"type": "http.response.body", "body": b""})
-        else:
-            await self._send({"type": "http.response.body", "body": response.body})
+            body = b""
+        await self._send({"type": "http.response.body", "body": body})
 
     async def _linger(self) -> None:
         try:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+
+from service.routes import Route
+from service.serving import Serving
 
 PAGE = Path(__file__).parent / "page"
 INDEX = PAGE / "index.html"
@@ -39,9 +41,12 @@ HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The page and what it is made of, for GET and HEAD."""
+    """The page and what it is made of."""
     parts = {f"/page/{path.name}": path for path in sorted(PAGE.iterdir()) if path.suffix in KINDS and path != INDEX}
-    return [Route(address, Asset(path).answer, methods=["GET"]) for address, path in {"/": INDEX, **parts}.items()]
+    return [
+        Route(address, "GET", Asset(path).answer, "A part of the page.", open=True, shown=False)
+        for address, path in {"/": INDEX, **parts}.items()
+    ]
 
 
 class Asset:
@@ -52,7 +57,7 @@ class Asset:
         self._media_type = KINDS[path.suffix]
         self._tag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, request: Request, serving: Serving) -> Response:
         """The file, or 304 to a browser that has it already."""
         headers = HEADERS | {"ETag": self._tag}
         if self._is_had(request.headers.get("if-none-match", "")):

@@ -18,7 +18,6 @@ from service.model import Model
 from service.openapi import table
 from service.pipeline import Pipeline
 from service.protocol import Protocol
-from service.routes import CONTRACT, TWINS
 from service.serving import Serving
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=cut"}
@@ -50,7 +49,7 @@ def mounted(model: Model | None, **settings: Any) -> Iterator[Gate]:
     serving.use(Settings(**settings))
     if model is not None:
         serving.pipeline = Pipeline(model, serving.settings, serving.metrics)
-    app = Gate(_nothing, serving, table(CONTRACT, TWINS))
+    app = Gate(_nothing, serving, table())
     try:
         yield app
     finally:

@@ -8,21 +8,14 @@ security policy had nothing to refuse.
 import base64
 import io
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
-from asking import mounted
+from asking import listening
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
-from starlette.applications import Starlette
-
-from service import website
 
 PATIENCE_MS = 30_000
 MAP = [[1.0, 0.0, 0.0], [0.0, 0.0, -0.5]]  # the top left speaks for the label, the bottom right against it
@@ -35,18 +28,8 @@ Visit = Callable[..., Page]
 @pytest.fixture(scope="module")
 def site(model) -> Iterator[str]:
     """The address of the page, before the real routes."""
-    with mounted(model) as below, socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        app = Starlette(routes=[*website.routes(), *below.routes])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
-        thread.start()
-        deadline = time.monotonic() + PATIENCE_MS / 1000
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{door.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
+    with listening(model) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
