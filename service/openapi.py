@@ -111,14 +111,15 @@ def _without_null(schema: Schema) -> Schema:
 def _bodies(route: Route) -> Schema:
     options = {name: _without_null(dict(schema)) for name, schema in _options(route.options).items()}
     if route.takes == "images":
-        images = {"type": "array", "items": BINARY, "minItems": 1, "description": "at most max_batch_images of /v1/limits"}
+        most = Settings.model_fields["max_batch_images"].default
+        images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": most, "description": "see /v1/limits"}
         return {"multipart/form-data": {"schema": _fields("images", images, options)}}
     text = {"type": "string", "format": "byte", "description": "base64, without a data: prefix"}
     return {
         "image/*": {"schema": BINARY},
         "application/octet-stream": {"schema": BINARY},
         "multipart/form-data": {"schema": _fields("image", BINARY, options)},
-        "application/json": {"schema": _fields("image", text, options)},
+        "application/json": {"schema": _fields("image", text, _options(route.options))},
     }
 
 

@@ -9,7 +9,9 @@ from service.problems import Refused
 
 
 def _whole(value: object) -> object:
-    """Digits, or an integer; JSON's true is none, although Python's bool is an int."""
+    """Digits, or an integer, which in JSON 5.0 is too; true is none, although Python's bool is an int."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,4000}", str(value)):
         raise ValueError("must be a whole number")
     return int(str(value))
@@ -49,7 +51,11 @@ class SimilarOptions(Options):
 
 
 class ExplainOptions(Options):
-    label: str | None = Field(None, description="the label to explain; the most probable one unless given")
+    label: str | None = Field(
+        None,
+        description="one of /v1/labels, to be explained; the most probable one unless given",
+        json_schema_extra={"format": "label"},
+    )
     method: Literal["cam", "occlusion"] | None = Field(
         None, description="cam: what each part adds to the logit; occlusion: what covering it takes away; the better one"
     )

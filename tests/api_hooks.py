@@ -19,6 +19,7 @@ def _encoded(side: int, seed: int, format: str) -> bytes:
 images = st.builds(_encoded, st.integers(1, 40), st.integers(0, 9), st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP"]))
 
 schemathesis.openapi.format("binary", images)
+schemathesis.openapi.format("label", st.sampled_from(["ankle boot", "bag", "coat", "t-shirt", "trouser"]))
 schemathesis.openapi.format("byte", images.map(lambda encoded: base64.b64encode(encoded).decode()))
 for media_type in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, images)
