@@ -12,7 +12,7 @@ from service.foreign import told
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Segments or blocks that a header may be in. Photos have dozens; stepping over millions would hold the server up.
-MAX_PIECES = 100_000
+MAX_PIECES = 30_000
 
 
 class ImageError(ValueError):

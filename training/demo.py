@@ -3,12 +3,14 @@
 import json
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from training import run
 from training.dataset import scan
@@ -49,18 +51,18 @@ def serving(package: Path) -> Iterator[str]:
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     settings = environment(package, port)
-    server = subprocess.Popen(
-        command("127.0.0.1", port), cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        _wait(server, url)
-        yield url
-    finally:
-        server.terminate()
+    # Not a pipe: nobody would read it, and a server that says much would wait for ever once it is full.
+    with tempfile.TemporaryFile() as said:
+        server = subprocess.Popen(command("127.0.0.1", port), cwd=ROOT, env=settings, stdout=said, stderr=subprocess.STDOUT)
         try:
-            server.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            server.kill()
+            _wait(server, url, said)
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def ask(url: str, encoded: bytes) -> object:
@@ -70,11 +72,12 @@ def ask(url: str, encoded: bytes) -> object:
         return json.load(response)
 
 
-def _wait(server: subprocess.Popen[bytes], url: str) -> None:
+def _wait(server: subprocess.Popen[bytes], url: str, said: IO[bytes]) -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            output = server.communicate()[0].decode(errors="replace")
+            said.seek(0)
+            output = said.read().decode(errors="replace")
             raise RuntimeError(f"bentoml serve ended with code {server.returncode}:\n{output[-2000:]}")
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=2):
