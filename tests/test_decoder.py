@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from acting import ACTORS, act
 from hostile import corpus
 
 from service.artifact import Preprocessing
@@ -21,47 +22,6 @@ from service.sniff import ImageError, ImageLimits
 
 PATIENCE = 60  # seconds until a hung test fails; never reached otherwise
 RECIPE = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-# What a test's child does with an image depends on what the image says; its pixels are black, its width the file's length.
-ACTORS = """
-import os, signal, sys, time
-from pathlib import Path
-import numpy as np
-from service import decoding
-from service.preprocess import Decoded
-
-def act(encoded, preprocessing, limits):
-    word, _, rest = encoded.decode().partition(" ")
-    if word == "sleep":
-        time.sleep(600)
-    if word == "hold":
-        Path(rest, "begun").touch()
-        while not Path(rest, "go").exists():
-            time.sleep(0.01)
-    if word == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if word == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if word == "burn":
-        while True:
-            pass
-    if word == "eat":
-        bytes(int(rest))
-    if word == "open":
-        [open("/dev/null") for _ in range(100)]
-    if word == "write":
-        with open(rest, "wb", buffering=0) as file:
-            file.write(b"x")
-    if word == "lie":
-        os.write(3 if len(rest) == 0 else int(rest), b"no message of ours" * 9)
-    if word == "break":
-        raise KeyError("/secret/path")
-    if word == "environment":
-        assert not [name for name in os.environ if name.startswith("GRAFT_")], "secrets"
-    return Decoded(np.zeros((32, 32, 3), np.uint8), len(encoded), 1, "PNG", ("acted",))
-
-decoding.main(act)
-"""
-PLAY = (sys.executable, "-c", ACTORS)
 
 
 @contextmanager
@@ -83,16 +43,16 @@ def decoding(
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Decoder]:
     """One decoder whose children act as the images say."""
-    with decoding(command=PLAY) as decoder:
+    with decoding(command=ACTORS) as decoder:
         yield decoder
 
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[Decoder, bytes, Callable[[], None]]]:
     """A decoder of one worker with two places, an image that it holds on to, and how to let that go."""
-    with decoding(command=PLAY, max_waiting=2) as decoder:
+    with decoding(command=ACTORS, max_waiting=2) as decoder:
         try:
-            yield decoder, f"hold {tmp_path}".encode(), (tmp_path / "go").touch
+            yield decoder, act(f"hold {tmp_path}"), (tmp_path / "go").touch
         finally:
             (tmp_path / "go").touch()
 
@@ -151,7 +111,7 @@ def test_limits_reach_the_children(encode, photo):
 
 
 def test_every_asker_gets_the_own_image():
-    with decoding(workers=3, command=PLAY) as decoder:
+    with decoding(workers=3, command=ACTORS) as decoder:
         promises = [decoder.submit(b"x" * size) for size in range(1, 50)]
         assert [promise.result(PATIENCE).width for promise in promises] == list(range(1, 50))
 
@@ -182,7 +142,7 @@ def test_a_cancelled_image_gives_its_place_back_and_is_not_decoded(held, tmp_pat
     decoder, hold, go = held
     first = decoder.submit(hold)
     until((tmp_path / "begun").exists)
-    unwanted = decoder.submit(b"die")
+    unwanted = decoder.submit(act("die"))
     assert unwanted.cancel()
     last = decoder.submit(b"c")
     go()
@@ -191,30 +151,30 @@ def test_a_cancelled_image_gives_its_place_back_and_is_not_decoded(held, tmp_pat
         unwanted.result()
 
 
-@pytest.mark.parametrize("image", [b"fine", b"die", b"break"])
+@pytest.mark.parametrize("image", [b"fine", act("die"), act("break")])
 def test_a_finished_image_gives_its_place_back(image):
-    with decoding(max_waiting=1, command=PLAY) as decoder:
+    with decoding(max_waiting=1, command=ACTORS) as decoder:
         for _ in range(3):
             decoder.submit(image).exception(PATIENCE)
             until(lambda: not decoder.full)
 
 
 def test_closing_finishes_what_waits():
-    with decoding(command=PLAY) as decoder:
+    with decoding(command=ACTORS) as decoder:
         promises = [decoder.submit(b"x" * size) for size in (1, 2, 3)]
     assert [promise.result(0).width for promise in promises] == [1, 2, 3]
 
 
 def test_after_closing_nothing_is_taken():
-    with decoding(command=PLAY) as decoder:
+    with decoding(command=ACTORS) as decoder:
         pass
     with pytest.raises(Overloaded, match="shutting down"):
         decoder.submit(b"x")
 
 
 def test_an_image_past_its_deadline_is_given_up():
-    with decoding(deadline_s=0.2, command=PLAY) as decoder:
-        error = error_of(decoder, b"sleep")
+    with decoding(deadline_s=0.2, command=ACTORS) as decoder:
+        error = error_of(decoder, act("sleep"))
         assert (error.code, error.limit) == ("decode_limit", "decode_deadline_s")
         assert str(error) == "Decoding the image takes longer than 0.2 seconds."
         assert decoder.submit(b"next").result(PATIENCE).width == 4
@@ -222,13 +182,13 @@ def test_an_image_past_its_deadline_is_given_up():
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells a process's size, and holds it to a limit")
 def test_an_image_that_wants_too_much_memory_is_given_up(stage):
-    error = error_of(stage, b"eat 400000000")
+    error = error_of(stage, act("eat 400000000"))
     assert (error.code, error.limit) == ("decode_limit", "max_decode_bytes")
     assert str(error) == "Decoding the image takes more than 268,435,456 bytes of memory."
-    assert stage.submit(b"eat 100000000").result(PATIENCE).format == "PNG"
+    assert stage.submit(act("eat 100000000")).result(PATIENCE).format == "PNG"
 
 
-@pytest.mark.parametrize("image", [b"die", b"crash", b"lie"])
+@pytest.mark.parametrize("image", [act("die"), act("crash"), act("lie")])
 def test_an_image_that_kills_its_child_fails_alone(stage, image):
     error = error_of(stage, image)
     assert (error.code, error.limit, str(error)) == ("decode_limit", None, "The decoder died on this image.")
@@ -236,15 +196,15 @@ def test_an_image_that_kills_its_child_fails_alone(stage, image):
 
 
 def test_those_beside_an_image_that_kills_its_child_are_answered():
-    with decoding(workers=2, command=PLAY) as decoder:
-        promises = [decoder.submit(b"die" if number % 3 == 0 else b"fine") for number in range(30)]
+    with decoding(workers=2, command=ACTORS) as decoder:
+        promises = [decoder.submit(act("die") if number % 3 == 0 else b"fine") for number in range(30)]
         failed = [promise.exception(PATIENCE) is not None for promise in promises]
     assert failed == [number % 3 == 0 for number in range(30)]
 
 
 def test_a_bug_is_logged_and_not_told(stage, caplog):
     with pytest.raises(RuntimeError) as caught:
-        stage.submit(b"break").result(PATIENCE)
+        stage.submit(act("break")).result(PATIENCE)
     assert "secret" not in str(caught.value)
     [record] = caplog.records
     assert (record.name, record.levelname) == ("graft", "ERROR")
@@ -252,23 +212,23 @@ def test_a_bug_is_logged_and_not_told(stage, caplog):
 
 
 def test_a_child_opens_few_files_and_writes_none(stage, tmp_path, caplog):
-    assert stage.submit(b"open").exception(PATIENCE) is not None
-    assert stage.submit(f"write {tmp_path / 'x'}".encode()).exception(PATIENCE) is not None
+    assert stage.submit(act("open")).exception(PATIENCE) is not None
+    assert stage.submit(act(f"write {tmp_path / 'x'}")).exception(PATIENCE) is not None
     assert ["Too many open files" in caplog.text, "File too large" in caplog.text] == [True, True]
 
 
 def test_a_child_knows_no_secret(monkeypatch):
     monkeypatch.setenv("GRAFT_API_KEY", "secret")
-    with decoding(command=PLAY) as decoder:
-        assert decoder.submit(b"environment").result(PATIENCE).format == "PNG"
+    with decoding(command=ACTORS) as decoder:
+        assert decoder.submit(act("environment")).result(PATIENCE).format == "PNG"
 
 
 def test_fifty_killed_children_leave_nothing_behind():
-    with decoding(workers=2, command=PLAY) as decoder:
+    with decoding(workers=2, command=ACTORS) as decoder:
         decoder.submit(b"fine").result(PATIENCE)
         before = psutil.Process().num_fds(), len(processes())
         for _ in range(50):
-            assert error_of(decoder, b"die").code == "decode_limit"
+            assert error_of(decoder, act("die")).code == "decode_limit"
         decoder.submit(b"fine").result(PATIENCE)
         until(lambda: (psutil.Process().num_fds(), len(processes())) == before)
 
@@ -293,8 +253,8 @@ def test_an_idle_child_that_is_killed_from_outside_costs_no_image(encode, photo)
 
 def test_a_busy_child_that_is_killed_from_outside_costs_its_image(tmp_path):
     before = processes()
-    with decoding(command=PLAY) as decoder:
-        promise = decoder.submit(f"hold {tmp_path}".encode())
+    with decoding(command=ACTORS) as decoder:
+        promise = decoder.submit(act(f"hold {tmp_path}"))
         until((tmp_path / "begun").exists)
         [child] = [process for process in processes() if process not in before and not process.children()]
         child.kill()
@@ -304,8 +264,8 @@ def test_a_busy_child_that_is_killed_from_outside_costs_its_image(tmp_path):
 
 def test_the_death_of_the_nursery_costs_no_image(tmp_path):
     before = processes()
-    with decoding(workers=2, command=PLAY) as decoder:
-        promises = [decoder.submit(f"hold {tmp_path}".encode()) for _ in range(2)]
+    with decoding(workers=2, command=ACTORS) as decoder:
+        promises = [decoder.submit(act(f"hold {tmp_path}")) for _ in range(2)]
         until((tmp_path / "begun").exists)
         [nursery] = [process for process in processes() if process not in before and process.children()]
         nursery.kill()
@@ -328,14 +288,14 @@ from service.decoder import Decoder
 from service.sniff import ImageLimits
 recipe = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 decoder = Decoder(recipe, ImageLimits(), 2, 9, 600.0, 2**28, tuple(sys.argv[1:]))
-decoder.submit(b"burn")
+decoder.submit(b"ACT burn")
 print("begun", flush=True)
 time.sleep(600)
 """
 
 
 def test_no_child_survives_its_server():
-    with psutil.Popen([sys.executable, "-c", ORPHANS, *PLAY], stdout=-1) as server:
+    with psutil.Popen([sys.executable, "-c", ORPHANS, *ACTORS], stdout=-1) as server:
         assert server.stdout.readline() == b"begun\n"
         children = server.children(recursive=True)
         server.kill()

@@ -3,22 +3,25 @@
 import asyncio
 import io
 import json
-import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from acting import ACTORS, act
 from asking import BOUNDARY, JSON, form, mounted, problem, text
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from service.decoder import Decoder
 from service.engine import Outputs, Pixels
 from service.limits import Settings
 from service.model import Model
-from service.preprocess import Decoded
 
 PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
 EVERY_PATH = [("POST", f"/v1/{name}") for name in ("classify", "classify/batch", "embed", "similar")] + [
@@ -38,22 +41,18 @@ class BrokenEngine:
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 8), np.float32))
 
 
-class HeldModel(Model):
-    """Decodes only once `go` is set."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__(model.artifact, model.engine)
-        self.begun, self.go = threading.Event(), threading.Event()
-
-    def decode(self, encoded: bytes) -> Decoded:
-        self.begun.set()
-        assert self.go.wait(PATIENCE)
-        return super().decode(encoded)
+@pytest.fixture
+def acting(monkeypatch) -> None:
+    """Decodes by children that do what the images say."""
+    monkeypatch.setattr("service.pipeline.Decoder", partial(Decoder, command=ACTORS))
 
 
-class BuggyModel(Model):
-    def decode(self, encoded: bytes) -> Decoded:
-        raise KeyError("/secret/path")
+def begun(folder: Path) -> None:
+    """Returns once an image is held by its child."""
+    end = time.monotonic() + PATIENCE
+    while not (folder / "begun").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -407,30 +406,28 @@ def test_a_caller_who_hangs_up_is_no_error_of_ours(model, shirt, caplog):
     assert (caller.status, caller.body, caplog.records) == (499, b"", [])
 
 
-def test_more_images_than_may_wait_are_sent_away(model, shirt):
-    held = HeldModel(model)
-    with mounted(held, max_waiting=1) as app, TestClient(app) as client, ThreadPoolExecutor(1) as elsewhere:
-        first = elsewhere.submit(client.post, "/v1/classify", content=shirt)
+def test_more_images_than_may_wait_are_sent_away(model, shirt, acting, tmp_path):
+    with mounted(model, max_waiting=1) as app, TestClient(app) as client, ThreadPoolExecutor(1) as elsewhere:
+        first = elsewhere.submit(client.post, "/v1/classify", content=act(f"hold {tmp_path}", shirt))
         try:
-            assert held.begun.wait(PATIENCE)
+            begun(tmp_path)
             second = client.post("/v1/classify", content=shirt)
         finally:
-            held.go.set()
+            (tmp_path / "go").touch()
         assert first.result(PATIENCE).status_code == 200
     limit = {"name": "max_waiting", "value": 1, "setting": "GRAFT_MAX_WAITING"}
     assert problem(second, 503, "overloaded")["limit"] == limit
     assert second.headers["Retry-After"] == "1"
 
 
-def test_an_overloaded_service_still_tells_its_limits(model, shirt):
-    held = HeldModel(model)
-    with mounted(held, max_waiting=1) as app, TestClient(app) as client, ThreadPoolExecutor(1) as elsewhere:
-        elsewhere.submit(client.post, "/v1/classify", content=shirt)
+def test_an_overloaded_service_still_tells_its_limits(model, shirt, acting, tmp_path):
+    with mounted(model, max_waiting=1) as app, TestClient(app) as client, ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(client.post, "/v1/classify", content=act(f"hold {tmp_path}", shirt))
         try:
-            assert held.begun.wait(PATIENCE)
+            begun(tmp_path)
             assert client.get("/v1/limits").status_code == 200
         finally:
-            held.go.set()
+            (tmp_path / "go").touch()
 
 
 def test_an_image_that_waited_too_long_is_sent_away(model, shirt):
@@ -452,19 +449,18 @@ def test_vectors_that_are_no_numbers_are_never_compared(model, shirt):
         problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
 
 
-def test_a_bug_of_ours_tells_nothing_about_us(model, shirt):
-    with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
-        response = client.post("/v1/classify", content=shirt)
+def test_a_bug_of_ours_tells_nothing_about_us(model, shirt, acting):
+    with mounted(model) as app, TestClient(app) as client:
+        response = client.post("/v1/classify", content=act("break", shirt))
     problem(response, 500, "internal")
     assert not any(word in response.text for word in ("secret", "Traceback", "KeyError", "routes.py"))
 
 
-def test_a_bug_of_ours_is_logged_under_the_request_id(model, shirt, caplog):
-    with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
-        client.post("/v1/classify", content=shirt, headers={"X-Request-ID": "find-me"})
-    assert [(record.name, record.getMessage()) for record in caplog.records if record.levelname == "ERROR"] == [
-        ("graft", "request find-me failed")
-    ]
+def test_a_bug_of_ours_is_logged_under_the_request_id(model, shirt, acting, caplog):
+    with mounted(model) as app, TestClient(app) as client:
+        client.post("/v1/classify", content=act("break", shirt), headers={"X-Request-ID": "find-me"})
+    said = [(record.name, record.getMessage()) for record in caplog.records if record.levelname == "ERROR"]
+    assert ("graft", "request find-me failed") in said
 
 
 @pytest.mark.parametrize(
