@@ -160,7 +160,12 @@ def _png(encoded: bytes) -> Header:
     length, name, width, height = struct.unpack_from(">I4sII", encoded, 8)
     if name != b"IHDR" or length < 13:
         raise _damaged("damaged or cut off")
-    return Header("PNG", width, height)
+    position = 8
+    for _ in range(MAX_PIECES):
+        position += 12 + int.from_bytes(encoded[position : position + 4])
+        if position >= len(encoded):
+            return Header("PNG", width, height)
+    raise _damaged(f"in more than {MAX_PIECES:,} pieces")
 
 
 def _webp(encoded: bytes) -> Header:

@@ -262,6 +262,8 @@ def _built() -> dict[str, Case]:
     loop = exif((0x8769, 4, 1, 8), (0x0112, 3, 1, 6), following=8)
     return {
         "PNG with 20,000 texts": fine(grey_png(40, 40, chunk(b"tEXt", b"Comment\0x") * 20_000)),
+        "PNG in a million pieces": corrupt(grey_png(40, 40, chunk(b"teXt", b"") * 800_000)),
+        "PNG with a million pieces behind its pixels": corrupt(grey_png(40, 40)[:-12] + chunk(b"teXt", b"") * 800_000),
         "PNG with two headers, the second of a bomb": corrupt(png(ihdr(40, 40), ihdr(30_000, 30_000), black)),
         "PNG whose header comes second": corrupt(png(chunk(b"tEXt", b"a\0b"), ihdr(40, 40), black)),
         "PNG of an unknown colour type": corrupt(png(ihdr(40, 40, colour=5), black)),

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from acting import ACTORS, act
 from hostile import corpus
+from PIL import Image
 
 from service.artifact import Preprocessing
 from service.batcher import Overloaded
@@ -186,6 +187,14 @@ def test_an_image_that_wants_too_much_memory_is_given_up(stage):
     assert (error.code, error.limit) == ("decode_limit", "max_decode_bytes")
     assert str(error) == "Decoding the image takes more than 268,435,456 bytes of memory."
     assert stage.submit(act("eat 100000000")).result(PATIENCE).format == "PNG"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux holds a process to a limit of memory")
+@pytest.mark.parametrize(("format", "settings"), [("WEBP", {"lossless": True}), ("JPEG", {"progressive": True}), ("PNG", {})])
+def test_too_little_memory_is_not_mistaken_for_damage(encode, format, settings):
+    image = encode(Image.new("RGB", (7000, 6000)), format, **settings)
+    with decoding(max_bytes=2**26) as decoder:
+        assert error_of(decoder, image).limit == "max_decode_bytes"
 
 
 @pytest.mark.parametrize("image", [act("die"), act("crash"), act("lie")])
