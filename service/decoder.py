@@ -255,21 +255,23 @@ class Decoder:
             if waiting.promise.set_running_or_notify_cancel():
                 # Whoever killed it while it was idle, it was not this image.
                 child = self._another(child) if child.gone else child
-                child = self._keep(waiting.promise, waiting.encoded, child)
+                child = self._keep(waiting, child)
+            del waiting  # while there is nothing to do, nothing is held
         child.close()
 
-    def _keep(self, promise: Future[Decoded], encoded: bytes, child: _Child, again: bool = True) -> _Child:
+    def _keep(self, waiting: _Waiting, child: _Child, again: bool = True) -> _Child:
         """Decodes one image as was promised; returns the child for the next one."""
         try:
-            promise.set_result(child.decode(encoded))
+            waiting.promise.set_result(child.decode(waiting.encoded))
         except _Died as death:
             again = again and child.orphaned
             if not again:
-                promise.set_exception(death.error)
+                waiting.promise.set_exception(death.error)
             child = self._another(child)
-            return self._keep(promise, encoded, child, again=False) if again else child
+            return self._keep(waiting, child, again=False) if again else child
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, and this thread must live on
-            promise.set_exception(error)
+            # Its traceback holds the image and the promise, and the promise holds it: garbage, but for a long time.
+            waiting.promise.set_exception(error.with_traceback(None))
         return child
 
     def _another(self, dead: _Child) -> _Child:

@@ -82,9 +82,17 @@ def _answer_all(channel: socket.socket, decode: Decode) -> None:
     _confine(max_bytes)
     tell(channel, {"pid": os.getpid()})
     while True:
-        _, encoded = hear(channel, max_bytes)
-        _allow(deadline_s)
-        tell(channel, *_answer(bytes(encoded), lambda encoded: decode(encoded, recipe, limits), max_bytes))
+        # Nothing of one image is held while the next one is waited for.
+        head, body = _answer(_image(channel, max_bytes, deadline_s), lambda encoded: decode(encoded, recipe, limits), max_bytes)
+        tell(channel, head, body)
+        del body
+
+
+def _image(channel: socket.socket, most_bytes: int, deadline_s: float) -> bytes:
+    """The next image, whenever it comes; from then on time counts."""
+    _, encoded = hear(channel, most_bytes)
+    _allow(deadline_s)
+    return bytes(encoded)
 
 
 def _answer(encoded: bytes, decode: Callable[[bytes], Decoded], max_bytes: int) -> tuple[Head, bytes]:

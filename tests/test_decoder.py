@@ -324,3 +324,19 @@ def test_children_are_found_from_any_folder(monkeypatch, tmp_path, encode, photo
     monkeypatch.chdir(tmp_path)
     with decoding() as decoder:
         assert decoder.submit(encode(photo)).result(PATIENCE).width == 80
+
+
+@pytest.mark.parametrize("image", [act("break"), act("die"), b"fine"])
+def test_an_image_is_let_go_of_without_waiting_for_the_garbage_collector(stage, image):
+    gone = []
+
+    class Watched(bytes):
+        def __del__(self) -> None:
+            gone.append(len(self))
+
+    gc.disable()
+    try:
+        stage.submit(Watched(image)).exception(PATIENCE)
+        until(lambda: gone == [len(image)])
+    finally:
+        gc.enable()
