@@ -1,5 +1,6 @@
 """Images are decoded in child processes; whatever one does to its child, only that image fails."""
 
+import gc
 import signal
 import sys
 import time
