@@ -61,7 +61,9 @@ def sniff(encoded: bytes) -> Header:
         raise ImageError("empty_image", "The image has no bytes.")
     found = kind(encoded)
     if found is None:
-        raise ImageError("unsupported_format", told(encoded) or f"This is no image of an accepted kind ({', '.join(FORMATS)}).")
+        raise ImageError(
+            "unsupported_format", told(encoded) or f"This is not an image of an accepted kind ({', '.join(FORMATS)})."
+        )
     try:
         return _READERS[found](encoded)
     except (struct.error, IndexError):  # both mean: the file ends here

@@ -198,7 +198,7 @@ def test_a_claim_at_every_limit_is_let_through():
         (b"%PDF-1.7", "PDF is not supported: export it as PNG or JPEG."),
         (b"P6\n1 1\n255\n\0\0\0", "PPM is not supported: convert to JPEG."),
         (b"PK\x03\x04", "A ZIP archive is not supported: send the image inside it."),
-        (b"hello", "This is no image of an accepted kind (JPEG, PNG, WEBP, GIF, BMP)."),
+        (b"hello", "This is not an image of an accepted kind (JPEG, PNG, WEBP, GIF, BMP)."),
     ],
 )
 def test_another_kind_is_told_what_to_do(encoded, told):
