@@ -70,12 +70,7 @@ class _Nursery:
     @property
     def gone(self) -> bool:
         """Whether it has ended; its children ended with it."""
-        try:
-            return not self._control.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return _hung_up(self._control)
 
     def close(self) -> None:
         self._control.close()
@@ -84,6 +79,17 @@ class _Nursery:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _hung_up(channel: socket.socket) -> bool:
+    """Whether nobody is at the other end any more."""
+    try:
+        channel.setblocking(False)
+        return not channel.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _environment() -> dict[str, str]:
@@ -124,6 +130,11 @@ class _Child:
         if code := head.get("code"):
             raise ImageError(code, head["detail"], head["limit"])
         return Decoded(pixels, head["width"], head["height"], head["format"], tuple(head["notes"]))
+
+    @property
+    def gone(self) -> bool:
+        """Whether this process, idle, has ended."""
+        return _hung_up(self._channel)
 
     @property
     def orphaned(self) -> bool:
@@ -242,21 +253,25 @@ class Decoder:
     def _work(self, child: _Child) -> None:
         while (waiting := self._waiting.get()) is not None:
             if waiting.promise.set_running_or_notify_cancel():
-                child = self._keep(waiting.promise, waiting.encoded, child)
+                # Whoever killed it while it was idle, it was not this image.
+                child = self._another(child) if child.gone else child
+                child = self._keep(waiting, child)
+            del waiting  # while there is nothing to do, nothing is held
         child.close()
 
-    def _keep(self, promise: Future[Decoded], encoded: bytes, child: _Child, again: bool = True) -> _Child:
+    def _keep(self, waiting: _Waiting, child: _Child, again: bool = True) -> _Child:
         """Decodes one image as was promised; returns the child for the next one."""
         try:
-            promise.set_result(child.decode(encoded))
+            waiting.promise.set_result(child.decode(waiting.encoded))
         except _Died as death:
             again = again and child.orphaned
             if not again:
-                promise.set_exception(death.error)
+                waiting.promise.set_exception(death.error)
             child = self._another(child)
-            return self._keep(promise, encoded, child, again=False) if again else child
+            return self._keep(waiting, child, again=False) if again else child
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, and this thread must live on
-            promise.set_exception(error)
+            # Its traceback holds the image and the promise, and the promise holds it: garbage, but for a long time.
+            waiting.promise.set_exception(error.with_traceback(None))
         return child
 
     def _another(self, dead: _Child) -> _Child:

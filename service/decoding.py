@@ -31,7 +31,7 @@ from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa:
 from service import preprocess
 from service.messages import Head, hear, tell
 from service.preprocess import Decoded
-from service.sniff import ImageError, ImageLimits
+from service.sniff import ImageError, ImageLimits, sniff
 
 if TYPE_CHECKING:  # pydantic would double the time to start
     from service.artifact import Preprocessing
@@ -82,24 +82,51 @@ def _answer_all(channel: socket.socket, decode: Decode) -> None:
     _confine(max_bytes)
     tell(channel, {"pid": os.getpid()})
     while True:
-        _, encoded = hear(channel, max_bytes)
-        _allow(deadline_s)
-        tell(channel, *_answer(lambda: decode(bytes(encoded), recipe, limits), max_bytes))  # noqa: B023 - called at once
+        # Nothing of one image is held while the next one is waited for.
+        head, body = _answer(_image(channel, max_bytes, deadline_s), lambda encoded: decode(encoded, recipe, limits), max_bytes)
+        tell(channel, head, body)
+        del body
 
 
-def _answer(decoded: Callable[[], Decoded], max_bytes: int) -> tuple[Head, bytes]:
+def _image(channel: socket.socket, most_bytes: int, deadline_s: float) -> bytes:
+    """The next image, whenever it comes; from then on time counts."""
+    _, encoded = hear(channel, most_bytes)
+    _allow(deadline_s)
+    return bytes(encoded)
+
+
+def _answer(encoded: bytes, decode: Callable[[bytes], Decoded], max_bytes: int) -> tuple[Head, bytes]:
     """One image's pixels, with what is known about it; or what is wrong with it, or with us."""
+    starved = {
+        "code": "decode_limit",
+        "detail": f"Decoding the image takes more than {max_bytes:,} bytes of memory.",
+        "limit": "max_decode_bytes",
+    }
     try:
-        found = decoded()
+        found = decode(encoded)
     except ImageError as error:
+        if error.code == "corrupt_image" and _hunger(encoded) > max_bytes:
+            return starved, b""
         return {"code": error.code, "detail": str(error), "limit": error.limit}, b""
     except MemoryError:
-        detail = f"Decoding the image takes more than {max_bytes:,} bytes of memory."
-        return {"code": "decode_limit", "detail": detail, "limit": "max_decode_bytes"}, b""
+        return starved, b""
     except Exception:  # noqa: BLE001 - a bug of ours or of Pillow's, and the server's log is the place for it
         return {"bug": traceback.format_exc()}, b""
     head = {"width": found.width, "height": found.height, "format": found.format, "notes": found.notes}
     return head, found.pixels.tobytes()
+
+
+def _hunger(encoded: bytes) -> int:
+    """The bytes of memory that a file may need where its decoder, refused them, says that the file is damaged.
+
+    libwebp keeps several copies of the picture, and libjpeg the coefficients of one that comes in several passes.
+    """
+    try:
+        header = sniff(encoded)
+    except ImageError:
+        return 0
+    a_pixel = 20 if header.format == "WEBP" else 8 if header.scans > 1 else 0
+    return a_pixel * header.width * header.height
 
 
 def _confine(max_bytes: int) -> None:

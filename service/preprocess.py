@@ -201,6 +201,8 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     """
     if image.mode in ("I", "F"):
         raise ImageError("unsupported_mode", "Images of 32-bit numbers are not supported: save as 8 or 16 bit.")
+    if image.mode == "P" and image.palette is None:
+        raise ImageError("corrupt_image", "The image is damaged: it has no palette.")
     if image.mode == "RGB" and not image.has_transparency_data:
         return image, False
     (width, height), invisible = image.size, True

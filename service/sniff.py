@@ -12,7 +12,7 @@ from service.foreign import told
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Segments or blocks that a header may be in. Photos have dozens; stepping over millions would hold the server up.
-MAX_PIECES = 100_000
+MAX_PIECES = 30_000
 
 
 class ImageError(ValueError):
@@ -61,7 +61,9 @@ def sniff(encoded: bytes) -> Header:
         raise ImageError("empty_image", "The image has no bytes.")
     found = kind(encoded)
     if found is None:
-        raise ImageError("unsupported_format", told(encoded) or f"This is no image of an accepted kind ({', '.join(FORMATS)}).")
+        raise ImageError(
+            "unsupported_format", told(encoded) or f"This is not an image of an accepted kind ({', '.join(FORMATS)})."
+        )
     try:
         return _READERS[found](encoded)
     except (struct.error, IndexError):  # both mean: the file ends here
@@ -160,7 +162,12 @@ def _png(encoded: bytes) -> Header:
     length, name, width, height = struct.unpack_from(">I4sII", encoded, 8)
     if name != b"IHDR" or length < 13:
         raise _damaged("damaged or cut off")
-    return Header("PNG", width, height)
+    position = 8
+    for _ in range(MAX_PIECES):
+        position += 12 + int.from_bytes(encoded[position : position + 4])
+        if position >= len(encoded):
+            return Header("PNG", width, height)
+    raise _damaged(f"in more than {MAX_PIECES:,} pieces")
 
 
 def _webp(encoded: bytes) -> Header:

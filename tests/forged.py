@@ -1,0 +1,125 @@
+"""Files written byte by byte, for whatever no honest program writes."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def saved(image: Image.Image | np.ndarray, format: str = "PNG", **settings: object) -> bytes:
+    file = io.BytesIO()
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.save(file, format, **settings)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def ihdr(width: int, height: int, bits: int = 8, colour: int = 0, interlaced: int = 0) -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced))
+
+
+def png(*chunks: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def zeros(n_bytes: int) -> bytes:
+    """So many zeros, compressed without ever being there at once."""
+    packer, piece = zlib.compressobj(1), bytes(2**20)
+    packed = [packer.compress(piece[: min(2**20, n_bytes - start)]) for start in range(0, n_bytes, 2**20)]
+    return b"".join([*packed, packer.flush()])
+
+
+def grey_png(width: int, height: int, *extra: bytes, data: bytes | None = None) -> bytes:
+    """A black picture, with any chunks between its header and its pixels."""
+    pixels = zeros((width + 1) * height) if data is None else data
+    return png(ihdr(width, height), *extra, chunk(b"IDAT", pixels))
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """One segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+_QUANTS = segment(0xDB, b"\0" + b"\1" * 64)
+# One code each, a single 0 bit: of the DC table "no difference", of the AC tables "the band ends".
+_CODES = segment(0xC4, b"\0\1" + bytes(15) + b"\0" + b"\x10\1" + bytes(15) + b"\0")
+
+
+def frame(width: int, height: int, marker: int = 0xC0, n_components: int = 1, bits: int = 8) -> bytes:
+    components = b"".join(bytes([number + 1, 0x11, 0]) for number in range(n_components))
+    return segment(marker, struct.pack(">BHHB", bits, height, width, n_components) + components)
+
+
+def scan(component: int = 1, first: int = 0, last: int = 63, data: bytes = b"") -> bytes:
+    return segment(0xDA, bytes([1, component, 0, first, last, 0])) + data
+
+
+def jpeg(*parts: bytes) -> bytes:
+    return SOI + _QUANTS + _CODES + b"".join(parts) + EOI
+
+
+def progressive(width: int, height: int, n_scans: int, between: bytes = b"") -> bytes:
+    """A JPEG that goes over the whole picture again and again; 10 bytes are enough for a scan without any data.
+
+    Args:
+        between: what stands behind the first scan.
+    """
+    # The first scan is the DC's, which every other needs; then the AC's, over and over.
+    blocks = ((width + 7) // 8) * ((height + 7) // 8)
+    first = scan(last=0, data=bytes(blocks // 8 + 1)) + between
+    return jpeg(frame(width, height, 0xC2), first, scan(first=1) * (n_scans - 1))
+
+
+def gif(width: int, height: int, *blocks: bytes) -> bytes:
+    """With a palette of two colours."""
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + b"".join(blocks) + b";"
+
+
+def gif_frame(width: int, height: int, left: int = 0, top: int = 0, data: bytes = b"\2\2\x44\1\0") -> bytes:
+    """By default with the data of a single pixel."""
+    return b"," + struct.pack("<HHHHB", left, top, width, height, 0) + data
+
+
+def webp(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = b"".join(name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2) for name, content in chunks)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def vp8l(width: int, height: int) -> bytes:
+    """The header of a lossless picture, and next to nothing behind it."""
+    return b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes(9)
+
+
+def vp8x(width: int, height: int, flags: int = 0) -> bytes:
+    return bytes([flags, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+
+
+def bmp(width: int, height: int, bits: int = 24, compression: int = 0, data: bytes = b"", colours: int = 0) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, colours, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + head + data
+
+
+def os2_bmp(width: int, height: int, data: bytes = b"") -> bytes:
+    return b"BM" + struct.pack("<IHHI", 26 + len(data), 0, 0, 26) + struct.pack("<IHHHH", 12, width, height, 1, 24) + data
+
+
+def tiff(entries: list[tuple[int, int, int, int]], following: int = 0) -> bytes:
+    """Little-endian: a directory of (tag, type, count, value), and where the next one stands."""
+    fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + fields + struct.pack("<I", following)
+
+
+def exif(*entries: tuple[int, int, int, int], following: int = 0) -> bytes:
+    return b"Exif\0\0" + tiff(list(entries), following)
+
+
+def boxed(brand: bytes, *others: bytes) -> bytes:
+    """The beginning of HEIC, AVIF, MP4 and their kin."""
+    return struct.pack(">I", 16 + 4 * len(others)) + b"ftyp" + brand + bytes(4) + b"".join(others) + bytes(32)
