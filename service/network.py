@@ -71,11 +71,6 @@ class Network(nn.Module):
         return (batch.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
 
-def channels_first(last: Tensor, width: int) -> Tensor:
-    """What a body ends with as (N, D, h, w); most networks' is, Swin's is (N, h, w, D)."""
-    return last if last.shape[1] == width else last.permute(0, 3, 1, 2)
-
-
 def sized(name: str, crop: int | None) -> dict[str, int]:
     """The argument that builds a network with position embeddings for one input size; other networks refuse it."""
     return {"img_size": crop} if crop and timm.models.get_pretrained_cfg_value(name, "fixed_input_size") else {}

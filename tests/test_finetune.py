@@ -31,6 +31,7 @@ from training.recipe import Recipe
 from training.rungs import Probed
 from training.sample import SAMPLE
 from training.splits import Splits, split
+from training.trained import Trained
 
 RECIPE = Recipe(
     strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_rate=1e-3, backbone_rate=2e-4
@@ -257,11 +258,21 @@ def test_exported_graph_says_what_the_learned_network_says(start: Start, learned
     np.testing.assert_allclose(found[MAPS].mean(axis=(2, 3)), vectors.numpy(), atol=1e-3)
 
 
+def assert_positions_add_up(result: Trained, folder: Path, pixels: np.ndarray) -> None:
+    """The logits are what the packaged head makes of the packaged graph's map, position by position."""
+    (folder / "packaged.onnx").write_bytes(result.graph)
+    found = Graph(folder / "packaged.onnx", lanes=1)(pixels[:4])
+    by_position = np.einsum("cd,ndhw->nchw", result.weights["head.weight"], found[MAPS])
+    assert by_position.shape[2:] == (2, 2)
+    np.testing.assert_allclose(by_position.mean(axis=(2, 3)) + result.weights["head.bias"], found[LOGITS], atol=1e-4)
+
+
 def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
     ground = Ground(start.dataset, start.splits, start.exported, start.features, recipe, Folder(tmp_path))
     result = rungs.finetune(ground, start.probed, "finetune", recipe.epochs)
     difference, low, high = result.gain
     assert result.strategy == "finetune"
+    assert_positions_add_up(result, tmp_path, start.validation()[0].numpy())
     assert low <= difference <= high
     assert "finetune: tf_efficientnet_lite0 at 64 pixels for up to 1 epochs\n" in capsys.readouterr().err

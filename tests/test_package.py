@@ -113,9 +113,10 @@ def test_package_without_pictures_says_so(written: Path):
     assert "850 training images are in it, but no pictures of them.\n" in card
 
 
-def test_package_with_pictures_of_others_is_not_published(fitted, dataset: Dataset, held_out, tmp_path: Path):
-    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has 2 pictures; needed: 850"):
-        package.write(fitted.trained, dataset, held_out, "clothes", tmp_path / "package", Thumbnails.of([b"a", b"b"]))
+@pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
+def test_package_with_pictures_of_others_is_not_published(fitted, dataset: Dataset, held_out, tmp_path: Path, pictures):
+    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d pictures; needed: 850"):
+        package.write(fitted.trained, dataset, held_out, "clothes", tmp_path / "package", Thumbnails.of(pictures))
 
 
 def test_a_package_for_several_labels_gives_each_by_its_threshold(fitted, dataset: Dataset, held_out, clothes, tmp_path: Path):

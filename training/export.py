@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
 from service.engine import LOGITS, VECTORS, Graph
-from service.network import Network, channels_first
+from service.network import Network
 from training import pretrained
 from training.backbones import BackboneError, Choice
 from training.graphs import CARD, STAGES, graph_folder, size_file
@@ -76,6 +76,11 @@ class _Whole(nn.Module):
             kept, seen = stages, torch.cat([*(stage.mean(dim=(2, 3)) for stage in stages), vectors], dim=1)
         maps = dict(zip(facts.maps, [*kept, channels_first(last, facts.width)], strict=True))
         return {LOGITS: self.network.head(seen), VECTORS: vectors, **maps}
+
+
+def channels_first(last: Tensor, width: int) -> Tensor:
+    """What a body ends with as (N, D, h, w); most networks' is, Swin's is (N, h, w, D)."""
+    return last if last.shape[1] == width else last.permute(0, 3, 1, 2)
 
 
 class _Headless(nn.Module):

@@ -61,7 +61,7 @@ def write(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    shown = pictures or Thumbnails.of([b""] * len(trained.neighbours.paths))
+    shown = Thumbnails.of([b""] * len(trained.neighbours.paths)) if pictures is None else pictures
     n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(shown.content)
     try:
         with durable.room_for(target.parent, n_bytes):
