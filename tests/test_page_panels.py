@@ -122,6 +122,15 @@ def test_a_heat_map_that_failed_can_be_asked_for_again(visit, shirt):
     expect(page.locator("#overlay")).to_be_visible()
 
 
+def test_a_choice_that_failed_leaves_no_map_of_another_choice(visit, shirt):
+    page = answered(visit(), shirt)
+    page.route("**/v1/explain?*", lambda route: route.fulfill(status=422, json={"title": "method cannot be used"}))
+    page.get_by_label("found by").select_option("occlusion")
+    expect(page.locator("#heat-state")).to_contain_text("method cannot be used")
+    expect(page.locator("#heat-controls")).to_be_visible()
+    expect(page.locator("#overlay")).to_have_js_property("width", 0)
+
+
 def test_the_nearest_training_images_are_shown_with_label_and_distance(visit, shirt):
     page = answered(visit(), shirt)
     first = page.locator("#neighbours figure").first

@@ -67,7 +67,7 @@ async function copy() {
 }
 
 export function listenToCode() {
-  $("tabs").addEventListener("click", ({ target }) => { if (target.role === "tab") choose(target); });
+  $("tabs").addEventListener("click", ({ target }) => { if (target.matches("[role=tab]")) choose(target); });
   $("tabs").addEventListener("keydown", moveBetweenTabs);
   $("copy").addEventListener("click", copy);
 }

@@ -51,8 +51,8 @@ export function problemBox(problem, again) {
   const { title, detail = "", limit, request_id: request, status } = problem;
   const box = make("div", { class: "problem" });
   box.append(make("p", { class: "title" }, title), make("p", {}, String(detail)));
-  if (limit) {
-    const value = limit.value.toLocaleString("en");
+  if (limit?.setting) {
+    const value = Number(limit.value).toLocaleString("en");
     const text = `Limit: ${limit.name} = ${value}. Who runs the service sets it with ${limit.setting}.`;
     box.append(make("p", { class: "soft" }, text));
   }

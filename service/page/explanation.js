@@ -37,6 +37,7 @@ function explain(chosen) {
 function showUnexplained(problem, chosen) {
   const cannot = [404, 422].includes(problem.status) && !chosen.label;
   $("heat").hidden = cannot;
+  $("overlay").width = 0; // what still lies there is the map of another choice
   $("heat-state").replaceChildren(...(cannot ? [] : [problemBox(problem, () => explain(chosen))]));
 }
 
