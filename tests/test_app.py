@@ -1,6 +1,5 @@
 """The BentoML service as an operator meets it: started, refused, asked badly, stopped."""
 
-import os
 import shutil
 import signal
 import socket
