@@ -169,6 +169,22 @@ def test_a_key_is_asked_for_until_it_is_right(visit, model, shirt):
     assert shown(page) == said(model, shirt)
 
 
+def test_one_key_serves_every_question_that_was_refused(visit):
+    held: list[Route] = []
+
+    def prepare(page: Page) -> None:
+        page.route("**/v1/**", guarded)
+        page.route("**/v1/limits", lambda route: guarded(route) if held else held.append(route))
+
+    page = visit(prepare)
+    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    guarded(held[0])  # refused only now, when there is a key
+    expect(page.locator("#limits")).to_contain_text("10 MiB")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
 def test_a_key_is_neither_stored_nor_shown(visit):
     page = visit(lambda page: page.route("**/v1/**", guarded))
     page.get_by_label("Key", exact=True).fill("a-secret")
