@@ -70,8 +70,11 @@ def probing(url: str) -> Iterator[list[float]]:
 
 
 def memory() -> float:
-    """MiB that the server and all its processes hold, shared pages counted once."""
-    return sum(process.memory_full_info().pss for process in psutil.Process().children(recursive=True)) / 2**20
+    """MiB that the server and all its processes hold for themselves.
+
+    Pages that are shared change hands whenever another server on the machine starts or ends.
+    """
+    return sum(process.memory_full_info().uss for process in psutil.Process().children(recursive=True)) / 2**20
 
 
 def all_of(files: dict[str, Case], asker: Asker) -> tuple[dict[str, float], list[str]]:
