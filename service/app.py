@@ -29,7 +29,9 @@ from service.schemas import Batch, Classification
 from service.serving import Serving
 
 serving = Serving()
-protocol.install(serving)  # at import, because uvicorn picks its protocol before the service is made
+routes = openapi.table()
+# At import, because uvicorn picks its protocol before the service is made.
+protocol.install(serving, routes)
 
 
 @bentoml.service(
@@ -100,4 +102,4 @@ def _load() -> None:
 
 
 # The decorator made a bentoml.Service of the class, which type checkers cannot see.
-cast(bentoml.Service[Any], Graft).add_asgi_middleware(Gate, serving=serving, routes=openapi.table())
+cast(bentoml.Service[Any], Graft).add_asgi_middleware(Gate, serving=serving, routes=routes)

@@ -1,6 +1,6 @@
 """What the decoders' processes do: one that has imported everything waits, and forks a child for every decoder.
 
-    python -m service.decoding      started by `service.decoder`, which holds the other end of its standard input
+    python -m service.decoding      started by `service.nursery`, which holds the other end of its standard input
 
 A fork costs milliseconds where a start costs a quarter of a second, so images that kill their decoder can't keep a
 processor busy with starting others. Strangers' bytes meet C code here: nothing of the server is in these processes, no

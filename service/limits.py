@@ -41,6 +41,7 @@ class Settings(BaseModel):
         default=None, description="what callers must send as a bearer token; none: anyone may ask"
     )
     api_key_file: Path | None = Field(default=None, description="a file that holds the key instead")
+    tracing: bool = Field(default=False, description="whether requests pass BentoML's OpenTelemetry, as its configuration says")
     log_requests: bool = Field(default=True, description="whether every request gets a line in the log")
 
     max_body_bytes: int = Field(default=10 * 2**20, gt=0, description="bytes of one request")

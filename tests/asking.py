@@ -61,7 +61,7 @@ def mounted(model: Model | None, **settings: Any) -> Iterator[Gate]:
 def listening(model: Model | None, **settings: Any) -> Iterator[int]:
     """The same on a port, over our own protocol: yields the port."""
     with mounted(model, **settings) as app:
-        protocol = type("Bound", (Protocol,), {"serving": app.serving})
+        protocol = type("Bound", (Protocol,), {"serving": app.serving, "routes": table()})
         server = uvicorn.Server(uvicorn.Config(app, http=protocol, port=0, log_level="critical", lifespan="off"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from training.demo import serving
@@ -45,7 +46,7 @@ def listener() -> Iterator[tuple[str, list[str]]]:
 def test_it_is_ready_and_alive(server):
     assert httpx.get(f"{server}/readyz").status_code == 200
     assert httpx.get(f"{server}/livez").status_code == 200
-    assert "bentoml_" in httpx.get(f"{server}/metrics").text
+    assert "graft_model_info" in httpx.get(f"{server}/metrics").text
 
 
 def test_the_model_that_answers_is_the_one_that_was_packed(server, fitted):
@@ -134,14 +135,30 @@ def test_golden_answers_that_no_longer_hold_end_it(fitted, tmp_path):
     assert "golden.npz" in output
 
 
-def test_sigterm_ends_it(fitted):
-    before = _processes()
+def test_sigterm_ends_it_and_everything_it_started(fitted):
     with serving(fitted.artifact.path) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
-    deadline = time.monotonic() + 10
-    while _processes() - before and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert _processes() - before == set()
+        family = _family(url)
+    assert len(family) >= 5  # the command, the worker, and the decoders with the one that forks them
+    psutil.wait_procs(family, timeout=10)
+    assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_with_tracing_requests_take_bentomls_road_to_the_same_answer(fitted, server, clothes, monkeypatch):
+    monkeypatch.setenv("GRAFT_TRACING", "true")
+    with serving(fitted.artifact.path) as traced:
+        answers = [httpx.post(f"{url}/v1/classify", content=clothes[0][1]).json() for url in (server, traced)]
+        assert answers[0]["predictions"] == answers[1]["predictions"]
+        assert httpx.get(f"{traced}/nothing").json()["code"] == "not_found"
+
+
+def test_bentomls_client_finds_its_schema_and_nothing_else_of_bentomls(server):
+    assert {route["name"] for route in httpx.get(f"{server}/schema.json").json()["routes"]} == {"classify", "classify_batch"}
+    assert [httpx.get(f"{server}{path}").status_code for path in ("/static_content/index.css", "/assets/", "/favicon.ico")] == [
+        404,
+        404,
+        404,
+    ]
 
 
 def test_bentoml_serve_in_the_repository_serves_the_latest_run(fitted, workplace):
@@ -186,17 +203,13 @@ def _eventually(url: str) -> bool:
     return False
 
 
-def _processes() -> set[str]:
-    """The command lines of all running servers of ours."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"service.app:Graft" in command:
-            found.add(f"{folder.name} {command!r}")
-    return found
+def _family(url: str) -> list[psutil.Process]:
+    """The processes of the server at a URL."""
+    port = url.rpartition(":")[2]
+    [command] = [
+        process for process in psutil.process_iter(["cmdline"]) if (process.info["cmdline"] or [])[-2:] == ["--port", port]
+    ]
+    return [command, *command.children(recursive=True)]
 
 
 def test_bentomls_own_client_asks_about_several_images_at_once(server, clothes, tmp_path):

@@ -18,7 +18,8 @@ from PIL import Image
 
 from service.artifact import Preprocessing
 from service.batcher import Overloaded
-from service.decoder import COMMAND, Decoder
+from service.decoder import Decoder
+from service.nursery import COMMAND
 from service.preprocess import decode
 from service.sniff import ImageError, ImageLimits
 

@@ -27,6 +27,21 @@ def overlay(page: Page, x: float, y: float) -> list[int]:
     )
 
 
+def test_the_services_own_heat_map_and_neighbours_are_shown(browser, site, model, shirt):
+    page = browser.new_page()
+    page.goto(site)
+    answered(page, shirt)
+    nearest = model.neighbours.nearest(model.engine(model.decode(shirt).pixels[None]).vectors[0], 1)[0]
+    first = page.locator("#neighbours li").first
+    expect(first).to_contain_text(model.manifest.labels[nearest.labels[0]])
+    expect(first.locator("img")).to_have_js_property("complete", True)
+    assert page.evaluate(
+        "() => { const c = document.getElementById('overlay');"
+        " return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0); }"
+    )
+    page.close()
+
+
 def test_the_heat_map_lies_over_what_speaks_for_the_label(visit, shirt):
     page = answered(visit(), shirt)
     expect(page.locator("#overlay")).to_be_visible()
@@ -167,6 +182,22 @@ def test_a_key_is_asked_for_until_it_is_right(visit, model, shirt):
     expect(page.get_by_role("heading", level=1)).to_have_text("fashion-mnist")
     pick(page, shirt)
     assert shown(page) == said(model, shirt)
+
+
+def test_one_key_serves_every_question_that_was_refused(visit):
+    held: list[Route] = []
+
+    def prepare(page: Page) -> None:
+        page.route("**/v1/**", guarded)
+        page.route("**/v1/limits", lambda route: guarded(route) if held else held.append(route))
+
+    page = visit(prepare)
+    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    guarded(held[0])  # refused only now, when there is a key
+    expect(page.locator("#limits")).to_contain_text("10 MiB")
+    expect(page.get_by_role("dialog")).to_be_hidden()
 
 
 def test_a_key_is_neither_stored_nor_shown(visit):

@@ -155,7 +155,7 @@ def test_an_impossible_top_k_is_refused(client, shirt, place, value):
     assert problem(TOP_K[place](client, shirt, value), 422, "bad_top_k")["field"] == "top_k"
 
 
-@pytest.mark.parametrize("value", ["true", "null", "[3]", "3.5", "1e9", '"\\ud800"'])
+@pytest.mark.parametrize("value", ["true", "null", "[3]", "3.5", '"\\ud800"'])
 def test_a_top_k_of_another_type_is_refused(client, shirt, value):
     body = f'{{"image": "{text(shirt)}", "top_k": {value}}}'
     problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_top_k")
