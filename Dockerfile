@@ -1,5 +1,6 @@
-# The service on a CPU, with one package inside: no torch, no compiler, not root.
-#   docker build -t graft-service . && docker run -p 3000:3000 graft-service
+# The service on a CPU, with the package of the latest run inside: no torch, no compiler, not root.
+#   docker build -t graft-service .
+#   docker run --read-only --tmpfs /tmp --stop-timeout 20 -p 3000:3000 -e GRAFT_API_KEY=... graft-service
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
 
@@ -8,20 +9,24 @@ COPY requirements-service.lock .
 RUN python3 -m venv /opt/graft \
  && /opt/graft/bin/pip install --no-cache-dir --require-hashes -r requirements-service.lock
 
-# The latest run's package; another one: --build-arg PACKAGE=runs/my-run/package
-ARG PACKAGE=runs/latest/package
-COPY ${PACKAGE} /graft/package
-COPY service /graft/service
-
-# A home that the service may write to; BentoML keeps its metrics there. Containerized: a failed start ends the container.
-RUN useradd --create-home --uid 10001 graft && mkdir /home/graft/bentoml && chown graft /home/graft/bentoml
-USER graft
+# BentoML's home is the only place written to: a volume at /tmp is all that a read-only root needs.
+# No BENTOML_CONTAINERIZED: with it BentoML would not replace a worker that died; and a start that fails ends without it too.
+RUN useradd --no-create-home --uid 10001 graft
 ENV PATH=/opt/graft/bin:$PATH \
-    BENTOML_HOME=/home/graft/bentoml \
+    BENTOML_HOME=/tmp/bentoml \
     BENTOML_DO_NOT_TRACK=True \
-    BENTOML_CONTAINERIZED=true \
     GRAFT_PACKAGE=/graft/package \
     PYTHONUNBUFFERED=1
+COPY service service
+
+# Another run's: --build-arg PACKAGE=runs/NAME/package
+ARG PACKAGE=runs/latest-package
+COPY ${PACKAGE} package
+# What cannot be served, such as a package of another format, ends the build, not a deployment.
+RUN python3 -m compileall -q service \
+ && python3 -c "from service.lifecycle import check; check()"
+
+USER graft
 EXPOSE 3000
 HEALTHCHECK --interval=10s --start-period=30s --timeout=3s \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=2)"]

@@ -1,16 +1,30 @@
-# Two commands: `make demo` and `make test`. Both set up .venv by themselves, once.
+# `make demo`, `make test`, `make image`. Each sets up .venv by itself, once.
 PYTHON ?= python3
 UV_VERSION = 0.13.8
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: demo test lint types lock clean
+.PHONY: demo test test-all image lint types lock clean
 
 demo: $(READY)
 	$(BIN)/graft demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What takes minutes too: longer fuzzing, more kills, load.
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "nightly or not nightly"
+
+# The image with the latest run's package, built, started, and asked one question. Without a run: one on the sample.
+# Where there is no Docker engine, $(IMAGE_CHECK) builds with buildah; it needs root.
+image: $(READY)
+	test -e runs/latest || $(BIN)/graft fit $(SAMPLE) --strategy probe
+	$(BIN)/graft package
+	$(BIN)/python -m zipfile -e $(SAMPLE) build/sample
+	if test -x $(IMAGE_CHECK); then $(IMAGE_CHECK) build/sample/test/bag/001.png; else docker build -t graft-service .; fi
+SAMPLE = training/sample/fashion-mnist.zip
+IMAGE_CHECK = ../shared/tools/image-check
 
 lint: $(READY)
 	$(BIN)/ruff check .

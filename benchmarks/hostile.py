@@ -10,6 +10,7 @@ was broken: an answer that is not the one the corpus promises or took over a sec
 
 import argparse
 import http.client
+import re
 import statistics
 import sys
 import threading
@@ -70,8 +71,10 @@ def probing(url: str) -> Iterator[list[float]]:
 
 
 def memory() -> float:
-    """MiB that the server and all its processes hold, shared pages counted once."""
-    return sum(process.memory_full_info().pss for process in psutil.Process().children(recursive=True)) / 2**20
+    """MiB that the server and all its processes hold, without the files they have in common with others' processes."""
+    processes = psutil.Process().children(recursive=True)
+    status = "".join(Path(f"/proc/{process.pid}/status").read_text(encoding="ascii") for process in processes)
+    return sum(map(int, re.findall(r"RssAnon:\s+(\d+) kB", status))) / 2**10
 
 
 def all_of(files: dict[str, Case], asker: Asker) -> tuple[dict[str, float], list[str]]:

@@ -14,6 +14,8 @@ from service.schemas import Limit
 
 PREFIX = "GRAFT_"
 LATEST = Path("runs/latest/package")
+PACKED = Path("runs/latest-package")  # the same, for builders, which follow no links
+HOME = Path(__file__).parent.parent  # of the code
 SHORTEST_KEY = 16  # characters; a shorter one can be guessed
 _ELSEWHERE = {"GRAFT_CACHE"}  # training's; not a setting of a deployment
 
@@ -22,12 +24,18 @@ class SettingsError(ValueError):
     """A GRAFT_* variable is wrong; the text says which and how."""
 
 
+def usual_package() -> Path:
+    """What is served unless told: in a Bento the package that was built into it, elsewhere the newest run's."""
+    in_a_bento = (HOME.parent / "bento.yaml").is_file()
+    return HOME / PACKED if in_a_bento else LATEST
+
+
 class Settings(BaseModel):
     """Every setting is the environment variable GRAFT_<NAME>, and `/v1/limits` shows them all."""
 
     model_config = ConfigDict(frozen=True)
 
-    package: Path = Field(default=LATEST, description="the package directory to serve")
+    package: Path = Field(default_factory=usual_package, description="the package directory to serve")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the network runs")
     api_key: SecretStr | None = Field(
         default=None, description="what callers must send as a bearer token; none: anyone may ask"

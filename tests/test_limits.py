@@ -30,6 +30,10 @@ def test_a_variable_sets_its_setting(variable, value, name, expected):
     assert getattr(Settings.from_environment({variable: value}), name) == expected
 
 
+def test_outside_a_bento_the_latest_runs_package_is_served():
+    assert Settings().package == Path("runs/latest/package")
+
+
 def test_other_peoples_variables_are_none_of_ours():
     assert Settings.from_environment({"PATH": "/bin", "BENTOML_HOME": "/b", "GRAFTED": "1"}) == Settings()
 

@@ -21,7 +21,7 @@ def graft(*words: object, cwd: Path | None = None, **settings: str) -> subproces
 def test_help_names_every_verb():
     done = graft("--help")
     assert done.returncode == 0
-    for verb in ("check", "fit", "compare", "predict", "evaluate", "verify", "serve", "demo"):
+    for verb in ("check", "fit", "compare", "predict", "evaluate", "verify", "package", "serve", "demo"):
         assert f"\n    {verb} " in done.stdout
 
 
@@ -123,6 +123,20 @@ def test_a_signal_while_fine_tuning_ends_it_with_its_own_code(fitted, make_folde
         assert "Traceback" not in running.stderr.read()
         assert running.wait() == code
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_package_chooses_what_is_served(fitted, tmp_path):
+    done = graft("package", fitted.run, cwd=tmp_path)
+    assert done.returncode == 0
+    assert fitted.artifact.manifest.sha256 in done.stdout
+    assert done.stdout.endswith("next: bentoml build\n")
+    assert (tmp_path / "runs/latest").resolve() == fitted.run.resolve()
+
+
+def test_package_of_a_run_without_one_is_exit_code_3(tmp_path):
+    done = graft("package", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr == "error: runs/latest/package is not a package: no such directory. Make one with: graft fit DIR\n"
 
 
 def test_verify_accepts_what_fit_left(fitted):

@@ -27,6 +27,21 @@ def overlay(page: Page, x: float, y: float) -> list[int]:
     )
 
 
+def test_the_services_own_heat_map_and_neighbours_are_shown(browser, site, model, shirt):
+    page = browser.new_page()
+    page.goto(site)
+    answered(page, shirt)
+    nearest = model.neighbours.nearest(model.engine(model.decode(shirt).pixels[None]).vectors[0], 1)[0]
+    first = page.locator("#neighbours li").first
+    expect(first).to_contain_text(model.manifest.labels[nearest.labels[0]])
+    expect(first.locator("img")).to_have_js_property("complete", True)
+    assert page.evaluate(
+        "() => { const c = document.getElementById('overlay');"
+        " return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0); }"
+    )
+    page.close()
+
+
 def test_the_heat_map_lies_over_what_speaks_for_the_label(visit, shirt):
     page = answered(visit(), shirt)
     expect(page.locator("#overlay")).to_be_visible()

@@ -217,15 +217,6 @@ def test_other_versions_of_libraries_are_a_warning_with_a_table(capsys):
     assert said.splitlines()[2].split()[:2] == ["torch", "1.0.0"]
 
 
-def test_latest_leads_to_the_newest_run_and_is_replaced_whole():
-    for name in ("runs/one", "runs/two"):
-        runs.point_latest(begin(name))
-    (Path("runs") / ".latest-123").symlink_to("one")
-    runs.point_latest(Path("runs/two"))
-    assert os.readlink("runs/latest") == "two"
-    assert not list(Path("runs").glob(".*"))
-
-
 def test_two_runs_of_one_second_get_folders_of_their_own():
     names = set()
     for _ in range(3):

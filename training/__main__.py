@@ -164,6 +164,17 @@ def verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def package(arguments: argparse.Namespace) -> int:
+    """graft package [RUN]"""
+    from training import latest
+
+    chosen = latest.choose(arguments.run)
+    print(f"{chosen.path}: every byte as promised; it is what is served and built from here on")
+    print(f"model {chosen.manifest.name} {chosen.manifest.version}, sha256 {chosen.manifest.sha256}")
+    print("next: bentoml build")
+    return 0
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """graft serve [PACKAGE]"""
     from service.limits import LATEST
@@ -202,6 +213,7 @@ ACTIONS = {
     "evaluate": evaluate,
     "predict": predict,
     "verify": verify,
+    "package": package,
     "serve": serve,
     "demo": demo,
 }

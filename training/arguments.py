@@ -80,6 +80,10 @@ def _verify(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, metavar="PACKAGE")
 
 
+def _package(verb: Verb, _: bool) -> None:
+    verb.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), metavar="RUN", help="(default: the latest)")
+
+
 def _serve(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, nargs="?", metavar="PACKAGE", help="default: the latest run's")
     verb.add_argument("--host", default="127.0.0.1", help="an IP address to listen on (default: 127.0.0.1)")
@@ -97,6 +101,7 @@ VERBS = {
     "evaluate": ("score a package on labelled images", _evaluate),
     "predict": ("classify images with a package", _predict),
     "verify": ("check every byte of a package, and its golden answers", _verify),
+    "package": ("choose the run whose package is served, built into a Bento, and shipped in an image", _package),
     "serve": ("answer over HTTP", _serve),
     "demo": ("the whole road on a small sample: fit, package, serve, ask", _demo),
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.artifact import Artifact
-from training import appraise, backbones, durable, ladder, package, report, runs, search, telling, thumbnails, trackers
+from training import appraise, backbones, durable, ladder, latest, package, report, runs, search, telling, thumbnails, trackers
 from training.folder import PACKAGE, to_json
 from training.ground import prepare
 from training.ladder import Climb
@@ -74,7 +74,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
             artifact = package.write(
                 trained, ground.dataset, ground.splits.validation, runs.name_of(data), folder.path / PACKAGE, pictures
             )
-            runs.point_latest(folder.path)
+            latest.choose(folder.path)
             return artifact
 
         climbed = ladder.climb(ground, begun, publish)

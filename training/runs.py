@@ -1,4 +1,4 @@
-"""Where runs lie: a name for a new one, who works on it, what a killed one left half done, and which is the newest."""
+"""Where runs lie: a name for a new one, who works on it, and what a killed one left half done."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from service.artifact import MANIFEST
-from training import durable
+from training import durable, latest
 from training.folder import PACKAGE, PLAN, RECIPE, RUN, SPLITS, Folder, RunError, read, table, to_json
 from training.progress import say
 from training.recipe import Recipe
@@ -85,18 +85,8 @@ def finished(path: Path) -> bool:
 
 def finish(path: Path) -> None:
     """Marks a run as finished, and points at it."""
-    point_latest(path)
+    latest.choose(path)
     durable.write(path / RUN, to_json(read(path / RUN) | {"finished": time.time()}))
-
-
-def point_latest(path: Path) -> None:
-    """`runs/latest` leads to the newest run that has a package; that is what `bentoml serve` serves."""
-    RUNS.mkdir(exist_ok=True)
-    for orphan in RUNS.glob(".latest-*"):
-        orphan.unlink(missing_ok=True)
-    beside = RUNS / f".latest-{os.getpid()}"
-    beside.symlink_to(os.path.relpath(path, RUNS), target_is_directory=True)
-    os.replace(beside, RUNS / "latest")
 
 
 def name_of(data: Path) -> str:

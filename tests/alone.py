@@ -1,0 +1,61 @@
+"""Starts a server where there is no network but the machine's own, asks it about images, and stops it.
+
+    python alone.py PORT COMMAND... < IMAGE    (below `unshare --net` where nobody else's network shall be reachable)
+
+Prints one JSON object: `answer` to /v1/classify, `model`, the exit `code`, and what was `said`.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+
+SIOCSIFFLAGS, UP_AND_RUNNING = 0x8914, 0x41
+PATIENCE = 60  # seconds
+
+
+def main() -> None:
+    port, command, image = sys.argv[1], sys.argv[2:], sys.stdin.buffer.read()
+    if os.environ.get("NEW_NETWORK"):
+        _raise_loopback()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        url = f"http://127.0.0.1:{port}"
+        _wait(server, url)
+        answer = _ask(urllib.request.Request(f"{url}/v1/classify", data=image, headers={"Content-Type": "image/png"}))
+        model = _ask(f"{url}/v1/model")
+        server.send_signal(signal.SIGTERM)
+        said = server.communicate(timeout=PATIENCE)[0]
+    print(json.dumps({"answer": answer, "model": model, "code": server.returncode, "said": said}))
+
+
+def _raise_loopback() -> None:
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh", b"lo", UP_AND_RUNNING))
+
+
+def _wait(server: "subprocess.Popen[str]", url: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{url}/readyz", timeout=2).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    server.kill()
+    sys.exit(f"not ready:\n{server.communicate()[0]}")
+
+
+def _ask(request: "urllib.request.Request | str") -> object:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        return json.load(response)
+
+
+if __name__ == "__main__":
+    main()
