@@ -4,20 +4,18 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import AsyncGenerator
 from typing import Any, NoReturn
 
 import anyio
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.forms import FormError, Part, TooManyParts, parts
 from service.limits import Settings
 from service.problems import Refused
 from service.schemas import PROBLEMS
 from service.sniff import kind
 
-MOST_OPTIONS = 16
+MOST_OPTION_BYTES = 5_000  # of a field's text, more than any option needs
 MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and nothing else here is nested
 Given = dict[str, Any]
 Givens = tuple[Given, Given]  # options of the query, and of the body
@@ -115,31 +113,31 @@ class Intake:
     async def _form(self, field: str) -> tuple[list[bytes], Given]:
         """The files of one form field, and every other field as an option."""
         body = await self._body()
-        parser = MultiPartParser(self._request.headers, _replay(body), max_files=len(body), max_fields=MOST_OPTIONS)
-        parser.spool_max_size = len(body)  # the body is in memory already: no temporary file
         try:
-            form = await parser.parse()
-        except (MultiPartException, KeyError, UnicodeDecodeError) as error:
-            raise Refused("bad_multipart", getattr(error, "message", "The form cannot be parsed.")) from None
-        if not body.rstrip().endswith(b"--"):
-            raise Refused("bad_multipart", "The form breaks off before its closing boundary.")
-        items = form.multi_items()
-        images = [value for name, value in items if name == field]
-        for image in images:
-            if not isinstance(image, UploadFile):
-                _refuse_text(image, field)
-        files = [await image.read() for image in images if isinstance(image, UploadFile)]
-        return files, _single([(name, value) for name, value in items if name != field])
+            found = parts(body, self._request.headers["content-type"])
+        except TooManyParts as error:
+            raise Refused("too_many_files", str(error), field=field) from None
+        except FormError as error:
+            raise Refused("bad_multipart", str(error)) from None
+        for part in found:
+            if part.name == field and not part.is_file:
+                _refuse_text(part.content, field)
+        options = _single([(part.name, _option(part)) for part in found if part.name != field])
+        return [part.content for part in found if part.name == field], options
 
 
-def _refuse_text(text: str, field: str) -> NoReturn:
+def _option(part: Part) -> str:
+    return part.content[:MOST_OPTION_BYTES].decode(errors="replace")
+
+
+def _refuse_text(text: bytes, field: str) -> NoReturn:
     if _URL.match(text):
         raise Refused("urls_not_accepted", "Images are never fetched; send the file itself.", field=field)
     raise Refused("missing_image", f"The field {field!r} holds text; send a file.", field=field)
 
 
 # Any scheme, but not data: that is an image after all, if not one that is read here.
-_URL = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_URL = re.compile(rb"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def _from_json(body: bytes) -> tuple[bytes, Given]:
@@ -155,8 +153,8 @@ def _from_json(body: bytes) -> tuple[bytes, Given]:
     if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         raise Refused("missing_image", 'Send {"image": "<base64>"}.', field="image")
     image = fields.pop("image")
-    if _URL.match(image):
-        _refuse_text(image, "image")
+    if _URL.match(image[:64].encode(errors="replace")):
+        raise Refused("urls_not_accepted", "Images are never fetched; send the file itself.", field="image")
     try:
         return base64.b64decode(image, validate=True), fields
     except (binascii.Error, ValueError):
@@ -186,8 +184,3 @@ def _unique(items: list[tuple[str, Any]]) -> Given:
 
 def _too_large(most: int) -> Refused:
     return Refused("body_too_large", f"The body is larger than {most:,} bytes.", "max_body_bytes")
-
-
-async def _replay(body: bytes) -> AsyncGenerator[bytes, None]:
-    """A body that was read already, as a stream."""
-    yield body

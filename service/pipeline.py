@@ -3,9 +3,8 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from service.model import Answer, Model
 from service.options import ClassifyOptions, ExplainOptions, SimilarOptions
 from service.preprocess import Decoded
 from service.problems import EXPECTED, Refused, explained
+from service.room import Room
 from service.schemas import (
     Batch,
     BatchItem,
@@ -50,7 +50,12 @@ class _Seen(NamedTuple):
 
 
 class Pipeline:
-    """The road from one image's bytes to its answer, through the decoder's and the engine's queues."""
+    """The road from one image's bytes to its answer, through the decoder's and the engine's queues.
+
+    Attributes:
+        room: for images.
+        broken: whether the network has run out of memory.
+    """
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
         self.model = model
@@ -66,10 +71,10 @@ class Pipeline:
         )
         self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s, metrics.batch_size.observe)
         self._explaining = Explaining(model, settings.max_explanations, metrics)
-        self._inside = 0
+        self.room = Room(settings.max_waiting)
         self._invalid = 0
         self.broken = False
-        metrics.watch("images", lambda: self._inside)
+        metrics.watch("images", lambda: self.room.inside)
         metrics.watch("decode", lambda: self._decoder.depth)
         metrics.watch("network", lambda: self._batcher.depth)
         manifest, backbone = model.manifest, model.manifest.backbone.name
@@ -90,11 +95,6 @@ class Pipeline:
     def beyond_repair(self) -> bool:
         """Whether only a new process helps: no memory, or a call of the network that has lasted longer than any answer may."""
         return self.broken or self._batcher.computing_s > self.settings.answer_deadline_s
-
-    def check_room(self) -> None:
-        """Raises Overloaded if one more image would be sent away: to be asked before its bytes are read."""
-        if self._inside >= self.settings.max_waiting:
-            raise Overloaded(f"{self._inside} images are waiting already.", "max_waiting")
 
     async def classify(self, encoded: bytes, options: ClassifyOptions, request_id: str) -> Classification:
         """Raises ImageError, Overloaded, or Refused if the network's answer is not finite."""
@@ -177,7 +177,7 @@ class Pipeline:
         label = self._label(options.label)
         check(sniff(encoded), self.model.limits)
         self._explaining.check_room()
-        async with self._place():
+        with self.room.place():
             decoded = await self._decoded(time.perf_counter() + self.settings.queue_deadline_s, encoded)
         return await self._explaining.explained(decoded, label, options.method, finish)
 
@@ -192,7 +192,7 @@ class Pipeline:
     async def _seen(self, encoded: bytes) -> _Seen:
         """One image through both queues, once its header was judged."""
         check(sniff(encoded), self.model.limits)
-        async with self._place():
+        with self.room.place():
             begun = time.perf_counter()
             deadline = begun + self.settings.queue_deadline_s
             decoded = await self._decoded(deadline, encoded)
@@ -216,15 +216,6 @@ class Pipeline:
                 raise
             self.broken = True
             raise Refused("out_of_memory", "There was not enough memory for the network; the service starts anew.") from None
-
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        self.check_room()
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
 
     def _check_finite(self, outputs: Outputs) -> None:
         if np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all():

@@ -1,11 +1,14 @@
 """What happens on a connection before there is a request: uvicorn's own protocol, with limits on time and size.
 
-By itself uvicorn waits for ever for headers, takes any number of them, and explains itself in plain text.
+By itself uvicorn waits for ever for headers, takes any number of them, and explains itself in plain text. And where there
+is no room for one more image, its headers are enough to say so: refusals that cost as much as answers would leave no time
+for answers.
 """
 
 import asyncio
 import math
-import uuid
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,12 +17,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.batcher import Overloaded
 from service.gate import BENTOML_PATHS, Gate
-from service.problems import problem
-from service.replies import PROBLEM_TYPE
+from service.pipeline import Pipeline
+from service.problems import explained, problem
+from service.replies import refusal
 from service.routes import Route
+from service.schemas import Problem
 from service.serving import Serving
+from service.visit import LINGER_S, given_or_new, new_id
 
+ACCEPTED_AT_ONCE = 16
 HEADER_OVERHEAD = 32  # bytes that a header counts beside its own, as in HTTP/2 (RFC 9113, 6.5.2): many small ones cost too
 
 
@@ -45,6 +53,8 @@ class Protocol(HttpToolsProtocol):
         self._due: asyncio.TimerHandle | None = None  # while headers are awaited
         self._n_bytes = 0  # of the headers that are awaited
         self._refused = False
+        self._passing: asyncio.TimerHandle | None = None  # while the body of a request that was turned away passes by
+        self._lasting = True  # whether the connection goes on after that
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,6 +62,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_no_headers()
+        if self._passing is not None:
+            self._passing.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -72,15 +84,19 @@ class Protocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + HEADER_OVERHEAD for name, value in self.headers)
         if size > self._settings.max_header_bytes:
             self._refuse_headers()
+        elif self.serving.pipeline and self._brings_image():
+            self._admit(self.serving.pipeline)
         else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._refused:
+        if not self._refused and self._passing is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._refused:
+        if self._passing is not None:
+            self._passed()
+        elif not self._refused:
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -109,20 +125,67 @@ class Protocol(HttpToolsProtocol):
         """Says what is wrong, and hangs up."""
         self._refused = True
         self._await_no_headers()
+        if self._passing is not None:  # its answer is out already, and this is only about the body
+            self.transport.close()
         if self.transport.is_closing():
             return
-        told = problem(code, detail, self._settings, uuid.uuid4().hex, limit)
-        body = told.model_dump_json(exclude_none=True).encode()
-        headers = [
-            f"content-type: {PROBLEM_TYPE}",
-            f"content-length: {len(body)}",
-            f"x-request-id: {told.request_id}",
-            "connection: close",
-        ]
-        head = "\r\n".join([*headers, "", ""]).encode()
-        self.transport.write(STATUS_LINE[told.status] + head + body)
+        told = problem(code, detail, self._settings, new_id(), limit)
+        self._write(told, closing=True)
         self.transport.close()
         self.serving.metrics.requests.labels("other", told.status, code).inc()
+
+    def _write(self, told: Problem, closing: bool) -> None:
+        response = refusal(told)
+        response.headers["X-Request-ID"] = told.request_id
+        if closing:
+            response.headers["Connection"] = "close"
+        headers = b"".join(b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *response.raw_headers])
+        self.transport.write(STATUS_LINE[told.status] + headers + b"\r\n" + bytes(response.body))
+
+    def _brings_image(self) -> bool:
+        """Whether an image is to follow these headers; False too where only the gate can answer, or answer in order."""
+        route = self.routes.get(self._path())
+        in_order = self.cycle is None or self.cycle.response_complete
+        image = route is not None and route.takes is not None and self.parser.get_method() == b"POST"
+        return image and in_order and self.serving.admits(self._header(b"authorization"))
+
+    def _admit(self, pipeline: Pipeline) -> None:
+        """Keeps a place for the image, or says that there is none."""
+        try:
+            self.scope["arrival"] = pipeline.room.expect()  # type: ignore[typeddict-unknown-key]
+        except Overloaded as overload:
+            self._turn_away(overload)
+        else:
+            super().on_headers_complete()
+
+    def _turn_away(self, overload: Overloaded) -> None:
+        """Answers at once; the body passes by unread, and then the connection is as good as before."""
+        begun = time.perf_counter()
+        # Whoever asks before sending a body does not send it now; nobody could tell where the next request begins.
+        lasting = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        self._lasting = lasting and not self.expect_100_continue
+        told = explained(overload, self._settings, given_or_new(self._header(b"x-request-id")))
+        self._write(told, closing=not self._lasting)
+        self._passing = self.loop.call_later(LINGER_S, self.transport.close)
+        self.server_state.total_requests += 1
+        self.serving.turn_away(self._path(), told, time.perf_counter() - begun)
+
+    def _path(self) -> str:
+        return self.url.partition(b"?")[0].decode("latin-1")
+
+    def _header(self, name: bytes) -> str:
+        return next((value.decode("latin-1") for key, value in self.headers if key == name), "")
+
+    def _passed(self) -> None:
+        """The body of a request that was turned away is off the wire."""
+        if self._passing is not None:
+            self._passing.cancel()
+            self._passing = None
+        if not self._lasting:
+            self.transport.close()
+        elif not self.transport.is_closing():  # as uvicorn does after an answer of its own
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
 
 class Shortcut:
@@ -144,3 +207,18 @@ def install(serving: Serving, routes: Mapping[str, Route]) -> None:
     """Lets the uvicorn that BentoML is about to start in this process speak our protocol."""
     Protocol.serving, Protocol.routes = serving, routes
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Protocol.__name__}"
+    _open_wide()
+
+
+def _open_wide() -> None:
+    """Lets uvicorn accept several connections in one round of its loop.
+
+    uvloop accepts one in a round for each listening socket, and under load a round takes long: two thousand callers were
+    kept waiting at the door for seconds, only to be told that there is no room. So the same door is opened several times.
+    """
+    start = uvicorn.Server.startup
+
+    async def startup(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        await start(self, sockets and [given.dup() for given in sockets for _ in range(ACCEPTED_AT_ONCE)])
+
+    uvicorn.Server.startup = startup  # type: ignore[method-assign]

@@ -127,11 +127,13 @@ async def tell_metrics(request: Request, serving: Serving) -> Response:
 
 async def _taken(request: Request, serving: Serving, take: Callable[[Intake], Awaitable[tuple[R, Givens]]]) -> tuple[R, Givens]:
     """What a request brings. A full house says so before it reads."""
-    serving.loaded().check_room()
+    serving.loaded().room.check()
     begun = time.perf_counter()
     try:
         return await take(Intake(request, serving.settings, serving.uploads))
     finally:
+        if arrival := request.scope.get("arrival"):
+            arrival.end()
         serving.metrics.stage_seconds.labels("read").observe(time.perf_counter() - begun)
 
 

@@ -4,9 +4,11 @@ import hmac
 
 from service.intake import Uploads
 from service.limits import Settings
+from service.logs import Tally
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.problems import Refused
+from service.schemas import Problem
 
 
 class Serving:
@@ -21,6 +23,7 @@ class Serving:
         self.metrics = Metrics()
         self.pipeline: Pipeline | None = None
         self.draining = False
+        self._turned_away = Tally("turned away")
         self.use(Settings())
 
     def use(self, settings: Settings) -> None:
@@ -38,6 +41,13 @@ class Serving:
         if self.pipeline is None:
             raise Refused("not_ready", "The package is still being loaded.")
         return self.pipeline
+
+    def turn_away(self, path: str, told: Problem, seconds: float) -> None:
+        """Counts a request that was refused before anything of it was read."""
+        self.metrics.requests.labels(path, told.status, told.code).inc()
+        self.metrics.request_seconds.labels(path).observe(seconds)
+        if self.settings.log_requests:
+            self._turned_away.count()
 
     def admits(self, authorization: str) -> bool:
         """Whether an Authorization header holds the key, if one is set; in a time that does not depend on where it differs."""

@@ -1,8 +1,8 @@
 """One request and its answer on the wire: what came in, what went out, and how a refused upload ends."""
 
 import asyncio
+import random
 import time
-import uuid
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +26,7 @@ class Visit:
         self._send = send
         state = {"code": "ok", "held": 0}
         self.request = Request({**scope, "state": state}, self.receive)
-        self.id = state["id"] = request_id(self.request)
+        self.id = state["id"] = given_or_new(self.request.headers.get("x-request-id", ""))
         self.begun = time.perf_counter()
         self.status = 0
         self.received = 0
@@ -74,7 +74,12 @@ class Visit:
             pass
 
 
-def request_id(request: Request) -> str:
-    """The caller's own X-Request-ID if it is short and printable, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+def given_or_new(request_id: str) -> str:
+    """The caller's own request id if it is short and printable, else a new one."""
+    fit = 0 < len(request_id) <= 64 and request_id.isascii() and request_id.isprintable()
+    return request_id if fit else new_id()
+
+
+def new_id() -> str:
+    """Not from the system's own randomness: that call gives other threads their turn, and nobody guards an id."""
+    return f"{random.getrandbits(128):032x}"

@@ -1,0 +1,232 @@
+"""A crowd of callers on real sockets: requests that come whether or not the server keeps up, each outcome on record.
+
+Open loop: arrivals are random, and a latency counts from the moment when its request was due. A crowd that waited for each
+answer before it asked again would hide what a stall costs everybody behind it. It runs in a process of its own.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Literal, NamedTuple
+
+import uvloop
+
+HOST = "127.0.0.1"
+FRESH_S = 2.0  # how long an idle connection is used again; the server closes it after five seconds
+PATIENCE_S = 60.0  # until an answer counts as lost
+LINGER_S = 0.02  # how long a caller who hangs up early has stayed
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one caller does.
+
+    Attributes:
+        kind: its name in the record.
+        request: every byte of it.
+        stays: until the answer has come; or only until the request has been sent, or half of it.
+    """
+
+    kind: str
+    request: bytes
+    stays: Literal["answer", "sent", "half"] = "answer"
+
+
+class Outcome(NamedTuple):
+    """What came of one request.
+
+    Attributes:
+        kind: the caller's.
+        due: seconds from the beginning until it was to be sent.
+        seconds: from then on until its last byte was there.
+        status: 0 if the connection ended without an answer, and for callers who hung up.
+        code: of the problem, or "".
+        retry_after: the header, or "".
+    """
+
+    kind: str
+    due: float
+    seconds: float
+    status: int
+    code: str
+    retry_after: str
+
+
+class Phase(NamedTuple):
+    """So many requests a second, on average, for so long."""
+
+    rate: float
+    seconds: float
+
+
+def post(path: str, body: bytes, headers: str = "") -> bytes:
+    """A whole request. `headers` is lines that each end with CR LF."""
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Callers in a process of their own, of one server."""
+
+    port: int
+    pool: ProcessPoolExecutor
+
+    def offer(self, asks: Sequence[Ask], phases: Sequence[Phase], seed: int = 0) -> Future[list[Outcome]]:
+        """Random ones of `asks` at random moments; done when every answer has come."""
+        return self.pool.submit(_run, _offer, self.port, asks, phases, seed)
+
+    def keep(self, asks: Sequence[Ask], callers: int, seconds: float, seed: int = 0) -> Future[list[Outcome]]:
+        """So many callers for so long, each of whom asks again as soon as it has an answer."""
+        return self.pool.submit(_run, _keep, self.port, asks, callers, seconds, seed)
+
+
+@contextmanager
+def crowd(port: int) -> Iterator[Crowd]:
+    """Callers until the block ends."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield Crowd(port, pool)
+
+
+def _run(play: Callable[..., Awaitable[list[Outcome]]], *arguments: object) -> list[Outcome]:
+    async def played() -> list[Outcome]:
+        return await play(*arguments)
+
+    return uvloop.run(played())
+
+
+async def _offer(port: int, asks: Sequence[Ask], phases: Sequence[Phase], seed: int) -> list[Outcome]:
+    lines, chance = _Lines(port), random.Random(seed)
+    callers = []
+    for due in _arrivals(phases, chance):
+        await asyncio.sleep(max(0.0, lines.begun + due - lines.loop.time()))
+        callers.append(asyncio.create_task(lines.ask(chance.choice(asks), due)))
+    return list(await asyncio.gather(*callers))
+
+
+def _arrivals(phases: Sequence[Phase], chance: random.Random) -> Iterator[float]:
+    """Seconds from the beginning, of a Poisson process whose rate changes with the phases."""
+    begin = 0.0
+    for phase in phases:
+        moment = begin + chance.expovariate(phase.rate)
+        while moment < begin + phase.seconds:
+            yield moment
+            moment += chance.expovariate(phase.rate)
+        begin += phase.seconds
+
+
+async def _keep(port: int, asks: Sequence[Ask], callers: int, seconds: float, seed: int) -> list[Outcome]:
+    lines, chance = _Lines(port), random.Random(seed)
+    found: list[Outcome] = []
+
+    async def call() -> None:
+        while (now := lines.loop.time() - lines.begun) < seconds:
+            found.append(await lines.ask(chance.choice(asks), now))
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return found
+
+
+class _Lines:
+    """The connections of one crowd; idle ones are used again."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: list[_Line] = []
+        self.loop = asyncio.get_running_loop()
+        self.begun = self.loop.time()
+
+    async def ask(self, ask: Ask, due: float) -> Outcome:
+        """One request, from when it was due."""
+        try:
+            line = self._again() or (await self.loop.create_connection(_Line, HOST, self._port))[1]
+            if ask.stays != "answer":
+                await line.leave(ask)
+                return self._outcome(ask, due, None)
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await line.ask(ask.request)
+        except OSError:  # TimeoutError is one of them
+            return self._outcome(ask, due, None)
+        if answer.lasts:
+            line.idle_since = self.loop.time()
+            self._idle.append(line)
+        else:
+            line.transport.close()
+        return self._outcome(ask, due, answer)
+
+    def _again(self) -> "_Line | None":
+        while self._idle:
+            line = self._idle.pop()
+            if not line.transport.is_closing() and self.loop.time() - line.idle_since < FRESH_S:
+                return line
+            line.transport.close()
+        return None
+
+    def _outcome(self, ask: Ask, due: float, answer: "_Answer | None") -> Outcome:
+        seconds = self.loop.time() - self.begun - due
+        if answer is None:
+            return Outcome(ask.kind, due, seconds, 0, "", "")
+        return Outcome(ask.kind, due, seconds, answer.status, answer.code, answer.retry_after)
+
+
+class _Answer(NamedTuple):
+    status: int
+    code: str
+    retry_after: str
+    lasts: bool  # whether the connection does
+
+
+class _Line(asyncio.Protocol):
+    """One connection, and the answer that it waits for."""
+
+    transport: asyncio.Transport
+    idle_since = 0.0
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._answer: asyncio.Future[_Answer] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    async def ask(self, request: bytes) -> _Answer:
+        """The answer. Raises OSError if there is none."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return await self._answer
+
+    async def leave(self, ask: Ask) -> None:
+        """Hangs up early."""
+        self.transport.write(ask.request if ask.stays == "sent" else ask.request[: len(ask.request) // 2])
+        await asyncio.sleep(LINGER_S)
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._answer is None:  # nobody asked: it is being hung up on, or left behind
+            self.transport.close()
+        elif (answer := _whole(self._received)) and not self._answer.done():
+            self._received = b""
+            self._answer.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error if isinstance(error, OSError) else ConnectionResetError())
+
+
+def _whole(received: bytes) -> _Answer | None:
+    """The answer, once all of it is there."""
+    head, end, body = received.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+    if len(body) < int(headers["content-length"]):
+        return None
+    code = body.partition(b'"code":"')[2].partition(b'"')[0].decode()
+    lasts = headers.get("connection", "").lower() != "close"
+    return _Answer(int(lines[0].split()[1]), code, headers.get("retry-after", ""), lasts)
