@@ -27,7 +27,7 @@ from service.schemas import Problem
 from service.serving import Serving
 from service.visit import LINGER_S, given_or_new, new_id
 
-ACCEPTED_AT_ONCE = 16
+ACCEPTED_AT_ONCE = 4
 HEADER_OVERHEAD = 32  # bytes that a header counts beside its own, as in HTTP/2 (RFC 9113, 6.5.2): many small ones cost too
 
 

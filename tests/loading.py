@@ -29,11 +29,13 @@ class Ask:
         kind: its name in the record.
         request: every byte of it.
         stays: until the answer has come; or only until the request has been sent, or half of it.
+        expects: what must stand in the body of an answer of 200.
     """
 
     kind: str
     request: bytes
     stays: Literal["answer", "sent", "half"] = "answer"
+    expects: bytes = b""
 
 
 class Outcome(NamedTuple):
@@ -44,7 +46,7 @@ class Outcome(NamedTuple):
         due: seconds from the beginning until it was to be sent.
         seconds: from then on until its last byte was there.
         status: 0 if the connection ended without an answer, and for callers who hung up.
-        code: of the problem, or "".
+        code: of the problem; "wrong" for an answer that does not hold what was expected; or "".
         retry_after: the header, or "".
     """
 
@@ -170,13 +172,15 @@ class _Lines:
         seconds = self.loop.time() - self.begun - due
         if answer is None:
             return Outcome(ask.kind, due, seconds, 0, "", "")
-        return Outcome(ask.kind, due, seconds, answer.status, answer.code, answer.retry_after)
+        wrong = answer.status == 200 and ask.expects not in answer.body
+        return Outcome(ask.kind, due, seconds, answer.status, "wrong" if wrong else answer.code, answer.retry_after)
 
 
 class _Answer(NamedTuple):
     status: int
     code: str
     retry_after: str
+    body: bytes
     lasts: bool  # whether the connection does
 
 
@@ -229,4 +233,4 @@ def _whole(received: bytes) -> _Answer | None:
         return None
     code = body.partition(b'"code":"')[2].partition(b'"')[0].decode()
     lasts = headers.get("connection", "").lower() != "close"
-    return _Answer(int(lines[0].split()[1]), code, headers.get("retry-after", ""), lasts)
+    return _Answer(int(lines[0].split()[1]), code, headers.get("retry-after", ""), body, lasts)
