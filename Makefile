@@ -10,11 +10,13 @@ demo: $(READY)
 	$(BIN)/graft demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+# Two at a time: half of the tests wait for a server or a browser.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What takes minutes too: longer fuzzing, more kills, load.
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "nightly or not nightly"
+	$(PYTEST) -m "nightly or not nightly"
 
 # The image with the latest run's package, built, started, and asked one question. Without a run: one on the sample.
 # Where there is no Docker engine, $(IMAGE_CHECK) builds with buildah; it needs root.

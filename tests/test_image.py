@@ -225,7 +225,7 @@ def test_a_killed_worker_is_replaced(contained):
         assert server.worker().pid != first.pid
 
 
-def test_a_start_that_fails_ends_with_the_reason(contained, tmp_path):
+def test_a_package_of_another_format_ends_the_build_and_says_so(contained, tmp_path):
     shutil.copytree(contained.graft / "package", tmp_path / "package")
     manifest = tmp_path / "package" / MANIFEST
     manifest.chmod(0o644)

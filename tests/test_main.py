@@ -129,7 +129,7 @@ def test_package_chooses_what_is_served(fitted, tmp_path):
     done = graft("package", fitted.run, cwd=tmp_path)
     assert done.returncode == 0
     assert fitted.artifact.manifest.sha256 in done.stdout
-    assert done.stdout.endswith("next: bentoml build\n")
+    assert done.stdout.endswith("next: graft serve, or in a checkout: bentoml build\n")
     assert (tmp_path / "runs/latest").resolve() == fitted.run.resolve()
 
 

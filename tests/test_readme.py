@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from service.limits import Settings
+from service.openapi import table
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETS_UP = "source .venv/bin/activate"
 SERVES = ("bentoml serve", "graft serve")  # run for real, with a package, by test_app.py and by the `server` fixture
+BUILDS = ["bentoml build", "bentoml serve graft:latest"]  # by test_bento.py
 
 
 def blocks(language: str) -> list[str]:
@@ -64,9 +68,9 @@ def run(command: str, place: Path, url: str = "http://127.0.0.1:3000") -> str:
 
 def test_only_known_programs_are_named():
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert {line.split()[0] for line in lines} == {"make", "source", "graft", "bentoml", "curl"}
+    assert {line.split()[0] for line in lines} == {"make", "source", "graft", "bentoml", "curl", "docker"}
     assert [line for line in lines if line.startswith("source")] == [SETS_UP]
-    assert commands("bentoml") == ["bentoml serve"]
+    assert commands("bentoml") == ["bentoml serve", *BUILDS]
 
 
 @pytest.mark.parametrize("command", commands("make"))
@@ -83,7 +87,7 @@ def test_the_demo_answers(fitted, tmp_path):
 
 def test_graft_commands_work_in_the_order_they_are_shown(place):
     shown = [command for command in commands("graft") if not command.startswith(SERVES)]
-    assert len(shown) == 12
+    assert len(shown) == 13
     for command in shown:
         run(command, place)
 
@@ -104,6 +108,28 @@ def test_javascript_gets_an_answer(server, place):
     [program] = blocks("js")
     (place / "ask.cjs").write_text(program.replace("http://127.0.0.1:3000", server), encoding="utf-8")
     assert "label: 'ankle boot'" in run("node ask.cjs", place)
+
+
+@pytest.mark.parametrize("command", commands("docker"))
+def test_docker_is_given_settings_that_exist_and_the_images_port(command):
+    """No engine runs here; the same Dockerfile is run by test_image.py and by `make image`."""
+    assert set(re.findall(r"-e GRAFT_(\w+)=", command)) <= {name.upper() for name in Settings.model_fields}
+    assert set(re.findall(r"-p \d+:(\d+)", command)) <= {"3000"}
+    assert command.endswith((" .", " graft-service"))
+
+
+def test_every_setting_is_shown_with_its_default():
+    rows = dict(re.findall(r"^\| `GRAFT_(\w+)` \| ([^|]+) \|", README, re.MULTILINE))
+    assert list(rows) == [name.upper() for name in Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        if type(field.default) in (int, float):
+            assert float(rows[name.upper()].replace(",", "")) == field.default
+
+
+def test_every_route_is_shown():
+    shown = set(re.findall(r"`(?:GET |POST )?(/[^` ]*)`", README))
+    hidden = {"/healthz"}  # another name for /livez
+    assert {path for path in table() if not path.startswith("/page/")} - hidden <= shown
 
 
 def test_the_tree_names_every_module():

@@ -171,7 +171,7 @@ def package(arguments: argparse.Namespace) -> int:
     chosen = latest.choose(arguments.run)
     print(f"{chosen.path}: every byte as promised; it is what is served and built from here on")
     print(f"model {chosen.manifest.name} {chosen.manifest.version}, sha256 {chosen.manifest.sha256}")
-    print("next: bentoml build")
+    print("next: graft serve, or in a checkout: bentoml build")
     return 0
 
 
