@@ -40,6 +40,7 @@ def check() -> None:
         raise SystemExit(UNUSABLE if isinstance(error, ArtifactError) else 2) from None
     _warn_if_open(settings)
     _listen_to_worker()
+    _watch_worker()
 
 
 def _warn_if_open(settings: Settings) -> None:
@@ -72,6 +73,19 @@ def _listen_to_worker() -> None:
 
     signal.signal(signal.SIGUSR1, stop)
     os.environ[COMMAND] = str(os.getpid())
+
+
+def _watch_worker() -> None:
+    """BentoML's supervisor would look only every ten seconds whether the worker lives, and nobody answers meanwhile."""
+    from circus.controller import Controller
+
+    start = Controller.start
+
+    def start_watching(self: Any) -> None:
+        self.check_delay = 1e3 * WATCH_EVERY_S
+        start(self)
+
+    Controller.start = start_watching
 
 
 def fail(reason: str) -> None:

@@ -6,6 +6,7 @@ answer before it asked again would hide what a stall costs everybody behind it. 
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -58,6 +59,17 @@ class Outcome(NamedTuple):
     retry_after: str
 
 
+class Record(NamedTuple):
+    """What came of many.
+
+    Attributes:
+        begun: on time.monotonic()'s clock, which all processes of a machine share.
+    """
+
+    begun: float
+    outcomes: list[Outcome]
+
+
 class Phase(NamedTuple):
     """So many requests a second, on average, for so long."""
 
@@ -78,11 +90,11 @@ class Crowd:
     port: int
     pool: ProcessPoolExecutor
 
-    def offer(self, asks: Sequence[Ask], phases: Sequence[Phase], seed: int = 0) -> Future[list[Outcome]]:
+    def offer(self, asks: Sequence[Ask], phases: Sequence[Phase], seed: int = 0) -> Future[Record]:
         """Random ones of `asks` at random moments; done when every answer has come."""
         return self.pool.submit(_run, _offer, self.port, asks, phases, seed)
 
-    def keep(self, asks: Sequence[Ask], callers: int, seconds: float, seed: int = 0) -> Future[list[Outcome]]:
+    def keep(self, asks: Sequence[Ask], callers: int, seconds: float, seed: int = 0) -> Future[Record]:
         """So many callers for so long, each of whom asks again as soon as it has an answer."""
         return self.pool.submit(_run, _keep, self.port, asks, callers, seconds, seed)
 
@@ -94,18 +106,18 @@ def crowd(port: int) -> Iterator[Crowd]:
         yield Crowd(port, pool)
 
 
-def _run(play: Callable[..., Awaitable[list[Outcome]]], *arguments: object) -> list[Outcome]:
-    async def played() -> list[Outcome]:
-        return await play(*arguments)
+def _run(play: Callable[..., Awaitable[list[Outcome]]], port: int, *arguments: object) -> Record:
+    async def played() -> Record:
+        lines = _Lines(port)
+        return Record(lines.begun, await play(lines, *arguments))
 
     return uvloop.run(played())
 
 
-async def _offer(port: int, asks: Sequence[Ask], phases: Sequence[Phase], seed: int) -> list[Outcome]:
-    lines, chance = _Lines(port), random.Random(seed)
-    callers = []
+async def _offer(lines: "_Lines", asks: Sequence[Ask], phases: Sequence[Phase], seed: int) -> list[Outcome]:
+    chance, callers = random.Random(seed), []
     for due in _arrivals(phases, chance):
-        await asyncio.sleep(max(0.0, lines.begun + due - lines.loop.time()))
+        await asyncio.sleep(max(0.0, due - lines.now()))
         callers.append(asyncio.create_task(lines.ask(chance.choice(asks), due)))
     return list(await asyncio.gather(*callers))
 
@@ -121,12 +133,11 @@ def _arrivals(phases: Sequence[Phase], chance: random.Random) -> Iterator[float]
         begin += phase.seconds
 
 
-async def _keep(port: int, asks: Sequence[Ask], callers: int, seconds: float, seed: int) -> list[Outcome]:
-    lines, chance = _Lines(port), random.Random(seed)
-    found: list[Outcome] = []
+async def _keep(lines: "_Lines", asks: Sequence[Ask], callers: int, seconds: float, seed: int) -> list[Outcome]:
+    chance, found = random.Random(seed), []
 
     async def call() -> None:
-        while (now := lines.loop.time() - lines.begun) < seconds:
+        while (now := lines.now()) < seconds:
             found.append(await lines.ask(chance.choice(asks), now))
 
     await asyncio.gather(*(call() for _ in range(callers)))
@@ -139,13 +150,17 @@ class _Lines:
     def __init__(self, port: int) -> None:
         self._port = port
         self._idle: list[_Line] = []
-        self.loop = asyncio.get_running_loop()
-        self.begun = self.loop.time()
+        self._loop = asyncio.get_running_loop()
+        self.begun = time.monotonic()
+
+    def now(self) -> float:
+        """Seconds from the beginning."""
+        return time.monotonic() - self.begun
 
     async def ask(self, ask: Ask, due: float) -> Outcome:
         """One request, from when it was due."""
         try:
-            line = self._again() or (await self.loop.create_connection(_Line, HOST, self._port))[1]
+            line = self._again() or (await self._loop.create_connection(_Line, HOST, self._port))[1]
             if ask.stays != "answer":
                 await line.leave(ask)
                 return self._outcome(ask, due, None)
@@ -154,7 +169,7 @@ class _Lines:
         except OSError:  # TimeoutError is one of them
             return self._outcome(ask, due, None)
         if answer.lasts:
-            line.idle_since = self.loop.time()
+            line.idle_since = self.now()
             self._idle.append(line)
         else:
             line.transport.close()
@@ -163,13 +178,13 @@ class _Lines:
     def _again(self) -> "_Line | None":
         while self._idle:
             line = self._idle.pop()
-            if not line.transport.is_closing() and self.loop.time() - line.idle_since < FRESH_S:
+            if not line.transport.is_closing() and self.now() - line.idle_since < FRESH_S:
                 return line
             line.transport.close()
         return None
 
     def _outcome(self, ask: Ask, due: float, answer: "_Answer | None") -> Outcome:
-        seconds = self.loop.time() - self.begun - due
+        seconds = self.now() - due
         if answer is None:
             return Outcome(ask.kind, due, seconds, 0, "", "")
         wrong = answer.status == 200 and ask.expects not in answer.body

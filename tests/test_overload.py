@@ -107,8 +107,8 @@ def length(body: bytes) -> bytes:
 def test_everybody_gets_an_answer_or_a_refusal_at_once(model, asks):
     engine = SlowEngine(model, 0.01)
     with listening(Model(model.artifact, engine), max_waiting=8) as port, crowd(port) as callers:
-        outcomes = callers.offer(asks, [Phase(400, 2)]).result()
-        afterwards = callers.offer(asks, [Phase(20, 1)], seed=1).result()
+        outcomes = callers.offer(asks, [Phase(400, 2)]).result().outcomes
+        afterwards = callers.offer(asks, [Phase(20, 1)], seed=1).result().outcomes
     good = [outcome for outcome in outcomes if outcome.status == 200]
     refused = [outcome for outcome in outcomes if outcome.status == 503]
     assert len(good) + len(refused) == len(outcomes) > 500
@@ -122,7 +122,7 @@ def test_everybody_gets_an_answer_or_a_refusal_at_once(model, asks):
 def test_nothing_is_computed_past_its_deadline(model, asks):
     engine = SlowEngine(model, 0.05)
     with listening(Model(model.artifact, engine), queue_deadline_s=0.2) as port, crowd(port) as callers:
-        outcomes = callers.offer(asks, [Phase(60, 2)]).result()
+        outcomes = callers.offer(asks, [Phase(60, 2)]).result().outcomes
     good = [outcome for outcome in outcomes if outcome.status == 200]
     late = [outcome for outcome in outcomes if (outcome.status, outcome.code) == (503, "overloaded")]
     assert len(good) + len(late) == len(outcomes)
@@ -133,7 +133,7 @@ def test_nothing_is_computed_past_its_deadline(model, asks):
 def test_afterwards_nothing_is_left_inside(model, asks):
     engine = SlowEngine(model, 0.01)
     with listening(Model(model.artifact, engine), max_waiting=4) as port, crowd(port) as callers:
-        outcomes = callers.offer(asks, [Phase(300, 1)]).result()
+        outcomes = callers.offer(asks, [Phase(300, 1)]).result().outcomes
         lines = metrics(port).splitlines()
     found = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("graft_waiting", "graft_requests_total")))
     assert {found[f'graft_waiting{{queue="{queue}"}}'] for queue in ("images", "decode", "network")} == {"0.0"}
