@@ -125,9 +125,9 @@ def measure(callers: Crowd, asks: Sequence[Ask], seconds: float) -> Findings:
     capacity = load(1, kept, seconds / 2).good
     calm = Phase(CALM * capacity, 8.0)
     calm_ms = spread(callers.offer(asks, [calm]).result().outcomes)[0]
-    loads = []
-    for times in TIMES[:-1]:
-        loads.append(load(times, callers.offer(asks, [Phase(times * capacity, seconds)]).result().outcomes, seconds))
+    loads = [
+        load(times, callers.offer(asks, [Phase(times * capacity, seconds)]).result().outcomes, seconds) for times in TIMES[:-1]
+    ]
     last = callers.offer(asks, [Phase(TIMES[-1] * capacity, seconds), calm]).result().outcomes
     loads.append(load(TIMES[-1], last, seconds))
     return Findings(capacity, calm_ms, tuple(loads), recovery(last, seconds, calm_ms, calm.seconds))
