@@ -98,6 +98,10 @@ class Crowd:
         """So many callers for so long, each of whom asks again as soon as it has an answer."""
         return self.pool.submit(_run, _keep, self.port, asks, callers, seconds, seed)
 
+    def each(self, asks: Sequence[Ask], callers: int) -> Future[Record]:
+        """Every one of `asks` once, by so many callers."""
+        return self.pool.submit(_run, _each, self.port, asks, callers)
+
 
 @contextmanager
 def crowd(port: int) -> Iterator[Crowd]:
@@ -109,7 +113,9 @@ def crowd(port: int) -> Iterator[Crowd]:
 def _run(play: Callable[..., Awaitable[list[Outcome]]], port: int, *arguments: object) -> Record:
     async def played() -> Record:
         lines = _Lines(port)
-        return Record(lines.begun, await play(lines, *arguments))
+        record = Record(lines.begun, await play(lines, *arguments))
+        lines.close()
+        return record
 
     return uvloop.run(played())
 
@@ -144,6 +150,15 @@ async def _keep(lines: "_Lines", asks: Sequence[Ask], callers: int, seconds: flo
     return found
 
 
+async def _each(lines: "_Lines", asks: Sequence[Ask], callers: int) -> list[Outcome]:
+    rest = iter(asks)  # which all callers share
+
+    async def call() -> list[Outcome]:
+        return [await lines.ask(ask, lines.now()) for ask in rest]
+
+    return [outcome for found in await asyncio.gather(*(call() for _ in range(callers))) for outcome in found]
+
+
 class _Lines:
     """The connections of one crowd; idle ones are used again."""
 
@@ -174,6 +189,10 @@ class _Lines:
         else:
             line.transport.close()
         return self._outcome(ask, due, answer)
+
+    def close(self) -> None:
+        for line in self._idle:
+            line.transport.close()
 
     def _again(self) -> "_Line | None":
         while self._idle:
