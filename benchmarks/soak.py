@@ -1,4 +1,4 @@
-"""What a long time leaves behind: memory, threads, processes, descriptors, files, and lines in the log that should not be there.
+"""What a long time leaves behind: memory, threads, processes, descriptors, files, and faults in the log.
 
     .venv/bin/python benchmarks/soak.py PACKAGE [IMAGES.zip] [--seconds 180] [--leaky] [--json]
 

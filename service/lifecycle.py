@@ -118,7 +118,7 @@ def _after_notice(serving: Serving, loop: asyncio.AbstractEventLoop, then: Handl
 
 async def recycle(serving: Serving) -> None:
     """Ends the worker once only a new one helps; the command starts that."""
-    while not (serving.pipeline and serving.pipeline.beyond_repair):
+    while not (serving.pipeline and serving.pipeline.road.beyond_repair):
         await asyncio.sleep(WATCH_EVERY_S)
     logger.critical("the network no longer answers; starting anew")
     os._exit(1)

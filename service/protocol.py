@@ -152,7 +152,7 @@ class Protocol(HttpToolsProtocol):
     def _admit(self, pipeline: Pipeline) -> None:
         """Keeps a place for the image, or says that there is none."""
         try:
-            self.scope["arrival"] = pipeline.room.expect()  # type: ignore[typeddict-unknown-key]
+            self.scope["arrival"] = pipeline.road.room.expect()  # type: ignore[typeddict-unknown-key]
         except Overloaded as overload:
             self._turn_away(overload)
         else:

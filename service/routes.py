@@ -110,7 +110,7 @@ async def list_limits(request: Request, serving: Serving) -> Response:
 
 
 async def alive(request: Request, serving: Serving) -> Response:
-    if serving.pipeline is not None and serving.pipeline.beyond_repair:
+    if serving.pipeline is not None and serving.pipeline.road.beyond_repair:
         raise Refused("not_ready", "The network no longer answers.")
     return Response("\n", media_type="text/plain")
 
@@ -127,7 +127,7 @@ async def tell_metrics(request: Request, serving: Serving) -> Response:
 
 async def _taken(request: Request, serving: Serving, take: Callable[[Intake], Awaitable[tuple[R, Givens]]]) -> tuple[R, Givens]:
     """What a request brings. A full house says so before it reads."""
-    serving.loaded().room.check()
+    serving.loaded().road.room.check()
     begun = time.perf_counter()
     try:
         return await take(Intake(request, serving.settings, serving.uploads))

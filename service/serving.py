@@ -34,7 +34,7 @@ class Serving:
     @property
     def ready(self) -> bool:
         """Whether new requests should be sent here."""
-        return self.pipeline is not None and self.pipeline.healthy and not self.draining
+        return self.pipeline is not None and self.pipeline.road.healthy and not self.draining
 
     def loaded(self) -> Pipeline:
         """The pipeline. Raises Refused while there is none."""

@@ -1,7 +1,7 @@
 """Children of a decoder that do what an image says, for tests of what no real image can be made to do.
 
 Give `ACTORS` to `Decoder` as its command, or put it into a pipeline by
-`monkeypatch.setattr("service.pipeline.Decoder", partial(Decoder, command=ACTORS))`. What `act` returns goes behind any real
+`monkeypatch.setattr("service.road.Decoder", partial(Decoder, command=ACTORS))`. What `act` returns goes behind any real
 image, which is then what a sniff sees. Pixels are black, and as wide as the file is long.
 """
 

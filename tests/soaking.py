@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import httpx
 import numpy as np
-import psutil
 from hostile import Case
 from loading import Ask, Outcome, Phase, crowd, post
 from operating import SERVICE, Operated, operating
+from psutil import NoSuchProcess, Process
 
 from training.serve import ROOT
 
@@ -52,19 +52,22 @@ class Look(NamedTuple):
 
 def look(server: Operated, folder: Path) -> Look:
     processes = server.processes()
+    mib = sum(anonymous(process) for process in processes) / 2**20
+    n_threads, n_descriptors = (sum(count(one) for one in processes) for count in (Process.num_threads, Process.num_fds))
+    # Last, because the server may be slow to notice that this connection is over.
     lines = [line for line in httpx.get(f"{server.url}/metrics").text.splitlines() if not line.startswith("#")]
     return Look(
         requests=sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith("graft_requests_total")),
-        mib=sum(anonymous(process) for process in processes) / 2**20,
+        mib=mib,
         processes=len(processes),
-        threads=sum(process.num_threads() for process in processes),
-        descriptors=sum(process.num_fds() for process in processes),
+        threads=n_threads,
+        descriptors=n_descriptors,
         files=sum(1 for _ in folder.rglob("*")),
         series=len(lines),
     )
 
 
-def anonymous(process: psutil.Process) -> int:
+def anonymous(process: Process) -> int:
     """The bytes of memory that are a process's own."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
     return int(status.partition("RssAnon:")[2].split()[0]) * 1024
@@ -78,7 +81,7 @@ def watching(server: Operated, folder: Path) -> Iterator[list[Look]]:
 
     def watch() -> None:
         while not over.wait(LOOK_EVERY_S):
-            with suppress(psutil.NoSuchProcess, FileNotFoundError):  # a decoder that died while it was looked at
+            with suppress(NoSuchProcess, FileNotFoundError):  # a decoder that died while it was looked at
                 seen.append(look(server, folder))
 
     watcher = threading.Thread(target=watch)
