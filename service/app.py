@@ -53,6 +53,7 @@ class Graft:
 
     def __init__(self) -> None:
         logs.configure()
+        lifecycle.return_large_blocks()
         serving.use(Settings.from_environment(os.environ))
         # Beside the event loop, so that probes are answered meanwhile.
         threading.Thread(target=_load, name="loader", daemon=True).start()
@@ -90,6 +91,7 @@ class Graft:
 def _load() -> None:
     """Checks the package, warms the network up, and opens for requests; or ends the service, saying why."""
     settings = serving.settings
+    lifecycle.step_back()
     try:
         loaded = model.load(settings.package, settings.device, settings.image_limits)
         serving.pipeline = Pipeline(loaded, settings, serving.metrics)

@@ -5,11 +5,14 @@ Two processes: the command `bentoml serve`, and the worker that it starts, which
 
 import asyncio
 import atexit
+import ctypes
 import ipaddress
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -24,6 +27,9 @@ COMMAND = "_GRAFT_COMMAND"  # the command's process id, for its worker
 UNUSABLE = 3  # the exit code for a package that cannot be served
 NOTICE_S = 1.0  # how long /readyz says no before the doors close, so that a load balancer can look elsewhere
 WATCH_EVERY_S = 1.0
+YIELDS = 10  # how much nicer than the event loop everything that computes is
+LARGE = 2**20  # bytes, from which on memory goes back to the system the moment it is free
+_M_MMAP_THRESHOLD = -3
 
 
 def check() -> None:
@@ -94,6 +100,21 @@ def fail(reason: str) -> None:
     if os.environ.get(COMMAND) == str(os.getppid()):
         os.kill(os.getppid(), signal.SIGUSR1)
     os._exit(UNUSABLE)
+
+
+def return_large_blocks() -> None:
+    """In the worker: keeps uploads of megabytes from leaving holes behind that glibc holds on to, 20 MiB after a while."""
+    with suppress(AttributeError, OSError):  # another C library, which has its own ways
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
+
+
+def step_back() -> None:
+    """Lets this thread, and every thread and process that it starts, compute when the event loop has nothing to do.
+
+    Refusals and probes cost microseconds, but would wait for their turn behind milliseconds of arithmetic.
+    """
+    if sys.platform == "linux":  # elsewhere the whole process would step back
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), YIELDS)
 
 
 def announce_stop(serving: Serving) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 from forged import progressive
 from loading import Ask, Crowd, Outcome, Phase, Record, crowd, post
 from operating import PATIENCE_S, Operated, eventually, gone, operating
+
+from service.lifecycle import YIELDS
 
 RATE = 20.0
 UNHURRIED = {f"GRAFT_{name}_DEADLINE_S": "100" for name in ("DECODE", "QUEUE", "ANSWER")}
@@ -182,3 +185,13 @@ def test_two_servers_share_a_home_in_peace(fitted, clothes, tmp_path):
         told = httpx.get(f"{first.url}/metrics").text
     assert set(statuses) == {200}
     assert f'graft_requests_total{{code="ok",route="/v1/classify",status="200"}} {len(statuses)}.0' in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
+def test_whatever_computes_steps_back_behind_the_event_loop(server):
+    worker = server.worker()
+    own = os.getpriority(os.PRIO_PROCESS, worker.pid)
+    yields = min(19, own + YIELDS)
+    others = Counter(os.getpriority(os.PRIO_PROCESS, thread.id) for thread in worker.threads())
+    assert {decoder.nice() for decoder in server.decoders()} == {yields}
+    assert others[yields] >= 2 * len(server.decoders())  # a thread for each decoder, one for each lane, and the engine's own
