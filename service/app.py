@@ -53,6 +53,7 @@ class Graft:
 
     def __init__(self) -> None:
         logs.configure()
+        lifecycle.end_with_command()
         lifecycle.return_large_blocks()
         serving.use(Settings.from_environment(os.environ))
         # Beside the event loop, so that probes are answered meanwhile.
@@ -93,7 +94,7 @@ def _load() -> None:
     settings = serving.settings
     lifecycle.step_back()
     try:
-        loaded = model.load(settings.package, settings.device, settings.image_limits)
+        loaded = model.load(settings.package, settings.device, settings.image_limits, settings.precision)
         serving.pipeline = Pipeline(loaded, settings, serving.metrics)
     except ArtifactError as error:
         lifecycle.fail(str(error))
@@ -104,7 +105,8 @@ def _load() -> None:
         # What is there by now stays. Going through all of it again and again would halt every answer for a tenth of a second.
         gc.collect()
         gc.freeze()
-        logs.logger.info("ready", extra={"fields": {"model": loaded.manifest.name, "device": loaded.engine.device}})
+        running = {"device": loaded.engine.device, "precision": loaded.engine.precision}
+        logs.logger.info("ready", extra={"fields": {"model": loaded.manifest.name, **running}})
 
 
 # The decorator made a bentoml.Service of the class, which type checkers cannot see.

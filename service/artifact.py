@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -21,7 +21,13 @@ NEIGHBOURS = "neighbours.npz"
 THUMBNAILS = "thumbnails.npz"
 CARD = "README.md"
 FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBOURS, THUMBNAILS, CARD})
+INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO's own format; only where somebody asked for them
+INT8_FILES = frozenset({INT8_GRAPH, INT8_WEIGHTS})
 MAPS = "maps"  # the graph's output that the vectors are the means of; the names of the stages' end in it
+
+
+Precision = Literal["f32", "bf16", "f16", "int8"]  # what a network computes in
+FAITHFUL = 0.01  # of a probability: who looks at answers that differ by less cannot tell them apart
 
 
 class ArtifactError(Exception):
@@ -78,6 +84,19 @@ class Score(_Record):
     n: int = Field(ge=0)
 
 
+class Fidelity(_Record):
+    """What becomes of a package's answers where the network computes in another precision than f32."""
+
+    moved: float = Field(ge=0, le=1, description="how far the probability of an undecided image would, over validation images")
+    changed: int = Field(ge=0, description="how many of these images get another answer")
+    score: Score = Field(description="how many test images are answered rightly")
+
+    @property
+    def faithful(self) -> bool:
+        """Whether it may be used without being asked for."""
+        return self.changed == 0 and self.moved <= FAITHFUL
+
+
 class Calibration(_Record):
     """How far to trust an answer, as validation taught it; test only measures what came of it.
 
@@ -107,7 +126,7 @@ class FileRecord(_Record):
 class Manifest(_Record):
     """Everything about a model but its numbers."""
 
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     sha256: str = Field(default="", description="of this file with this field empty: the model's identity")
     name: str
     version: str
@@ -121,6 +140,7 @@ class Manifest(_Record):
     calibration: Calibration
     scores: dict[str, Score] = Field(description="by split; `test` was never used to choose anything")
     tolerance: float = Field(gt=0, description="how far a probability may move from the golden answers")
+    fidelity: dict[Precision, Fidelity] = Field(description="by precision, of those that the packaging machine computes in")
     libraries: dict[str, str]
     files: dict[str, FileRecord]
 
@@ -155,6 +175,10 @@ class Artifact:
     @property
     def graph(self) -> Path:
         return self.path / GRAPH
+
+    @property
+    def int8_graph(self) -> Path:
+        return self.path / INT8_GRAPH
 
     @property
     def weights(self) -> Path:
@@ -225,7 +249,8 @@ def _read_manifest(path: Path) -> Manifest:
 def _check_names(path: Path, manifest: Manifest) -> None:
     promised, found = set(manifest.files), {entry.name for entry in path.iterdir()} - {MANIFEST}
     # The names are a closed set, so no manifest can point outside its own directory.
-    if odd := (promised - FILES) | (FILES - promised):
+    wanted = FILES | INT8_FILES if "int8" in manifest.fidelity else FILES
+    if odd := promised ^ wanted:
         raise ArtifactError(f"{path / MANIFEST} promises the wrong files ({', '.join(sorted(odd))}). Copy it again.")
     if missing := promised - found:
         raise ArtifactError(f"{path / min(missing)} is missing. Copy the package again from where it was made.")

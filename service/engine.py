@@ -1,4 +1,4 @@
-"""The network, run: uint8 pixels in, logits and feature vectors out. OpenVINO on a CPU, torch on CUDA.
+"""The network, run: uint8 pixels in, logits and feature vectors out. OpenVINO on a CPU; on CUDA torch, in `service.cuda`.
 
 The graph itself subtracts the mean and divides by the deviation, so nobody downstream can forget to.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact
+from service.artifact import Artifact, ArtifactError, Precision
 
 if TYPE_CHECKING:
     import openvino
@@ -44,11 +44,13 @@ class Engine(Protocol):
 
     Attributes:
         device: "cpu" or "cuda".
+        precision: what it computes in.
         lanes: how many calls run side by side without slowing each other.
         max_batch: the most images of one call that pay off.
     """
 
     device: str
+    precision: Precision
     lanes: int
     max_batch: int
 
@@ -57,11 +59,41 @@ class Engine(Protocol):
         ...
 
 
-def load(artifact: Artifact, device: str = "auto") -> Engine:
-    """The engine for this machine: CUDA where there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if cuda_devices() else "cpu"
-    return CudaEngine(artifact) if device == "cuda" else CpuEngine(artifact.graph)
+def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32") -> Engine:
+    """The engine for this machine: CUDA where there is one, else the CPU.
+
+    Raises:
+        ArtifactError: if the package has no network in that precision.
+    """
+    if resolved(device) == "cuda":
+        from service.cuda import CudaEngine
+
+        return CudaEngine(artifact, precision)
+    return CpuEngine(graph_of(artifact, precision), precision=precision)
+
+
+def graph_of(artifact: Artifact, precision: Precision) -> Path:
+    """The file with the network for the CPU in a precision. Raises ArtifactError if the package has none."""
+    if precision != "int8":
+        return artifact.graph
+    if "int8" not in artifact.manifest.fidelity:
+        raise ArtifactError(f"{artifact.path} has no int8 network. Make one with: graft fit DIR --int8")
+    return artifact.int8_graph
+
+
+def resolved(device: str) -> str:
+    """The device that "auto" means on this machine."""
+    return device if device != "auto" else "cuda" if cuda_devices() else "cpu"
+
+
+def native(device: str) -> tuple[Precision, ...]:
+    """What a device computes in by itself, without imitating it by something wider: f32 and perhaps more."""
+    if device == "cuda":
+        from service import cuda
+
+        return cuda.native()
+    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("f32", *(name for name in ("bf16", "int8") if name.upper() in able))
 
 
 @cache
@@ -126,10 +158,16 @@ class Graph:
         wanted: outputs by name; of the others nothing is computed or copied. Those that the graph has not are passed over.
             Default: all.
         threads: that compute, for all lanes together; default: one a core.
+        precision: "bf16" computes all of the graph in it; any other, what the graph itself says: f32, or partly int8.
     """
 
     def __init__(
-        self, path: Path, lanes: int | None = None, wanted: Collection[str] | None = None, threads: int | None = None
+        self,
+        path: Path,
+        lanes: int | None = None,
+        wanted: Collection[str] | None = None,
+        threads: int | None = None,
+        precision: Precision = "f32",
     ) -> None:
         import openvino
         from openvino import properties
@@ -144,7 +182,7 @@ class Graph:
         # Asked before compiling: an operation that does nothing, and is left out then, leaves its name beside these.
         self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in model.outputs)
         settings = {
-            properties.hint.inference_precision: openvino.Type.f32,
+            properties.hint.inference_precision: openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32,
             properties.hint.performance_mode: properties.hint.PerformanceMode.THROUGHPUT,
             properties.num_streams: self.lanes,
             properties.inference_num_threads: threads or cores(),
@@ -174,33 +212,11 @@ class CpuEngine:
     device = "cpu"
     max_batch = 1
 
-    def __init__(self, graph: Path, lanes: int | None = None) -> None:
-        self._graph = Graph(graph, lanes, (LOGITS, VECTORS))
+    def __init__(self, graph: Path, lanes: int | None = None, precision: Precision = "f32") -> None:
+        self._graph = Graph(graph, lanes, (LOGITS, VECTORS), precision=precision)
+        self.precision = precision
         self.lanes = self._graph.lanes
 
     def __call__(self, batch: Pixels) -> Outputs:
         outputs = self._graph(batch)
         return Outputs(outputs[LOGITS], outputs[VECTORS])
-
-
-class CudaEngine:
-    """A package's weights on a GPU, in the same torch network that training used."""
-
-    device = "cuda"
-    lanes = 1
-    max_batch = 64
-
-    def __init__(self, artifact: Artifact) -> None:
-        import torch
-
-        from service import network
-
-        self._torch = torch
-        self._network = network.load(artifact).to("cuda").to(memory_format=torch.channels_last).eval()
-
-    def __call__(self, batch: Pixels) -> Outputs:
-        torch = self._torch
-        with torch.inference_mode():
-            images = torch.from_numpy(np.ascontiguousarray(batch)).to("cuda", non_blocking=True)
-            logits, vectors = self._network(images)
-            return Outputs(logits.float().cpu().numpy(), vectors.float().cpu().numpy())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.artifact import ArtifactError, Preprocessing
-from service.engine import LOGITS, Floats, Graph, Pixels, core
+from service.engine import LOGITS, Floats, Graph, Pixels, core, graph_of
 from service.model import Model
 from service.preprocess import Decoded
 
@@ -134,8 +134,9 @@ class Explainer:
 
     @cached_property
     def _graph(self) -> Graph:
-        maps = self._model.manifest.backbone.maps
-        return Graph(self._model.artifact.graph, lanes=1, wanted=(LOGITS, *maps), threads=1)
+        maps, precision = self._model.manifest.backbone.maps, self._model.engine.precision
+        path = graph_of(self._model.artifact, precision)
+        return Graph(path, lanes=1, wanted=(LOGITS, *maps), threads=1, precision=precision)
 
     @cached_property
     def _head(self) -> tuple[Numbers, Numbers]:

@@ -30,6 +30,7 @@ WATCH_EVERY_S = 1.0
 YIELDS = 10  # how much nicer than the event loop everything that computes is
 LARGE = 2**20  # bytes, from which on memory goes back to the system the moment it is free
 _M_MMAP_THRESHOLD = -3
+_PR_SET_PDEATHSIG = 1
 
 
 def check() -> None:
@@ -100,6 +101,13 @@ def fail(reason: str) -> None:
     if os.environ.get(COMMAND) == str(os.getppid()):
         os.kill(os.getppid(), signal.SIGUSR1)
     os._exit(UNUSABLE)
+
+
+def end_with_command() -> None:
+    """In the worker: stops it in good order if the command is killed, instead of keeping the port from the next one."""
+    if os.environ.get(COMMAND) == str(os.getppid()):
+        with suppress(AttributeError, OSError):  # only Linux knows it
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def return_large_blocks() -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from service.artifact import Precision
 from service.preprocess import ImageLimits
 from service.schemas import Limit
 
@@ -37,6 +38,9 @@ class Settings(BaseModel):
 
     package: Path = Field(default_factory=usual_package, description="the package directory to serve")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the network runs")
+    precision: Precision | Literal["auto"] = Field(
+        default="auto", description="what the network computes in; auto: the fastest that changes no answer"
+    )
     api_key: SecretStr | None = Field(
         default=None, description="what callers must send as a bearer token; none: anyone may ask"
     )

@@ -55,7 +55,10 @@ class Metrics:
         )
         self._waiting = Gauge("graft_waiting", "Images in a queue", ["queue"], registry=registry)
         self._model = Gauge(
-            "graft_model_info", "What is served", ["name", "version", "sha256", "backbone", "device"], registry=registry
+            "graft_model_info",
+            "What is served",
+            ["name", "version", "sha256", "backbone", "device", "precision"],
+            registry=registry,
         )
 
     def watch(self, queue: str, depth: Callable[[], float]) -> None:

@@ -52,6 +52,7 @@ class Pipeline:
             sha256=manifest.sha256,
             backbone=backbone,
             device=model.engine.device,
+            precision=model.engine.precision,
         )
 
     async def classify(self, encoded: bytes, options: ClassifyOptions, request_id: str) -> Classification:

@@ -98,7 +98,7 @@ async def explain(request: Request, serving: Serving) -> Response:
 async def describe_model(request: Request, serving: Serving) -> Response:
     model = serving.loaded().model
     facts = model.manifest.model_dump(include=set(ModelDescription.model_fields))
-    return reply(ModelDescription(**facts, device=model.engine.device, drift=model.drift))
+    return reply(ModelDescription(**facts, device=model.engine.device, precision=model.engine.precision, drift=model.drift))
 
 
 async def list_labels(request: Request, serving: Serving) -> Response:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.artifact import Backbone, Calibration, Preprocessing, Score
+from service.artifact import Backbone, Calibration, Fidelity, Precision, Preprocessing, Score
 
 # code: (status, title). 400 cannot be parsed, 413 make it smaller, 415 another kind, 422 cannot be used, 503 try again.
 PROBLEMS: dict[str, tuple[int, str]] = {
@@ -169,7 +169,9 @@ class ModelDescription(BaseModel):
     temperature: float
     calibration: Calibration
     scores: dict[str, Score]
+    fidelity: dict[Precision, Fidelity] = Field(description="by precision, what became of validation's answers in it")
     device: str
+    precision: Precision = Field(description="what the network computes in here")
     drift: float = Field(description="how far this machine's golden answers are from those that were evaluated")
 
 

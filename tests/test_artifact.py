@@ -65,6 +65,7 @@ def seal(folder: Path) -> None:
         ),
         scores={},
         tolerance=1e-3,
+        fidelity={},
         libraries={},
         files={name: record(folder / name) for name in sorted(FILES)},
     )
@@ -229,7 +230,7 @@ def test_a_manifest_that_is_none_is_refused(package, content):
     assert f"{package / MANIFEST} is not a Graft manifest" in refusal(package)
 
 
-@pytest.mark.parametrize(("found", "shown"), [(1, "1"), (2, "2"), (4, "4"), (0, "0"), ("3", "'3'"), (None, "None")])
+@pytest.mark.parametrize(("found", "shown"), [(1, "1"), (2, "2"), (3, "3"), (5, "5"), (0, "0"), ("3", "'3'"), (None, "None")])
 def test_another_format_is_named_beside_ours(package, found, shown):
     edit(package, lambda fields: fields.update(format=found))
     assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT}" in refusal(package)
@@ -294,7 +295,7 @@ def test_a_package_of_the_first_format_says_which_graft_reads_it(package):
     del fields["calibration"], fields["multilabel"], fields["files"]["neighbours.npz"], fields["files"]["thumbnails.npz"]
     fields["format"] = 1
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 1; this Graft reads format 3. Install the Graft it names." in refusal(package)
+    assert f"{path} has format 1; this Graft reads format 4. Install the Graft it names." in refusal(package)
 
 
 def test_a_package_of_the_second_format_says_which_graft_reads_it(package):
@@ -305,7 +306,7 @@ def test_a_package_of_the_second_format_says_which_graft_reads_it(package):
     del fields["files"]["thumbnails.npz"], fields["backbone"]["pooled"]
     fields["format"] = 2
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 2; this Graft reads format 3. Install the Graft it names." in refusal(package)
+    assert f"{path} has format 2; this Graft reads format 4. Install the Graft it names." in refusal(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)

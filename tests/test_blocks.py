@@ -10,6 +10,7 @@ from training import backbones, graphs
 from training.blocks import Candidate, best_of, learn
 from training.graphs import STAGES, Exported, columns
 from training.probes import with_head
+from training.splits import Splits
 
 COLUMNS = {"stage1": slice(0, 8), "stage2": slice(8, 20), "last": slice(20, 50), "all": slice(0, 50)}
 
@@ -161,7 +162,7 @@ def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
     )
     dataset = scan(SAMPLE)
-    package.write(trained, dataset, dataset.samples[:8], "stages", tmp_path / "package")
+    package.write(trained, dataset, Splits(*[dataset.samples[:8]] * 3), "stages", tmp_path / "package")
     artifact = read(tmp_path / "package")
     assert (artifact.manifest.backbone.sees, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
     batch = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)

@@ -30,6 +30,7 @@ from service.explain import (
     strength,
 )
 from service.preprocess import EXIF_ORIENTATION, Decoded, ImageError, decode
+from training.splits import Splits
 
 ROOT = Path(__file__).parent.parent
 # How a camera would have stored an upright scene, for each of EXIF's orientations.
@@ -87,7 +88,11 @@ def pack(fitted, tmp_path_factory):
             weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
             neighbours=calibrate.neighbours_of(dataset.samples[:40], random.normal(size=(40, facts.width))),
         )
-        return models.load(package.write(trained, dataset, dataset.samples[:8], name, folder / f"{name}-{sees}").path, "cpu")
+        return models.load(
+            package.write(trained, dataset, Splits(*[dataset.samples[:8]] * 3), name, folder / f"{name}-{sees}").path,
+            "cpu",
+            precision="f32",
+        )
 
     return packed
 

@@ -195,3 +195,12 @@ def test_whatever_computes_steps_back_behind_the_event_loop(server):
     others = Counter(os.getpriority(os.PRIO_PROCESS, thread.id) for thread in worker.threads())
     assert {decoder.nice() for decoder in server.decoders()} == {yields}
     assert others[yields] >= 2 * len(server.decoders())  # a thread for each decoder, one for each lane, and the engine's own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_killed_command_leaves_nothing_behind_that_holds_its_port(fitted):
+    with operating(fitted.artifact.path) as server:
+        everything = server.processes()
+        server.worker()
+        os.kill(server.command.pid, signal.SIGKILL)
+        assert gone(everything)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service import engine
 from service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, THUMBNAILS, ArtifactError, Manifest, read, record
-from service.model import Golden, Model, load
+from service.model import Checked, Golden, Model, fastest, load
 from service.neighbours import Neighbours, Thumbnails
 from service.preprocess import ImageError, ImageLimits
 
@@ -66,6 +67,53 @@ def test_golden_answers_within_the_tolerance_are_accepted(package):
     replace(golden, logits=golden.logits * np.float32(1.001)).save(package / GOLDEN)
     reseal(package, tolerance=0.01)
     assert 1e-6 < load(package).drift <= 0.01
+
+
+def promised(package: Path, **moved: float) -> None:
+    """Lets a package say of these precisions how far they move answers, and that no answer changes."""
+    seen = read(package).manifest.fidelity["f32"]
+    fidelity = {"f32": seen} | {name: seen.model_copy(update={"moved": most}) for name, most in moved.items()}
+    reseal(package, fidelity=fidelity)
+
+
+needs_bf16 = pytest.mark.skipif("bf16" not in engine.native("cpu"), reason="this processor does not compute in bf16")
+
+
+def test_what_would_change_answers_is_not_used_unasked(package):
+    promised(package, bf16=0.011)
+    assert load(package, "cpu").engine.precision == "f32"
+
+
+@pytest.mark.parametrize(
+    ("drifts", "seconds", "chosen"), [((0, 0), (2, 1), 1), ((0, 0), (1, 2), 0), ((0, 9), (2, 1), 0), ((0, np.nan), (2, 1), 0)]
+)
+def test_of_those_that_answer_as_they_should_the_fastest_is_used(fitted, drifts, seconds, chosen):
+    models = [Model(fitted.artifact, engine.load(fitted.artifact, "cpu")) for _ in drifts]
+    for model, drift, taken in zip(models, drifts, seconds, strict=True):
+        model.checked = Checked(drift, taken)
+    assert fastest(models) is models[chosen]
+
+
+@needs_bf16
+def test_what_answers_otherwise_than_was_promised_is_not_used(package):
+    promised(package, bf16=0.0)
+    assert load(package, "cpu").engine.precision == "f32"
+    with pytest.raises(ArtifactError, match="this machine's answers differ by"):
+        load(package, "cpu", precision="bf16")
+
+
+@needs_bf16
+def test_whoever_asks_for_bf16_gets_it(package, clothes):
+    promised(package, bf16=0.2)
+    exact, fast = load(package, "cpu", precision="f32"), load(package, "cpu", precision="bf16")
+    assert (fast.engine.precision, fast.allowance) == ("bf16", pytest.approx(0.2 + fast.manifest.tolerance))
+    image = clothes[0][1]
+    assert 0 < abs(fast.classify(image, 1).ranked[0].probability - exact.classify(image, 1).ranked[0].probability) < 0.2
+
+
+def test_what_the_machine_does_not_compute_in_is_refused(package):
+    with pytest.raises(ArtifactError, match="This machine's cpu does not compute in f16 by itself; it does in f32"):
+        load(package, "cpu", precision="f16")
 
 
 @pytest.mark.parametrize("change", [lambda labels: (*labels, "hat"), lambda labels: labels[:-1]])

@@ -17,9 +17,10 @@ from service.artifact import ArtifactError
 from service.engine import Outputs
 from service.neighbours import Neighbours, Thumbnails
 from training import package
-from training.dataset import Dataset, Sample, scan
+from training.dataset import Dataset, scan
 from training.looks import examine
 from training.sample import SAMPLE
+from training.splits import Splits
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +29,18 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def held_out(dataset: Dataset) -> tuple[Sample, ...]:
-    return tuple(sample for sample in dataset.samples if sample.part == "test")
+def splits(dataset: Dataset) -> Splits:
+    """As a run would have them, but fewer."""
+    shown = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
+    return Splits(tuple(sample for sample in dataset.samples if sample.part == "train")[::20], shown[::2], shown[1::2])
 
 
 @pytest.fixture(scope="module")
-def written(fitted, dataset: Dataset, held_out, tmp_path_factory) -> Path:
+def written(fitted, dataset: Dataset, splits, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("written") / "package"
     before = os.umask(0o022)
     try:
-        package.write(fitted.trained, dataset, held_out, "clothes", target)
+        package.write(fitted.trained, dataset, splits, "clothes", target)
     finally:
         os.umask(before)
     return target
@@ -114,16 +117,16 @@ def test_package_without_pictures_says_so(written: Path):
 
 
 @pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
-def test_package_with_pictures_of_others_is_not_published(fitted, dataset: Dataset, held_out, tmp_path: Path, pictures):
+def test_package_with_pictures_of_others_is_not_published(fitted, dataset: Dataset, splits, tmp_path: Path, pictures):
     with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d pictures; needed: 850"):
-        package.write(fitted.trained, dataset, held_out, "clothes", tmp_path / "package", Thumbnails.of(pictures))
+        package.write(fitted.trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
 
 
-def test_a_package_for_several_labels_gives_each_by_its_threshold(fitted, dataset: Dataset, held_out, clothes, tmp_path: Path):
+def test_a_package_for_several_labels_gives_each_by_its_threshold(fitted, dataset: Dataset, splits, clothes, tmp_path: Path):
     rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_threshold": None, "outlier_threshold": 2.0}
     trained = dataclasses.replace(fitted.trained, calibration=fitted.trained.calibration.model_copy(update=rules))
     several = dataclasses.replace(dataset, multilabel=True)
-    package.write(trained, several, held_out, "clothes", tmp_path / "package")
+    package.write(trained, several, splits, "clothes", tmp_path / "package")
     answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)
     given = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
     assert list(answer.prediction_set) == given
@@ -160,41 +163,41 @@ def test_card_names_scores_and_licence(written: Path, fitted):
     assert "- ankle boot\n" in card
 
 
-def test_network_that_disagrees_with_its_graph_is_not_published(wrong, dataset: Dataset, held_out, tmp_path: Path):
+def test_network_that_disagrees_with_its_graph_is_not_published(wrong, dataset: Dataset, splits, tmp_path: Path):
     with pytest.raises(ArtifactError, match="answers differently from the network that was trained"):
-        package.write(wrong, dataset, held_out, "clothes", tmp_path / "package")
+        package.write(wrong, dataset, splits, "clothes", tmp_path / "package")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_network_that_says_nan_is_not_published(fitted, dataset: Dataset, held_out, tmp_path: Path):
+def test_network_that_says_nan_is_not_published(fitted, dataset: Dataset, splits, tmp_path: Path):
     def broken(batch: np.ndarray) -> Outputs:
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 1280), np.float32))
 
     with pytest.raises(ArtifactError, match="Nothing was published"):
-        package.write(dataclasses.replace(fitted.trained, network=broken), dataset, held_out, "clothes", tmp_path / "package")
+        package.write(dataclasses.replace(fitted.trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
 
 
-def test_refused_package_leaves_the_older_one_untouched(fitted, wrong, dataset: Dataset, held_out, tmp_path: Path):
+def test_refused_package_leaves_the_older_one_untouched(fitted, wrong, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    package.write(fitted.trained, dataset, held_out, "older", target)
+    package.write(fitted.trained, dataset, splits, "older", target)
     before = contents(target)
     with pytest.raises(ArtifactError):
-        package.write(wrong, dataset, held_out, "newer", target)
+        package.write(wrong, dataset, splits, "newer", target)
     assert contents(target) == before
     assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize("full", ["at once", "midway"])
 def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
-    fitted, dataset: Dataset, held_out, tmp_path: Path, monkeypatch, full: str
+    fitted, dataset: Dataset, splits, tmp_path: Path, monkeypatch, full: str
 ):
     target = tmp_path / "package"
-    package.write(fitted.trained, dataset, held_out, "clothes", target)
+    package.write(fitted.trained, dataset, splits, "clothes", target)
     before = contents(target)
     if full == "at once":
         monkeypatch.setattr("training.durable.free", lambda _: 1_000_000)
     with files_of_at_most(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
-        package.write(fitted.trained, dataset, held_out, "newer", target)
+        package.write(fitted.trained, dataset, splits, "newer", target)
     assert refused.value.errno == errno.ENOSPC
     assert re.search(
         r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; what was there is intact", str(refused.value)
@@ -203,17 +206,17 @@ def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_newer_package_replaces_the_older_one_whole(fitted, dataset: Dataset, held_out, tmp_path: Path):
+def test_newer_package_replaces_the_older_one_whole(fitted, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    package.write(fitted.trained, dataset, held_out, "older", target)
+    package.write(fitted.trained, dataset, splits, "older", target)
     (target / "stray.txt").write_text("not of the package")
-    package.write(fitted.trained, dataset, held_out, "newer", target)
+    package.write(fitted.trained, dataset, splits, "newer", target)
     assert artifact.read(target).manifest.name == "newer"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_labels_of_any_script_arrive_as_they_are(fitted, dataset: Dataset, held_out, tmp_path: Path):
+def test_labels_of_any_script_arrive_as_they_are(fitted, dataset: Dataset, splits, tmp_path: Path):
     labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "bell\a", "عباية", "e\N{COMBINING ACUTE ACCENT}", " ")
     target = tmp_path / "paquet d'été 🧥" / "package"
-    package.write(fitted.trained, dataclasses.replace(dataset, labels=labels), held_out, "clothes", target)
+    package.write(fitted.trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
     assert artifact.read(target).manifest.labels == labels

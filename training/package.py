@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,13 +20,17 @@ from service.artifact import (
     FILES,
     GOLDEN,
     GRAPH,
+    INT8_FILES,
+    INT8_GRAPH,
     MANIFEST,
     NEIGHBOURS,
     THUMBNAILS,
     WEIGHTS,
     Artifact,
     ArtifactError,
+    Fidelity,
     Manifest,
+    Precision,
     read,
     record,
 )
@@ -33,7 +38,11 @@ from service.model import Golden, Model
 from service.neighbours import Thumbnails
 from service.preprocess import decode, shrink
 from training import durable
+from training.card import card
 from training.dataset import Dataset, Sample
+from training.fidelity import measure
+from training.quantise import MOST, quantise
+from training.splits import Splits
 from training.trained import Trained
 
 N_GOLDEN = 8
@@ -44,16 +53,18 @@ TOLERANCE = 1e-3  # of probabilities, on any other machine
 def write(
     trained: Trained,
     dataset: Dataset,
-    held_out: tuple[Sample, ...],
+    splits: Splits,
     name: str,
     target: Path,
     pictures: Thumbnails | None = None,
+    int8: bool = False,
 ) -> Artifact:
     """Publishes the package, whole or not at all; an older one at `target` is replaced only by a finished one.
 
     Args:
-        held_out: images that golden answers are made from.
+        splits: validation is what golden answers are about.
         pictures: of the neighbours; None leaves them without.
+        int8: whether there shall be a second network, in int8.
 
     Raises:
         ArtifactError: if what was written does not answer as the trained network does.
@@ -65,7 +76,9 @@ def write(
     n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(shown.content)
     try:
         with durable.room_for(target.parent, n_bytes):
-            _fill(beside, trained, dataset, held_out, name, shown)
+            _write_networks(beside, trained, dataset, splits.train if int8 else ())
+            fidelity = measure(beside / GRAPH, beside / INT8_GRAPH if int8 else None, trained, dataset, splits)
+            _fill(beside, trained, dataset, splits.validation, name, shown, fidelity)
         artifact = read(beside)
         _compare(artifact)
         _publish(beside, target)
@@ -74,9 +87,24 @@ def write(
     return replace(artifact, path=target)
 
 
-def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...], name: str, shown: Thumbnails) -> None:
-    now = datetime.now(UTC)
+def _write_networks(folder: Path, trained: Trained, dataset: Dataset, quantised_by: Sequence[Sample]) -> None:
     (folder / GRAPH).write_bytes(trained.graph)
+    if quantised_by:
+        chosen = sorted(quantised_by, key=lambda sample: sample.digest)[:MOST]
+        pixels = [decode(dataset.read(sample), trained.preprocessing).pixels for sample in chosen]
+        quantise(folder / GRAPH, pixels, folder / INT8_GRAPH)
+
+
+def _fill(
+    folder: Path,
+    trained: Trained,
+    dataset: Dataset,
+    held_out: tuple[Sample, ...],
+    name: str,
+    shown: Thumbnails,
+    fidelity: dict[Precision, Fidelity],
+) -> None:
+    now = datetime.now(UTC)
     # Written here, because safetensors' own writing hides why it failed.
     (folder / WEIGHTS).write_bytes(to_bytes({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}))
     _golden(trained, dataset, held_out).save(folder / GOLDEN)
@@ -95,11 +123,13 @@ def _fill(folder: Path, trained: Trained, dataset: Dataset, held_out: tuple[Samp
         calibration=trained.calibration,
         scores=trained.scores,
         tolerance=TOLERANCE,
+        fidelity=fidelity,
         libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
         files={},
     )
-    (folder / CARD).write_text(_card(manifest, shown), encoding="utf-8")
-    files = {file: record(folder / file) for file in sorted(FILES)}
+    (folder / CARD).write_text(card(manifest, shown), encoding="utf-8")
+    promised = FILES | INT8_FILES if "int8" in fidelity else FILES
+    files = {file: record(folder / file) for file in sorted(promised)}
     (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
     # A server is often another user; temporary folders, and safetensors' files, are readable by their owner only.
     folder.chmod(0o755)
@@ -153,52 +183,3 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _promises(manifest: Manifest) -> str:
-    calibration = manifest.calibration
-    if calibration.coverage is None:
-        sets = "An image may have several labels; each is given from a threshold of its own on."
-    else:
-        sets = f"Prediction sets promise to hold the right label for {calibration.coverage:.0%} of images like validation's."
-    return f"{sets}\nAn image at a cosine distance above {calibration.outlier_threshold:.3f} counts as an outlier."
-
-
-def _privacy(shown: Thumbnails) -> str:
-    n_pictures = sum(shown[row] is not None for row in range(len(shown)))
-    kept = f"Paths, labels and vectors of {len(shown):,} training images are in it"
-    shows = f"and small pictures of {n_pictures:,} of them, for whoever may ask" if n_pictures else "but no pictures of them"
-    return f"{kept}, {shows}.\nOf validation it holds the images that its golden answers are about."
-
-
-def _card(manifest: Manifest, shown: Thumbnails) -> str:
-    """The model card, for whoever finds the directory."""
-    rows = "\n".join(
-        f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {score.n:,} |"
-        for split, score in manifest.scores.items()
-    )
-    labels = "\n".join(f"- {label}" for label in manifest.labels)
-    return f"""# {manifest.name}
-
-An image classifier made by Graft on {manifest.created}: {manifest.strategy} on {manifest.backbone.name}
-(weights: {manifest.backbone.weights}, licence {manifest.backbone.license}).
-
-| split | top-1 accuracy | 95 % interval | images |
-|---|---|---|---|
-{rows}
-
-Nothing was chosen by the test images. Probabilities are calibrated with temperature {manifest.temperature:.2f}.
-{_promises(manifest)}
-
-## Labels
-
-{labels}
-
-## Use
-
-    graft predict {manifest.name}/ photo.jpg
-    graft serve {manifest.name}/
-
-This directory is data only: no pickle, no code. `graft verify` checks every byte of it.
-{_privacy(shown)}
-"""

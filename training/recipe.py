@@ -45,6 +45,7 @@ class Recipe(BaseModel):
     precision: float = Field(0.95, gt=0, lt=1, description="wanted of each label; the report says from which probability on")
     coverage: float = Field(0.9, gt=0, lt=1, description="how often a prediction set shall hold the right label")
     thumbnails: bool = Field(True, description="keep small pictures of training images in the package, to be shown as similar")
+    int8: bool = Field(False, description="package an int8 network too, for GRAFT_PRECISION=int8; needs graft-vision[int8]")
     ten_crop: bool = Field(False, description="also look at each test image ten times, and report what that gains")
     tracker: Literal["none", "tensorboard", "mlflow"] = Field("none", description="where the curves go besides metrics.csv")
     pixel_cache: float = Field(16, ge=0, le=10_000, description="GiB of disk for decoded images")

@@ -5,7 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.artifact import Artifact
-from training import appraise, backbones, durable, ladder, latest, package, report, runs, search, telling, thumbnails, trackers
+from training import (
+    appraise,
+    backbones,
+    durable,
+    ladder,
+    latest,
+    package,
+    quantise,
+    report,
+    runs,
+    search,
+    telling,
+    thumbnails,
+    trackers,
+)
 from training.folder import PACKAGE, to_json
 from training.ground import prepare
 from training.ladder import Climb
@@ -65,6 +79,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
     begun = time.monotonic()
     search.check(recipe)
     trackers.require(recipe.tracker)
+    quantise.require(recipe.int8)
     backbones.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
     with runs.opened(out, data, recipe, resume, like) as folder:
         ground = prepare(data, folder, recipe)
@@ -72,7 +87,13 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
 
         def publish(trained: Trained) -> Artifact:
             artifact = package.write(
-                trained, ground.dataset, ground.splits.validation, runs.name_of(data), folder.path / PACKAGE, pictures
+                trained,
+                ground.dataset,
+                ground.splits,
+                runs.name_of(data),
+                folder.path / PACKAGE,
+                pictures,
+                recipe.int8,
             )
             latest.choose(folder.path)
             return artifact

@@ -66,7 +66,7 @@ def trained(
     """The network with what validation teaches about trusting it."""
     temperature = calibrate.temperature(validation.logits, validation.targets)
     calibration = calibrate.calibrate(validation, temperature, neighbours, choices.precision, choices.coverage)
-    scores = {name: _score(said, temperature, calibration) for name, said in (("validation", validation), ("test", test))}
+    scores = {name: score(said, temperature, calibration) for name, said in (("validation", validation), ("test", test))}
     return Trained(
         strategy,
         backbone,
@@ -84,7 +84,8 @@ def trained(
     )
 
 
-def _score(said: Answered, temperature: float, calibration: Calibration) -> Score:
+def score(said: Answered, temperature: float, calibration: Calibration) -> Score:
+    """How many answers are right; where images may have several labels, how many of all yeses and noes."""
     if not said.multilabel:
         return evaluate.score(said.logits, said.targets)
     chances = probabilities(said.logits, temperature, multilabel=True)

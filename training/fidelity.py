@@ -1,0 +1,85 @@
+"""How faithful a network stays to itself where it computes in fewer bits: measured before a package promises anything."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import engine
+from service.artifact import Fidelity, Precision
+from service.classifier import given, probabilities
+from service.engine import LOGITS, Graph, Pixels
+from service.preprocess import decode
+from training.calibrate import Answered
+from training.dataset import Dataset
+from training.folds import Targets
+from training.parallel import each
+from training.splits import Splits
+from training.trained import Trained, score
+
+MOST = 500  # images: a few seconds, and one answer in 200 that changes is still all but certain to be met
+
+Floats = NDArray[np.float32]
+Said = list[Floats]  # logits (N, C): of validation, of test
+
+
+def measure(graph: Path, int8: Path | None, trained: Trained, dataset: Dataset, splits: Splits) -> dict[Precision, Fidelity]:
+    """What becomes of the answers in every precision that this machine's CPU computes in by itself.
+
+    Args:
+        graph: the network, f32.
+        int8: the same with weights and activations of 8 bits; None if there is none.
+        splits: validation tells how far answers move, test how many are right; at most 500 images of each.
+    """
+    names: list[Precision] = [name for name in engine.native("cpu") if name != "int8"]
+    if int8:
+        names.append("int8")
+    said: dict[Precision, Said] = {name: [] for name in names}
+    asked = [sorted(part, key=lambda sample: sample.digest)[:MOST] for part in (splits.validation, splits.test)]
+    for samples in asked:
+        pixels = list(each(lambda one: decode(dataset.read(one), trained.preprocessing).pixels, samples, engine.cores()))
+        for name in names:
+            said[name].append(_logits(int8 if name == "int8" and int8 else graph, name, pixels))
+    truth = dataset.targets(asked[1])
+    return {name: _fidelity(found, said["f32"], trained, truth) for name, found in said.items()}
+
+
+def _logits(path: Path, precision: Precision, pixels: Sequence[Pixels]) -> Floats:
+    """Of every image, float32 (N, C)."""
+    network = Graph(path, wanted=(LOGITS,), precision=precision)
+    rows: Iterator[Floats] = each(lambda one: network(one[None])[LOGITS], pixels, network.lanes)
+    return np.concatenate(list(rows))
+
+
+def _fidelity(found: Said, exact: Said, trained: Trained, truth: Targets) -> Fidelity:
+    (seen, tested), before = found, exact[0]
+    return Fidelity(
+        moved=moved(seen, before, trained.temperature, several=truth.ndim == 2),
+        changed=int((_answers(seen, trained, truth) != _answers(before, trained, truth)).any(axis=1).sum()),
+        score=score(Answered(tested, tested, truth), trained.temperature, trained.calibration),
+    )
+
+
+def moved(logits: Floats, before: Floats, temperature: float, several: bool) -> float:
+    """How far the probability of an undecided image would move, by the worst that happened to the logits (N, C) of any.
+
+    An image between two labels has the probability 1 / (1 + exp(-d)), where d is the difference of their scaled logits; its
+    slope is 1/4 in the middle and nowhere more. So a few images tell it, even if the network happens to be sure of all.
+
+    Args:
+        several: whether an image may have several labels; then each logit stands for itself.
+    """
+    change = (logits - before).astype(np.float64) / temperature
+    widest = np.abs(change) if several else change.max(axis=1) - change.min(axis=1)
+    return min(1.0, float(widest.max()) / 4)
+
+
+def _answers(logits: Floats, trained: Trained, truth: Targets) -> NDArray[np.generic]:
+    """What each image is told to be, (N, 1), or (N, C) where it may be several things."""
+    if truth.ndim == 1:
+        best: NDArray[np.intp] = logits.argmax(axis=1)[:, None]
+        return best
+    chances = probabilities(logits, trained.temperature, multilabel=True)
+    labels: NDArray[np.bool_] = given(chances, np.array(trained.calibration.thresholds, np.float64))
+    return labels
