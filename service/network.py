@@ -32,6 +32,7 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.backbone = body
+        self._kind = torch.float32
         self.facts = facts
         self.head = nn.Linear(facts.width + (sum(facts.stages.values()) if facts.sees == "all" else 0), n_labels)
 
@@ -46,7 +47,7 @@ class Network(nn.Module):
     def vectors(self, batch: Tensor) -> Tensor:
         """What the backbone says in the end: float (N, D) of uint8 (N, S, S, 3)."""
         found: Tensor = self.backbone(self._normalised(batch))
-        return found
+        return found.float()
 
     def features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The stages' means over their positions, side by side, float (N, sum of their widths); and the vectors."""
@@ -54,7 +55,7 @@ class Network(nn.Module):
             vectors = self.vectors(batch)
             return vectors[:, :0], vectors
         stages, _, vectors = self.maps(batch)
-        return torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1), vectors
+        return torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1).float(), vectors
 
     def maps(self, batch: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """What is behind the features, of a network that shows its stages.
@@ -65,10 +66,19 @@ class Network(nn.Module):
         body: Any = self.backbone
         # Never pooled from what the body returns: Swin's is NHWC, and a ViT's has tokens of other kinds.
         last, stages = body.forward_intermediates(self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW")
-        return stages, last, body.forward_head(last)
+        return stages, last, body.forward_head(last).float()
+
+    def lower(self, kind: torch.dtype) -> "Network":
+        """Lets the backbone compute in 16 bits, but for BatchNorm's statistics; normalisation and head stay in 32."""
+        self._kind = kind
+        for module in self.backbone.modules():
+            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                    tensor.data = tensor.data.to(kind) if tensor.is_floating_point() else tensor.data
+        return self
 
     def _normalised(self, batch: Tensor) -> Tensor:
-        return (batch.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return ((batch.permute(0, 3, 1, 2).float() - self.mean) / self.std).to(self._kind)
 
 
 def sized(name: str, crop: int | None) -> dict[str, int]:

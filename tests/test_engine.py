@@ -106,11 +106,43 @@ def test_there_is_at_least_one_core():
     assert engine.cores() >= 1
 
 
-@pytest.mark.skipif(engine.cuda_devices() == 0, reason="needs a CUDA device, and the driver offers none here")
-def test_a_gpu_answers_as_the_cpu_does(fitted, cpu, batch):
+needs_cuda = pytest.mark.skipif(engine.cuda_devices() == 0, reason="needs a CUDA device, and the driver offers none here")
+
+
+@needs_cuda
+@pytest.mark.parametrize(("precision", "most"), [("f32", 0.05), ("f16", 0.05), ("bf16", 0.5)])
+def test_a_gpu_answers_as_the_cpu_does(fitted, cpu, batch, precision, most):
+    cuda = engine.load(fitted.artifact, "cuda", precision)
+    assert (cuda.device, cuda.precision) == ("cuda", precision)
+    assert apart(cuda(batch).logits, cpu(batch).logits) < most
+
+
+@needs_cuda
+def test_a_gpu_answers_several_threads_at_once_and_more_than_its_largest_batch(fitted, cpu, batch):
+    from concurrent.futures import ThreadPoolExecutor
+
     cuda = engine.load(fitted.artifact, "cuda")
-    assert cuda.device == "cuda"
-    assert apart(cuda(batch).logits, cpu(batch).logits) < 1e-3
+    many = np.concatenate([batch] * 7)
+    with ThreadPoolExecutor(cuda.lanes) as pool:
+        found = list(pool.map(cuda, [many] * 4))
+    for outputs in found:
+        assert apart(outputs.logits, np.concatenate([cpu(batch).logits] * 7)) < 0.05
+
+
+@pytest.mark.parametrize(("name", "most"), [("float16", 0.05), ("bfloat16", 0.5)])
+def test_in_16_bits_a_backbone_says_nearly_the_same(fitted, cpu, batch, name, most):
+    import torch
+
+    from service import network
+
+    lower = network.load(fitted.artifact).eval().lower(getattr(torch, name))
+    with torch.inference_mode():
+        logits, vectors = lower(torch.from_numpy(batch))
+    assert (logits.dtype, vectors.dtype, lower.head.weight.dtype) == (torch.float32,) * 3
+    assert 0 < apart(logits.numpy(), cpu(batch).logits) < most
+    kinds = {name.rpartition(".")[2]: tensor.dtype for name, tensor in lower.backbone.state_dict().items()}
+    assert (kinds["running_var"], kinds["weight"]) == (torch.float32, torch.float32)  # BatchNorm's come last
+    assert lower.backbone.conv_stem.weight.dtype == getattr(torch, name)
 
 
 def test_outputs_keep_their_names_where_an_operation_does_nothing(tmp_path):
