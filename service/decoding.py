@@ -12,6 +12,7 @@ Elsewhere than on Linux a child has no limit of memory, and may finish an image 
 import ctypes
 import gc
 import math
+import mmap
 import os
 import resource
 import signal
@@ -23,7 +24,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Pillow imports these late, once for every child, unless they are there before the fork.
 from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
@@ -54,19 +58,21 @@ def main(decode: Decode = preprocess.decode) -> None:
     gc.freeze()
     with socket.socket(fileno=CONTROL) as control:
         while True:
-            _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
             if not descriptors:
                 return
-            with socket.socket(fileno=descriptors[0]) as channel:
+            with socket.socket(fileno=descriptors[0]) as channel, os.fdopen(descriptors[1], "r+b") as memory:
                 if os.fork() == 0:
                     control.close()
-                    _live(channel, decode)
+                    _live(channel, memory, decode)
 
 
-def _live(channel: socket.socket, decode: Decode) -> None:
+def _live(channel: socket.socket, memory: BinaryIO, decode: Decode) -> None:
     """All that a child ever does."""
     try:
-        _answer_all(channel, decode)
+        with memory:
+            pixels = np.frombuffer(mmap.mmap(memory.fileno(), 0), np.uint8)
+        _answer_all(channel, pixels, decode)
     except (OSError, EOFError):
         pass  # the server is gone, or wants this child no more
     except Exception:  # noqa: BLE001 - there is nobody to raise it to
@@ -75,7 +81,7 @@ def _live(channel: socket.socket, decode: Decode) -> None:
         os._exit(0)
 
 
-def _answer_all(channel: socket.socket, decode: Decode) -> None:
+def _answer_all(channel: socket.socket, pixels: NDArray[np.uint8], decode: Decode) -> None:
     order, _ = hear(channel, 0)
     recipe = cast("Preprocessing", SimpleNamespace(**order["preprocessing"]))
     limits, max_bytes, deadline_s = ImageLimits(**order["limits"]), order["max_bytes"], order["deadline_s"]
@@ -83,9 +89,10 @@ def _answer_all(channel: socket.socket, decode: Decode) -> None:
     tell(channel, {"pid": os.getpid()})
     while True:
         # Nothing of one image is held while the next one is waited for.
-        head, body = _answer(_image(channel, max_bytes, deadline_s), lambda encoded: decode(encoded, recipe, limits), max_bytes)
-        tell(channel, head, body)
-        del body
+        encoded = _image(channel, max_bytes, deadline_s)
+        head = _answer(encoded, pixels, lambda encoded: decode(encoded, recipe, limits), max_bytes)
+        del encoded
+        tell(channel, head)
 
 
 def _image(channel: socket.socket, most_bytes: int, deadline_s: float) -> bytes:
@@ -95,8 +102,8 @@ def _image(channel: socket.socket, most_bytes: int, deadline_s: float) -> bytes:
     return bytes(encoded)
 
 
-def _answer(encoded: bytes, decode: Callable[[bytes], Decoded], max_bytes: int) -> tuple[Head, bytes]:
-    """One image's pixels, with what is known about it; or what is wrong with it, or with us."""
+def _answer(encoded: bytes, pixels: NDArray[np.uint8], decode: Callable[[bytes], Decoded], max_bytes: int) -> Head:
+    """What is known about one image, and its pixels in shared memory; or what is wrong with it, or with us."""
     starved = {
         "code": "decode_limit",
         "detail": f"Decoding the image takes more than {max_bytes:,} bytes of memory.",
@@ -106,14 +113,14 @@ def _answer(encoded: bytes, decode: Callable[[bytes], Decoded], max_bytes: int) 
         found = decode(encoded)
     except ImageError as error:
         if error.code == "corrupt_image" and _hunger(encoded) > max_bytes:
-            return starved, b""
-        return {"code": error.code, "detail": str(error), "limit": error.limit}, b""
+            return starved
+        return {"code": error.code, "detail": str(error), "limit": error.limit}
     except MemoryError:
-        return starved, b""
+        return starved
     except Exception:  # noqa: BLE001 - a bug of ours or of Pillow's, and the server's log is the place for it
-        return {"bug": traceback.format_exc()}, b""
-    head = {"width": found.width, "height": found.height, "format": found.format, "notes": found.notes}
-    return head, found.pixels.tobytes()
+        return {"bug": traceback.format_exc()}
+    pixels[:] = found.pixels.reshape(-1)
+    return {"width": found.width, "height": found.height, "format": found.format, "notes": found.notes}
 
 
 def _hunger(encoded: bytes) -> int:

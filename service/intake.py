@@ -1,12 +1,12 @@
 """A request in; the image's bytes and the options out, or a refusal that says why. Nothing is decoded here."""
 
+import asyncio
 import base64
 import binascii
 import json
 import re
 from typing import Any, NoReturn
 
-import anyio
 from starlette.requests import Request
 
 from service.forms import FormError, Part, TooManyParts, parts
@@ -99,7 +99,7 @@ class Intake:
             raise _too_large(most)
         pieces = []
         try:
-            with anyio.fail_after(deadline_s):
+            async with asyncio.timeout(deadline_s):
                 async for piece in self._request.stream():
                     if self._request.state.held + len(piece) > most:
                         raise _too_large(most)

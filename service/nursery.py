@@ -3,6 +3,7 @@ what they run.
 """
 
 import logging
+import mmap
 import os
 import signal
 import socket
@@ -12,9 +13,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import numpy as np
 
+from service.engine import Pixels
 from service.messages import Head, hear, tell
 from service.preprocess import Decoded
 from service.sniff import ImageError
@@ -58,11 +62,14 @@ class Nursery:
 
     def child(self, order: Head) -> "Child":
         """A new child. Raises OSError or EOFError if this process is gone."""
+        side = order["preprocessing"]["crop"]
         ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
-            return Child(self, ours, order)
+            with theirs, _shared() as memory:
+                memory.truncate(3 * side**2)
+                pixels = np.frombuffer(mmap.mmap(memory.fileno(), 0), np.uint8).reshape(side, side, 3)
+                socket.send_fds(self._control, [b"\0"], [theirs.fileno(), memory.fileno()])
+            return Child(self, ours, pixels, order)
         except BaseException:
             ours.close()
             raise
@@ -92,6 +99,11 @@ def _hung_up(channel: socket.socket) -> bool:
         return True
 
 
+def _shared() -> BinaryIO:
+    """A file in memory for two processes to map."""
+    return os.fdopen(os.memfd_create("pixels"), "r+b") if hasattr(os, "memfd_create") else TemporaryFile(buffering=0)
+
+
 def _environment() -> dict[str, str]:
     """No secret of the server's, but everything that makes its modules found."""
     folders = [Path(__file__).parent.parent, *map(Path, filter(None, sys.path))]
@@ -101,11 +113,14 @@ def _environment() -> dict[str, str]:
 
 
 class Child:
-    """One decoding process, seen from the server; one thread uses it."""
+    """One decoding process, seen from the server; one thread uses it.
 
-    def __init__(self, nursery: Nursery, channel: socket.socket, order: Head) -> None:
-        self._nursery, self._channel = nursery, channel
-        self._side: int = order["preprocessing"]["crop"]
+    Args:
+        pixels: uint8 (S, S, 3), in memory that it shares.
+    """
+
+    def __init__(self, nursery: Nursery, channel: socket.socket, pixels: Pixels, order: Head) -> None:
+        self._nursery, self._channel, self._pixels = nursery, channel, pixels
         self._deadline_s: float = order["deadline_s"]
         deadline = time.monotonic() + START_DEADLINE_S
         tell(channel, order, deadline=deadline)
@@ -116,8 +131,7 @@ class Child:
         deadline = time.monotonic() + self._deadline_s
         try:
             tell(self._channel, {}, encoded, deadline)
-            head, body = hear(self._channel, 3 * self._side**2, deadline)
-            pixels = np.frombuffer(body, np.uint8).reshape(-1, self._side, 3)
+            head, _ = hear(self._channel, 0, deadline)
         except TimeoutError:
             detail = f"Decoding the image takes longer than {self._deadline_s:g} seconds."
             raise Died(detail, "decode_deadline_s") from None
@@ -128,7 +142,7 @@ class Child:
             raise RuntimeError("decoding failed; the child's traceback is in the log")
         if code := head.get("code"):
             raise ImageError(code, head["detail"], head["limit"])
-        return Decoded(pixels, head["width"], head["height"], head["format"], tuple(head["notes"]))
+        return Decoded(self._pixels.copy(), head["width"], head["height"], head["format"], tuple(head["notes"]))
 
     @property
     def gone(self) -> bool:
@@ -142,6 +156,7 @@ class Child:
 
     def close(self) -> None:
         """Returns once this process, idle or killed, has ended."""
+        self._pixels = np.empty((0, 0, 3), np.uint8)  # lets go of the shared memory, and of its descriptor
         with self._channel, suppress(OSError):
             self._channel.settimeout(START_DEADLINE_S)
             self._channel.shutdown(socket.SHUT_WR)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import Future
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from service.problems import Refused
 from service.room import Room
 from service.sniff import check, sniff
 
+LATE = "The image waited past its deadline."
 MOST_INVALID = 3  # answers in a row that are no numbers, until the service no longer calls itself ready
 
 R = TypeVar("R")
@@ -42,7 +43,7 @@ class Road:
     def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._limits = model.limits
-        self._metrics = metrics
+        self._stage_seconds = {stage: metrics.stage_seconds.labels(stage) for stage in ("decode", "network")}
         self._decoder = Decoder(
             model.manifest.preprocessing,
             model.limits,
@@ -72,8 +73,8 @@ class Road:
     async def decoded(self, encoded: bytes) -> Decoded:
         """The pixels of one image. Raises ImageError and Overloaded."""
         check(sniff(encoded), self._limits)
-        with self.room.place():
-            return await self._decoded(time.perf_counter() + self._settings.queue_deadline_s, encoded)
+        with self.room.place(), self._stage_seconds["decode"].time():
+            return await _begun_by(time.perf_counter() + self._settings.queue_deadline_s, self.decode(encoded))
 
     async def seen(self, encoded: bytes) -> Seen:
         """One image through both queues, once its header was judged.
@@ -82,29 +83,31 @@ class Road:
         """
         check(sniff(encoded), self._limits)
         with self.room.place():
-            begun = time.perf_counter()
-            deadline = begun + self._settings.queue_deadline_s
-            decoded = await self._decoded(deadline, encoded)
-            ready = time.perf_counter()
-            outputs = await self._computed(deadline, decoded)
-            done = time.perf_counter()
-        self._metrics.stage_seconds.labels("network").observe(done - ready)
-        self._check_finite(outputs)
-        timing = {"decode": round(1e3 * (ready - begun), 3), "network": round(1e3 * (done - ready), 3)}
-        return Seen(decoded, outputs, timing)
+            return await _begun_by(time.perf_counter() + self._settings.queue_deadline_s, Errand(self, encoded))
 
-    async def _decoded(self, deadline: float, encoded: bytes) -> Decoded:
-        with self._metrics.stage_seconds.labels("decode").time():
-            return await _begun_by(deadline, self._decoder.submit(encoded))
+    def decode(self, encoded: bytes) -> Future[Decoded]:
+        """The promise of one image's pixels. Raises Overloaded."""
+        return self._decoder.submit(encoded)
 
-    async def _computed(self, deadline: float, decoded: Decoded) -> Outputs:
+    def compute(self, decoded: Decoded) -> Future[Outputs]:
+        """The promise of what the network says of them. Raises Overloaded."""
+        return self._batcher.submit(decoded.pixels)
+
+    def judged(self, outputs: Future[Outputs]) -> Outputs:
+        """What the network said, if it can be used. Raises Refused, and whatever went wrong."""
         try:
-            return await _begun_by(deadline, self._batcher.submit(decoded.pixels))
+            said = outputs.result()
         except Exception as error:
             if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's own
                 raise
             self.broken = True
             raise Refused("out_of_memory", "There was not enough memory for the network; the service starts anew.") from None
+        self._check_finite(said)
+        return said
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Notes how long one image was in a stage, waiting included."""
+        self._stage_seconds[stage].observe(seconds)
 
     def _check_finite(self, outputs: Outputs) -> None:
         if np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all():
@@ -119,18 +122,63 @@ class Road:
         self._batcher.close()
 
 
+class Errand(Future[Seen]):
+    """The promise of what is seen in one image: from the decoder's queue to the network's with no stop at the event loop.
+
+    Every such stop wakes another thread twice, which costs more than what is done there.
+    """
+
+    def __init__(self, road: Road, encoded: bytes) -> None:
+        super().__init__()
+        self._road = road
+        self._unwanted = False
+        self._begun = time.perf_counter()
+        self._step: Future[Any] = road.decode(encoded)
+        self._step.add_done_callback(self._compute)
+
+    def cancel(self) -> bool:
+        """Takes the image out of the queue where it waits; one that is being decoded now goes no further."""
+        self._unwanted = True
+        return self._step.cancel() and super().cancel()
+
+    def _compute(self, decoding: Future[Decoded]) -> None:
+        if decoding.cancelled():
+            return
+        self._ready = time.perf_counter()
+        self._road.observe("decode", self._ready - self._begun)
+        try:
+            self._decoded = decoding.result()
+            if self._unwanted:
+                raise Overloaded(LATE, "queue_deadline_s")
+            self._step = self._road.compute(self._decoded)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+            self.set_exception(error)
+        else:
+            self._step.add_done_callback(self._finish)
+
+    def _finish(self, computing: Future[Outputs]) -> None:
+        if computing.cancelled():
+            return
+        done = time.perf_counter()
+        self._road.observe("network", done - self._ready)
+        timing = {"decode": round(1e3 * (self._ready - self._begun), 3), "network": round(1e3 * (done - self._ready), 3)}
+        try:
+            self.set_result(Seen(self._decoded, self._road.judged(computing), timing))
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+            self.set_exception(error)
+
+
 async def _begun_by(deadline: float, promise: Future[R]) -> R:
     """The result of work that has begun before a moment on time.perf_counter()'s clock. Raises Overloaded if it has not.
 
     Being cancelled cancels the work, so what a vanished caller asked for is not computed if it has not begun.
     """
-    work = asyncio.wrap_future(promise)
+    late = asyncio.get_running_loop().call_later(max(0, deadline - time.perf_counter()), promise.cancel)
     try:
-        return await asyncio.wait_for(asyncio.shield(work), max(0, deadline - time.perf_counter()))
-    except TimeoutError:
-        if promise.cancel():
-            raise Overloaded("The image waited past its deadline.", "queue_deadline_s") from None
-        return await work
+        return await asyncio.wrap_future(promise)
     except asyncio.CancelledError:
-        work.cancel()
-        raise
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        raise Overloaded(LATE, "queue_deadline_s") from None
+    finally:
+        late.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -140,22 +141,25 @@ async def _taken(request: Request, serving: Serving, take: Callable[[Intake], Aw
 async def _unless_gone(request: Request, serving: Serving, work: Coroutine[Any, Any, R]) -> R:
     """The outcome of work on a request that has been read; cancelled if its caller hangs up or the deadline passes."""
     deadline_s = serving.settings.answer_deadline_s
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    limit = asyncio.timeout(deadline_s)
+    leaving = asyncio.ensure_future(_hung_up(request, limit))
     try:
-        await asyncio.wait({working, leaving}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
+        async with limit:
+            return await work
+    except TimeoutError:
         if leaving.done():
-            raise ClientDisconnect
-        raise Refused("deadline", f"There was no answer within {deadline_s:g} seconds.", "answer_deadline_s")
+            raise ClientDisconnect from None
+        raise Refused("deadline", f"There was no answer within {deadline_s:g} seconds.", "answer_deadline_s") from None
     finally:
-        working.cancel()
         leaving.cancel()
 
 
-async def _hung_up(request: Request) -> None:
+async def _hung_up(request: Request, limit: asyncio.Timeout) -> None:
+    """Once the caller has hung up, there is no time left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    with suppress(RuntimeError):  # it was answered in the same moment
+        limit.reschedule(0)
 
 
 PICTURE_OR_JSON = ("image/png", "application/json")

@@ -64,7 +64,16 @@ def test_only_what_is_wanted_is_computed(fitted, cpu, batch):
 
 
 def test_answering_computes_no_maps(cpu):
-    assert cpu._graph.outputs == ("logits", "vectors")
+    assert cpu._alone.outputs == cpu._shared.outputs == ("logits", "vectors")
+
+
+def test_an_answer_does_not_depend_on_who_else_asks(cpu, batch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(cpu, [batch[:1]] * 40))
+    alone = cpu(batch[:1])
+    assert all(apart(outputs.logits, alone.logits) < 1e-5 for outputs in together)
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
