@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import shutil
 import subprocess
 import sys
@@ -76,9 +77,10 @@ class Run:
 
 
 def photos(archive: Path) -> list[tuple[str, bytes]]:
-    """The label and the bytes of each JPEG in an archive of class folders."""
+    """The label and the bytes of each JPEG in an archive of class folders, shuffled: the first few are of every label."""
     with zipfile.ZipFile(archive) as opened:
         names = [name for name in opened.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
+        random.Random(0).shuffle(names)
         return [(Path(name).parent.name, opened.read(name)) for name in names]
 
 
