@@ -137,6 +137,7 @@ def out_of_fold(
         groups: as for `choose_strength`.
     """
     search = Search(scaled(vectors, *standard(vectors)), targets, kind, balanced=False)
+    del vectors  # nobody else may hold them, and the parts to learn from take as much again
     logits, _ = search.round(deal(targets, n_folds, seed, groups), strength, [None] * n_folds, FINE)
     cooled = logits / np.float32(calibration(search.judge, logits, search.wanted)[0])
     return sigmoid(cooled) if targets.ndim == 2 else softmax(cooled)

@@ -87,15 +87,15 @@ def suspects(
     found: list[tuple[float, Suspect]] = []
     shuffled = np.random.default_rng(0).permutation(len(vectors))
     for rows in np.array_split(shuffled, math.ceil(len(vectors) / MOST_AT_ONCE)):
-        doubts = _doubts(vectors[rows], targets[rows], labels, among(groups, rows))
+        doubts = _doubts(vectors, rows, targets[rows], labels, among(groups, rows))
         found += [
             (doubt.own, Suspect(paths[int(rows[doubt.row])], doubt.given, doubt.better, doubt.chance)) for doubt in doubts
         ]
     return [suspect for _, suspect in sorted(found, key=lambda pair: (pair[0], pair[1].path))]
 
 
-def _doubts(vectors: Floats, targets: Targets, labels: Sequence[str], groups: Groups) -> list[_Doubt]:
-    """Of the labels that are frequent enough to be judged."""
+def _doubts(vectors: Vectors, rows: NDArray[np.intp], targets: Targets, labels: Sequence[str], groups: Groups) -> list[_Doubt]:
+    """Of some rows, with their targets and groups: of the labels that are frequent enough to be judged."""
     multilabel = targets.ndim == 2
     given = targets if multilabel else targets[:, None] == np.arange(len(labels))
     counts = given.sum(axis=0)
@@ -105,7 +105,7 @@ def _doubts(vectors: Floats, targets: Targets, labels: Sequence[str], groups: Gr
     judged = np.arange(len(given)) if multilabel else np.flatnonzero(given[:, frequent].any(axis=1))
     own = given[judged][:, frequent]
     wanted = own if multilabel else own.argmax(axis=1)
-    said = out_of_fold(vectors[judged][None], wanted, STRENGTH, FOLDS, seed=0, groups=among(groups, judged))
+    said = out_of_fold(vectors[rows[judged]][None], wanted, STRENGTH, FOLDS, seed=0, groups=among(groups, judged))
     judge = _of_many if multilabel else _of_one
     doubts = judge(said.astype(np.float64), own, [labels[label] for label in frequent.tolist()])
     return [doubt._replace(row=int(judged[doubt.row])) for doubt in doubts]
