@@ -1,10 +1,10 @@
-# `make demo`, `make test`, `make image`. Each sets up .venv by itself, once.
+# `make demo`, `make test`, `make image`, `make bench-growth`. Each sets up .venv by itself, once.
 PYTHON ?= python3
 UV_VERSION = 0.13.8
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: demo test test-all image lint types lock clean
+.PHONY: demo test test-all image bench-growth lint types lock clean
 
 demo: $(READY)
 	$(BIN)/graft demo
@@ -27,6 +27,10 @@ image: $(READY)
 	if test -x $(IMAGE_CHECK); then $(IMAGE_CHECK) build/sample/test/bag/001.png; else docker build -t graft-service .; fi
 SAMPLE = training/sample/fashion-mnist.zip
 IMAGE_CHECK = ../shared/tools/image-check
+
+# Whether a hundred times the images take a hundred times as long: 1,000, 10,000 and 100,000 of them. 5 GB of disk, an hour.
+bench-growth: $(READY)
+	$(BIN)/python benchmarks/growth.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

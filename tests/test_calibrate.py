@@ -1,5 +1,7 @@
 """What validation teaches: promises that hold on new images, and honesty where there were too few to promise by."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from training.calibrate import (
     losses,
     neighbours_of,
     outlier_k,
+    outlier_scores,
     set_threshold,
     sure,
     temperature,
@@ -213,3 +216,21 @@ def test_several_labels_get_a_threshold_each_and_no_sets():
     found = calibrate(Answered(logits.astype(np.float32), vectors, targets), 1.0, near)
     assert (found.coverage, found.set_threshold) == (None, None)
     assert all(0 < threshold < 1 for threshold in found.thresholds)
+
+
+def test_many_outlier_scores_are_those_of_each_vector():
+    vectors = np.random.default_rng(0).normal(size=(1_100, 8)).astype(np.float32)
+    near = neighbours_of(samples({0: 30}), vectors[:30])
+    expected = [near.outlier_score(vector, 3) for vector in vectors]
+    np.testing.assert_allclose(outlier_scores(near, vectors, 3), expected, atol=2e-6)
+    assert outlier_scores(near, vectors[:0], 3).shape == (0,)
+
+
+def test_distances_to_all_neighbours_are_never_all_in_memory():
+    vectors = np.random.default_rng(0).normal(size=(20_000, 8)).astype(np.float32)
+    near = neighbours_of(samples({0: 1_000}), vectors[:1_000])
+    tracemalloc.start()
+    outlier_scores(near, vectors, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 20_000 * 1_000 / 2

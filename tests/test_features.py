@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from service.engine import VECTORS, Graph
 from service.preprocess import decode
 from training import backbones, graphs
-from training.dataset import Dataset, DatasetError, scan
+from training.dataset import Dataset, DatasetError, Sample, scan
 from training.features import Features, View, extract, halved
 from training.graphs import Exported
 from training.looks import examine
@@ -280,3 +281,42 @@ def test_a_shard_of_another_width_is_made_again(dataset: Dataset, exported: Expo
         keys, seen = arrays["keys"], arrays["seen"]
     np.savez(shard, keys=keys, seen=seen[:, :7])
     assert extracted(dataset, exported).computed == 5
+
+
+def distinct(n_images: int) -> list[View]:
+    """Views of images that do not exist, each with a digest of its own."""
+    return [View(Sample(f"{number:05d}.png", (0,), "", number.to_bytes(32, "big"))) for number in range(n_images)]
+
+
+def numbered(_: Dataset, wanted: list[View], __: Exported):
+    """A pass that computes nothing: a view's row holds its number."""
+    return ((view, np.full(1792, int(view.sample.path[:5]), np.float16)) for view in wanted)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_features_of_many_images_are_never_all_in_memory(dataset, exported, monkeypatch, cached: bool):
+    monkeypatch.setattr("training.features.SHARD", 128)
+    if cached:
+        extract(dataset, distinct(2_000), exported, numbered)
+    tracemalloc.start()
+    found = extract(dataset, distinct(2_000), exported, numbered)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.computed == (0 if cached else 2_000)
+    assert peak < found.seen.nbytes / 2  # 7 MB of them; what is kept of an image beside them is 500 bytes
+    samples = [view.sample for view in distinct(2_000)][::-1]
+    np.testing.assert_array_equal(found.of(samples)[:, 0], np.arange(2_000)[::-1].astype(np.float16))
+
+
+def test_a_full_disk_is_explained_before_anything_is_computed(dataset, exported, monkeypatch):
+    monkeypatch.setattr("training.durable.free", lambda folder: 1_000)
+    with pytest.raises(OSError, match=r"The disk is full: 17,920 bytes are needed and 1,000 are free"):
+        extract(dataset, views(dataset), exported, numbered)
+
+
+def test_features_outlive_the_pass_without_a_file_of_their_own(dataset: Dataset, exported: Exported, own_cache: Path):
+    features = extracted(dataset, exported)
+    assert [path for path in (own_cache / "features").rglob("*") if path.is_file()] == shards(own_cache)
+    for shard in shards(own_cache):
+        shard.unlink()
+    assert features.of(dataset.samples).shape == (5, 1280)

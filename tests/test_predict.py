@@ -1,17 +1,20 @@
 """Bulk prediction answers as the model does, file by file, and one bad file costs only itself."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from service.classifier import Ranked
+from service.engine import cores
 from service.model import Answer
 from service.preprocess import ImageError
 from service.schemas import Classification
 from training.dataset import DatasetError
-from training.predict import facts, line, predict, saved
+from training.parallel import AHEAD
+from training.predict import as_json, facts, line, outputs, predict, saved
 
 
 @pytest.fixture
@@ -139,3 +142,39 @@ def test_a_table_appears_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(OSError, match="the disk is gone"):
         list(saved(breaking(), tmp_path / "table.csv"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_first_answer_is_there_before_the_last_file_is_read(model, clothes):
+    n_read = []
+
+    def read(number: int) -> bytes:
+        n_read.append(number)
+        return clothes[number % len(clothes)][1]
+
+    answers = outputs(model.engine, model.manifest.preprocessing, range(1_000), read, "predicting")
+    next(answers)
+    few = (cores() + model.engine.lanes * model.engine.max_batch) * AHEAD
+    assert len(n_read) <= few < 1_000
+    answers.close()
+
+
+def test_json_is_written_as_the_answers_come(model):
+    answer = Answer((Ranked("bag", 0.5),), ("bag",), 0.1, None)
+    asked = []
+
+    def answers():
+        for name in ("a.png", "b.png"):
+            asked.append(name)
+            yield Path(name), answer
+
+    pieces = as_json(model, answers())
+    first = next(pieces)
+    assert (asked, "a.png" in first) == (["a.png"], True)
+    whole = json.loads(first + "".join(pieces))
+    assert whole["model"] == model.manifest.sha256
+    assert whole["images"] == [{"path": name} | facts(answer) for name in ("a.png", "b.png")]
+
+
+def test_no_half_of_a_json_is_written_where_nothing_can_be_asked(model, wardrobe: Path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        next(as_json(model, predict(model, [wardrobe / "gone.png"], top_k=1)))

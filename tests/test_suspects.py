@@ -1,9 +1,13 @@
 """Wrong labels and outliers are found among vectors where they were planted, and not where there are none."""
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from training import suspects
+from training.rows import Rows
 from training.suspects import doubtful, outliers
 
 
@@ -103,3 +107,22 @@ def test_findings_name_the_file_and_both_labels():
     [found] = suspects.findings([suspects.Suspect("a\n.jpg", "ant", "bee", 0.987)], [])
     assert (found.kind, found.severity) == ("label-error", "warning")
     assert found.text == r"'a\n.jpg' is labelled ant, looks like bee (99%)"
+
+
+def test_vectors_on_disk_are_judged_like_those_in_memory_and_stay_there(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(suspects, "MOST_AT_ONCE", 500)
+    monkeypatch.setattr(suspects, "BLOCK", 100)
+    vectors, labels, paths = clouds(10_000, width=256)
+    labels[[5, 50, 101, 200]] = (labels[[5, 50, 101, 200]] + 1) % 3
+    vectors[7] = -10 * vectors[7]
+    vectors.astype(np.float16).tofile(tmp_path / "vectors")
+    stored = np.asarray(np.memmap(tmp_path / "vectors", np.float16, "r", shape=vectors.shape))
+    found = {}
+    for name, seen in (("memory", stored.astype(np.float32)), ("disk", Rows(stored, np.arange(len(stored))))):
+        tracemalloc.start()
+        found[name] = suspects.suspects(seen, labels, paths, NAMES), outliers(seen, labels, paths)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert found["disk"] == found["memory"]
+    assert len(found["disk"][0]) >= 2
+    assert peak < vectors.nbytes / 2

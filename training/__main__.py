@@ -5,7 +5,7 @@ import errno
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from training.arguments import WRONG_USE, parser
 
 if TYPE_CHECKING:
+    from service.model import Answer
+    from service.preprocess import ImageError
     from training.recipe import Recipe
     from training.run import Result
 
@@ -83,20 +85,24 @@ def predict(arguments: argparse.Namespace) -> int:
     from training import predict as bulk
 
     loaded, failed = model.load(arguments.package), 0
-    found: list[dict[str, object]] = []
-    answers = bulk.predict(loaded, arguments.images, arguments.top_k)
-    for path, answer in bulk.saved(answers, arguments.csv) if arguments.csv else answers:
-        if isinstance(answer, ImageError):
-            failed += 1
-            print(f"{path}: {answer}", file=sys.stderr)
-        if arguments.json:
-            found.append({"path": str(path)} | bulk.facts(answer))
-        elif not isinstance(answer, ImageError) and not arguments.csv:
-            print(f"{path}\t{bulk.line(answer)}")
+
+    def answered() -> "Iterator[tuple[Path, Answer | ImageError]]":
+        nonlocal failed
+        answers = bulk.predict(loaded, arguments.images, arguments.top_k)
+        for path, answer in bulk.saved(answers, arguments.csv) if arguments.csv else answers:
+            if isinstance(answer, ImageError):
+                failed += 1
+                print(f"{path}: {answer}", file=sys.stderr)
+            yield path, answer
+
     if arguments.json:
-        print(json.dumps({"model": loaded.manifest.sha256, "images": found}, ensure_ascii=False))
-    elif arguments.csv:
-        print(arguments.csv)
+        sys.stdout.writelines(bulk.as_json(loaded, answered()))
+    else:
+        for path, answer in answered():
+            if not isinstance(answer, ImageError) and not arguments.csv:
+                print(f"{path}\t{bulk.line(answer)}", flush=True)
+        if arguments.csv:
+            print(arguments.csv)
     return 1 if failed else 0
 
 

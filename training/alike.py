@@ -6,7 +6,7 @@ each (dHash). A slope of at most two grey levels counts as none, so that the noi
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -20,11 +20,11 @@ WITHIN = 32  # a hash is compared with the next 32 that agree on a subset
 TELLING = 12  # slopes of 128; seen: 99.9 % of pictures of clothes, animals and things have 15 and more
 CROWD = 64  # a hash that has met so many like it is compared no further
 MOST_PENDING = 1_000_000  # pairs found but not yet told apart
-BLOCK = 4096  # pairs judged at once
+BLOCK = 512  # pairs judged at once: a few megabytes, which stay in a processor's cache
 LIKE, LIKE_IN_DETAIL = 0.98, 0.95  # correlations; see `_same`
 
 Grey = NDArray[np.float32]
-Pairs = NDArray[np.int64]
+Pairs = NDArray[np.int32]
 T = TypeVar("T", bound=Hashable)
 
 
@@ -68,20 +68,32 @@ def candidates(across: NDArray[np.uint64], down: NDArray[np.uint64]) -> Pairs:
     sorting, and each is compared with the next WITHIN of those only. A hash of fewer than TELLING slopes is like too
     many others to tell anything, and one that has met CROWD others is compared no further.
     """
-    n = max(1, len(across))
+    n = max(1, len(across))  # a pair is one number: first row * n + second row
     n_set = np.bitwise_count(across) + np.bitwise_count(down)
     rows = np.flatnonzero((n_set >= TELLING) & (n_set <= 128 - TELLING))
-    codes = np.zeros(0, np.int64)  # a pair as one number: first row * n + second row
+    codes = np.zeros(0, np.int64)
     pending = [codes]
     for mask in _masks():
         key = ((across[rows] & mask[0]) * _MIX[0]) ^ ((down[rows] & mask[1]) * _MIX[1])
         order = np.argsort(key)
         pending.append(_neighbours(key[order], rows[order], across, down))
         if sum(map(len, pending)) > MOST_PENDING:
-            codes, pending = np.unique(np.concatenate([codes, *pending])), []
+            codes = _merged(codes, pending)
             rows = rows[(np.bincount(codes // n, minlength=n) + np.bincount(codes % n, minlength=n))[rows] < CROWD]
-    codes = np.unique(np.concatenate([codes, *pending]))
-    return np.stack(np.divmod(codes, n), axis=1)
+    codes = _merged(codes, pending)
+    pairs = np.empty((len(codes), 2), np.int32)
+    np.floor_divide(codes, n, out=pairs[:, 0], casting="same_kind")
+    np.remainder(codes, n, out=pairs[:, 1], casting="same_kind")
+    return pairs
+
+
+def _merged(codes: NDArray[np.int64], pending: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """All codes once and sorted; `pending` is emptied as soon as it is not needed, for this is where the memory peaks."""
+    every = np.concatenate([codes, *pending])
+    pending.clear()
+    every.sort()
+    once: NDArray[np.int64] = every[np.append(True, every[1:] != every[:-1])[: len(every)]]
+    return once
 
 
 def _masks() -> NDArray[np.uint64]:
@@ -110,25 +122,64 @@ def _neighbours(
     return np.concatenate(found)
 
 
-def judged(pairs: Pairs, thumbnails: Callable[[NDArray[np.int64]], Iterable[Grey]]) -> Pairs:
+def judged(pairs: Pairs, thumbnails: Callable[[NDArray[np.intp]], Iterable[Grey]]) -> Pairs:
     """The pairs whose thumbnails really show the same, in their order.
+
+    A pair that earlier ones connect already, directly or through others, is left out unjudged: of a thousand copies of one
+    picture a few thousand pairs tell all that half a million would.
 
     Args:
         thumbnails: gives those of some rows, float32 (SIDE, SIDE) each, in order; asked once, for each row once.
     """
     if not len(pairs):
         return pairs
-    rows, places = np.unique(pairs, return_inverse=True)
-    places = places.reshape(pairs.shape)
+    wanted = np.zeros(pairs.max() + 1, bool)
+    wanted[pairs] = True
+    rows, place = np.flatnonzero(wanted), wanted.cumsum(dtype=np.int32) - 1
     # On disk: in the worst case every image looks a little like another, and a million thumbnails are a gigabyte.
     with tempfile.TemporaryFile() as file:
         for thumbnail in thumbnails(rows):
             file.write(np.clip(thumbnail + 0.5, 0, 255).astype(np.uint8).tobytes())
         file.flush()
         stored = np.memmap(file, np.uint8, "r", shape=(len(rows), SIDE, SIDE))
-        blocks = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
-        verdicts = [_same(stored[block[:, 0]], stored[block[:, 1]]) for block in blocks]
-    return pairs[np.concatenate(verdicts)]
+        kin, found = Kin(len(rows)), []
+        for start in range(0, len(pairs), BLOCK):
+            block = pairs[start : start + BLOCK]
+            block = block[kin.apart(*place[block].T)]
+            block = block[_same(*(stored[each] for each in place[block].T))]
+            kin.join(place[block].tolist())
+            found.append(block)
+    return np.concatenate(found)
+
+
+class Kin:
+    """Which of n items hang together, as pairs of them come in: a forest in which every item points at one above it."""
+
+    def __init__(self, n: int) -> None:
+        self._above = np.arange(n)
+
+    def apart(self, one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Which of the pairs do not hang together yet, (n,)."""
+        apart: NDArray[np.bool_] = self._tops(one) != self._tops(other)
+        return apart
+
+    def _tops(self, items: NDArray[np.integer]) -> NDArray[np.intp]:
+        tops: NDArray[np.intp] = self._above[items]
+        while (higher := self._above[tops] != tops).any():
+            tops[higher] = self._above[tops[higher]]
+        self._above[items] = tops  # the next who asks has it near
+        return tops
+
+    def join(self, pairs: Iterable[Sequence[int]]) -> None:
+        """Lets pairs hang together."""
+        for one, other in pairs:
+            self._above[self._top(other)] = self._top(one)
+
+    def _top(self, item: int) -> int:
+        while (higher := int(self._above[item])) != item:
+            self._above[item] = self._above[higher]
+            item = higher
+        return item
 
 
 def _same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -139,7 +190,8 @@ def _same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]
     """
     a, b = one.astype(np.float32), other.astype(np.float32)
     alike: NDArray[np.bool_] = _correlation(a, b) >= LIKE
-    return alike & (_correlation(_detail(a), _detail(b)) >= LIKE_IN_DETAIL)
+    alike[alike] = _correlation(_detail(a[alike]), _detail(b[alike])) >= LIKE_IN_DETAIL
+    return alike
 
 
 def _detail(pictures: Grey) -> Grey:
@@ -151,10 +203,15 @@ def _detail(pictures: Grey) -> Grey:
 def _correlation(one: Grey, other: Grey) -> Grey:
     """Of each of n pairs of pictures (n, H, W); 0 where one has a single brightness."""
     a, b = (each - each.mean(axis=(1, 2), keepdims=True) for each in (one, other))
-    spread = np.sqrt((a * a).sum(axis=(1, 2)) * (b * b).sum(axis=(1, 2)))
-    product: Grey = (a * b).sum(axis=(1, 2))
+    spread = np.sqrt(_product(a, a) * _product(b, b))
+    product = _product(a, b)
     correlation: Grey = np.divide(product, spread, out=np.zeros_like(product), where=spread > 1e-3)
     return correlation
+
+
+def _product(one: Grey, other: Grey) -> Grey:
+    product: Grey = np.einsum("nhw,nhw->n", one, other)
+    return product
 
 
 def clusters(pairs: Iterable[tuple[T, T]]) -> list[list[T]]:

@@ -19,6 +19,7 @@ from training.folds import Targets
 from training.ground import Ground
 from training.ladder import Climb
 from training.predict import answered
+from training.rows import Vectors
 from training.rungs import Probed
 from training.story import Evaluation, LearningCurve
 from training.tencrop import ten_crop
@@ -82,13 +83,13 @@ def _curve(ground: Ground, probed: Probed) -> LearningCurve | None:
     best, columns = probed.chosen.best, ground.features.columns
     train, validation = ground.splits.train, ground.splits.validation
 
-    def fit(seen: Floats, targets: Targets) -> Head:
+    def fit(seen: Vectors, targets: Targets) -> Head:
         return blocks.learn(best, seen, columns, targets)
 
     return learning_curve(
         ground.seen(train),
         ground.targets(train),
-        ground.features.of(validation, block=best.sees),
+        ground.features.rows_of(validation, block=best.sees),
         ground.targets(validation),
         fit,
         whole=probed.validation,

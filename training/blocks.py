@@ -8,7 +8,8 @@ import numpy as np
 
 from training.folds import Groups, Part, Targets, among, deal, subset
 from training.linear import Floats, Kind
-from training.probes import MOST_FOR_CHOOSING, STRENGTHS, WHOLE, Head, Search, fit, preferred, standard
+from training.probes import MOST_FOR_CHOOSING, STRENGTHS, WHOLE, Head, Search, fit, preferred, scaled, standard
+from training.rows import Vectors, columns_of
 
 MOST_FOR_SCREENING = 2_000  # images
 ENOUGH_TO_SCREEN = 400  # images to judge by; where there are fewer, every part judges
@@ -49,7 +50,7 @@ class Chosen:
 
 
 def best_of(
-    seen: Floats,
+    seen: Vectors,
     columns: Mapping[str, slice],
     targets: Targets,
     n_folds: int,
@@ -72,7 +73,7 @@ def best_of(
     mean, scale = standard(seen, _stages(columns))
     few, many = (subset(targets, most, seed) for most in (MOST_FOR_SCREENING, MOST_FOR_CHOOSING))
     parts = deal(targets[few], n_folds, seed, among(groups, few))[: -(-ENOUGH_TO_SCREEN * n_folds // len(few))]
-    upright = (seen[:1, few] - mean) / scale
+    upright = scaled(seen[:1, few], mean, scale)
     screened = [
         _judged(block, kind, upright[:, :, place], targets[few], parts, STRENGTHS, balanced)
         for block, place in columns.items()
@@ -80,9 +81,9 @@ def best_of(
         if block != "all" or place != columns["last"]
     ]
     screened.sort(key=lambda candidate: candidate.loss)
-    parts, scaled = deal(targets[many], n_folds, seed, among(groups, many)), (seen[:, many] - mean) / scale
+    parts, ready = deal(targets[many], n_folds, seed, among(groups, many)), scaled(seen[:, many], mean, scale)
     finalists = [
-        _judged(one.block, one.kind, scaled[:, :, columns[one.block]], targets[many], parts, _around(one.strength), balanced)
+        _judged(one.block, one.kind, ready[:, :, columns[one.block]], targets[many], parts, _around(one.strength), balanced)
         for one in screened[:FINALISTS]
     ]
     finalists.sort(key=lambda candidate: candidate.loss)
@@ -92,13 +93,13 @@ def best_of(
 def _judged(
     block: str,
     kind: Kind,
-    scaled: Floats,
+    standardised: Floats,
     targets: Targets,
     parts: Sequence[Part],
     strengths: Sequence[float],
     balanced: bool,
 ) -> Candidate:
-    trials = Search(scaled, targets, kind, balanced).trials(parts, strengths)
+    trials = Search(standardised, targets, kind, balanced).trials(parts, strengths)
     strength = preferred({strength: trial.loss for strength, trial in trials.items()})
     n_judged = sum(len(judged) for _, judged in parts)
     return Candidate(block, kind, strength, trials[strength].loss, trials[strength].accuracy, n_judged)
@@ -114,14 +115,14 @@ def _stages(columns: Mapping[str, slice]) -> list[slice]:
     return [place for block, place in columns.items() if block != "all"]
 
 
-def learn(candidate: Candidate, seen: Floats, columns: Mapping[str, slice], targets: Targets, balanced: bool = False) -> Head:
+def learn(candidate: Candidate, seen: Vectors, columns: Mapping[str, slice], targets: Targets, balanced: bool = False) -> Head:
     """The candidate's head, learned from all of these images: it takes what `candidate.sees` says.
 
     A head on one stage takes whole rows with zeros for all else, so that two kinds of package are enough.
     """
     place = columns[candidate.block]
     together = _stages(columns) if candidate.block == "all" else WHOLE
-    head = fit(seen[:, :, place], targets, candidate.strength, candidate.kind, together, balanced)
+    head = fit(columns_of(seen, place), targets, candidate.strength, candidate.kind, together, balanced)
     if candidate.block == "last":
         return head
     weight = np.zeros((len(head.bias), columns["all"].stop), np.float32)

@@ -63,7 +63,7 @@ def check(data: Path, choices: Recipe, vectors: bool = True) -> Checked:
         exported = graphs.export(choice, choices.input_size or SIDE, median_side(looks), choices.fit)
         features = extract(good, map(View, good.samples), exported)
         seen = good.without(features.unreadable)
-        wrong, strange = suspects.look(seen, seen.samples, features.of(seen.samples))
+        wrong, strange = suspects.look(seen, seen.samples, features.rows_of(seen.samples))
         found += suspects.findings(wrong, strange)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Checked(dataset, tuple(found), time.monotonic() - begun)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from training.evaluate import by_image
 from training.folds import Targets
 from training.intervals import DRAWS, between, resampled
+from training.rows import Vectors
 from training.story import Estimate, LearningCurve
 
 PARTS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # of the images, and how many different draws of them
@@ -21,8 +22,8 @@ EXPONENTS = np.geomspace(0.07, 1, 19)  # of learning curves in practice (Hestnes
 GRID = 41  # values tried for the error at the largest size, and again for the share of it that goes on falling
 
 Floats = NDArray[np.float64]
-Vectors = NDArray[np.float32]
-Head = Callable[[Vectors], Vectors]
+Logits = NDArray[np.float32]
+Head = Callable[[Vectors], Logits]
 
 
 def learning_curve(
@@ -31,13 +32,13 @@ def learning_curve(
     held_out: Vectors,
     truth: Targets,
     fit: Callable[[Vectors, Targets], Head],
-    whole: Vectors | None = None,
+    whole: Logits | None = None,
     seed: int = 0,
 ) -> LearningCurve | None:
     """The score on held-out images by number of images learned from; None where there are too few for a curve.
 
     Args:
-        vectors: float32 (..., N, D); where there are several views of an image, all of a part's images are learned from.
+        vectors: float32 (N, D), or (V, N, D) for several views of each image; all of a part's are learned from.
         targets: of the N.
         held_out: float32 (M, D).
         truth: of the M.
@@ -55,7 +56,7 @@ def learning_curve(
             scores.append([by_image(whole, truth)])
             continue
         parts = [part(targets, size, seed + draw) for draw in range(n_draws)]
-        scores.append([by_image(fit(vectors[..., chosen, :], targets[chosen])(held_out), truth) for chosen in parts])
+        scores.append([by_image(fit(_images(vectors, chosen), targets[chosen])(held_out), truth) for chosen in parts])
     sizes = np.array([size for size, _ in plan])
     means = np.stack([np.mean(draws, axis=0) for draws in scores], axis=1)
     drawn = resampled(means, seed) + _luck(sizes, scores, seed)
@@ -65,6 +66,11 @@ def learning_curve(
         accuracy=tuple(between(value, np.clip(draws, 0, 1)) for value, draws in measured),
         gain_of_doubling=gain_of_doubling(sizes, 1 - means.mean(axis=0), _doubt(drawn, len(truth))),
     )
+
+
+def _images(vectors: Vectors, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+    """All views of some images."""
+    return vectors[chosen] if vectors.ndim == 2 else vectors[:, chosen]
 
 
 def _plan(n_images: int) -> list[tuple[int, int]]:

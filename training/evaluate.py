@@ -11,12 +11,13 @@ from service.artifact import Calibration, Score
 from service.classifier import conforming, given, probabilities
 from service.neighbours import Neighbours
 from training import intervals
-from training.calibrate import Answered, losses
+from training.calibrate import Answered, losses, outlier_scores
 from training.folds import Targets
 from training.intervals import wilson
 from training.labelwise import confusion, macro_precision, several, single
 from training.precision import average_precisions
 from training.reliability import calibration_error, reliability
+from training.rows import Vectors
 from training.story import Conformal, Estimate, Evaluation, LearningCurve, Outliers
 
 Floats = NDArray[np.float64]
@@ -197,9 +198,9 @@ def _conformal(chances: Floats, labels: NDArray[np.int64], calibration: Calibrat
     )
 
 
-def _outliers(vectors: NDArray[np.float32], calibration: Calibration, neighbours: Neighbours) -> Outliers:
+def _outliers(vectors: Vectors, calibration: Calibration, neighbours: Neighbours) -> Outliers:
     k, threshold = calibration.outlier_k, calibration.outlier_threshold
-    return Outliers(k=k, threshold=threshold, flagged=_of_all(neighbours.outlier_scores(vectors, k) > threshold))
+    return Outliers(k=k, threshold=threshold, flagged=_of_all(outlier_scores(neighbours, vectors, k) > threshold))
 
 
 def _of_all(flags: NDArray[np.bool_]) -> Estimate:

@@ -2,23 +2,28 @@
 
 import hashlib
 import os
+import tempfile
 import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import VECTORS, Graph, Pixels
 from service.preprocess import ImageError, decode
+from training import durable
 from training.dataset import Dataset, DatasetError, Sample
 from training.graphs import STAGES, Exported, cache_folder, columns
 from training.parallel import each
 from training.progress import Progress
+from training.rows import Rows
 
 SHARD = 4096  # images; what an interrupted pass loses at most
 MOST = float(np.finfo(np.float16).max)
@@ -54,7 +59,7 @@ class Features:
 
     Attributes:
         rows: from a view's key to its row.
-        seen: float16 (N, W): every stage's features, then the last vector.
+        seen: float16 (N, W): every stage's features, then the last vector; in a file without a name, not in memory.
         columns: where each block stands in a row, as `training.graphs.columns` says.
         unreadable: why, by path, for the images that have no row.
         computed: how many were not in the cache.
@@ -71,10 +76,14 @@ class Features:
         """The last vector of every row, float16 (N, D)."""
         return self.seen[:, self.columns["last"]]
 
+    def rows_of(self, samples: Iterable[Sample], mirrored: bool = False, block: str = "last") -> Rows:
+        """One block's features of the samples in their order, (n, D), still unread; the last vectors unless told otherwise."""
+        places = np.array([self.rows[View(sample, mirrored).key] for sample in samples], np.intp)
+        return Rows(self.seen[:, self.columns[block]], places)
+
     def of(self, samples: Iterable[Sample], mirrored: bool = False, block: str = "last") -> NDArray[np.float32]:
-        """One block's features of the samples in their order, float32 (n, D); the last vectors unless told otherwise."""
-        rows = [self.rows[View(sample, mirrored).key] for sample in samples]
-        return self.seen[:, self.columns[block]][rows].astype(np.float32)
+        """The same in memory, float32 (n, D)."""
+        return self.rows_of(samples, mirrored, block)[:]
 
     def stages(self, samples: Iterable[Sample], mirrored: bool = False) -> dict[str, NDArray[np.float32]]:
         """Every block's features of the samples in their order: `stage1` (n, D1), …, `last` (n, D), `all` (n, W).
@@ -93,24 +102,49 @@ def extract(dataset: Dataset, views: Iterable[View], exported: Exported, passes:
     """
     folder, blocks = _cache(exported), columns(exported.backbone)
     wanted = {view.key: view for view in views}
-    seen = np.empty((len(wanted), blocks["all"].stop), np.float16)
-    rows: dict[bytes, int] = {}
-
-    def note(key: bytes, row: Row) -> None:
-        seen[rows.setdefault(key, len(rows))] = row
-
-    for key, row in _cached(folder, wanted, seen.shape[1]):
-        note(key, row)
-    # Neighbours on the disk one after the other, an image and its mirror image too.
-    missing = sorted((view for key, view in wanted.items() if key not in rows), key=lambda view: view.sample.path)
+    width = blocks["all"].stop
     unreadable: dict[str, str] = {}
-    for shard in _computed(passes or on_cpu, dataset, missing, exported):
-        unreadable |= {view.sample.path: str(error) for view, error in shard if isinstance(error, Unreadable)}
-        new = {view.key: row for view, row in shard if not isinstance(row, Unreadable)}
-        _keep(folder, new)
-        for key, row in new.items():
-            note(key, row)
-    return Features(rows, seen[: len(rows)], blocks, unreadable, len(missing))
+    with _table(folder, 2 * width * len(wanted)) as table:
+        for key, row in _cached(folder, wanted, width):
+            table.add(key, row)
+        # Neighbours on the disk one after the other, an image and its mirror image too.
+        missing = sorted((view for key, view in wanted.items() if key not in table.rows), key=lambda view: view.sample.path)
+        for shard in _computed(passes or on_cpu, dataset, missing, exported):
+            unreadable |= {view.sample.path: str(error) for view, error in shard if isinstance(error, Unreadable)}
+            new = {view.key: row for view, row in shard if not isinstance(row, Unreadable)}
+            _keep(folder, new)
+            for key, row in new.items():
+                table.add(key, row)
+        return Features(table.rows, table.mapped(width), blocks, unreadable, len(missing))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows one behind the other in a file without a name, which the system removes once nobody looks at it."""
+
+    file: IO[bytes]
+    rows: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, key: bytes, row: Row) -> None:
+        """Appends a row, unless it is there."""
+        if key not in self.rows:
+            self.rows[key] = len(self.rows)
+            self.file.write(row.tobytes())
+
+    def mapped(self, width: int) -> NDArray[np.float16]:
+        """All rows, float16 (N, W), without reading them."""
+        self.file.flush()
+        shape = (len(self.rows), width)
+        # A plain array on top: each piece of numpy's own class of mapped arrays costs much more to cut out.
+        return np.asarray(np.memmap(self.file, np.float16, "r", shape=shape)) if self.rows else np.empty(shape, np.float16)
+
+
+@contextmanager
+def _table(folder: Path, n_bytes: int) -> Iterator[_Table]:
+    """A new table beside the shards: where temporary files belong may be memory, and hold less."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with durable.room_for(folder, n_bytes), tempfile.TemporaryFile(dir=folder) as file:
+        yield _Table(file)
 
 
 def _computed(passes: Passes, dataset: Dataset, views: list[View], exported: Exported) -> Iterator[list[Result]]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.engine import cuda_devices
 from training import backbones, calibrate, graphs, recipe, suspects
@@ -20,6 +19,7 @@ from training.graphs import Exported
 from training.looks import examine, median_side, sizes
 from training.progress import say
 from training.recipe import Recipe
+from training.rows import Rows
 from training.splits import FEWEST, Splits, grouped, split
 
 MOST_TOLD = 3  # warnings of a kind; the report has the rest
@@ -68,12 +68,13 @@ class Ground:
         """What is true of each image: int64 (N,), or bool (N, C) where images may have several labels."""
         return self.dataset.targets(samples)
 
-    def seen(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """All that the backbone saw in each image, and in its mirror image if that was looked at: float32 (V, N, W)."""
+    def seen(self, samples: Sequence[Sample]) -> Rows:
+        """All that the backbone saw in each image, and in its mirror image if that was looked at: (V, N, W), still unread."""
         # Not asked of the recipe again: files that were left out since may have moved the answer.
         mirrored = View(self.splits.train[0], mirrored=True).key in self.features.rows
         views = (False, True) if mirrored else (False,)
-        return np.stack([self.features.of(samples, mirror, "all") for mirror in views])
+        places = [self.features.rows_of(samples, mirror).places for mirror in views]
+        return Rows(self.features.seen, np.stack(places))
 
 
 def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
@@ -98,7 +99,7 @@ def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
     folder.record(dataset, splits, left_out | skipped)
     say(_plan(splits, exported, features.computed))
     samples = [sample for part in splits.named().values() for sample in part]
-    wrong, strange = suspects.look(dataset, samples, features.of(samples))
+    wrong, strange = suspects.look(dataset, samples, features.rows_of(samples))
     _warn(doubts := suspects.findings(wrong, strange))
     found = Audited((*findings, *doubts), tuple(wrong), left_out | skipped, sizes(looks))
     return Ground(dataset, splits, exported, features, choices, folder, found)
@@ -126,9 +127,9 @@ def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Reci
         raise DatasetError(f"{len(bad)} of {len(dataset.samples):,} files cannot be used:\n{shown}\n{way}")
     kept = [tuple(sample for sample in part if sample.path not in bad) for part in splits.named().values()]
     splits = Splits(*kept)
-    for label, name in enumerate(dataset.labels):
-        n_train = sum(label in sample.labels for sample in splits.train)
-        if n_train < FEWEST or not any(label in sample.labels for sample in splits.validation):
+    counts = zip(dataset.labels, dataset.counts(splits.train), dataset.counts(splits.validation), strict=True)
+    for name, n_train, n_validation in counts:
+        if n_train < FEWEST or n_validation == 0:
             raise DatasetError(f"Without its unreadable files, the label {name!r} has too few images: {n_train} to learn from.")
     return features, splits, bad
 

@@ -13,7 +13,7 @@ from training.story import Estimate
 
 Z = 1.959964  # two-sided 95 %
 DRAWS = 2_000  # of a bootstrap: its limits then move by about a twentieth of the interval's width between seeds
-CHUNK = 4_000_000  # image counts held in memory at once
+CHUNK = 500_000  # image counts held in memory at once, in three arrays of eight bytes each
 
 Floats = NDArray[np.float64]
 

@@ -15,6 +15,7 @@ Kind = Literal["logistic", "svm"]
 Floats = NDArray[np.float32]
 Parameters = NDArray[np.float64]  # (C, D + 1): a row a label, its bias last
 Loss = Callable[[Floats, Floats], tuple[Floats, Floats]]
+Summed = tuple[float, Parameters]
 
 
 def minimise(
@@ -37,27 +38,43 @@ def minimise(
         start: where to start from, such as the solution for a larger penalty.
         tolerance: the largest slope that may be left.
     """
+    n_rows, width = vectors.shape
+    begin = np.zeros((wanted.shape[1], width + 1)) if start is None else start
+    return descend(lambda rows: summed(loss, vectors, wanted, weights, rows), n_rows, begin, penalty, tolerance)
+
+
+def summed(loss: Loss, vectors: Floats, wanted: Floats, weights: Floats, rows: Parameters) -> Summed:
+    """The weighted losses of some images, added up, and by how much each parameter moves their sum."""
+    weight = rows[:, :-1].astype(np.float32)  # half the memory to move, and that is what takes the time
+    losses, slopes = loss(vectors @ weight.T + rows[:, -1].astype(np.float32), wanted)
+    slopes = weights * slopes
+    gradient = np.empty_like(rows)
+    gradient[:, :-1] = slopes.T @ vectors
+    gradient[:, -1] = slopes.sum(axis=0, dtype=np.float64)
+    return float((weights * losses).sum(dtype=np.float64)), gradient
+
+
+def descend(
+    sums: Callable[[Parameters], Summed], n_rows: int, start: Parameters, penalty: float, tolerance: float
+) -> Parameters:
+    """As `minimise` does, where the losses are added up by somebody else.
+
+    Args:
+        sums: all losses' sum at some rows (C, D + 1), and its slopes (C, D + 1).
+        n_rows: of how many losses that is the sum.
+    """
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-    (n_rows, width), n_labels = vectors.shape, wanted.shape[1]
-
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        rows = flat.reshape(n_labels, width + 1)
-        weight = rows[:, :-1].astype(np.float32)  # half the memory to move, and that is what takes the time
-        losses, slopes = loss(vectors @ weight.T + rows[:, -1].astype(np.float32), wanted)
-        slopes = weights * slopes
-        gradient = np.empty_like(rows)
-        gradient[:, :-1] = slopes.T @ vectors
-        gradient[:, -1] = slopes.sum(axis=0, dtype=np.float64)
+        rows = flat.reshape(start.shape)
+        total, gradient = sums(rows)
         gradient /= n_rows
         gradient[:, :-1] += penalty * rows[:, :-1]
-        total = (weights * losses).sum(dtype=np.float64) / n_rows + penalty / 2 * (rows[:, :-1] ** 2).sum()
-        return float(total), gradient.ravel()
+        return total / n_rows + penalty / 2 * float((rows[:, :-1] ** 2).sum()), gradient.ravel()
 
-    begin = np.zeros(n_labels * (width + 1)) if start is None else start.ravel()
     options = {"maxiter": 1000, "maxfun": 2000, "gtol": tolerance, "ftol": 1e-12}
-    found = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options)
-    solution: Parameters = found.x.reshape(n_labels, width + 1)
+    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    solution: Parameters = found.x.reshape(start.shape)
     return solution
 
 
@@ -102,11 +119,11 @@ def loss_of(kind: Kind, multilabel: bool) -> Loss:
     return binary_cross_entropy if multilabel else cross_entropy
 
 
-def one_hot(targets: NDArray[np.generic]) -> Floats:
-    """Float32 (N, C) of labels int (N,) or bool (N, C)."""
+def one_hot(targets: NDArray[np.generic], n_labels: int | None = None) -> Floats:
+    """Float32 (N, C) of labels int (N,) or bool (N, C); C is one more than the greatest unless told."""
     if targets.ndim == 2:
         return targets.astype(np.float32)
-    return np.eye(int(targets.max()) + 1, dtype=np.float32)[targets.astype(np.int64)]
+    return np.eye(n_labels or int(targets.max()) + 1, dtype=np.float32)[targets.astype(np.int64)]
 
 
 def weights_of(wanted: Floats, multilabel: bool, balanced: bool) -> Floats:
@@ -115,12 +132,16 @@ def weights_of(wanted: Floats, multilabel: bool, balanced: bool) -> Floats:
     Balanced, every label weighs the same however few images it has; of several labels an image, each label's yes weighs
     as much as its no.
     """
+    return weights_among(wanted, wanted.sum(axis=0), len(wanted), multilabel, balanced)
+
+
+def weights_among(wanted: Floats, counts: Floats, n_images: int, multilabel: bool, balanced: bool) -> Floats:
+    """The same for some of `n_images`, of which `counts` (C,) have each label."""
     if not balanced:
         return np.ones((len(wanted), 1), np.float32)
-    counts = wanted.sum(axis=0)
     if multilabel:
-        yes, no = len(wanted) / 2 / np.maximum(counts, 1), len(wanted) / 2 / np.maximum(len(wanted) - counts, 1)
+        yes, no = n_images / 2 / np.maximum(counts, 1), n_images / 2 / np.maximum(n_images - counts, 1)
         chosen: Floats = np.where(wanted > 0, yes, no).astype(np.float32)
         return chosen
-    shares: Floats = (len(wanted) / np.count_nonzero(counts) / np.maximum(counts, 1)).astype(np.float32)
+    shares: Floats = (n_images / np.count_nonzero(counts) / np.maximum(counts, 1)).astype(np.float32)
     return wanted @ shares[:, None]

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,28 +18,35 @@ from service.preprocess import ImageError, decode
 from training import durable
 from training.calibrate import Answered
 from training.dataset import Dataset, DatasetError, Sample, Source
+from training.parallel import each
 from training.progress import Progress
 
+T = TypeVar("T")
 FOREVER_S = 1e9  # nobody is waiting at the other end of a bulk job
 
 
 def outputs(
-    engine: Engine, preprocessing: Preprocessing, readers: Sequence[Callable[[], bytes]], what: str
+    engine: Engine, preprocessing: Preprocessing, items: Sequence[T], read: Callable[[T], bytes], what: str
 ) -> Iterator[Outputs | ImageError]:
-    """Each file's outputs, (1, C) and (1, D), or why it has none; in the order of the readers."""
+    """Each item's outputs, (1, C) and (1, D), or why it has none; in order, and only a few are ever ahead of who asks.
+
+    Args:
+        read: gives an item's encoded bytes.
+        what: is being done, for a person.
+    """
     workers = cores() + engine.lanes * engine.max_batch  # enough at once to fill every batch
     batcher = Batcher(engine, workers, FOREVER_S)
 
-    def one(read: Callable[[], bytes]) -> Outputs | ImageError:
+    def one(item: T) -> Outputs | ImageError:
         try:
-            pixels = decode(read(), preprocessing).pixels
+            pixels = decode(read(item), preprocessing).pixels
         except ImageError as error:
             return error
         return batcher.submit(pixels).result()
 
     try:
-        with ThreadPoolExecutor(workers) as pool, Progress(what, len(readers), "images") as progress:
-            yield from progress.each(pool.map(one, readers))
+        with Progress(what, len(items), "images") as progress:
+            yield from progress.each(each(one, items, workers))
     finally:
         batcher.close()
 
@@ -48,9 +57,8 @@ def answered(engine: Engine, preprocessing: Preprocessing, dataset: Dataset, sam
     Raises:
         ImageError: if one is no image any more.
     """
-    readers = [lambda sample=sample: dataset.read(sample) for sample in samples]
     rows = []
-    for row in outputs(engine, preprocessing, readers, what):
+    for row in outputs(engine, preprocessing, samples, dataset.read, what):
         if isinstance(row, ImageError):
             raise row
         rows.append(row)
@@ -61,9 +69,13 @@ def answered(engine: Engine, preprocessing: Preprocessing, dataset: Dataset, sam
 def predict(model: Model, paths: Sequence[Path], top_k: int) -> Iterator[tuple[Path, Answer | ImageError]]:
     """Each image's answer, or why it has none; folders are searched for images."""
     files = [file for path in paths for file in _files(path)]
-    answers = outputs(model.engine, model.manifest.preprocessing, [file.read_bytes for file in files], "predicting")
+    answers = outputs(model.engine, model.manifest.preprocessing, files, _read, "predicting")
     for file, found in zip(files, answers, strict=True):
-        yield file, found if isinstance(found, ImageError) else model.answer(found, top_k)
+        yield Path(file), found if isinstance(found, ImageError) else model.answer(found, top_k)
+
+
+def _read(file: str) -> bytes:
+    return Path(file).read_bytes()
 
 
 def line(answer: Answer) -> str:
@@ -83,6 +95,15 @@ def facts(answer: Answer | ImageError) -> dict[str, object]:
         "abstain": answer.doubt is not None,
         "abstain_reason": answer.doubt,
     }
+
+
+def as_json(model: Model, answers: Iterable[tuple[Path, Answer | ImageError]]) -> Iterator[str]:
+    """One JSON object, piece by piece as the answers come: all of them in memory would be kilobytes an image."""
+    before = f'{{"model": {json.dumps(model.manifest.sha256)}, "images": ['
+    for path, answer in answers:  # what cannot be asked at all is refused here, before anything is written
+        yield before + json.dumps({"path": str(path)} | facts(answer), ensure_ascii=False)
+        before = ", "
+    yield "]}\n"
 
 
 COLUMNS = ("path", "label", "probability", "prediction_set", "outlier_score", "abstain", "abstain_reason", "error")
@@ -113,14 +134,17 @@ def _cells(answer: Answer | ImageError) -> list[object]:
     return [best.label, best.probability, members, answer.outlier_score, doubted, answer.doubt or "", ""]
 
 
-def _files(path: Path) -> list[Path]:
-    """The file itself, or the images below a folder. Raises DatasetError if there are none."""
+def _files(path: Path) -> list[str]:
+    """The file itself, or the images below a folder. Raises DatasetError if there are none.
+
+    As text: a `Path` takes four times the memory, and of these there may be a million.
+    """
     if path.is_file():
-        return [path]
+        return [str(path)]
     if not path.is_dir():
         raise DatasetError(f"{path} does not exist.")
     source = Source(path)
-    images = [path / name for name, _ in source.names() if source.holds_image(name)]
+    images = [os.path.join(path, name) for name, _ in source.names() if source.holds_image(name)]
     if not images:
         raise DatasetError(f"{path} holds no images.")
     return images

@@ -6,6 +6,7 @@ accuracy does, it can compare an SVM's margins with logits, and a package calibr
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,16 +16,20 @@ from numpy.typing import NDArray
 
 from service.artifact import MAPS
 from service.engine import LOGITS, VECTORS, cores
+from training import streamed
 from training.folds import Groups, Part, Targets, among, deal, subset
 from training.graphs import STAGES
 from training.linear import Floats, Kind, Loss, Parameters, loss_of, minimise, one_hot, sigmoid, softmax, weights_of
 from training.parallel import each
+from training.rows import PIECE, Rows, Vectors
+from training.streamed import Standard
 
 if TYPE_CHECKING:
     import onnx
 
 STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4.5, 1.01, 0.5))  # scikit-learn's C
 ONE_THREAD = 1  # the products are small: more threads gain little, and on a busy machine wait for each other (50 times slower)
+MOST_IN_MEMORY = 2**23  # numbers that a head is learned from, in one copy: 32 MB
 MOST_FOR_CHOOSING = 5_000  # images; the best strength hardly moves beyond, and the search grows with every one
 ROUGH, FINE = 1e-3, 1e-4  # slopes left: while searching, and of a head that is kept
 WHOLE = (slice(None),)
@@ -44,8 +49,10 @@ class Head:
     bias: NDArray[np.float32]
     strength: float
 
-    def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, vectors: Vectors) -> NDArray[np.float32]:
         """Logits float32 (N, C) of vectors (N, D)."""
+        if isinstance(vectors, Rows):
+            return np.concatenate([self(piece) for piece in vectors.pieces()])
         return vectors @ self.weight.T + self.bias
 
 
@@ -58,7 +65,7 @@ class Trial:
 
 
 def choose_strength(
-    vectors: Floats,
+    vectors: Vectors,
     targets: Targets,
     n_folds: int,
     seed: int,
@@ -79,20 +86,20 @@ def choose_strength(
     """
     mean, scale = standard(vectors)
     kept = subset(targets, MOST_FOR_CHOOSING, seed)
-    search = Search((vectors[:, kept] - mean) / scale, targets[kept], kind, balanced)
+    search = Search(scaled(vectors[:, kept], mean, scale), targets[kept], kind, balanced)
     trials = search.trials(deal(targets[kept], n_folds, seed, among(groups, kept)), STRENGTHS)
     return {strength: trial.loss for strength, trial in trials.items()}
 
 
 def fit(
-    vectors: Floats,
+    vectors: Vectors,
     targets: Targets,
     strength: float,
     kind: Kind = "logistic",
     blocks: Sequence[slice] = WHOLE,
     balanced: bool = False,
 ) -> Head:
-    """A head learned from V views of N images, vectors (V, N, D).
+    """A head learned from V views of N images, vectors (V, N, D). Features on disk that are large stay there.
 
     Args:
         targets: int (N,) or bool (N, C).
@@ -102,10 +109,15 @@ def fit(
         balanced: whether rare labels weigh as much as frequent ones.
     """
     mean, scale = standard(vectors, blocks)
-    search, everything = Search((vectors - mean) / scale, targets, kind, balanced), np.arange(vectors.shape[1])
-    _, [rows] = search.round([(everything, everything[:0])], strength, [None], FINE)
-    folded = rows[:, :-1] / scale
-    return Head(folded.astype(np.float32), (rows[:, -1] - folded @ mean).astype(np.float32), strength)
+    if isinstance(vectors, Rows) and vectors.size > MOST_IN_MEMORY:
+        penalty = 1 / (strength * len(targets))
+        with _one_thread():
+            rows = streamed.learn(vectors, targets, Standard(mean, scale), kind, balanced, penalty, FINE)
+    else:
+        search, everything = Search(scaled(vectors[:, :], mean, scale), targets, kind, balanced), np.arange(len(targets))
+        _, [rows] = search.round([(everything, everything[:0])], strength, [None], FINE)
+    folded = Standard(mean, scale).folded(rows).astype(np.float32)
+    return Head(np.ascontiguousarray(folded[:, :-1]), folded[:, -1].copy(), strength)
 
 
 def out_of_fold(
@@ -124,8 +136,8 @@ def out_of_fold(
         targets: int (N,) or bool (N, C).
         groups: as for `choose_strength`.
     """
-    mean, scale = standard(vectors)
-    search = Search((vectors - mean) / scale, targets, kind, balanced=False)
+    search = Search(scaled(vectors, *standard(vectors)), targets, kind, balanced=False)
+    del vectors  # nobody else may hold them, and the parts to learn from take as much again
     logits, _ = search.round(deal(targets, n_folds, seed, groups), strength, [None] * n_folds, FINE)
     cooled = logits / np.float32(calibration(search.judge, logits, search.wanted)[0])
     return sigmoid(cooled) if targets.ndim == 2 else softmax(cooled)
@@ -157,10 +169,8 @@ class Search:
         self, parts: Sequence[Part], strength: float, starts: Sequence[Parameters | None], tolerance: float = ROUGH
     ) -> tuple[Floats, list[Parameters]]:
         """Logits float32 (N, C) of the images judged by, NaN for the others; and each part's rows."""
-        from threadpoolctl import threadpool_limits
-
         jobs = [(learned, start) for (learned, _), start in zip(parts, starts, strict=True)]
-        with threadpool_limits(ONE_THREAD):  # out here, because the limit is the whole process's
+        with _one_thread():  # out here, because the limit is the whole process's
             found = list(each(lambda job: self.learn(job[0], strength, job[1], tolerance), jobs, cores()))
         logits = np.full(self.wanted.shape, np.nan, np.float32)
         for (_, judged), rows in zip(parts, found, strict=True):
@@ -204,15 +214,33 @@ def past_the_valley(losses: Sequence[float]) -> bool:
     return min(losses[-2:]) > 1.001 * min(losses) or (len(losses) > 5 and min(losses[-5:]) > 0.999 * min(losses[:-5]))
 
 
-def standard(vectors: Floats, blocks: Sequence[slice] = WHOLE) -> tuple[Floats, Floats]:
+def standard(vectors: Vectors, blocks: Sequence[slice] = WHOLE) -> tuple[Floats, Floats]:
     """Mean and scale float32 (D,) of the first view of (V, N, D); the columns of a block share one scale.
 
     Dividing each column by its own would blow up those that hardly ever fire.
     """
-    spread, scale = vectors[0].std(axis=0), np.ones(vectors.shape[-1], np.float32)
+    n_images, scale = vectors.shape[1], np.ones(vectors.shape[-1], np.float32)
+    pieces = [slice(start, start + PIECE) for start in range(0, n_images, PIECE)]
+    mean: Floats = (sum(vectors[0, piece].sum(axis=0, dtype=np.float64) for piece in pieces) / n_images).astype(np.float32)
+    apart = (vectors[0, piece] - mean for piece in pieces)
+    spread = np.sqrt(sum((each * each).sum(axis=0, dtype=np.float64) for each in apart) / n_images)
     for block in blocks:
         scale[block] = float(spread[block].mean()) or 1.0
-    return vectors[0].mean(axis=0), scale
+    return mean, scale
+
+
+def scaled(vectors: Floats, mean: Floats, scale: Floats) -> Floats:
+    """Standardised features, in new memory for one copy of them and no more."""
+    found: Floats = vectors - mean
+    found /= scale
+    return found
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(ONE_THREAD)
+    return limits
 
 
 def calibration(loss: Loss, logits: Floats, wanted: Floats) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from training.plan import plan as planned
 from training.predict import answered
 from training.probes import Head
 from training.progress import say
+from training.rows import Vectors, columns_of
 from training.trained import Trained, trained
 
 if TYPE_CHECKING:
@@ -67,11 +68,11 @@ def probe(ground: Ground, strategy: str = "probe") -> Probed:
     start = blocks.learn(chosen.best, seen, columns, targets, balanced)
     everything = (*splits.train, *splits.validation)
     final = blocks.learn(chosen.best, ground.seen(everything), columns, ground.targets(everything), balanced)
-    validation, test = (ground.features.of(some, block=chosen.best.sees) for some in (splits.validation, splits.test))
+    validation, test = (ground.features.rows_of(some, block=chosen.best.sees) for some in (splits.validation, splits.test))
     return Probed(start, final, start(validation), final(test), chosen, strategy)
 
 
-def _chosen(ground: Ground, strategy: str, seen: Floats, targets: Targets, balanced: bool) -> Chosen:
+def _chosen(ground: Ground, strategy: str, seen: Vectors, targets: Targets, balanced: bool) -> Chosen:
     """The features and the head's kind and strength, by cross-validation that never tears a group apart."""
     fewest = min(ground.dataset.counts(ground.splits.train))
     n_folds, seed = recipe.folds(fewest, len(targets)), ground.choices.seed
@@ -80,7 +81,7 @@ def _chosen(ground: Ground, strategy: str, seen: Floats, targets: Targets, balan
     if strategy == "stages":
         return blocks.best_of(seen, columns, targets, n_folds, seed, balanced, groups)
     kind: Kind = "svm" if strategy == "svm" else "logistic"
-    losses = probes.choose_strength(seen[..., columns["last"]], targets, n_folds, seed, kind, balanced, groups)
+    losses = probes.choose_strength(columns_of(seen, columns["last"]), targets, n_folds, seed, kind, balanced, groups)
     strength = probes.preferred(losses)
     best = Candidate("last", kind, strength, losses[strength], float("nan"), len(targets))
     return Chosen(best, (best,))
@@ -90,7 +91,7 @@ def finish_probe(probed: Probed, ground: Ground) -> Trained:
     """The probe as a network: the backbone's graph with the head appended."""
     from safetensors.numpy import load_file
 
-    exported, splits, vectors = ground.exported, ground.splits, ground.features.of
+    exported, splits, features = ground.exported, ground.splits, ground.features
     backbone = Graph(exported.graph, wanted=(STAGES, VECTORS))
     head, sees = probed.final, probed.chosen.best.sees
 
@@ -107,9 +108,9 @@ def finish_probe(probed: Probed, ground: Ground) -> Trained:
         network=network,
         graph=probes.with_head(exported.graph, head, sees),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-        validation=Answered(probed.validation, vectors(splits.validation), ground.targets(splits.validation)),
-        test=Answered(probed.test, vectors(splits.test), ground.targets(splits.test)),
-        neighbours=calibrate.neighbours_of(near, vectors(near)),
+        validation=Answered(probed.validation, features.rows_of(splits.validation), ground.targets(splits.validation)),
+        test=Answered(probed.test, features.rows_of(splits.test), ground.targets(splits.test)),
+        neighbours=calibrate.neighbours_of(near, features.rows_of(near)),
         choices=ground.choices,
     )
 

@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from service.engine import cores
+from service.neighbours import unit
 from training.dataset import Dataset, Sample
 from training.findings import Finding
 from training.folds import Groups, Targets, among
 from training.gallery import Suspect
 from training.mishaps import plain
+from training.parallel import each
 from training.probes import ONE_THREAD, out_of_fold
+from training.rows import Vectors
 
 KIND = "label-error"  # of a finding
 STRENGTH = 1e-3  # strong regularisation: errors must not be learned by heart
@@ -31,7 +35,7 @@ DOUBT, MOST_DOUBT = 0.0004, 0.06
 NEIGHBOUR = 5
 FAR_FROM_ALL, FAR_FROM_OWN = 3.3, 4.0  # robust deviations; seen on 7,900 pictures of three clean sets: none is beyond
 FEWEST_OF_LABEL = 30  # images from which a label's own spread can be told
-BLOCK = 2_000  # rows of one product
+BLOCK = 500  # rows of one product
 
 Floats = NDArray[np.float32]
 Given = NDArray[np.bool_]
@@ -61,7 +65,7 @@ class _Doubt(NamedTuple):
     chance: float
 
 
-def look(dataset: Dataset, samples: Sequence[Sample], vectors: Floats) -> tuple[list[Suspect], list[Outlier]]:
+def look(dataset: Dataset, samples: Sequence[Sample], vectors: Vectors) -> tuple[list[Suspect], list[Outlier]]:
     """Both lists for some samples of a data set, whose vectors float32 (N, D) are in the same order."""
     targets, paths = dataset.targets(samples), [sample.path for sample in samples]
     groups = [sample.group or sample.digest for sample in samples]
@@ -69,7 +73,7 @@ def look(dataset: Dataset, samples: Sequence[Sample], vectors: Floats) -> tuple[
 
 
 def suspects(
-    vectors: Floats, targets: Targets, paths: Sequence[str], labels: Sequence[str], groups: Groups = None
+    vectors: Vectors, targets: Targets, paths: Sequence[str], labels: Sequence[str], groups: Groups = None
 ) -> list[Suspect]:
     """The images whose labels are probably wrong, the most certain first.
 
@@ -83,15 +87,15 @@ def suspects(
     found: list[tuple[float, Suspect]] = []
     shuffled = np.random.default_rng(0).permutation(len(vectors))
     for rows in np.array_split(shuffled, math.ceil(len(vectors) / MOST_AT_ONCE)):
-        doubts = _doubts(vectors[rows], targets[rows], labels, among(groups, rows))
+        doubts = _doubts(vectors, rows, targets[rows], labels, among(groups, rows))
         found += [
             (doubt.own, Suspect(paths[int(rows[doubt.row])], doubt.given, doubt.better, doubt.chance)) for doubt in doubts
         ]
     return [suspect for _, suspect in sorted(found, key=lambda pair: (pair[0], pair[1].path))]
 
 
-def _doubts(vectors: Floats, targets: Targets, labels: Sequence[str], groups: Groups) -> list[_Doubt]:
-    """Of the labels that are frequent enough to be judged."""
+def _doubts(vectors: Vectors, rows: NDArray[np.intp], targets: Targets, labels: Sequence[str], groups: Groups) -> list[_Doubt]:
+    """Of some rows, with their targets and groups: of the labels that are frequent enough to be judged."""
     multilabel = targets.ndim == 2
     given = targets if multilabel else targets[:, None] == np.arange(len(labels))
     counts = given.sum(axis=0)
@@ -101,7 +105,7 @@ def _doubts(vectors: Floats, targets: Targets, labels: Sequence[str], groups: Gr
     judged = np.arange(len(given)) if multilabel else np.flatnonzero(given[:, frequent].any(axis=1))
     own = given[judged][:, frequent]
     wanted = own if multilabel else own.argmax(axis=1)
-    said = out_of_fold(vectors[judged][None], wanted, STRENGTH, FOLDS, seed=0, groups=among(groups, judged))
+    said = out_of_fold(vectors[rows[judged]][None], wanted, STRENGTH, FOLDS, seed=0, groups=among(groups, judged))
     judge = _of_many if multilabel else _of_one
     doubts = judge(said.astype(np.float64), own, [labels[label] for label in frequent.tolist()])
     return [doubt._replace(row=int(judged[doubt.row])) for doubt in doubts]
@@ -152,7 +156,7 @@ def doubtful(said: Probabilities, own: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(doubted, best, -1)
 
 
-def outliers(vectors: Floats, targets: Targets, paths: Sequence[str]) -> list[Outlier]:
+def outliers(vectors: Vectors, targets: Targets, paths: Sequence[str]) -> list[Outlier]:
     """The images that are unlike all others, or far more alone than others of their label; the strangest first.
 
     Args:
@@ -162,8 +166,7 @@ def outliers(vectors: Floats, targets: Targets, paths: Sequence[str]) -> list[Ou
     """
     if len(vectors) <= FEWEST_OF_LABEL:
         return []
-    with threadpool_limits(ONE_THREAD):
-        distances = _alone(vectors)
+    distances = _alone(vectors)
     logarithms = np.log(distances + 1e-6)
     alone = _deviations(logarithms, np.ones(len(vectors), bool)) > FAR_FROM_ALL
     for label in range(targets.shape[1] if targets.ndim == 2 else targets.max() + 1):
@@ -174,19 +177,23 @@ def outliers(vectors: Floats, targets: Targets, paths: Sequence[str]) -> list[Ou
     return [Outlier(paths[row], float(distances[row])) for row in rows[np.argsort(-distances[rows], kind="stable")]]
 
 
-def _alone(vectors: Floats) -> NDArray[np.float64]:
+def _alone(vectors: Vectors) -> NDArray[np.float64]:
     """Each image's cosine distance to its fifth nearest neighbour among at most MOST_AT_ONCE others, float64 (N,)."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    reference = np.sort(np.random.default_rng(0).permutation(len(unit))[:MOST_AT_ONCE])
-    place = np.full(len(unit), -1)
+    reference = np.sort(np.random.default_rng(0).permutation(len(vectors))[:MOST_AT_ONCE])
+    others = unit(vectors[reference])
+    place = np.full(len(vectors), -1)
     place[reference] = np.arange(len(reference))
-    distances = np.zeros(len(unit))
-    for start in range(0, len(unit), BLOCK):
-        likeness = unit[start : start + BLOCK] @ unit[reference].T
+
+    def distances(start: int) -> Floats:
+        likeness = unit(vectors[start : start + BLOCK]) @ others.T
         own = place[start : start + BLOCK]
         likeness[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf  # nobody is a neighbour of oneself
-        distances[start : start + BLOCK] = 1 - np.partition(likeness, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR]
-    return np.maximum(distances, 0)
+        likeness.partition(likeness.shape[1] - NEIGHBOUR, axis=1)
+        return 1 - likeness[:, -NEIGHBOUR]
+
+    with threadpool_limits(ONE_THREAD):  # out here, because the limit is the whole process's
+        found = list(each(distances, range(0, len(vectors), BLOCK), cores()))
+    return np.maximum(np.concatenate(found), 0).astype(np.float64)
 
 
 def _deviations(values: NDArray[np.float64], among: Given) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from service.classifier import probabilities
 from service.engine import cores
 from training import recipe as recipes
 from training import suspects
+from training.calibrate import outlier_scores
 from training.folder import PLAN, read
 from training.gallery import Answers
 from training.ground import Ground, on_gpu
@@ -61,7 +62,7 @@ def _answers(ground: Ground, trained: Trained) -> Answers:
         paths=tuple(sample.path for sample in ground.splits.test),
         truth=tuple(sample.labels for sample in ground.splits.test),
         probabilities=probabilities(test.logits, trained.temperature, test.multilabel).astype(np.float32),
-        outlier_scores=trained.neighbours.outlier_scores(test.vectors, k).astype(np.float32),
+        outlier_scores=outlier_scores(trained.neighbours, test.vectors, k).astype(np.float32),
     )
 
 

@@ -4,7 +4,6 @@ Krizhevsky, Sutskever & Hinton 2012 (AlexNet). It costs ten times as much, so it
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from service.batcher import Batcher
 from service.classifier import probabilities
 from service.engine import Engine, Pixels, cores
 from service.preprocess import decode, shrink
+from training.parallel import each
 from training.predict import FOREVER_S
 from training.progress import Progress
 
@@ -72,7 +72,7 @@ def _looked_at(
         return np.concatenate([answer.result().logits for answer in waiting])
 
     try:
-        with ThreadPoolExecutor(workers) as pool, Progress(what, len(readers), "images") as progress:
-            yield from progress.each(pool.map(one, readers))
+        with Progress(what, len(readers), "images") as progress:
+            yield from progress.each(each(one, readers, workers))
     finally:
         batcher.close()
