@@ -13,12 +13,11 @@ does unless told otherwise.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -26,6 +25,7 @@ from statistics import median
 from floor import Floor, floor
 from measuring import peers, wrk
 from measuring.agreement import Agreement, Probabilities, answers, compare
+from measuring.packages import packaged
 from measuring.pictures import HYMENOPTERA, PHOTOS, of_a_phone, photos, variants
 from measuring.servers import Server, alone, ended_in_order, free_port, running
 from measuring.tables import Promise, Report, Table, markdown, ratio, say
@@ -111,26 +111,10 @@ class Turns:
         return max(self.floors[kind].values(), key=median)
 
 
-@contextmanager
-def packaged(given: Path | None) -> Iterator[Path]:
-    """The package that is served."""
-    if given is not None:
-        yield given
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder, "run")
-        fit = [sys.executable, "-m", "training", "fit", str(HYMENOPTERA), "--strategy", "probe", "--out", str(run)]
-        subprocess.run(fit, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        yield run / "package"
-
-
 def ours(package: Path) -> Server:
     """Graft, as `graft serve` starts it."""
-    server = Server("Graft", command("127.0.0.1", 0), "/readyz", folder=ROOT)
-    server.port = free_port()
-    server.command = command("127.0.0.1", server.port)
-    server.environment = environment(package, server.port)
-    return server
+    port = free_port()
+    return Server("Graft", command("127.0.0.1", port), "/readyz", environment(package, port), ROOT, port)
 
 
 def half_load(server: Server, images: Sequence[bytes], capacity: float, seconds: float) -> tuple[float, float]:

@@ -10,13 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-READY_WITHIN_S = 180.0
+READY_WITHIN_S = 600.0  # a busy machine needs minutes to import torch
 
 
 @dataclass
@@ -74,10 +74,6 @@ class Server:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
-    def memory(self) -> int:
-        """Bytes of it all that no other process has."""
-        return sum(process.memory_full_info().uss for process in self._tree())
-
     def libraries(self, name: str) -> bool:
         """Whether any of its processes has a library of this name loaded."""
         return any(name in region.path for process in self._tree() for region in process.memory_maps())
@@ -112,17 +108,24 @@ def ended_in_order() -> None:
 
 
 @contextmanager
+def stopping(server: Server) -> Iterator[Server]:
+    """Started, perhaps not ready yet, until the block ends."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
 def running(servers: Sequence[Server]) -> Iterator[None]:
     """All of them from ready until the block ends, and all of them held: see `alone`."""
-    try:
+    with ExitStack() as until_done:
         for server in servers:
-            server.start()
+            until_done.enter_context(stopping(server))
             server.wait()
             server.halt()
         yield
-    finally:
-        for server in servers:
-            server.stop()
 
 
 @contextmanager
