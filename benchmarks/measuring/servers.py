@@ -68,6 +68,8 @@ class Server:
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
+                while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):  # the signal has to arrive
+                    time.sleep(0.001)
 
     def go_on(self) -> None:
         for process in self._tree():
@@ -82,8 +84,9 @@ class Server:
         """Asks it to, and does not wait long."""
         processes = self._tree()
         self.go_on()
-        if self.main is not None and self.main.is_running():
-            self.main.terminate()
+        for process in processes:  # not the first alone: LitServe's leaves the others behind
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
         _, alive = psutil.wait_procs(processes, timeout=10)
         for process in alive:
             with suppress(psutil.NoSuchProcess):
@@ -104,7 +107,12 @@ def free_port() -> int:
 
 def ended_in_order() -> None:
     """A SIGTERM ends this process as Ctrl-C does, so that no server, least of all a held one, is left behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends two, and the second would cut the tidying short
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager
