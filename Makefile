@@ -1,10 +1,12 @@
-# `make demo`, `make test`, `make image`, `make bench-growth`. Each sets up .venv by itself, once.
+# `make demo`, `make test`, `make image`, `make bench`. Each sets up .venv by itself, once.
 PYTHON ?= python3
 UV_VERSION = 0.13.8
 BIN = .venv/bin
 READY = .venv/.ready
+PEERS = benchmarks/peers/requirements
+PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-all image bench-growth lint types lock clean
+.PHONY: demo test test-all image bench bench-quick bench-growth lint types lock clean
 
 demo: $(READY)
 	$(BIN)/graft demo
@@ -28,6 +30,11 @@ image: $(READY)
 SAMPLE = training/sample/fashion-mnist.zip
 IMAGE_CHECK = ../shared/tools/image-check
 
+# Against other tools, in an environment of their own; under half an hour on two cores. Its tables: benchmarks/RESULTS.md.
+bench: $(READY) $(PEERS_READY)
+	$(BIN)/python benchmarks/bench.py
+bench-quick: $(READY) $(PEERS_READY)
+	$(BIN)/python benchmarks/bench.py --quick
 # Whether a hundred times the images take a hundred times as long: 1,000, 10,000 and 100,000 of them. 5 GB of disk, an hour.
 bench-growth: $(READY)
 	$(BIN)/python benchmarks/growth.py
@@ -48,11 +55,17 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(PEERS_READY): $(PEERS).lock | $(READY)
+	test -x .bench/bin/python || $(PYTHON) -m venv .bench
+	$(BIN)/uv pip install --quiet --python .bench/bin/python --require-hashes -r $(PEERS).lock
+	touch $@
+
 # The lock files hold exact versions and hashes, and name no registry.
 lock: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements.lock $(LOCK) -o requirements-service.lock
+	$(BIN)/uv pip compile $(PEERS).in -c requirements.lock $(LOCK) -o $(PEERS).lock
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .bench build dist *.egg-info

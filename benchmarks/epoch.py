@@ -1,6 +1,6 @@
 """Fine-tuning epochs after the first, against a bare torch loop over ready tensors: same network, batches and optimizer.
 
-    .venv/bin/python benchmarks/epoch.py [DATA] [--backbone NAME] [--input-size 128] [--batches 12] [--epochs 7]
+    .venv/bin/python benchmarks/epoch.py [DATA] [--backbone NAME] [--input-size 128] [--batches 12] [--epochs 7] [--json]
 
 The road is the real one, `training.learning.learn`: kept pixels, random changes in loader processes, the Lightning module,
 its trainer with all that watches it, averaging included. An epoch is all batches up to validation, which the bare loop does
@@ -11,6 +11,7 @@ the ratio first: on a shared machine only that means something.
 
 import argparse
 import copy
+import json
 import os
 import statistics
 import tempfile
@@ -93,7 +94,7 @@ def now(device: str) -> float:
 
 
 def measure(arguments: argparse.Namespace, run: Path) -> None:
-    """Learns in turns, and prints a Markdown table."""
+    """Learns in turns, and prints a Markdown table, or the seconds of each epoch as JSON."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dataset = examine(scan(arguments.data))[0]
     splits = split(dataset, 0)
@@ -113,10 +114,11 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     turns = Turns(Bare(network, chosen, ready, device), chosen.batch_size, device)
     learning.Told = lambda *_: turns  # in its place among all the others that watch the trainer
     learning.learn(network, batches, chosen, chosen.epochs, run, device == "cuda")
-    print(
-        f"{arguments.backbone} at {exported.preprocessing.crop} pixels, {len(ready)} batches of {chosen.batch_size}, {device}\n"
+    what = (
+        f"{arguments.backbone} at {exported.preprocessing.crop} pixels, {len(ready)} batches of {chosen.batch_size}, {device}"
     )
-    print(table(turns, n_images))
+    facts = {"what": what, "n_images": n_images, "ours": turns.ours[1:], "theirs": turns.theirs[1:], "between": turns.between}
+    print(json.dumps(facts) if arguments.json else f"{what}\n\n{table(turns, n_images)}")
 
 
 def table(turns: Turns, n_images: int) -> str:
@@ -157,6 +159,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--epochs", type=at_least(2), default=7, help="the first is left out (default: 7)")
+    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("GRAFT_CACHE", folder)

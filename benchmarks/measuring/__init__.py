@@ -1,0 +1,1 @@
+"""What the benchmarks share: photos, servers, a load generator, tables."""
