@@ -37,7 +37,7 @@ from importlib.metadata import version
 from itertools import cycle, pairwise
 from pathlib import Path
 
-from watching import read, watched
+from measuring.watching import read, watched
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "hymenoptera.zip"
