@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CALLERS = 4
+PATIENCE_S = 600.0  # on a busy machine one forward pass in two threads, each waiting for the other, can take a minute
 Probabilities = dict[str, float]  # by label
 
 
@@ -43,7 +44,7 @@ def _ask(port: int, request: bytes) -> Probabilities:
     head, _, body = request.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("POST", lines[0].split()[1], body, headers)
     response = connection.getresponse()
     said = response.read()

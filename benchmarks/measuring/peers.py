@@ -33,7 +33,7 @@ class Settings:
 
 TRIED = {
     "FastAPI + torch": ("serve_fastapi.py", (Settings(1, 1), Settings(2, 1), Settings(1, 2))),
-    "LitServe + torch": ("serve_litserve.py", (Settings(2, 1, 1), Settings(1, 2, 1), Settings(2, 1, 8), Settings(1, 2, 8))),
+    "LitServe + torch": ("serve_litserve.py", (Settings(1, 2, 1), Settings(2, 1, 1), Settings(1, 2, 8), Settings(2, 1, 8))),
     "BentoML batchable + torch": ("serve_bentoml.py", (Settings(1, 1, 32), Settings(2, 1, 32), Settings(1, 2, 32))),
 }
 HEALTH = {"serve_bentoml.py": "/readyz"}
