@@ -28,7 +28,7 @@ JSON = {"Content-Type": "application/json"}
 class HeldEngine:
     """A network that answers only once `go` is set."""
 
-    device, lanes, max_batch = "cpu", 1, 1
+    device, precision, lanes, max_batch = "cpu", "f32", 1, 1
 
     def __init__(self, model: Model) -> None:
         self.begun, self.go = threading.Event(), threading.Event()

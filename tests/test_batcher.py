@@ -18,7 +18,7 @@ PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
 class HeldEngine:
     """Answers each image with its own first pixel; waits for `go` in every call."""
 
-    device = "cpu"
+    device, precision = "cpu", "f32"
 
     def __init__(self, max_batch: int = 1, lanes: int = 1) -> None:
         self.max_batch, self.lanes = max_batch, lanes
@@ -38,7 +38,7 @@ class HeldEngine:
 class MeetingEngine:
     """A call returns only once another lane has called too."""
 
-    device, max_batch, lanes = "cpu", 1, 2
+    device, precision, max_batch, lanes = "cpu", "f32", 1, 2
 
     def __init__(self) -> None:
         self.meeting = threading.Barrier(2, timeout=PATIENCE)

@@ -23,7 +23,7 @@ LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
 class SlowEngine:
     """A network that takes its time, and tells how often it was asked."""
 
-    device, lanes, max_batch = "cpu", 1, 1
+    device, precision, lanes, max_batch = "cpu", "f32", 1, 1
 
     def __init__(self, model: Model, seconds: float) -> None:
         self.calls = 0

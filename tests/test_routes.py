@@ -29,7 +29,7 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
 class BrokenEngine:
     """A network whose answers are no numbers."""
 
-    device, lanes, max_batch = "cpu", 1, 1
+    device, precision, lanes, max_batch = "cpu", "f32", 1, 1
 
     def __call__(self, batch: Pixels) -> Outputs:
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 8), np.float32))
