@@ -46,9 +46,9 @@ def gradient_map(network: Network, batch: Tensor, label: int) -> NDArray[np.floa
     """
     with _stages_of(network.backbone) as stages, torch.enable_grad():
         last, logits = network.ending(batch)
-        for tensor, width in reversed([*stages, (last, _width(network.backbone, last))]):
+        for tensor, width in reversed([*stages, (last, width_of(network.backbone, last))]):
             [slope] = torch.autograd.grad(logits[0, label], [tensor], retain_graph=True, allow_unused=True)
-            seen, gradient = (positions(one, width, _n_prefix(network.backbone)) for one in (tensor, slope))
+            seen, gradient = (positions(one, width, prefix_tokens(network.backbone)) for one in (tensor, slope))
             if seen is not None and gradient is not None and bool(gradient.any()):
                 found: NDArray[np.float64] = torch.einsum("d,dhw->hw", gradient.sum(dim=(1, 2)), seen).detach().double().numpy()
                 return found
@@ -94,11 +94,13 @@ def _stages_of(body: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
             hook.remove()
 
 
-def _width(body: nn.Module, last: Tensor) -> int:
+def width_of(body: nn.Module, last: Tensor) -> int:
+    """The channels of what a body ends with."""
     return int(getattr(body, "num_features", last.shape[1]))
 
 
-def _n_prefix(body: nn.Module) -> int:
+def prefix_tokens(body: nn.Module) -> int:
+    """How many tokens of a body belong to no place in the image; 0 where it has none."""
     return int(getattr(body, "num_prefix_tokens", 0))
 
 
