@@ -108,6 +108,20 @@ def test_occlusion_ends_as_soon_as_nobody_wants_it(model, explainer, encode, pho
     assert explainer.explain(model.decode(encode(photo))).method == "cam"
 
 
+def test_judging_a_map_ends_as_soon_as_nobody_wants_it(model, explainer, encode, photo):
+    found, patience = explainer.explain(model.decode(encode(photo))), iter([True] * 7)
+    with pytest.raises(Unwanted):
+        explainer.deletion(found, lambda: next(patience, False))
+    assert next(patience, None) is None
+
+
+def test_a_maps_worth_begins_with_the_labels_own_probability(model, explainer, clothes):
+    found = explainer.explain(model.decode(clothes[3][1]), 3)
+    judged = explainer.deletion(found, steps=4, moves=2)
+    assert len(judged.probabilities) == 5
+    assert judged.probabilities[0] == pytest.approx(found.probability, abs=1e-6)
+
+
 def test_a_network_that_says_nan_explains_nothing(model, encode, photo):
     class Broken(Explainer):
         _graph = staticmethod(lambda batch: {"logits": np.full((1, 10), np.nan, np.float32)})

@@ -44,7 +44,7 @@ def test_maps_are_made_for_what_was_said_and_for_what_should_have_been(model, cl
     assert (found.method, right.right, wrong.right) == ("class activation maps", True, False)
     assert [glow.label for glow in right.glows] == [truth]
     assert [glow.label for glow in wrong.glows] == [labels[7], truth]
-    assert all(glow.picture.startswith("data:image/jpeg") for heat in found.shown for glow in heat.glows)
+    assert all(glow.picture.startswith("data:image/webp") for heat in found.shown for glow in heat.glows)
     assert wrong.glows[1].judged is None
     assert wrong.glows[0].judged is not None
 

@@ -37,4 +37,4 @@ def test_photos_lie_close_together():
 
 def test_a_photo_is_as_large_as_was_asked_for():
     found = Image.open(io.BytesIO(photo(np.zeros((30, 30, 3), np.uint8), 50)))
-    assert (found.format, found.size) == ("JPEG", (50, 50))
+    assert (found.format, found.size) == ("WEBP", (50, 50))

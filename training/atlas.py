@@ -30,17 +30,22 @@ def components(vectors: NDArray[np.floating]) -> tuple[Places, NDArray[np.float6
     """Where vectors (N, D), brought to length 1, lie along their principal components, and each one's share of all variance.
 
     Returns:
-        float64 (N, K) and (K,), K being at most 50; each component points to where its largest value is above 0, so that
-        no map is another one's mirror image by accident.
+        float64 (N, K) and (K,), K being at most 50, N and D; each component points to where its largest value is above 0, so
+        that no map is another one's mirror image by accident.
     """
+    from threadpoolctl import threadpool_limits
+
     centred = unit(vectors).astype(np.float64)
     centred -= centred.mean(axis=0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    places = (left * sizes)[:, :KEPT]
+    # From the smaller of the two squares; several threads would cost more than they save.
+    with threadpool_limits(1):
+        tall = len(centred) > centred.shape[1]
+        sizes, found = np.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
+        order = np.argsort(-sizes)[:KEPT]
+        variances = np.maximum(sizes[order], 0)
+        places = centred @ found[:, order] if tall else found[:, order] * np.sqrt(variances)
     turned = np.where(places[np.abs(places).argmax(axis=0), np.arange(places.shape[1])] < 0, -1, 1)
-    total = float((sizes**2).sum())
-    shares = sizes[:KEPT] ** 2 / total if total > 0 else np.zeros(len(sizes[:KEPT]))
-    return places * turned, shares
+    return places * turned, variances / max(float((centred**2).sum()), 1e-12)
 
 
 def tsne(along: Places, seed: int = 0) -> Places:

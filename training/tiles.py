@@ -20,13 +20,8 @@ def sheet(tiles: Sequence[Pixels], columns: int, side: int, gap: int = GAP) -> b
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         paper.paste(fitted(tile, side, Image.Resampling.NEAREST), (column * step, row * step))
-    return _saved(paper, len(tiles))
-
-
-def _saved(paper: Image.Image, n_tiles: int) -> bytes:
-    """The smallest of the lossless ways that fits the colours there are."""
     file = io.BytesIO()
-    paper.save(file, "PNG", optimize=n_tiles < 512)
+    paper.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
@@ -36,9 +31,7 @@ def contact_sheet(pictures: Sequence[Pixels], columns: int, side: int) -> bytes:
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         paper.paste(fitted(picture, side, Image.Resampling.BOX), (column * side, row * side))
-    file = io.BytesIO()
-    paper.save(file, "WEBP", quality=62, method=4)
-    return file.getvalue()
+    return _webp(paper, 62)
 
 
 def fitted(picture: Pixels, side: int, resampling: Image.Resampling) -> Image.Image:
@@ -48,7 +41,11 @@ def fitted(picture: Pixels, side: int, resampling: Image.Resampling) -> Image.Im
 
 
 def photo(picture: Pixels, side: int) -> bytes:
-    """A JPEG of a picture, `side` pixels wide and high."""
+    """A WebP of a picture, `side` pixels wide and high."""
+    return _webp(fitted(picture, side, Image.Resampling.LANCZOS), 78)
+
+
+def _webp(picture: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
-    fitted(picture, side, Image.Resampling.LANCZOS).save(file, "JPEG", quality=80, optimize=True)
+    picture.save(file, "WEBP", quality=quality, method=2)
     return file.getvalue()

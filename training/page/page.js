@@ -54,7 +54,7 @@ document.querySelectorAll("table.sortable").forEach((table) => {
 // The image behind a point of a map, beside the pointer or the point that the arrow keys reached; the same point on every map.
 document.querySelectorAll(".atlases").forEach((maps) => {
   const peek = maps.querySelector(".peek");
-  const { columns, tile } = maps.dataset;
+  const { columns, side } = maps.dataset;
   let picked = [];
   const show = (point) => {
     picked.forEach((other) => other.classList.remove("picked"));
@@ -63,8 +63,8 @@ document.querySelectorAll(".atlases").forEach((maps) => {
     peek.hidden = !point;
     if (!point) return;
     const row = Math.floor(point.dataset.tile / columns);
-    const left = (point.dataset.tile - row * columns) * tile;
-    peek.querySelector("svg").setAttribute("viewBox", `${left} ${row * tile} ${tile} ${tile}`);
+    const left = (point.dataset.tile - row * columns) * side;
+    peek.querySelector("svg").setAttribute("viewBox", `${left} ${row * side} ${side} ${side}`);
     peek.querySelector("figcaption").textContent = point.querySelector("title").textContent;
     const at = point.getBoundingClientRect();
     const within = maps.getBoundingClientRect();
