@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LAST = "last"  # as `training.activations` calls the last map
 TILE = 56  # pixels of an image beside the map
-MOST_POINTS = 300  # of a report's map: t-SNE takes less than a second for them
+OF_A_REPORT, MOST_POINTS = 300, 1000  # images on a map: t-SNE takes 0.8 s and 3 s for them, and a page must stay quick to draw
 OF_EACH = 3  # images that were answered rightly, and as many wrongly, that get a heat map
 STEPS, MOVES = 3, 9  # of a report's deletion scores: 22 passes each
 
@@ -87,7 +87,8 @@ def of_run(artifact: Artifact, answers: Answers, vectors: Vectors, read: Read) -
     # A map by occlusion takes 82 passes, not one.
     rows = telling(answers, OF_EACH if explainer.exact else 1)
     shown = heats(explainer, answers, labels, lambda path: decode(read(path), preprocessing), rows, STEPS, MOVES)
-    return Seen(kernels(artifact), shown, mapped(answers, labels, vectors, read, preprocessing, MOST_POINTS))
+    n_all = len(answers.paths)
+    return Seen(kernels(artifact), shown, mapped(answers, labels, vectors, read, preprocessing, OF_A_REPORT, n_all))
 
 
 def _quick(artifact: Artifact) -> Precision:
@@ -111,7 +112,7 @@ def of_package(model: Model, data: Path, n_images: int, chosen: Sequence[str] = 
 
     manifest, channels = model.manifest, [channel(text) for text in chosen]
     dataset, samples = appraise.held_out(model, data)
-    samples = tuple(samples[row] for row in sampled(len(samples), n_images))
+    n_all, samples = len(samples), tuple(samples[row] for row in sampled(len(samples), n_images))
     by_path = {sample.path: sample for sample in samples}
     said = answered(model.engine, manifest.preprocessing, dataset, samples, "looking")
     chances = model.probabilities(said.logits).astype(np.float32)
@@ -126,7 +127,7 @@ def of_package(model: Model, data: Path, n_images: int, chosen: Sequence[str] = 
     explainer = Explainer(model.artifact, model.engine.precision, cores())
     rows = telling(answers, OF_EACH)
     shown = heats(explainer, answers, manifest.labels, decoded, rows, deletion.STEPS, deletion.MOVES)
-    drawn = mapped(answers, manifest.labels, said.vectors, read, manifest.preprocessing, n_images)
+    drawn = mapped(answers, manifest.labels, said.vectors, read, manifest.preprocessing, MOST_POINTS, n_all)
     inner = insides(model.artifact, answers, said.vectors, lambda path: decoded(path).pixels, _two(answers, rows), {}, channels)
     return Seen(kernels(model.artifact), shown, drawn, inner)
 
@@ -152,9 +153,20 @@ def kernels(artifact: Artifact) -> Drawing | None:
 
 
 def mapped(
-    answers: Answers, labels: Sequence[str], vectors: Vectors, read: Read, preprocessing: Preprocessing, most: int
+    answers: Answers,
+    labels: Sequence[str],
+    vectors: Vectors,
+    read: Read,
+    preprocessing: Preprocessing,
+    most: int,
+    n_all: int,
 ) -> Map | None:
-    """The map of images that were answered; None of so few that nothing can lie together."""
+    """The map of images that were answered; None of so few that nothing can lie together.
+
+    Args:
+        most: images on it; of more, so many are drawn by lot.
+        n_all: how many images there are, of which these may be some.
+    """
     rows = sampled(len(answers.paths), most)
     if len(rows) < atlas.FEWEST:
         return None
@@ -176,7 +188,7 @@ def mapped(
     sheet = data_uri(tiles.contact_sheet(small, n_columns, TILE))
     legend = tuple(scatter.legend(labels, points, looks))
     n_rows = -(-len(rows) // n_columns)
-    return Map(drawings, legend, _counted(points, len(answers.paths)), sheet, n_columns, n_rows, TILE)
+    return Map(drawings, legend, _counted(points, n_all), sheet, n_columns, n_rows, TILE)
 
 
 def _counted(points: Sequence[Point], n_all: int) -> str:
