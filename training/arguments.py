@@ -76,6 +76,13 @@ def _evaluate(verb: Verb, _: bool) -> None:
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
+def _inspect(verb: Verb, _: bool) -> None:
+    verb.add_argument("subject", metavar="BACKBONE|PACKAGE", help="a network's name, or a package's folder")
+    verb.add_argument("--input-size", type=_positive, metavar="N", help="pixels, for a backbone (default: its own)")
+    verb.add_argument("--html", type=Path, metavar="FILE", help="write a page (default: none)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
+
+
 def _verify(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, metavar="PACKAGE")
 
@@ -100,6 +107,7 @@ VERBS = {
     "compare": ("learn in several ways and show which is really better on your images", _compare),
     "evaluate": ("score a package on labelled images", _evaluate),
     "predict": ("classify images with a package", _predict),
+    "inspect": ("show what a network is, layer by layer", _inspect),
     "verify": ("check every byte of a package, and its golden answers", _verify),
     "package": ("choose the run whose package is served, built into a Bento, and shipped in an image", _package),
     "serve": ("answer over HTTP", _serve),

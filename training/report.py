@@ -26,6 +26,8 @@ from training.thumbnails import Album
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from training.inspection import Inspection
+
 NAME = "report.html"  # in a run's folder, or a comparison's
 PAGE = Path(__file__).parent / "page"
 SCORES = ("val/accuracy", "val/map")  # what `metrics.csv` may call the validation score
@@ -126,6 +128,22 @@ def check_page(name: str, summary: str, findings: Sequence[Finding], pictures: M
 def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = None) -> str:
     """Strategies against each other: the lectures' table for a person's own images."""
     return _rendered("compare.html", {"name": name, "summary": summary, "table": table, "repeat": repeat})
+
+
+def inspect_page(found: "Inspection", sees: object = None) -> str:
+    """What a network is, layer by layer.
+
+    Args:
+        sees: what its template `sees.html` is told of what the network sees in images; None: there were none.
+    """
+    from training import inspection
+
+    shares = [
+        max(layer.weights / found.anatomy.weights, inspection.operations_share(layer, found.anatomy))
+        for layer in found.anatomy.layers
+    ]
+    told = {"found": found, "inspection": inspection, "largest": max(shares, default=1.0), "sees": sees}
+    return _rendered("inspect.html", told)
 
 
 def save(page: str, path: Path) -> None:
