@@ -130,7 +130,7 @@ def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = 
     return _rendered("compare.html", {"name": name, "summary": summary, "table": table, "repeat": repeat})
 
 
-def inspect_page(found: "Inspection", sees: object = None) -> str:
+def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
     """What a network is, layer by layer.
 
     Args:
