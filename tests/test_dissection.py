@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from service import zoo  # noqa: F401 - registers its networks
+from service import borrowed, zoo  # noqa: F401 - for their networks' names
 from training.anatomy import Anatomy, Layer
 from training.dissection import dissect
 from training.receptive import ReceptiveField
@@ -51,7 +51,13 @@ def reached(network: nn.Module, names: list[str], side: int) -> dict[str, Tensor
 
 @pytest.mark.parametrize(
     ("name", "choices"),
-    [("tv_alexnet", {}), ("googlenet", {}), ("resnet18", {}), ("densenet121", {"growth_rate": 4}), ("tf_efficientnet_lite0", {})],
+    [
+        ("tv_alexnet", {}),
+        ("googlenet", {}),
+        ("resnet18", {}),
+        ("densenet121", {"growth_rate": 4}),
+        ("tf_efficientnet_lite0", {}),
+    ],
 )
 def test_a_pixel_reaches_just_the_positions_that_see_it(name: str, choices: dict):
     layers = dissected(built(name, **choices)).layers
