@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
 
 from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
 from service.engine import LOGITS, VECTORS, Graph
@@ -51,6 +52,32 @@ def to_onnx(network: nn.Module, crop: int, path: Path, outputs: list[str]) -> No
             output_names=outputs,
             dynamic_axes=free,
         )
+
+
+@symbolic_helper.parse_args("v", "is")
+def _pooled_to(graph: Any, maps: Any, wanted: list[int]) -> Any:
+    """Adaptive average pooling as products of matrices, because torch writes it only where the sizes divide each other.
+
+    So that VGG and AlexNet, whose fully connected layers want a map of one size, take images of any.
+    """
+    *_, height, width = maps.type().varyingSizes()
+    if [height, width] == wanted:
+        return maps
+    if wanted == [1, 1]:
+        return graph.op("GlobalAveragePool", maps)
+    down, across = means(height, wanted[0]), means(width, wanted[1]).T.contiguous()
+    rows = graph.op("MatMul", graph.op("Constant", value_t=down), maps)
+    return graph.op("MatMul", rows, graph.op("Constant", value_t=across))
+
+
+def means(n: int, wanted: int) -> Tensor:
+    """The matrix float (wanted, n) that makes `n` cells `wanted` means, as adaptive pooling does: some cells may count twice."""
+    ends = [(place * n // wanted, -(-(place + 1) * n // wanted)) for place in range(wanted)]
+    cells = torch.arange(n)
+    return torch.stack([((cells >= start) & (cells < end)) / (end - start) for start, end in ends])
+
+
+torch.onnx.register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pooled_to, OPSET)
 
 
 def export_network(network: Network, crop: int, path: Path) -> None:
