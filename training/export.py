@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.onnx import symbolic_helper
 
 from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
 from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
-from training import pretrained
+from training import pooling, pretrained
 from training.backbones import BackboneError, Choice
 from training.graphs import CARD, STAGES, graph_folder, size_file
 from training.recipe import input_size
@@ -39,6 +38,7 @@ def to_onnx(network: nn.Module, crop: int, path: Path, outputs: list[str]) -> No
     the data, so whatever is exported must be compared with the network afterwards, as all callers do.
     """
     batch = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
+    torch.onnx.register_custom_op_symbolic("aten::adaptive_avg_pool2d", pooling.written, OPSET)
     free = {name: {0: "N"} for name in [PIXELS, *outputs]}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the tracer's own insides
@@ -52,32 +52,6 @@ def to_onnx(network: nn.Module, crop: int, path: Path, outputs: list[str]) -> No
             output_names=outputs,
             dynamic_axes=free,
         )
-
-
-@symbolic_helper.parse_args("v", "is")
-def _pooled_to(graph: Any, maps: Any, wanted: list[int]) -> Any:
-    """Adaptive average pooling as products of matrices, because torch writes it only where the sizes divide each other.
-
-    So that VGG and AlexNet, whose fully connected layers want a map of one size, take images of any.
-    """
-    *_, height, width = maps.type().varyingSizes()
-    if [height, width] == wanted:
-        return maps
-    if wanted == [1, 1]:
-        return graph.op("GlobalAveragePool", maps)
-    down, across = means(height, wanted[0]), means(width, wanted[1]).T.contiguous()
-    rows = graph.op("MatMul", graph.op("Constant", value_t=down), maps)
-    return graph.op("MatMul", rows, graph.op("Constant", value_t=across))
-
-
-def means(n: int, wanted: int) -> Tensor:
-    """The matrix float (wanted, n) that makes `n` cells `wanted` means, as adaptive pooling does: some cells may count twice."""
-    ends = [(place * n // wanted, -(-(place + 1) * n // wanted)) for place in range(wanted)]
-    cells = torch.arange(n)
-    return torch.stack([((cells >= start) & (cells < end)) / (end - start) for start, end in ends])
-
-
-torch.onnx.register_custom_op_symbolic("aten::adaptive_avg_pool2d", _pooled_to, OPSET)
 
 
 def export_network(network: Network, crop: int, path: Path) -> None:
