@@ -19,6 +19,7 @@ from training.findings import Finding
 from training.gallery import Answers, Sheet, Suspect
 from training.panels import Epoch
 from training.progress import duration
+from training.seeing import Seen
 from training.story import Evaluation, Quadrant, Rung
 from training.thumbnails import Album
 
@@ -64,6 +65,7 @@ class Story:
         rungs: in the order in which they were climbed.
         epochs: of the training that was kept, or none for a probe.
         answers: what was said about each test image.
+        sees: the pictures of what the network looks at, and for.
         remarks: further results in words: what ten crops gained, whether fine-tuning beat its probe.
         package: where it lies, as a person would type it.
     """
@@ -88,6 +90,7 @@ class Story:
     epochs: tuple[Epoch, ...] = ()
     suspects: tuple[Suspect, ...] = ()
     remarks: tuple[str, ...] = ()
+    sees: Seen | None = None
 
 
 def report_page(story: Story, read: Callable[[str], bytes]) -> str:

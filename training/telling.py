@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from service.artifact import Artifact
 from service.classifier import probabilities
 from service.engine import cores
 from training import recipe as recipes
-from training import suspects
+from training import seeing, suspects
 from training.calibrate import outlier_scores
 from training.folder import PLAN, read
 from training.gallery import Answers
@@ -27,9 +28,10 @@ from training.trained import Trained
 UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a plan
 
 
-def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, package: Path, seconds: float) -> Story:
+def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, artifact: Artifact, seconds: float) -> Story:
     """A whole run, as its report tells it."""
     trained, dataset, splits = climbed.trained, ground.dataset, ground.splits
+    answers, by_path = _answers(ground, trained), {sample.path: sample for sample in splits.test}
     return Story(
         name=data.resolve().name,
         created=datetime.now().strftime("%d %B %Y, %H:%M").lstrip("0"),
@@ -40,9 +42,9 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, pa
         strategy=trained.strategy,
         backbone=f"{trained.backbone.name} at {trained.preprocessing.crop} pixels",
         seconds=seconds,
-        package=str(package),
+        package=str(artifact.path),
         evaluation=evaluation,
-        answers=_answers(ground, trained),
+        answers=answers,
         repeat=_repeat(data, ground, climbed),
         left_out=ground.audited.left_out,
         findings=tuple(
@@ -53,6 +55,7 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, pa
         epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
         suspects=ground.audited.suspects,
         remarks=tuple(_remarks(climbed, evaluation)),
+        sees=seeing.of_run(artifact, answers, trained.test.vectors, lambda path: dataset.read(by_path[path])),
     )
 
 
