@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.artifact import ArtifactError, Preprocessing
+from service.artifact import Preprocessing
 from service.engine import LOGITS, Floats, Graph, Pixels, core, graph_of
 from service.model import Model
 from service.preprocess import Decoded
@@ -138,19 +138,6 @@ class Explainer:
         path = graph_of(self._model.artifact, precision)
         return Graph(path, lanes=1, wanted=(LOGITS, *maps), threads=1, precision=precision)
 
-    @cached_property
-    def _head(self) -> tuple[Numbers, Numbers]:
-        """Weights (C, D) and bias (C,) of the head, which stand in the graph under no names that can be relied on."""
-        from safetensors import SafetensorError, safe_open
-
-        path = self._model.artifact.weights
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
-        except SafetensorError as error:
-            raise ArtifactError(f"{path} does not hold the head: {error}.") from None
-        return weight, bias
-
     def _said(self, pixels: Pixels, wanted: Callable[[], bool]) -> dict[str, Floats]:
         if not wanted():
             raise Unwanted
@@ -160,7 +147,7 @@ class Explainer:
         return said
 
     def _cam(self, said: dict[str, Floats], label: int) -> tuple[Numbers, float]:
-        weight, bias = self._head
+        weight, bias = self._model.head
         maps = [said[name][0] for name in self._model.manifest.backbone.maps]
         return activation(maps, weight[label]), float(bias[label])
 

@@ -118,6 +118,23 @@ class Model:
             raise ArtifactError(f"{self.artifact.thumbnails} has {len(thumbnails)} pictures; needed: {n_needed}.")
         return thumbnails
 
+    @cached_property
+    def head(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights (C, D) and bias (C,) of the head, which stand in the graph under no names that can be relied on.
+
+        Raises:
+            ArtifactError: if the package's weights do not hold it.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.artifact.weights
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
+        except SafetensorError as error:
+            raise ArtifactError(f"{path} does not hold the head: {error}.") from None
+        return weight, bias
+
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated, (N, C), of logits (N, C)."""
         return probabilities(logits, self.manifest.temperature, self.manifest.multilabel)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import pickle
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ from PIL import Image
 
 from service import model as models
 from service.artifact import ArtifactError, Preprocessing
-from service.engine import Graph, Outputs
 from service.explain import (
     Explainer,
     Explanation,
@@ -30,7 +28,6 @@ from service.explain import (
     strength,
 )
 from service.preprocess import EXIF_ORIENTATION, Decoded, ImageError, decode
-from training.splits import Splits
 
 ROOT = Path(__file__).parent.parent
 # How a camera would have stored an upright scene, for each of EXIF's orientations.
@@ -48,53 +45,6 @@ STORED = {
 @pytest.fixture(scope="module")
 def explainer(model) -> Explainer:
     return Explainer(model)
-
-
-@pytest.fixture(scope="module")
-def pack(fitted, tmp_path_factory):
-    """A package of another backbone with random weights and a random head: `pack("resnet18", "all")`."""
-    from safetensors.numpy import load_file
-
-    from training import calibrate, graphs, package, probes
-    from training.backbones import Choice
-    from training.dataset import scan
-    from training.export import export_backbone
-    from training.sample import SAMPLE
-
-    dataset, folder = scan(SAMPLE), tmp_path_factory.mktemp("packed")
-
-    def packed(name: str, sees: str) -> models.Model:
-        if not (folder / f"{name}-64").exists():
-            export_backbone(Choice(name, "none"), folder / name, 64, 64)
-        card = json.loads((folder / f"{name}-64" / graphs.CARD).read_text())
-        exported = graphs.Exported(folder=folder / f"{name}-64", **card)
-        facts, random = exported.backbone.model_copy(update={"sees": sees}), np.random.default_rng(0)
-        width = graphs.columns(facts)[sees].stop - graphs.columns(facts)[sees].start
-        weight, bias = random.normal(size=(10, width)) / 10, random.normal(size=10)
-        head = probes.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
-        graph = Graph(exported.graph, lanes=1)
-
-        def network(batch: np.ndarray) -> Outputs:
-            said = graph(batch)
-            seen = [said[graphs.STAGES], said["vectors"]] if sees == "all" else [said["vectors"]]
-            return Outputs(head(np.concatenate(seen, axis=1)), said["vectors"])
-
-        trained = dataclasses.replace(
-            fitted.trained,
-            backbone=facts,
-            preprocessing=exported.preprocessing,
-            network=network,
-            graph=probes.with_head(exported.graph, head, sees),
-            weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-            neighbours=calibrate.neighbours_of(dataset.samples[:40], random.normal(size=(40, facts.width))),
-        )
-        return models.load(
-            package.write(trained, dataset, Splits(*[dataset.samples[:8]] * 3), name, folder / f"{name}-{sees}").path,
-            "cpu",
-            precision="f32",
-        )
-
-    return packed
 
 
 def logits(model: models.Model, encoded: bytes) -> np.ndarray:

@@ -158,6 +158,31 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 1 if found.headline.value < arguments.min_accuracy else 0
 
 
+def locate(arguments: argparse.Namespace) -> int:
+    """graft locate PACKAGE IMAGE"""
+    from service import model
+    from training import durable, marking
+    from training import locate as locating
+
+    loaded, encoded = model.load(arguments.package), arguments.image.read_bytes()
+    found = locating.locate(loaded, encoded, arguments.probable)
+    if arguments.out:
+        picture, size = locating.upright(loaded, encoded)
+        with durable.whole(arguments.out) as file:
+            file.write(marking.marked(picture, size, found.boxes, loaded.manifest.labels))
+    if arguments.json:
+        print(locating.as_json(found, arguments.package, arguments.image))
+    else:
+        print(locating.text(found))
+        print(
+            f"picture: {arguments.out}"
+            if arguments.out
+            else f"see them: graft locate {arguments.package} {arguments.image} --out FILE.png"
+        )
+        print(f"next: graft predict {arguments.package} {arguments.image}")
+    return 0
+
+
 def verify(arguments: argparse.Namespace) -> int:
     """graft verify PACKAGE"""
     from service import model
@@ -218,6 +243,7 @@ ACTIONS = {
     "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
+    "locate": locate,
     "verify": verify,
     "package": package,
     "serve": serve,

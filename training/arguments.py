@@ -76,6 +76,14 @@ def _evaluate(verb: Verb, _: bool) -> None:
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
+def _locate(verb: Verb, _: bool) -> None:
+    verb.add_argument("package", type=Path, metavar="PACKAGE")
+    verb.add_argument("image", type=Path, metavar="IMAGE")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write a PNG of the image with its boxes (default: none)")
+    verb.add_argument("--probable", type=_share, default=0.9, metavar="P", help="least probability of a box (default: 0.9)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a line per box)")
+
+
 def _verify(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, metavar="PACKAGE")
 
@@ -100,6 +108,7 @@ VERBS = {
     "compare": ("learn in several ways and show which is really better on your images", _compare),
     "evaluate": ("score a package on labelled images", _evaluate),
     "predict": ("classify images with a package", _predict),
+    "locate": ("find where in an image the things are that a package knows", _locate),
     "verify": ("check every byte of a package, and its golden answers", _verify),
     "package": ("choose the run whose package is served, built into a Bento, and shipped in an image", _package),
     "serve": ("answer over HTTP", _serve),
@@ -154,6 +163,16 @@ def _unset(field: "FieldInfo") -> object:
     """What None means, for a person."""
     extra = field.json_schema_extra
     return extra["unset"] if isinstance(extra, dict) and "unset" in extra else "derived from the data"
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return share
 
 
 def _positive(text: str) -> int:
