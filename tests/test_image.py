@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from service.artifact import MANIFEST
+from service.artifact import FORMAT, MANIFEST
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60  # seconds
@@ -229,9 +229,9 @@ def test_a_package_of_another_format_ends_the_build_and_says_so(contained, tmp_p
     shutil.copytree(contained.graft / "package", tmp_path / "package")
     manifest = tmp_path / "package" / MANIFEST
     manifest.chmod(0o644)
-    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 2'))
+    manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 2'))
     said = refused_by_the_build(contained, tmp_path / "package", code=3)
-    assert said == f"error: {manifest} has format 2; this Graft reads format 3. Install the Graft it names.\n"
+    assert said == f"error: {manifest} has format 2; this Graft reads format {FORMAT}. Install the Graft it names.\n"
 
 
 def refused_by_the_build(contained: Contained, package: Path, code: int) -> str:

@@ -200,6 +200,23 @@ def test_one_key_serves_every_question_that_was_refused(visit):
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
+def test_who_closes_the_dialog_is_not_asked_again_for_what_was_under_way(visit):
+    held: list[Route] = []
+
+    def prepare(page: Page) -> None:
+        page.route("**/v1/**", guarded)
+        page.route("**/v1/limits", lambda route: held.append(route))
+
+    page = visit(prepare)
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Enter the key")).to_be_visible()
+    with page.expect_response("**/v1/limits"):
+        guarded(held[0])  # refused only now
+    page.wait_for_timeout(100)  # for a dialog that must not come
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
 def test_a_key_is_neither_stored_nor_shown(visit):
     page = visit(lambda page: page.route("**/v1/**", guarded))
     page.get_by_label("Key", exact=True).fill("a-secret")

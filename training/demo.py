@@ -47,7 +47,7 @@ NEXT = """That was the whole road. Next:
 
 @contextmanager
 def serving(package: Path) -> Iterator[str]:
-    """`bentoml serve` on a free port, from ready until the block ends."""
+    """`bentoml serve` on a free port, from ready until the block ends. Raises RuntimeError if it ends before."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     settings = environment(package, port)
@@ -57,6 +57,7 @@ def serving(package: Path) -> Iterator[str]:
         try:
             _wait(server, url, said)
             yield url
+            _check_running(server, said)
         finally:
             server.terminate()
             try:
@@ -75,16 +76,21 @@ def ask(url: str, encoded: bytes) -> object:
 def _wait(server: subprocess.Popen[bytes], url: str, said: IO[bytes]) -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline:
-        if server.poll() is not None:
-            said.seek(0)
-            output = said.read().decode(errors="replace")
-            raise RuntimeError(f"bentoml serve ended with code {server.returncode}:\n{output[-2000:]}")
+        _check_running(server, said)
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     raise RuntimeError(f"bentoml serve was not ready within {READY_WITHIN_S:.0f} s.")
+
+
+def _check_running(server: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    """Raises RuntimeError, with what it said last, if it ended by itself."""
+    if server.poll() is not None:
+        said.seek(0)
+        output = said.read().decode(errors="replace")
+        raise RuntimeError(f"bentoml serve ended with code {server.returncode}:\n{output[-2000:]}")
 
 
 def _free_port() -> int:

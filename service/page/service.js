@@ -4,6 +4,7 @@ import { $, say } from "./elements.js";
 
 let key = ""; // only here: neither stored nor shown, so it is gone with the page
 let keyDialog = null; // several requests may be refused at once; one dialog serves them all
+let declined = 0; // how often the dialog was closed without a key
 
 /** What the service, or the way to it, has against a request: a problem as RFC 9457 has it. */
 export class Refusal extends Error {
@@ -15,14 +16,14 @@ export class Refusal extends Error {
 
 /** What a route answers, once there is a key if it needs one. Throws Refusal; AbortError if `init.signal` was aborted. */
 export async function ask(route, init = {}) {
-  const used = key;
+  const used = key, before = declined;
   const headers = { Accept: "application/json", ...(used && { Authorization: `Bearer ${used}` }), ...init.headers };
   const response = await reached(fetch(route, { ...init, headers }));
   const answer = await parsed(response);
   if (response.ok) return answer;
   const refusal = new Refusal({ title: `The service answered ${response.status}`, ...answer, status: response.status });
   if (response.status !== 401) throw refusal;
-  await anotherKey(used, refusal);
+  await anotherKey(used, before, refusal);
   return ask(route, init);
 }
 
@@ -63,8 +64,9 @@ export function upload(image, signal) {
 }
 
 /** Ends when there is another key than the refused one; throws the refusal if none is given. */
-async function anotherKey(refused, refusal) {
+async function anotherKey(refused, before, refusal) {
   if (key !== refused) return;
+  if (declined !== before) throw refusal; // who closed the dialog meanwhile is not asked again on this one's account
   keyDialog ??= keyFromDialog(refused).finally(() => { keyDialog = null; });
   if (!(await keyDialog)) throw refusal;
 }
@@ -93,7 +95,9 @@ export function listenToKey(changed) {
   });
   $("key-dialog").addEventListener("close", () => {
     $("key").value = "";
-    if ($("key-dialog").returnValue !== "given") use(""); // it was opened because the one before, if any, is no good
+    if ($("key-dialog").returnValue === "given") return;
+    declined += 1;
+    use(""); // it was opened because the one before, if any, is no good
   });
   $("key-cancel").addEventListener("click", () => $("key-dialog").close());
   $("forget").addEventListener("click", () => {
