@@ -80,7 +80,7 @@ def test_graph_of_a_larger_image_says_what_torch_says(pack, name: str):
     from service import network
 
     packed = pack(name, "all")
-    pixels = np.asarray(picture(160, 96))[None]
+    pixels = np.array(picture(160, 96))[None]
     names = packed.manifest.backbone.maps
     found = Graph(packed.artifact.graph, lanes=1, wanted=names, size=(96, 160))(pixels)
     with torch.inference_mode():

@@ -32,7 +32,7 @@ class Advice:
 
 
 def advise(found: Robustness, data: str, backbone: str = DEFAULT_BACKBONE) -> Advice:
-    """The sentences that follow, the gravest first.
+    """The sentences that follow, the gravest first; the attack that changes most comes last, for no flag answers it.
 
     A disturbance is named if at a usual severity more than one answer in twenty surely changes: if the lower end of the
     interval says so.
@@ -42,6 +42,8 @@ def advise(found: Robustness, data: str, backbone: str = DEFAULT_BACKBONE) -> Ad
     """
     grave = [worst for name in DISTURBANCES if (worst := _worst(found, name))]
     grave.sort(key=lambda one: -one[1].changed.low)
+    attacks = [one for one in grave if one[0] not in HARDENING]
+    grave = [one for one in grave if one[0] in HARDENING] + attacks[:1]
     harden = tuple(name for name in HARDENING if name in {name for name, _ in grave})
     sentences = tuple(_sentence(name, worst, data, backbone) for name, worst in grave)
     return Advice(sentences or (_nothing(found),), harden, _command(data, backbone, harden) if harden else "")
@@ -60,7 +62,7 @@ def _sentence(name: str, worst: Withstood, data: str, backbone: str) -> str:
         f" of {DISTURBANCES[name].images(worst.severity)}"
     )
     if name not in HARDENING:
-        return f"{start}: no flag of fit cures that; where somebody gains from a wrong answer, let none decide alone"
+        return f"{start}: no flag cures that; where somebody gains by a wrong answer, let no answer decide alone"
     proviso = " if its label is still true then" if name in ("rotation", "flip") else ""
     return f"{start}: add {name} to the augmentation{proviso}: {_command(data, backbone, (name,))}"
 
@@ -92,7 +94,7 @@ def _fact(one: Withstood) -> dict[str, float]:
 def text(found: Robustness, advice: Advice) -> str:
     """The table and the advice, for a terminal."""
     lines = [
-        f"disturbed, {sample(found)}; unchanged, {percent(found.unchanged.value)} of them are right",
+        f"disturbed: {sample(found)}; unchanged, {percent(found.unchanged.value)} are right",
         f"{'':12} {'':>13}  {'right, with its interval':26}  answers that change",
     ]
     for name, curve in found.curves.items():
@@ -108,7 +110,7 @@ def sample(found: Robustness) -> str:
     these = f"all {found.n:,} images" if found.n == found.of else f"{found.n:,} of {found.of:,} images (seed {found.seed})"
     fewer = {one.name: found.curves[one.name][0].n for one in ADVERSARIAL}
     attacks = " and ".join(f"{n:,} by {name.upper()}" for name, n in fewer.items() if n < found.n)
-    return f"{these}{f', of which {attacks} were attacked' if attacks else ''}"
+    return f"{these}{f', attacked: {attacks}' * bool(attacks)}"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ a network that learns in `training.batches`.
 """
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 SAMPLE = 150  # images that are disturbed, unless somebody asks for more
 
@@ -20,8 +20,9 @@ class Disturbance:
         said: a severity, for a person: a format string.
         of: the images of one severity, in words: "answers change for 3% of images ..."; `{}` is `said`.
         severities: in the order of a curve; those from `unchanged` outwards are ever stronger.
-        unchanged: the severity that changes nothing.
         usual: the severities that an image may well meet, by which advice is given.
+        unchanged: the severity that changes nothing.
+        names: of severities, where a number says little.
     """
 
     name: str
@@ -31,14 +32,15 @@ class Disturbance:
     severities: tuple[float, ...]
     usual: tuple[float, ...]
     unchanged: float = 0.0
+    names: Mapping[float, str] = field(default_factory=dict)
 
     def words(self, severity: float) -> str:
         """A severity for a person; `unchanged` for the one that changes nothing."""
-        return "unchanged" if severity == self.unchanged else self.said.format(severity)
+        return "unchanged" if severity == self.unchanged else self.names.get(severity, self.said.format(severity))
 
     def images(self, severity: float) -> str:
         """Images of that severity, for a person: `images turned by 30°`."""
-        return f"images {self.of.format(self.said.format(severity))}"
+        return f"images {self.of.format(self.words(severity))}"
 
     @property
     def curve(self) -> tuple[float, ...]:
@@ -47,26 +49,23 @@ class Disturbance:
         return (*weaker, self.unchanged, *self.severities[len(weaker) :])
 
 
-@dataclass(frozen=True)
-class Flip(Disturbance):
-    """Mirroring, whose severities are two kinds of it."""
-
-    def words(self, severity: float) -> str:
-        return {0: "unchanged", 1: "left to right", 2: "upside down"}[round(severity)]
-
-    def images(self, severity: float) -> str:
-        return f"images mirrored {self.words(severity)}"
-
-
 NATURAL = (
     Disturbance("translation", "share of the side", "{:.0%}", "moved by {} of their side", (0.05, 0.1, 0.2, 0.3), (0.1,)),
-    Disturbance("rotation", "degrees", "{:g}°", "turned by {}", (10, 20, 30, 60, 90), (30,)),
-    Disturbance("scale", "times as large", "{:g}x", "shown {} as large", (0.5, 0.7, 1.4, 2), (0.7, 1.4), 1),
-    Flip("flip", "mirrored", "{:g}", "", (1, 2), (1, 2)),
-    Disturbance("brightness", "times as bright", "{:g}x", "{} as bright", (0.25, 0.5, 1.5, 2.5), (0.5, 1.5), 1),
+    Disturbance("rotation", "degrees", "{:g}°", "turned by {}", (10, 30, 60, 90), (30,)),
+    Disturbance("scale", "factor", "{:g}x", "shown {} as large", (0.5, 0.7, 1.4, 2), (0.7, 1.4), 1),
+    Disturbance("flip", "direction", "{:g}", "mirrored {}", (1, 2), (1, 2), names={1: "left-right", 2: "up-down"}),
+    Disturbance("brightness", "factor", "{:g}x", "{} as bright", (0.25, 0.5, 1.5, 2.5), (0.5, 1.5), 1),
     Disturbance("blur", "pixels of deviation", "{:g} px", "blurred by {}", (1, 2, 4, 8), (2,)),
     Disturbance("noise", "deviation in 255ths", "{:g}/255", "with noise of {}", (8, 16, 32, 64), (16,)),
-    Disturbance("jpeg", "quality lost to JPEG", "{:g}", "that lost {} of 100 to JPEG", (50, 75, 90, 95), (75,)),
+    Disturbance(
+        "jpeg",
+        "quality lost, of 100",
+        "{:g}",
+        "saved as JPEG of {}",
+        (50, 75, 90, 95),
+        (75,),
+        names={50: "quality 50", 75: "quality 25", 90: "quality 10", 95: "quality 5"},
+    ),
     Disturbance("occlusion", "side of the cover", "{:.0%}", "with a cover of {} of their side", (0.2, 0.3, 0.5, 0.7), (0.3,)),
 )
 ADVERSARIAL = (
