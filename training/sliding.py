@@ -10,7 +10,7 @@ them then sees far more than a window), windows are cut out and asked one by one
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -51,33 +51,35 @@ class Windows(NamedTuple):
 def windows(model: Model, picture: Image.Image) -> tuple[Windows, bool]:
     """All windows over a picture in RGB, and whether they share one pass a size."""
     n_cells = side_of_map(model)
-    shared = list(passed(model, picture, n_cells)) if n_cells >= FEWEST_CELLS else []
+    shared = passed(model, picture, n_cells) if n_cells >= FEWEST_CELLS else []
     parts = shared or [cut(model, picture, zoom) for zoom in ZOOMS]
     return Windows(*(np.concatenate(found) for found in zip(*parts, strict=True))), bool(shared)
 
 
-def passed(model: Model, picture: Image.Image, n_cells: int) -> Iterator[Windows]:
-    """The windows of each size, by one pass each; none if the graph does not bear another size.
+def passed(model: Model, picture: Image.Image, n_cells: int) -> list[Windows]:
+    """The windows of each size, by one pass each; none at all if the graph does not bear every size.
 
     Args:
         n_cells: as `side_of_map` gives it, and not 0.
     """
     crop, names = model.manifest.preprocessing.crop, model.manifest.backbone.maps
-    step = crop // n_cells
+    step, found = crop // n_cells, []
     for zoom in ZOOMS:
         height, width = size(picture.width, picture.height, zoom * crop, step)
         if zoom > 1 and height * width > MOST_PIXELS:
-            return
+            break
         try:
             graph = Graph(model.artifact.graph, lanes=1, wanted=names, size=(height, width))
             said = graph(_scaled(model, picture, width, height)[None])
         except RuntimeError:  # OpenVINO's, for a graph with sizes written into it
-            return
+            return []
         maps = {name: said[name][0] for name in names}
         down, across = height // step, width // step
         if not all(one.shape[1] % down == 0 and one.shape[2] % across == 0 for one in maps.values()):
-            return
-        yield of_maps(maps, model.head, (down, across), places(down, across, n_cells), max(1, round(n_cells / 4)))
+            return []
+        margin = max(1, round(n_cells / 4))
+        found.append(of_maps(maps, model.head, (down, across), places(down, across, n_cells), margin))
+    return found
 
 
 def side_of_map(model: Model) -> int:
