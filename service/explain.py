@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import Artifact, Precision, Preprocessing
-from service.classifier import probabilities
+from service.classifier import log_odds, probabilities
 from service.deletion import MOVES, STEPS, Deletion, deletion
 from service.engine import LOGITS, Floats, Graph, Pixels, core, graph_of
 from service.grids import regridded
 from service.model import head_of
-from service.occlusion import log_odds, occlusion
+from service.occlusion import occlusion
 from service.preprocess import Decoded
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ class Explainer:
         manifest = self._manifest
 
         def score(shown: Pixels) -> float:
-            logits = self._said(shown, wanted)[LOGITS][0].astype(np.float64)
-            return log_odds(logits / manifest.temperature, label, manifest.multilabel)
+            logits = self._said(shown, wanted)[LOGITS].astype(np.float64)
+            return float(log_odds(logits / manifest.temperature, np.array([label]), manifest.multilabel)[0])
 
         return occlusion(score, pixels, self._cover)
 

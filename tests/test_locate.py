@@ -8,7 +8,7 @@ from PIL import Image
 
 from service.preprocess import EXIF_ORIENTATION, decode
 from training import sliding
-from training.locate import Claims, Found, area, as_json, claims, in_pixels, locate, log_odds, suppressed, text
+from training.locate import Claims, Found, area, as_json, claims, in_pixels, locate, suppressed, text
 from training.sliding import Windows
 
 BOXES = np.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [2, 2, 5, 5], [8, 8, 18, 18]])
@@ -88,11 +88,6 @@ def test_no_boxes_leave_none():
 
 def test_area_of_a_box_that_ends_before_it_begins_is_nothing():
     assert area(np.array([[0.0, 0, 3, 4], [3, 0, 0, 4]])).tolist() == [12, 0]
-
-
-def test_log_odds_stay_finite_where_the_probability_is_one():
-    assert log_odds(np.array([[60.0, 0.0, 0.0]]), np.array([0])).tolist() == [pytest.approx(60 - np.log(2))]
-    assert np.isnan(log_odds(np.full((1, 3), np.nan), np.array([1]))).all()
 
 
 def seen(logits: list[list[float]], around: list[list[float]]) -> Windows:

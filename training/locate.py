@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.classifier import log_odds
 from service.model import Model
 from service.preprocess import dimensions, shrink
 from training.sliding import ZOOMS, Numbers, Windows, windows
@@ -152,15 +153,6 @@ def claims(seen: Windows, temperature: float, multilabel: bool) -> Claims:
         odds, others = log_odds(inside, labels), log_odds(around, labels)
     # Not from the probability: that is 1 to all digits long before the odds stop growing.
     return Claims(rows, labels, 0.5 * (1 + np.tanh(0.5 * odds)), odds - np.nan_to_num(others))
-
-
-def log_odds(scaled: Numbers, labels: NDArray[np.intp]) -> Numbers:
-    """log(p / (1 - p)) of one label for each row (K,), of logits (K, C) that the temperature has divided; NaN of NaN."""
-    rows, rivals = np.arange(len(scaled)), scaled.copy()
-    rivals[rows, labels] = -np.inf
-    with np.errstate(invalid="ignore"):
-        odds: Numbers = scaled[rows, labels] - np.logaddexp.reduce(rivals, axis=1)
-    return odds
 
 
 def _known(model: Model, seen: Windows, claimed: Claims, probable: float) -> dict[int, float]:
