@@ -1,7 +1,6 @@
 """What a network loses where an image is covered."""
 
 import numpy as np
-import pytest
 
 from service.occlusion import occlusion
 
