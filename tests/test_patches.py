@@ -36,6 +36,15 @@ def test_the_patch_is_what_the_network_saw_of_a_planted_spot():
     assert shown.sum() == images[1].sum()
 
 
+def test_a_patch_keeps_its_size_at_the_edge_of_an_image():
+    pixels = np.full((32, 32, 3), 200, np.uint8)
+    found = Peaks(np.ones((1, 1), np.float32), np.zeros((1, 1), int), np.full((1, 1), 12))
+    shown = patch(pixels, found, 0, 0, FIELD)  # from row -1 and column 23 on
+    assert shown.shape == (7, 7, 3)
+    assert (shown[0] == 128).all()
+    assert (shown[1:] == 200).all()
+
+
 def test_a_field_that_reaches_over_the_edge_is_cut_off_there():
     pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     assert np.array_equal(cut(pixels, (-2, -3, 4, 5)), pixels[:5, :4])
@@ -53,15 +62,16 @@ def test_a_field_as_large_as_the_image_sees_all_of_it(side, expected):
     assert sees_all(FIELD, side) is expected
 
 
-def test_the_channels_that_speak_for_a_label_are_those_whose_weight_and_change_are_large():
-    vectors = np.array([[0.0, 5.0, 0.0], [1.0, 5.0, 0.1], [2.0, 5.0, 0.2]])
-    weights = np.array([[1.0, 9.0, 2.0], [-1.0, 0.0, 1.0]])
-    assert speaking(weights, vectors, 1) == [(0, 0), (1, 2)]
+def test_the_channels_that_speak_for_a_label_are_those_that_raise_it_in_its_own_images():
+    vectors = np.array([[2.0, 5.0, 0.0], [2.0, 5.0, 0.1], [0.0, 5.0, 1.0], [0.0, 5.0, 1.1]])
+    weights = np.array([[1.0, 9.0, -2.0], [-1.0, 9.0, 2.0]])  # the second channel never changes
+    assert speaking(weights, vectors, [0, 0, 1, 1], 1) == [(0, 0), (1, 2)]
+    assert speaking(weights, vectors, [0, 0, 1, 1], 3) == [(0, 0), (1, 2)]
 
 
-def test_no_channel_speaks_for_two_labels():
-    vectors = np.array([[0.0, 0.0], [1.0, 1.0]])
-    assert speaking(np.array([[2.0, 1.0], [3.0, 1.0]]), vectors, 1) == [(0, 0), (1, 1)]
+def test_no_channel_speaks_for_two_labels_or_for_one_without_images():
+    vectors = np.array([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    assert speaking(np.array([[0.5, 0.1], [2.0, 1.0], [3.0, 1.0], [9.0, 9.0]]), vectors, [0, 1, 2], 1) == [(1, 0), (2, 1)]
 
 
 def test_the_channel_that_tells_labels_apart_comes_first():

@@ -12,8 +12,19 @@ from training.seeing import channel, of_package
 
 
 @pytest.fixture(scope="module")
-def seen(model):
-    return of_package(model, SAMPLE, 60)
+def anatomy(model):
+    import torch
+
+    from service import network
+    from training.dissection import dissect
+
+    batch = torch.zeros(1, 128, 128, 3, dtype=torch.uint8, device="meta")
+    return dissect(network.load(model.artifact).to("meta"), batch)
+
+
+@pytest.fixture(scope="module")
+def seen(model, anatomy):
+    return of_package(model, anatomy, SAMPLE, 60)
 
 
 def page_of(sees) -> str:
@@ -40,6 +51,7 @@ def test_a_package_shows_all_of_it(seen):
     assert seen.map.sentence.startswith("60 of the 500 images, drawn by lot;")
     assert [look.stages[-1].size for look in seen.insides.looks] == ["4x4x1280"] * len(seen.insides.looks)
     assert {stage.stage for stage in seen.insides.excited} >= {"stage1", "last"}
+    assert "Each answer depends on 7x7 pixels of 128x128, which is what is shown." in text
     assert "speaks for bag" in text
     assert "tells labels apart" in text
 
@@ -56,8 +68,8 @@ def test_the_map_marks_exactly_the_mistakes(seen, model):
     assert sum(n for _, _, n in seen.map.legend) == 60
 
 
-def test_chosen_channels_are_shown_and_no_others(model):
-    found = of_package(model, SAMPLE, 20, ["7", "stage1:3"])
+def test_chosen_channels_are_shown_and_no_others(model, anatomy):
+    found = of_package(model, anatomy, SAMPLE, 20, ["7", "stage1:3"])
     assert [(stage.stage, [one.number for one in stage.channels]) for stage in found.insides.excited] == [
         ("stage1", [3]),
         ("last", [7]),
@@ -76,9 +88,9 @@ def test_what_is_no_channel_is_refused(text):
 
 
 @pytest.mark.parametrize("text", ["1280", "stage9:0"])
-def test_a_channel_that_is_not_there_is_refused_with_those_that_are(model, text):
+def test_a_channel_that_is_not_there_is_refused_with_those_that_are(model, anatomy, text):
     with pytest.raises(ValueError, match=r"there is no such channel; there are stage1:0 to stage1:\d+, .*last:0 to last:1279"):
-        of_package(model, SAMPLE, 12, [text])
+        of_package(model, anatomy, SAMPLE, 12, [text])
 
 
 def test_too_few_images_have_no_map(fitted, clothes):

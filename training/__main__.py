@@ -207,6 +207,21 @@ def locate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def inspect(arguments: argparse.Namespace) -> int:
+    """graft inspect BACKBONE|PACKAGE"""
+    from training import inspection, report
+
+    found = inspection.inspect(arguments.subject, arguments.input_size)
+    if arguments.html:
+        report.save(report.inspect_page(found), arguments.html)
+    if arguments.json:
+        print(json.dumps(found.facts(), ensure_ascii=False))
+    else:
+        print(inspection.text(found))
+        print(f"page: {arguments.html}" if arguments.html else "the same as a page: --html FILE")
+    return 0
+
+
 def verify(arguments: argparse.Namespace) -> int:
     """graft verify PACKAGE"""
     from service import model
@@ -268,6 +283,7 @@ ACTIONS = {
     "evaluate": evaluate,
     "predict": predict,
     "locate": locate,
+    "inspect": inspect,
     "verify": verify,
     "package": package,
     "serve": serve,

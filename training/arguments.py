@@ -91,6 +91,13 @@ def _locate(verb: Verb, _: bool) -> None:
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a line per box)")
 
 
+def _inspect(verb: Verb, _: bool) -> None:
+    verb.add_argument("subject", metavar="BACKBONE|PACKAGE", help="a network's name, or a package's folder")
+    verb.add_argument("--input-size", type=_positive, metavar="N", help="pixels, for a backbone (default: its own)")
+    verb.add_argument("--html", type=Path, metavar="FILE", help="write a page (default: none)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
+
+
 def _verify(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, metavar="PACKAGE")
 
@@ -116,6 +123,7 @@ VERBS = {
     "evaluate": ("score a package on labelled images", _evaluate),
     "predict": ("classify images with a package", _predict),
     "locate": ("find where in an image the things are that a package knows", _locate),
+    "inspect": ("show what a network is, layer by layer", _inspect),
     "verify": ("check every byte of a package, and its golden answers", _verify),
     "package": ("choose the run whose package is served, built into a Bento, and shipped in an image", _package),
     "serve": ("answer over HTTP", _serve),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.deletion import Deletion
-from service.explain import Explainer, Explanation
+from service.explain import Explainer, Explanation, Method
 from service.overlay import glowing, strength
 from service.preprocess import Decoded
 from training import tiles
@@ -63,12 +63,9 @@ class Heats:
         judged = [glow.judged for heat in self.shown for glow in heat.glows if glow.judged]
         n_good, n = sum(one.explains for one in judged), len(judged)
         score, chance = (float(np.mean([getattr(one, name) for one in judged])) for name in ("score", "chance"))
-        verdict = f"{n_good} of these {n} maps explain something" if n > 1 else "This map explains something"
-        if not n_good:
-            verdict = f"None of these {n} maps explains anything" if n > 1 else "This map explains nothing"
         return (
-            f"{verdict}: cover what glows, bit by bit, and the label keeps {percent(score)} of probability on average;"
-            f" cover the same shape in other places, and it keeps {percent(chance)}."
+            f"Deletion confirms {n_good or 'none'} of {n} maps: while what glows is covered bit by bit, the label keeps"
+            f" {percent(score)} of probability on average; with the same shape in other places, {percent(chance)}."
         )
 
 
@@ -98,6 +95,7 @@ def heats(
     labels: Sequence[str],
     decoded: Callable[[str], Decoded],
     rows: Sequence[int],
+    method: Method | None,
     steps: int,
     moves: int,
 ) -> Heats | None:
@@ -105,22 +103,23 @@ def heats(
 
     Args:
         decoded: the pixels of the image at a path.
+        method: as of `Explainer.explain`.
         steps, moves: how thoroughly the deletion scores are measured.
     """
     shown: list[Heat] = []
-    method = ""
+    told = ""
     for row in rows:
         path, own, seen = answers.paths[row], answers.truth[row], decoded(answers.paths[row])
         said = int(answers.probabilities[row].argmax())
         asked = [said] if said in own or not own else [said, own[0]]
-        found = [explainer.explain(seen, label) for label in asked]
+        found = [explainer.explain(seen, label, method) for label in asked]
         judged = explainer.deletion(found[0], steps=steps, moves=moves)
         glows = [_glow(one, None if turn else judged) for turn, one in enumerate(found)]
         truth = ", ".join(labels[label] for label in own) or "no label"
         picture = data_uri(tiles.photo(seen.pixels, SIDE))
         shown.append(Heat(path, truth, said in own, picture, tuple(glows)))
-        method = WORD[found[0].method]
-    return Heats(method, tuple(shown)) if shown else None
+        told = WORD[found[0].method]
+    return Heats(told, tuple(shown)) if shown else None
 
 
 def _glow(explanation: Explanation, judged: Deletion | None) -> Glow:

@@ -1,20 +1,24 @@
 """Inside a network, on a person's own images: what its stages say of an image, and what excites single channels. With torch."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from service import network as networks
 from service.artifact import Artifact
-from service.engine import Floats, Pixels
-from service.network import Network
+from service.engine import Floats, Graph, Pixels
 from service.overlay import glowing
-from training import activations, patches, tiles
+from training import activations, fields, patches, tiles
 from training.activations import LAST
+from training.anatomy import Anatomy
 from training.gallery import Answers
+from training.parallel import each
 from training.patches import Peaks
+from training.progress import Progress
 from training.receptive import ReceptiveField
 from training.rows import Vectors
 from training.thumbnails import data_uri
@@ -85,7 +89,7 @@ def insides(
     vectors: Vectors,
     decoded: Decode,
     looked_at: Sequence[int],
-    fields: Mapping[str, ReceptiveField],
+    anatomy: Anatomy,
     chosen: Sequence[Chosen] = (),
 ) -> Insides:
     """What a package's network says inside of images that it has answered.
@@ -94,40 +98,44 @@ def insides(
         vectors: of the images, (N, D).
         decoded: the pixels of the image at a path.
         looked_at: rows of the images whose maps are shown.
-        fields: the receptive field of each stage's map, as far as they are known.
+        anatomy: of the network, which says how much of an image a channel sees.
         chosen: the channels to show; those that tell most unless given.
 
     Raises:
         ValueError: if a chosen channel does not exist.
     """
-    network = networks.load(artifact).eval()
-    looks = tuple(_look(network, path, decoded(path)) for path in (answers.paths[row] for row in looked_at))
-    found = _peaks(network, answers.paths, decoded)
-    _check(chosen, found)
-    weights = network.head.weight.detach().numpy()[:, -network.facts.width :]
-    picked = {
-        stage: _picked(stage, found[stage], answers, artifact.manifest.labels, weights, vectors, chosen) for stage in found
-    }
-    gallery = _Gallery(network, artifact.manifest.preprocessing.crop, answers, artifact.manifest.labels, decoded, fields)
-    excited = tuple(gallery.excited(stage, found[stage], channels) for stage, channels in picked.items() if channels)
+    network, labels, crop = networks.load(artifact), artifact.manifest.labels, artifact.manifest.preprocessing.crop
+    with tempfile.TemporaryDirectory() as folder:
+        graph = activations.stages(network, crop, Path(folder))
+        looks = tuple(_look(graph, path, decoded(path)) for path in (answers.paths[row] for row in looked_at))
+        found = _peaks(graph, answers.paths, decoded)
+        _check(chosen, found)
+        weights = network.head.weight.detach().numpy()[:, -network.facts.width :]
+        picked = {stage: _picked(stage, seen, answers, labels, weights, vectors, chosen) for stage, seen in found.items()}
+        shapes = {name: map.shape for name, map in activations.maps(graph, decoded(answers.paths[0])).items()}
+        seen_by = fields.fields(anatomy, activations.modules(network), shapes)
+        gallery = _Gallery(graph, crop, answers, labels, decoded, seen_by)
+        excited = tuple(gallery.excited(stage, found[stage], channels) for stage, channels in picked.items() if channels)
     return Insides(looks, excited, len(answers.paths))
 
 
-def _look(network: Network, path: str, pixels: Pixels) -> Look:
+def _look(graph: Graph, path: str, pixels: Pixels) -> Look:
     stages = []
-    for name, map in activations.maps(network, pixels).items():
+    for name, map in activations.maps(graph, pixels).items():
         depth, tall, wide = map.shape
         stages.append(Stage(name, f"{tall}x{wide}x{depth}", data_uri(activations.tiled(map))))
     return Look(path, data_uri(tiles.photo(pixels, PICTURE)), tuple(stages))
 
 
-def _peaks(network: Network, paths: Sequence[str], decoded: Decode) -> dict[str, Peaks]:
-    """Every stage's peaks over all images, of which no more than one has its maps in memory."""
-    by_stage: dict[str, list[Peaks]] = {}
-    for path in paths:
-        for name, map in activations.maps(network, decoded(path)).items():
-            by_stage.setdefault(name, []).append(patches.peaks([map]))
-    return {name: patches.joined(found) for name, found in by_stage.items()}
+def _peaks(graph: Graph, paths: Sequence[str], decoded: Decode) -> dict[str, Peaks]:
+    """Every stage's peaks over all images, of which only a few have their maps in memory at a time."""
+
+    def one(path: str) -> dict[str, Peaks]:
+        return {name: patches.peaks([map]) for name, map in activations.maps(graph, decoded(path)).items()}
+
+    with Progress("patches", len(paths), "images") as progress:
+        found = list(progress.each(each(one, paths, graph.lanes)))
+    return {name: patches.joined([peaks[name] for peaks in found]) for name in graph.outputs}
 
 
 def _check(chosen: Sequence[Chosen], found: Mapping[str, Peaks]) -> None:
@@ -149,10 +157,11 @@ def _picked(
     """The channels of a stage that are shown, each with why."""
     if chosen:
         return [(number, "chosen") for name, number in chosen if name == stage]
-    if stage == LAST and found.values.shape[1] == weights.shape[1]:
-        speaking = patches.speaking(weights, vectors[:], OF_A_LABEL if len(labels) <= OF_ALL_LABELS // OF_A_LABEL else 1)
-        return [(channel, f"speaks for {labels[label]}") for label, channel in speaking[:OF_ALL_LABELS]]
     own = [truth[0] if truth else -1 for truth in answers.truth]
+    if stage == LAST and found.values.shape[1] == weights.shape[1]:
+        n_each = OF_A_LABEL if len(labels) <= OF_ALL_LABELS // OF_A_LABEL else 1
+        speaking = patches.speaking(weights, vectors[:], own, n_each)
+        return [(channel, f"speaks for {labels[label]}") for label, channel in speaking[:OF_ALL_LABELS]]
     return [(channel, "tells labels apart") for channel in patches.telling(found.values, own, OF_A_STAGE)]
 
 
@@ -160,7 +169,7 @@ def _picked(
 class _Gallery:
     """Where the pictures of channels come from."""
 
-    network: Network
+    graph: Graph
     side: int
     answers: Answers
     labels: Sequence[str]
@@ -192,5 +201,5 @@ class _Gallery:
         pixels, field = self.decoded(self.answers.paths[row]), self.fields.get(stage)
         if field is not None and not patches.sees_all(field, len(pixels)):
             return patches.patch(pixels, found, row, number, field)
-        heat = np.maximum(activations.maps(self.network, pixels)[stage][number], 0)
+        heat = np.maximum(activations.maps(self.graph, pixels)[stage][number], 0)
         return glowing(pixels, heat / max(float(heat.max()), 1e-12), SIDE)

@@ -14,6 +14,8 @@ from training.receptive import Box, ReceptiveField
 
 Integers = NDArray[np.intp]
 
+BESIDE = 128  # of 255, in each colour: what is shown of an image beyond its edge
+
 
 @dataclass(frozen=True)
 class Peaks:
@@ -62,8 +64,12 @@ def cut(pixels: Pixels, box: Box) -> Pixels:
 
 
 def patch(pixels: Pixels, found: Peaks, image: int, channel: int, field: ReceptiveField) -> Pixels:
-    """The part of an image's pixels that a channel's strongest answer to it depends on."""
-    return cut(pixels, field.box(int(found.rows[image, channel]), int(found.columns[image, channel])))
+    """The part of an image's pixels that a channel's strongest answer to it depends on, grey where that is beside the image."""
+    box = field.box(int(found.rows[image, channel]), int(found.columns[image, channel]))
+    framed, inside = np.full((*field.size, 3), BESIDE, np.uint8), cut(pixels, box)
+    top, left = max(0, -box[1]), max(0, -box[0])
+    framed[top : top + len(inside), left : left + len(inside[0])] = inside
+    return framed
 
 
 def sees_all(field: ReceptiveField, side: int) -> bool:
@@ -71,22 +77,29 @@ def sees_all(field: ReceptiveField, side: int) -> bool:
     return min(field.size) >= side
 
 
-def speaking(weights: NDArray[np.floating], vectors: NDArray[np.floating], n_each: int) -> list[tuple[int, int]]:
-    """The channels that make most difference to each label: (label, channel), label by label, no channel twice.
+def speaking(
+    weights: NDArray[np.floating], vectors: NDArray[np.floating], labels: Sequence[int], n_each: int
+) -> list[tuple[int, int]]:
+    """The channels that raise each label most in its own images: (label, channel), label by label, no channel twice.
 
     A weight alone does not tell: a channel that is the same in every image adds a constant, whatever its weight.
 
     Args:
         weights: of the head, (C, D).
         vectors: what it saw of some images, (N, D).
+        labels: of these, each in [0, C); -1 for none.
     """
-    influence = weights * vectors.std(axis=0)
-    taken: list[tuple[int, int]] = []
-    for label, row in enumerate(influence):
-        known = {channel for _, channel in taken}
-        order = [channel for channel in np.argsort(-row, kind="stable").tolist() if channel not in known]
-        taken += [(label, channel) for channel in order[:n_each] if row[channel] > 0]
-    return taken
+    own, middle = np.array(labels), vectors.mean(axis=0)
+    taken: dict[int, int] = {}
+    for label, row in enumerate(weights):
+        if not (own == label).any():
+            continue
+        raised = row * (vectors[own == label].mean(axis=0) - middle)
+        order = [channel for channel in np.argsort(-raised, kind="stable").tolist() if channel not in taken]
+        # Of a channel that is low in the label's images, no patch shows what speaks for it.
+        kept = [channel for channel in order if raised[channel] > 0 and row[channel] > 0][:n_each]
+        taken |= dict.fromkeys(kept, label)
+    return [(label, channel) for channel, label in taken.items()]
 
 
 def telling(values: Floats, labels: Sequence[int], most: int) -> list[int]:

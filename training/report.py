@@ -28,6 +28,8 @@ from training.thumbnails import Album
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from training.inspection import Inspection
+
 NAME = "report.html"  # in a run's folder, or a comparison's
 PAGE = Path(__file__).parent / "page"
 SCORES = ("val/accuracy", "val/map")  # what `metrics.csv` may call the validation score
@@ -134,6 +136,22 @@ def robust_page(name: str, found: Robustness, advice: Advice) -> str:
     """What a package's answers withstand, as curves with pictures, and what follows."""
     told = {"name": name, "found": found, "advice": advice, "sample": sample(found), "chapters": list(chapters(found))}
     return _rendered("robust.html", told)
+
+
+def inspect_page(found: "Inspection", sees: object = None) -> str:
+    """What a network is, layer by layer.
+
+    Args:
+        sees: what its template `sees.html` is told of what the network sees in images; None: there were none.
+    """
+    from training import inspection
+
+    shares = [
+        max(layer.weights / found.anatomy.weights, inspection.operations_share(layer, found.anatomy))
+        for layer in found.anatomy.layers
+    ]
+    told = {"found": found, "inspection": inspection, "largest": max(shares, default=1.0), "sees": sees}
+    return _rendered("inspect.html", told)
 
 
 def save(page: str, path: Path) -> None:

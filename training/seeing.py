@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service import deletion
 from service.artifact import Artifact, Precision, Preprocessing
 from service.engine import Pixels, cores
-from service.explain import Explainer
+from service.explain import Explainer, Method, Unexplainable
 from service.model import Model
 from service.preprocess import Decoded, ImageError, decode
 from training import appraise, atlas, filters, scatter, tiles
@@ -26,13 +25,14 @@ from training.scatter import Point
 from training.thumbnails import data_uri
 
 if TYPE_CHECKING:
+    from training.anatomy import Anatomy
     from training.insides import Insides
 
 LAST = "last"  # as `training.activations` calls the last map
 TILE = 56  # pixels of an image beside the map
 OF_A_REPORT, MOST_POINTS = 300, 1000  # images on a map: t-SNE takes 0.8 s and 3 s for them, and a page must stay quick to draw
 OF_EACH = 3  # images that were answered rightly, and as many wrongly, that get a heat map
-STEPS, MOVES = 3, 9  # of a report's deletion scores: 22 passes each
+QUICKLY, CLOSELY = (3, 9), (4, 19)  # steps and moves of deletion scores: 22 passes each in a report, 62 in an inspection
 
 Read = Callable[[str], bytes]
 
@@ -86,7 +86,7 @@ def of_run(artifact: Artifact, answers: Answers, vectors: Vectors, read: Read) -
     explainer = Explainer(artifact, _quick(artifact), cores())
     # A map by occlusion takes 82 passes, not one.
     rows = telling(answers, OF_EACH if explainer.exact else 1)
-    shown = heats(explainer, answers, labels, lambda path: decode(read(path), preprocessing), rows, STEPS, MOVES)
+    shown = heats(explainer, answers, labels, lambda path: decode(read(path), preprocessing), rows, None, *QUICKLY)
     n_all = len(answers.paths)
     return Seen(kernels(artifact), shown, mapped(answers, labels, vectors, read, preprocessing, OF_A_REPORT, n_all))
 
@@ -97,10 +97,11 @@ def _quick(artifact: Artifact) -> Precision:
     return "bf16" if seen and seen.faithful else "f32"
 
 
-def of_package(model: Model, data: Path, n_images: int, chosen: Sequence[str] = ()) -> Seen:
+def of_package(model: Model, anatomy: "Anatomy", data: Path, n_images: int, chosen: Sequence[str] = ()) -> Seen:
     """All of it, of a package on labelled images; where they come in parts, on the held-out one.
 
     Args:
+        anatomy: of the package's network.
         n_images: that are looked at, at most; of more, so many are drawn by lot.
         chosen: channels to show, as "stage3:17", or "17" for one of the last map; those that tell most unless given.
 
@@ -126,10 +127,22 @@ def of_package(model: Model, data: Path, n_images: int, chosen: Sequence[str] = 
 
     explainer = Explainer(model.artifact, model.engine.precision, cores())
     rows = telling(answers, OF_EACH)
-    shown = heats(explainer, answers, manifest.labels, decoded, rows, deletion.STEPS, deletion.MOVES)
+    method = _method(explainer, decoded(answers.paths[0]))
+    shown = heats(explainer, answers, manifest.labels, decoded, rows, method, *CLOSELY)
     drawn = mapped(answers, manifest.labels, said.vectors, read, manifest.preprocessing, MOST_POINTS, n_all)
-    inner = insides(model.artifact, answers, said.vectors, lambda path: decoded(path).pixels, _two(answers, rows), {}, channels)
+    two = _two(answers, rows)
+    inner = insides(model.artifact, answers, said.vectors, lambda path: decoded(path).pixels, two, anatomy, channels)
     return Seen(kernels(model.artifact), shown, drawn, inner)
+
+
+def _method(explainer: Explainer, decoded: Decoded) -> Method:
+    """The best way to explain a network that takes a pass or two for a map; occlusion, which takes 82, only where it must."""
+    if explainer.exact:
+        return "cam"
+    try:
+        return explainer.explain(decoded, method="gradcam").method
+    except Unexplainable:
+        return "occlusion"
 
 
 def channel(text: str) -> tuple[str, int]:
