@@ -51,7 +51,13 @@ def reached(network: nn.Module, names: list[str], side: int) -> dict[str, Tensor
 
 @pytest.mark.parametrize(
     ("name", "choices"),
-    [("tv_alexnet", {}), ("googlenet", {}), ("resnet18", {}), ("densenet121", {"growth_rate": 4}), ("tf_efficientnet_lite0", {})],
+    [
+        ("tv_alexnet", {}),
+        ("googlenet", {}),
+        ("resnet18", {}),
+        ("densenet121", {"growth_rate": 4}),
+        ("tf_efficientnet_lite0", {}),
+    ],
 )
 def test_a_pixel_reaches_just_the_positions_that_see_it(name: str, choices: dict):
     layers = dissected(built(name, **choices)).layers

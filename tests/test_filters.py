@@ -64,11 +64,11 @@ def test_no_weight_is_grey_and_the_largest_is_full_colour():
     assert coloured(as_filters("a", made, 28).kernels)[:, 0, 0].tolist() == [[255, 128, 128], [0, 128, 128]]
 
 
-def test_a_kernel_that_does_nothing_stays_grey_and_is_counted():
+def test_a_kernel_that_is_next_to_zero_stays_grey_and_is_counted():
     found = as_filters("a", kernels(1.0, 0.001, -0.5), 28)
     assert found.n_idle == 1
     assert np.abs(coloured(found.kernels)[1].astype(int) - 127).max() <= 4
-    assert "1 of them are next to zero" in sentence(found)
+    assert "Next to zero: 1 of them." in sentence(found)
 
 
 def test_of_very_many_the_strongest_are_shown_in_their_order():

@@ -15,6 +15,7 @@ def test_a_peak_is_where_a_channel_answers_most():
     maps[1, 2, 3, 0] = -0.5
     found = peaks(maps)
     assert found.values.tolist() == [[0, 7, 0], [0, 9, -0.5]]
+    assert found.means[0].tolist() == pytest.approx([0, 7 / 20, 0])
     assert (found.rows[0, 1], found.columns[0, 1]) == (2, 3)
     assert (found.rows[1, 1], found.columns[1, 1]) == (0, 4)
     assert (found.rows[1, 2], found.columns[1, 2]) == (3, 0)
@@ -38,7 +39,8 @@ def test_the_patch_is_what_the_network_saw_of_a_planted_spot():
 
 def test_a_patch_keeps_its_size_at_the_edge_of_an_image():
     pixels = np.full((32, 32, 3), 200, np.uint8)
-    found = Peaks(np.ones((1, 1), np.float32), np.zeros((1, 1), int), np.full((1, 1), 12))
+    one = np.ones((1, 1), np.float32)
+    found = Peaks(one, one, np.zeros((1, 1), int), np.full((1, 1), 12))
     shown = patch(pixels, found, 0, 0, FIELD)  # from row -1 and column 23 on
     assert shown.shape == (7, 7, 3)
     assert (shown[0] == 128).all()
@@ -53,8 +55,14 @@ def test_a_field_that_reaches_over_the_edge_is_cut_off_there():
 
 def test_images_to_which_a_channel_does_not_answer_are_left_out():
     values = np.array([[0.0], [3.0], [0.0], [5.0]], np.float32)
-    found = Peaks(values, np.zeros((4, 1), int), np.zeros((4, 1), int))
+    found = Peaks(values, values / 9, np.zeros((4, 1), int), np.zeros((4, 1), int))
     assert strongest(found, 0, 3) == [3, 1]
+
+
+def test_of_equally_strong_answers_the_one_over_more_of_the_image_comes_first():
+    maps = np.zeros((4, 1, 2, 2), np.float32)
+    maps[1, 0, 0, 0] = maps[2, 0, 0] = maps[3] = 6
+    assert strongest(peaks(maps), 0, 4) == [3, 2, 1]
 
 
 @pytest.mark.parametrize(("side", "expected"), [(7, True), (8, False)])

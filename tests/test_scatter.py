@@ -45,6 +45,12 @@ def test_places_lie_inside_the_picture():
     assert re.findall(r"translate\(([\d. ]+)\)", svg) == ["16.0 16.0", "504.0 504.0"]
 
 
+def test_a_flat_map_is_not_high():
+    svg = scatter("map", np.array([[0, 0.5], [1, 0.5]]), points(2), marks(points(2), 2))
+    assert 'width="520" height="240"' in svg
+    assert re.findall(r"translate\(([\d. ]+)\)", svg) == ["16.0 120.0", "504.0 120.0"]
+
+
 def test_what_is_told_of_an_image_is_text():
     svg = scatter("a & b", np.zeros((1, 2)), [Point(0, '<script>alert("x")</script>\x00', False)], [Mark(1, 0)])
     assert "<script>" not in svg

@@ -15,8 +15,10 @@ from training.arguments import WRONG_USE, parser
 if TYPE_CHECKING:
     from service.model import Answer, Model
     from service.preprocess import ImageError
+    from training.inspection import Inspection
     from training.recipe import Recipe
     from training.run import Result
+    from training.seeing import Seen
 
 CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 3, 4, 5, 6
 CODES = {
@@ -211,15 +213,25 @@ def inspect(arguments: argparse.Namespace) -> int:
     """graft inspect BACKBONE|PACKAGE"""
     from training import inspection, report
 
+    if arguments.data and not (arguments.html and Path(arguments.subject).is_dir()):
+        raise ValueError("--data: what a network sees in images is shown of a package, on a page: --html FILE.")
     found = inspection.inspect(arguments.subject, arguments.input_size)
     if arguments.html:
-        report.save(report.inspect_page(found), arguments.html)
+        report.save(report.inspect_page(found, _sees(arguments, found) if arguments.data else None), arguments.html)
     if arguments.json:
         print(json.dumps(found.facts(), ensure_ascii=False))
     else:
         print(inspection.text(found))
         print(f"page: {arguments.html}" if arguments.html else "the same as a page: --html FILE")
     return 0
+
+
+def _sees(arguments: argparse.Namespace, found: "Inspection") -> "Seen":
+    from service import model
+    from training import seeing
+
+    loaded = model.load(Path(arguments.subject))
+    return seeing.of_package(loaded, found.anatomy, arguments.data, arguments.images, _listed(arguments.channels))
 
 
 def verify(arguments: argparse.Namespace) -> int:

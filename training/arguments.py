@@ -94,6 +94,9 @@ def _locate(verb: Verb, _: bool) -> None:
 def _inspect(verb: Verb, _: bool) -> None:
     verb.add_argument("subject", metavar="BACKBONE|PACKAGE", help="a network's name, or a package's folder")
     verb.add_argument("--input-size", type=_positive, metavar="N", help="pixels, for a backbone (default: its own)")
+    verb.add_argument("--data", type=Path, metavar="DATA", help="show on the page what a package sees in it (default: none)")
+    verb.add_argument("--images", type=_positive, default=300, metavar="N", help="of DATA, at most (default: 300)")
+    verb.add_argument("--channels", default="", metavar="A,B", help="such as 17,stage3:5 (default: those that tell most)")
     verb.add_argument("--html", type=Path, metavar="FILE", help="write a page (default: none)")
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 

@@ -14,7 +14,7 @@ from service.engine import Floats, Pixels
 from training import tiles
 
 MOST = 128  # kernels that are shown
-IDLE = 0.05  # of the largest weight there is: a kernel with none above does next to nothing
+IDLE = 0.05  # of the largest weight there is: a kernel with none above is next to zero
 SIDE = 44  # pixels of a small kernel's tile
 SHEET = 900  # pixels that a row of tiles may take
 COLOURED, GREY = 3, 1  # channels of an image
@@ -36,7 +36,7 @@ class Filters:
 
     @property
     def n_idle(self) -> int:
-        """How many do next to nothing."""
+        """How many are next to zero."""
         return int((self._largest() < IDLE * self._largest().max()).sum())
 
     def shown(self) -> Floats:
@@ -92,7 +92,7 @@ def as_filters(name: str, tensor: NDArray[np.floating], crop: int) -> Filters:
 def coloured(kernels: Floats) -> Pixels:
     """Kernels (n, h, w, 3) as colours uint8: grey is a weight of 0, and each is as strong as its largest weight allows.
 
-    One that does next to nothing stays grey, instead of showing its noise.
+    One that is next to zero stays grey, instead of showing its noise.
     """
     largest = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     scale = np.maximum(largest, IDLE * largest.max()) + np.finfo(np.float32).tiny
@@ -116,5 +116,5 @@ def sentence(filters: Filters) -> str:
         if filters.whole
         else (f"kernels of the first layer, {wide}x{tall} pixels each")
     )
-    idle = f" {filters.n_idle} of them are next to zero, so they do nothing." if filters.n_idle else ""
+    idle = f" Next to zero: {filters.n_idle} of them." if filters.n_idle else ""
     return f"{many} {what}. Grey is a weight of 0; a colour is what the kernel answers to.{idle}"

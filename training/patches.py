@@ -5,6 +5,7 @@ Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", fi
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,12 @@ class Peaks:
 
     Attributes:
         values: float32 (N, D), the highest value anywhere in the image.
+        means: float32 (N, D), over the whole image.
         rows, columns: int (N, D), where on the map that is.
     """
 
     values: Floats
+    means: Floats
     rows: Integers
     columns: Integers
 
@@ -37,24 +40,28 @@ def peaks(maps: Iterable[Floats]) -> Peaks:
     for map in maps:
         flat = map.reshape(len(map), -1)
         at = flat.argmax(axis=1)
-        found.append((flat[np.arange(len(map)), at], *np.divmod(at, map.shape[2])))
-    values, rows, columns = (np.stack(parts) for parts in zip(*found, strict=True))
-    return Peaks(values.astype(np.float32), rows, columns)
+        found.append((flat[np.arange(len(map)), at], flat.mean(axis=1), *np.divmod(at, map.shape[2])))
+    values, means, rows, columns = (np.stack(parts) for parts in zip(*found, strict=True))
+    return Peaks(values.astype(np.float32), means.astype(np.float32), rows, columns)
 
 
 def joined(found: Sequence[Peaks]) -> Peaks:
     """The peaks of several sets of images, as if they were one."""
-    values, rows, columns = (
-        np.concatenate(parts) for parts in zip(*((p.values, p.rows, p.columns) for p in found), strict=True)
-    )
-    return Peaks(values, rows, columns)
+
+    def together(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(one, name) for one in found])
+
+    return Peaks(together("values"), together("means"), together("rows"), together("columns"))
 
 
 def strongest(found: Peaks, channel: int, most: int) -> list[int]:
-    """The images to which a channel answers most, the strongest first; those to which it does not answer are left out."""
-    values = found.values[:, channel]
-    order = np.argsort(-values, kind="stable")[:most].tolist()
-    return [image for image in order if values[image] > values.min()]
+    """The images to which a channel answers most, the strongest first; those to which it does not answer are left out.
+
+    A channel behind a ReLU6 says 6 at most, so of equal answers that over more of the image comes first.
+    """
+    values, means = found.values[:, channel], found.means[:, channel]
+    order = np.lexsort((-means, -values))[:most].tolist()
+    return [image for image in order if values[image] > values.min() or means[image] > means.min()]
 
 
 def cut(pixels: Pixels, box: Box) -> Pixels:

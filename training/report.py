@@ -138,7 +138,7 @@ def robust_page(name: str, found: Robustness, advice: Advice) -> str:
     return _rendered("robust.html", told)
 
 
-def inspect_page(found: "Inspection", sees: object = None) -> str:
+def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
     """What a network is, layer by layer.
 
     Args:

@@ -12,7 +12,7 @@ from html import escape
 from training.atlas import Places
 from training.charts import clean
 
-SIDE, MARGIN = 520, 16  # pixels
+WIDTH, LOWEST, MARGIN = 520, 240, 16  # pixels; a map is as high as its points need, but not lower than that
 HUES, SHAPES = 8, 5  # no two of 40 labels share both
 OTHERS = "others"
 
@@ -59,17 +59,21 @@ def marks(points: Sequence[Point], n_labels: int) -> tuple[Mark, ...]:
 
 def scatter(title: str, places: Places, points: Sequence[Point], looks: Sequence[Mark]) -> str:
     """The map, of places (N, 2) in the unit square; mistakes are drawn last, so that nothing hides them."""
-    room = SIDE - 2 * MARGIN
+    room = WIDTH - 2 * MARGIN
+    top_most, bottom_most = float(places[:, 1].min()), float(places[:, 1].max())
+    height = max(LOWEST, round(room * (bottom_most - top_most)) + 2 * MARGIN)
+    middle = (top_most + bottom_most) / 2
     order = sorted(range(len(points)), key=lambda row: points[row].wrong)
     body = ""
     for row in order:
         point, look = points[row], looks[points[row].label]
-        left, top = (round(MARGIN + room * float(place), 1) for place in places[row])
+        across, down = (float(place) for place in places[row])
+        left, top = round(MARGIN + room * across, 1), round(height / 2 + room * (down - middle), 1)
         ring = '<circle class="ring" r="8"/>' if point.wrong else ""
         shape = f'<path class="hue{look.hue}" d="{PATHS[look.shape]}"/>'
         told = f"<title>{escape(clean(point.told))}</title>"
         body += f'<g data-tile="{row}" transform="translate({left} {top})">{told}{ring}{shape}</g>'
-    size = f'viewBox="0 0 {SIDE} {SIDE}" width="{SIDE}" height="{SIDE}"'
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="atlas" role="img" tabindex="0" {size}>'
     return f"{head}<title>{escape(title)}</title>{body}</svg>"
 
