@@ -71,10 +71,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(NAMES)}")
-    records = [] if arguments.join else [run(name, arguments.quick) for name in arguments.names or NAMES]
-    for record in records:
+    records = []
+    for name in [] if arguments.join else arguments.names or NAMES:
+        records.append(record := run(name, arguments.quick))
         print(markdown(record), flush=True)
-        if not arguments.quick:
+        if not arguments.quick:  # at once: what comes after it may fail
             keep(record, RESULTS)
     if not arguments.quick:
         SUMMARY.write_text(joined(RESULTS), encoding="utf-8")

@@ -94,6 +94,7 @@ class Turns:
     def _cell(self, cell: Cell, target: Target, images: Sequence[bytes]) -> None:
         with wrk.files([target.ask(image) for image in images]) as requests, alone(target.server) as server:
             wrk.load(server.port, requests, cell[1], 1)  # not counted: caches fill, connections open
+            server.rest()
             outcome = wrk.load(server.port, requests, cell[1], self._seconds(cell))
         self.found.setdefault(cell, []).append(outcome)
 
@@ -167,6 +168,7 @@ def measure(package: Path, size: Size) -> Report:
 def _tried(server: Server, images: Sequence[bytes], size: Size) -> float:
     with wrk.files([multipart("/predict", image) for image in images]) as requests:
         wrk.load(server.port, requests, 8, 1)
+        server.rest()
         rate = wrk.load(server.port, requests, 8, size.cell_s).rate
     say(f"{server.name}: {rate:.0f} images/s with {' '.join(server.command[4:])}")
     return rate

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from fitting import AGAIN, COLD, PROBE, Fit, promises
 from measuring.agreement import Agreement, compare
 from measuring.installed import applies, closure
 from measuring.pictures import of_a_phone, variants
-from measuring.servers import Server, alone, running
+from measuring.servers import Server, alone, running, stopping
 from measuring.tables import Promise, Report, Table, markdown, number, ratio
 from measuring.wrk import multipart, outcome, raw
 from packaging.requirements import Requirement
@@ -61,6 +62,7 @@ def test_peers_have_the_same_libraries_as_we():
 def test_each_turn_is_compared_with_itself():
     # A machine that was twice as fast in the second turn, for both.
     assert ratio([10.0, 20.0, 12.0], [5.0, 10.0, 4.0]) == 2.0
+    assert ratio([10.0], [0.0]) == float("inf")
 
 
 def test_a_target_that_is_just_reached_is_held():
@@ -212,6 +214,15 @@ def test_of_all_servers_only_one_runs(tmp_path: Path):
             assert [main.status() == "stopped" for main in mains] == [False, True]
         assert [main.status() for main in mains] == ["stopped", "stopped"]
     assert not any(main.is_running() for main in mains)
+
+
+def test_a_server_rests_once_it_has_done_what_it_was_asked(tmp_path: Path):
+    busy_at_first = "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass\ntime.sleep(60)"
+    server = Server("busy", [sys.executable, "-c", busy_at_first], "/", folder=tmp_path)
+    with stopping(server):
+        begun = time.monotonic()
+        server.rest()
+        assert time.monotonic() - begun > 0.9
 
 
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path):

@@ -17,6 +17,9 @@ from pathlib import Path
 import psutil
 
 READY_WITHIN_S = 600.0  # a busy machine needs minutes to import torch
+REST_WITHIN_S = 60.0
+LOOK_S = 0.25
+IDLE = 0.5  # of a processor: some servers poll even when nobody asks
 
 
 @dataclass
@@ -75,6 +78,27 @@ class Server:
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.resume()
+
+    def rest(self) -> None:
+        """Returns once it has done what callers who left had still asked of it: that is not what is measured next.
+
+        Raises RuntimeError if it never is.
+        """
+        deadline = time.monotonic() + REST_WITHIN_S
+        while time.monotonic() < deadline:
+            before = self._processor_s()
+            time.sleep(LOOK_S)
+            if self._processor_s() - before < IDLE * LOOK_S:
+                return
+        raise RuntimeError(f"{self.name} still works {REST_WITHIN_S:.0f} s after its last caller left.")
+
+    def _processor_s(self) -> float:
+        total = 0.0
+        for process in self._tree():
+            with suppress(psutil.NoSuchProcess):
+                used = process.cpu_times()
+                total += used.user + used.system
+        return total
 
     def libraries(self, name: str) -> bool:
         """Whether any of its processes has a library of this name loaded."""

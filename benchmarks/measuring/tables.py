@@ -130,5 +130,8 @@ def say(what: str) -> None:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of what each turn says: two numbers of one turn were taken one right after the other."""
-    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    """The median of what each turn says: two numbers of one turn were taken one right after the other.
+
+    Infinite where `theirs` has none, such as a server that answered nobody.
+    """
+    return statistics.median(mine / other if other else math.inf for mine, other in zip(ours, theirs, strict=True))
