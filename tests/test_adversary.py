@@ -17,9 +17,9 @@ def target(fitted):
 
 @pytest.fixture(scope="module")
 def shown(model) -> tuple[np.ndarray, np.ndarray]:
-    """Eight held-out images as the network sees them, and their labels."""
+    """Four held-out images as the network sees them, and their labels."""
     dataset = scan(SAMPLE)
-    samples = [sample for sample in dataset.samples if sample.part == "test"][::63][:8]
+    samples = [sample for sample in dataset.samples if sample.part == "test"][::126][:4]
     return np.stack([model.decode(dataset.read(sample)).pixels for sample in samples]), dataset.targets(samples)
 
 
