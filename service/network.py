@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from service import zoo  # noqa: F401 - its networks become timm's, to be built by name
+from service import borrowed, zoo  # noqa: F401 - their networks become timm's, to be built by name
 from service.artifact import Artifact, Backbone, Preprocessing
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from service import zoo  # noqa: F401 - registers its networks
+from service import borrowed, zoo  # noqa: F401 - for their networks' names
 from training.anatomy import Anatomy, Layer
 from training.dissection import dissect
 from training.receptive import ReceptiveField

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from training import tracing
+from training.positions import ACROSS, DOWN, Operation, Seen
 from training.receptive import Pair, ReceptiveField, conv_multiply_adds, conv_weights, linear_weights
-from training.tracing import ACROSS, DOWN, Operation, Seen
 
 KINDS: Mapping[str, str] = {
     "max_pool2d_with_indices": "max pool",

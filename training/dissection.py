@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from training import anatomy, tracing
 from training.anatomy import Anatomy, Layer
+from training.positions import MAP, NONE, Operation, Seen
 from training.receptive import Pair, ReceptiveField
-from training.tracing import MAP, NONE, Operation, Seen
 
 
 def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
@@ -41,11 +41,11 @@ def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
     return Anatomy(knife.all_layers(), image, n_weights, n_bytes)
 
 
-class _Knife(TorchDispatchMode):
+class _Knife(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at every operation while a network runs."""
 
     def __init__(self, network: nn.Module, image: Pair) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._layers: list[Layer] = []
         self._image = image
         self._inside = [""]  # the names of the modules that are running, the innermost last

@@ -7,72 +7,14 @@ whole image, and yet what passes through them keeps its own field.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from training.receptive import Pair, ReceptiveField, Window, ceil_padding, union
-
-DOWN, ACROSS = "down", "across"
-PART = "part"  # of an axis that was cut into several, as windows of attention are
-NONE: frozenset[str] = frozenset()
-MAP = (frozenset({DOWN}), frozenset({ACROSS}))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is known of a tensor that depends on the image.
-
-    Attributes:
-        axes: for each of its dimensions, along which of the map's two it runs: none of them, one, or both.
-        size: the map's rows and columns, as our arithmetic says.
-        field: of each position; None where it is not known.
-        before: padding above and to the left that was laid on, and that no window has used yet.
-        after: the same below and to the right.
-    """
-
-    axes: tuple[frozenset[str], ...]
-    size: Pair
-    field: ReceptiveField | None
-    before: Pair = (0, 0)
-    after: Pair = (0, 0)
-
-    def through(self, window: Window) -> "Seen":
-        """After a window has slid over the map."""
-        field = self.field.through(window) if self.field else None
-        return replace(self, size=window.output(self.size), field=field, before=(0, 0), after=(0, 0))
-
-    @property
-    def settled(self) -> "Seen":
-        """With its padding as part of the map."""
-        padded = self.before != (0, 0) or self.after != (0, 0)
-        return self.through(Window((1, 1), before=self.before, after=self.after)) if padded else self
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One call of torch's.
-
-    Attributes:
-        name: torch's own of the operation, without its variant: `convolution`.
-        pointwise: whether torch says that each number of its result depends on those in the same place alone.
-        given: its arguments by name, those that were left out too.
-        inputs: the tensors among them that depend on the image.
-        out: its first result.
-        image: the image's height and width.
-    """
-
-    name: str
-    pointwise: bool
-    given: Mapping[str, Any]
-    inputs: Sequence[tuple[Tensor, Seen]]
-    out: Tensor
-    image: Pair
-
-    def seen(self, argument: str) -> Seen | None:
-        """What is known of one argument."""
-        return next((seen for tensor, seen in self.inputs if tensor is self.given[argument]), None)
+from training import reshaping
+from training.positions import ACROSS, DOWN, MAP, NONE, Operation, Seen, mixed, unknown
+from training.receptive import Pair, Window, ceil_padding, union
 
 
 def after(operation: Operation) -> Seen:
@@ -80,11 +22,6 @@ def after(operation: Operation) -> Seen:
     rule = RULES.get(operation.name, _elementwise if operation.pointwise else None)
     seen = rule(operation) if rule else unknown(operation.out)
     return seen if len(seen.axes) == operation.out.ndim else unknown(operation.out)
-
-
-def unknown(tensor: Tensor) -> Seen:
-    """What is known of a tensor of which nothing is but that it depends on the image."""
-    return Seen((NONE,) * tensor.ndim, (1, 1), None)
 
 
 def window(operation: Operation) -> Window | None:
@@ -122,14 +59,6 @@ def _slid(operation: Operation) -> Seen:
         return seen.through(found)
     on_map = any(seen.axes[2:])
     return unknown(operation.out) if on_map or len(seen.axes) != operation.out.ndim else mixed(seen, seen.axes[1], operation)
-
-
-def mixed(seen: Seen, along: frozenset[str], operation: Operation) -> Seen:
-    """After all cells along some axes were mixed."""
-    if not along or seen.field is None:
-        return seen
-    field = seen.field.over(seen.size, operation.image) if along == {DOWN, ACROSS} else None
-    return replace(seen, field=field)
 
 
 def _padded(operation: Operation) -> Seen:
@@ -230,66 +159,6 @@ def _concatenated(operation: Operation) -> Seen:
     return _joined([seen for _, seen in operation.inputs])
 
 
-def _reshaped(operation: Operation) -> Seen:
-    [(tensor, seen), *_] = operation.inputs
-    seen = seen.settled
-    return replace(seen, axes=regrouped(seen, tensor.shape, operation.out.shape))
-
-
-def regrouped(seen: Seen, old: Sequence[int], new: Sequence[int]) -> tuple[frozenset[str], ...]:
-    """The axes of a tensor whose shape is read otherwise, its numbers staying in their order."""
-    found: list[frozenset[str]] = []
-    left, right = list(zip(old, seen.axes, strict=True)), list(new)
-    while right:
-        group, wide = ([left.pop(0)] if left else []), [right.pop(0)]
-        while math.prod(n for n, _ in group) != math.prod(wide):
-            if math.prod(n for n, _ in group) < math.prod(wide):
-                group.append(left.pop(0))
-            else:
-                wide.append(right.pop(0))
-        found += _shared_out(NONE.union(*(axis for _, axis in group)), wide, seen.size)
-    return tuple(found)
-
-
-def _shared_out(axis: frozenset[str], wide: Sequence[int], size: Pair) -> list[frozenset[str]]:
-    cut = [n for n in wide if n > 1]
-    if not axis or len(cut) < 2:
-        # A dimension of one cell may have been left beside it.
-        return [axis if n > 1 or len(wide) == 1 else NONE for n in wide]
-    if axis == {DOWN, ACROSS} and tuple(wide) == size:
-        return list(MAP)
-    return [axis | {PART} if n > 1 else NONE for n in wide]
-
-
-def _permuted(operation: Operation) -> Seen:
-    [(_, seen), *_] = operation.inputs
-    seen = seen.settled
-    axes = list(seen.axes)
-    if operation.name == "permute":
-        axes = [axes[dim] for dim in operation.given["dims"]]
-    else:
-        one, other = (0, len(axes) - 1) if operation.name == "t" else (operation.given["dim0"], operation.given["dim1"])
-        axes[one], axes[other] = axes[other], axes[one]
-    return replace(seen, axes=tuple(axes))
-
-
-def _picked(operation: Operation) -> Seen:
-    """One index along a dimension, or one after the other, which takes the dimension away."""
-    [(_, seen), *_] = operation.inputs
-    axes = list(seen.settled.axes)
-    del axes[operation.given["dim"]]
-    return replace(seen.settled, axes=tuple(axes))
-
-
-def _sliced(operation: Operation) -> Seen:
-    """Part of a dimension; where it is the map's, the positions stand elsewhere from then on."""
-    [(tensor, seen), *_] = operation.inputs
-    seen = seen.settled
-    dim = operation.given["dim"]
-    moved = seen.axes[dim] in MAP and operation.out.shape[dim] != tensor.shape[dim]
-    return replace(seen, field=None) if moved else seen
-
-
 def _two(given: Any) -> Pair:
     numbers = [given] if isinstance(given, int) else list(given)
     return int(numbers[0]), int(numbers[-1])
@@ -308,10 +177,10 @@ RULES: Mapping[str, Callable[[Operation], Seen]] = {
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "var", "std", "var_mean"), _reduced),
     **dict.fromkeys(("_softmax", "_safe_softmax", "softmax"), _normalised_along),
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm"), _multiplied),
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"), _reshaped),
-    **dict.fromkeys(("permute", "transpose", "t"), _permuted),
-    **dict.fromkeys(("select", "unbind"), _picked),
-    **dict.fromkeys(("slice", "split", "split_with_sizes", "narrow"), _sliced),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"), reshaping.reshaped),
+    **dict.fromkeys(("permute", "transpose", "t"), reshaping.permuted),
+    **dict.fromkeys(("select", "unbind"), reshaping.picked),
+    **dict.fromkeys(("slice", "split", "split_with_sizes", "narrow"), reshaping.sliced),
     "_scaled_dot_product_flash_attention_for_cpu": _attended,
     "constant_pad_nd": _padded,
     "cat": _concatenated,
