@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from training import tracing
 from training.positions import ACROSS, DOWN, Operation, Seen
 from training.receptive import Pair, ReceptiveField, conv_multiply_adds, conv_weights, linear_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KINDS: Mapping[str, str] = {
     "max_pool2d_with_indices": "max pool",
@@ -128,7 +130,7 @@ def _product(name: str, operation: Operation, seen: Seen, fresh: bool) -> Layer:
     return Layer(name, "attention", output, seen.field, 0, out.numel() * shared)
 
 
-def _output(tensor: Tensor, seen: Seen) -> tuple[int, int, int]:
+def _output(tensor: "Tensor", seen: Seen) -> tuple[int, int, int]:
     """Height, width and channels, by our arithmetic where the map's two axes stand apart."""
     along = [axis for axis in seen.axes if axis]
     if {frozenset({DOWN}), frozenset({ACROSS})} <= set(along):

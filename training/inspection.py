@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 RUNS, ENOUGH_S = 7, 4.0  # how often an image is timed, and the seconds after which fewer will do
 WIDTH = 120  # columns of a terminal
-SAYS = (
-    "sees: the square of pixels that a position can depend on, by: from one position to the next, from: the first one's centre"
-)
+SAYS = "sees: pixels that each position can depend on (its square's side); by: from one to the next; from: the first's centre"
 RANDOM = "random weights: sizes, operations and time do not depend on them"
 
 
@@ -199,7 +197,7 @@ def text(found: Inspection) -> str:
     head = ("layer", "kind", "kernel", "stride", "pad", "output", "weights", "", "M mult-adds", "", "sees", "by", "from")
     rows = [head, *(_row(layer, found.anatomy) for layer in found.anatomy.layers)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(head) - 1) + 2)
+    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(head) - 1))
     lines = ["  ".join(_cells(row, widths)).rstrip() for row in rows]
     return "\n".join([f"{found.name}: {found.what}", "", *lines, "", SAYS, *totals(found)])
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from training.receptive import Pair, ReceptiveField, Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DOWN, ACROSS = "down", "across"
 PART = "part"  # of an axis that was cut into several, as windows of attention are
@@ -60,8 +61,8 @@ class Operation:
     name: str
     pointwise: bool
     given: Mapping[str, Any]
-    inputs: Sequence[tuple[Tensor, Seen]]
-    out: Tensor
+    inputs: Sequence[tuple["Tensor", Seen]]
+    out: "Tensor"
     image: Pair
 
     def seen(self, argument: str) -> Seen | None:
@@ -69,7 +70,7 @@ class Operation:
         return next((seen for tensor, seen in self.inputs if tensor is self.given[argument]), None)
 
 
-def unknown(tensor: Tensor) -> Seen:
+def unknown(tensor: "Tensor") -> Seen:
     """What is known of a tensor of which nothing is but that it depends on the image."""
     return Seen((NONE,) * tensor.ndim, (1, 1), None)
 

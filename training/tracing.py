@@ -8,13 +8,14 @@ whole image, and yet what passes through them keeps its own field.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from training import reshaping
 from training.positions import ACROSS, DOWN, MAP, NONE, Operation, Seen, mixed, unknown
 from training.receptive import Pair, Window, ceil_padding, union
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def after(operation: Operation) -> Seen:
@@ -151,7 +152,7 @@ def _elementwise(operation: Operation) -> Seen:
     return replace(joined, axes=(NONE,) * (len(shape) - len(joined.axes)) + joined.axes)
 
 
-def _places(tensor: Tensor, seen: Seen) -> int:
+def _places(tensor: "Tensor", seen: Seen) -> int:
     return math.prod(n for n, axis in zip(tensor.shape, seen.axes, strict=True) if axis)
 
 
