@@ -121,7 +121,7 @@ class Explainer:
         chances = self._chances(said)
         chosen = int(chances.argmax()) if label is None else label
         bias = float(self._head[1][chosen]) if method == "cam" else 0.0
-        if method == "cam":
+        if method == "cam" or (method == "gradcam" and self._pooled_once):
             found = self._cam(said, chosen)
         else:
             found = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, chosen, wanted)
@@ -173,6 +173,11 @@ class Explainer:
     def _cam(self, said: dict[str, Floats], label: int) -> Numbers:
         maps = [said[name][0] for name in self._manifest.backbone.maps]
         return activation(maps, self._head[0][label])
+
+    @property
+    def _pooled_once(self) -> bool:
+        """Whether Grad-CAM is the class activation map but for its bias, so that there is no need of gradients, or of torch."""
+        return self.exact and self._manifest.backbone.sees == "last"
 
     @cached_property
     def _with_gradients(self) -> "GradCam":

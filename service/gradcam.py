@@ -69,7 +69,7 @@ def positions(tensor: Tensor | None, width: int, n_prefix: int) -> Tensor | None
         side = math.isqrt(tensor.shape[1] - n_prefix)
         if side * side != tensor.shape[1] - n_prefix:
             return None
-        tensor = tensor[:, n_prefix:].reshape(1, side, side, width)
+        tensor = tensor[:1, n_prefix:].reshape(1, side, side, width)
     if tensor.ndim != 4 or width not in (tensor.shape[1], tensor.shape[3]):
         return None
     first = tensor if tensor.shape[1] == width else tensor.permute(0, 3, 1, 2)

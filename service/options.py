@@ -58,8 +58,8 @@ class ExplainOptions(Options):
     )
     method: Literal["cam", "gradcam", "occlusion"] | None = Field(
         None,
-        description="cam: what each part adds to the logit; gradcam: the same to first order, for nearly any network, where the"
-        " service has torch; occlusion: what covering it takes away; the better one of cam and occlusion unless given",
+        description="cam: what each part adds to the logit; gradcam: the same to first order, for nearly any network, where"
+        " there is torch; occlusion: what covering it takes away; the better one of cam and occlusion unless given",
     )
     deletion: Truth = Field(
         False, description="whether an answer in JSON says if the map explains anything; it takes 142 passes of the network"

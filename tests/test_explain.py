@@ -14,7 +14,7 @@ from PIL import Image
 from service import model as models
 from service.artifact import ArtifactError, Preprocessing
 from service.explain import Explainer, Unexplainable, Unwanted, activation, region
-from service.preprocess import EXIF_ORIENTATION, decode
+from service.preprocess import EXIF_ORIENTATION, Decoded, decode
 
 ROOT = Path(__file__).parent.parent
 # How a camera would have stored an upright scene, for each of EXIF's orientations.
@@ -120,6 +120,37 @@ def test_a_maps_worth_begins_with_the_labels_own_probability(model, explainer, c
     judged = explainer.deletion(found, steps=4, moves=2)
     assert len(judged.probabilities) == 5
     assert judged.probabilities[0] == pytest.approx(found.probability, abs=1e-6)
+
+
+class Planted(Explainer):
+    """The fourth label's logit is how red the image is on average; the head sees nothing else."""
+
+    @property
+    def _graph(self):
+        def asked(batch: np.ndarray) -> dict[str, np.ndarray]:
+            red = batch[..., 0].reshape(1, 8, 16, 8, 16).mean(axis=(2, 4)) / 16
+            logits, maps = np.zeros((1, 10), np.float32), np.zeros((1, 1280, 8, 8), np.float32)
+            logits[0, 3], maps[0, 77] = red.mean(), red
+            return {"logits": logits, "maps": maps}
+
+        return asked
+
+    @property
+    def _head(self) -> tuple[np.ndarray, np.ndarray]:
+        weight = np.zeros((10, 1280))
+        weight[3, 77] = 1
+        return weight, np.zeros(10)
+
+
+@pytest.mark.parametrize("method", ["cam", "occlusion"])
+def test_every_way_points_to_the_corner_that_the_answer_depends_on(model, method):
+    pixels = np.full((128, 128, 3), 124, np.uint8)  # the colour that covers, in which there is nothing to be lost
+    pixels[:32, 96:, 0] = 255
+    found = Planted(model.artifact).explain(Decoded(pixels, 128, 128, "PNG", ()), 3, method)
+    row, column = np.unravel_index(found.map.argmax(), (8, 8))
+    assert (row <= 1, column >= 6) == (True, True)
+    assert Planted(model.artifact).deletion(found).explains
+    assert not Planted(model.artifact).deletion(dataclasses.replace(found, map=found.map[::-1, ::-1])).explains
 
 
 def test_a_network_that_says_nan_explains_nothing(model, encode, photo):

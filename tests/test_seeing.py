@@ -1,5 +1,6 @@
 """What a report and an inspection show of what a network sees, from real networks on real images."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from stories import Page, made_up, picture
 
 from training import report, seeing
+from training.gallery import Answers
 from training.sample import SAMPLE
 from training.seeing import channel, of_package
 
@@ -28,8 +30,6 @@ def seen(model, anatomy):
 
 
 def page_of(sees) -> str:
-    import dataclasses
-
     return report.report_page(dataclasses.replace(made_up(("a", "b")), sees=sees), picture)
 
 
@@ -94,13 +94,21 @@ def test_a_channel_that_is_not_there_is_refused_with_those_that_are(model, anato
 
 
 def test_too_few_images_have_no_map(fitted, clothes):
-    from training.gallery import Answers
-
     encoded = dict(clothes)["bag"]
     answers = Answers(("a.png",) * 9, ((0,),) * 9, np.eye(10, dtype=np.float32)[[0] * 9])
     found = seeing.of_run(fitted.artifact, answers, np.eye(9, 4, dtype=np.float32), lambda _: encoded)
     assert found.map is None
-    assert len(found.heats.shown) == 4
+    assert len(found.heats.shown) == 3
+
+
+def test_files_that_vanished_meanwhile_leave_gaps_and_end_no_run(fitted):
+    def read(path: str) -> bytes:
+        raise OSError("gone")
+
+    answers = Answers(tuple(f"{row}.png" for row in range(12)), ((0,),) * 12, np.eye(10, dtype=np.float32)[[0] * 12])
+    found = seeing.of_run(fitted.artifact, answers, np.eye(12, 4, dtype=np.float32), read)
+    assert found.heats is None
+    assert found.map.sheet.startswith("data:image/webp")
 
 
 def test_a_page_without_it_is_whole():

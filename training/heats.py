@@ -93,16 +93,16 @@ def heats(
     explainer: Explainer,
     answers: Answers,
     labels: Sequence[str],
-    decoded: Callable[[str], Decoded],
+    decoded: Callable[[str], Decoded | None],
     rows: Sequence[int],
     method: Method | None,
     steps: int,
     moves: int,
 ) -> Heats | None:
-    """The heat maps of some rows of the answers; None of no row.
+    """The heat maps of some rows of the answers; None of no image.
 
     Args:
-        decoded: the pixels of the image at a path.
+        decoded: the pixels of the image at a path; None if it cannot be read any more.
         method: as of `Explainer.explain`.
         steps, moves: how thoroughly the deletion scores are measured.
     """
@@ -110,6 +110,8 @@ def heats(
     told = ""
     for row in rows:
         path, own, seen = answers.paths[row], answers.truth[row], decoded(answers.paths[row])
+        if seen is None:
+            continue
         said = int(answers.probabilities[row].argmax())
         asked = [said] if said in own or not own else [said, own[0]]
         found = [explainer.explain(seen, label, method) for label in asked]

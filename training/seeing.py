@@ -86,7 +86,7 @@ def of_run(artifact: Artifact, answers: Answers, vectors: Vectors, read: Read) -
     explainer = Explainer(artifact, _quick(artifact), cores())
     # A map by occlusion takes 82 passes, not one.
     rows = telling(answers, OF_EACH if explainer.exact else 1)
-    shown = heats(explainer, answers, labels, lambda path: decode(read(path), preprocessing), rows, None, *QUICKLY)
+    shown = heats(explainer, answers, labels, lambda path: _readable(read, path, preprocessing), rows, None, *QUICKLY)
     n_all = len(answers.paths)
     return Seen(kernels(artifact), shown, mapped(answers, labels, vectors, read, preprocessing, OF_A_REPORT, n_all))
 
@@ -225,9 +225,15 @@ def _small(paths: Sequence[str], read: Read, preprocessing: Preprocessing) -> li
     small = preprocessing.model_copy(update=side)
 
     def one(path: str) -> Pixels:
-        try:
-            return decode(read(path), small).pixels
-        except (ImageError, DatasetError):
-            return np.zeros((TILE, TILE, 3), np.uint8)
+        seen = _readable(read, path, small)
+        return np.zeros((TILE, TILE, 3), np.uint8) if seen is None else seen.pixels
 
     return list(each(one, paths, cores()))
+
+
+def _readable(read: Read, path: str, preprocessing: Preprocessing) -> Decoded | None:
+    """What the network sees of a file; None if it vanished meanwhile, or changed for the worse, which must not end a run."""
+    try:
+        return decode(read(path), preprocessing)
+    except (ImageError, DatasetError, OSError):
+        return None
