@@ -18,7 +18,7 @@ from service.network import Network
 Pixels = NDArray[np.uint8]
 
 PGD_STEPS = 5
-AT_ONCE = 16  # images
+AT_ONCE = 24  # images
 
 
 def attacker(network: Network) -> Network:

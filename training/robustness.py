@@ -31,7 +31,7 @@ from training.story import Estimate
 if TYPE_CHECKING:
     from service.network import Network
 
-ATTACKED = {"fgsm": 64, "pgd": 32}  # of them at most
+ATTACKED = {"fgsm": 48, "pgd": 24}  # of them at most
 SEED = 0
 
 Said = NDArray[np.float32]
