@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact, ArtifactError, Precision, Preprocessing
-from service.classifier import probabilities
+from service.artifact import Artifact, Precision, Preprocessing
+from service.classifier import log_odds, probabilities
 from service.deletion import MOVES, STEPS, Deletion, deletion
 from service.engine import LOGITS, Floats, Graph, Pixels, core, graph_of
 from service.grids import regridded
-from service.occlusion import log_odds, occlusion
+from service.model import head_of
+from service.occlusion import occlusion
 from service.preprocess import Decoded
 
 if TYPE_CHECKING:
@@ -154,16 +155,7 @@ class Explainer:
 
     @cached_property
     def _head(self) -> tuple[Numbers, Numbers]:
-        """Weights (C, D) and bias (C,) of the head, which stand in the graph under no names that can be relied on."""
-        from safetensors import SafetensorError, safe_open
-
-        path = self._artifact.weights
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
-        except SafetensorError as error:
-            raise ArtifactError(f"{path} does not hold the head: {error}.") from None
-        return weight, bias
+        return head_of(self._artifact)
 
     def _said(self, pixels: Pixels, wanted: Callable[[], bool]) -> dict[str, Floats]:
         if not wanted():
@@ -210,8 +202,8 @@ class Explainer:
         manifest = self._manifest
 
         def score(shown: Pixels) -> float:
-            logits = self._said(shown, wanted)[LOGITS][0].astype(np.float64)
-            return log_odds(logits / manifest.temperature, label, manifest.multilabel)
+            logits = self._said(shown, wanted)[LOGITS].astype(np.float64)
+            return float(log_odds(logits / manifest.temperature, np.array([label]), manifest.multilabel)[0])
 
         return occlusion(score, pixels, self._cover)
 

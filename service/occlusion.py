@@ -31,9 +31,3 @@ def occlusion(score: Callable[[Pixels], float], pixels: Pixels, cover: NDArray[n
         falls[down, across] += whole - score(covered)
     found: Numbers = falls / PATCH**2
     return found
-
-
-def log_odds(scaled: Numbers, label: int, multilabel: bool) -> float:
-    """The logarithm of p / (1 - p) of a label's probability p, from logits (C,) that the temperature has divided."""
-    rivals = 0.0 if multilabel else float(np.logaddexp.reduce(np.delete(scaled, label)))
-    return float(scaled[label]) - rivals

@@ -1,9 +1,8 @@
 """What a network loses where an image is covered."""
 
 import numpy as np
-import pytest
 
-from service.occlusion import log_odds, occlusion
+from service.occlusion import occlusion
 
 
 def test_occlusion_finds_the_only_cell_that_matters():
@@ -33,9 +32,3 @@ def test_occlusion_of_what_rises_is_negative():
     found = occlusion(lambda shown: float(shown.sum()), np.zeros((16, 16, 3), np.uint8), np.ones(3, np.uint8))
     assert (found[1:-1, 1:-1] == -48).all()
     assert found[0, 0] == -27  # patches over the edge cover less
-
-
-def test_log_odds_by_hand():
-    assert log_odds(np.log([1.0, 2.0, 6.0]), 2, multilabel=False) == pytest.approx(np.log(6 / 3))
-    assert log_odds(np.log([1.0, 2.0, 6.0]), 2, multilabel=True) == pytest.approx(np.log(6))
-    assert log_odds(np.array([0.0, 2000.0]), 1, multilabel=False) == 2000

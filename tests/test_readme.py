@@ -89,7 +89,7 @@ def test_the_demo_answers(fitted, tmp_path):
 
 def test_graft_commands_work_in_the_order_they_are_shown(place):
     shown = [command for command in commands("graft") if not command.startswith(SERVES)]
-    assert len(shown) == 17
+    assert len(shown) == 18
     for command in shown:
         run(command, place)
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training import charts, durable, gallery, panels, wording
+from training.advice import Advice, chapters, sample
 from training.compare import Table
 from training.findings import Finding
 from training.gallery import Answers, Sheet, Suspect
 from training.panels import Epoch
 from training.progress import duration
+from training.robustness import Robustness
 from training.seeing import Seen
 from training.story import Evaluation, Quadrant, Rung
 from training.thumbnails import Album
@@ -128,6 +130,12 @@ def check_page(name: str, summary: str, findings: Sequence[Finding], pictures: M
 def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = None) -> str:
     """Strategies against each other: the lectures' table for a person's own images."""
     return _rendered("compare.html", {"name": name, "summary": summary, "table": table, "repeat": repeat})
+
+
+def robust_page(name: str, found: Robustness, advice: Advice) -> str:
+    """What a package's answers withstand, as curves with pictures, and what follows."""
+    told = {"name": name, "found": found, "advice": advice, "sample": sample(found), "chapters": list(chapters(found))}
+    return _rendered("robust.html", told)
 
 
 def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:

@@ -12,6 +12,7 @@ from training import (
     ladder,
     latest,
     package,
+    plan,
     quantise,
     report,
     runs,
@@ -77,6 +78,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
         BackboneError, DatasetError, RunError, ArtifactError, OSError: with what to do about it.
     """
     begun = time.monotonic()
+    plan.check(recipe)
     search.check(recipe)
     trackers.require(recipe.tracker)
     quantise.require(recipe.int8)

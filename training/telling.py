@@ -100,7 +100,10 @@ def command(verb: str, data: Path, choices: Recipe, *more: str) -> str:
     words = ["graft", verb, str(data), *more]
     for name, value in choices.model_dump(exclude_defaults=True).items():
         flag = f"--{name.replace('_', '-')}"
-        words += [flag if value else f"--no-{name.replace('_', '-')}"] if isinstance(value, bool) else [flag, str(value)]
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{name.replace('_', '-')}")
+        else:
+            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 
 
@@ -134,4 +137,6 @@ def _words(name: str) -> str:
 def _said(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
