@@ -34,6 +34,26 @@ def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return rows
 
 
+def log_odds(scaled: NDArray[np.float64], labels: NDArray[np.intp], multilabel: bool = False) -> NDArray[np.float64]:
+    """The logarithm of p / (1 - p) of one label's probability p for each row, (K,); NaN of NaN.
+
+    Not by way of p, which is 1 to all digits long before the odds stop growing.
+
+    Args:
+        scaled: logits (K, C) that the temperature has divided.
+        labels: (K,), each in [0, C).
+    """
+    rows = np.arange(len(scaled))
+    own = scaled[rows, labels]
+    if multilabel:
+        return own
+    rivals = scaled.copy()
+    rivals[rows, labels] = -np.inf
+    with np.errstate(invalid="ignore"):
+        odds: NDArray[np.float64] = own - np.logaddexp.reduce(rivals, axis=1)
+    return odds
+
+
 def rank(row: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> tuple[Ranked, ...]:
     """The `top_k` most probable labels of one row of probabilities (C,), most probable first."""
     # Stable, so equal probabilities keep the labels' own order.

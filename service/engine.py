@@ -160,6 +160,10 @@ class Graph:
             Default: all.
         threads: that compute, for all lanes together; default: one a core.
         precision: "bf16" computes all of the graph in it; any other, what the graph itself says: f32, or partly int8.
+        size: height and width of the images, of a graph that bears others than its own; `outputs` then grow with them.
+
+    Raises:
+        RuntimeError: if the graph does not bear that size.
     """
 
     def __init__(
@@ -169,6 +173,7 @@ class Graph:
         wanted: Collection[str] | None = None,
         threads: int | None = None,
         precision: Precision = "f32",
+        size: tuple[int, int] | None = None,
     ) -> None:
         import openvino
         from openvino import properties
@@ -176,7 +181,8 @@ class Graph:
         self.lanes = lanes or cores()
         model = core().read_model(path)
         side = model.input(0).get_partial_shape()[1].get_length()
-        model.reshape([1, side, side, 3])
+        height, width = size or (side, side)
+        model.reshape([1, height, width, 3])
         for output in model.outputs:
             if wanted is not None and output.get_any_name() not in wanted:
                 model.remove_result(output.get_node())
@@ -192,10 +198,10 @@ class Graph:
         self._requests = threading.local()
         # The bindings fill tables at a process's first inference, holding a lock while they wait for the GIL: two threads
         # that make the first one at the same moment wait for each other for ever.
-        self._compiled.create_infer_request().infer([np.zeros((1, side, side, 3), np.uint8)])
+        self._compiled.create_infer_request().infer([np.zeros((1, height, width, 3), np.uint8)])
 
     def __call__(self, batch: Pixels) -> dict[str, Floats]:
-        """Every output of the graph, by name: float32 (N, ...), for uint8 (N, S, S, 3)."""
+        """Every output of the graph, by name: float32 (N, ...), for uint8 (N, S, S, 3), or (N, *size, 3)."""
         request = getattr(self._requests, "request", None)
         if request is None:
             request = self._requests.request = self._compiled.create_infer_request()

@@ -1,37 +1,32 @@
 """Why an answer is what it is: which parts of an image speak for a label. No HTTP, no torch.
 
-Two ways to find out. A class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization")
+Three ways to find out. A class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization")
 is exact and costs one pass, but only a network whose vectors are means over a map has one. Occlusion (Zeiler & Fergus
 2014, "Visualizing and Understanding Convolutional Networks") covers one part after the other, and suits any network.
+Grad-CAM, in `service.gradcam`, suits nearly any, and is the only one that needs torch, which is loaded when it is asked for.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from service.artifact import ArtifactError, Preprocessing
+from service.artifact import Artifact, Precision, Preprocessing
+from service.classifier import log_odds, probabilities
+from service.deletion import MOVES, STEPS, Deletion, deletion
 from service.engine import LOGITS, Floats, Graph, Pixels, core, graph_of
-from service.model import Model
+from service.grids import regridded
+from service.model import head_of
+from service.occlusion import occlusion
 from service.preprocess import Decoded
 
-CELLS = 8  # of an occlusion map, along each side
-PATCH = 2  # cells along each side of what is covered at once: 81 passes
-SHOWN = 448  # pixels of an overlay's side
-COVERED = 0.6  # how much of the picture an overlay's strongest colour hides
-FADED = 0.7  # how grey the picture below is made, so that a yellow flower is not taken for heat
+if TYPE_CHECKING:
+    from service.gradcam import GradCam
 
-# Ten steps of matplotlib's "inferno" (CC0): even to the eye, and in grey too. It begins where alpha is 0.
-COLOURS = np.frombuffer(
-    bytes.fromhex("000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4"), np.uint8
-).reshape(10, 3)
-
-Method = Literal["cam", "occlusion"]
+Method = Literal["cam", "gradcam", "occlusion"]
 Numbers = NDArray[np.float64]
 
 
@@ -60,9 +55,10 @@ class Explanation:
         label: its name.
         probability: as `classify` tells it.
         map: float32 (h, w), over `region`. By "cam" what each position contributes to the label's logit: the mean over
-            all positions plus `bias` is the logit. By "occlusion" how much the log-odds of the label fall when that
-            part is covered, in nats; below 0 where they rise.
-        bias: of the label's logit; 0 for an occlusion map.
+            all positions plus `bias` is the logit. By "gradcam" what it contributes to first order, as far as the last map
+            tells. By "occlusion" how much the log-odds of the label fall when that part is covered, in nats; below 0 where
+            they rise.
+        bias: of the label's logit; 0 for the other maps.
         region: what the network saw of the upright image.
         decoded: the pixels that it saw, and facts about the image.
     """
@@ -77,31 +73,29 @@ class Explanation:
 
 
 class Explainer:
-    """Explains a model's answers, on one core so that answering keeps the others; from one thread only.
+    """Explains a package's answers, on one core so that answering keeps the others; from one thread only.
 
     It has a graph of its own, which is compiled when it is first needed, on the CPU even where a GPU answers.
+
+    Args:
+        artifact: a package, verified.
+        precision: what the package's answers are computed in.
+        threads: that compute.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, artifact: Artifact, precision: Precision = "f32", threads: int = 1) -> None:
         core()  # here, in a thread that lives as long as the process, and not in the one that will explain
-        self._model = model
+        self._artifact = artifact
+        self._manifest = artifact.manifest
+        self._precision = precision
+        self._threads = threads
 
     @property
     def exact(self) -> bool:
-        """Whether the model's answers have class activation maps."""
-        return bool(self._model.manifest.backbone.maps)
+        """Whether the package's answers have class activation maps."""
+        return bool(self._manifest.backbone.maps)
 
     def explain(
-        self,
-        encoded: bytes,
-        label: int | None = None,
-        method: Method | None = None,
-        wanted: Callable[[], bool] = lambda: True,
-    ) -> Explanation:
-        """What speaks for a label in an image file. Raises ImageError, and what `explain_decoded` raises."""
-        return self.explain_decoded(self._model.decode(encoded), label, method, wanted)
-
-    def explain_decoded(
         self,
         decoded: Decoded,
         label: int | None = None,
@@ -116,7 +110,7 @@ class Explainer:
             wanted: asked before every pass.
 
         Raises:
-            Unexplainable: if "cam" is asked for where it would not be exact.
+            Unexplainable: if "cam" is asked for where it would not be exact, or "gradcam" where there is no torch or no map.
             Unwanted: as soon as `wanted` says no.
             FloatingPointError: if the network's answer is not finite.
         """
@@ -124,32 +118,44 @@ class Explainer:
             raise Unexplainable("This network has no class activation maps; occlusion explains it.")
         method = method or ("cam" if self.exact else "occlusion")
         said = self._said(decoded.pixels, wanted)
-        chances = self._model.probabilities(said[LOGITS])[0]
+        chances = self._chances(said)
         chosen = int(chances.argmax()) if label is None else label
-        found, bias = self._cam(said, chosen) if method == "cam" else (self._occlusion(decoded.pixels, chosen, wanted), 0.0)
-        manifest = self._model.manifest
-        seen = region(decoded.width, decoded.height, manifest.preprocessing)
-        name, chance = manifest.labels[chosen], float(chances[chosen])
+        bias = float(self._head[1][chosen]) if method == "cam" else 0.0
+        if method == "cam" or (method == "gradcam" and self._pooled_once):
+            found = self._cam(said, chosen)
+        else:
+            found = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, chosen, wanted)
+        seen = region(decoded.width, decoded.height, self._manifest.preprocessing)
+        name, chance = self._manifest.labels[chosen], float(chances[chosen])
         return Explanation(name, chance, method, found.astype(np.float32), bias, seen, decoded)
+
+    def deletion(
+        self,
+        explanation: Explanation,
+        wanted: Callable[[], bool] = lambda: True,
+        steps: int = STEPS,
+        moves: int = MOVES,
+    ) -> Deletion:
+        """Whether an explanation of this package's explains anything, as `service.deletion` says.
+
+        Raises:
+            Unwanted, FloatingPointError: as `explain` does.
+        """
+        label = self._manifest.labels.index(explanation.label)
+
+        def probability(shown: Pixels) -> float:
+            return float(self._chances(self._said(shown, wanted))[label])
+
+        return deletion(probability, explanation.decoded.pixels, explanation.map, self._cover, steps, moves)
 
     @cached_property
     def _graph(self) -> Graph:
-        maps, precision = self._model.manifest.backbone.maps, self._model.engine.precision
-        path = graph_of(self._model.artifact, precision)
-        return Graph(path, lanes=1, wanted=(LOGITS, *maps), threads=1, precision=precision)
+        wanted = (LOGITS, *self._manifest.backbone.maps)
+        return Graph(graph_of(self._artifact, self._precision), 1, wanted, self._threads, self._precision)
 
     @cached_property
     def _head(self) -> tuple[Numbers, Numbers]:
-        """Weights (C, D) and bias (C,) of the head, which stand in the graph under no names that can be relied on."""
-        from safetensors import SafetensorError, safe_open
-
-        path = self._model.artifact.weights
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
-        except SafetensorError as error:
-            raise ArtifactError(f"{path} does not hold the head: {error}.") from None
-        return weight, bias
+        return head_of(self._artifact)
 
     def _said(self, pixels: Pixels, wanted: Callable[[], bool]) -> dict[str, Floats]:
         if not wanted():
@@ -159,21 +165,52 @@ class Explainer:
             raise FloatingPointError("The network's answer to this image is not a number.")
         return said
 
-    def _cam(self, said: dict[str, Floats], label: int) -> tuple[Numbers, float]:
-        weight, bias = self._head
-        maps = [said[name][0] for name in self._model.manifest.backbone.maps]
-        return activation(maps, weight[label]), float(bias[label])
+    def _chances(self, said: dict[str, Floats]) -> Numbers:
+        """Every label's probability in one image, (C,)."""
+        chances: Numbers = probabilities(said[LOGITS], self._manifest.temperature, self._manifest.multilabel)[0]
+        return chances
+
+    def _cam(self, said: dict[str, Floats], label: int) -> Numbers:
+        maps = [said[name][0] for name in self._manifest.backbone.maps]
+        return activation(maps, self._head[0][label])
+
+    @property
+    def _pooled_once(self) -> bool:
+        """Whether Grad-CAM is the class activation map but for its bias, so that there is no need of gradients, or of torch."""
+        return self.exact and self._manifest.backbone.sees == "last"
+
+    @cached_property
+    def _with_gradients(self) -> "GradCam":
+        try:
+            from service.gradcam import GradCam
+        except ModuleNotFoundError as error:
+            raise Unexplainable(
+                f"Grad-CAM needs torch and timm, and there is no {error.name} here; occlusion explains this network without."
+            ) from None
+        return GradCam(self._artifact, self._threads)
+
+    def _gradcam(self, pixels: Pixels, label: int, wanted: Callable[[], bool]) -> Numbers:
+        network = self._with_gradients
+        if not wanted():
+            raise Unwanted
+        found = network(pixels, label)
+        if found is None:
+            raise Unexplainable("This network has no map whose positions its answer depends on; occlusion explains it.")
+        return found
 
     def _occlusion(self, pixels: Pixels, label: int, wanted: Callable[[], bool]) -> Numbers:
-        manifest = self._model.manifest
+        manifest = self._manifest
 
         def score(shown: Pixels) -> float:
-            logits = self._said(shown, wanted)[LOGITS][0].astype(np.float64)
-            return log_odds(logits / manifest.temperature, label, manifest.multilabel)
+            logits = self._said(shown, wanted)[LOGITS].astype(np.float64)
+            return float(log_odds(logits / manifest.temperature, np.array([label]), manifest.multilabel)[0])
 
-        # What normalisation turns into zeros: no colour says less.
-        cover = np.round(255 * np.array(manifest.preprocessing.mean)).astype(np.uint8)
-        return occlusion(score, pixels, cover)
+        return occlusion(score, pixels, self._cover)
+
+    @property
+    def _cover(self) -> NDArray[np.uint8]:
+        """What normalisation turns into zeros: no colour says less."""
+        return np.round(255 * np.array(self._manifest.preprocessing.mean)).astype(np.uint8)
 
 
 def activation(maps: Sequence[Floats], weights: Numbers) -> Numbers:
@@ -186,40 +223,8 @@ def activation(maps: Sequence[Floats], weights: Numbers) -> Numbers:
     total, begin = np.zeros(maps[-1].shape[1:]), 0
     for one in maps:
         contribution = np.einsum("d,dhw->hw", weights[begin : (begin := begin + len(one))], one)
-        down, across = _shares(len(total), len(contribution)), _shares(len(total[0]), len(contribution[0]))
-        total += np.einsum("ih,hw,jw->ij", down, contribution, across)
+        total += regridded(contribution, len(total), len(total[0]))
     return total
-
-
-def _shares(n_into: int, n_from: int) -> Numbers:
-    """How much of each of `n_into` equal parts of a line is each of `n_from`: (n_into, n_from), each row summing to 1."""
-    into, of = np.arange(n_into + 1) / n_into, np.arange(n_from + 1) / n_from
-    common = np.minimum.outer(into[1:], of[1:]) - np.maximum.outer(into[:-1], of[:-1])
-    shares: Numbers = n_into * np.clip(common, 0, None)
-    return shares
-
-
-def occlusion(score: Callable[[Pixels], float], pixels: Pixels, cover: NDArray[np.uint8]) -> Numbers:
-    """How much a score falls when a part of the pixels (S, S, 3) is covered with a colour (3,): for each of 8x8 cells.
-
-    A cell's number is the mean over the patches that lie on it. Patches reach over the edge, so that every cell lies
-    under equally many: a cell at the edge would otherwise answer for its neighbours.
-    """
-    edges = np.linspace(0, len(pixels), CELLS + 1).round().astype(int)
-    whole, falls = score(pixels), np.zeros((CELLS, CELLS))
-    for row, column in np.ndindex(CELLS + PATCH - 1, CELLS + PATCH - 1):
-        down, across = (slice(max(0, end - PATCH), min(CELLS, end)) for end in (row + 1, column + 1))
-        covered = pixels.copy()
-        covered[edges[down.start] : edges[down.stop], edges[across.start] : edges[across.stop]] = cover
-        falls[down, across] += whole - score(covered)
-    found: Numbers = falls / PATCH**2
-    return found
-
-
-def log_odds(scaled: Numbers, label: int, multilabel: bool) -> float:
-    """The logarithm of p / (1 - p) of a label's probability p, from logits (C,) that the temperature has divided."""
-    rivals = 0.0 if multilabel else float(np.logaddexp.reduce(np.delete(scaled, label)))
-    return float(scaled[label]) - rivals
 
 
 def region(width: int, height: int, preprocessing: Preprocessing) -> Region:
@@ -233,29 +238,3 @@ def region(width: int, height: int, preprocessing: Preprocessing) -> Region:
         return Region(-left / scale, -top / scale, crop / scale, crop / scale)
     side = min(width, height) * crop / preprocessing.resize
     return Region((width - side) / 2, (height - side) / 2, side, side)
-
-
-def overlay(explanation: Explanation) -> bytes:
-    """A PNG of what the network saw, 448 pixels wide and high; what speaks for the label glows."""
-    square = (SHOWN, SHOWN)
-    picture = Image.fromarray(explanation.decoded.pixels).resize(square, Image.Resampling.LANCZOS)
-    faded = np.asarray(Image.blend(picture, picture.convert("L").convert("RGB"), FADED))
-    smooth = Image.fromarray(strength(explanation)).resize(square, Image.Resampling.BICUBIC)
-    heat = np.clip(np.asarray(smooth), 0, 1)
-    steps = np.linspace(0, 1, len(COLOURS))
-    colours = np.stack([np.interp(heat, steps, channel) for channel in COLOURS.T], axis=-1)
-    hidden = COVERED * heat[..., None]
-    file = io.BytesIO()
-    Image.fromarray(np.round(faded * (1 - hidden) + colours * hidden).astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def strength(explanation: Explanation) -> Floats:
-    """How strongly each position speaks for the label, float32 (h, w) in [0, 1]; 0 where it does not.
-
-    A position of a class activation map speaks for the label if the logit would be above 0 were the whole image like it.
-    """
-    speaking = np.maximum(explanation.map + explanation.bias, 0)
-    most = float(speaking.max())
-    found: Floats = (speaking / most if most > 0 else speaking).astype(np.float32)
-    return found

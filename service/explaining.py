@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.batcher import Overloaded
+from service.deletion import Deletion
 from service.explain import Explainer, Explanation, Method, Unexplainable
 from service.metrics import Metrics
 from service.model import Model
@@ -24,7 +25,7 @@ class Explaining:
     """
 
     def __init__(self, model: Model, most: int, metrics: Metrics) -> None:
-        self._explainer = Explainer(model)
+        self._explainer = Explainer(model.artifact, model.engine.precision)
         self._most = most
         self._inside = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explainer")
@@ -45,13 +46,26 @@ class Explaining:
             Overloaded: if there is no room.
             Refused: if the network cannot be explained in that way, or gives no usable answer.
         """
+        return await self._run(lambda wanted: finish(self._explainer.explain(decoded, label, method, wanted)))
+
+    async def judged(self, decoded: Decoded, label: int | None, method: Method | None) -> tuple[Explanation, Deletion]:
+        """The explanation of an image, and whether it explains anything. Raises as `explained` does."""
+
+        def both(wanted: Callable[[], bool]) -> tuple[Explanation, Deletion]:
+            found = self._explainer.explain(decoded, label, method, wanted)
+            return found, self._explainer.deletion(found, wanted)
+
+        return await self._run(both)
+
+    async def _run(self, work: Callable[[Callable[[], bool]], R]) -> R:
+        """The outcome of work in the explainer's thread, which may ask whether anybody still waits for it."""
         self.check_room()
         self._inside += 1
         gone = threading.Event()  # so that an answer that nobody waits for any more is given up between two passes
 
         def explain() -> R:
             with self._seconds.time():
-                return finish(self._explainer.explain_decoded(decoded, label, method, lambda: not gone.is_set()))
+                return work(lambda: not gone.is_set())
 
         try:
             return await asyncio.wrap_future(self._thread.submit(explain))

@@ -224,3 +224,20 @@ def _faithful(manifest: Manifest, precision: Precision) -> bool:
     """Whether a precision changes no answer. Of half floats, which only GPUs compute in, the golden answers alone tell it."""
     seen = manifest.fidelity.get(precision)
     return seen.faithful if seen else precision == "f16"
+
+
+def head_of(artifact: Artifact) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (C, D) and bias (C,) of a package's head, which stand in the graph under no names that can be relied on.
+
+    Raises:
+        ArtifactError: if the package's weights do not hold it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = artifact.weights
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} does not hold the head: {error}.") from None
+    return weight, bias

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from service import borrowed, zoo  # noqa: F401 - their networks become timm's, to be built by name
 from service.artifact import Artifact, Backbone, Preprocessing
 
 
@@ -67,6 +68,15 @@ class Network(nn.Module):
         # Never pooled from what the body returns: Swin's is NHWC, and a ViT's has tokens of other kinds.
         last, stages = body.forward_intermediates(self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW")
         return stages, last, body.forward_head(last).float()
+
+    def ending(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """What the body ends with, in its own layout, and the logits (N, C) that follow from it."""
+        if self.facts.sees == "all":
+            stages, last, vectors = self.maps(batch)
+            return last, self.head(torch.cat([*(stage.mean(dim=(2, 3)) for stage in stages), vectors], dim=1))
+        body: Any = self.backbone
+        last = body.forward_features(self._normalised(batch))
+        return last, self.head(body.forward_head(last).float())
 
     def lower(self, kind: torch.dtype) -> "Network":
         """Lets the backbone compute in 16 bits, but for BatchNorm's statistics; normalisation and head stay in 32."""

@@ -56,8 +56,13 @@ class ExplainOptions(Options):
         description="one of /v1/labels, to be explained; the most probable one unless given",
         json_schema_extra={"format": "label"},
     )
-    method: Literal["cam", "occlusion"] | None = Field(
-        None, description="cam: what each part adds to the logit; occlusion: what covering it takes away; the better one"
+    method: Literal["cam", "gradcam", "occlusion"] | None = Field(
+        None,
+        description="cam: what each part adds to the logit; gradcam: the same to first order, for nearly any network, where"
+        " there is torch; occlusion: what covering it takes away; the better one of cam and occlusion unless given",
+    )
+    deletion: Truth = Field(
+        False, description="whether an answer in JSON says if the map explains anything; it takes 142 passes of the network"
     )
 
 

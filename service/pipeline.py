@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from service.explain import Explanation, overlay
+from service.deletion import Deletion as Judged
+from service.explain import Explanation
 from service.explaining import Explaining
 from service.limits import Settings
 from service.metrics import Metrics
 from service.model import Answer, Model
 from service.options import ClassifyOptions, ExplainOptions, SimilarOptions
+from service.overlay import overlay
 from service.preprocess import Decoded
 from service.problems import EXPECTED, Refused, explained
 from service.road import Road
@@ -19,6 +21,7 @@ from service.schemas import (
     Batch,
     BatchItem,
     Classification,
+    Deletion,
     Embedding,
     Explained,
     ImageFacts,
@@ -117,7 +120,11 @@ class Pipeline:
     async def explain(self, encoded: bytes, options: ExplainOptions, request_id: str) -> Explained:
         """Which parts of one image speak for a label. Raises as `classify` does, and for what cannot be explained."""
         begun = time.perf_counter()
-        found = await self._explained(encoded, options, lambda explanation: explanation)
+        judged: Judged | None = None
+        if options.deletion:
+            found, judged = await self._judged(encoded, options)
+        else:
+            found = await self._explained(encoded, options, lambda explanation: explanation)
         return Explained(
             label=found.label,
             probability=found.probability,
@@ -125,6 +132,7 @@ class Pipeline:
             map=found.map.tolist(),
             bias=found.bias,
             region=Region(**found.region._asdict()),
+            deletion=judged and _told_of(judged),
             **self._told(found.decoded, {"explain": round(1e3 * (time.perf_counter() - begun), 3)}, [], request_id),
         )
 
@@ -133,10 +141,17 @@ class Pipeline:
         return await self._explained(encoded, options, overlay)
 
     async def _explained(self, encoded: bytes, options: ExplainOptions, finish: Callable[[Explanation], R]) -> R:
+        label, decoded = await self._explainable(encoded, options)
+        return await self._explaining.explained(decoded, label, options.method, finish)
+
+    async def _judged(self, encoded: bytes, options: ExplainOptions) -> tuple[Explanation, Judged]:
+        label, decoded = await self._explainable(encoded, options)
+        return await self._explaining.judged(decoded, label, options.method)
+
+    async def _explainable(self, encoded: bytes, options: ExplainOptions) -> tuple[int | None, Decoded]:
         label = self._label(options.label)
         self._explaining.check_room()
-        decoded = await self.road.decoded(encoded)
-        return await self._explaining.explained(decoded, label, options.method, finish)
+        return label, await self.road.decoded(encoded)
 
     def _label(self, name: str | None) -> int | None:
         labels = self.model.manifest.labels
@@ -172,3 +187,13 @@ class Pipeline:
 def _short(name: str, options: ClassifyOptions | SimilarOptions, most: int, why: str) -> list[str]:
     """A warning if more was asked for than there is; the default never is."""
     return [f"{name}: {why}"] if name in options.model_fields_set and getattr(options, name) > most else []
+
+
+def _told_of(judged: Judged) -> Deletion:
+    return Deletion(
+        score=judged.score,
+        chance=judged.chance,
+        beaten=judged.beaten,
+        explains=judged.explains,
+        probabilities=list(judged.probabilities),
+    )

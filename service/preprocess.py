@@ -33,7 +33,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 # `service.sniff` is the limit, and says so in our words.
 Image.MAX_IMAGE_PIXELS = None
 
-_FILTERS = {
+FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
@@ -145,7 +145,7 @@ def shrink(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = I
         size = (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9))
         _draft(image, preprocessing)
         picture, _ = _rgb(image)
-        return np.asarray(_upright(picture.resize(size, _FILTERS[preprocessing.interpolation]), orientation))
+        return np.asarray(_upright(picture.resize(size, FILTERS[preprocessing.interpolation]), orientation))
 
 
 @contextmanager
@@ -236,7 +236,7 @@ def _fitted(picture: Image.Image, preprocessing: Preprocessing, orientation: int
     Turning upright comes after resampling: it commutes with every centred fit, and turning a small square is cheap.
     For the same reason resizing and cropping are one resampling of just the part that is kept.
     """
-    crop, resampling = preprocessing.crop, _FILTERS[preprocessing.interpolation]
+    crop, resampling = preprocessing.crop, FILTERS[preprocessing.interpolation]
     width, height = picture.size
     if preprocessing.fit == "letterbox":
         # Turned before it is laid on the square: an odd margin is wider on one side.

@@ -135,6 +135,14 @@ def model(fitted):
 
 
 @pytest.fixture(scope="session")
+def pack(fitted, tmp_path_factory):
+    """A package of another backbone with random weights and a random head (a packing.Pack): `pack("resnet18", "all")`."""
+    import packing
+
+    return packing.packer(fitted, tmp_path_factory.mktemp("packed"))
+
+
+@pytest.fixture(scope="session")
 def server(fitted) -> Iterator[str]:
     """The URL of a real `bentoml serve` with the fitted package."""
     from training.demo import serving

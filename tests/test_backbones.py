@@ -76,8 +76,10 @@ def same_tensors(one, other) -> bool:
     return list(ours) == list(theirs) and all(bool((ours[key] == theirs[key]).all()) for key in ours)
 
 
-def test_catalogue_is_all_that_timm_registers():
+def test_catalogue_is_all_that_timm_and_our_zoo_register():
     import timm
+
+    import service.network  # noqa: F401 - with it our zoo registers its own
 
     assert backbones._catalogue()[0] == set(timm.list_models())
 

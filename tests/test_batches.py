@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from service.artifact import Preprocessing
 from service.preprocess import decode
-from training.batches import Batches, Draw, Order, Random, random_changes, shown
+from training.batches import HARDER, Batches, Draw, Order, Random, random_changes, shown
 from training.dataset import Dataset, DatasetError, scan
 from training.looks import examine
 from training.pixels import pixels, whole
@@ -282,6 +282,34 @@ def test_levels_add_changes():
 
 def test_flips_and_rotations_can_be_ruled_out():
     assert kinds("strong", flips=False, rotations=False) == ["RandomResizedCrop", "ColorJitter"]
+
+
+def test_hardening_comes_after_all_other_changes():
+    added = [type(change).__name__ for change in random_changes(64, "light", True, True, ("rotation", "blur")).transforms]
+    assert added == ["RandomResizedCrop", "HorizontalFlip", "Rotate", "GaussianBlur"]
+
+
+def test_hardening_changes_training_images_and_nothing_else(dataset: Dataset):
+    splits = split(dataset, 0)
+    plain, hard = (batches(dataset, splits=splits, augment="none", harden=names) for names in ("", "rotation"))
+    before, after = (torch.cat([images for images, _ in module.train_dataloader()]) for module in (plain, hard))
+    turned = [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+    assert 2 <= sum(turned) < len(turned)  # one in two
+    for one, other in zip(plain.val_dataloader(), hard.val_dataloader(), strict=True):
+        assert torch.equal(one[0], other[0])
+    labels = [torch.cat([labels for _, labels in module.train_dataloader()]) for module in (plain, hard)]
+    assert torch.equal(*labels)
+
+
+@pytest.mark.parametrize("name", HARDER)
+def test_every_hardening_changes_some_images_and_keeps_their_size(name: str, same_image: Random):
+    images = Random(
+        same_image.images, torch.zeros(8, dtype=torch.int64), random_changes(64, "none", True, True, (name,)), 64, 0
+    )
+    shown = [images[Draw(number, 0)][0].numpy() for number in range(16)]
+    kinds = {image.tobytes() for image in shown}
+    assert {image.shape for image in shown} == {(64, 64, 3)}
+    assert len(kinds) >= 3
 
 
 @pytest.mark.parametrize("augment", ["light", "medium", "strong"])

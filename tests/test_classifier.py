@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from service.classifier import Ranked, conforming, given, named, probabilities, rank
+from service.classifier import Ranked, conforming, given, log_odds, named, probabilities, rank
 
 LABELS = ("ants", "bees", "wasps")
 
@@ -89,3 +89,14 @@ def test_several_labels_are_given_from_their_own_thresholds_on():
 
 def test_a_set_is_told_most_probable_first():
     assert named(np.array([True, True, False]), np.array([0.2, 0.7, 0.1]), LABELS) == ("bees", "ants")
+
+
+def test_log_odds_by_hand():
+    scaled, last = np.log([[1.0, 2.0, 6.0]]), np.array([2])
+    assert log_odds(scaled, last).tolist() == [pytest.approx(math.log(6 / 3))]
+    assert log_odds(scaled, last, multilabel=True).tolist() == [pytest.approx(math.log(6))]
+
+
+def test_log_odds_stay_finite_where_the_probability_is_one():
+    assert log_odds(np.array([[0.0, 2000.0], [60.0, 0.0]]), np.array([1, 0])).tolist() == [2000.0, 60.0]
+    assert np.isnan(log_odds(np.full((1, 3), np.nan), np.array([1]))).all()

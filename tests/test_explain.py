@@ -1,8 +1,6 @@
 """What speaks for a label: class activation maps that add up to the logit, and occlusion that finds what matters."""
 
 import dataclasses
-import io
-import json
 import pickle
 import shutil
 import subprocess
@@ -15,22 +13,8 @@ from PIL import Image
 
 from service import model as models
 from service.artifact import ArtifactError, Preprocessing
-from service.engine import Graph, Outputs
-from service.explain import (
-    Explainer,
-    Explanation,
-    Region,
-    Unexplainable,
-    Unwanted,
-    activation,
-    log_odds,
-    occlusion,
-    overlay,
-    region,
-    strength,
-)
-from service.preprocess import EXIF_ORIENTATION, Decoded, ImageError, decode
-from training.splits import Splits
+from service.explain import Explainer, Unexplainable, Unwanted, activation, region
+from service.preprocess import EXIF_ORIENTATION, Decoded, decode
 
 ROOT = Path(__file__).parent.parent
 # How a camera would have stored an upright scene, for each of EXIF's orientations.
@@ -47,54 +31,7 @@ STORED = {
 
 @pytest.fixture(scope="module")
 def explainer(model) -> Explainer:
-    return Explainer(model)
-
-
-@pytest.fixture(scope="module")
-def pack(fitted, tmp_path_factory):
-    """A package of another backbone with random weights and a random head: `pack("resnet18", "all")`."""
-    from safetensors.numpy import load_file
-
-    from training import calibrate, graphs, package, probes
-    from training.backbones import Choice
-    from training.dataset import scan
-    from training.export import export_backbone
-    from training.sample import SAMPLE
-
-    dataset, folder = scan(SAMPLE), tmp_path_factory.mktemp("packed")
-
-    def packed(name: str, sees: str) -> models.Model:
-        if not (folder / f"{name}-64").exists():
-            export_backbone(Choice(name, "none"), folder / name, 64, 64)
-        card = json.loads((folder / f"{name}-64" / graphs.CARD).read_text())
-        exported = graphs.Exported(folder=folder / f"{name}-64", **card)
-        facts, random = exported.backbone.model_copy(update={"sees": sees}), np.random.default_rng(0)
-        width = graphs.columns(facts)[sees].stop - graphs.columns(facts)[sees].start
-        weight, bias = random.normal(size=(10, width)) / 10, random.normal(size=10)
-        head = probes.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
-        graph = Graph(exported.graph, lanes=1)
-
-        def network(batch: np.ndarray) -> Outputs:
-            said = graph(batch)
-            seen = [said[graphs.STAGES], said["vectors"]] if sees == "all" else [said["vectors"]]
-            return Outputs(head(np.concatenate(seen, axis=1)), said["vectors"])
-
-        trained = dataclasses.replace(
-            fitted.trained,
-            backbone=facts,
-            preprocessing=exported.preprocessing,
-            network=network,
-            graph=probes.with_head(exported.graph, head, sees),
-            weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-            neighbours=calibrate.neighbours_of(dataset.samples[:40], random.normal(size=(40, facts.width))),
-        )
-        return models.load(
-            package.write(trained, dataset, Splits(*[dataset.samples[:8]] * 3), name, folder / f"{name}-{sees}").path,
-            "cpu",
-            precision="f32",
-        )
-
-    return packed
+    return Explainer(model.artifact)
 
 
 def logits(model: models.Model, encoded: bytes) -> np.ndarray:
@@ -103,7 +40,7 @@ def logits(model: models.Model, encoded: bytes) -> np.ndarray:
 
 def test_positions_of_a_map_add_up_to_the_logit_of_every_label(model, explainer, clothes):
     for label, (_, encoded) in enumerate(clothes):
-        found = explainer.explain(encoded, label)
+        found = explainer.explain(model.decode(encoded), label)
         assert found.map.shape == (4, 4)
         assert found.map.mean() + found.bias == pytest.approx(logits(model, encoded)[label], abs=1e-4)
 
@@ -117,62 +54,103 @@ def test_positions_add_up_for_other_networks_and_heads_on_every_stage(pack, enco
     noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
     said = logits(packed, noise)
     for label in (0, 9):
-        found = Explainer(packed).explain(noise, label)
+        found = Explainer(packed.artifact).explain(packed.decode(noise), label)
         assert (found.method, found.map.shape, found.map.dtype) == ("cam", shape, np.float32)
         assert found.map.mean() + found.bias == pytest.approx(said[label], abs=1e-4 * max(1.0, abs(float(said[label]))))
         assert np.ptp(found.map) > 0
 
 
 def test_network_whose_vector_is_no_mean_is_explained_by_occlusion(pack, encode, photo):
-    explainer = Explainer(pack("lcnet_035", "last"))
+    packed = pack("lcnet_035", "last")
+    explainer, decoded = Explainer(packed.artifact), packed.decode(encode(photo))
     assert not explainer.exact
-    found = explainer.explain(encode(photo))
+    found = explainer.explain(decoded)
     assert (found.method, found.map.shape, found.bias) == ("occlusion", (8, 8), 0)
     with pytest.raises(Unexplainable, match="no class activation maps; occlusion explains it"):
-        explainer.explain(encode(photo), method="cam")
+        explainer.explain(decoded, method="cam")
 
 
 def test_most_probable_label_is_explained_unless_another_is_asked_for(model, explainer, clothes):
     _, encoded = clothes[0]
     ranked = model.classify(encoded, 10).ranked
-    found = explainer.explain(encoded)
+    found = explainer.explain(model.decode(encoded))
     assert (found.label, found.method) == (ranked[0].label, "cam")
     assert found.probability == pytest.approx(ranked[0].probability, abs=1e-5)
-    other = explainer.explain(encoded, model.manifest.labels.index(ranked[3].label))
+    other = explainer.explain(model.decode(encoded), model.manifest.labels.index(ranked[3].label))
     assert other.label == ranked[3].label
     assert other.probability == pytest.approx(ranked[3].probability, abs=1e-5)
 
 
-def test_a_map_and_occlusion_tell_of_the_same_image(explainer, clothes):
-    _, encoded = clothes[0]
-    by_map, by_occlusion = explainer.explain(encoded, 2, "cam"), explainer.explain(encoded, 2, "occlusion")
+def test_a_map_and_occlusion_tell_of_the_same_image(model, explainer, clothes):
+    decoded = model.decode(clothes[0][1])
+    by_map, by_occlusion = explainer.explain(decoded, 2, "cam"), explainer.explain(decoded, 2, "occlusion")
     assert (by_map.label, by_map.region) == (by_occlusion.label, by_occlusion.region)
     assert by_map.probability == by_occlusion.probability
     assert np.array_equal(by_map.decoded.pixels, by_occlusion.decoded.pixels)
 
 
-def test_facts_of_the_image_are_told(explainer, encode, photo):
-    found = explainer.explain(encode(photo, "WEBP"))
+def test_facts_of_the_image_are_told(model, explainer, encode, photo):
+    found = explainer.explain(model.decode(encode(photo, "WEBP")))
     assert (found.decoded.width, found.decoded.height, found.decoded.format) == (80, 60, "WEBP")
     assert found.decoded.pixels.shape == (128, 128, 3)
 
 
-def test_what_is_no_image_is_not_explained(explainer):
-    with pytest.raises(ImageError):
-        explainer.explain(b"no image")
-
-
-def test_nothing_is_begun_that_nobody_wants(explainer, encode, photo):
+def test_nothing_is_begun_that_nobody_wants(model, explainer, encode, photo):
     with pytest.raises(Unwanted):
-        explainer.explain(encode(photo), wanted=lambda: False)
+        explainer.explain(model.decode(encode(photo)), wanted=lambda: False)
 
 
-def test_occlusion_ends_as_soon_as_nobody_wants_it(explainer, encode, photo):
+def test_occlusion_ends_as_soon_as_nobody_wants_it(model, explainer, encode, photo):
     patience = iter([True] * 7)
     with pytest.raises(Unwanted):
-        explainer.explain(encode(photo), method="occlusion", wanted=lambda: next(patience, False))
+        explainer.explain(model.decode(encode(photo)), method="occlusion", wanted=lambda: next(patience, False))
     assert next(patience, None) is None
-    assert explainer.explain(encode(photo)).method == "cam"
+    assert explainer.explain(model.decode(encode(photo))).method == "cam"
+
+
+def test_judging_a_map_ends_as_soon_as_nobody_wants_it(model, explainer, encode, photo):
+    found, patience = explainer.explain(model.decode(encode(photo))), iter([True] * 7)
+    with pytest.raises(Unwanted):
+        explainer.deletion(found, lambda: next(patience, False))
+    assert next(patience, None) is None
+
+
+def test_a_maps_worth_begins_with_the_labels_own_probability(model, explainer, clothes):
+    found = explainer.explain(model.decode(clothes[3][1]), 3)
+    judged = explainer.deletion(found, steps=4, moves=2)
+    assert len(judged.probabilities) == 5
+    assert judged.probabilities[0] == pytest.approx(found.probability, abs=1e-6)
+
+
+class Planted(Explainer):
+    """The fourth label's logit is how red the image is on average; the head sees nothing else."""
+
+    @property
+    def _graph(self):
+        def asked(batch: np.ndarray) -> dict[str, np.ndarray]:
+            red = batch[..., 0].reshape(1, 8, 16, 8, 16).mean(axis=(2, 4)) / 16
+            logits, maps = np.zeros((1, 10), np.float32), np.zeros((1, 1280, 8, 8), np.float32)
+            logits[0, 3], maps[0, 77] = red.mean(), red
+            return {"logits": logits, "maps": maps}
+
+        return asked
+
+    @property
+    def _head(self) -> tuple[np.ndarray, np.ndarray]:
+        weight = np.zeros((10, 1280))
+        weight[3, 77] = 1
+        return weight, np.zeros(10)
+
+
+@pytest.mark.parametrize("method", ["cam", "occlusion"])
+def test_every_way_points_to_the_corner_that_the_answer_depends_on(model, method):
+    pixels = np.full((128, 128, 3), 124, np.uint8)  # the colour that covers, in which there is nothing to be lost
+    pixels[:32, 96:, 0] = 255
+    found = Planted(model.artifact).explain(Decoded(pixels, 128, 128, "PNG", ()), 3, method)
+    row, column = np.unravel_index(found.map.argmax(), (8, 8))
+    assert (row <= 1, column >= 6) == (True, True)
+    assert Planted(model.artifact).deletion(found).explains
+    assert not Planted(model.artifact).deletion(dataclasses.replace(found, map=found.map[::-1, ::-1])).explains
 
 
 def test_a_network_that_says_nan_explains_nothing(model, encode, photo):
@@ -180,23 +158,25 @@ def test_a_network_that_says_nan_explains_nothing(model, encode, photo):
         _graph = staticmethod(lambda batch: {"logits": np.full((1, 10), np.nan, np.float32)})
 
     with pytest.raises(FloatingPointError, match="not a number"):
-        Broken(model).explain(encode(photo))
+        Broken(model.artifact).explain(model.decode(encode(photo)))
 
 
 def test_a_pickle_in_place_of_the_weights_is_never_loaded(model, tmp_path, encode, photo):
     folder = Path(shutil.copytree(model.artifact.path, tmp_path / "package"))
     (folder / "weights.safetensors").write_bytes(pickle.dumps(print))
-    forged = models.Model(dataclasses.replace(model.artifact, path=folder), model.engine)
+    forged = dataclasses.replace(model.artifact, path=folder)
     with pytest.raises(ArtifactError, match=r"weights\.safetensors does not hold the head"):
-        Explainer(forged).explain(encode(photo))
+        Explainer(forged).explain(model.decode(encode(photo)))
 
 
 def test_explaining_loads_no_torch(fitted, encode, photo, tmp_path):
     (tmp_path / "photo.png").write_bytes(encode(photo))
     program = (
-        "import sys; from pathlib import Path; from service import model; from service.explain import Explainer, overlay;"
-        f"explainer = Explainer(model.load(Path({str(fitted.artifact.path)!r}), 'cpu'));"
-        f"overlay(explainer.explain(Path({str(tmp_path / 'photo.png')!r}).read_bytes()));"
+        "import sys; from pathlib import Path; from service import model; from service.explain import Explainer;"
+        "from service.overlay import overlay;"
+        f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu');"
+        f"found = Explainer(loaded.artifact).explain(loaded.decode(Path({str(tmp_path / 'photo.png')!r}).read_bytes()));"
+        "overlay(found);"
         "print(*sorted({'torch', 'timm', 'training', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).strip() == ""
@@ -219,41 +199,6 @@ def test_a_maps_mean_survives_any_change_of_grid(tall, wide):
     weights = random.normal(size=6)
     expected = weights @ np.concatenate([other.mean(axis=(1, 2)), last.mean(axis=(1, 2))])
     assert activation([other, last], weights).mean() == pytest.approx(expected, abs=1e-12)
-
-
-def test_occlusion_finds_the_only_cell_that_matters():
-    for row, column in ((2, 5), (0, 0), (7, 3)):
-        place = np.s_[7 * row : 7 * row + 7, 7 * column : 7 * column + 7]  # of 56 pixels, 8 cells
-        pixels = np.zeros((56, 56, 3), np.uint8)
-        pixels[place] = 200
-        found = occlusion(lambda shown, place=place: float(shown[place].mean()), pixels, np.zeros(3, np.uint8))
-        expected = np.zeros((8, 8))
-        expected[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 50  # a corner of a patch on it lies here
-        expected[row, max(0, column - 1) : column + 2] = expected[max(0, row - 1) : row + 2, column] = 100
-        expected[row, column] = 200
-        assert found.tolist() == expected.tolist()
-
-
-def test_occlusion_covers_everything_with_the_colour():
-    seen = []
-    occlusion(lambda shown: float(seen.append(shown) or 0), np.zeros((30, 30, 3), np.uint8), np.array([1, 2, 3], np.uint8))
-    covered = np.stack(seen[1:])
-    assert (len(seen), seen[0].any()) == (82, False)
-    assert covered.any(axis=(0, 3)).all()
-    assert covered.any(axis=(1, 2, 3)).all()
-    assert {tuple(pixel) for pixel in np.unique(covered.reshape(-1, 3), axis=0).tolist()} == {(0, 0, 0), (1, 2, 3)}
-
-
-def test_occlusion_of_what_rises_is_negative():
-    found = occlusion(lambda shown: float(shown.sum()), np.zeros((16, 16, 3), np.uint8), np.ones(3, np.uint8))
-    assert (found[1:-1, 1:-1] == -48).all()
-    assert found[0, 0] == -27  # patches over the edge cover less
-
-
-def test_log_odds_by_hand():
-    assert log_odds(np.log([1.0, 2.0, 6.0]), 2, multilabel=False) == pytest.approx(np.log(6 / 3))
-    assert log_odds(np.log([1.0, 2.0, 6.0]), 2, multilabel=True) == pytest.approx(np.log(6))
-    assert log_odds(np.array([0.0, 2000.0]), 1, multilabel=False) == 2000
 
 
 def spec(fit: str, resize: int = 40, crop: int = 32) -> Preprocessing:
@@ -294,41 +239,3 @@ def test_pixels_lie_where_the_region_says_even_in_turned_images(encode, fit, ori
     assert (seen.width, seen.height, inside.sum() > 400) == (width, height, True)
     assert np.abs(seen.pixels[..., 0] - x * 255 / width)[inside].max() < 255 / 32 / 2  # half a pixel of the network's
     assert np.abs(seen.pixels[..., 1] - y * 255 / height)[inside].max() < 255 / 32 / 2
-
-
-def explained(map: list[list[float]], bias: float = 0.0, colour: int = 128) -> Explanation:
-    decoded = Decoded(np.full((32, 32, 3), colour, np.uint8), 40, 40, "PNG", ())
-    return Explanation("cat", 0.9, "cam", np.array(map, np.float32), bias, Region(4, 4, 32, 32), decoded)
-
-
-def drawn(explanation: Explanation) -> np.ndarray:
-    image = Image.open(io.BytesIO(overlay(explanation)))
-    assert (image.format, image.mode, image.size) == ("PNG", "RGB", (448, 448))
-    return np.asarray(image).astype(int)
-
-
-def test_overlay_glows_where_the_label_is_spoken_for_and_nowhere_else():
-    picture = drawn(explained([[0, 0, 0, 0], [0, 0, 9, 0], [0, 0, 0, 0], [-5, 0, 0, 0]]))
-    glow, quiet = picture[168, 280], picture[392, 56]
-    assert glow[0] - glow[2] > 40  # warm
-    assert glow.sum() > quiet.sum()
-    assert np.abs(quiet - 128).max() <= 2
-
-
-def test_overlay_of_what_nothing_speaks_for_is_the_picture():
-    assert np.abs(drawn(explained([[-1, -2], [-3, 0]])) - 128).max() <= 1
-
-
-def test_overlay_keeps_the_picture_visible_below_the_glow():
-    dark, bright = (drawn(explained([[1, 1], [1, 1]], colour=colour)) for colour in (0, 255))
-    assert (bright - dark).min() >= 100
-
-
-@pytest.mark.parametrize(
-    ("bias", "expected"),
-    [(0, [[0, 0.5], [0.25, 1]]), (4, [[0, 2 / 3], [0.5, 1]]), (-4, [[0, 0], [0, 1]]), (-9, [[0, 0], [0, 0]])],
-)
-def test_strength_is_of_positions_whose_own_logit_is_above_zero(bias, expected):
-    found = strength(explained([[-4, 4], [2, 8]], bias))
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert found.dtype == np.float32

@@ -21,7 +21,7 @@ def graft(*words: object, cwd: Path | None = None, **settings: str) -> subproces
 def test_help_names_every_verb():
     done = graft("--help")
     assert done.returncode == 0
-    for verb in ("check", "fit", "compare", "predict", "evaluate", "verify", "package", "serve", "demo"):
+    for verb in ("check", "fit", "compare", "predict", "locate", "evaluate", "verify", "package", "serve", "demo"):
         assert f"\n    {verb} " in done.stdout
 
 
@@ -50,6 +50,13 @@ def test_the_version_is_printed():
         (["fit", "x", "--weights", "nowhere.pth"], "expected a .safetensors file, local-dir:FOLDER, or none"),
         (["fit", "x", "--recipe", "nowhere.yaml"], "nowhere.yaml cannot be read as a recipe"),
         (["fit", "x", "--colour"], "unrecognized arguments: --colour"),
+        (
+            ["fit", "x", "--harden", "rotations"],
+            "--harden rotations: Value error, 'rotations' is nothing to harden against; did",
+        ),
+        (["fit", "x", "--harden", "blur"], "It goes with --strategy last, finetune or scratch."),
+        (["evaluate", "x", "y", "--report", "z.html"], "--report: the page tells what --robust found; add --robust."),
+        (["locate", "x", "y", "--probable", "1.5"], "'1.5' is not a number between 0 and 1"),
         (["predict", "x", "y", "--top-k", "0"], "'0' is not a whole number from 1 on"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "VERB"),
@@ -183,3 +190,25 @@ def test_evaluate_exits_1_below_the_wanted_accuracy(fitted):
 
     assert graft("evaluate", fitted.artifact.path, SAMPLE, "--min-accuracy", "0.5").returncode == 0
     assert graft("evaluate", fitted.artifact.path, SAMPLE, "--min-accuracy", "0.999").returncode == 1
+
+
+def test_evaluate_tells_what_is_withstood_beside_the_score(fitted, clothes, tmp_path):
+    for label, encoded in clothes:
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        (tmp_path / "photos" / label / "one.png").write_bytes(encoded)
+    page = tmp_path / "robust.html"
+    done = graft("evaluate", fitted.artifact.path, tmp_path / "photos", "--robust", "--report", page, "--json")
+    told = json.loads(done.stdout)
+    assert {"package", "score", "evaluation", "robust", "robust_sample", "advice"} == set(told)
+    assert set(told["robust"]["jpeg"][0]) == {"severity", "accuracy", "low", "high", "changed", "n"}
+    assert told["robust"]["pgd"][0]["accuracy"] == told["score"]["accuracy"]
+    assert "What it withstands" in page.read_text()
+
+
+def test_locate_says_where_and_marks_it(fitted, clothes, tmp_path):
+    (tmp_path / "boot.png").write_bytes(clothes[0][1])
+    done = graft("locate", fitted.artifact.path, tmp_path / "boot.png", "--out", tmp_path / "marked.png")
+    assert done.returncode == 0
+    assert done.stdout.startswith("ankle boot\t")
+    assert done.stdout.endswith(f"next: graft predict {fitted.artifact.path} {tmp_path / 'boot.png'}\n")
+    assert (tmp_path / "marked.png").read_bytes().startswith(b"\x89PNG")

@@ -23,7 +23,7 @@ def test_an_impossible_top_k_is_refused(value):
 def test_what_is_not_given_is_the_default():
     assert parsed(ClassifyOptions) == ClassifyOptions(top_k=5, threshold=0)
     assert parsed(SimilarOptions) == SimilarOptions(k=5, thumbnails=False)
-    assert parsed(ExplainOptions) == ExplainOptions(label=None, method=None)
+    assert parsed(ExplainOptions) == ExplainOptions(label=None, method=None, deletion=False)
 
 
 def test_what_is_given_later_counts_more():
@@ -58,8 +58,8 @@ def test_anything_else_is_no_truth(value):
     assert caught.value.code == "bad_thumbnails"
 
 
-@pytest.mark.parametrize("value", ["gradcam", "", "CAM", 3])
+@pytest.mark.parametrize("value", ["lime", "", "CAM", 3])
 def test_an_unknown_method_is_refused(value):
-    with pytest.raises(Refused, match="'cam' or 'occlusion'") as caught:
+    with pytest.raises(Refused, match="'cam', 'gradcam' or 'occlusion'") as caught:
         parsed(ExplainOptions, {"method": value})
     assert caught.value.code == "bad_method"

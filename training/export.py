@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
 from service.engine import LOGITS, VECTORS, Graph
 from service.network import Network
-from training import pretrained
+from training import pooling, pretrained
 from training.backbones import BackboneError, Choice
 from training.graphs import CARD, STAGES, graph_folder, size_file
 from training.recipe import input_size
@@ -38,6 +38,7 @@ def to_onnx(network: nn.Module, crop: int, path: Path, outputs: list[str]) -> No
     the data, so whatever is exported must be compared with the network afterwards, as all callers do.
     """
     batch = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
+    torch.onnx.register_custom_op_symbolic("aten::adaptive_avg_pool2d", pooling.written, OPSET)  # type: ignore[attr-defined]
     free = {name: {0: "N"} for name in [PIXELS, *outputs]}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the tracer's own insides

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from training.charts import Line, lines
 from training.compare import Row, Table
 from training.gallery import Cell, Sheet
+from training.robustness import Withstood
 from training.story import Estimate, Evaluation, LabelScores, LearningCurve
 
 Gap = tuple[Row, Row, Estimate]
@@ -50,6 +51,15 @@ def learning_curve(curve: LearningCurve) -> str:
     ticks = [(x, f"{n_images:,}") for x, n_images in zip(at, curve.n_images, strict=True)][-MOST_TICKS:]
     title = "Score by number of images learned from"
     return lines(title, "images learned from", ticks, [Line("held-out images", points, band)], True)
+
+
+def withstood(title: str, axis: str, rows: Sequence[tuple[str, Withstood]]) -> str:
+    """What became of the answers by severity, evenly spaced: right with its band, and changed."""
+    ticks = [(float(place), words) for place, (words, _) in enumerate(rows)]
+    right = tuple((float(place), one.right.value) for place, (_, one) in enumerate(rows))
+    band = tuple((float(place), one.right.low, one.right.high) for place, (_, one) in enumerate(rows))
+    changed = tuple((float(place), one.changed.value) for place, (_, one) in enumerate(rows))
+    return lines(title, axis, ticks, [Line("right", right, band), Line("changed", changed)], True)
 
 
 def _whole(numbers: Sequence[int]) -> list[tuple[float, str]]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from training import recipe as sizes
 from training import rules
-from training.recipe import Recipe
+from training.recipe import FINE_TUNINGS, Recipe
 
 T = TypeVar("T")
 
@@ -75,6 +75,7 @@ class Plan(BaseModel):
     augment: Literal["none", "light", "medium", "strong"]
     flips: bool
     rotations: bool
+    harden: tuple[str, ...] = ()
     pixel_cache: float
 
     @property
@@ -86,6 +87,19 @@ class Plan(BaseModel):
     def total_steps(self) -> int:
         """Optimizer steps of the whole run, if it is not ended early."""
         return self.epochs * -(-self.steps // self.accumulate)
+
+
+def check(choices: Recipe) -> None:
+    """Refuses `--harden` where nothing may ever be shown changed images, before any data are read.
+
+    Raises:
+        ValueError: with what to do about it.
+    """
+    if choices.harden and choices.strategy not in FINE_TUNINGS:
+        raise ValueError(
+            f"--harden changes the images that fine-tuning is shown; --strategy {choices.strategy} learns from unchanged ones,"
+            " or may keep what did. It goes with --strategy last, finetune or scratch."
+        )
 
 
 def plan(recipe: Recipe, facts: Facts) -> Plan:
@@ -142,8 +156,9 @@ def _looks(plan: Plan) -> str:
     turned = plan.rotations and plan.augment != "light"
     allowed = [word for word, on in (("mirrored", plan.flips), ("turned", turned)) if on]
     changes = "unchanged" if plan.augment == "none" else f"{plan.augment} changes ({', '.join(['cropped', *allowed])})"
+    harder = [f"hardened against {', '.join(plan.harden)}"] if plan.harden else []
     mixed = [f"{name} {alpha:g}" for name, alpha in (("mixup", plan.mixup), ("cutmix", plan.cutmix)) if alpha]
-    return f"up to {plan.epochs} epochs of {plan.steps} steps of {batch} images; {', '.join([changes, *mixed])}"
+    return f"up to {plan.epochs} epochs of {plan.steps} steps of {batch} images; {', '.join([changes, *harder, *mixed])}"
 
 
 def _moves(plan: Plan) -> str:

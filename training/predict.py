@@ -12,7 +12,7 @@ import numpy as np
 
 from service.artifact import Preprocessing
 from service.batcher import Batcher
-from service.engine import Engine, Outputs, cores
+from service.engine import Engine, Outputs, Pixels, cores
 from service.model import Answer, Model
 from service.preprocess import ImageError, decode
 from training import durable
@@ -34,12 +34,17 @@ def outputs(
         read: gives an item's encoded bytes.
         what: is being done, for a person.
     """
+    return through(engine, items, lambda item: decode(read(item), preprocessing).pixels, what)
+
+
+def through(engine: Engine, items: Sequence[T], look: Callable[[T], Pixels], what: str) -> Iterator[Outputs | ImageError]:
+    """The same for items that become pixels in any way; `look` is called in several threads, and may raise ImageError."""
     workers = cores() + engine.lanes * engine.max_batch  # enough at once to fill every batch
     batcher = Batcher(engine, workers, FOREVER_S)
 
     def one(item: T) -> Outputs | ImageError:
         try:
-            pixels = decode(read(item), preprocessing).pixels
+            pixels = look(item)
         except ImageError as error:
             return error
         return batcher.submit(pixels).result()

@@ -15,6 +15,8 @@ from service.artifact import Backbone, Preprocessing
 from service.network import sized as sized_for
 from training.backbones import PACKAGED, BackboneError, Choice, packaged, ways_out
 
+HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # GoogLeNet's and Inception-v3's, as torchvision's files and timm's hold them
+
 
 def load(choice: Choice, crop: int | None = None) -> Any:
     """The timm network with its weights and its own classifier, every tensor matched.
@@ -30,7 +32,10 @@ def load(choice: Choice, crop: int | None = None) -> Any:
         return _checked_timm(choice, choice.weights, sized)
     if choice.weights == "hub":
         return _checked_timm(choice, choice.name, sized)
-    network = timm.create_model(choice.name, pretrained=False, **sized)
+    try:
+        network = timm.create_model(choice.name, pretrained=False, **sized)
+    except ValueError as error:
+        raise BackboneError(f"{choice.name} cannot be built for {crop} pixels: {error}. Another --input-size may do.") from None
     if choice.weights == "package":
         tensors = torch.load(packaged(choice.name), map_location="cpu", weights_only=True)
         _load_by_position(network, tensors, choice.name)
@@ -63,8 +68,12 @@ def _load_by_position(network: Any, tensors: dict[str, Tensor], name: str) -> No
 
 
 def _load_by_name(network: Any, tensors: dict[str, Tensor], file: str) -> None:
-    """Loads a state dict; only the old classifier may be missing, left over, or of another width."""
+    """Loads a state dict; only the old classifier may be missing, left over, or of another width.
+
+    Classifiers that only helped to train, as Inception networks have, may be left over too.
+    """
     own = network.state_dict()
+    tensors = {key: value for key, value in tensors.items() if key in own or not key.startswith(HELPERS)}
     classifier = network.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     prefixes = tuple(f"{head}." for head in heads)

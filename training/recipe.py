@@ -12,9 +12,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from training.disturbances import HARDENING, hardening
+
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SIDE_STEP = 32  # every backbone here halves its input five times
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+FINE_TUNINGS = ("last", "finetune", "scratch")  # the strategies that surely come to fine-tuning
 
 Strategy = Literal["auto", "probe", "svm", "stages", "last", "finetune", "scratch"]
 
@@ -84,12 +88,22 @@ class Recipe(BaseModel):
     augment: Literal["none", "light", "medium", "strong"] | None = Field(None, description="how much images are changed")
     flips: bool = Field(True, description="learn from mirror images too; rule them out for digits and text")
     rotations: bool = Field(True, description="learn from slightly turned images too")
+    harden: tuple[str, ...] = Field(
+        (),
+        description=f"what fine-tuning's images suffer too, joined by commas, of {', '.join(HARDENING)}",
+        json_schema_extra={"unset": "none", "metavar": "A,B"},
+    )
 
     @field_validator("budget")
     @classmethod
     def _is_a_time(cls, budget: str) -> str:
         seconds(budget)
         return budget
+
+    @field_validator("harden", mode="before")
+    @classmethod
+    def _is_known(cls, harden: Any) -> tuple[str, ...]:
+        return hardening(filter(None, harden.split(","))) if isinstance(harden, str) else hardening(map(str, harden))
 
     @property
     def budget_s(self) -> float:

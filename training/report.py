@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training import charts, durable, gallery, panels, wording
+from training.advice import Advice, chapters, sample
 from training.compare import Table
 from training.findings import Finding
 from training.gallery import Answers, Sheet, Suspect
 from training.panels import Epoch
 from training.progress import duration
+from training.robustness import Robustness
+from training.seeing import Seen
 from training.story import Evaluation, Quadrant, Rung
 from training.thumbnails import Album
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from training.inspection import Inspection
 
 NAME = "report.html"  # in a run's folder, or a comparison's
 PAGE = Path(__file__).parent / "page"
@@ -64,6 +69,7 @@ class Story:
         rungs: in the order in which they were climbed.
         epochs: of the training that was kept, or none for a probe.
         answers: what was said about each test image.
+        sees: the pictures of what the network looks at, and for.
         remarks: further results in words: what ten crops gained, whether fine-tuning beat its probe.
         package: where it lies, as a person would type it.
     """
@@ -88,6 +94,7 @@ class Story:
     epochs: tuple[Epoch, ...] = ()
     suspects: tuple[Suspect, ...] = ()
     remarks: tuple[str, ...] = ()
+    sees: Seen | None = None
 
 
 def report_page(story: Story, read: Callable[[str], bytes]) -> str:
@@ -123,6 +130,28 @@ def check_page(name: str, summary: str, findings: Sequence[Finding], pictures: M
 def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = None) -> str:
     """Strategies against each other: the lectures' table for a person's own images."""
     return _rendered("compare.html", {"name": name, "summary": summary, "table": table, "repeat": repeat})
+
+
+def robust_page(name: str, found: Robustness, advice: Advice) -> str:
+    """What a package's answers withstand, as curves with pictures, and what follows."""
+    told = {"name": name, "found": found, "advice": advice, "sample": sample(found), "chapters": list(chapters(found))}
+    return _rendered("robust.html", told)
+
+
+def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
+    """What a network is, layer by layer.
+
+    Args:
+        sees: what its template `sees.html` is told of what the network sees in images; None: there were none.
+    """
+    from training import inspection
+
+    shares = [
+        max(layer.weights / found.anatomy.weights, inspection.operations_share(layer, found.anatomy))
+        for layer in found.anatomy.layers
+    ]
+    told = {"found": found, "inspection": inspection, "largest": max(shares, default=1.0), "sees": sees}
+    return _rendered("inspect.html", told)
 
 
 def save(page: str, path: Path) -> None:

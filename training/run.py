@@ -12,6 +12,7 @@ from training import (
     ladder,
     latest,
     package,
+    plan,
     quantise,
     report,
     runs,
@@ -77,6 +78,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
         BackboneError, DatasetError, RunError, ArtifactError, OSError: with what to do about it.
     """
     begun = time.monotonic()
+    plan.check(recipe)
     search.check(recipe)
     trackers.require(recipe.tracker)
     quantise.require(recipe.int8)
@@ -104,7 +106,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
         durable.write(folder.path / "ladder.json", to_json([rung.model_dump() for rung in climbed.rungs]))
         durable.write(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
         by_path = {sample.path: sample for sample in ground.dataset.samples}
-        story = telling.story(data, ground, climbed, evaluation, artifact.path, time.monotonic() - begun)
+        story = telling.story(data, ground, climbed, evaluation, artifact, time.monotonic() - begun)
         report.save(report.report_page(story, lambda path: ground.dataset.read(by_path[path])), folder.path / report.NAME)
         runs.finish(folder.path)
     return Result(folder.path, artifact, climbed, evaluation, time.monotonic() - begun)

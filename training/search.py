@@ -18,14 +18,13 @@ from training.ground import Ground
 from training.plan import Plan
 from training.progress import say
 from training.proposals import is_hopeless, left_open, proposed
-from training.recipe import Recipe
+from training.recipe import FINE_TUNINGS, Recipe
 from training.rungs import Probed
 from training.trials import Choices, Tried
 
 if TYPE_CHECKING:
     from service.network import Network
 
-FINE_TUNINGS = ("last", "finetune", "scratch")
 TABLE, TRIAL = "search.csv", "trial-"
 
 

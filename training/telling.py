@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from service.artifact import Artifact
 from service.classifier import probabilities
 from service.engine import cores
 from training import recipe as recipes
-from training import suspects
+from training import seeing, suspects
 from training.calibrate import outlier_scores
 from training.folder import PLAN, read
 from training.gallery import Answers
@@ -27,9 +28,10 @@ from training.trained import Trained
 UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a plan
 
 
-def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, package: Path, seconds: float) -> Story:
+def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, artifact: Artifact, seconds: float) -> Story:
     """A whole run, as its report tells it."""
     trained, dataset, splits = climbed.trained, ground.dataset, ground.splits
+    answers, by_path = _answers(ground, trained), {sample.path: sample for sample in splits.test}
     return Story(
         name=data.resolve().name,
         created=datetime.now().strftime("%d %B %Y, %H:%M").lstrip("0"),
@@ -40,9 +42,9 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, pa
         strategy=trained.strategy,
         backbone=f"{trained.backbone.name} at {trained.preprocessing.crop} pixels",
         seconds=seconds,
-        package=str(package),
+        package=str(artifact.path),
         evaluation=evaluation,
-        answers=_answers(ground, trained),
+        answers=answers,
         repeat=_repeat(data, ground, climbed),
         left_out=ground.audited.left_out,
         findings=tuple(
@@ -53,6 +55,7 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, pa
         epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
         suspects=ground.audited.suspects,
         remarks=tuple(_remarks(climbed, evaluation)),
+        sees=seeing.of_run(artifact, answers, trained.test.vectors, lambda path: dataset.read(by_path[path])),
     )
 
 
@@ -97,7 +100,10 @@ def command(verb: str, data: Path, choices: Recipe, *more: str) -> str:
     words = ["graft", verb, str(data), *more]
     for name, value in choices.model_dump(exclude_defaults=True).items():
         flag = f"--{name.replace('_', '-')}"
-        words += [flag if value else f"--no-{name.replace('_', '-')}"] if isinstance(value, bool) else [flag, str(value)]
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{name.replace('_', '-')}")
+        else:
+            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 
 
@@ -131,4 +137,6 @@ def _words(name: str) -> str:
 def _said(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -38,6 +38,32 @@ STRATEGIES: Mapping[str, str] = {
     "scratch": "training of the whole network from the start",
 }
 
+# name: (title, what it means)
+DISTURBANCES: Mapping[str, tuple[str, str]] = {
+    "translation": (
+        "Translation",
+        "Moved, each image in a direction of its own. Convolution moves its answer along, and pooling forgets where it was:"
+        " this is what they promise not to mind.",
+    ),
+    "rotation": (
+        "Rotation",
+        "Turned about the centre, some to the left and some to the right. Convolution promises nothing here.",
+    ),
+    "scale": ("Scale", "Shown smaller, with what lies beyond the edge mirrored in, or larger, with less of it to see."),
+    "flip": ("Mirroring", "Left to right and upside down."),
+    "brightness": ("Brightness", "Every value multiplied; what exceeds white stays white."),
+    "blur": ("Blur", "Out of focus: a Gaussian blur, in pixels of what the network sees."),
+    "noise": ("Noise", "As in poor light: Gaussian noise on every value of every pixel."),
+    "jpeg": ("JPEG", "Saved as a JPEG file, worse and worse."),
+    "occlusion": ("Occlusion", "A square in the image's mean colour lies somewhere on it."),
+    "fgsm": (
+        "FGSM",
+        "An attack in one step against the right answer: every value moves by so much at most, in the direction that raises"
+        " the loss (Goodfellow et al. 2015). The attacker knows the network.",
+    ),
+    "pgd": ("PGD", "An attack in five smaller steps from a random start, never further away than that (Madry et al. 2018)."),
+}
+
 
 def measured(name: str, value: float) -> str:
     """One metric's value, as a share or as a number."""

@@ -50,3 +50,39 @@ document.querySelectorAll("table.sortable").forEach((table) => {
     heading.replaceChildren(button);
   });
 });
+
+// The image behind a point of a map, beside the pointer or the point that the arrow keys reached; the same point on every map.
+document.querySelectorAll(".atlases").forEach((maps) => {
+  const peek = maps.querySelector(".peek");
+  const { columns, side } = maps.dataset;
+  let picked = [];
+  const show = (point) => {
+    picked.forEach((other) => other.classList.remove("picked"));
+    picked = point ? [...maps.querySelectorAll(`[data-tile="${point.dataset.tile}"]`)] : [];
+    picked.forEach((other) => other.classList.add("picked"));
+    peek.hidden = !point;
+    if (!point) return;
+    const row = Math.floor(point.dataset.tile / columns);
+    const left = (point.dataset.tile - row * columns) * side;
+    peek.querySelector("svg").setAttribute("viewBox", `${left} ${row * side} ${side} ${side}`);
+    peek.querySelector("figcaption").textContent = point.querySelector("title").textContent;
+    const at = point.getBoundingClientRect();
+    const within = maps.getBoundingClientRect();
+    const across = at.left - within.left + at.width + 12;
+    peek.style.left = `${Math.max(0, Math.min(across, within.width - peek.offsetWidth))}px`;
+    peek.style.top = `${at.bottom - within.top + 6}px`;
+  };
+  maps.querySelectorAll("svg.atlas").forEach((map) => {
+    const points = [...map.querySelectorAll("[data-tile]")].sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left);
+    map.addEventListener("pointerover", (event) => show(event.target.closest("[data-tile]")));
+    map.addEventListener("pointerleave", () => show(null));
+    map.addEventListener("blur", () => show(null));
+    map.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const here = points.findIndex((point) => point.classList.contains("picked"));
+      show(points[(here < 0 ? 0 : here + step + points.length) % points.length]);
+    });
+  });
+});
