@@ -41,9 +41,10 @@ class TorchvisionAlexNet(models.AlexNet):
     """torchvision's AlexNet, after Krizhevsky's later paper, under its own tensors' names."""
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
-        self.num_classes = num_classes
+        super().__init__(max(1, num_classes))  # torchvision would make a classifier of no labels, which says nothing
         self.num_features, self.head_hidden_size = 256, 4096
+        self.feature_info = [{"module": f"features.{end}", "num_chs": width} for end, width in ((2, 64), (5, 192), (12, 256))]
+        self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Another classifier with random weights; 0 labels: none."""
@@ -75,11 +76,13 @@ class GoogLeNet(models.GoogLeNet):
     """torchvision's GoogLeNet under its own tensors' names, without the two classifiers that only helped to train it."""
 
     ENDS = ("maxpool1", "maxpool2", "inception3b", "inception4e", "inception5b")
+    WIDTHS = (64, 192, 480, 832, 1024)
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, aux_logits=False, init_weights=True)
-        self.num_classes = num_classes
+        super().__init__(max(1, num_classes), aux_logits=False, init_weights=True)
         self.num_features = self.head_hidden_size = 1024
+        self.feature_info = [{"module": name, "num_chs": wide} for name, wide in zip(self.ENDS, self.WIDTHS, strict=True)]
+        self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Another classifier with random weights; 0 labels: none."""

@@ -46,7 +46,8 @@ def gradient_map(network: Network, batch: Tensor, label: int) -> NDArray[np.floa
     """
     with _stages_of(network.backbone) as stages, torch.enable_grad():
         last, logits = network.ending(batch)
-        for tensor, width in reversed([*stages, (last, width_of(network.backbone, last))]):
+        ended = [(last, width_of(network.backbone, last))] if last.requires_grad else []
+        for tensor, width in reversed([*stages, *ended]):
             [slope] = torch.autograd.grad(logits[0, label], [tensor], retain_graph=True, allow_unused=True)
             seen, gradient = (positions(one, width, prefix_tokens(network.backbone)) for one in (tensor, slope))
             if seen is not None and gradient is not None and bool(gradient.any()):
@@ -95,8 +96,9 @@ def _stages_of(body: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
 
 
 def width_of(body: nn.Module, last: Tensor) -> int:
-    """The channels of what a body ends with."""
-    return int(getattr(body, "num_features", last.shape[1]))
+    """The channels of what a body ends with; those of its vectors, unless connected layers lie between."""
+    told = int(getattr(body, "num_features", last.shape[1]))
+    return told if told in (last.shape[1], last.shape[-1]) else int(last.shape[1])
 
 
 def prefix_tokens(body: nn.Module) -> int:

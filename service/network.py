@@ -70,12 +70,18 @@ class Network(nn.Module):
         return stages, last, body.forward_head(last).float()
 
     def ending(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """What the body ends with, in its own layout, and the logits (N, C) that follow from it."""
-        if self.facts.sees == "all":
+        """What the body ends with, in its own layout, and the logits (N, C) that follow from it.
+
+        Of a body without stages, as a perceptron's is, that is the image itself, flat.
+        """
+        if self.facts.stages:
             stages, last, vectors = self.maps(batch)
-            return last, self.head(torch.cat([*(stage.mean(dim=(2, 3)) for stage in stages), vectors], dim=1))
+            means = [stage.mean(dim=(2, 3)) for stage in stages] if self.facts.sees == "all" else []
+            return last, self.head(torch.cat([*means, vectors], dim=1))
         body: Any = self.backbone
-        last = body.forward_features(self._normalised(batch))
+        shown = self._normalised(batch)
+        last = body.forward_features(shown) if hasattr(body, "forward_features") else body.forward_intermediates(shown)[0]
+        last = last.flatten(1) if last is shown else last
         return last, self.head(body.forward_head(last).float())
 
     def lower(self, kind: torch.dtype) -> "Network":

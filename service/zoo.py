@@ -73,6 +73,10 @@ class Tower(nn.Module):
             width = wide
         self.hidden = nn.Sequential(layers)
         self.num_features = self.head_hidden_size = width
+        self.feature_info = [
+            {"module": f"stages.{number}", "num_chs": next(reversed(list(stage.parameters()))).shape[0]}
+            for number, stage in enumerate(stages)
+        ]
         self.reset_classifier(num_classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):

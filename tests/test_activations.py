@@ -43,6 +43,10 @@ def test_the_graph_says_what_torch_says(pack, tmp_path, name):
         np.testing.assert_allclose(found[stage], map[0].numpy(), atol=1e-3 * float(map.abs().max()))
 
 
+def test_a_perceptron_has_no_stages(pack, tmp_path):
+    assert stages(networks.load(pack("mlp", "last").artifact), 64, tmp_path) is None
+
+
 def test_the_last_maps_means_are_what_the_head_of_a_pooled_network_sees(model, clothes, tmp_path):
     pixels = model.decode(clothes[0][1]).pixels
     found = maps(stages(networks.load(model.artifact), 128, tmp_path), pixels)

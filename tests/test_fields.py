@@ -31,6 +31,10 @@ def test_only_layers_inside_the_stage_count():
     assert seen(*layers) == {"stage1": 9, "stage2": 33, "last": 33}
 
 
+def test_a_stage_that_ends_in_a_module_without_layers_is_the_end_of_its_shape():
+    assert seen(layer("backbone.features.0", (16, 16, 8), 3), layer("backbone.features.2", (16, 16, 8), 5)) == {"stage1": 5}
+
+
 def test_a_gate_inside_a_stage_says_nothing_of_its_map():
     gate = Layer("backbone.layer1.se", "convolution", (1, 1, 8), whole((64, 64)))
     assert seen(layer("backbone.layer1.0", (16, 16, 8), 9), gate) == {"stage1": 9}

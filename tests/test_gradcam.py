@@ -159,10 +159,16 @@ def test_a_service_without_torch_says_so_and_explains_by_occlusion(pack):
     )
 
 
-def test_what_cannot_be_explained_this_way_is_refused(pack, encode, photo):
-    class Mapless(Explainer):
-        _with_gradients = staticmethod(lambda pixels, label: None)
-
-    packed = pack("lcnet_035", "last")
+def test_a_perceptron_has_no_map_and_is_refused(pack, encode, photo):
+    packed = pack("mlp", "last")
+    explainer, decoded = Explainer(packed.artifact), packed.decode(encode(photo))
     with pytest.raises(Unexplainable, match="no map whose positions its answer depends on; occlusion explains it"):
-        Mapless(packed.artifact).explain(packed.decode(encode(photo)), 0, "gradcam")
+        explainer.explain(decoded, 0, "gradcam")
+    assert explainer.explain(decoded, 0).method == "occlusion"
+
+
+def test_the_lectures_own_networks_have_one(pack, encode, photo):
+    packed = pack("lenet5", "last")
+    found = Explainer(packed.artifact).explain(packed.decode(encode(photo)), 0, "gradcam")
+    assert found.map.shape == (13, 13)
+    assert np.ptp(found.map) > 0

@@ -40,7 +40,7 @@ def test_a_runs_report_shows_the_best_of_it_without_being_asked(fitted):
     for heading in ("Where it looks", "What lies together", "What it looks for first"):
         assert heading in text
     assert "class activation maps" in text
-    assert html.count('class="atlas"') == 2
+    assert html.count('class="atlas"') == 1
     assert len(set(re.findall(r'data-tile="(\d+)"', html))) == 300
     assert "300 of the 500 images, drawn by lot" in text
     assert len(html) < 3 * 2**20

@@ -73,8 +73,9 @@ def squared(places: Places) -> Places:
 
 
 def agreement(places: Places, labels: Sequence[int]) -> float:
-    """The share of images whose nearest image on a map (N, 2) has the same label."""
-    apart = ((places[:, None] - places[None]) ** 2).sum(axis=2)
+    """The share of images (N, K) whose nearest image has the same label."""
+    sizes = (places**2).sum(axis=1)
+    apart = sizes[:, None] + sizes[None] - 2 * places @ places.T
     np.fill_diagonal(apart, np.inf)
     own = np.array(labels)
     return float((own[apart.argmin(axis=1)] == own).mean())

@@ -22,7 +22,9 @@ def fields(anatomy: Anatomy, modules: Mapping[str, str], shapes: Mapping[str, Sh
 
 
 def _widest(anatomy: Anatomy, module: str, shape: Shape) -> ReceptiveField | None:
-    inside = [layer for layer in anatomy.layers if _within(layer, module) and _says(layer, shape)]
+    saying = [layer for layer in anatomy.layers if _says(layer, shape)]
+    # A stage that ends in a module without layers, as VGG's in a ReLU, is the end of what has its shape.
+    inside = [layer for layer in saying if _within(layer, module)] or saying
     known = [layer.receptive_field for layer in inside if layer.receptive_field is not None]
     return max(known, key=lambda field: field.size) if inside and len(known) == len(inside) else None
 

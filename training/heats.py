@@ -64,7 +64,7 @@ class Heats:
         n_good, n = sum(one.explains for one in judged), len(judged)
         score, chance = (float(np.mean([getattr(one, name) for one in judged])) for name in ("score", "chance"))
         return (
-            f"Deletion confirms {n_good or 'none'} of {n} maps: while what glows is covered bit by bit, the label keeps"
+            f"Deletion confirms {n_good or 'none'} of {n} maps: while what glows is covered, the label keeps"
             f" {percent(score)} of probability on average; with the same shape in other places, {percent(chance)}."
         )
 

@@ -91,8 +91,8 @@ def insides(
     looked_at: Sequence[int],
     anatomy: Anatomy,
     chosen: Sequence[Chosen] = (),
-) -> Insides:
-    """What a package's network says inside of images that it has answered.
+) -> Insides | None:
+    """What a package's network says inside of images that it has answered; None if it has no stages, as a perceptron.
 
     Args:
         vectors: of the images, (N, D).
@@ -107,6 +107,8 @@ def insides(
     network, labels, crop = networks.load(artifact), artifact.manifest.labels, artifact.manifest.preprocessing.crop
     with tempfile.TemporaryDirectory() as folder:
         graph = activations.stages(network, crop, Path(folder))
+        if graph is None:
+            return None
         looks = tuple(_look(graph, path, decoded(path)) for path in (answers.paths[row] for row in looked_at))
         found = _peaks(graph, answers.paths, decoded)
         _check(chosen, found)

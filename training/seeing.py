@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 LAST = "last"  # as `training.activations` calls the last map
 TILE = 56  # pixels of an image beside the map
-OF_A_REPORT, MOST_POINTS = 300, 1000  # images on a map: t-SNE takes 0.8 s and 3 s for them, and a page must stay quick to draw
+OF_A_REPORT, MOST_POINTS = 300, 1000  # images on a map: a report must stay small, and a page quick to draw
 OF_EACH = 3  # images that were answered rightly, and as many wrongly, that get a heat map
-QUICKLY, CLOSELY = (3, 9), (4, 19)  # steps and moves of deletion scores: 22 passes each in a report, 62 in an inspection
+QUICKLY, CLOSELY = (2, 9), (4, 19)  # steps and moves of deletion scores: 12 passes each in a report, 62 in an inspection
 
 Read = Callable[[str], bytes]
+Way = Callable[[Places, Places], tuple[str, Places, str]]  # principal components and their shares -> title, places, words
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def of_run(artifact: Artifact, answers: Answers, vectors: Vectors, read: Read) -
     rows = telling(answers, OF_EACH if explainer.exact else 1)
     shown = heats(explainer, answers, labels, lambda path: _readable(read, path, preprocessing), rows, None, *QUICKLY)
     n_all = len(answers.paths)
-    return Seen(kernels(artifact), shown, mapped(answers, labels, vectors, read, preprocessing, OF_A_REPORT, n_all))
+    return Seen(
+        kernels(artifact), shown, mapped(answers, labels, vectors, read, preprocessing, [by_components], OF_A_REPORT, n_all)
+    )
 
 
 def _quick(artifact: Artifact) -> Precision:
@@ -129,7 +132,8 @@ def of_package(model: Model, anatomy: "Anatomy", data: Path, n_images: int, chos
     rows = telling(answers, OF_EACH)
     method = _method(explainer, decoded(answers.paths[0]))
     shown = heats(explainer, answers, manifest.labels, decoded, rows, method, *CLOSELY)
-    drawn = mapped(answers, manifest.labels, said.vectors, read, manifest.preprocessing, MOST_POINTS, n_all)
+    ways = [by_groups, by_components]
+    drawn = mapped(answers, manifest.labels, said.vectors, read, manifest.preprocessing, ways, MOST_POINTS, n_all)
     two = _two(answers, rows)
     inner = insides(model.artifact, answers, said.vectors, lambda path: decoded(path).pixels, two, anatomy, channels)
     return Seen(kernels(model.artifact), shown, drawn, inner)
@@ -171,12 +175,14 @@ def mapped(
     vectors: Vectors,
     read: Read,
     preprocessing: Preprocessing,
+    ways: Sequence[Way],
     most: int,
     n_all: int,
 ) -> Map | None:
     """The map of images that were answered; None of so few that nothing can lie together.
 
     Args:
+        ways: to draw it.
         most: images on it; of more, so many are drawn by lot.
         n_all: how many images there are, of which these may be some.
     """
@@ -186,22 +192,27 @@ def mapped(
     along, shares = atlas.components(vectors[rows])
     points = [_point(answers, labels, row) for row in rows.tolist()]
     looks = scatter.marks(points, len(labels))
-
-    def drawn(title: str, places: Places, sentence: str) -> Drawing:
-        return Drawing(title, scatter.scatter(title, atlas.squared(places), points, looks), sentence)
-
-    by_groups, own = atlas.tsne(along), [point.label for point in points]
-    near = f"For {percent(atlas.agreement(by_groups, own))} of the images, the nearest one here has the same label."
-    drawings = (
-        drawn("t-SNE", by_groups, f"Neighbours stay neighbours; how far groups are from each other means nothing. {near}"),
-        drawn("PCA", along[:, :2], f"The two directions in which they differ most, {percent(float(shares[:2].sum()))} of all."),
-    )
-    n_columns = scatter.columns(len(rows))
-    small = _small([answers.paths[row] for row in rows], read, preprocessing)
+    drawings = []
+    for way in ways:
+        title, places, sentence = way(along, shares)
+        drawings.append(Drawing(title, scatter.scatter(title, atlas.squared(places), points, looks), sentence))
+    near = atlas.agreement(along, [point.label for point in points])
+    said = f"{_counted(points, n_all)} For {percent(near)} of them, the one that is most alike has the same label."
+    n_columns, small = scatter.columns(len(rows)), _small([answers.paths[row] for row in rows], read, preprocessing)
     sheet = data_uri(tiles.contact_sheet(small, n_columns, TILE))
     legend = tuple(scatter.legend(labels, points, looks))
-    n_rows = -(-len(rows) // n_columns)
-    return Map(drawings, legend, _counted(points, n_all), sheet, n_columns, n_rows, TILE)
+    return Map(tuple(drawings), legend, said, sheet, n_columns, -(-len(rows) // n_columns), TILE)
+
+
+def by_components(along: Places, shares: Places) -> tuple[str, Places, str]:
+    """The map at once."""
+    told = f"The two directions in which they differ most, {percent(float(shares[:2].sum()))} of all that differs."
+    return "PCA", along[:, :2], told
+
+
+def by_groups(along: Places, _: Places) -> tuple[str, Places, str]:
+    """The map that shows groups best; importing what makes it takes a second."""
+    return "t-SNE", atlas.tsne(along), "Neighbours stay neighbours; how far groups are from each other means nothing."
 
 
 def _counted(points: Sequence[Point], n_all: int) -> str:
