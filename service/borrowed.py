@@ -41,9 +41,9 @@ class TorchvisionAlexNet(models.AlexNet):
     """torchvision's AlexNet, after Krizhevsky's later paper, under its own tensors' names."""
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
-        self.num_classes = num_classes
+        super().__init__()
         self.num_features, self.head_hidden_size = 256, 4096
+        self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Another classifier with random weights; 0 labels: none."""
@@ -77,9 +77,9 @@ class GoogLeNet(models.GoogLeNet):
     ENDS = ("maxpool1", "maxpool2", "inception3b", "inception4e", "inception5b")
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, aux_logits=False, init_weights=True)
-        self.num_classes = num_classes
+        super().__init__(aux_logits=False, init_weights=True)
         self.num_features = self.head_hidden_size = 1024
+        self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Another classifier with random weights; 0 labels: none."""
