@@ -41,7 +41,7 @@ class TorchvisionAlexNet(models.AlexNet):
     """torchvision's AlexNet, after Krizhevsky's later paper, under its own tensors' names."""
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(max(1, num_classes))  # torchvision would make a classifier of no labels, which says nothing
+        super().__init__()
         self.num_features, self.head_hidden_size = 256, 4096
         self.feature_info = [{"module": f"features.{end}", "num_chs": width} for end, width in ((2, 64), (5, 192), (12, 256))]
         self.reset_classifier(num_classes)
@@ -79,7 +79,7 @@ class GoogLeNet(models.GoogLeNet):
     WIDTHS = (64, 192, 480, 832, 1024)
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(max(1, num_classes), aux_logits=False, init_weights=True)
+        super().__init__(aux_logits=False, init_weights=True)
         self.num_features = self.head_hidden_size = 1024
         self.feature_info = [{"module": name, "num_chs": wide} for name, wide in zip(self.ENDS, self.WIDTHS, strict=True)]
         self.reset_classifier(num_classes)

@@ -40,8 +40,9 @@ ZOO = {
     "tf_efficientnet_lite2": (6_092_072, 1280, {0: 16, 1: 24, 2: 48, 3: 120, 4: 352}, 64),
     "vit_tiny_patch16_224": (5_717_416, 192, {1: 192, 4: 192, 6: 192, 9: 192, 11: 192}, 64),
 }
-LARGE = {"vgg16", "vgg19", "resnet152", "resnet200"}  # seconds each, and no other kind of layer than their smaller sisters
-LEARNED = [pytest.param(name, marks=pytest.mark.nightly) if name in LARGE else name for name in ZOO]
+# Seconds each, and no other kind of layer than their smaller sisters have.
+SISTERS = {"vgg16", "vgg19", "resnet152", "resnet200", "tf_efficientnet_lite1", "tf_efficientnet_lite2"}
+LEARNED = [pytest.param(name, marks=pytest.mark.nightly) if name in SISTERS else name for name in ZOO]
 
 
 def network(name: str) -> Network:

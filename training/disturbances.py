@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-SAMPLE = 120  # images that are disturbed, unless somebody asks for more
+SAMPLE = 100  # images that are disturbed, unless somebody asks for more
 
 
 @dataclass(frozen=True)
