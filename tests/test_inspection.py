@@ -45,13 +45,15 @@ def test_facts_of_a_layer_are_all_that_the_formulas_need(lenet: Inspection):
     assert json.loads(json.dumps(first)) == {
         "name": "stages.0.conv1",
         "kind": "convolution",
-        "kernel": [5, 5],
-        "stride": [1, 1],
-        "padding": [0, 0],
+        "kernel": 5,
+        "stride": 1,
+        "padding": 0,
         "output": [28, 28, 6],
         "weights": 456,
         "multiply_adds": 352_800,
-        "receptive_field": {"size": [5, 5], "stride": [1, 1], "offset": [2.5, 2.5]},
+        "receptive_field": 5,
+        "receptive_field_stride": 1,
+        "receptive_field_offset": 2.5,
         "share": {"weights": 0.007354, "multiply_adds": 0.541337},
     }
 

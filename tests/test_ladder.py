@@ -74,6 +74,15 @@ def test_every_rung_can_be_asked_for_by_name(strategy: str, cache, make_folder, 
     assert result.climbed.rungs[-1].strategy == strategy
 
 
+def test_random_weights_get_the_epochs_that_their_rule_asks_for(cache, make_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    choices = Recipe(strategy="scratch", backbone="mlp", weights="none", input_size=32, accelerator="cpu")
+    run.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", choices)
+    said = capsys.readouterr().err
+    assert "80 are wanted" in said
+    assert "up to 80 epochs" in said
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400)])
 def test_a_budget_is_a_span_of_time(text: str, seconds: float):
     assert Recipe(budget=text).budget_s == seconds

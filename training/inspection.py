@@ -40,7 +40,7 @@ class Inspection:
     engine: str = ""
 
     def facts(self) -> dict[str, object]:
-        """What `--json` prints."""
+        """What `--json` prints. Windows and fields are one number where they are squares, else [down, across]."""
         anatomy = self.anatomy
         totals: dict[str, object] = {
             "weights": anatomy.weights,
@@ -137,13 +137,15 @@ def _facts(layer: Layer, anatomy: Anatomy) -> dict[str, object]:
     return {
         "name": layer.name,
         "kind": layer.kind,
-        "kernel": layer.kernel,
-        "stride": layer.stride,
-        "padding": layer.padding and [_whole(cells) for cells in layer.padding],
+        "kernel": _number(layer.kernel),
+        "stride": _number(layer.stride),
+        "padding": _number(layer.padding),
         "output": layer.output,
         "weights": layer.weights,
         "multiply_adds": layer.multiply_adds,
-        "receptive_field": field and {"size": field.size, "stride": field.stride, "offset": field.offset},
+        "receptive_field": field and _number(field.size),
+        "receptive_field_stride": field and _number(field.stride),
+        "receptive_field_offset": field and _number(field.offset),
         "share": {"weights": share(layer.weights, anatomy.weights), "multiply_adds": operations_share(layer, anatomy)},
     }
 
@@ -158,9 +160,12 @@ def operations_share(layer: Layer, anatomy: Anatomy) -> float:
     return share(layer.multiply_adds, anatomy.multiply_adds)
 
 
-def _whole(cells: float) -> float:
-    """3 for 3.0, so that JSON says what a person would."""
-    return int(cells) if cells == int(cells) else cells
+def _number(pair: Sequence[float] | None) -> float | list[float] | None:
+    """One number where down and across are alike, as torch takes its windows; else both."""
+    if pair is None:
+        return None
+    down, across = (int(cells) if cells == int(cells) else cells for cells in pair)
+    return down if down == across else [down, across]
 
 
 def side(pair: Sequence[float] | None) -> str:

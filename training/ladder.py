@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training import evaluate, judge, recipe, rungs, search
+from training import evaluate, judge, rungs, search
 from training.ground import Ground
 from training.progress import duration, say
 from training.rungs import Probed
@@ -127,17 +127,17 @@ def _finetuned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tu
 
 def _decided_epochs(ground: Ground, strategy: str, begun: float) -> int:
     """As many as were found to fit when the run began: a measured time would differ after an interruption."""
-    return ground.folder.decided(f"epochs of {strategy}", lambda: _epochs(ground, begun))
+    return ground.folder.decided(f"epochs of {strategy}", lambda: _epochs(ground, strategy, begun))
 
 
-def _epochs(ground: Ground, begun: float) -> int:
+def _epochs(ground: Ground, strategy: str, begun: float) -> int:
     """How many epochs of fine-tuning: a person's choice, else what the rule asks for and the budget allows."""
     if ground.choices.epochs:
         return ground.choices.epochs
     train, validation = ground.splits.train, ground.splits.validation
     speed = rungs.images_per_second(ground)
     fit = judge.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
-    wanted = recipe.epochs(len(train))
+    wanted = rungs.by_rule(ground, strategy).epochs
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
     say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
     return min(wanted, search.share(fit, ground.choices.search, WORTH_IT))

@@ -168,16 +168,21 @@ def begun(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple["
     from training.extractor import load_headless
     from training.finetune import set_head
 
-    dataset, train = ground.dataset, ground.splits.train
-    choices = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs})
-    counts = dataset.counts(train)
-    plan = planned(choices, Facts(len(train), counts, dataset.multilabel, choices.weights != "none", on_gpu(choices)))
-    network = load_headless(ground.exported, len(dataset.labels))
+    plan = by_rule(ground, strategy, epochs)
+    network = load_headless(ground.exported, len(ground.dataset.labels))
     if plan.scratch:
-        layers.start_fresh(network, choices.seed, backbone=plan.fresh)
+        layers.start_fresh(network, ground.choices.seed, backbone=plan.fresh)
     else:
         set_head(network, probed.start)
     return network, plan
+
+
+def by_rule(ground: Ground, strategy: str, epochs: int | None = None) -> Plan:
+    """The plan that the rules make of these images; with as many epochs as they ask for, unless told how many."""
+    dataset, train = ground.dataset, ground.splits.train
+    choices = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs})
+    pretrained = choices.weights != "none"
+    return planned(choices, Facts(len(train), dataset.counts(train), dataset.multilabel, pretrained, on_gpu(choices)))
 
 
 def measured(ground: Ground, network: "Network", wanted: Plan) -> dict[str, object]:
