@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from answering import answering
 from safetensors.numpy import load_file
 
 from service import model as models
@@ -52,10 +53,8 @@ def packer(fitted: Result, folder: Path) -> Pack:
             weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
             neighbours=calibrate.neighbours_of(dataset.samples[:40], random.normal(size=(40, facts.width))),
         )
-        return models.load(
-            package.write(trained, dataset, Splits(*[dataset.samples[:8]] * 3), name, folder / f"{name}-{sees}").path,
-            "cpu",
-            precision="f32",
-        )
+        splits = Splits(*[dataset.samples[:8]] * 3)
+        written = package.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{sees}")
+        return models.load(written.path, "cpu", precision="f32")
 
     return packed

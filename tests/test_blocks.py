@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answering import answering
 
 from service.engine import LOGITS, VECTORS, CpuEngine
 from training import backbones, graphs
@@ -162,7 +163,8 @@ def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
     )
     dataset = scan(SAMPLE)
-    package.write(trained, dataset, Splits(*[dataset.samples[:8]] * 3), "stages", tmp_path / "package")
+    splits = Splits(*[dataset.samples[:8]] * 3)
+    package.write(answering(trained, dataset, splits), dataset, splits, "stages", tmp_path / "package")
     artifact = read(tmp_path / "package")
     assert (artifact.manifest.backbone.sees, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
     batch = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from answering import answering
 
 from service import engine
 from service.artifact import GRAPH, Fidelity, Score
@@ -22,7 +23,9 @@ def splits() -> Splits:
 
 @pytest.fixture(scope="module")
 def found(fitted, splits) -> dict[str, Fidelity]:
-    return fidelity.measure(fitted.artifact.path / GRAPH, None, fitted.trained, scan(SAMPLE), splits)
+    dataset = scan(SAMPLE)
+    trained = answering(fitted.trained, dataset, splits)
+    return fidelity.measure(fitted.artifact.path / GRAPH, None, trained, dataset, splits)
 
 
 def test_f32_is_what_everything_else_is_held_against(found):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answering import answering
 from conftest import files_of_at_most
 from safetensors.numpy import load_file
 
@@ -21,6 +22,7 @@ from training.dataset import Dataset, scan
 from training.looks import examine
 from training.sample import SAMPLE
 from training.splits import Splits
+from training.trained import Trained
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +38,30 @@ def splits(dataset: Dataset) -> Splits:
 
 
 @pytest.fixture(scope="module")
-def written(fitted, dataset: Dataset, splits, tmp_path_factory) -> Path:
+def trained(fitted, dataset: Dataset, splits: Splits) -> Trained:
+    return answering(fitted.trained, dataset, splits)
+
+
+@pytest.fixture(scope="module")
+def written(trained, dataset: Dataset, splits, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("written") / "package"
     before = os.umask(0o022)
     try:
-        package.write(fitted.trained, dataset, splits, "clothes", target)
+        package.write(trained, dataset, splits, "clothes", target)
     finally:
         os.umask(before)
     return target
 
 
 @pytest.fixture
-def wrong(fitted):
+def wrong(trained):
     """What was trained, with a network in memory that prefers the first label more than the graph does."""
 
     def shifted(batch: np.ndarray) -> Outputs:
-        logits, vectors = fitted.trained.network(batch)
+        logits, vectors = trained.network(batch)
         return Outputs(logits + np.eye(1, logits.shape[1], dtype=np.float32), vectors)
 
-    return dataclasses.replace(fitted.trained, network=shifted)
+    return dataclasses.replace(trained, network=shifted)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,8 +80,8 @@ def test_nothing_partial_is_left_beside_it(written: Path):
     assert [path.name for path in written.parent.iterdir()] == ["package"]
 
 
-def test_manifest_repeats_what_was_trained(written: Path, fitted, dataset: Dataset):
-    manifest, trained = artifact.read(written).manifest, fitted.trained
+def test_manifest_repeats_what_was_trained(written: Path, trained, dataset: Dataset):
+    manifest = artifact.read(written).manifest
     assert manifest.labels == dataset.labels
     assert (manifest.strategy, manifest.temperature) == ("probe", trained.temperature)
     assert (manifest.preprocessing, manifest.backbone) == (trained.preprocessing, trained.backbone)
@@ -87,15 +94,15 @@ def test_golden_answers_are_of_both_kinds_of_file(written: Path):
     assert golden.logits.shape == (8, 10)
 
 
-def test_what_validation_taught_is_packed(written: Path, fitted):
+def test_what_validation_taught_is_packed(written: Path, trained):
     manifest = artifact.read(written).manifest
-    assert (manifest.calibration, manifest.multilabel) == (fitted.trained.calibration, False)
+    assert (manifest.calibration, manifest.multilabel) == (trained.calibration, False)
 
 
-def test_neighbours_are_training_images_as_the_network_sees_them(written: Path, fitted, dataset: Dataset):
+def test_neighbours_are_training_images_as_the_network_sees_them(written: Path, trained, dataset: Dataset):
     near = Neighbours.load(written / "neighbours.npz")
     assert near.vectors.shape == (850, 1280)
-    np.testing.assert_array_equal(near.vectors, fitted.trained.neighbours.vectors)
+    np.testing.assert_array_equal(near.vectors, trained.neighbours.vectors)
     np.testing.assert_allclose(np.linalg.norm(near.vectors, axis=1), 1, atol=1e-3)
     labels = {sample.path: sample.labels for sample in dataset.samples if sample.part == "train"}
     assert all(labels[path] == own for path, own in zip(near.paths, near.labels, strict=True))
@@ -117,16 +124,16 @@ def test_package_without_pictures_says_so(written: Path):
 
 
 @pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
-def test_package_with_pictures_of_others_is_not_published(fitted, dataset: Dataset, splits, tmp_path: Path, pictures):
+def test_package_with_pictures_of_others_is_not_published(trained, dataset: Dataset, splits, tmp_path: Path, pictures):
     with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d pictures; needed: 850"):
-        package.write(fitted.trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
+        package.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
 
 
-def test_a_package_for_several_labels_gives_each_by_its_threshold(fitted, dataset: Dataset, splits, clothes, tmp_path: Path):
+def test_a_package_for_several_labels_gives_each_by_its_threshold(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
     rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_threshold": None, "outlier_threshold": 2.0}
-    trained = dataclasses.replace(fitted.trained, calibration=fitted.trained.calibration.model_copy(update=rules))
+    strict = dataclasses.replace(trained, calibration=trained.calibration.model_copy(update=rules))
     several = dataclasses.replace(dataset, multilabel=True)
-    package.write(trained, several, splits, "clothes", tmp_path / "package")
+    package.write(strict, several, splits, "clothes", tmp_path / "package")
     answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)
     given = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
     assert list(answer.prediction_set) == given
@@ -156,9 +163,9 @@ def test_others_may_read_the_package(written: Path):
     )
 
 
-def test_card_names_scores_and_licence(written: Path, fitted):
+def test_card_names_scores_and_licence(written: Path, trained):
     card = (written / "README.md").read_text(encoding="utf-8")
-    assert f"| test | {fitted.trained.scores['test'].accuracy:.1%} |" in card
+    assert f"| test | {trained.scores['test'].accuracy:.1%} |" in card
     assert "licence Apache-2.0" in card
     assert "- ankle boot\n" in card
 
@@ -169,17 +176,17 @@ def test_network_that_disagrees_with_its_graph_is_not_published(wrong, dataset: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_network_that_says_nan_is_not_published(fitted, dataset: Dataset, splits, tmp_path: Path):
+def test_network_that_says_nan_is_not_published(trained, dataset: Dataset, splits, tmp_path: Path):
     def broken(batch: np.ndarray) -> Outputs:
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 1280), np.float32))
 
     with pytest.raises(ArtifactError, match="Nothing was published"):
-        package.write(dataclasses.replace(fitted.trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
+        package.write(dataclasses.replace(trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
 
 
-def test_refused_package_leaves_the_older_one_untouched(fitted, wrong, dataset: Dataset, splits, tmp_path: Path):
+def test_refused_package_leaves_the_older_one_untouched(trained, wrong, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    package.write(fitted.trained, dataset, splits, "older", target)
+    package.write(trained, dataset, splits, "older", target)
     before = contents(target)
     with pytest.raises(ArtifactError):
         package.write(wrong, dataset, splits, "newer", target)
@@ -189,15 +196,15 @@ def test_refused_package_leaves_the_older_one_untouched(fitted, wrong, dataset: 
 
 @pytest.mark.parametrize("full", ["at once", "midway"])
 def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
-    fitted, dataset: Dataset, splits, tmp_path: Path, monkeypatch, full: str
+    trained, dataset: Dataset, splits, tmp_path: Path, monkeypatch, full: str
 ):
     target = tmp_path / "package"
-    package.write(fitted.trained, dataset, splits, "clothes", target)
+    package.write(trained, dataset, splits, "clothes", target)
     before = contents(target)
     if full == "at once":
         monkeypatch.setattr("training.durable.free", lambda _: 1_000_000)
     with files_of_at_most(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
-        package.write(fitted.trained, dataset, splits, "newer", target)
+        package.write(trained, dataset, splits, "newer", target)
     assert refused.value.errno == errno.ENOSPC
     assert re.search(
         r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; what was there is intact", str(refused.value)
@@ -206,17 +213,17 @@ def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_newer_package_replaces_the_older_one_whole(fitted, dataset: Dataset, splits, tmp_path: Path):
+def test_newer_package_replaces_the_older_one_whole(trained, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    package.write(fitted.trained, dataset, splits, "older", target)
+    package.write(trained, dataset, splits, "older", target)
     (target / "stray.txt").write_text("not of the package")
-    package.write(fitted.trained, dataset, splits, "newer", target)
+    package.write(trained, dataset, splits, "newer", target)
     assert artifact.read(target).manifest.name == "newer"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_labels_of_any_script_arrive_as_they_are(fitted, dataset: Dataset, splits, tmp_path: Path):
+def test_labels_of_any_script_arrive_as_they_are(trained, dataset: Dataset, splits, tmp_path: Path):
     labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "bell\a", "عباية", "e\N{COMBINING ACUTE ACCENT}", " ")
     target = tmp_path / "paquet d'été 🧥" / "package"
-    package.write(fitted.trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
+    package.write(trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
     assert artifact.read(target).manifest.labels == labels

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from answering import answering
 
 from service.artifact import INT8_GRAPH, INT8_WEIGHTS, ArtifactError, read
 from service.model import load
@@ -21,7 +22,8 @@ def written(fitted, tmp_path_factory) -> Path:
     shown = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
     learned = tuple(sample for sample in dataset.samples if sample.part == "train")[::20]
     target = tmp_path_factory.mktemp("int8") / "package"
-    return package.write(fitted.trained, dataset, Splits(learned, shown[::2], shown[1::2]), "small", target, int8=True).path
+    splits = Splits(learned, shown[::2], shown[1::2])
+    return package.write(answering(fitted.trained, dataset, splits), dataset, splits, "small", target, int8=True).path
 
 
 @needs_nncf

@@ -12,7 +12,7 @@ from service.classifier import given, probabilities
 from service.engine import LOGITS, Graph, Pixels
 from service.preprocess import decode
 from training.calibrate import Answered
-from training.dataset import Dataset
+from training.dataset import Dataset, Sample
 from training.folds import Targets
 from training.parallel import each
 from training.splits import Splits
@@ -30,19 +30,26 @@ def measure(graph: Path, int8: Path | None, trained: Trained, dataset: Dataset, 
     Args:
         graph: the network, f32.
         int8: the same with weights and activations of 8 bits; None if there is none.
+        trained: with what the network says of these splits in f32.
         splits: validation tells how far answers move, test how many are right; at most 500 images of each.
     """
-    names: list[Precision] = [name for name in engine.native("cpu") if name != "int8"]
+    files: dict[Precision, Path] = {name: graph for name in engine.native("cpu") if name not in ("f32", "int8")}
     if int8:
-        names.append("int8")
-    said: dict[Precision, Said] = {name: [] for name in names}
-    asked = [sorted(part, key=lambda sample: sample.digest)[:MOST] for part in (splits.validation, splits.test)]
-    for samples in asked:
-        pixels = list(each(lambda one: decode(dataset.read(one), trained.preprocessing).pixels, samples, engine.cores()))
-        for name in names:
-            said[name].append(_logits(int8 if name == "int8" and int8 else graph, name, pixels))
-    truth = dataset.targets(asked[1])
-    return {name: _fidelity(found, said["f32"], trained, truth) for name, found in said.items()}
+        files["int8"] = int8
+    if (len(trained.validation.logits), len(trained.test.logits)) != (len(splits.validation), len(splits.test)):
+        raise ValueError("The answers that come with the network are to other images.")
+    seen, tested = _chosen(splits.validation), _chosen(splits.test)
+    exact, truth = [trained.validation.logits[seen], trained.test.logits[tested]], dataset.targets(splits.test)[tested]
+    samples = [*(splits.validation[row] for row in seen), *(splits.test[row] for row in tested)]
+    pixels = list(each(lambda one: decode(dataset.read(one), trained.preprocessing).pixels, samples, engine.cores()))
+    said: dict[Precision, Said] = {"f32": exact}
+    said |= {name: np.split(_logits(file, name, pixels), [len(seen)]) for name, file in files.items()}
+    return {name: _fidelity(found, exact, trained, truth) for name, found in said.items()}
+
+
+def _chosen(samples: Sequence[Sample]) -> list[int]:
+    """Which of them are asked about: the same ones each time."""
+    return sorted(range(len(samples)), key=lambda row: samples[row].digest)[:MOST]
 
 
 def _logits(path: Path, precision: Precision, pixels: Sequence[Pixels]) -> Floats:
