@@ -30,7 +30,7 @@ image: $(READY)
 SAMPLE = training/sample/fashion-mnist.zip
 IMAGE_CHECK = ../shared/tools/image-check
 
-# Against other tools, in an environment of their own; under half an hour on two cores. Its tables: benchmarks/RESULTS.md.
+# Against other tools, in an environment of their own; about 35 minutes on two cores. Its tables: benchmarks/RESULTS.md.
 bench: $(READY) $(PEERS_READY)
 	$(BIN)/python benchmarks/bench.py
 bench-quick: $(READY) $(PEERS_READY)

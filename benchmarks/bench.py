@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bench.py [NAME...] [--quick] [--join]
 
-`make bench` runs serving, fitting and start (under half an hour on two cores). Each leaves `results/NAME.json` and
+`make bench` runs serving, fitting and start (about 35 minutes on two cores). Each leaves `results/NAME.json` and
 `results/NAME.md`; those that do so by themselves, such as growth.py, are only shown. With `--join` nothing is measured.
 Ends with 1 if a target was missed. With `--quick`, which only shows that everything works, nothing is kept.
 """

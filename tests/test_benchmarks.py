@@ -175,7 +175,7 @@ def test_a_slow_server_is_asked_for_longer():
     turns.found[LARGE, 1, "slow"] = [outcome(SAID.replace("210", "30"), 0.0)]  # 10 a second
     assert turns._seconds((LARGE, 8, "slow")) == pytest.approx(4.8)
     assert turns._seconds((LARGE, 32, "slow")) == 10.0
-    assert turns._seconds((SMALL, 8, RAW)) == turns._seconds((SMALL, 8, TWIN)) == 3.0
+    assert turns._seconds((SMALL, 8, RAW)) == turns._seconds((SMALL, 8, TWIN)) == 4.0
 
 
 def test_the_probe_is_held_against_fastai_as_it_is_and_against_its_best_epoch():
