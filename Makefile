@@ -13,8 +13,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(PYTEST)
-# Two at a time: half of the tests wait for a server or a browser.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two at a time: half of the tests wait for a server or a browser. A thread for each: where four share two cores, torch's wait
+# for each other, and tests that learn take three times as long.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What takes minutes too: longer fuzzing, more kills, load.
 test-all: $(READY)
