@@ -10,6 +10,7 @@ from torchvision import models
 
 from service.zoo import assembled, chosen, config
 
+HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # GoogLeNet's and Inception-v3's, as torchvision's files and timm's hold them
 _TORCHVISION = "https://download.pytorch.org/models"
 
 default_cfgs = generate_default_cfgs(
@@ -113,9 +114,10 @@ class GoogLeNet(models.GoogLeNet):
         return found
 
 
-def without_helpers(tensors: dict[str, Tensor], _: nn.Module) -> dict[str, Tensor]:
-    """GoogLeNet's tensors but those of the classifiers that only helped to train it."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(("aux1.", "aux2."))}
+def without_helpers(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A file's tensors but those of classifiers that only helped to train, unless the network has them too."""
+    own = network.state_dict()
+    return {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(HELPERS)}
 
 
 @register_model

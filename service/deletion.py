@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import Floats, Pixels
-from service.grids import regridded
+from service.grids import CELLS, covered, regridded
 
-GRID = 8  # cells along each side
 STEPS = 8  # in which an image is covered
 MOVES = 19  # of the map to other places, which it is compared with
 ENOUGH = 0.9  # of them beaten: a map that knows nothing is as lucky once in ten times
@@ -64,11 +63,11 @@ def deletion(
         cover: the colour (3,) that says least.
     """
     random = np.random.default_rng(seed)
-    cells = regridded(map, GRID, GRID)
-    ends = probability(pixels), probability(covered(pixels, np.arange(GRID**2), cover))
+    cells = regridded(map, CELLS, CELLS)
+    ends = probability(pixels), probability(covered(pixels, np.arange(CELLS**2), cover))
 
     def curve(order: Order) -> tuple[float, ...]:
-        shares = [order[: round(GRID**2 * step / steps)] for step in range(1, steps)]
+        shares = [order[: round(CELLS**2 * step / steps)] for step in range(1, steps)]
         return (ends[0], *(probability(covered(pixels, share, cover)) for share in shares), ends[1])
 
     found = curve(_salient_first(cells, random))
@@ -84,18 +83,9 @@ def _salient_first(cells: Numbers, random: np.random.Generator) -> Order:
 
 def _moved(cells: Numbers, random: np.random.Generator) -> Numbers:
     """The same pattern elsewhere, what leaves on one side coming back on the other."""
-    there = np.roll(cells, random.integers(0, GRID, 2).tolist(), (0, 1))
+    there = np.roll(cells, random.integers(0, CELLS, 2).tolist(), (0, 1))
     turned: Numbers = np.rot90(there, int(random.integers(4)))
     return turned.T if random.integers(2) else turned
-
-
-def covered(pixels: Pixels, cells: Order, cover: NDArray[np.uint8]) -> Pixels:
-    """Pixels (S, S, 3) with some of the 8x8 cells, counted row by row, in a colour (3,)."""
-    edges = np.linspace(0, len(pixels), GRID + 1).round().astype(int)
-    shown = pixels.copy()
-    for row, column in zip(*np.divmod(cells, GRID), strict=True):
-        shown[edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = cover
-    return shown
 
 
 def area(curve: tuple[float, ...]) -> float:

@@ -1,4 +1,4 @@
-"""Maps brought from one grid to another, their means kept. Numpy only."""
+"""Grids over an image: maps brought from one to another, and cells covered. Numpy only."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
+
+CELLS = 8  # along each side of an image that is covered part by part
 
 
 def regridded(map: NDArray[np.floating[Any]], tall: int, wide: int) -> Numbers:
@@ -20,3 +22,12 @@ def _shares(n_into: int, n_from: int) -> Numbers:
     common = np.minimum.outer(into[1:], of[1:]) - np.maximum.outer(into[:-1], of[:-1])
     shares: Numbers = n_into * np.clip(common, 0, None)
     return shares
+
+
+def covered(pixels: NDArray[np.uint8], cells: NDArray[np.intp], cover: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (S, S, 3) with some of the 8x8 cells, counted row by row, in a colour (3,)."""
+    edges = np.linspace(0, len(pixels), CELLS + 1).round().astype(int)
+    shown = pixels.copy()
+    for row, column in zip(*np.divmod(cells, CELLS), strict=True):
+        shown[edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = cover
+    return shown

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import Pixels
+from service.grids import CELLS, covered
 
-CELLS = 8  # of a map, along each side
 PATCH = 2  # cells along each side of what is covered at once: 81 passes
 
 Numbers = NDArray[np.float64]
@@ -22,12 +22,10 @@ def occlusion(score: Callable[[Pixels], float], pixels: Pixels, cover: NDArray[n
     A cell's number is the mean over the patches that lie on it. Patches reach over the edge, so that every cell lies
     under equally many: a cell at the edge would otherwise answer for its neighbours.
     """
-    edges = np.linspace(0, len(pixels), CELLS + 1).round().astype(int)
+    numbers = np.arange(CELLS**2).reshape(CELLS, CELLS)
     whole, falls = score(pixels), np.zeros((CELLS, CELLS))
     for row, column in np.ndindex(CELLS + PATCH - 1, CELLS + PATCH - 1):
         down, across = (slice(max(0, end - PATCH), min(CELLS, end)) for end in (row + 1, column + 1))
-        covered = pixels.copy()
-        covered[edges[down.start] : edges[down.stop], edges[across.start] : edges[across.stop]] = cover
-        falls[down, across] += whole - score(covered)
+        falls[down, across] += whole - score(covered(pixels, numbers[down, across].ravel(), cover))
     found: Numbers = falls / PATCH**2
     return found

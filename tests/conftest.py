@@ -142,6 +142,16 @@ def pack(fitted, tmp_path_factory):
     return packing.packer(fitted, tmp_path_factory.mktemp("packed"))
 
 
+@pytest.fixture(scope="module")
+def client(model):
+    """Asks a service with the fitted package, in this process."""
+    from asking import mounted
+    from starlette.testclient import TestClient
+
+    with mounted(model) as app, TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
 @pytest.fixture(scope="session")
 def server(fitted) -> Iterator[str]:
     """The URL of a real `bentoml serve` with the fitted package."""

@@ -1,17 +1,9 @@
 """Batches, vectors and nearest training images: every answer about an image but the plain classification."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from asking import BOUNDARY, form, mounted, problem
 from starlette.testclient import TestClient
-
-
-@pytest.fixture(scope="module")
-def client(model) -> Iterator[TestClient]:
-    with mounted(model) as app, TestClient(app, raise_server_exceptions=False) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

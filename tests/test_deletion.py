@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from service.deletion import Deletion, area, covered, deletion
+from service.deletion import Deletion, area, deletion
+from service.grids import covered
 
 GREY = np.array([9, 9, 9], np.uint8)
 BLACK = np.zeros((32, 32, 3), np.uint8)

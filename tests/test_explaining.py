@@ -1,21 +1,13 @@
 """/v1/explain over HTTP: a picture or numbers, by every method, and on demand whether they explain anything."""
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from asking import mounted, problem
+from asking import problem
 from PIL import Image
-from starlette.testclient import TestClient
 
 JSON = {"Accept": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def client(model) -> Iterator[TestClient]:
-    with mounted(model) as app, TestClient(app, raise_server_exceptions=False) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

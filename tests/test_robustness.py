@@ -29,7 +29,7 @@ def found(model, few) -> Robustness:
 
 
 def test_severity_0_is_the_evaluation_itself(model, few, found):
-    accuracy = appraise.package(model, few).metrics["accuracy"]
+    accuracy = appraise.package(model, *appraise.held_out(model, few)).metrics["accuracy"]
     assert (found.n, found.of) == (12, 12)
     assert found.unchanged == accuracy
     for name, curve in found.curves.items():

@@ -40,12 +40,6 @@ class BuggyModel(Model):
         raise KeyError("/secret/path")
 
 
-@pytest.fixture(scope="module")
-def client(model) -> Iterator[TestClient]:
-    with mounted(model) as app, TestClient(app, raise_server_exceptions=False) as client:
-        yield client
-
-
 @pytest.fixture
 def strict(model) -> Iterator[TestClient]:
     """A service that accepts 1,000 bytes, and images of 100x100 pixels."""

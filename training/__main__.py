@@ -15,6 +15,7 @@ from training.arguments import WRONG_USE, parser
 if TYPE_CHECKING:
     from service.model import Answer, Model
     from service.preprocess import ImageError
+    from training.dataset import Dataset, Sample
     from training.inspection import Inspection
     from training.recipe import Recipe
     from training.run import Result
@@ -153,9 +154,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.report and not arguments.robust:
         raise ValueError("--report: the page tells what --robust found; add --robust.")
     loaded = model.load(arguments.package)
-    found = appraise.package(loaded, arguments.data, arguments.ten_crop)
+    dataset, samples = appraise.held_out(loaded, arguments.data)
+    found = appraise.package(loaded, dataset, samples, arguments.ten_crop)
     score = {"accuracy": found.headline.value, "low": found.headline.low, "high": found.headline.high, "n": found.n}
-    more, lines, following = _robust(arguments, loaded) if arguments.robust else ({}, "", "")
+    more, lines, following = _robust(arguments, loaded, dataset, samples) if arguments.robust else ({}, "", "")
     if arguments.json:
         facts = {"package": str(arguments.package), "score": score, "evaluation": found.model_dump(mode="json")}
         print(json.dumps(facts | more, ensure_ascii=False))
@@ -165,12 +167,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 1 if found.headline.value < arguments.min_accuracy else 0
 
 
-def _robust(arguments: argparse.Namespace, loaded: "Model") -> tuple[dict[str, object], str, str]:
+def _robust(
+    arguments: argparse.Namespace, loaded: "Model", dataset: "Dataset", samples: tuple["Sample", ...]
+) -> tuple[dict[str, object], str, str]:
     """What `--robust` adds: to the JSON, to the lines, and the command that it advises."""
     from training import advice as advising
-    from training import appraise, report, robustness
+    from training import report, robustness
 
-    dataset, samples = appraise.held_out(loaded, arguments.data)
     found = robustness.measure(loaded, dataset, samples, arguments.sample)
     # What was learned from and what it is judged by are one data set only where it comes in parts.
     data = str(arguments.data) if len(samples) < len(dataset.samples) else "DATA"

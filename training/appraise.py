@@ -39,17 +39,17 @@ def network(ground: Ground, climbed: Climb, artifact: Artifact) -> Evaluation:
     )
 
 
-def package(model: Model, data: Path, many_looks: bool = False) -> Evaluation:
-    """All that labelled images say of a package; where they come in parts, the held-out one.
+def package(model: Model, dataset: Dataset, samples: tuple[Sample, ...], many_looks: bool = False) -> Evaluation:
+    """All that labelled images say of a package.
 
     Args:
+        dataset, samples: as `held_out` gives them.
         many_looks: also look at each image ten times, and say what that gains.
 
     Raises:
-        DatasetError: if the data name a label that the package does not know, or several labels where it knows one.
         ImageError: if a file is unreadable.
     """
-    manifest, (dataset, samples) = model.manifest, held_out(model, data)
+    manifest = model.manifest
     said = answered(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
     many = _many(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature) if many_looks else None
     return evaluate(said, manifest.labels, manifest.temperature, manifest.calibration, model.neighbours, ten_crop=many)

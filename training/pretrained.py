@@ -12,10 +12,9 @@ from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from service.artifact import Backbone, Preprocessing
+from service.borrowed import without_helpers
 from service.network import sized as sized_for
 from training.backbones import PACKAGED, BackboneError, Choice, packaged, ways_out
-
-HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # GoogLeNet's and Inception-v3's, as torchvision's files and timm's hold them
 
 
 def load(choice: Choice, crop: int | None = None) -> Any:
@@ -72,8 +71,7 @@ def _load_by_name(network: Any, tensors: dict[str, Tensor], file: str) -> None:
 
     Classifiers that only helped to train, as Inception networks have, may be left over too.
     """
-    own = network.state_dict()
-    tensors = {key: value for key, value in tensors.items() if key in own or not key.startswith(HELPERS)}
+    own, tensors = network.state_dict(), without_helpers(tensors, network)
     classifier = network.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     prefixes = tuple(f"{head}." for head in heads)
