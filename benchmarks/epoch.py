@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/epoch.py [DATA] [--backbone NAME] [--input-size 128] [--batches 12] [--epochs 7] [--json]
 
-The road is the real one, `training.learning.learn`: kept pixels, random changes in loader processes, the Lightning module,
+The road is the real one, `training.finetuning.trainer.learn`: kept pixels, random changes in loader processes, the Lightning module,
 its trainer with all that watches it, averaging included. An epoch is all batches up to validation, which the bare loop does
 not have; what comes between two epochs beside validation, above all the checkpoint, has a line of its own. The bare loop has
 its batches in memory, and does forward, backward, clipping and a step, nothing else. In turns, an epoch of each; medians,
@@ -21,18 +21,20 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer
 
-from service.network import Network
-from training import backbones, graphs, learning
-from training.batches import Batch, Batches
-from training.dataset import scan
-from training.extractor import load_headless
-from training.finetune import FineTune, make_optimizer
-from training.layers import freeze, settle
-from training.looks import examine
-from training.plan import Facts, Plan, plan
-from training.recipe import Recipe
+from service.networks.network import Network
+from training.audit.image_scan import examine
+from training.backbones import onnx_cache as graphs
+from training.backbones import registry as backbones
+from training.config.finetune_config import Facts, Plan, plan
+from training.config.recipe import Recipe
+from training.data.dataset import scan
+from training.data.splits import Splits, split
+from training.features.lightning_extractor import load_headless
+from training.finetuning import trainer as learning
+from training.finetuning.datamodule import Batch, Batches
+from training.finetuning.lightning_module import FineTune, make_optimizer
+from training.finetuning.param_groups import freeze, settle
 from training.sample import SAMPLE
-from training.splits import Splits, split
 
 
 class Bare:

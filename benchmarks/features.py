@@ -1,4 +1,4 @@
-"""Feature extraction against bare threads: `training.features` over decode and engine in one loop for each core.
+"""Feature extraction against bare threads: `training.features.extraction` over decode and engine in one loop for each core.
 
     .venv/bin/python benchmarks/features.py [DATA] [--rounds 3] [--json]
 
@@ -17,12 +17,15 @@ from statistics import median
 from measuring.pictures import HYMENOPTERA
 from measuring.tables import ratio
 
-from service.engine import VECTORS, Graph, cores
-from service.preprocess import decode
-from training import backbones, graphs
-from training.dataset import Dataset, scan
-from training.features import View, on_cpu
-from training.graphs import STAGES, Exported
+from service.imaging.preprocess import decode
+from service.inference.devices import cores
+from service.inference.engine import VECTORS
+from service.inference.openvino import Graph
+from training.backbones import onnx_cache as graphs
+from training.backbones import registry as backbones
+from training.backbones.onnx_cache import STAGES, Exported
+from training.data.dataset import Dataset, scan
+from training.features.extraction import View, on_cpu
 
 
 def ours(dataset: Dataset, exported: Exported) -> float:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from measuring.pictures import PHOTOS, photos
 
-from service import model
-from service.engine import cores
-from service.model import Model
+from service.inference import model
+from service.inference.devices import cores
+from service.inference.model import Model
 
 _ours: Model  # in a process of the pool
 

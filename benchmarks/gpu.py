@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from service import engine
 from service.artifact import Artifact, read
+from service.inference import devices as engine
 
 GOAL = 0.9
 CALLS = 50  # of a round
@@ -40,7 +40,7 @@ def bare(artifact: Artifact, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> Call
     """The same network, compiled, in fp16, over a batch that is on the card."""
     import torch
 
-    from service import network
+    from service.networks import network
 
     compiled = torch.compile(network.load(artifact).eval().to("cuda").to(memory_format=torch.channels_last))
     images = torch.from_numpy(batch).to("cuda")
@@ -55,7 +55,7 @@ def bare(artifact: Artifact, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> Call
 
 def measure(artifact: Artifact, n_images: int, rounds: int) -> dict[str, float]:
     """Median images a second of each."""
-    from service import cuda
+    from service.inference import cuda
 
     side = artifact.manifest.preprocessing.crop
     batch = np.random.default_rng(0).integers(0, 256, (n_images, side, side, 3), dtype=np.uint8)

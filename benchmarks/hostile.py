@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/hostile.py PACKAGE [--rounds 20]
 
-Starts `bentoml serve` with the package, sends every file of tests/hostile.py again and again, and asks /readyz all the
+Starts `bentoml serve` with the package, sends every file of tests/support/hostile_corpus.py again and again, and asks /readyz all the
 while. Before that it tries the dearest images that every limit lets through. Prints Markdown tables; ends with 1 if a promise
 was broken: an answer that is not the one the corpus promises or took over a second, memory that did not come back within
 20 MiB, a probe over 100 ms in a hundred.
@@ -24,11 +24,13 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from training.demo import serving
+from training.pipelines.demo import serving
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # before this folder, where this file has the same name
-from forged import chunk, ihdr, png, progressive, saved, zeros
-from hostile import Case, corpus
+sys.path.insert(
+    0, str(Path(__file__).parent.parent / "tests" / "support")
+)  # before this folder, where this file has the same name
+from handmade_files import chunk, ihdr, png, progressive, saved, zeros
+from hostile_corpus import Case, corpus
 
 MOST_S, MOST_MIB, MOST_PROBE_MS = 1.0, 20.0, 100.0
 PROBE_EVERY_S = 0.02

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from decoders import PHOTOS, photos
 
-from service.limits import Settings
-from training.demo import serving
+from service.settings import Settings
+from training.pipelines.demo import serving
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from loading import Ask, Crowd, Outcome, Phase, crowd, post
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from load_generator import Ask, Crowd, Outcome, Phase, crowd, post
 
 TIMES = (1, 2, 4, 8)
 CALM = 0.3  # of the capacity

@@ -31,10 +31,10 @@ from measuring.servers import Server, alone, ended_in_order, free_port, running
 from measuring.tables import Promise, Report, Table, markdown, ratio, say
 from measuring.wrk import Outcome, multipart, raw
 
-from training.serve import ROOT, command, environment
+from training.pipelines.serve import ROOT, command, environment
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from loading import Ask, Phase, crowd
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from load_generator import Ask, Phase, crowd
 
 CONNECTIONS = (1, 8, 32)
 TWINS = (8,)  # of the twin, which does what a form does

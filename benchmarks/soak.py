@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/soak.py PACKAGE [IMAGES.zip] [--seconds 180] [--leaky] [--json]
 
 Starts `bentoml serve` with the package and asks /v1/classify at half of what it can do: 70 % photos (those of
-../shared/data/imagenet-100.zip unless others are given), 20 % files of tests/hostile.py, 10 % callers who hang up in the
+../shared/data/imagenet-100.zip unless others are given), 20 % files of tests/support/hostile_corpus.py, 10 % callers who hang up in the
 middle of the upload or of the answer. Prints a Markdown table, or one JSON object; ends with 1 if anything has grown. With
 --leaky the same service keeps ten kilobytes of every request, and the table must say so.
 """
@@ -16,12 +16,14 @@ from pathlib import Path
 
 from decoders import PHOTOS, photos
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # before this folder, where files have the same names
-from hostile import corpus
-from operating import SERVICE
-from soaking import LOAD, Findings, mixed, soak
+sys.path.insert(
+    0, str(Path(__file__).parent.parent / "tests" / "support")
+)  # before this folder, where files have the same names
+from hostile_corpus import corpus
+from server_process import SERVICE
+from soak_run import LOAD, Findings, mixed, soak
 
-LEAKY = "leaky:Leaky"
+LEAKY = "leaky_service:Leaky"
 
 
 def table(findings: Findings) -> str:

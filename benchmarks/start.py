@@ -29,8 +29,8 @@ from measuring.pictures import PHOTOS, photos
 from measuring.servers import Server, ended_in_order, free_port, stopping
 from measuring.tables import Promise, Report, Table, markdown, ratio, say
 
-from service import model
-from training.serve import command, environment
+from service.inference import model
+from training.pipelines.serve import command, environment
 
 ROOT = Path(__file__).parent.parent
 MOST_MORE_S = 2.0

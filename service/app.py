@@ -12,22 +12,26 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import bentoml
+from bentoml.validators import ContentType
+
+from service import lifecycle
+from service.api.options import ClassifyOptions
+from service.api.schemas import Batch, Classification
+from service.artifact import ArtifactError
+from service.http import connection as protocol
+from service.http import openapi
+from service.http.middleware import Gate
+from service.http.state import Serving
+from service.inference import model
+from service.monitoring import logs
+from service.scheduling.predictor import Pipeline
+from service.settings import Settings
+
 # BentoML reports usage to its makers unless told otherwise before its first import.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 # One process, one registry. BentoML's folder for several is shared by all servers of a home, and the next one empties it.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-
-import bentoml
-from bentoml.validators import ContentType
-
-from service import lifecycle, logs, model, openapi, protocol
-from service.artifact import ArtifactError
-from service.gate import Gate
-from service.limits import Settings
-from service.options import ClassifyOptions
-from service.pipeline import Pipeline
-from service.schemas import Batch, Classification
-from service.serving import Serving
 
 serving = Serving()
 routes = openapi.table()
@@ -39,8 +43,8 @@ protocol.install(serving, routes)
     name="graft",
     workers=1,
     http={"host": "127.0.0.1", "port": 3000},
-    metrics={"enabled": False},  # ours are in service.metrics
-    logging={"access": {"enabled": False}},  # ours are in service.logs
+    metrics={"enabled": False},  # ours are in service.monitoring.metrics
+    logging={"access": {"enabled": False}},  # ours are in service.monitoring.logs
 )
 class Graft:
     """Classifies images with the package that GRAFT_PACKAGE names."""

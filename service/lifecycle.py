@@ -19,9 +19,9 @@ from typing import Any
 import click
 
 from service.artifact import ArtifactError, read
-from service.limits import Settings, SettingsError
-from service.logs import logger
-from service.serving import Serving
+from service.http.state import Serving
+from service.monitoring.logs import logger
+from service.settings import Settings, SettingsError
 
 COMMAND = "_GRAFT_COMMAND"  # the command's process id, for its worker
 UNUSABLE = 3  # the exit code for a package that cannot be served

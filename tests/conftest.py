@@ -100,9 +100,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fitted(cache: Path, workplace: Path):
-    """A probe on the embedded sample: what `graft fit` leaves behind (a training.run.Result)."""
-    from training import run
-    from training.recipe import Recipe
+    """A probe on the embedded sample: what `graft fit` leaves behind (a training.pipelines.fit.Result)."""
+    from training.config.recipe import Recipe
+    from training.pipelines import fit as run
     from training.sample import SAMPLE
 
     here = Path.cwd()
@@ -128,8 +128,8 @@ def nursery(cache: Path) -> Iterator[Nursery]:
 
 @pytest.fixture(scope="session")
 def model(fitted):
-    """The fitted package brought to life (a service.model.Model)."""
-    from service import model
+    """The fitted package brought to life (a service.inference.model.Model)."""
+    from service.inference import model
 
     return model.load(fitted.artifact.path)
 
@@ -137,7 +137,7 @@ def model(fitted):
 @pytest.fixture(scope="session")
 def pack(fitted, tmp_path_factory):
     """A package of another backbone with random weights and a random head (a packing.Pack): `pack("resnet18", "all")`."""
-    import packing
+    import random_packages as packing
 
     return packing.packer(fitted, tmp_path_factory.mktemp("packed"))
 
@@ -145,7 +145,7 @@ def pack(fitted, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(model):
     """Asks a service with the fitted package, in this process."""
-    from asking import mounted
+    from api_client import mounted
     from starlette.testclient import TestClient
 
     with mounted(model) as app, TestClient(app, raise_server_exceptions=False) as client:
@@ -155,7 +155,7 @@ def client(model):
 @pytest.fixture(scope="session")
 def server(fitted) -> Iterator[str]:
     """The URL of a real `bentoml serve` with the fitted package."""
-    from training.demo import serving
+    from training.pipelines.demo import serving
 
     with serving(fitted.artifact.path) as url:
         yield url
@@ -164,7 +164,7 @@ def server(fitted) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def clothes() -> list[tuple[str, bytes]]:
     """Ten held-out images of the sample, one of each label: (label, encoded PNG)."""
-    from training.dataset import scan
+    from training.data.dataset import scan
     from training.sample import SAMPLE
 
     dataset = scan(SAMPLE)

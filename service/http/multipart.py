@@ -1,0 +1,90 @@
+"""multipart/form-data (RFC 7578) in memory: the parts of a body, cut out of it without a temporary file."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+
+MOST_PARTS = 2_000  # far more than may be sent, and few enough to be told apart in no time
+MOST_HEADER_BYTES = 2**16  # of one line; file names may be long, and are not looked at
+
+
+class FormError(ValueError):
+    """This is no form; the text is fit to show to whoever sent it."""
+
+
+class TooManyParts(FormError):
+    """It is a form, but one that nobody could mean."""
+
+
+class Part(NamedTuple):
+    """One field of a form.
+
+    Attributes:
+        is_file: whether it came with a file name, which is not kept.
+    """
+
+    name: str
+    content: bytes
+    is_file: bool
+
+
+def parts(body: bytes, content_type: str) -> list[Part]:
+    """The parts of a form, in their order. Raises FormError."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise FormError("The Content-Type names no boundary.")
+    collector = _Collector()
+    try:
+        parser = MultipartParser(boundary, collector.callbacks(), max_header_size=MOST_HEADER_BYTES)
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise FormError(f"The form cannot be parsed: {error}.") from None
+    if not collector.ended:
+        raise FormError("The form breaks off before its closing boundary.")
+    return collector.parts
+
+
+class _Collector:
+    """What the parser's callbacks gather."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.ended = False
+        self._headers: list[tuple[bytearray, bytearray]] = []
+        self._pieces: list[bytes] = []
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_begin": lambda: self._headers.append((bytearray(), bytearray())),
+            "on_header_field": lambda data, start, end: self._headers[-1][0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._headers[-1][1].extend(data[start:end]),
+            "on_part_data": lambda data, start, end: self._pieces.append(data[start:end]),
+            "on_part_end": self._end,
+            "on_end": self._all,
+        }
+
+    def _begin(self) -> None:
+        if len(self.parts) == MOST_PARTS:
+            raise TooManyParts(f"The form has more than {MOST_PARTS:,} parts.")
+        self._headers, self._pieces = [], []
+
+    def _end(self) -> None:
+        headers = {bytes(name).lower(): bytes(value) for name, value in self._headers}
+        disposition, options = parse_options_header(headers.get(b"content-disposition"))
+        if disposition != b"form-data" or b"name" not in options:
+            raise FormError("A part of the form has no name.")
+        try:
+            name = options[b"name"].decode()
+        except UnicodeDecodeError:
+            raise FormError("The name of a part of the form is not UTF-8.") from None
+        self.parts.append(Part(name, b"".join(self._pieces), b"filename" in options))
+
+    def _all(self) -> None:
+        self.ended = True

@@ -1,0 +1,210 @@
+"""The OpenAPI document, made from the same table that answers: what it says is what is there."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.options import Options
+from service.api.problems import problem
+from service.api.schemas import PROBLEMS, Problem
+from service.http import website
+from service.http.responses import PROBLEM_TYPE
+from service.http.routes import CONTRACT, TWINS, Route
+from service.http.state import Serving
+from service.settings import Settings
+
+REFS = "#/components/schemas/{model}"
+EXAMPLE_ID = "3f0c1d2e4b5a69788796a5b4c3d2e1f0"
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
+Schema = dict[str, Any]
+
+
+def document(routes: Iterable[Route]) -> Schema:
+    """The OpenAPI 3.1 document of some routes."""
+    shown = [route for route in routes if route.shown]
+    models = {model for route in shown if (model := route.answer)} | {Problem}
+    _, schemas = models_json_schema([(model, "serialization") for model in sorted(models, key=_name)], ref_template=REFS)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Graft", "version": _version(), "description": "Classifies images, and says when it does not know."},
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}, {}],
+        "paths": {route.path: {route.method.lower(): _operation(route)} for route in shown},
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "where GRAFT_API_KEY is set"}},
+        },
+    }
+
+
+def _name(model: type[BaseModel]) -> str:
+    return model.__name__
+
+
+def _version() -> str:
+    try:
+        return version("graft-vision")
+    except PackageNotFoundError:  # inside a Bento, which carries the source alone
+        return "0"
+
+
+def _operation(route: Route) -> Schema:
+    operation: Schema = {
+        "operationId": route.path.strip("/").replace("/", "_"),
+        "summary": route.summary,
+        "responses": {"200": _answer(route)} | _problems(route),
+        "parameters": [REQUEST_ID, *(_parameter(name, schema) for name, schema in _options(route.options).items())],
+    }
+    if route.takes:
+        operation["requestBody"] = {"required": True, "content": _bodies(route)}
+    if route.open:
+        operation["security"] = []
+    return operation
+
+
+REQUEST_ID: Schema = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "description": "comes back with the answer, and stands in the log; one is made up if it is missing or unusable",
+    "schema": {"type": "string"},
+}
+ID_HEADER: Schema = {"X-Request-ID": {"schema": {"type": "string"}, "required": True}}
+
+
+def _answer(route: Route) -> Schema:
+    schema = {"$ref": REFS.format(model=route.answer.__name__)} if route.answer else None
+    content = {kind: {"schema": schema if kind == "application/json" else _media(kind)} for kind in route.kinds}
+    return {"description": "The answer.", "headers": ID_HEADER, "content": content}
+
+
+def _media(kind: str) -> Schema:
+    return {"type": "string"} if kind.startswith("text/") else BINARY
+
+
+def _options(options: type[Options]) -> dict[str, Schema]:
+    properties: dict[str, Schema] = options.model_json_schema()["properties"] if options.model_fields else {}
+    return properties
+
+
+def _parameter(name: str, schema: Schema) -> Schema:
+    plain = {key: value for key, value in schema.items() if key not in ("title", "description")}
+    description = f"{schema['description']}; the same field of the body counts more"
+    return {"name": name, "in": "query", "description": description, "schema": _without_null(plain)}
+
+
+def _without_null(schema: Schema) -> Schema:
+    """An option's schema where leaving it out is the only way to say nothing."""
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+    if kinds:
+        del schema["default"]
+        schema |= kinds[0]
+    return schema
+
+
+def _bodies(route: Route) -> Schema:
+    options = {name: _without_null(dict(schema)) for name, schema in _options(route.options).items()}
+    if route.takes == "images":
+        most = Settings.model_fields["max_batch_images"].default
+        images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": most, "description": "see /v1/limits"}
+        return {"multipart/form-data": {"schema": _fields("images", images, options)}}
+    text = {"type": "string", "format": "byte", "description": "base64, without a data: prefix"}
+    return {
+        "image/*": {"schema": BINARY},
+        "application/octet-stream": {"schema": BINARY},
+        "multipart/form-data": {"schema": _fields("image", BINARY, options)},
+        "application/json": {"schema": _fields("image", text, _options(route.options))},
+    }
+
+
+def _fields(name: str, schema: Schema, options: dict[str, Schema]) -> Schema:
+    return {"type": "object", "properties": {name: schema, **options}, "required": [name], "additionalProperties": False}
+
+
+def _problems(route: Route) -> Schema:
+    """Every status that is possible, with an example of each code."""
+    found: dict[int, dict[str, Schema]] = {}
+    for code in possible(route):
+        status, title = PROBLEMS[code]
+        if code == "too_many_files" and route.takes == "image":
+            status = 422
+        told = problem(code, f"{title}.", Settings(), EXAMPLE_ID, status=status).model_dump(mode="json", exclude_none=True)
+        found.setdefault(status, {})[code] = {"summary": title, "value": told}
+    return {
+        str(status): {
+            "description": " / ".join(found[status]),
+            "headers": ID_HEADER | EXTRA_HEADERS.get(status, {}),
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": REFS.format(model="Problem")}, "examples": found[status]}},
+        }
+        for status in sorted(found)
+    }
+
+
+EXTRA_HEADERS: dict[int, Schema] = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}, "required": True}},
+    405: {"Allow": {"schema": {"type": "string"}, "required": True}},
+    503: {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}, "required": True}},
+}
+ALWAYS = ("bad_request", "method_not_allowed", "slow_headers", "headers_too_large", "internal")
+OF_BODIES = (
+    "body_too_large",
+    "content_encoding",
+    "missing_image",
+    "overloaded",
+    "slow_upload",
+    "too_many_files",
+    "unknown_field",
+    "unsupported_media_type",
+    "bad_multipart",
+    "urls_not_accepted",
+)
+OF_IMAGES = (
+    "bad_aspect",
+    "corrupt_image",
+    "deadline",
+    "decode_limit",
+    "empty_image",
+    "image_too_large",
+    "model_output_invalid",
+    "out_of_memory",
+    "too_many_scans",
+    "unsupported_format",
+    "unsupported_mode",
+)
+
+
+def possible(route: Route) -> list[str]:
+    """The codes of every problem that a route can answer with."""
+    codes = [*ALWAYS]
+    if not route.open:
+        codes += ["unauthorized", "not_acceptable"]
+    if route.path not in NEVER_LOADING:
+        codes.append("not_ready")
+    if route.takes:
+        codes += [*OF_BODIES, *OF_IMAGES, *(f"bad_{name}" for name in route.options.model_fields)]
+    if route.takes == "image":
+        codes += ["bad_json", "bad_base64"]
+    return [code for code in PROBLEMS if code in codes]
+
+
+NEVER_LOADING = ("/v1/limits", "/metrics", "/docs.json")
+
+
+def table() -> dict[str, Route]:
+    """Every path's route: the contract's, their twins under other names, the page, and the document that describes them."""
+    routes = {route.path: route for route in [*CONTRACT, *website.routes()]}
+    for twin, original in TWINS.items():
+        routes[twin] = replace(routes[original], path=twin)
+
+    async def show(request: Request, serving: Serving) -> Response:
+        return Response(content, media_type="application/json")
+
+    docs = Route("/docs.json", "GET", show, "This document.")
+    content = json.dumps(document([*routes.values(), docs]), ensure_ascii=False).encode()
+    return routes | {docs.path: docs}

@@ -1,0 +1,186 @@
+"""A request in; the image's bytes and the options out, or a refusal that says why. Nothing is decoded here."""
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from service.api.schemas import PROBLEMS
+from service.errors import Refused
+from service.http.multipart import FormError, Part, TooManyParts, parts
+from service.imaging.headers import kind
+from service.settings import Settings
+
+MOST_OPTION_BYTES = 5_000  # of a field's text, more than any option needs
+MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and nothing else here is nested
+Given = dict[str, Any]
+Givens = tuple[Given, Given]  # options of the query, and of the body
+
+
+class Uploads:
+    """How many bytes of bodies are in memory: a thousand slow uploads must not fill it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    def take(self, n_bytes: int) -> None:
+        """Makes room, or raises Refused."""
+        if self._held + n_bytes > self._most:
+            raise Refused("overloaded", "Too much is being uploaded at once.", "max_upload_bytes")
+        self._held += n_bytes
+
+    def give_back(self, n_bytes: int) -> None:
+        self._held -= n_bytes
+
+
+class Intake:
+    """One request's body and options. How many bytes of it are in memory stands in the request's `state.held`."""
+
+    def __init__(self, request: Request, settings: Settings, uploads: Uploads) -> None:
+        self._request = request
+        self._settings = settings
+        self._uploads = uploads
+
+    async def image(self) -> tuple[bytes, Givens]:
+        """The image's bytes, and the options: the query's, and the body's, which count more. Raises Refused."""
+        self._check_encoding()
+        media_type = self._media_type
+        if media_type == "multipart/form-data":
+            images, options = await self._form("image")
+            if len(images) != 1:
+                code = "too_many_files" if images else "missing_image"
+                raise Refused(code, f"Send one file in the field 'image'; there were {len(images)}.", field="image", status=422)
+            encoded = images[0]
+        elif media_type == "application/json":
+            encoded, options = _from_json(await self._body())
+        # curl -T names no type at all, and a wrong image type is so common that only the bytes decide.
+        elif media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
+            encoded, options = await self._body(), {}
+        else:
+            accepted = "image/*, application/octet-stream, multipart/form-data or application/json"
+            raise Refused("unsupported_media_type", f"{media_type} is not accepted; send {accepted}.")
+        return encoded, self._with_query(options)
+
+    async def images(self) -> tuple[list[bytes], Givens]:
+        """Every file of the form field `images`, and the options: the query's, and the form's. Raises Refused."""
+        self._check_encoding()
+        if self._media_type != "multipart/form-data":
+            raise Refused("unsupported_media_type", "Send multipart/form-data with files in the field 'images'.")
+        images, options = await self._form("images")
+        if not images:
+            raise Refused("missing_image", "Send files in the field 'images'; there were none.", field="images")
+        if len(images) > (most := self._settings.max_batch_images):
+            detail = f"There are {len(images)} images; {most} may come at once."
+            raise Refused("too_many_files", detail, "max_batch_images", "images")
+        return images, self._with_query(options)
+
+    def _with_query(self, options: Given) -> Givens:
+        return _single(self._request.query_params.multi_items()), options
+
+    @property
+    def _media_type(self) -> str:
+        return self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def _check_encoding(self) -> None:
+        encoding = self._request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Refused("content_encoding", "Compressed bodies are not accepted; images are compressed already.")
+
+    async def _body(self) -> bytes:
+        """The whole body, refused as soon as it is known to be too large or too slow. Holds no work slot meanwhile."""
+        most, deadline_s = self._settings.max_body_bytes, self._settings.read_deadline_s
+        promised = self._request.headers.get("content-length", "")
+        if promised.isdecimal() and int(promised) > most:
+            raise _too_large(most)
+        pieces = []
+        try:
+            async with asyncio.timeout(deadline_s):
+                async for piece in self._request.stream():
+                    if self._request.state.held + len(piece) > most:
+                        raise _too_large(most)
+                    self._uploads.take(len(piece))
+                    self._request.state.held += len(piece)
+                    pieces.append(piece)
+        except TimeoutError:
+            raise Refused("slow_upload", f"The upload took longer than {deadline_s:g} seconds.", "read_deadline_s") from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _form(self, field: str) -> tuple[list[bytes], Given]:
+        """The files of one form field, and every other field as an option."""
+        body = await self._body()
+        try:
+            found = parts(body, self._request.headers["content-type"])
+        except TooManyParts as error:
+            raise Refused("too_many_files", str(error), field=field) from None
+        except FormError as error:
+            raise Refused("bad_multipart", str(error)) from None
+        for part in found:
+            if part.name == field and not part.is_file:
+                _refuse_text(part.content, field)
+        options = _single([(part.name, _option(part)) for part in found if part.name != field])
+        return [part.content for part in found if part.name == field], options
+
+
+def _option(part: Part) -> str:
+    return part.content[:MOST_OPTION_BYTES].decode(errors="replace")
+
+
+def _refuse_text(text: bytes, field: str) -> NoReturn:
+    if _URL.match(text):
+        raise Refused("urls_not_accepted", "Images are never fetched; send the file itself.", field=field)
+    raise Refused("missing_image", f"The field {field!r} holds text; send a file.", field=field)
+
+
+# Any scheme, but not data: that is an image after all, if not one that is read here.
+_URL = re.compile(rb"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+
+
+def _from_json(body: bytes) -> tuple[bytes, Given]:
+    if kind(body[:18]):
+        raise Refused("unsupported_media_type", "The body is an image, but its Content-Type says that it is JSON.")
+    # Counted first, because parsing a million keys or brackets takes seconds; base64 has neither quotes nor brackets.
+    if body.count(b'"') > 1000 or body.count(b"[") + body.count(b"{") > MOST_NESTED:
+        raise Refused("bad_json", "The body has more fields than there are options.")
+    try:
+        fields = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise Refused("bad_json", "The body cannot be parsed as JSON.") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
+        raise Refused("missing_image", 'Send {"image": "<base64>"}.', field="image")
+    image = fields.pop("image")
+    if _URL.match(image[:64].encode(errors="replace")):
+        raise Refused("urls_not_accepted", "Images are never fetched; send the file itself.", field="image")
+    try:
+        return base64.b64decode(image, validate=True), fields
+    except (binascii.Error, ValueError):
+        raise Refused("bad_base64", "The field 'image' is not plain base64 (no data: prefix).", field="image") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _single(items: list[tuple[str, Any]]) -> Given:
+    """Options by name; one given twice is refused, because guessing which was meant would be wrong half the time."""
+    options: Given = {}
+    for name, value in items:
+        if name in options:
+            code = f"bad_{name}" if f"bad_{name}" in PROBLEMS else "unknown_field"
+            raise Refused(code, f"{name} was given more than once.", field=name)
+        options[name] = value
+    return options
+
+
+def _unique(items: list[tuple[str, Any]]) -> Given:
+    if len(fields := dict(items)) != len(items):
+        raise ValueError("a key stands there twice")
+    return fields
+
+
+def _too_large(most: int) -> Refused:
+    return Refused("body_too_large", f"The body is larger than {most:,} bytes.", "max_body_bytes")

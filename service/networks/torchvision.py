@@ -1,0 +1,134 @@
+"""torchvision's networks that timm has not, as timm's own kind, under their own tensors' names. Loads torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torchvision import models
+
+from service.networks.classic import assembled, chosen, config
+
+HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # GoogLeNet's and Inception-v3's, as torchvision's files and timm's hold them
+_TORCHVISION = "https://download.pytorch.org/models"
+
+default_cfgs = generate_default_cfgs(
+    {
+        "tv_alexnet.tv_in1k": config(
+            224,
+            IMAGENET_DEFAULT_MEAN,
+            IMAGENET_DEFAULT_STD,
+            crop_pct=0.875,
+            url=f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",
+            first_conv="features.0",
+            classifier="classifier.6",
+        ),
+        # Its weights came from TensorFlow, and with them how pixels are scaled.
+        "googlenet.tv_in1k": config(
+            224,
+            IMAGENET_INCEPTION_MEAN,
+            IMAGENET_INCEPTION_STD,
+            crop_pct=0.875,
+            url=f"{_TORCHVISION}/googlenet-1378be20.pth",
+            first_conv="conv1.conv",
+            classifier="fc",
+        ),
+    }
+)
+
+
+class TorchvisionAlexNet(models.AlexNet):
+    """torchvision's AlexNet, after Krizhevsky's later paper, under its own tensors' names."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_features, self.head_hidden_size = 256, 4096
+        self.feature_info = [{"module": f"features.{end}", "num_chs": width} for end, width in ((2, 64), (5, 192), (12, 256))]
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Another classifier with random weights; 0 labels: none."""
+        self.num_classes = num_classes
+        self.classifier[6] = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The parameters layer by layer, as timm's own networks tell them."""
+        return {"stem": r"^features\.0", "blocks": [(r"^features\.(\d+)", None), (r"^classifier\.(\d+)", (99,))]}
+
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int] | int | None = None, output_fmt: str = "NCHW"
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What the convolutions end with, and the maps (N, C, h, w) after each pooling that is asked for."""
+        maps = []
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+        return x, chosen(indices, maps)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The fully connected layers."""
+        found: Tensor = self.classifier(self.avgpool(x).flatten(1))
+        return found
+
+
+class GoogLeNet(models.GoogLeNet):
+    """torchvision's GoogLeNet under its own tensors' names, without the two classifiers that only helped to train it."""
+
+    ENDS = ("maxpool1", "maxpool2", "inception3b", "inception4e", "inception5b")
+    WIDTHS = (64, 192, 480, 832, 1024)
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(aux_logits=False, init_weights=True)
+        self.num_features = self.head_hidden_size = 1024
+        self.feature_info = [{"module": name, "num_chs": wide} for name, wide in zip(self.ENDS, self.WIDTHS, strict=True)]
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Another classifier with random weights; 0 labels: none."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The parameters layer by layer, as timm's own networks tell them."""
+        with_weights = [name for name, layer in self.named_children() if next(layer.parameters(), None) is not None]
+        return {"stem": r"^conv1", "blocks": [(rf"^{name}\.", (number,)) for number, name in enumerate(with_weights)]}
+
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int] | int | None = None, output_fmt: str = "NCHW"
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What the convolutions end with, and the maps (N, C, h, w) at the end of each resolution that is asked for."""
+        maps = []
+        for name, layer in self.named_children():
+            if name == "avgpool":
+                break
+            x = layer(x)
+            if name in self.ENDS:
+                maps.append(x)
+        return x, chosen(indices, maps)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The mean over all positions, and the classifier."""
+        found: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        return found
+
+
+def without_helpers(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A file's tensors but those of classifiers that only helped to train, unless the network has them too."""
+    own = network.state_dict()
+    return {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(HELPERS)}
+
+
+@register_model
+def tv_alexnet(pretrained: bool = False, **choices: Any) -> TorchvisionAlexNet:
+    """torchvision's AlexNet, of which there are weights."""
+    built: TorchvisionAlexNet = assembled(TorchvisionAlexNet, "tv_alexnet", pretrained, choices)
+    return built
+
+
+@register_model
+def googlenet(pretrained: bool = False, **choices: Any) -> GoogLeNet:
+    """torchvision's GoogLeNet (Szegedy et al. 2015), of which there are weights."""
+    built: GoogLeNet = assembled(GoogLeNet, "googlenet", pretrained, choices, without_helpers)
+    return built

@@ -1,0 +1,81 @@
+"""The whole road in one readable test: a folder of images in, the same answer out of every door."""
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+
+import bentoml
+import httpx
+import numpy as np
+import pytest
+
+from service.inference.postprocess import probabilities, rank
+
+
+@pytest.fixture(scope="module")
+def image(clothes, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "ankle boot.png"
+    path.write_bytes(clothes[0][1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(fitted, image) -> dict[str, float]:
+    """What the network in memory, right after training, says: label -> probability."""
+    from service.imaging.preprocess import decode
+
+    trained = fitted.trained
+    pixels = decode(image.read_bytes(), trained.preprocessing).pixels
+    row = probabilities(trained.network(pixels[None]).logits, trained.temperature)[0]
+    labels = fitted.artifact.manifest.labels
+    return dict(rank(row, labels, len(labels)))
+
+
+def by_raw_body(url: str, image: Path) -> list[dict]:
+    answer = httpx.post(f"{url}/v1/classify?top_k=10", content=image.read_bytes(), headers={"Content-Type": "image/png"})
+    return answer.json()["predictions"]
+
+
+def by_multipart(url: str, image: Path) -> list[dict]:
+    answer = httpx.post(f"{url}/v1/classify", files={"image": image.open("rb")}, data={"top_k": "10"})
+    return answer.json()["predictions"]
+
+
+def by_json(url: str, image: Path) -> list[dict]:
+    body = {"image": base64.b64encode(image.read_bytes()).decode(), "top_k": 10}
+    return httpx.post(f"{url}/v1/classify", json=body).json()["predictions"]
+
+
+def by_bentoml_client(url: str, image: Path) -> list[dict]:
+    with bentoml.SyncHTTPClient(url) as client:
+        return client.classify(image=image, top_k=10)["predictions"]
+
+
+def by_command_line(package: Path, image: Path) -> list[dict]:
+    import json
+
+    command = [sys.executable, "-m", "training", "predict", str(package), str(image), "--top-k", "10", "--json"]
+    [answer] = json.loads(subprocess.check_output(command))["images"]
+    return answer["predictions"]
+
+
+@pytest.mark.parametrize("ask", [by_raw_body, by_multipart, by_json, by_bentoml_client])
+def test_http_answers_what_the_network_said_in_memory(ask, server, image, expected):
+    assert_same(ask(server, image), expected)
+
+
+def test_the_command_line_answers_what_the_network_said_in_memory(fitted, image, expected):
+    assert_same(by_command_line(fitted.artifact.path, image), expected)
+
+
+def test_the_model_learned_something_from_the_sample(fitted):
+    score = fitted.artifact.manifest.scores["test"]
+    assert score.n == 500
+    assert score.low > 0.75  # ten labels: guessing gets 0.1
+
+
+def assert_same(predictions: list[dict], expected: dict[str, float]) -> None:
+    assert [prediction["label"] for prediction in predictions] == list(expected)
+    found = np.array([prediction["probability"] for prediction in predictions])
+    np.testing.assert_allclose(found, list(expected.values()), atol=1e-4)

@@ -1,0 +1,157 @@
+"""Two hundred images of every kind: the same answer from the network in memory, `graft predict`, REST and every batch size."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import httpx
+import numpy as np
+import pytest
+from api_client import PATIENCE, listening
+from handmade_files import saved
+from PIL import Image
+
+from service.decoding.pool import Decoder
+from service.errors import ImageError
+from service.imaging.preprocess import decode
+from service.networks import network
+from service.settings import Settings
+from training.pipelines.predict import predict
+
+N_IMAGES = 200
+SIZES = [(28, 28), (64, 64), (640, 480), (37, 300), (480, 640), (1, 1), (3, 40), (1000, 20), (20, 1000), (224, 224), (501, 333)]
+EXIF_ORIENTATION = 0x0112
+Kind = tuple[str, str, dict[str, object]]  # format, Pillow's mode, what to save it with
+KINDS: list[Kind] = [
+    *(("PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+    ("PNG", "P", {"transparency": 7}),
+    *(("JPEG", mode, {"quality": 90}) for mode in ("L", "RGB", "CMYK")),
+    ("JPEG", "RGB", {"quality": 60, "progressive": True}),
+    *(("JPEG", "RGB", {"quality": 95, "orientation": orientation}) for orientation in range(1, 9)),
+    ("WEBP", "RGB", {"quality": 80}),
+    ("WEBP", "RGB", {"lossless": True, "orientation": 6}),
+    ("WEBP", "RGBA", {"lossless": True}),
+    ("GIF", "P", {}),
+    ("GIF", "P", {"transparency": 3}),
+    *(("BMP", mode, {}) for mode in ("1", "L", "P", "RGB")),
+]
+
+
+def picture(number: int, size: tuple[int, int], mode: str) -> Image.Image:
+    """Soft shapes with some noise, different for every number."""
+    random = np.random.default_rng(number)
+    coarse = random.integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    soft = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+    pixels = np.clip(soft + random.integers(-20, 21, soft.shape), 0, 255).astype(np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    whole = Image.fromarray(pixels)
+    return whole if mode == "RGBA" else whole.convert("RGB").convert(mode) if mode != "LA" else whole.convert("LA")
+
+
+def encoded(number: int, size: tuple[int, int], kind: Kind) -> bytes:
+    format, mode, settings = kind
+    settings = dict(settings)
+    if orientation := settings.pop("orientation", None):
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = orientation
+        settings["exif"] = exif
+    return saved(picture(number, size, mode), format, **settings)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[bytes]:
+    """Every kind with every size in turn, and one photo of 12 megapixels."""
+    turns = zip(range(N_IMAGES - 1), itertools.cycle(SIZES), itertools.cycle(KINDS), strict=False)
+    return [*(encoded(number, size, kind) for number, size, kind in turns), encoded(999, (4000, 3000), KINDS[13])]
+
+
+@pytest.fixture(scope="module")
+def pixels(model, images) -> np.ndarray:
+    """What the network sees of each: uint8 (200, S, S, 3)."""
+    return np.stack([model.decode(image).pixels for image in images])
+
+
+@pytest.fixture(scope="module")
+def expected(fitted, model, pixels) -> np.ndarray:
+    """Probabilities (200, C) by torch, with the package's own weights: what was trained."""
+    import torch
+
+    trained = network.load(fitted.artifact).eval()
+    with torch.inference_mode():
+        logits = torch.cat([trained(batch)[0] for batch in torch.from_numpy(pixels).split(8)])
+    return model.probabilities(logits.numpy())
+
+
+@pytest.fixture(scope="module")
+def url(model) -> Iterator[str]:
+    with listening(model, max_batch_images=32) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def rows(answers: Sequence[Sequence[tuple[str, float]]], labels: Sequence[str]) -> np.ndarray:
+    """Ranked answers as probabilities (N, C) in the labels' own order."""
+    return np.array([[dict(answer)[label] for label in labels] for answer in answers])
+
+
+def told(answer: dict) -> list[tuple[str, float]]:
+    return [(prediction["label"], prediction["probability"]) for prediction in answer["predictions"]]
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape == (N_IMAGES, 10)
+    assert np.abs(found - expected).max() <= 1e-4
+    runner_up, best = np.sort(expected, axis=1)[:, -2:].T
+    clear = best - runner_up > 2e-4  # of two that are as probable as each other, either may come first
+    assert clear.sum() >= N_IMAGES - 5
+    assert (found.argmax(axis=1) == expected.argmax(axis=1))[clear].all()
+
+
+def test_the_images_are_of_every_kind_and_differ(images, pixels, expected):
+    assert len(images) == N_IMAGES == len(set(images))
+    assert len(np.unique(expected.argmax(axis=1))) >= 3
+    assert pixels.std() > 40
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_the_engine_answers_like_the_trained_network_in_batches(model, pixels, expected, size):
+    batches = np.array_split(pixels, range(size, N_IMAGES, size))
+    same(np.concatenate([model.probabilities(model.engine(batch).logits) for batch in batches]), expected)
+
+
+def test_predict_answers_like_the_trained_network(model, images, expected, tmp_path):
+    paths = [tmp_path / f"{number:03d}" for number in range(N_IMAGES)]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(image)
+    answers = [answer for _, answer in predict(model, paths, 10)]
+    assert not any(isinstance(answer, ImageError) for answer in answers)
+    same(rows([answer.ranked for answer in answers], model.manifest.labels), expected)
+
+
+def test_rest_answers_like_the_trained_network_one_by_one(url, model, images, expected):
+    with httpx.Client(timeout=PATIENCE) as client:
+        answers = [client.post(f"{url}/v1/classify?top_k=10", content=image).json() for image in images]
+    same(rows([told(answer) for answer in answers], model.manifest.labels), expected)
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_rest_answers_like_the_trained_network_in_batches(url, model, images, expected, size):
+    answers = []
+    with httpx.Client(timeout=PATIENCE) as client:
+        for begin in range(0, N_IMAGES, size):
+            files = [("images", image) for image in images[begin : begin + size]]
+            results = client.post(f"{url}/v1/classify/batch?top_k=10", files=files).json()["results"]
+            answers += [told(result["answer"]) for result in results]
+    same(rows(answers, model.manifest.labels), expected)
+
+
+def test_a_decoders_child_sees_the_very_pixels_that_training_sees(model, images, pixels):
+    settings = Settings()
+    recipe, limits = model.manifest.preprocessing, settings.image_limits
+    decoder = Decoder(recipe, limits, 2, N_IMAGES, settings.decode_deadline_s, settings.max_decode_bytes)
+    try:
+        promises = [decoder.submit(image) for image in images]
+        for promise, expected in zip(promises, pixels, strict=True):
+            np.testing.assert_array_equal(promise.result(PATIENCE).pixels, expected)
+    finally:
+        decoder.close()
+    np.testing.assert_array_equal(decode(images[0], recipe, limits).pixels, pixels[0])

@@ -1,0 +1,75 @@
+"""Every hostile file gets exactly its status and code, from the decoding function and over HTTP."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from hostile_corpus import corpus
+
+from service.api.schemas import PROBLEMS
+from service.artifact import Preprocessing
+from service.errors import ImageError
+from service.imaging.headers import ImageLimits, check, sniff
+from service.imaging.preprocess import decode
+
+RECIPE = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CASES = corpus()
+
+
+@pytest.fixture(scope="module")
+def asker(server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=30) as client:
+        yield client
+
+
+def refused(encoded: bytes) -> str | None:
+    """The code of the first of all checks that refuses a file."""
+    try:
+        check(sniff(encoded), ImageLimits())
+        decode(encoded, RECIPE)
+    except ImageError as error:
+        return error.code
+    return None
+
+
+def test_there_are_enough_of_them():
+    assert len(CASES) >= 120
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_file_gets_its_code(name):
+    assert refused(CASES[name].content) == CASES[name].code
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_code_is_answered_with_its_status(name):
+    assert CASES[name].code is None or PROBLEMS[CASES[name].code][0] == CASES[name].status
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_file_gets_its_answer_over_http(asker, name):
+    case = CASES[name]
+    response = asker.post("/v1/classify", content=case.content, headers={"Content-Type": "image/jpeg"})
+    assert (response.status_code, response.json().get("code")) == (case.status, case.code)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.code in {"image_too_large", "too_many_scans"}])
+def test_a_bomb_is_refused_by_its_header_alone(name):
+    with pytest.raises(ImageError) as caught:
+        check(sniff(CASES[name].content), ImageLimits())
+    assert caught.value.code == CASES[name].code
+
+
+@pytest.mark.parametrize("name", ["invisible PNG", "invisible WebP", "invisible GIF"])
+def test_a_picture_of_nothing_is_noted(name):
+    assert decode(CASES[name].content, RECIPE).notes == ("transparent: every pixel is fully transparent",)
+
+
+@pytest.mark.parametrize("name", ["GIF that moves", "WEBP that moves", "PNG that moves", "GIF of 10,000 frames"])
+def test_a_moving_picture_is_noted(name):
+    assert "animated: first frame used" in decode(CASES[name].content, RECIPE).notes
+
+
+def test_pictures_behind_a_jpeg_are_not_frames_of_it():
+    found = decode(CASES["several JPEGs in one"].content, RECIPE)
+    assert (found.format, found.notes) == ("JPEG", ())

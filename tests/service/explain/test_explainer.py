@@ -1,0 +1,241 @@
+"""What speaks for a label: class activation maps that add up to the logit, and occlusion that finds what matters."""
+
+import dataclasses
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.artifact import ArtifactError, Preprocessing
+from service.explain.explainer import Explainer, Unexplainable, Unwanted, activation, region
+from service.imaging.preprocess import EXIF_ORIENTATION, Decoded, decode
+from service.inference import model as models
+
+ROOT = Path(__file__).parents[3]
+# How a camera would have stored an upright scene, for each of EXIF's orientations.
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.fixture(scope="module")
+def explainer(model) -> Explainer:
+    return Explainer(model.artifact)
+
+
+def logits(model: models.Model, encoded: bytes) -> np.ndarray:
+    return model.engine(model.decode(encoded).pixels[None]).logits[0]
+
+
+def test_positions_of_a_map_add_up_to_the_logit_of_every_label(model, explainer, clothes):
+    for label, (_, encoded) in enumerate(clothes):
+        found = explainer.explain(model.decode(encoded), label)
+        assert found.map.shape == (4, 4)
+        assert found.map.mean() + found.bias == pytest.approx(logits(model, encoded)[label], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sees", "shape"),
+    [("resnet18", "last", (2, 2)), ("resnet18", "all", (2, 2)), ("swin_tiny_patch4_window7_224", "all", (2, 2))],
+)
+def test_positions_add_up_for_other_networks_and_heads_on_every_stage(pack, encode, name, sees, shape):
+    packed = pack(name, sees)
+    noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
+    said = logits(packed, noise)
+    for label in (0, 9):
+        found = Explainer(packed.artifact).explain(packed.decode(noise), label)
+        assert (found.method, found.map.shape, found.map.dtype) == ("cam", shape, np.float32)
+        assert found.map.mean() + found.bias == pytest.approx(said[label], abs=1e-4 * max(1.0, abs(float(said[label]))))
+        assert np.ptp(found.map) > 0
+
+
+def test_network_whose_vector_is_no_mean_is_explained_by_occlusion(pack, encode, photo):
+    packed = pack("lcnet_035", "last")
+    explainer, decoded = Explainer(packed.artifact), packed.decode(encode(photo))
+    assert not explainer.exact
+    found = explainer.explain(decoded)
+    assert (found.method, found.map.shape, found.bias) == ("occlusion", (8, 8), 0)
+    with pytest.raises(Unexplainable, match="no class activation maps; occlusion explains it"):
+        explainer.explain(decoded, method="cam")
+
+
+def test_most_probable_label_is_explained_unless_another_is_asked_for(model, explainer, clothes):
+    _, encoded = clothes[0]
+    ranked = model.classify(encoded, 10).ranked
+    found = explainer.explain(model.decode(encoded))
+    assert (found.label, found.method) == (ranked[0].label, "cam")
+    assert found.probability == pytest.approx(ranked[0].probability, abs=1e-5)
+    other = explainer.explain(model.decode(encoded), model.manifest.labels.index(ranked[3].label))
+    assert other.label == ranked[3].label
+    assert other.probability == pytest.approx(ranked[3].probability, abs=1e-5)
+
+
+def test_a_map_and_occlusion_tell_of_the_same_image(model, explainer, clothes):
+    decoded = model.decode(clothes[0][1])
+    by_map, by_occlusion = explainer.explain(decoded, 2, "cam"), explainer.explain(decoded, 2, "occlusion")
+    assert (by_map.label, by_map.region) == (by_occlusion.label, by_occlusion.region)
+    assert by_map.probability == by_occlusion.probability
+    assert np.array_equal(by_map.decoded.pixels, by_occlusion.decoded.pixels)
+
+
+def test_facts_of_the_image_are_told(model, explainer, encode, photo):
+    found = explainer.explain(model.decode(encode(photo, "WEBP")))
+    assert (found.decoded.width, found.decoded.height, found.decoded.format) == (80, 60, "WEBP")
+    assert found.decoded.pixels.shape == (128, 128, 3)
+
+
+def test_nothing_is_begun_that_nobody_wants(model, explainer, encode, photo):
+    with pytest.raises(Unwanted):
+        explainer.explain(model.decode(encode(photo)), wanted=lambda: False)
+
+
+def test_occlusion_ends_as_soon_as_nobody_wants_it(model, explainer, encode, photo):
+    patience = iter([True] * 7)
+    with pytest.raises(Unwanted):
+        explainer.explain(model.decode(encode(photo)), method="occlusion", wanted=lambda: next(patience, False))
+    assert next(patience, None) is None
+    assert explainer.explain(model.decode(encode(photo))).method == "cam"
+
+
+def test_judging_a_map_ends_as_soon_as_nobody_wants_it(model, explainer, encode, photo):
+    found, patience = explainer.explain(model.decode(encode(photo))), iter([True] * 7)
+    with pytest.raises(Unwanted):
+        explainer.deletion(found, lambda: next(patience, False))
+    assert next(patience, None) is None
+
+
+def test_a_maps_worth_begins_with_the_labels_own_probability(model, explainer, clothes):
+    found = explainer.explain(model.decode(clothes[3][1]), 3)
+    judged = explainer.deletion(found, steps=4, moves=2)
+    assert len(judged.probabilities) == 5
+    assert judged.probabilities[0] == pytest.approx(found.probability, abs=1e-6)
+
+
+class Planted(Explainer):
+    """The fourth label's logit is how red the image is on average; the head sees nothing else."""
+
+    @property
+    def _graph(self):
+        def asked(batch: np.ndarray) -> dict[str, np.ndarray]:
+            red = batch[..., 0].reshape(1, 8, 16, 8, 16).mean(axis=(2, 4)) / 16
+            logits, maps = np.zeros((1, 10), np.float32), np.zeros((1, 1280, 8, 8), np.float32)
+            logits[0, 3], maps[0, 77] = red.mean(), red
+            return {"logits": logits, "maps": maps}
+
+        return asked
+
+    @property
+    def _head(self) -> tuple[np.ndarray, np.ndarray]:
+        weight = np.zeros((10, 1280))
+        weight[3, 77] = 1
+        return weight, np.zeros(10)
+
+
+@pytest.mark.parametrize("method", ["cam", "occlusion"])
+def test_every_way_points_to_the_corner_that_the_answer_depends_on(model, method):
+    pixels = np.full((128, 128, 3), 124, np.uint8)  # the colour that covers, in which there is nothing to be lost
+    pixels[:32, 96:, 0] = 255
+    found = Planted(model.artifact).explain(Decoded(pixels, 128, 128, "PNG", ()), 3, method)
+    row, column = np.unravel_index(found.map.argmax(), (8, 8))
+    assert (row <= 1, column >= 6) == (True, True)
+    assert Planted(model.artifact).deletion(found).explains
+    assert not Planted(model.artifact).deletion(dataclasses.replace(found, map=found.map[::-1, ::-1])).explains
+
+
+def test_a_network_that_says_nan_explains_nothing(model, encode, photo):
+    class Broken(Explainer):
+        _graph = staticmethod(lambda batch: {"logits": np.full((1, 10), np.nan, np.float32)})
+
+    with pytest.raises(FloatingPointError, match="not a number"):
+        Broken(model.artifact).explain(model.decode(encode(photo)))
+
+
+def test_a_pickle_in_place_of_the_weights_is_never_loaded(model, tmp_path, encode, photo):
+    folder = Path(shutil.copytree(model.artifact.path, tmp_path / "package"))
+    (folder / "weights.safetensors").write_bytes(pickle.dumps(print))
+    forged = dataclasses.replace(model.artifact, path=folder)
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors does not hold the head"):
+        Explainer(forged).explain(model.decode(encode(photo)))
+
+
+def test_explaining_loads_no_torch(fitted, encode, photo, tmp_path):
+    (tmp_path / "photo.png").write_bytes(encode(photo))
+    program = (
+        "import sys; from pathlib import Path; from service import model; from service.explain.explainer import Explainer;"
+        "from service.explain.overlay import overlay;"
+        f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu');"
+        f"found = Explainer(loaded.artifact).explain(loaded.decode(Path({str(tmp_path / 'photo.png')!r}).read_bytes()));"
+        "overlay(found);"
+        "print(*sorted({'torch', 'timm', 'training', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).strip() == ""
+
+
+def test_what_a_position_contributes_by_hand():
+    maps = np.array([[[1, 2], [3, 4]], [[10, 0], [0, 0]]], np.float32)
+    assert activation([maps], np.array([2.0, -1.0])).tolist() == [[-8, 4], [6, 8]]
+
+
+def test_a_finer_map_is_brought_to_the_last_ones_grid():
+    finer = np.array([[[4, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 8], [0, 0, 0, 0]]], np.float32)
+    assert activation([finer, np.zeros((3, 2, 2), np.float32)], np.array([1.0, 5, 5, 5])).tolist() == [[1, 1], [0, 2]]
+
+
+@pytest.mark.parametrize(("tall", "wide"), [(5, 7), (1, 1), (2, 3), (28, 56)])
+def test_a_maps_mean_survives_any_change_of_grid(tall, wide):
+    random = np.random.default_rng(0)
+    other, last = random.normal(size=(4, tall, wide)), random.normal(size=(2, 2, 3))
+    weights = random.normal(size=6)
+    expected = weights @ np.concatenate([other.mean(axis=(1, 2)), last.mean(axis=(1, 2))])
+    assert activation([other, last], weights).mean() == pytest.approx(expected, abs=1e-12)
+
+
+def spec(fit: str, resize: int = 40, crop: int = 32) -> Preprocessing:
+    return Preprocessing(resize=resize, crop=crop, fit=fit, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("fit", "width", "height", "expected"),
+    [
+        ("crop", 80, 60, (16, 6, 48, 48)),
+        ("crop", 60, 80, (6, 16, 48, 48)),
+        ("crop", 20, 20, (2, 2, 16, 16)),
+        ("squash", 80, 60, (0, 0, 80, 60)),
+        ("letterbox", 80, 60, (0, -10, 80, 80)),
+        ("letterbox", 60, 80, (-10, 0, 80, 80)),
+        ("letterbox", 64, 64, (0, 0, 64, 64)),
+        ("letterbox", 16, 1, (0, -7.5, 16, 16)),
+    ],
+)
+def test_region_is_what_the_network_sees(fit, width, height, expected):
+    assert region(width, height, spec(fit)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (199, 300)])
+def test_pixels_lie_where_the_region_says_even_in_turned_images(encode, fit, orientation, width, height):
+    across, down = np.meshgrid((np.arange(width) + 0.5) * 255 / width, (np.arange(height) + 0.5) * 255 / height)
+    scene = Image.fromarray(np.stack([across, down, 0 * down], axis=-1).round().astype(np.uint8))
+    notes = Image.Exif()
+    notes[EXIF_ORIENTATION] = orientation
+    stored = scene.transpose(STORED[orientation]) if orientation in STORED else scene
+    seen = decode(encode(stored, exif=notes), spec(fit))
+    found = region(seen.width, seen.height, spec(fit))
+    middles = (np.arange(32) + 0.5) / 32
+    x, y = np.meshgrid(found.left + middles * found.width, found.top + middles * found.height)
+    inside = (x > 12) & (x < width - 12) & (y > 12) & (y < height - 12)
+    assert (seen.width, seen.height, inside.sum() > 400) == (width, height, True)
+    assert np.abs(seen.pixels[..., 0] - x * 255 / width)[inside].max() < 255 / 32 / 2  # half a pixel of the network's
+    assert np.abs(seen.pixels[..., 1] - y * 255 / height)[inside].max() < 255 / 32 / 2

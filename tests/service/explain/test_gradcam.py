@@ -1,0 +1,174 @@
+"""Grad-CAM: the class activation map where there is one, and the truth where one was planted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.artifact import Backbone, Preprocessing
+from service.explain.explainer import Explainer, Unexplainable
+from service.explain.gradcam import GradCam, gradient_map, positions
+from service.networks.network import Network
+
+ROOT = Path(__file__).parents[3]
+PLAIN = Preprocessing(resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+class Colours(nn.Module):
+    """Its map is the picture's three colours on an 8x8 grid."""
+
+    num_features = 3
+
+    def forward_features(self, batch: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(batch.requires_grad_(), 4)
+
+    def forward_head(self, last: Tensor) -> Tensor:
+        return last.amax(dim=(2, 3))
+
+
+class Tokens(nn.Module):
+    """The colours as tokens behind one of their own, to which alone the last step listens; the step before it to all."""
+
+    num_features, num_prefix_tokens = 3, 1
+    feature_info = ({"module": "first", "num_chs": 3}, {"module": "last", "num_chs": 3})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Identity(), nn.Identity()
+
+    def forward_features(self, batch: Tensor) -> Tensor:
+        colours = nn.functional.avg_pool2d(batch.requires_grad_(), 4).flatten(2).transpose(1, 2)
+        tokens = self.first(torch.cat([torch.zeros(1, 1, 3), colours], dim=1))
+        return self.last(torch.cat([tokens.mean(dim=1, keepdim=True), tokens[:, 1:]], dim=1))
+
+    def forward_head(self, last: Tensor) -> Tensor:
+        return last[:, 0]
+
+
+def planted(body: nn.Module) -> Network:
+    """The first label's logit is the red of what the body says, the second's the blue."""
+    facts = Backbone(name="planted", weights="none", license="none", sha256="", width=3)
+    network = Network(body, facts, 2, PLAIN).eval()
+    network.head.weight.data = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+    return network
+
+
+def scene() -> Tensor:
+    """Red in the upper right corner, blue in the lower left one, green in the middle."""
+    picture = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    picture[:, :8, 24:, 0], picture[:, 24:, :8, 2], picture[:, 12:20, 12:20, 1] = 200, 200, 200
+    return picture
+
+
+@pytest.mark.parametrize("body", [Colours(), Tokens()])
+def test_the_map_glows_where_what_the_head_looks_at_is(body):
+    expected = np.zeros((8, 8), bool)
+    expected[:2, 6:] = True
+    red, blue = (gradient_map(planted(body), scene(), label) for label in (0, 1))
+    assert np.array_equal(red > 0.01, expected)
+    assert np.array_equal(blue > 0.01, expected[::-1, ::-1])
+
+
+def test_no_map_is_made_where_the_network_has_none():
+    class Flat(Colours):
+        def forward_features(self, batch: Tensor) -> Tensor:
+            return batch.requires_grad_().mean(dim=(2, 3))
+
+        def forward_head(self, last: Tensor) -> Tensor:
+            return last
+
+    assert gradient_map(planted(Flat()), scene(), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_prefix", "expected"),
+    [
+        ((1, 5, 2, 3), 0, (5, 2, 3)),
+        ((1, 2, 3, 5), 0, (5, 2, 3)),
+        ((1, 10, 5), 1, (5, 3, 3)),
+        ((1, 11, 5), 1, None),
+        ((1, 5, 1, 1), 0, None),
+        ((1, 4, 4), 0, None),
+        ((1, 5), 0, None),
+    ],
+)
+def test_a_map_is_recognised_in_every_layout(shape, n_prefix, expected):
+    found = positions(torch.arange(np.prod(shape)).reshape(shape).float(), 5, n_prefix)
+    assert (None if found is None else tuple(found.shape)) == expected
+
+
+def test_tokens_lie_row_by_row():
+    tokens = torch.tensor([[[9.0], [0.0], [1.0], [2.0], [3.0]]])
+    assert positions(tokens, 1, 1).tolist() == [[[0, 1], [2, 3]]]
+
+
+def test_it_equals_the_class_activation_map_of_a_pooled_network(model, clothes):
+    explainer, by_gradients = Explainer(model.artifact), GradCam(model.artifact, 1)
+    for label, (_, encoded) in enumerate(clothes[:4]):
+        decoded = model.decode(encoded)
+        exact = explainer.explain(decoded, label, "cam")
+        np.testing.assert_allclose(by_gradients(decoded.pixels, label), exact.map, atol=1e-3 * np.abs(exact.map).max())
+
+
+def test_so_such_a_network_is_explained_by_it_without_torch(fitted):
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from service import model; from service.explain.explainer import Explainer\n"
+        f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu')\n"
+        "explainer, decoded = Explainer(loaded.artifact), loaded.decode(model.Golden.load(loaded.artifact.golden).encoded[0])\n"
+        "found, exact = (explainer.explain(decoded, 0, method) for method in ('gradcam', 'cam'))\n"
+        "print(found.method, found.bias, (found.map == exact.map).all())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT) == "gradcam 0.0 True\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "sees", "shape"),
+    [
+        ("resnet18", "all", (2, 2)),
+        ("lcnet_035", "last", (2, 2)),
+        ("swin_tiny_patch4_window7_224", "all", (2, 2)),
+        ("vit_tiny_patch16_224", "last", (4, 4)),
+    ],
+)
+def test_other_networks_have_one_too(pack, encode, name, sees, shape):
+    packed = pack(name, sees)
+    noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
+    found = Explainer(packed.artifact).explain(packed.decode(noise), 3, "gradcam")
+    assert (found.map.shape, found.map.dtype) == (shape, np.float32)
+    assert np.ptp(found.map) > 0
+
+
+def test_a_service_without_torch_says_so_and_explains_by_occlusion(pack):
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from service import model; from service.explain.explainer import Explainer, Unexplainable\n"
+        f"loaded = model.load(Path({str(pack('lcnet_035', 'last').artifact.path)!r}), 'cpu')\n"
+        "explainer, decoded = Explainer(loaded.artifact), loaded.decode(model.Golden.load(loaded.artifact.golden).encoded[0])\n"
+        "try:\n    explainer.explain(decoded, 0, 'gradcam')\n"
+        "except Unexplainable as error:\n    print(error)\n"
+        "print(explainer.explain(decoded, 0).method)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT)
+    assert said == (
+        "Grad-CAM needs torch and timm, and there is no torch here; occlusion explains this network without.\nocclusion\n"
+    )
+
+
+def test_a_perceptron_has_no_map_and_is_refused(pack, encode, photo):
+    packed = pack("mlp", "last")
+    explainer, decoded = Explainer(packed.artifact), packed.decode(encode(photo))
+    with pytest.raises(Unexplainable, match="no map whose positions its answer depends on; occlusion explains it"):
+        explainer.explain(decoded, 0, "gradcam")
+    assert explainer.explain(decoded, 0).method == "occlusion"
+
+
+def test_the_lectures_own_networks_have_one(pack, encode, photo):
+    packed = pack("lenet5", "last")
+    found = Explainer(packed.artifact).explain(packed.decode(encode(photo)), 0, "gradcam")
+    assert found.map.shape == (13, 13)
+    assert np.ptp(found.map) > 0

@@ -1,0 +1,641 @@
+"""The HTTP contract, by a real client of the real routes: every code with its status, every error a problem+json."""
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from api_client import BOUNDARY, JSON, PATIENCE, HeldEngine, form, mounted, problem, text
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from service.inference.engine import Outputs, Pixels
+from service.inference.model import Answer, Model
+from service.settings import Settings
+
+EVERY_PATH = [("POST", f"/v1/{name}") for name in ("classify", "classify/batch", "embed", "similar")] + [
+    ("GET", "/v1/model"),
+    ("GET", "/v1/labels"),
+    ("GET", "/v1/limits"),
+]
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
+
+
+class BrokenEngine:
+    """A network whose answers are no numbers."""
+
+    device, precision, lanes, max_batch = "cpu", "f32", 1, 1
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 8), np.float32))
+
+
+class BuggyModel(Model):
+    def answer(self, outputs: Outputs, top_k: int) -> Answer:
+        raise KeyError("/secret/path")
+
+
+@pytest.fixture
+def strict(model) -> Iterator[TestClient]:
+    """A service that accepts 1,000 bytes, and images of 100x100 pixels."""
+    with (
+        mounted(model, max_body_bytes=1000, max_pixels=10_000) as app,
+        TestClient(app, raise_server_exceptions=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shirt(clothes) -> bytes:
+    return clothes[6][1]
+
+
+Ask = Callable[..., Any]
+WAYS: dict[str, Ask] = {
+    "raw": lambda client, image: client.post("/v1/classify", content=image, headers={"Content-Type": "image/png"}),
+    "octets": lambda client, image: client.post(
+        "/v1/classify", content=image, headers={"Content-Type": "application/octet-stream"}
+    ),
+    "untyped": lambda client, image: client.post("/v1/classify", content=image),
+    "wrong type": lambda client, image: client.post("/v1/classify", content=image, headers={"Content-Type": "IMAGE/jpg; q=1"}),
+    "form": lambda client, image: client.post("/v1/classify", files={"image": ("a.png", image, "image/png")}),
+    "hostile name": lambda client, image: client.post("/v1/classify", files={"image": ("../../etc/passwd\u202e", image)}),
+    "base64": lambda client, image: client.post("/v1/classify", json={"image": text(image)}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_image_gets_the_models_own_answer_however_it_is_sent(client, model, shirt, way):
+    response = WAYS[way](client, shirt)
+    assert response.status_code == 200
+    found = [(prediction["label"], prediction["probability"]) for prediction in response.json()["predictions"]]
+    assert found == [tuple(ranked) for ranked in model.classify(shirt, 5).ranked]
+
+
+def test_an_answer_has_exactly_these_fields(client, model, shirt):
+    response = client.post("/v1/classify", content=shirt)
+    answer = response.json()
+    about_trust = {"prediction_set", "outlier_score", "abstain", "abstain_reason"}
+    assert set(answer) == {"predictions", "model", "image", "warnings", "timing_ms", "request_id"} | about_trust
+    assert answer["model"] == {"name": "fashion-mnist", "version": model.manifest.version, "sha256": model.manifest.sha256}
+    assert answer["image"] == {"width": 28, "height": 28, "format": "PNG"}
+    assert answer["warnings"] == []
+    assert set(answer["timing_ms"]) == {"decode", "network"}
+    assert answer["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_an_answer_says_how_far_to_trust_it(client, model, shirt):
+    answer, expected = client.post("/v1/classify", content=shirt).json(), model.classify(shirt, 5)
+    assert answer["prediction_set"] == list(expected.prediction_set)
+    assert (answer["abstain"], answer["abstain_reason"]) == (False, None)
+    assert answer["outlier_score"] == expected.outlier_score
+
+
+def test_an_image_of_something_else_is_abstained_from(client, encode):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    answer = client.post("/v1/classify", content=encode(noise)).json()
+    assert (answer["abstain"], answer["abstain_reason"]) == (True, "outlier")
+
+
+def test_all_predictions_are_sorted_and_sum_to_one(client, model, shirt):
+    predictions = client.post("/v1/classify?top_k=10", content=shirt).json()["predictions"]
+    chances = [prediction["probability"] for prediction in predictions]
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(1, abs=1e-6)
+    assert {prediction["label"] for prediction in predictions} == set(model.manifest.labels)
+
+
+def test_how_an_image_was_read_is_told_in_warnings(client, encode):
+    answer = client.post("/v1/classify", content=encode(np.zeros((1, 1, 3), np.uint8))).json()
+    assert answer["warnings"] == ["tiny: fewer than 16 pixels on a side"]
+
+
+def test_width_and_height_are_told_upright(client, encode, photo):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert client.post("/v1/classify", content=encode(photo, "JPEG", exif=turned)).json()["image"] == {
+        "width": 60,
+        "height": 80,
+        "format": "JPEG",
+    }
+
+
+TOP_K: dict[str, Ask] = {
+    "query": lambda client, image, top_k: client.post("/v1/classify", params={"top_k": top_k}, content=image),
+    "form": lambda client, image, top_k: client.post("/v1/classify", files={"image": image}, data={"top_k": str(top_k)}),
+    "JSON": lambda client, image, top_k: client.post("/v1/classify", json={"image": text(image), "top_k": top_k}),
+}
+
+
+@pytest.mark.parametrize("place", TOP_K)
+def test_top_k_is_taken_from_everywhere(client, shirt, place):
+    assert len(TOP_K[place](client, shirt, 2).json()["predictions"]) == 2
+
+
+@pytest.mark.parametrize("place", TOP_K)
+def test_a_large_top_k_is_clamped_with_a_warning(client, shirt, place):
+    answer = TOP_K[place](client, shirt, 1000).json()
+    assert (len(answer["predictions"]), answer["warnings"]) == (10, ["top_k: the model has only 10 labels"])
+
+
+@pytest.mark.parametrize("place", TOP_K)
+@pytest.mark.parametrize("value", [0, -1, "abc", 3.5, ""])
+def test_an_impossible_top_k_is_refused(client, shirt, place, value):
+    assert problem(TOP_K[place](client, shirt, value), 422, "bad_top_k")["field"] == "top_k"
+
+
+@pytest.mark.parametrize("value", ["true", "null", "[3]", "3.5", '"\\ud800"'])
+def test_a_top_k_of_another_type_is_refused(client, shirt, value):
+    body = f'{{"image": "{text(shirt)}", "top_k": {value}}}'
+    problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_top_k")
+
+
+TWICE: dict[str, Ask] = {
+    "query": lambda client, image: client.post("/v1/classify?top_k=1&top_k=2", content=image),
+    "form": lambda client, image: client.post("/v1/classify", files={"image": image}, data={"top_k": ["1", "2"]}),
+}
+BOTH: dict[str, Ask] = {
+    "form": lambda client, image: client.post("/v1/classify?top_k=1", files={"image": image}, data={"top_k": "2"}),
+    "JSON": lambda client, image: client.post("/v1/classify?top_k=1", json={"image": text(image), "top_k": 2}),
+}
+
+
+@pytest.mark.parametrize("place", BOTH)
+def test_an_option_of_the_body_counts_more_than_the_querys(client, shirt, place):
+    assert len(BOTH[place](client, shirt).json()["predictions"]) == 2
+
+
+@pytest.mark.parametrize("places", TWICE)
+def test_an_option_given_twice_is_refused(client, shirt, places):
+    assert problem(TWICE[places](client, shirt), 422, "bad_top_k")["field"] == "top_k"
+
+
+def test_a_json_key_given_twice_is_refused(client, shirt):
+    body = f'{{"image": "{text(shirt)}", "top_k": 1, "top_k": 2}}'
+    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_python_calls_json_but_nobody_else_does_is_refused(client, shirt, constant):
+    body = f'{{"image": "{text(shirt)}", "threshold": {constant}}}'
+    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+
+
+def test_only_labels_at_least_as_probable_as_the_threshold_are_told(client, model, shirt):
+    every = model.classify(shirt, 10).ranked
+    answer = client.post(f"/v1/classify?top_k=10&threshold={every[1].probability}", content=shirt).json()
+    assert [prediction["label"] for prediction in answer["predictions"]] == [every[0].label, every[1].label]
+
+
+def test_a_threshold_that_nothing_reaches_leaves_no_prediction_but_the_set(client, shirt):
+    answer = client.post("/v1/classify?threshold=1", content=shirt).json()
+    assert (answer["predictions"], len(answer["prediction_set"]) >= 1) == ([], True)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "-0.1", "1.1", "", "half", "0.5 ", "0,5", "1_0"])
+def test_an_impossible_threshold_is_refused(client, shirt, value):
+    response = client.post("/v1/classify", params={"threshold": value}, content=shirt)
+    assert problem(response, 422, "bad_threshold")["field"] == "threshold"
+
+
+@pytest.mark.parametrize("value", ["true", "1e400", '"x"', "null", "[0]"])
+def test_a_threshold_of_another_type_is_refused(client, shirt, value):
+    body = f'{{"image": "{text(shirt)}", "threshold": {value}}}'
+    problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_threshold")
+
+
+UNKNOWN: dict[str, Ask] = {
+    "query": lambda client, image: client.post("/v1/classify?topk=3", content=image),
+    "form": lambda client, image: client.post("/v1/classify", files={"image": image}, data={"topk": "3"}),
+    "JSON": lambda client, image: client.post("/v1/classify", json={"image": text(image), "topk": 3}),
+}
+
+
+@pytest.mark.parametrize("place", UNKNOWN)
+def test_an_unknown_field_is_named(client, shirt, place):
+    assert problem(UNKNOWN[place](client, shirt), 422, "unknown_field")["field"] == "topk"
+
+
+def test_a_field_whose_name_is_no_text_is_refused(client, shirt):
+    body = f'{{"image": "{text(shirt)}", "\\ud800": 1}}'
+    problem(client.post("/v1/classify", content=body, headers=JSON), 422, "unknown_field")
+
+
+@pytest.mark.parametrize("way", ["raw", "form", "base64"])
+@pytest.mark.parametrize(
+    ("image", "status", "code"),
+    [
+        (b"", 422, "empty_image"),
+        (b"hello", 415, "unsupported_format"),
+        (b"\x80\x04\x95", 415, "unsupported_format"),
+        (b"\x89PNG\r\n\x1a\n cut", 422, "corrupt_image"),
+    ],
+)
+def test_a_useless_image_has_one_code_however_it_is_sent(client, way, image, status, code):
+    problem(WAYS[way](client, image), status, code)
+
+
+def test_a_thin_image_is_refused_by_the_limit_it_crossed(client, encode):
+    fields = problem(client.post("/v1/classify", content=encode(Image.new("L", (2000, 1)))), 422, "bad_aspect")
+    assert fields["limit"] == {"name": "max_aspect", "value": 50, "setting": "GRAFT_MAX_ASPECT"}
+
+
+def test_a_large_image_is_refused_by_the_limit_it_crossed(client, encode):
+    fields = problem(client.post("/v1/classify", content=encode(Image.new("1", (12_000, 12_000)))), 413, "image_too_large")
+    assert fields["limit"] == {"name": "max_pixels", "value": 64_000_000, "setting": "GRAFT_MAX_PIXELS"}
+
+
+def test_a_model_reads_images_under_its_own_limits(encode, model):
+    small = Model(model.artifact, model.engine, Settings(max_side=50).image_limits)
+    with mounted(small, max_side=50) as app, TestClient(app) as client:
+        fields = problem(client.post("/v1/classify", content=encode(np.zeros((40, 60, 3), np.uint8))), 413, "image_too_large")
+    assert fields["limit"] == {"name": "max_side", "value": 50, "setting": "GRAFT_MAX_SIDE"}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"nope", b"\xff\xfe", b"[" * 100_000, b'{"image":' + b"[" * 100_000, b"1" * 5000])
+def test_a_body_that_is_no_json_is_refused(client, body):
+    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "null", "3", '"text"', '{"image": 3}', '{"image": null}', '{"image": ["aGk="]}'])
+def test_json_without_an_image_is_refused(client, body):
+    assert problem(client.post("/v1/classify", content=body, headers=JSON), 422, "missing_image")["field"] == "image"
+
+
+@pytest.mark.parametrize("image", ["data:image/png;base64,aGVsbG8=", "aGVsbG8", "aGVs bG8=", "aGVs\nbG8=", "ä", "\ud800"])
+def test_text_that_is_no_plain_base64_is_refused(client, image):
+    body = json.dumps({"image": image})
+    assert problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_base64")["field"] == "image"
+
+
+NAMES = [
+    "../../x",
+    "/abs/x.png",
+    "C:\\x.png",
+    "a\0b",
+    "x" * 5000,
+    "\u202egnp.exe",
+    "a\r\nX-Evil: 1",
+    "",
+    "<b>.png",
+    '"; name="other',
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_files_name_is_never_used(client, model, shirt, name):
+    response = client.post("/v1/classify?top_k=1", files={"image": (name, shirt)} if name else {"image": shirt})
+    assert response.json()["predictions"][0]["label"] == model.classify(shirt, 1).ranked[0].label
+    assert "evil" not in str(response.headers).lower()
+
+
+def test_an_image_gets_the_same_answer_again_and_in_company(client, shirt, clothes):
+    alone = [client.post("/v1/classify?top_k=10", content=shirt).json()["predictions"] for _ in range(2)]
+    sent = [("images", shirt), *(("images", encoded) for _, encoded in clothes)]
+    beside = client.post("/v1/classify/batch?top_k=10", files=sent).json()["results"][0]["answer"]["predictions"]
+    for other in (alone[1], beside):
+        assert [prediction["label"] for prediction in other] == [prediction["label"] for prediction in alone[0]]
+        expected = [prediction["probability"] for prediction in alone[0]]
+        assert [prediction["probability"] for prediction in other] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("n_files", [2, 3, 17])
+def test_more_than_one_file_is_refused(client, shirt, n_files):
+    response = client.post("/v1/classify", files=[("image", ("a.png", shirt))] * n_files)
+    assert problem(response, 422, "too_many_files")["field"] == "image"
+
+
+@pytest.mark.parametrize("name", ["file", "Image", "picture"])
+def test_a_form_without_an_image_field_is_refused(client, shirt, name):
+    assert problem(client.post("/v1/classify", files={name: shirt}), 422, "missing_image")["field"] == "image"
+
+
+@pytest.mark.parametrize("value", ["hello", "", "data:image/png;base64,aGVsbG8="])
+def test_text_in_the_image_field_is_refused(client, value):
+    fields = problem(client.post("/v1/classify", content=form_of_text(value), headers=BOUNDARY), 422, "missing_image")
+    assert fields["detail"] == "The field 'image' holds text; send a file."
+
+
+URLS = [
+    "http://127.0.0.1/a.png",
+    "HTTPS://example.com/a.png",
+    " http://169.254.169.254/latest/meta-data",
+    "http://127.1/",
+    "http://[::1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://100.64.0.1/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://0x7f000001/",
+    "file:///etc/passwd",
+    "ftp://127.0.0.1/a.png",
+    "gopher://127.0.0.1:70/",
+    "jar:http://127.0.0.1!/a",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("way", ["form", "JSON"])
+def test_a_url_in_place_of_an_image_is_refused_by_name(client, url, way):
+    as_form = {"content": form_of_text(url), "headers": BOUNDARY}
+    response = client.post("/v1/classify", **(as_form if way == "form" else {"json": {"image": url}}))
+    assert problem(response, 422, "urls_not_accepted")["field"] == "image"
+
+
+def form_of_text(value: str) -> str:
+    return f'--cut\r\nContent-Disposition: form-data; name="image"\r\n\r\n{value}\r\n--cut--\r\n'
+
+
+def test_a_form_written_by_hand_is_understood(client, shirt):
+    assert client.post("/v1/classify", content=form(shirt), headers=BOUNDARY).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", form(b"x")),
+        ("multipart/form-data; boundary=other", form(b"x")),
+        ("multipart/form-data; boundary=" + "x" * 10_000, form(b"x")),
+        ("multipart/form-data; boundary=cut", b"junk"),
+        ("multipart/form-data; boundary=cut", form(b"x").replace(b'name="image"; ', b"")),
+        ("multipart/form-data; boundary=cut", form(b"x").replace(b"Content-Disposition", b"Content\0Disposition")),
+        ("multipart/form-data; boundary=cut", form(b"x").replace(b"Content-Disposition", b"X-Disposition")),
+    ],
+)
+def test_a_form_that_cannot_be_parsed_is_refused(client, content_type, body):
+    problem(client.post("/v1/classify", content=body, headers={"Content-Type": content_type}), 400, "bad_multipart")
+
+
+@pytest.mark.parametrize("missing", [len(b"--cut--\r\n"), 30])
+def test_a_form_that_never_ends_is_refused(client, shirt, missing):
+    problem(client.post("/v1/classify", content=form(shirt)[:-missing], headers=BOUNDARY), 400, "bad_multipart")
+
+
+def test_a_form_of_very_many_fields_is_refused(client, shirt):
+    fields = {f"field{number}": "x" for number in range(100)}
+    problem(client.post("/v1/classify", files={"image": shirt}, data=fields), 422, "unknown_field")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "text/html",
+        "application/xml",
+        "application/x-www-form-urlencoded",
+        "application/vnd.bentoml+pickle",
+        "image",
+    ],
+)
+def test_an_unknown_kind_of_body_is_refused(client, shirt, content_type):
+    response = client.post("/v1/classify", content=shirt, headers={"Content-Type": content_type})
+    problem(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip"])
+def test_a_compressed_body_is_refused(client, shirt, encoding):
+    headers = {"Content-Type": "image/png", "Content-Encoding": encoding}
+    problem(client.post("/v1/classify", content=shirt, headers=headers), 415, "content_encoding")
+
+
+def test_an_image_that_calls_itself_json_is_refused_as_what_it_is(client, shirt):
+    problem(client.post("/v1/classify", content=shirt, headers=JSON), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("body", [b'{"image": "", ' + b'"a": 1, ' * 1000 + b'"b": 1}', b'{"image": ' + b'{"a": ' * 101])
+def test_json_of_more_than_can_be_meant_is_refused_unparsed(client, body):
+    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "application/json", "multipart/form-data; boundary=cut"])
+def test_a_body_over_the_limit_is_refused_by_its_name(strict, content_type):
+    response = strict.post("/v1/classify", content=bytes(1001), headers={"Content-Type": content_type})
+    limit = {"name": "max_body_bytes", "value": 1000, "setting": "GRAFT_MAX_BODY_BYTES"}
+    assert problem(response, 413, "body_too_large")["limit"] == limit
+
+
+def test_a_body_exactly_at_the_limit_is_read(strict):
+    problem(strict.post("/v1/classify", content=bytes(1000)), 415, "unsupported_format")
+
+
+class Caller:
+    """One request without any client between, for bodies that arrive oddly."""
+
+    def __init__(self, app: Starlette, messages: list[dict[str, Any]], **headers: str) -> None:
+        self.received, self.received_before_answer, self.sent = 0, 0, list[dict[str, Any]]()
+        given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": "/v1/classify",
+            "raw_path": b"/v1/classify",
+            "root_path": "",
+            "query_string": b"",
+            "headers": given,
+        }
+
+        async def receive() -> dict[str, Any]:
+            if self.received == len(messages):
+                await asyncio.Event().wait()  # a caller who says nothing more
+            self.received += 1
+            return messages[self.received - 1]
+
+        async def send(message: Any) -> None:
+            if not self.sent:
+                self.received_before_answer = self.received
+            self.sent.append(message)
+
+        asyncio.run(app(scope, receive, send))
+        self.status = self.sent[0]["status"] if self.sent else None
+        self.body = b"".join(message.get("body", b"") for message in self.sent)
+
+
+def piece(content: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": content, "more_body": more}
+
+
+def test_a_body_that_announces_too_much_is_refused_unread(model):
+    with mounted(model, max_body_bytes=1000) as app:
+        caller = Caller(app, [piece(bytes(1001), more=False)], content_length="1001")
+    assert (caller.status, json.loads(caller.body)["code"]) == (413, "body_too_large")
+    assert caller.received_before_answer == 0
+
+
+def test_a_body_of_unknown_length_is_refused_as_soon_as_it_is_too_large(model):
+    with mounted(model, max_body_bytes=1000) as app:
+        caller = Caller(app, [*[piece(bytes(100))] * 50, piece(b"", more=False)], transfer_encoding="chunked")
+    assert (caller.status, json.loads(caller.body)["code"]) == (413, "body_too_large")
+    assert caller.received_before_answer == 11
+
+
+def test_a_refused_body_is_taken_off_the_wire_before_the_connection_closes(model):
+    with mounted(model, max_body_bytes=1000) as app:
+        caller = Caller(app, [*[piece(bytes(100))] * 50, piece(b"", more=False)], transfer_encoding="chunked")
+    assert (b"Connection", b"close") in [(name.title(), value) for name, value in caller.sent[0]["headers"]]
+    assert (caller.received, caller.sent[-1].get("more_body", False)) == (51, False)
+
+
+def test_a_body_in_pieces_is_put_together(model, shirt):
+    with mounted(model) as app:
+        caller = Caller(app, [piece(shirt[:50]), piece(b""), piece(shirt[50:]), piece(b"", more=False)])
+    assert caller.status == 200
+
+
+def test_a_body_that_never_ends_is_refused_at_the_deadline(model, shirt):
+    with mounted(model, read_deadline_s=0.01) as app:
+        caller = Caller(app, [piece(shirt[:50])])
+    fields = json.loads(caller.body)
+    assert (caller.status, fields["code"]) == (408, "slow_upload")
+    assert fields["limit"] == {"name": "read_deadline_s", "value": 0.01, "setting": "GRAFT_READ_DEADLINE_S"}
+
+
+def test_a_caller_who_hangs_up_is_no_error_of_ours(model, shirt, caplog):
+    with mounted(model) as app:
+        caller = Caller(app, [piece(shirt[:50]), {"type": "http.disconnect"}])
+    assert (caller.sent, [record for record in caplog.records if record.levelname != "INFO"]) == ([], [])
+
+
+def test_more_images_than_may_wait_are_sent_away(model, shirt):
+    held = HeldEngine(model)
+    with (
+        mounted(Model(model.artifact, held), max_waiting=1) as app,
+        TestClient(app) as client,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
+        first = elsewhere.submit(client.post, "/v1/classify", content=shirt)
+        try:
+            assert held.begun.wait(PATIENCE)
+            second = client.post("/v1/classify", content=shirt)
+        finally:
+            held.go.set()
+        assert first.result(PATIENCE).status_code == 200
+    limit = {"name": "max_waiting", "value": 1, "setting": "GRAFT_MAX_WAITING"}
+    assert problem(second, 503, "overloaded")["limit"] == limit
+    assert second.headers["Retry-After"] in ("1", "2", "3")
+
+
+def test_an_overloaded_service_still_tells_its_limits(model, shirt):
+    held = HeldEngine(model)
+    with (
+        mounted(Model(model.artifact, held), max_waiting=1) as app,
+        TestClient(app) as client,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
+        elsewhere.submit(client.post, "/v1/classify", content=shirt)
+        try:
+            assert held.begun.wait(PATIENCE)
+            assert client.get("/v1/limits").status_code == 200
+        finally:
+            held.go.set()
+
+
+def test_an_image_that_waited_too_long_is_sent_away(model, shirt):
+    with mounted(model, queue_deadline_s=1e-9) as app, TestClient(app) as client:
+        problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
+
+
+def test_answers_that_are_no_numbers_are_never_told(model, shirt):
+    with mounted(Model(model.artifact, BrokenEngine())) as app, TestClient(app) as client:
+        problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
+
+
+def test_vectors_that_are_no_numbers_are_never_compared(model, shirt):
+    class Half(BrokenEngine):
+        def __call__(self, batch: Pixels) -> Outputs:
+            return Outputs(np.zeros((len(batch), 10), np.float32), np.full((len(batch), 1280), np.nan, np.float32))
+
+    with mounted(Model(model.artifact, Half())) as app, TestClient(app) as client:
+        problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
+
+
+def test_a_bug_of_ours_tells_nothing_about_us(model, shirt):
+    with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
+        response = client.post("/v1/classify", content=shirt)
+    problem(response, 500, "internal")
+    assert not any(word in response.text for word in ("secret", "Traceback", "KeyError", "routes.py"))
+
+
+def test_a_bug_of_ours_is_logged_under_the_request_id(model, shirt, caplog):
+    with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
+        client.post("/v1/classify", content=shirt, headers={"X-Request-ID": "find-me"})
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (record.name, record.fields["request_id"], "/secret/path" in record.exc_text) == ("graft", "find-me", True)
+
+
+@pytest.mark.parametrize(
+    ("method", "right", "path"),
+    [(method, right, path) for method in METHODS for right, path in EVERY_PATH if method != right],
+)
+def test_another_method_is_told_the_right_one(client, method, right, path):
+    response = client.request(method, path)
+    problem(response, 405, "method_not_allowed")
+    assert right in response.headers["Allow"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/classify/", "/v1//classify", "/v1/", "/v1", "/v1/%ff"])
+def test_an_unknown_path_is_not_found(client, method, path):
+    problem(client.request(method, path), 404, "not_found")
+
+
+@pytest.mark.parametrize("given", ["a", "3f2b-Za_z.9", "with space", "x" * 64])
+def test_a_callers_request_id_is_kept(client, given):
+    assert client.get("/v1/labels", headers={"X-Request-ID": given}).headers["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", ["x" * 65, "a\tb", "caf\xe9".encode("latin-1"), b"a\x00b", ""])
+def test_an_unusable_request_id_is_replaced(client, given):
+    found = client.get("/v1/labels", headers={"X-Request-ID": given}).headers["X-Request-ID"]
+    assert (len(found), int(found, 16) > 0) == (32, True)
+
+
+def test_every_request_gets_an_id_of_its_own(client):
+    assert len({client.get("/v1/labels").headers["X-Request-ID"] for _ in range(5)}) == 5
+
+
+def test_a_callers_request_id_is_kept_in_a_problem(client):
+    assert problem(client.get("/v1/nothing", headers={"X-Request-ID": "mine"}), 404, "not_found")["request_id"] == "mine"
+
+
+def test_the_model_is_described_exactly(client, model):
+    found = client.get("/v1/model").json()
+    assert (found["sha256"], found["labels"]) == (model.manifest.sha256, list(model.manifest.labels))
+    assert (found["device"], found["drift"]) == (model.engine.device, model.drift)
+    assert found["scores"]["test"]["n"] == 500
+    assert found["calibration"] == json.loads(model.manifest.calibration.model_dump_json())
+    assert (found["multilabel"], found["temperature"]) == (False, model.manifest.temperature)
+
+
+def test_the_labels_are_told_in_their_order(client):
+    assert client.get("/v1/labels").json() == {
+        "labels": ["ankle boot", "bag", "coat", "dress", "pullover", "sandal", "shirt", "sneaker", "t-shirt", "trouser"]
+    }
+
+
+def test_labels_of_any_script_are_told_unharmed(model):
+    labels = ("чай", "<b>käse</b>", "🧦", *model.manifest.labels[3:])
+    manifest = model.manifest.model_copy(update={"labels": labels})
+    foreign = Model(type(model.artifact)(model.artifact.path, manifest), model.engine)
+    with mounted(foreign) as app, TestClient(app) as client:
+        assert client.get("/v1/labels").json()["labels"][:3] == ["чай", "<b>käse</b>", "🧦"]
+
+
+def test_the_limits_are_told_with_their_variables(strict):
+    told = strict.get("/v1/limits").json()["limits"]
+    assert {"name": "max_body_bytes", "value": 1000, "setting": "GRAFT_MAX_BODY_BYTES"} in told
+    assert {"name": "max_pixels", "value": 10_000, "setting": "GRAFT_MAX_PIXELS"} in told
+
+
+def test_many_callers_at_once_each_get_their_own_answer(client, model, clothes):
+    expected = [model.classify(encoded, 1).ranked[0].label for _, encoded in clothes]
+
+    def ask(encoded: bytes) -> str:
+        return client.post("/v1/classify", files={"image": io.BytesIO(encoded)}).json()["predictions"][0]["label"]
+
+    with ThreadPoolExecutor(5) as callers:
+        assert list(callers.map(ask, [encoded for _, encoded in clothes])) == expected

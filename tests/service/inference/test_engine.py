@@ -1,0 +1,192 @@
+"""The fitted network, run: the same answer alone, in company, from any thread and on any device."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.imaging.preprocess import decode
+from service.inference import devices, loader, openvino
+from service.inference.postprocess import probabilities
+
+
+@pytest.fixture(scope="module")
+def cpu(fitted):
+    return loader.load(fitted.artifact, "cpu")
+
+
+@pytest.fixture(scope="module")
+def batch(fitted, clothes) -> np.ndarray:
+    return np.stack([decode(encoded, fitted.artifact.manifest.preprocessing).pixels for _, encoded in clothes])
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(probabilities(one, 1.0) - probabilities(other, 1.0)).max())
+
+
+def test_outputs_have_a_row_for_each_image(cpu, batch):
+    logits, vectors = cpu(batch)
+    assert (logits.shape, logits.dtype, vectors.shape, vectors.dtype) == ((10, 10), np.float32, (10, 1280), np.float32)
+
+
+def test_an_image_has_the_same_logits_alone_and_in_company(cpu, batch):
+    together = cpu(batch)
+    alone = [cpu(batch[index : index + 1]) for index in range(10)]
+    assert np.array_equal(together.logits, np.concatenate([outputs.logits for outputs in alone]))
+    assert np.array_equal(together.vectors, np.concatenate([outputs.vectors for outputs in alone]))
+
+
+def test_an_earlier_answer_is_not_overwritten_by_a_later_one(cpu, batch):
+    first = cpu(batch[:1])
+    before = first.logits.copy()
+    cpu(batch[1:2])
+    assert np.array_equal(first.logits, before)
+
+
+def test_the_order_of_a_batch_does_not_matter(cpu, batch):
+    assert np.array_equal(cpu(batch[::-1]).logits[::-1], cpu(batch).logits)
+
+
+def test_several_threads_get_the_same_answers(cpu, batch):
+    expected = cpu(batch).logits
+    questions = [index % 10 for index in range(80)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda index: cpu(batch[index : index + 1]).logits[0], questions))
+    assert np.array_equal(np.stack(found), expected[questions])
+
+
+def test_only_what_is_wanted_is_computed(fitted, cpu, batch):
+    path = fitted.artifact.graph
+    assert openvino.Graph(path, 1).outputs == ("logits", "vectors", "maps")
+    alone = openvino.Graph(path, 1, wanted=("logits", "nothing of this name"))
+    assert alone.outputs == ("logits",)
+    assert apart(alone(batch[:2])["logits"], cpu(batch[:2]).logits) < 1e-5
+
+
+def test_answering_computes_no_maps(cpu):
+    assert cpu._alone.outputs == cpu._shared.outputs == ("logits", "vectors")
+
+
+def test_an_answer_does_not_depend_on_who_else_asks(cpu, batch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(cpu, [batch[:1]] * 40))
+    alone = cpu(batch[:1])
+    assert all(apart(outputs.logits, alone.logits) < 1e-5 for outputs in together)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_the_number_of_lanes_can_be_chosen(fitted, batch, cpu, lanes):
+    chosen = openvino.CpuEngine(fitted.artifact.graph, lanes)
+    assert chosen.lanes == lanes
+    assert apart(chosen(batch[:2]).logits, cpu(batch[:2]).logits) < 1e-5
+
+
+def test_it_answers_as_the_network_that_was_trained(fitted, cpu, batch):
+    assert apart(cpu(batch).logits, fitted.trained.network(batch).logits) < 1e-4
+
+
+def test_most_clothes_are_recognised(fitted, cpu, batch, clothes):
+    labels = fitted.artifact.manifest.labels
+    found = [labels[index] for index in cpu(batch).logits.argmax(axis=1)]
+    # 85 % of the held-out images are right; 5 of 10 or fewer would be a mix-up of labels or channels.
+    assert sum(label == expected for label, (expected, _) in zip(found, clothes, strict=True)) > 5
+
+
+def test_the_packaged_weights_say_what_the_packaged_graph_says(fitted, cpu, batch):
+    import torch
+
+    from service.networks import network
+
+    with torch.inference_mode():
+        logits, _ = network.load(fitted.artifact).eval()(torch.from_numpy(batch))
+    assert apart(logits.numpy(), cpu(batch).logits) < 1e-3
+
+
+def test_without_a_gpu_the_cpu_is_chosen(fitted, monkeypatch):
+    devices.cuda_devices.cache_clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert loader.load(fitted.artifact).device == "cpu"
+    devices.cuda_devices.cache_clear()
+
+
+def test_there_is_at_least_one_core():
+    assert devices.cores() >= 1
+
+
+needs_cuda = pytest.mark.skipif(devices.cuda_devices() == 0, reason="needs a CUDA device, and the driver offers none here")
+
+
+@needs_cuda
+@pytest.mark.parametrize(("precision", "most"), [("f32", 0.05), ("f16", 0.05), ("bf16", 0.5)])
+def test_a_gpu_answers_as_the_cpu_does(fitted, cpu, batch, precision, most):
+    cuda = loader.load(fitted.artifact, "cuda", precision)
+    assert (cuda.device, cuda.precision) == ("cuda", precision)
+    assert apart(cuda(batch).logits, cpu(batch).logits) < most
+
+
+@needs_cuda
+def test_a_gpu_answers_several_threads_at_once_and_more_than_its_largest_batch(fitted, cpu, batch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    cuda = loader.load(fitted.artifact, "cuda")
+    many = np.concatenate([batch] * 7)
+    with ThreadPoolExecutor(cuda.lanes) as pool:
+        found = list(pool.map(cuda, [many] * 4))
+    for outputs in found:
+        assert apart(outputs.logits, np.concatenate([cpu(batch).logits] * 7)) < 0.05
+
+
+@pytest.mark.parametrize(("name", "most"), [("float16", 0.05), ("bfloat16", 0.5)])
+def test_in_16_bits_a_backbone_says_nearly_the_same(fitted, cpu, batch, name, most):
+    import torch
+
+    from service.networks import network
+
+    lower = network.load(fitted.artifact).eval().lower(getattr(torch, name))
+    with torch.inference_mode():
+        logits, vectors = lower(torch.from_numpy(batch))
+    assert (logits.dtype, vectors.dtype, lower.head.weight.dtype) == (torch.float32,) * 3
+    assert 0 < apart(logits.numpy(), cpu(batch).logits) < most
+    kinds = {name.rpartition(".")[2]: tensor.dtype for name, tensor in lower.backbone.state_dict().items()}
+    assert (kinds["running_var"], kinds["weight"]) == (torch.float32, torch.float32)  # BatchNorm's come last
+    assert lower.backbone.conv_stem.weight.dtype == getattr(torch, name)
+
+
+def test_outputs_keep_their_names_where_an_operation_does_nothing(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 4, 4, 3])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4, 4, 3]) for name in ("vectors", "doubled")]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["vectors"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["vectors"], ["/alone"], axis=1),
+        helper.make_node("Add", ["/alone", "/alone"], ["doubled"]),
+    ]
+    graph = helper.make_graph(nodes, "odd", [pixels], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "odd.onnx")
+    said = openvino.Graph(tmp_path / "odd.onnx", 1)(np.ones((1, 4, 4, 3), np.uint8))
+    assert {name: float(values.mean()) for name, values in said.items()} == {"vectors": 1.0, "doubled": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_a_container_uses_its_share_of_the_processors(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert devices.cores(tmp_path) == expected

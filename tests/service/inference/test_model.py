@@ -1,0 +1,259 @@
+"""A package brought to life, or refused because its golden answers do not come out."""
+
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, THUMBNAILS, ArtifactError, Manifest, read, record
+from service.errors import ImageError
+from service.imaging.preprocess import ImageLimits
+from service.inference import loader as engine
+from service.inference.model import Checked, Golden, Model, fastest, load
+from service.inference.neighbours import Neighbours, Thumbnails
+
+
+@pytest.fixture
+def package(fitted, tmp_path) -> Path:
+    return Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
+
+
+def reseal(package: Path, **changes: object) -> None:
+    """Makes every digest right again, as somebody who means it could."""
+    manifest = Manifest.model_validate_json((package / MANIFEST).read_bytes())
+    files = {name: record(package / name) for name in manifest.files}
+    (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files, **changes}).sealed().content())
+
+
+def test_golden_answers_survive_saving(tmp_path):
+    golden = Golden((b"one", b"", b"three\0"), np.array([[1.5, -2], [0, 1], [3, 4]], np.float32))
+    golden.save(tmp_path / "golden.npz")
+    found = Golden.load(tmp_path / "golden.npz")
+    assert (found.encoded, found.logits.tolist()) == (golden.encoded, [[1.5, -2], [0, 1], [3, 4]])
+
+
+def test_golden_answers_are_never_unpickled(tmp_path):
+    np.savez(tmp_path / "golden.npz", content=np.array([print], object), ends=np.array([1]), logits=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        Golden.load(tmp_path / "golden.npz")
+
+
+def test_answers_hardly_drift_on_the_machine_that_packed(model):
+    assert model.drift < 1e-4
+
+
+def test_a_package_whose_golden_answers_were_changed_is_refused(package):
+    golden = Golden.load(package / GOLDEN)
+    replace(golden, logits=np.roll(golden.logits, 1, axis=1)).save(package / GOLDEN)
+    reseal(package)
+    with pytest.raises(ArtifactError) as caught:
+        load(package)
+    assert str(caught.value).startswith(f"{package / GOLDEN}: this machine's answers differ by ")
+
+
+def test_a_package_whose_golden_answers_are_no_numbers_is_refused(package):
+    golden = Golden.load(package / GOLDEN)
+    replace(golden, logits=np.full_like(golden.logits, np.nan)).save(package / GOLDEN)
+    reseal(package)
+    with pytest.raises(ArtifactError, match=r"golden\.npz"):
+        load(package)
+
+
+def test_golden_answers_within_the_tolerance_are_accepted(package):
+    golden = Golden.load(package / GOLDEN)
+    replace(golden, logits=golden.logits * np.float32(1.001)).save(package / GOLDEN)
+    reseal(package, tolerance=0.01)
+    assert 1e-6 < load(package).drift <= 0.01
+
+
+def promised(package: Path, **moved: float) -> None:
+    """Lets a package say of these precisions how far they move answers, and that no answer changes."""
+    seen = read(package).manifest.fidelity["f32"]
+    fidelity = {"f32": seen} | {name: seen.model_copy(update={"moved": most}) for name, most in moved.items()}
+    reseal(package, fidelity=fidelity)
+
+
+needs_bf16 = pytest.mark.skipif("bf16" not in engine.native("cpu"), reason="this processor does not compute in bf16")
+
+
+def test_what_would_change_answers_is_not_used_unasked(package):
+    promised(package, bf16=0.011)
+    assert load(package, "cpu").engine.precision == "f32"
+
+
+@pytest.mark.parametrize(
+    ("drifts", "seconds", "chosen"), [((0, 0), (2, 1), 1), ((0, 0), (1, 2), 0), ((0, 9), (2, 1), 0), ((0, np.nan), (2, 1), 0)]
+)
+def test_of_those_that_answer_as_they_should_the_fastest_is_used(fitted, drifts, seconds, chosen):
+    models = [Model(fitted.artifact, engine.load(fitted.artifact, "cpu")) for _ in drifts]
+    for model, drift, taken in zip(models, drifts, seconds, strict=True):
+        model.checked = Checked(drift, taken)
+    assert fastest(models) is models[chosen]
+
+
+@needs_bf16
+def test_what_answers_otherwise_than_was_promised_is_not_used(package):
+    promised(package, bf16=0.0)
+    assert load(package, "cpu").engine.precision == "f32"
+    with pytest.raises(ArtifactError, match="this machine's answers differ by"):
+        load(package, "cpu", precision="bf16")
+
+
+@needs_bf16
+def test_whoever_asks_for_bf16_gets_it(package, clothes):
+    promised(package, bf16=0.2)
+    exact, fast = load(package, "cpu", precision="f32"), load(package, "cpu", precision="bf16")
+    assert (fast.engine.precision, fast.allowance) == ("bf16", pytest.approx(0.2 + fast.manifest.tolerance))
+    image = clothes[0][1]
+    assert 0 < abs(fast.classify(image, 1).ranked[0].probability - exact.classify(image, 1).ranked[0].probability) < 0.2
+
+
+def test_what_the_machine_does_not_compute_in_is_refused(package):
+    with pytest.raises(ArtifactError, match="This machine's cpu does not compute in f16 by itself; it does in f32"):
+        load(package, "cpu", precision="f16")
+
+
+@pytest.mark.parametrize("change", [lambda labels: (*labels, "hat"), lambda labels: labels[:-1]])
+def test_a_package_with_another_number_of_labels_than_logits_is_refused(package, change):
+    manifest = read(package).manifest
+    labels = change(manifest.labels)
+    calibration = manifest.calibration.model_copy(update={"thresholds": (0.5,) * len(labels)})
+    reseal(package, labels=labels, calibration=calibration)
+    with pytest.raises(ArtifactError, match=r"manifest\.json lists \d+ labels, but .*golden\.npz has 10 logits"):
+        load(package)
+
+
+def test_a_damaged_package_never_reaches_the_engine(package):
+    (package / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ArtifactError, match=r"model\.onnx has 8 bytes"):
+        load(package)
+
+
+def test_a_package_is_read_from_an_unusual_path(package, clothes):
+    moved = package.rename(package.parent / "käse чай 🧦")
+    assert len(load(moved).classify(clothes[0][1], 3).ranked) == 3
+
+
+def test_an_answer_is_ranked_and_sums_to_one(model, clothes):
+    ranked = model.classify(clothes[0][1], 10).ranked
+    chances = [probability for _, probability in ranked]
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(1, abs=1e-9)
+    assert {label for label, _ in ranked} == set(model.manifest.labels)
+
+
+def test_an_answer_is_the_same_twice(model, clothes):
+    assert model.classify(clothes[0][1], 10) == model.classify(clothes[0][1], 10)
+
+
+def test_the_temperature_cools_the_answer(fitted, model, clothes):
+    outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
+    hotter = Model(replace(fitted.artifact, manifest=model.manifest.model_copy(update={"temperature": 100.0})), model.engine)
+    [warm], [cool] = hotter.answer(outputs, 1).ranked, model.answer(outputs, 1).ranked
+    assert warm.label == cool.label
+    assert warm.probability < cool.probability
+
+
+def test_a_models_limits_hold(fitted, model, encode, photo):
+    strict = Model(fitted.artifact, model.engine, ImageLimits(max_side=79))
+    with pytest.raises(ImageError, match="the longest side allowed is 79"):
+        strict.decode(encode(photo))
+
+
+def with_calibration(model: Model, **changes: object) -> Model:
+    """The same network with other rules."""
+    calibration = model.manifest.calibration.model_copy(update=changes)
+    manifest = model.manifest.model_copy(update={"calibration": calibration})
+    return Model(replace(model.artifact, manifest=manifest), model.engine)
+
+
+def as_several(model: Model, threshold: float) -> Model:
+    """The same network as if an image might have several labels, each from one threshold on."""
+    rules = {"thresholds": (threshold,) * 10, "coverage": None, "set_threshold": None}
+    calibration = model.manifest.calibration.model_copy(update=rules)
+    manifest = model.manifest.model_copy(update={"calibration": calibration, "multilabel": True})
+    return Model(replace(model.artifact, manifest=manifest), model.engine)
+
+
+def test_an_answers_set_holds_what_is_probable_enough(model, clothes):
+    answer = with_calibration(model, set_threshold=0.05).classify(clothes[6][1], 10)
+    expected = tuple(ranked.label for ranked in answer.ranked if ranked.probability >= 0.05)
+    assert answer.prediction_set == expected
+
+
+def test_a_set_is_never_empty(model, clothes):
+    answer = with_calibration(model, set_threshold=1.0).classify(clothes[6][1], 1)
+    assert answer.prediction_set == (answer.ranked[0].label,)
+
+
+def test_an_ordinary_image_is_answered_without_doubt(model, clothes):
+    doubts = [model.classify(encoded, 1).doubt for _, encoded in clothes]
+    assert doubts.count(None) >= 8
+
+
+def test_an_image_of_something_else_is_an_outlier(model, encode):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    answer = model.classify(encode(noise), 1)
+    assert answer.outlier_score > model.manifest.calibration.outlier_threshold
+    assert answer.doubt == "outlier"
+
+
+def test_an_answer_that_rules_nothing_out_is_undecided(model, clothes):
+    answer = with_calibration(model, set_threshold=0.0, outlier_threshold=2.0).classify(clothes[0][1], 1)
+    assert (len(answer.prediction_set), answer.doubt) == (10, "undecided")
+
+
+@pytest.mark.parametrize(("threshold", "n_labels"), [(0.0, 10), (1.0, 0)])
+def test_several_labels_are_those_from_their_thresholds_on(model, clothes, threshold, n_labels):
+    answer = as_several(with_calibration(model, outlier_threshold=2.0), threshold).classify(clothes[0][1], 10)
+    assert (len(answer.prediction_set), answer.doubt) == (n_labels, None)
+
+
+def test_several_labels_have_probabilities_that_need_not_sum_to_one(model, clothes):
+    outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
+    answer = as_several(model, 0.5).answer(outputs, 1)
+    logit = float(outputs.logits.max()) / model.manifest.temperature
+    assert answer.ranked[0].probability == pytest.approx(1 / (1 + np.exp(-logit)))
+
+
+def test_a_training_image_is_its_own_nearest_neighbour(fitted, model):
+    from training.data.dataset import scan
+    from training.sample import SAMPLE
+
+    dataset = scan(SAMPLE)
+    path = model.neighbours.paths[0]
+    [sample] = [sample for sample in dataset.samples if sample.path == path]
+    outputs = model.engine(model.decode(dataset.read(sample)).pixels[None])
+    assert model.neighbours.outlier_score(outputs.vectors[0], 1) == pytest.approx(0, abs=1e-4)
+    assert model.neighbours.labels[0] == sample.labels
+
+
+@pytest.mark.parametrize("shape", [(20, 8), (5, 1280)])
+def test_a_package_with_another_networks_neighbours_is_refused(package, shape):
+    Neighbours(np.ones(shape, np.float32), ((0,),) * shape[0], ("",) * shape[0]).save(package / NEIGHBOURS)
+    reseal(package)
+    with pytest.raises(ArtifactError, match=r"neighbours\.npz has \d+ vectors of \d+ numbers"):
+        load(package)
+
+
+def test_a_neighbours_thumbnail_shows_it(model):
+    from training.data.dataset import scan
+    from training.sample import SAMPLE
+
+    dataset = scan(SAMPLE)
+    for row in (0, 400, 849):
+        [sample] = [sample for sample in dataset.samples if sample.path == model.neighbours.paths[row]]
+        shown, image = (Image.open(io.BytesIO(file)) for file in (model.thumbnails[row], dataset.read(sample)))
+        assert (shown.format, shown.size) == ("JPEG", (28, 28))
+        assert np.abs(np.asarray(shown, int) - np.asarray(image.convert("RGB"), int)).mean() < 10
+
+
+def test_a_package_with_another_number_of_thumbnails_is_refused(package):
+    Thumbnails.of([b"picture"] * 849).save(package / THUMBNAILS)
+    reseal(package)
+    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has 849 pictures; needed: 850"):
+        _ = load(package).thumbnails

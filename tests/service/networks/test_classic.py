@@ -1,0 +1,150 @@
+"""Every network that the lectures name: built, taught one step, looked into, exported, run by the engine, and inspected."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from service.artifact import Backbone, Preprocessing
+from service.inference.engine import VECTORS
+from service.inference.openvino import Graph
+from service.networks.network import Network, build
+from training.architecture.tracer import dissect
+from training.backbones import onnx_cache as graphs
+from training.backbones import onnx_export as export
+from training.backbones import pretrained
+from training.backbones.registry import BackboneError, Choice, choose
+from training.config.finetune_config import Facts, plan
+from training.config.recipe import Recipe
+from training.finetuning import param_groups as layers
+
+# name: (weights with its own classifier, width of its vectors, {stage: width}, pixels that are enough for a test)
+ZOO = {
+    "mlp": (1_707_274, 256, {}, 32),
+    "lenet5": (62_006, 84, {0: 6, 1: 16}, 32),
+    "alexnet": (62_378_344, 4096, {0: 96, 1: 256, 2: 256}, 96),
+    "tv_alexnet": (61_100_840, 4096, {0: 64, 1: 192, 2: 256}, 96),
+    "vgg16": (138_357_544, 4096, {0: 64, 1: 128, 3: 512, 4: 512, 5: 512}, 64),
+    "vgg19": (143_667_240, 4096, {0: 64, 1: 128, 3: 512, 4: 512, 5: 512}, 64),
+    "googlenet": (6_624_904, 1024, {0: 64, 1: 192, 2: 480, 3: 832}, 64),
+    "inception_v3": (23_834_568, 2048, {0: 64, 1: 192, 2: 288, 3: 768}, 96),
+    "resnet18": (11_689_512, 512, {0: 64, 1: 64, 2: 128, 3: 256}, 64),
+    "resnet50": (25_557_032, 2048, {0: 64, 1: 256, 2: 512, 3: 1024}, 64),
+    "resnet152": (60_192_808, 2048, {0: 64, 1: 256, 2: 512, 3: 1024}, 64),
+    "resnet200": (64_673_832, 2048, {0: 64, 1: 256, 2: 512, 3: 1024}, 64),
+    "densenet121": (7_978_856, 1024, {0: 64, 1: 256, 2: 512, 3: 1024}, 64),
+    "efficientnet_b0": (5_288_548, 1280, {0: 16, 1: 24, 2: 40, 3: 112, 4: 320}, 64),
+    "tf_efficientnet_lite0": (4_652_008, 1280, {0: 16, 1: 24, 2: 40, 3: 112, 4: 320}, 64),
+    "tf_efficientnet_lite1": (5_416_680, 1280, {0: 16, 1: 24, 2: 40, 3: 112, 4: 320}, 64),
+    "tf_efficientnet_lite2": (6_092_072, 1280, {0: 16, 1: 24, 2: 48, 3: 120, 4: 352}, 64),
+    "vit_tiny_patch16_224": (5_717_416, 192, {1: 192, 4: 192, 6: 192, 9: 192, 11: 192}, 64),
+}
+# Seconds each, and no other kind of layer than their smaller sisters have.
+SISTERS = {"vgg16", "vgg19", "resnet152", "resnet200", "tf_efficientnet_lite1", "tf_efficientnet_lite2"}
+LEARNED = [pytest.param(name, marks=pytest.mark.nightly) if name in SISTERS else name for name in ZOO]
+
+
+def network(name: str) -> Network:
+    _, width, _, side = ZOO[name]
+    half = Preprocessing(resize=side, crop=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return build(Backbone(name=name, weights="random", license="none", sha256="0" * 64, width=width), 3, half)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_it_is_known_by_name(name: str):
+    assert choose(name, "none") == Choice(name, "none")
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str):
+    torch.manual_seed(0)
+    learner, side = network(name), ZOO[name][3]
+    recipe = Recipe(batch_size=4, backbone_rate=1e-4, head_rate=1e-3)
+    groups = layers.groups(learner, plan(recipe, Facts(n_images=200, counts=(70, 70, 60))))
+    batch, labels = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    before = {key: tensor.clone() for key, tensor in learner.named_parameters() if tensor.ndim > 1}
+    loss = nn.functional.cross_entropy(learner.train()(batch)[0], labels)
+    loss.backward()
+    torch.optim.AdamW(groups).step()
+    after = dict(learner.named_parameters())
+    assert torch.isfinite(loss)
+    assert [key for key, tensor in before.items() if torch.equal(tensor, after[key])] == []
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_its_graph_shows_its_stages_and_says_what_torch_says(name: str, tmp_path: Path):
+    _, width, stages, side = ZOO[name]
+    # Compares every output of the engine with torch's, and fails where they differ.
+    export.export_backbone(Choice(name, "none"), tmp_path / "made", side, side)
+    folder = graphs.graph_folder(tmp_path / "made", side)
+    backbone = Backbone.model_validate(json.loads((folder / graphs.CARD).read_text())["backbone"])
+    assert (backbone.width, backbone.stages) == (width, stages)
+    found = Graph(folder / "model.onnx", lanes=1)(np.zeros((1, side, side, 3), np.uint8))
+    assert found[VECTORS].shape == (1, width)
+    assert not stages or found[graphs.STAGES].shape == (1, sum(stages.values()))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_arithmetic_says_the_shapes_and_weights_that_torch_has(name: str):
+    with torch.device("meta"):
+        body = timm.create_model(name)
+    side = body.pretrained_cfg["input_size"][-1]
+    made: dict[str, tuple[int, ...]] = {}
+
+    def keep(called: str):
+        def kept(_: nn.Module, __: object, out: torch.Tensor) -> None:
+            made[called] = tuple(out.shape)
+
+        return kept
+
+    kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Linear)
+    for called, module in body.named_modules():
+        if isinstance(module, kinds):
+            module.register_forward_hook(keep(called))
+    anatomy = dissect(body, torch.empty(1, 3, side, side, device="meta"))
+    said = {layer.name: layer for layer in anatomy.layers}
+    assert len(made) >= 3
+    for called, shape in made.items():
+        height, width, channels = said[called].output
+        wanted = {4: (1, channels, height, width), 3: (1, height, channels), 2: (1, channels)}[len(shape)]
+        assert shape == wanted, called
+        assert said[called].weights == sum(tensor.numel() for tensor in body.get_submodule(called).parameters()), called
+    assert anatomy.weights == sum(layer.weights for layer in anatomy.layers) == ZOO[name][0]
+    assert all(layer.receptive_field for layer in anatomy.layers)
+
+
+def test_alexnets_first_layer_makes_55_by_55_by_96():
+    with torch.device("meta"):
+        body = timm.create_model("alexnet")
+    [first, *_] = dissect(body, torch.empty(1, 3, 227, 227, device="meta")).layers
+    assert first.output == (55, 55, 96)
+
+
+def test_a_network_that_flattens_is_built_for_the_size_that_is_asked_for():
+    body = pretrained.load(Choice("lenet5", "none"), 64)
+    body.reset_classifier(0)
+    assert body(torch.zeros(1, 3, 64, 64)).shape == (1, 84)
+
+
+def test_size_of_which_nothing_is_left_is_refused():
+    with pytest.raises(BackboneError, match=r"alexnet cannot be built for 32 pixels: .* --input-size may do"):
+        pretrained.load(Choice("alexnet", "none"), 32)
+
+
+def test_googlenets_file_may_hold_the_classifiers_that_only_helped_to_train_it(tmp_path: Path):
+    body = timm.create_model("googlenet")
+    tensors = {key: tensor.clone() for key, tensor in body.state_dict().items()} | {"aux1.fc1.weight": torch.zeros(2, 2)}
+    save_file(tensors, tmp_path / "mine.safetensors")
+    loaded = pretrained.load(choose("googlenet", str(tmp_path / "mine.safetensors")))
+    assert torch.equal(loaded.conv1.conv.weight, body.conv1.conv.weight)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "alexnet", "mlp"])
+def test_networks_that_nobody_published_weights_of_say_so(name: str):
+    with pytest.raises(BackboneError, match=r"Nobody published weights .* --weights none"):
+        choose(name)

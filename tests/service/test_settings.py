@@ -1,0 +1,140 @@
+"""Settings from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from service.imaging.preprocess import ImageLimits
+from service.settings import Settings, SettingsError
+
+
+def test_nothing_set_means_the_defaults():
+    assert Settings.from_environment({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "expected"),
+    [
+        ("GRAFT_PACKAGE", "/models/clothes v2", "package", Path("/models/clothes v2")),
+        ("GRAFT_DEVICE", "cpu", "device", "cpu"),
+        ("GRAFT_MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),
+        ("GRAFT_MAX_PIXELS", "5000", "max_pixels", 5000),
+        ("GRAFT_MAX_SIDE", "300", "max_side", 300),
+        ("GRAFT_MAX_ASPECT", "7", "max_aspect", 7),
+        ("GRAFT_MAX_WAITING", "3", "max_waiting", 3),
+        ("GRAFT_QUEUE_DEADLINE_S", "0.5", "queue_deadline_s", 0.5),
+        ("GRAFT_READ_DEADLINE_S", "2.5", "read_deadline_s", 2.5),
+    ],
+)
+def test_a_variable_sets_its_setting(variable, value, name, expected):
+    assert getattr(Settings.from_environment({variable: value}), name) == expected
+
+
+def test_outside_a_bento_the_latest_runs_package_is_served():
+    assert Settings().package == Path("runs/latest/package")
+
+
+def test_other_peoples_variables_are_none_of_ours():
+    assert Settings.from_environment({"PATH": "/bin", "BENTOML_HOME": "/b", "GRAFTED": "1"}) == Settings()
+
+
+def test_the_cache_of_training_is_not_a_mistake():
+    assert Settings.from_environment({"GRAFT_CACHE": "/cache"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("GRAFT_MAX_BODY_BYTE", "GRAFT_MAX_BODY_BYTE is not a setting of Graft. Did you mean GRAFT_MAX_BODY_BYTES?"),
+        ("GRAFT_DEVCE", "GRAFT_DEVCE is not a setting of Graft. Did you mean GRAFT_DEVICE?"),
+        ("GRAFT_ZZZ", "GRAFT_ZZZ is not a setting of Graft."),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_name(variable, told):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: "1"})
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GRAFT_DEVICE", "tpu"),
+        ("GRAFT_MAX_BODY_BYTES", "10MB"),
+        ("GRAFT_MAX_BODY_BYTES", "0"),
+        ("GRAFT_MAX_BODY_BYTES", ""),
+        ("GRAFT_MAX_PIXELS", "-1"),
+        ("GRAFT_MAX_ASPECT", "0"),
+        ("GRAFT_MAX_WAITING", "1.5"),
+        ("GRAFT_QUEUE_DEADLINE_S", "nan"),
+        ("GRAFT_QUEUE_DEADLINE_S", "inf"),
+        ("GRAFT_READ_DEADLINE_S", "0"),
+    ],
+)
+def test_an_impossible_value_is_told_with_its_variable(variable, value):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: value})
+    assert str(caught.value).startswith(f"{variable}={value}: ")
+
+
+def test_every_limit_is_shown_with_its_value_and_its_variable():
+    settings = Settings(max_body_bytes=1000, queue_deadline_s=1.5)
+    assert [(limit.name, limit.value, limit.setting) for limit in settings.limits()] == [
+        ("max_body_bytes", 1000, "GRAFT_MAX_BODY_BYTES"),
+        ("max_upload_bytes", 268_435_456, "GRAFT_MAX_UPLOAD_BYTES"),
+        ("max_header_bytes", 32_768, "GRAFT_MAX_HEADER_BYTES"),
+        ("max_pixels", 64_000_000, "GRAFT_MAX_PIXELS"),
+        ("max_side", 16_384, "GRAFT_MAX_SIDE"),
+        ("max_aspect", 50, "GRAFT_MAX_ASPECT"),
+        ("max_scans", 100, "GRAFT_MAX_SCANS"),
+        ("max_decode_bytes", 1_073_741_824, "GRAFT_MAX_DECODE_BYTES"),
+        ("max_waiting", 128, "GRAFT_MAX_WAITING"),
+        ("max_explanations", 4, "GRAFT_MAX_EXPLANATIONS"),
+        ("max_batch_images", 16, "GRAFT_MAX_BATCH_IMAGES"),
+        ("header_deadline_s", 10, "GRAFT_HEADER_DEADLINE_S"),
+        ("read_deadline_s", 20, "GRAFT_READ_DEADLINE_S"),
+        ("queue_deadline_s", 1.5, "GRAFT_QUEUE_DEADLINE_S"),
+        ("decode_deadline_s", 5, "GRAFT_DECODE_DEADLINE_S"),
+        ("answer_deadline_s", 15, "GRAFT_ANSWER_DEADLINE_S"),
+        ("drain_deadline_s", 15, "GRAFT_DRAIN_DEADLINE_S"),
+    ]
+
+
+KEY = "a key of enough characters"
+
+
+def test_a_key_comes_from_the_environment_and_is_never_shown():
+    settings = Settings.from_environment({"GRAFT_API_KEY": KEY})
+    assert settings.key == KEY
+    assert KEY not in repr(settings) + str(settings.limits()) + settings.model_dump_json()
+
+
+def test_a_key_comes_from_a_file_without_its_line_end(tmp_path):
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    assert Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "key")}).key == KEY
+
+
+def test_no_key_means_that_anybody_may_ask():
+    assert Settings().key is None
+
+
+@pytest.mark.parametrize("key", ["", "short", "x" * 15])
+def test_a_key_that_can_be_guessed_is_refused_without_being_told(key):
+    with pytest.raises(SettingsError, match="at least 16 characters") as caught:
+        Settings.from_environment({"GRAFT_API_KEY": key})
+    assert not key or key not in str(caught.value)
+
+
+def test_a_key_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="nothing cannot be read"):
+        Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "nothing")})
+
+
+def test_two_keys_are_refused(tmp_path):
+    (tmp_path / "key").write_text(KEY)
+    with pytest.raises(SettingsError, match="both set"):
+        Settings.from_environment({"GRAFT_API_KEY": KEY, "GRAFT_API_KEY_FILE": str(tmp_path / "key")})
+
+
+def test_images_are_judged_by_the_settings():
+    assert Settings(max_pixels=1, max_side=2, max_aspect=3, max_scans=4).image_limits == ImageLimits(1, 2, 3, 4)

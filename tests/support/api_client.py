@@ -1,0 +1,105 @@
+"""What the tests of the routes share: the routes mounted, ways to spell a request, and what every problem must have."""
+
+import base64
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from service.http.connection import Protocol
+from service.http.middleware import Gate
+from service.http.openapi import table
+from service.http.state import Serving
+from service.inference.engine import Outputs, Pixels
+from service.inference.model import Model
+from service.scheduling.predictor import Pipeline
+from service.settings import Settings
+
+BOUNDARY = {"Content-Type": "multipart/form-data; boundary=cut"}
+PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
+JSON = {"Content-Type": "application/json"}
+
+
+class HeldEngine:
+    """A network that answers only once `go` is set."""
+
+    device, precision, lanes, max_batch = "cpu", "f32", 1, 1
+
+    def __init__(self, model: Model) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.calls = 0
+        self._engine = model.engine
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        self.calls += 1
+        self.begun.set()
+        assert self.go.wait(PATIENCE)
+        return self._engine(batch)
+
+
+@contextmanager
+def mounted(model: Model | None, **settings: Any) -> Iterator[Gate]:
+    """The service without BentoML: the gate and every route behind it; without a model, one that is still loading."""
+    serving = Serving()
+    serving.use(Settings(**settings))
+    if model is not None:
+        serving.pipeline = Pipeline(model, serving.settings, serving.metrics)
+    app = Gate(_nothing, serving, table())
+    try:
+        yield app
+    finally:
+        if serving.pipeline is not None:
+            serving.pipeline.close()
+
+
+@contextmanager
+def listening(model: Model | None, **settings: Any) -> Iterator[int]:
+    """The same on a port, over our own protocol: yields the port."""
+    with mounted(model, **settings) as app:
+        protocol = type("Bound", (Protocol,), {"serving": app.serving, "routes": table()})
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol, port=0, log_level="critical", lifespan="off"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not server.started:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield server.servers[0].sockets[0].getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Where BentoML would be."""
+    if scope["type"] == "lifespan":
+        return await Starlette()(scope, receive, send)
+    raise AssertionError("nothing but its schema may reach BentoML")
+
+
+def text(encoded: bytes) -> str:
+    return base64.b64encode(encoded).decode()
+
+
+def form(encoded: bytes, name: str = "image") -> bytes:
+    head = f'--cut\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'
+    return head.encode() + encoded + b"\r\n--cut--\r\n"
+
+
+def problem(response: Any, status: int, code: str) -> dict[str, Any]:
+    """The problem of a response, once everything that every problem must have is there."""
+    assert response.headers["Content-Type"] == "application/problem+json"
+    fields = response.json()
+    assert (response.status_code, fields["status"], fields["code"]) == (status, status, code)
+    assert fields["request_id"] == response.headers["X-Request-ID"]
+    assert fields["type"] == "about:blank"
+    assert fields["title"]
+    assert fields["detail"]
+    assert set(fields) <= {"type", "title", "status", "detail", "code", "request_id", "limit", "field"}
+    return fields

@@ -1,0 +1,159 @@
+"""What the tests of the page share: Chromium, the page before the real routes, and ways to ask it.
+
+What a heat map and thumbnails look like on the wire is answered here, with the fields of the contract; all else is the
+service's own answer. Every test ends with three more: nothing was asked of another origin, no script failed, and the page's
+security policy had nothing to refuse.
+"""
+
+import base64
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from api_client import listening
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+PATIENCE_MS = 30_000
+MAP = [[1.0, 0.0, 0.0], [0.0, 0.0, -0.5]]  # the top left speaks for the label, the bottom right against it
+# Chromium itself writes a line about every answer from 400 on; those answers are what some tests ask for.
+NO_ERROR = "Failed to load resource"
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def site(model) -> Iterator[str]:
+    """The address of the page, before the real routes."""
+    with listening(model) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, with a camera that shows a test picture."""
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("Debian's chromium is not installed")
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *camera])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, site) -> Iterator[Visit]:
+    """Opens the page: `visit(color_scheme="dark")`; `prepare` gets it before it is loaded."""
+    asked: list[str] = []
+    errors: list[str] = []
+    contexts = []
+
+    def opened(prepare: Callable[[Page], None] = lambda page: None, **context: Any) -> Page:
+        contexts.append(browser.new_context(**context))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.route("**/v1/explain?*", lambda route: route.fulfill(json=explanation()))
+        page.route("**/v1/similar?*", lambda route: route.fulfill(json={"neighbours": neighbours()}))
+        prepare(page)
+        page.goto(site)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [url for url in asked if not url.startswith((site, f"blob:{site}", "data:image/jpeg;base64,"))] == []
+    assert [error for error in errors if not error.startswith(NO_ERROR)] == []
+
+
+@pytest.fixture(scope="module")
+def shirt(clothes) -> bytes:
+    return clothes[6][1]
+
+
+@pytest.fixture(scope="module")
+def noise() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    return png(Image.fromarray(pixels))
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def explanation(label: str = "shirt", method: str = "cam", **region: float) -> dict[str, Any]:
+    return {
+        "label": label,
+        "probability": 0.5,
+        "method": method,
+        "map": MAP,
+        "region": {"left": 0, "top": 0, "width": 28, "height": 28} | region,
+        "image": {"width": 28, "height": 28, "format": "PNG"},
+    }
+
+
+def neighbours(**changed: Any) -> list[dict[str, Any]]:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "teal").save(file, "JPEG")
+    thumbnail = base64.b64encode(file.getvalue()).decode()
+    near = {"labels": ["shirt"], "thumbnail": thumbnail}
+    return [near | {"path": f"train/shirt/{n}.png", "distance": n / 10} | changed for n in range(1, 6)]
+
+
+def pick(page: Page, content: bytes, name: str = "photo.png", kind: str = "image/png") -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})
+
+
+def answered(page: Page, content: bytes) -> Page:
+    """The page with the answer to an image, and all that is shown beside it."""
+    pick(page, content)
+    expect(page.locator(".bars li").first).to_be_visible()
+    expect(page.locator("#neighbours li")).to_have_count(5)
+    expect(page.locator("#heat-controls")).to_be_visible()
+    return page
+
+
+def shown(page: Page) -> list[tuple[str, str]]:
+    """The labels with their percentages, as they stand there."""
+    expect(page.locator(".bars li").first).to_be_visible()
+    labels, numbers = page.locator(".bars .label"), page.locator(".bars .number")
+    return list(zip(labels.all_text_contents(), numbers.all_text_contents(), strict=True))
+
+
+def worded(chance: float) -> str:
+    return "<0.1%" if chance < 0.001 else ">99.9%" if chance > 0.999 else f"{100 * chance:.1f}%"
+
+
+def said(model: Any, content: bytes) -> list[tuple[str, str]]:
+    return [(label, worded(chance)) for label, chance in model.classify(content, 5).ranked]
+
+
+def problem(page: Page, title: str) -> Locator:
+    box = page.get_by_role("alert")
+    expect(box).to_contain_text(title)
+    return box
+
+
+def changed(fields: dict[str, Any]) -> Callable[[Page], None]:
+    """The real answer of a route, with some fields changed."""
+
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | fields)
+
+    return answer
+
+
+def guarded(route: Route) -> None:
+    """The service as it would be with the key `a-secret`."""
+    if route.request.headers.get("authorization") == "Bearer a-secret":
+        return route.fallback()
+    fields = {"title": "A key is needed", "status": 401, "detail": "Send one.", "code": "unauthorized", "request_id": "r1"}
+    return route.fulfill(status=401, json=fields, content_type="application/problem+json")

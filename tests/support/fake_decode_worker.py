@@ -1,0 +1,63 @@
+"""Children of a decoder that do what an image says, for tests of what no real image can be made to do.
+
+Give `ACTORS` to `Decoder` as its command, or put it into a pipeline by
+`monkeypatch.setattr("service.scheduling.image_queue.Decoder", partial(Decoder, command=ACTORS))`. What `act` returns goes behind any real
+image, which is then what a sniff sees. Pixels are black, and as wide as the file is long.
+"""
+
+import sys
+
+_PROGRAM = """
+import os, signal, time
+from pathlib import Path
+import numpy as np
+from service import decoding
+from service.preprocess import Decoded
+
+def perform(encoded, preprocessing, limits):
+    word, _, rest = encoded.partition(b"ACT ")[2].decode().partition(" ")
+    if word == "sleep":
+        time.sleep(600)
+    if word == "hold":
+        Path(rest, "begun").touch()
+        while not Path(rest, "go").exists():
+            time.sleep(0.01)
+    if word == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if word == "burn":
+        while True:
+            pass
+    if word == "eat":
+        bytes(int(rest))
+    if word == "open":
+        [open("/dev/null") for _ in range(100)]
+    if word == "write":
+        with open(rest, "wb", buffering=0) as file:
+            file.write(b"x")
+    if word == "lie":
+        for descriptor in range(3, 16):
+            try:
+                os.write(descriptor, b"no message of ours" * 9)
+            except OSError:
+                pass
+    if word == "break":
+        raise KeyError("/secret/path")
+    if word == "environment":
+        assert not [name for name in os.environ if name.startswith("GRAFT_")]
+    side = preprocessing.crop
+    return Decoded(np.zeros((side, side, 3), np.uint8), len(encoded), 1, "PNG", ("acted",))
+
+decoding.main(perform)
+"""
+ACTORS = (sys.executable, "-c", _PROGRAM)
+
+
+def act(what: str, behind: bytes = b"") -> bytes:
+    """What makes a child sleep, hold FOLDER (until there is a file `go` in it), die, crash, burn, eat BYTES, lie or break.
+
+    Args:
+        behind: the image that it looks like.
+    """
+    return behind + b"ACT " + what.encode()

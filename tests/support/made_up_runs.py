@@ -1,0 +1,158 @@
+"""Made-up runs with something to tell, for the tests of the pages; and how a browser would read a page."""
+
+import hashlib
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+from PIL import Image
+
+from training.data.findings import Finding, Suspect
+from training.report import render as report
+from training.report.tables import Epoch
+from training.results import Bin, Conformal, Estimate, Evaluation, LabelScores, LearningCurve, Outliers, Quadrant, Rung
+from training.visualization.gallery import Answers
+
+FINDINGS = (
+    Finding("wrong-extension", "note", "2 files are not what their names say: a.jpg, b.jpg", ("a.jpg", "b.jpg")),
+    Finding("leak", "error", "one image to learn from and held out: x/1.png, y/1.png", ("x/1.png", "y/1.png"), ("x/1.png",),
+            "--drop-duplicates"),
+    Finding("near-duplicate", "warning", "3 images look the same", ("x/2.png", "x/3.png", "x/4.png")),
+)  # fmt: skip
+
+
+def around(value: float, half: float = 0.05) -> Estimate:
+    return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
+
+
+def picture(path: str) -> bytes:
+    """A photo that is different for each path, as a JPEG of 200x150 pixels."""
+    seed = int.from_bytes(hashlib.sha256(path.encode("utf-8", "replace")).digest()[:4], "big")
+    colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize((200, 150), Image.Resampling.BICUBIC).save(file, "JPEG")
+    return file.getvalue()
+
+
+def made_up_answers(n: int, n_labels: int, multilabel: bool) -> Answers:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(n, n_labels)).astype(np.float32)
+    if multilabel:
+        truth = tuple(tuple(np.flatnonzero(row).tolist()) for row in random.random((n, n_labels)) < 0.3)
+        for row, own in enumerate(truth):
+            logits[row] -= 1.5
+            logits[row, list(own)] += 3
+        probabilities = 1 / (1 + np.exp(-logits))
+    else:
+        truth = tuple((row % n_labels,) for row in range(n))
+        logits[np.arange(n), np.arange(n) % n_labels] += 3
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    paths = tuple(f"test/{row:05d}.jpg" for row in range(n))
+    return Answers(paths, truth, probabilities, random.random(n).astype(np.float32))
+
+
+def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bool) -> Evaluation:
+    confusion = np.zeros((len(labels), len(labels)), int)
+    for own, said in zip(answers.truth, answers.probabilities.argmax(axis=1), strict=True):
+        confusion[own[0] if own else 0, said] += 1
+    metrics = (
+        ("map", "micro_f1", "exact_match", "log_loss")
+        if multilabel
+        else ("accuracy", "top5", "log_loss", "ece_before", "ece_after")
+    )
+    share = around(0.84)
+    scores = tuple(
+        LabelScores(
+            label=label,
+            support=len(answers.paths) // len(labels),
+            precision=around(0.7 + 0.3 * index / len(labels)),
+            recall=None if index == 1 else share,
+            f1=around(0.75 + 0.2 * index / len(labels)),
+            average_precision=share if multilabel else None,
+            threshold=0.4 if index else None,
+        )
+        for index, label in enumerate(labels)
+    )
+    bins = tuple(Bin(confidence=0.05 + 0.1 * k, accuracy=min(1.0, 0.08 + 0.09 * k), n=5 + 20 * k) for k in range(10))
+    overconfident = tuple(Bin(confidence=bin.confidence, accuracy=bin.accuracy**1.4, n=bin.n) for bin in bins)
+    curve = LearningCurve(
+        n_images=(125, 250, 500, 1000),
+        accuracy=(around(0.6), around(0.7, 0.04), around(0.78, 0.03), around(0.84, 0.02)),
+        gain_of_doubling=Estimate(value=0.021, low=0.008, high=0.034),
+    )
+    return Evaluation(
+        n=len(answers.paths),
+        multilabel=multilabel,
+        temperature=1.37,
+        metrics=dict.fromkeys(metrics, share),
+        labels=scores,
+        confusion=None if multilabel else tuple(map(tuple, confusion.tolist())),
+        reliability_before=overconfident,
+        reliability_after=bins,
+        conformal=Conformal(
+            promised=0.9, threshold=0.93, coverage=around(0.912, 0.02), mean_size=1.4, sizes={1: 70, 2: 25, 3: 5}
+        ),
+        outliers=Outliers(k=10, threshold=0.41, flagged=around(0.05, 0.02)),
+        curve=curve,
+    )
+
+
+def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> report.Story:
+    """A story with something in every section."""
+    answers = made_up_answers(n, len(labels), multilabel)
+    better, level = "really better: +8.8 points (+5.9 to +11.6)", "+0.9 points (-0.4 to +2.1): not really better"
+    rungs = (
+        Rung(strategy="probe", validation=around(0.82), seconds=12.4, kept=True, verdict="the first rung, always tried"),
+        Rung(strategy="stages", validation=around(0.83), seconds=8.1, kept=False, verdict=level),
+        Rung(strategy="finetune", validation=around(0.91, 0.03), seconds=312, kept=True, verdict=better),
+    )
+    choices = (report.Choice("epochs", "8", True), report.Choice("strategy", "auto", False))
+    return report.Story(
+        name="clothes",
+        created="2026-11-21 10:41 UTC",
+        labels=labels,
+        counts={"train": tuple(range(10, 10 + len(labels))), "validation": (4,) * len(labels), "test": (7,) * len(labels)},
+        n_images={"train": 850, "validation": 150, "test": n},
+        sizes="All images are 28x28 pixels",
+        strategy="finetune",
+        backbone="tf_efficientnet_lite0 at 128 pixels",
+        seconds=335,
+        package="runs/clothes-20261121-104154/package",
+        evaluation=made_up_evaluation(labels, answers, multilabel),
+        answers=answers,
+        repeat=report.Repeat("graft fit clothes/ --seed 3", choices, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
+        left_out={"x/1.png": "duplicate", "x/9.png": "The image is damaged or cut off."},
+        findings=FINDINGS,
+        rungs=rungs,
+        quadrant=Quadrant(
+            large=False,
+            different=True,
+            sentence="the data are small and different from ImageNet: a probe on stage3 is the best",
+        ),
+        epochs=tuple(Epoch(k, 1.2 / k, 0.3 + 1 / k, 0.91 - 0.1 / k) for k in range(1, 9)),
+        suspects=(Suspect("train/7.jpg", labels[0], labels[1], 0.973), Suspect("train/8.jpg", labels[1], labels[0], 0.991)),
+        remarks=("Ten crops instead of one: +0.4 points (-0.2 to +1.0).",),
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
+
+    def count(self, tag: str) -> int:
+        return sum(found == tag for found, _ in self.elements)

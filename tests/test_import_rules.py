@@ -1,0 +1,99 @@
+"""Who may import whom, proven in fresh interpreters; and how dear an import may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OFFLINE = {"training", "pytorch_lightning", "albumentations", "timm", "sklearn"}
+MODULES = sorted(
+    str(path.relative_to(ROOT / "service").with_suffix(""))
+    for path in (ROOT / "service").rglob("*.py")
+    if path.stem != "__init__"
+)
+
+
+def python(program: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).strip()
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("service", {"pydantic", "numpy", "bentoml"}),
+        ("service.artifact", {"torch", "numpy", "bentoml", "PIL"}),
+        ("service.imaging.preprocess", {"torch", "bentoml", "openvino"}),
+        ("service.inference.postprocess", {"torch", "bentoml", "PIL"}),
+        ("service.inference.engine", {"torch", "bentoml", "openvino", "timm"}),
+        ("service.inference.batcher", {"torch", "bentoml"}),
+        ("service.explain.explainer", {"torch", "bentoml", "openvino", "safetensors", *OFFLINE}),
+        ("service.inference.model", {"torch", "bentoml", *OFFLINE}),
+        ("training.architecture.receptive_field", {"torch", "numpy"}),
+        ("training.architecture.summary", {"torch", "timm"}),
+        ("service.app", {"torch", "openvino", *OFFLINE}),
+        ("training.__main__", {"torch", "numpy", "timm", "pydantic", "sklearn"}),
+        ("training.data.dataset", {"torch", "timm", "sklearn"}),
+        ("training.backbones.registry", {"torch", "timm"}),
+        ("training.backbones.onnx_cache", {"torch", "timm", "onnx"}),
+        ("training.data.splits", {"torch", "timm", "sklearn"}),
+        ("training.features.extraction", {"torch", "timm", "sklearn"}),
+        ("training.features.linear_probe", {"torch", "timm"}),
+        ("training.evaluation.metrics", {"torch", "sklearn"}),
+        ("training.evaluation.calibration", {"torch", "sklearn"}),
+        ("training.evaluation.learning_curve", {"torch", "sklearn"}),
+        ("training.inference.ten_crop", {"torch", "sklearn", "openvino"}),
+        ("training.robustness.measure", {"torch", "sklearn", "openvino"}),
+        ("training.inference.detector", {"torch", "sklearn", "openvino"}),
+        ("training.config.recipe", {"torch", "numpy"}),
+        ("training.strategies.hpo", {"torch", "optuna"}),
+        ("training.pipelines.fit", {"torch", "timm", "sklearn", "pytorch_lightning"}),
+    ],
+)
+def test_importing_it_never_loads(module: str, forbidden: set[str]):
+    program = f"import sys, {module}; print(*sorted({forbidden!r} & set(sys.modules)))"
+    assert python(program) == ""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_deployed_half_never_names_the_offline_half(module: str):
+    tree = ast.parse((ROOT / "service" / f"{module}.py").read_text())
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    allowed = {"timm"} if module in ("networks/network", "networks/classic", "networks/torchvision") else set()
+    assert {name.partition(".")[0] for name in named} & OFFLINE <= allowed
+
+
+def test_only_batches_imports_albumentations():
+    importers = [path.name for path in (ROOT / "training").rglob("*.py") if "import albumentations" in path.read_text()]
+    assert importers == ["augmentations.py", "datamodule.py"]
+
+
+def test_serving_a_package_on_a_cpu_loads_no_torch(fitted):
+    program = (
+        "import sys; from pathlib import Path; from service import model;"
+        f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu');"
+        "print(*sorted({'torch', 'timm', 'pytorch_lightning', 'training'} & set(sys.modules)))"
+    )
+    assert python(program) == ""
+
+
+def test_a_probe_on_known_images_loads_no_torch(fitted, tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from training import run; from training.config.recipe import Recipe;"
+        "from training.sample import SAMPLE;"
+        f"run.fit(SAMPLE, Path({str(tmp_path / 'run')!r}), Recipe(strategy='probe'));"
+        "print(*sorted({'torch', 'timm', 'pytorch_lightning'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path, env=_environment()
+    )
+    assert found.stdout.strip() == ""
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": str(ROOT)}

@@ -1,0 +1,145 @@
+"""What a person and a program are told of a network's layers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import service.networks.network  # noqa: F401 - our own networks' names
+from training.__main__ import main
+from training.architecture import summary as inspection
+from training.architecture.layers import Anatomy, Layer
+from training.architecture.receptive_field import ReceptiveField
+from training.architecture.summary import Inspection
+from training.architecture.tracer import dissect
+from training.backbones.registry import BackboneError
+from training.report import render as report
+
+
+def shaped(name: str) -> Inspection:
+    """What there is to tell of a network but its time."""
+    with torch.device("meta"):
+        body = timm.create_model(name)
+    side = body.pretrained_cfg["input_size"][-1]
+    return Inspection(name, "for a test", dissect(body, torch.empty(1, 3, side, side, device="meta")), 12.5)
+
+
+@pytest.fixture(scope="module")
+def lenet() -> Inspection:
+    return inspection.inspect("lenet5")
+
+
+def test_a_backbone_needs_no_weights(lenet: Inspection):
+    assert lenet.anatomy.weights == 62_006
+    assert lenet.what == "lenet5 with its own classifier; random weights: sizes, operations and time do not depend on them"
+
+
+def test_time_is_measured(lenet: Inspection):
+    assert lenet.milliseconds > 0
+    assert lenet.engine_milliseconds is None
+
+
+def test_facts_of_a_layer_are_all_that_the_formulas_need(lenet: Inspection):
+    first = lenet.facts()["layers"][0]
+    assert json.loads(json.dumps(first)) == {
+        "name": "stages.0.conv1",
+        "kind": "convolution",
+        "kernel": 5,
+        "stride": 1,
+        "padding": 0,
+        "output": [28, 28, 6],
+        "weights": 456,
+        "multiply_adds": 352_800,
+        "receptive_field": 5,
+        "receptive_field_stride": 1,
+        "receptive_field_offset": 2.5,
+        "share": {"weights": 0.007354, "multiply_adds": 0.541337},
+    }
+
+
+def test_totals_are_the_layers_sums(lenet: Inspection):
+    facts = lenet.facts()
+    assert facts["totals"]["weights"] == sum(layer["weights"] for layer in facts["layers"]) == 62_006
+    assert facts["totals"]["multiply_adds"] == sum(layer["multiply_adds"] for layer in facts["layers"]) == 651_720
+    assert facts["totals"]["bytes"] == 4 * 62_006
+
+
+@pytest.mark.parametrize(
+    "name", ["inception_v3", "resnet152", "vgg19", "vit_tiny_patch16_224", "densenet121", "efficientnet_b0"]
+)
+def test_table_fits_120_columns(name: str):
+    lines = inspection.text(shaped(name)).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert len(lines) > 20
+
+
+def test_table_names_each_layer_with_all_that_is_known_of_it(lenet: Inspection):
+    lines = [line.split() for line in inspection.text(lenet).splitlines()]
+    assert ["stages.1.conv2", "convolution", "5", "1", "0", "10x10x16", "2,416", "4%", "0.24", "37%", "14", "2", "7"] in lines
+    assert ["hidden.fc1", "linear", "1x1x120", "48,120", "78%", "0.048", "7%", "all"] in lines
+
+
+def test_names_that_are_too_long_keep_their_end():
+    layer = Layer("a" * 200 + ".end", "convolution", (1, 1, 1), ReceptiveField(), 1)
+    found = Inspection("x", "y", Anatomy((layer,), (8, 8), 1, 4), 1.0)
+    [line] = [line for line in inspection.text(found).splitlines() if ".end" in line]
+    assert line.startswith("…a")
+    assert len(line) <= 120
+
+
+def test_an_unknown_field_is_a_question_mark():
+    assert inspection.sees(Layer("x", "convolution", (1, 1, 1), None), (8, 8)) == ("?", "", "")
+
+
+def test_page_holds_every_layer_and_asks_nothing_of_any_network(lenet: Inspection):
+    page = report.inspect_page(lenet)
+    for layer in lenet.anatomy.layers:
+        assert f"<bdi>{layer.name}</bdi>" in page
+    assert "54.1% of the multiply-adds" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_page_escapes_names():
+    found = Inspection("<b>x", "y", Anatomy((Layer("<i>", "linear", (1, 1, 1), None, 1),), (8, 8), 1, 4), 1.0)
+    page = report.inspect_page(found)
+    assert "<b>" not in page
+    assert "<i>" not in page
+
+
+def test_package_is_timed_with_what_serves_it(fitted):
+    found = inspection.inspect(str(fitted.artifact.path))
+    names = [layer.name for layer in found.anatomy.layers]
+    assert names[0].startswith("backbone.")
+    assert names[-1] == "head"
+    assert found.anatomy.layers[-1].output == (1, 1, 10)
+    assert found.engine_milliseconds > 0
+    assert found.engine.startswith("cpu, ")
+    assert "10 labels" in found.what
+
+
+def test_package_has_a_size_of_its_own(fitted):
+    with pytest.raises(ValueError, match="is a package, which has a size of its own"):
+        inspection.inspect(str(fitted.artifact.path), 64)
+
+
+def test_unknown_backbone_is_answered_with_what_may_have_been_meant():
+    with pytest.raises(BackboneError, match=r"Unknown backbone 'lenet'\. Did you mean .*lenet5"):
+        inspection.inspect("lenet")
+
+
+def test_size_that_a_backbone_cannot_look_at_is_refused():
+    with pytest.raises(BackboneError, match=r"tv_alexnet cannot look at 20 pixels: .* Another --input-size may do"):
+        inspection.inspect("tv_alexnet", 20)
+
+
+def test_command_prints_one_object_and_writes_a_page(capsys, tmp_path: Path):
+    assert main(["inspect", "lenet5", "--json", "--input-size", "64", "--html", str(tmp_path / "page.html")]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][0]["output"] == [60, 60, 6]
+    assert "lenet5" in (tmp_path / "page.html").read_text()
+
+
+def test_package_that_is_none_is_wrong_use(capsys, tmp_path: Path):
+    assert main(["inspect", str(tmp_path / "no-such")]) in (2, 3)
+    assert "error: " in capsys.readouterr().err

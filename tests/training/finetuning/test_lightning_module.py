@@ -1,0 +1,284 @@
+"""Fine-tuning starts from what the probe knows and never ends below it."""
+
+import copy
+import csv
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from service.artifact import MAPS
+from service.inference.engine import LOGITS, VECTORS
+from service.inference.openvino import Graph
+from service.networks.network import Network
+from training.audit.image_scan import examine
+from training.backbones import onnx_cache as graphs
+from training.backbones import registry as backbones
+from training.backbones.onnx_cache import Exported
+from training.backbones.onnx_export import export_backbone, export_network
+from training.config.finetune_config import Facts, Plan, plan
+from training.config.recipe import Recipe
+from training.data.dataset import Dataset, scan
+from training.data.splits import Splits, split
+from training.features.extraction import Features
+from training.features.lightning_extractor import load_headless
+from training.finetuning import checkpoints
+from training.finetuning import param_groups as layers
+from training.finetuning.datamodule import Batches
+from training.finetuning.lightning_module import Diverged, FineTune, set_head
+from training.finetuning.trainer import learn
+from training.runs.run_folder import Folder
+from training.sample import SAMPLE
+from training.strategies import finetune as rungs
+from training.strategies import probe as probe_module
+from training.strategies.context import Ground, readable
+from training.strategies.probe import Probed
+from training.strategies.trained_model import Trained
+
+RECIPE = Recipe(
+    strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_rate=1e-3, backbone_rate=2e-4
+)
+
+
+def planned(epochs: int = 5, **choices: object) -> Plan:
+    """The plan for three labels of 21 training images each."""
+    recipe = RECIPE.model_copy(update={"epochs": epochs, **choices})
+    return plan(recipe, Facts(n_images=63, counts=(21, 21, 21)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """All that fine-tuning is given, for three kinds of clothes."""
+
+    dataset: Dataset
+    splits: Splits
+    exported: Exported
+    probed: Probed
+    features: Features
+
+    def network(self) -> Network:
+        """A fresh network with the probe's head."""
+        network = load_headless(self.exported, 3)
+        set_head(network, self.probed.start)
+        return network.eval()
+
+    def batches(self, plan: Plan) -> Batches:
+        return Batches(self.dataset, self.splits, self.exported.preprocessing, plan, gpu=False)
+
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels, labels = zip(*self.batches(planned()).val_dataloader(), strict=True)
+        return torch.cat(pixels), torch.cat(labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A network before and after `learn`, and the folder that it left."""
+
+    before: dict[str, torch.Tensor]
+    network: Network
+    run: Path
+
+    def metrics(self, name: str) -> list[float]:
+        with (self.run / "metrics.csv").open(newline="") as file:
+            return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.fixture(scope="module")
+def start(cache: Path, tmp_path_factory) -> Start:
+    folder = tmp_path_factory.mktemp("clothes")
+    with zipfile.ZipFile(SAMPLE) as archive:
+        for label in ("pullover", "coat", "shirt"):  # alike, so that there is something left to learn
+            (folder / label).mkdir()
+            for number in range(1, 31):
+                (folder / label / f"{number}.png").write_bytes(archive.read(f"train/{label}/{number:03d}.png"))
+    dataset = examine(scan(folder))[0]
+    choice = backbones.choose("tf_efficientnet_lite0")
+    (cache / "backbones").mkdir(exist_ok=True)
+    export_backbone(choice, cache / "backbones" / graphs._key(choice), 64, 28)  # here, to save a child's imports
+    exported = graphs.export(choice, 64, 28, "crop")
+    features, splits, _ = readable(dataset, split(dataset, 0), exported, RECIPE)
+    ground = Ground(dataset, splits, exported, features, RECIPE, Folder(folder))
+    return Start(dataset, splits, exported, probe_module.probe(ground), features)
+
+
+def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
+    chosen = planned(**choices)
+    before = copy.deepcopy(network.state_dict())
+    learn(network, start.batches(chosen), chosen, 5, run, gpu=False)
+    return Learned(before, network, run)
+
+
+def misled(start: Start, run: Path) -> Learned:
+    """A run whose best epoch is neither the first nor the last.
+
+    It starts certain of one label, so that any learning helps at first; but validation's labels are swapped, so that
+    learning too well hurts in the end.
+    """
+    swapped = tuple(dataclasses.replace(sample, labels=((sample.label + 1) % 3,)) for sample in start.splits.validation)
+    start = dataclasses.replace(start, splits=dataclasses.replace(start.splits, validation=swapped))
+    network = start.network()
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.tensor([8.0, 0.0, 0.0]))
+    return trained(network, start, run, head_rate=1e-2, backbone_rate=1e-4)
+
+
+@pytest.fixture(scope="module")
+def learned(start: Start, tmp_path_factory) -> Learned:
+    return misled(start, tmp_path_factory.mktemp("learned"))
+
+
+@pytest.fixture(scope="module")
+def ruined(start: Start, tmp_path_factory) -> Learned:
+    """What comes of rates so high that every epoch is worse than the probe."""
+    return trained(start.network(), start, tmp_path_factory.mktemp("ruined"), backbone_rate=0.5, head_rate=5.0, patience=2)
+
+
+def test_scores_that_a_killed_run_had_not_written_down_are_when_it_goes_on(start: Start, tmp_path: Path, monkeypatch):
+    save = checkpoints.save
+
+    def killed_at_the_end(state: checkpoints.State, path: Path) -> None:
+        if path.name == checkpoints.BEST:
+            raise SystemExit(137)
+        save(state, path)
+
+    chosen = planned(epochs=1)
+    monkeypatch.setattr(checkpoints, "save", killed_at_the_end)
+    with pytest.raises(SystemExit):
+        learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+    monkeypatch.undo()
+    (tmp_path / "metrics.csv").unlink()
+    learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+    assert [row.partition(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["epoch", "0", "1"]
+
+
+def changed(learned: Learned) -> set[str]:
+    after = learned.network.state_dict()
+    return {key for key, tensor in learned.before.items() if not torch.equal(tensor, after[key])}
+
+
+def test_network_with_the_probes_head_says_what_the_probe_says(start: Start):
+    with torch.inference_mode():
+        logits, _ = start.network()(start.validation()[0])
+    np.testing.assert_allclose(logits.numpy(), start.probed.validation, atol=2e-2)
+
+
+def test_epoch_0_scores_what_the_probe_scores(start: Start, ruined: Learned):
+    right = start.probed.validation.argmax(axis=1) == start.validation()[1].numpy()
+    assert ruined.metrics("val/accuracy")[0] == pytest.approx(right.mean(), abs=1e-6)
+
+
+def test_every_epoch_leaves_its_losses_and_its_accuracy(learned: Learned):
+    assert len(learned.metrics("train/loss")) == 5
+    assert len(learned.metrics("val/loss")) == len(learned.metrics("val/accuracy")) == 6  # with that before the first
+
+
+def test_learning_moves_backbone_and_head(learned: Learned):
+    assert {"backbone.conv_stem.weight", "backbone.bn1.weight", "head.weight", "head.bias"} <= changed(learned)
+
+
+def test_network_afterwards_is_that_of_the_best_epoch_not_of_the_last(start: Start, learned: Learned):
+    before, *_, last = losses = learned.metrics("val/loss")
+    pixels, labels = start.validation()
+    with torch.inference_mode():
+        loss = F.cross_entropy(learned.network(pixels)[0], (labels + 1) % 3).item()
+    assert loss == pytest.approx(min(losses), abs=1e-3)
+    assert loss < min(before, last) - 0.05
+
+
+def test_ruinous_rates_make_every_epoch_worse_than_the_probe(ruined: Learned):
+    probe, *epochs = ruined.metrics("val/loss")
+    assert min(epochs) > probe
+
+
+def test_network_that_never_got_better_than_the_probe_is_the_probe(ruined: Learned):
+    assert changed(ruined) == set()
+
+
+def test_pretrained_batch_statistics_are_kept(learned: Learned):
+    statistics = {key for key in learned.before if "running_" in key or "num_batches" in key}
+    assert len(statistics) == 147
+    assert statistics & changed(learned) == set()
+
+
+def test_network_is_left_ready_to_answer(learned: Learned):
+    assert not any(module.training for module in learned.network.modules())
+
+
+def test_nothing_but_metrics_and_the_best_checkpoint_is_left(learned: Learned):
+    files = {path.relative_to(learned.run).as_posix() for path in learned.run.rglob("*") if path.is_file()}
+    assert files == {"metrics.csv", "checkpoints/best.ckpt", "checkpoints/best.ckpt.sha256"}
+
+
+def test_same_seed_learns_the_same(start: Start, learned: Learned, tmp_path: Path):
+    again = misled(start, tmp_path)
+    assert again.metrics("val/loss") == pytest.approx(learned.metrics("val/loss"), abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_loss_that_is_no_number_stops_at_that_step(start: Start, tmp_path: Path, number: float):
+    network = start.network()
+    with torch.no_grad():
+        network.head.weight[0, 0] = number
+    named = r"The batch: (\w+/\d+\.png, ){5}…\.$"
+    with pytest.raises(Diverged, match=rf"The loss became nan at step 0, learning rates \[.+\]; try lower ones\. {named}"):
+        learn(network, start.batches(planned()), planned(), 1, tmp_path, gpu=False)
+
+
+def groups(start: Start) -> list[dict]:
+    return layers.groups(start.network(), planned(bottom_ratio=1.0))
+
+
+def test_every_parameter_is_learned_in_exactly_one_group(start: Start):
+    listed = [parameter for group in groups(start) for parameter in group["params"]]
+    assert len(listed) == len({id(parameter) for parameter in listed}) == 149
+
+
+def test_backbone_learns_more_slowly_than_the_head(start: Start):
+    rates = {parameter.shape: group["lr"] for group in groups(start) for parameter in group["params"]}
+    assert rates[torch.Size([3, 1280])] == 1e-3
+    assert rates[torch.Size([32, 3, 3, 3])] == 2e-4
+
+
+def test_only_matrices_and_filters_shrink(start: Start):
+    decays = {(parameter.ndim > 1, group["weight_decay"]) for group in groups(start) for parameter in group["params"]}
+    assert decays == {(True, 0.02), (False, 0.0)}
+
+
+def test_checkpoint_of_the_module_holds_the_network_and_nothing_of_ours_besides(start: Start):
+    assert {key.partition(".")[0] for key in FineTune(start.network(), planned()).state_dict()} == {"network"}
+
+
+def test_exported_graph_says_what_the_learned_network_says(start: Start, learned: Learned, tmp_path: Path):
+    export_network(learned.network, 64, tmp_path / "model.onnx")
+    pixels, _ = start.validation()
+    with torch.inference_mode():
+        logits, vectors = learned.network(pixels)
+    found = Graph(tmp_path / "model.onnx", lanes=1)(pixels.numpy())
+    np.testing.assert_allclose(found[LOGITS], logits.numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[VECTORS], vectors.numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[MAPS].mean(axis=(2, 3)), vectors.numpy(), atol=1e-3)
+
+
+def assert_positions_add_up(result: Trained, folder: Path, pixels: np.ndarray) -> None:
+    """The logits are what the packaged head makes of the packaged graph's map, position by position."""
+    (folder / "packaged.onnx").write_bytes(result.graph)
+    found = Graph(folder / "packaged.onnx", lanes=1)(pixels[:4])
+    by_position = np.einsum("cd,ndhw->nchw", result.weights["head.weight"], found[MAPS])
+    assert by_position.shape[2:] == (2, 2)
+    np.testing.assert_allclose(by_position.mean(axis=(2, 3)) + result.weights["head.bias"], found[LOGITS], atol=1e-4)
+
+
+def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    ground = Ground(start.dataset, start.splits, start.exported, start.features, recipe, Folder(tmp_path))
+    result = rungs.finetune(ground, start.probed, "finetune", recipe.epochs)
+    difference, low, high = result.gain
+    assert result.strategy == "finetune"
+    assert_positions_add_up(result, tmp_path, start.validation()[0].numpy())
+    assert low <= difference <= high
+    assert "finetune: tf_efficientnet_lite0 at 64 pixels for up to 1 epochs\n" in capsys.readouterr().err

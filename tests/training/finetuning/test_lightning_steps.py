@@ -1,0 +1,196 @@
+"""The Lightning module's steps by themselves: a small network, bright and dark images, Lightning's own trainer."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from service.artifact import Backbone, Preprocessing
+from service.networks.network import Network, build
+from training.config.finetune_config import Facts, Plan, plan
+from training.config.recipe import Recipe
+from training.finetuning.lightning_module import Diverged, FineTune
+
+HALF = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+RESNET = Backbone(name="resnet10t", weights="random", license="none", sha256="0" * 64, width=512)
+N_IMAGES = 64
+
+
+class Shades(Dataset[tuple[Tensor, Tensor]]):
+    """Bright images of one label, dark ones of the other; or bright at the top or bottom, or both, or neither."""
+
+    def __init__(self, multilabel: bool = False) -> None:
+        random = torch.Generator().manual_seed(0)
+        answers = torch.randint(0, 2, (N_IMAGES, 2 if multilabel else 1), generator=random)
+        bright = answers.repeat_interleave(16 if multilabel else 32, dim=1).view(N_IMAGES, 32, 1, 1)
+        self._images = (torch.randint(0, 128, (N_IMAGES, 32, 32, 3), generator=random) + 100 * bright).to(torch.uint8)
+        self._targets = answers.float() if multilabel else answers[:, 0]
+
+    def __len__(self) -> int:
+        return N_IMAGES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._images[index], self._targets[index]
+
+
+class Noted(Callback):
+    """What the trainer had and did after each epoch."""
+
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+        self.rates: list[float] = []
+        self.validated: list[Tensor] = []
+        self.stepped: list[Tensor] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: FineTune, *_: object) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[-1]["lr"])
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: FineTune, *_: object) -> None:
+        self.validated.append(pl_module.network.head.weight.detach().clone())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: FineTune, *_: object) -> None:
+        self.stepped.append(pl_module.network.head.weight.detach().clone())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: FineTune) -> None:
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    return build(RESNET, 2, HALF)
+
+
+def planned(multilabel: bool = False, **choices: object) -> Plan:
+    usual = {"batch_size": 16, "epochs": 3, "averaging": False, "strategy": "scratch", "bottom_ratio": 1}
+    facts = Facts(n_images=N_IMAGES, counts=(32, 32), multilabel=multilabel)
+    return plan(Recipe.model_validate({**usual, **choices}), facts)
+
+
+def trained(network: Network, chosen: Plan, run: Path) -> tuple[FineTune, Noted]:
+    module, noted = FineTune(copy.deepcopy(network), chosen), Noted()
+    loader = DataLoader(Shades(chosen.multilabel), 16)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(
+        max_epochs=chosen.epochs, accelerator="cpu", default_root_dir=run, num_sanity_val_steps=0, callbacks=[noted], **quiet
+    )
+    trainer.fit(module, loader, loader)
+    return module, noted
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"optimizer": "adamw"},
+        {"optimizer": "sgd"},
+        {"schedule": "plateau"},
+        {"balance": "logits"},
+        {"balance": "weights"},
+        {"mixup": 0.2, "cutmix": 1.0},
+        {"averaging": True},
+        {"unfreeze": "last"},
+        {"multilabel": True},
+        {"multilabel": True, "balance": "weights", "mixup": 0.2, "label_smoothing": 0.1},
+    ],
+)
+def test_every_recipe_learns_light_from_dark(network: Network, tmp_path: Path, choices: dict):
+    _, noted = trained(network, planned(**{"head_rate": 3e-3, "backbone_rate": 3e-3, **choices}, epochs=12), tmp_path)
+    assert noted.metrics[-1]["val/accuracy"] >= 0.9
+
+
+def test_accuracy_of_several_labels_is_the_share_of_right_answers(network: Network, tmp_path: Path):
+    _, noted = trained(network, planned(multilabel=True, epochs=1, head_rate=1e-9, backbone_rate=1e-9), tmp_path)
+    module, _ = trained(network, planned(multilabel=True, epochs=1, head_rate=1e-9, backbone_rate=1e-9), tmp_path)
+    images, targets = next(iter(DataLoader(Shades(True), N_IMAGES)))
+    with torch.inference_mode():
+        right = ((module.network.eval()(images)[0] > 0) == targets.bool()).float().mean()
+    assert noted.metrics[0]["val/accuracy"] == pytest.approx(right.item(), abs=1e-6)
+
+
+def test_rates_rise_and_then_fall_to_nothing(network: Network, tmp_path: Path):
+    _, noted = trained(network, planned(warmup=0.25, head_rate=1e-3), tmp_path)
+    assert noted.rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert noted.rates[3:] == sorted(noted.rates[3:], reverse=True)
+    assert noted.rates[-1] < 1e-4
+
+
+def test_on_a_plateau_rates_rise_and_fall_only_when_validation_is_stuck(network: Network, tmp_path: Path):
+    stuck = planned(
+        schedule="plateau", warmup=0.25, epochs=4, head_rate=1e-12, backbone_rate=1e-12, frozen_norm=True, patience=2
+    )
+    _, noted = trained(network, stuck, tmp_path)
+    peak = 1e-12
+    assert noted.rates[:4] == pytest.approx([peak / 4, peak / 2, peak * 3 / 4, peak])
+    assert noted.rates[4:8] == pytest.approx([peak] * 4)
+    assert noted.rates[8] == pytest.approx(0.3 * peak)
+
+
+def test_validated_are_the_averaged_weights(network: Network, tmp_path: Path):
+    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "average_every": 1})
+    module, noted = trained(network, chosen, tmp_path)
+    average = noted.stepped[0]
+    for weight in noted.stepped[1:]:
+        average = 0.5 * average + 0.5 * weight
+    torch.testing.assert_close(noted.validated[0], average)
+    torch.testing.assert_close(module.network.head.weight.detach(), average)  # and kept in the end
+    assert not torch.allclose(average, noted.stepped[-1])
+
+
+def test_average_is_brought_up_to_date_at_its_own_pace(network: Network, tmp_path: Path):
+    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "average_every": 2})
+    _, noted = trained(network, chosen, tmp_path)
+    torch.testing.assert_close(noted.validated[0], 0.5 * noted.stepped[1] + 0.5 * noted.stepped[3])
+
+
+def test_after_validation_learning_goes_on_from_the_last_step_not_from_the_average(network: Network, tmp_path: Path):
+    once, _ = trained(network, planned(epochs=2), tmp_path)
+    chosen = planned(epochs=2).model_copy(update={"averaging": 0.9, "average_every": 1})
+    _, noted = trained(network, chosen, tmp_path)
+    torch.testing.assert_close(noted.stepped[-1], once.network.head.weight.detach())
+
+
+def test_held_layers_do_not_move(network: Network, tmp_path: Path):
+    module, _ = trained(network, planned(unfreeze="last"), tmp_path)
+    before, after = network.state_dict(), module.network.state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[1] for name in changed} == {"layer4", "weight", "bias"}
+
+
+def test_what_is_random_in_a_step_follows_from_seed_and_epoch_alone(network: Network):
+    images, targets = next(iter(DataLoader(Shades(), 16)))
+
+    def loss(seed: int, before: int) -> float:
+        module = FineTune(copy.deepcopy(network), planned(seed=seed, dropout=0.5, mixup=1.0))
+        torch.manual_seed(before)
+        module.on_train_epoch_start()
+        return module.learning_loss(images, targets).item()
+
+    assert loss(seed=3, before=1) == loss(seed=3, before=2)
+    assert loss(seed=3, before=1) != loss(seed=4, before=1)
+
+
+def test_features_are_dropped_only_while_learning(network: Network):
+    images, targets = next(iter(DataLoader(Shades(), 16)))
+    module = FineTune(copy.deepcopy(network), planned(dropout=0.9)).eval()
+    torch.manual_seed(0)
+    one, other = module.learning_loss(images, targets), module.learning_loss(images, targets)
+    assert one != other
+    with torch.inference_mode():
+        assert torch.equal(module.network(images)[0], module.network(images)[0])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_loss_that_is_no_number_names_its_step_and_the_rates(network: Network, tmp_path: Path, number: float):
+    class Broken(FineTune):
+        def learning_loss(self, images: Tensor, targets: Tensor) -> Tensor:
+            return super().learning_loss(images, targets) * (number if self.global_step == 6 else 1.0)
+
+    module = Broken(copy.deepcopy(network), planned(head_rate=1e-3, backbone_rate=1e-3))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(max_epochs=3, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    with pytest.raises(Diverged, match=rf"The loss became {number} at step 6, learning rates \[0\.00\d+\]; try lower ones\.$"):
+        trainer.fit(module, DataLoader(Shades(), 16))

@@ -1,0 +1,93 @@
+"""The trial finds a rate that learns, and touches nothing."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.config.finetune_config import Facts, Plan, plan
+from training.config.recipe import Recipe
+from training.finetuning.lr_finder import TRIALS, found_rates, suggested
+
+SCALES = [0.01 * 10_000 ** (trial / (TRIALS - 1)) for trial in range(TRIALS)]
+
+
+class Plain(nn.Module):
+    """A network of one layer: uint8 (N, 2, 2, 3) -> two logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Flatten()
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = self.backbone(images.float() / 255 - 0.5)
+        return self.head(vectors), vectors
+
+
+def planned(rate: float) -> Plan:
+    choices = {
+        "optimizer": "sgd",
+        "head_rate": rate,
+        "backbone_rate": rate,
+        "label_smoothing": 0,
+        "dropout": 0,
+        "balance": "none",
+    }
+    return plan(Recipe.model_validate(choices), Facts(n_images=960, counts=(480, 480)))
+
+
+def batches(count: int = 100) -> list[tuple[Tensor, Tensor]]:
+    """Bright images are of one label, dark ones of the other."""
+    random = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(count):
+        labels = torch.randint(0, 2, (16,), generator=random)
+        noise = torch.randint(0, 128, (16, 2, 2, 3), generator=random)
+        found.append(((noise + 100 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels))
+    return found
+
+
+def test_rate_is_a_safe_distance_below_where_the_loss_was_lowest():
+    losses = [2.0] * 20 + [1.0] * 20 + [0.5] + [0.1, 0.0, 0.1] + [5.0] * 16
+    assert suggested(SCALES, losses) == pytest.approx(SCALES[42] / 10)
+
+
+def test_one_lucky_batch_decides_nothing():
+    losses = [2.0] * 20 + [1.0] * 20 + [0.5] * 4 + [5.0] * 16
+    lucky = [*losses[:50], 0.0, *losses[51:]]
+    assert suggested(SCALES, lucky) == suggested(SCALES, losses)
+
+
+@pytest.mark.parametrize(("lowest", "factor"), [(0, 0.1), (TRIALS - 1, 10.0)])
+def test_factor_has_limits(lowest: int, factor: float):
+    assert suggested(SCALES, [float(abs(trial - lowest)) for trial in range(TRIALS)]) == pytest.approx(factor)
+
+
+def test_too_few_trials_change_nothing():
+    assert suggested(SCALES[:14], [1.0] * 14) == 1.0
+    assert found_rates(Plain(), batches(5), planned(0.1), gpu=False) == planned(0.1)
+
+
+def test_rates_that_are_too_low_are_raised_and_too_high_ones_lowered():
+    torch.manual_seed(0)
+    network = Plain()
+    low, high = (found_rates(network, batches(), planned(rate), gpu=False) for rate in (1e-3, 10.0))
+    assert low.head_rate >= 3e-3
+    assert high.head_rate <= 3.0
+    assert low.backbone_rate == low.head_rate
+
+
+def test_trial_touches_neither_network_nor_random_state():
+    network = Plain().eval()
+    before, state = {name: tensor.clone() for name, tensor in network.state_dict().items()}, torch.get_rng_state()
+    found_rates(network, batches(), planned(0.1), gpu=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_same_seed_finds_the_same():
+    network = Plain()
+    one, other = (found_rates(network, batches(), planned(0.1), gpu=False) for _ in range(2))
+    assert one == other

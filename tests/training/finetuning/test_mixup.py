@@ -1,0 +1,72 @@
+"""Mixed images and mixed targets tell the same story."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.finetuning.mixup import mix
+
+
+def batch(n: int = 4, side: int = 32) -> tuple[Tensor, Tensor]:
+    """Images of one grey each, 0, 50, 100, ...; each its own label."""
+    images = torch.arange(n, dtype=torch.uint8).mul(50).view(n, 1, 1, 1).expand(n, side, side, 3).contiguous()
+    return images, torch.eye(n)
+
+
+def greys(targets: Tensor) -> Tensor:
+    """The mean grey that the targets promise."""
+    return targets @ (50.0 * torch.arange(targets.shape[1]))
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
+@pytest.mark.parametrize("seed", range(5))
+def test_targets_are_mixed_in_the_images_own_proportions(mixup: float, cutmix: float, seed: int):
+    torch.manual_seed(seed)
+    images, targets = mix(*batch(), mixup, cutmix)
+    torch.testing.assert_close(images.float().mean(dim=(1, 2, 3)), greys(targets), atol=1e-3, rtol=0)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+
+
+def test_images_are_really_mixed():
+    torch.manual_seed(0)
+    changed = [mix(*batch(), 1.0, 0.0)[1] for _ in range(20)]
+    assert sum(not torch.equal(targets, torch.eye(4)) for targets in changed) > 15
+
+
+def test_pasting_keeps_every_pixel_whole_and_blending_does_not():
+    torch.manual_seed(3)
+    pasted, _ = mix(*batch(), 0.0, 1.0)
+    blended, _ = mix(*batch(), 1.0, 0.0)
+    assert pasted.dtype == torch.uint8
+    assert set(pasted.unique().tolist()) <= {0, 50, 100, 150}
+    assert not set(blended.unique().tolist()) <= {0.0, 50.0, 100.0, 150.0}
+
+
+def test_with_both_a_coin_decides():
+    torch.manual_seed(0)
+    kinds = [mix(*batch(), 1.0, 1.0)[0].dtype for _ in range(30)]
+    assert 5 < sum(kind == torch.uint8 for kind in kinds) < 25
+
+
+def test_what_came_is_not_changed():
+    images, targets = batch()
+    mix(images, targets, 0.0, 1.0)
+    assert torch.equal(images, batch()[0])
+    assert torch.equal(targets, torch.eye(4))
+
+
+@pytest.mark.parametrize(("n", "mixup", "cutmix"), [(4, 0.0, 0.0), (1, 1.0, 1.0)])
+def test_nothing_to_mix_is_left_as_it_is(n: int, mixup: float, cutmix: float):
+    images, targets = batch(n)
+    mixed, shares = mix(images, targets, mixup, cutmix)
+    assert torch.equal(mixed, images)
+    assert torch.equal(shares, targets)
+
+
+def test_same_random_state_mixes_alike():
+    torch.manual_seed(1)
+    one = mix(*batch(), 0.5, 0.5)
+    torch.manual_seed(1)
+    other = mix(*batch(), 0.5, 0.5)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])

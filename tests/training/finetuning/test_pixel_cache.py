@@ -1,0 +1,216 @@
+"""Decoded images are kept whole or not at all, found again by content, and never take more room than they may."""
+
+import multiprocessing
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.artifact import Preprocessing
+from service.imaging.preprocess import decode, shrink
+from training.audit.image_scan import examine
+from training.data.dataset import Dataset, DatasetError, Sample, scan
+from training.finetuning import pixel_cache as room
+from training.finetuning.pixel_cache import GIB, Pixels, pixels, square, whole
+
+SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+IMAGE_BYTES = 36 * 36 * 3
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch) -> Path:
+    """A cache of this test's own; its folder of decoded images."""
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pixels"
+
+
+@pytest.fixture
+def dataset(make_folder) -> Dataset:
+    return examine(scan(make_folder({"cat": 6, "dog": 6})))[0]
+
+
+class Unread:
+    """A data set that must not be read."""
+
+    def read(self, sample: Sample) -> bytes:
+        raise AssertionError(f"{sample.path} was read")
+
+
+def kept(dataset: Dataset, limit_gib: float = 1) -> Pixels:
+    return pixels(dataset, dataset.samples, whole, SMALL, limit_gib)
+
+
+def equal(images: Pixels, dataset: Dataset) -> bool:
+    expected = [shrink(dataset.read(sample), SMALL) for sample in dataset.samples]
+    return all(np.array_equal(images[number], image) for number, image in enumerate(expected))
+
+
+def files(home: Path, ending: str) -> list[Path]:
+    return sorted(home.glob(f"*/*{ending}"))
+
+
+def size(home: Path) -> int:
+    return sum(path.stat().st_size for path in files(home, ".bin"))
+
+
+def test_second_time_nothing_is_read(dataset: Dataset):
+    kept(dataset)
+    again = pixels(Unread(), dataset.samples, whole, SMALL, 1)
+    assert equal(again, dataset)
+
+
+def test_images_are_found_by_content_in_any_order_and_selection(dataset: Dataset):
+    kept(dataset)
+    backwards = dataset.samples[::-2]
+    again = pixels(Unread(), backwards, whole, SMALL, 1)
+    assert all(np.array_equal(again[n], shrink(dataset.read(sample), SMALL)) for n, sample in enumerate(backwards))
+
+
+def test_only_new_images_are_decoded(dataset: Dataset, home: Path):
+    pixels(dataset, dataset.samples[:5], whole, SMALL, 1)
+    kept(dataset)
+    assert [path.stat().st_size // IMAGE_BYTES for path in files(home, ".bin")] in ([5, 7], [7, 5])
+
+
+def test_images_keep_their_own_proportions(make_folder, encode):
+    folder = make_folder({"cat": 2, "dog": 2})
+    (folder / "cat" / "wide.png").write_bytes(encode(np.zeros((40, 100, 3), np.uint8)))
+    dataset = examine(scan(folder))[0]
+    [number] = [number for number, sample in enumerate(dataset.samples) if sample.path.endswith("wide.png")]
+    assert kept(dataset)[number].shape == (36, 90, 3)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
+def test_squares_are_the_services_own_and_kept_by_fit(dataset: Dataset, fit: str):
+    for chosen in ("crop", fit):  # the other one's must not be found
+        preprocessing = SMALL.model_copy(update={"fit": chosen})
+        images = pixels(dataset, dataset.samples, square, preprocessing, 1)
+    expected = [decode(dataset.read(sample), preprocessing).pixels for sample in dataset.samples]
+    np.testing.assert_array_equal(np.stack([images[number] for number in range(len(images))]), np.stack(expected))
+
+
+def test_mean_and_deviation_change_nothing_that_is_kept(dataset: Dataset):
+    kept(dataset)
+    pixels(Unread(), dataset.samples, whole, SMALL.model_copy(update={"mean": (0.1, 0.2, 0.3)}), 1)
+
+
+def test_another_size_is_decoded_anew(dataset: Dataset):
+    kept(dataset)
+    images = pixels(dataset, dataset.samples, whole, SMALL.model_copy(update={"resize": 40}), 1)
+    assert images[0].shape == (40, 40, 3)
+
+
+def test_what_is_kept_cannot_be_written_to(dataset: Dataset):
+    with pytest.raises(ValueError, match="read-only"):
+        kept(dataset)[0][:] = 0
+
+
+def test_without_room_images_are_decoded_each_time(dataset: Dataset, home: Path):
+    assert equal(kept(dataset, limit_gib=0), dataset)
+    assert files(home, ".bin") == []
+
+
+def test_limit_holds_and_the_rest_is_decoded_each_time(dataset: Dataset, home: Path, capsys):
+    images = kept(dataset, limit_gib=3.5 * IMAGE_BYTES / GIB)
+    assert equal(images, dataset)
+    assert size(home) == 4 * IMAGE_BYTES  # the one that crossed the limit is whole
+    assert "8 decoded images have no room on disk: they are decoded in every epoch" in capsys.readouterr().err
+
+
+def test_a_nearly_full_disk_is_left_alone(dataset: Dataset, home: Path, monkeypatch):
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: os.terminal_size and type("D", (), {"total": 100, "free": 9})())
+    assert equal(kept(dataset), dataset)
+    assert files(home, ".bin") == []
+
+
+def test_what_was_not_used_for_longest_makes_room(make_folder, home: Path):
+    dataset = examine(scan(make_folder({"cat": 4, "dog": 4})))[0]
+    for age, resize in ((300, 34), (100, 35)):
+        pixels(dataset, dataset.samples, whole, SMALL.model_copy(update={"resize": resize}), 1)
+        newest = max(files(home, ".npz"), key=lambda path: path.stat().st_mtime)
+        os.utime(newest, (time.time() - age,) * 2)
+    kept(dataset, limit_gib=(8 * 4 * 36**2 + 8 * 3 * 35**2) / GIB)
+    sides = sorted((path.stat().st_size / 3 / 8) ** 0.5 for path in files(home, ".bin"))
+    assert sides == [35, 36]
+
+
+def test_large_sets_are_kept_in_several_files(dataset: Dataset, home: Path, monkeypatch):
+    monkeypatch.setattr(room, "SHARD_BYTES", 5 * IMAGE_BYTES)
+    assert equal(kept(dataset), dataset)
+    assert sorted(path.stat().st_size // IMAGE_BYTES for path in files(home, ".bin")) == [2, 5, 5]
+    assert equal(pixels(Unread(), dataset.samples, whole, SMALL, 1), dataset)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "index cut", "index of nothing", "pixels gone"])
+def test_damaged_file_is_thrown_away_and_its_images_decoded_again(dataset: Dataset, home: Path, damage: str):
+    kept(dataset)
+    [data], [index] = files(home, ".bin"), files(home, ".npz")
+    if damage == "pixels gone":
+        data.unlink()
+    elif damage == "index of nothing":
+        np.savez(index, keys=np.zeros((0, 32), np.uint8), places=np.zeros((0, 3), np.int64))
+    else:
+        path = index if damage.startswith("index") else data
+        os.truncate(path, 0 if damage == "emptied" else path.stat().st_size - 7)
+    assert equal(kept(dataset), dataset)
+    assert equal(pixels(Unread(), dataset.samples, whole, SMALL, 1), dataset)
+    assert not index.exists()
+
+
+def test_pixels_without_an_index_do_not_count(dataset: Dataset, home: Path):
+    kept(dataset)
+    [index] = files(home, ".npz")
+    index.unlink()
+    assert equal(kept(dataset), dataset)
+    assert len(files(home, ".npz")) == 1
+
+
+def test_image_that_fails_midway_leaves_nothing_half_written(dataset: Dataset, home: Path):
+    Path(dataset.source.root, dataset.samples[7].path).unlink()
+    with pytest.raises(DatasetError, match=dataset.samples[7].path):
+        kept(dataset)
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_what_a_killed_run_left_is_removed_once_it_is_old(dataset: Dataset, home: Path):
+    folder = home / "some"
+    folder.mkdir(parents=True)
+    for name in (".old.tmp", "old.bin", ".new.tmp", "new.bin"):
+        (folder / name).write_bytes(b"left")
+        if "old" in name:
+            os.utime(folder / name, (time.time() - 7200,) * 2)
+    kept(dataset)
+    assert sorted(path.name for path in folder.iterdir()) == [".new.tmp", "new.bin"]
+
+
+def test_damaged_image_is_named(dataset: Dataset):
+    sample = dataset.samples[3]
+    Path(dataset.source.root, sample.path).write_bytes(b"no image")
+    damaged = examine(scan(dataset.source.root))[0]
+    with pytest.raises(DatasetError, match=rf"{sample.path} cannot be used: This is not an image"):
+        kept(damaged)
+
+
+def test_image_that_changed_since_it_was_checked_is_named_and_never_kept_under_its_old_digest(
+    dataset: Dataset, home: Path, encode, photo
+):
+    sample = dataset.samples[3]
+    Path(dataset.source.root, sample.path).write_bytes(encode(photo))
+    with pytest.raises(DatasetError, match=rf"{sample.path} cannot be read: it has changed"):
+        kept(dataset)
+    assert files(home, ".npz") == []
+
+
+def _sum(images: Pixels) -> int:
+    return sum(int(images[number].sum()) for number in range(len(images)))
+
+
+def test_another_process_maps_the_same_file(dataset: Dataset):
+    images = kept(dataset)
+    here = _sum(images)
+    assert len(pickle.dumps(images)) < 12 * IMAGE_BYTES  # the maps do not travel
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_sum, (images,)) == here

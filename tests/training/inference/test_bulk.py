@@ -1,0 +1,181 @@
+"""Bulk prediction answers as the model does, file by file, and one bad file costs only itself."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.api.schemas import Classification
+from service.errors import ImageError
+from service.inference.devices import cores
+from service.inference.model import Answer
+from service.inference.postprocess import Ranked
+from training.data.dataset import DatasetError
+from training.inference.bulk import outputs
+from training.pipelines.predict import as_json, facts, line, predict, saved
+from training.runtime.thread_map import AHEAD
+
+
+@pytest.fixture
+def wardrobe(clothes, tmp_path: Path) -> Path:
+    folder = tmp_path / "wardrobe"
+    folder.mkdir()
+    for label, encoded in clothes:
+        (folder / f"{label}.png").write_bytes(encoded)
+    return folder
+
+
+def test_file_gets_the_models_own_answer(model, wardrobe: Path):
+    bag = wardrobe / "bag.png"
+    assert list(predict(model, [bag], top_k=3)) == [(bag, model.classify(bag.read_bytes(), 3))]
+
+
+def test_folder_is_answered_image_by_image_in_order(model, wardrobe: Path):
+    found = list(predict(model, [wardrobe], top_k=10))
+    assert [path for path, _ in found] == sorted(wardrobe.iterdir())
+    assert [answer for _, answer in found] == [model.classify(path.read_bytes(), 10) for path, _ in found]
+
+
+def test_as_many_labels_are_ranked_as_were_asked_for(model, wardrobe: Path):
+    [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
+    assert len(answer.ranked) == 2
+    assert answer.ranked[0].probability >= answer.ranked[1].probability
+
+
+def test_several_paths_are_answered_in_the_order_given(model, wardrobe: Path):
+    paths = [wardrobe / "trouser.png", wardrobe / "bag.png"]
+    assert [path for path, _ in predict(model, paths, top_k=1)] == paths
+
+
+def test_unreadable_file_costs_only_itself(model, wardrobe: Path):
+    (wardrobe / "bag.png").write_bytes((wardrobe / "bag.png").read_bytes()[:100])
+    found = dict(predict(model, [wardrobe], top_k=1))
+    assert [path.name for path, answer in found.items() if isinstance(answer, ImageError)] == ["bag.png"]
+    assert found[wardrobe / "bag.png"].code == "corrupt_image"
+    assert found[wardrobe / "coat.png"] == model.classify((wardrobe / "coat.png").read_bytes(), 1)
+
+
+def test_named_file_that_is_no_image_gets_an_error_not_silence(model, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("about clothes")
+    [(_, answer)] = predict(model, [tmp_path / "notes.txt"], top_k=1)
+    assert answer.code == "unsupported_format"
+
+
+def test_other_files_of_a_folder_are_passed_over(model, wardrobe: Path):
+    (wardrobe / "notes.txt").write_text("about clothes")
+    (wardrobe / ".ipynb_checkpoints").mkdir()
+    (wardrobe / ".ipynb_checkpoints" / "bag.png").write_bytes((wardrobe / "bag.png").read_bytes())
+    assert len(list(predict(model, [wardrobe], top_k=1))) == 10
+
+
+def test_hidden_files_of_a_folder_are_passed_over(model, wardrobe: Path):
+    (wardrobe / "._bag.png").write_bytes(b"\0\x05\x16\x07 what macOS writes beside files")
+    assert len(list(predict(model, [wardrobe], top_k=1))) == 10
+
+
+def test_image_of_a_folder_is_known_by_its_first_bytes(model, wardrobe: Path):
+    (wardrobe / "bag.png").rename(wardrobe / "bag")
+    assert wardrobe / "bag" in dict(predict(model, [wardrobe], top_k=1))
+
+
+def test_missing_path_is_refused_before_anything_is_answered(model, wardrobe: Path):
+    with pytest.raises(DatasetError, match=r"gone\.png does not exist"):
+        next(predict(model, [wardrobe, wardrobe / "gone.png"], top_k=1))
+
+
+def test_folder_without_images_is_refused(model, tmp_path: Path):
+    with pytest.raises(DatasetError, match="holds no images"):
+        next(predict(model, [tmp_path], top_k=1))
+
+
+def test_facts_are_named_as_the_service_names_them(model, wardrobe: Path):
+    [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
+    assert facts(answer) == {
+        "predictions": [{"label": label, "probability": probability} for label, probability in answer.ranked],
+        "prediction_set": list(answer.prediction_set),
+        "outlier_score": answer.outlier_score,
+        "abstain": False,
+        "abstain_reason": None,
+    }
+    assert set(facts(answer)) < set(Classification.model_fields)
+
+
+def test_a_line_says_why_not_to_rely_on_it():
+    answer = Answer((Ranked("bag", 0.5),), ("bag",), 1.2, "outlier")
+    assert line(answer) == "bag 50.0%\t(outlier)"
+    assert line(replace(answer, doubt=None)) == "bag 50.0%"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_has_a_row_for_every_image(model, wardrobe: Path, tmp_path: Path):
+    (wardrobe / "cut.png").write_bytes((wardrobe / "bag.png").read_bytes()[:100])
+    answers = list(saved(predict(model, [wardrobe], top_k=1), tmp_path / "table.csv"))
+    table = rows(tmp_path / "table.csv")
+    assert [row["path"] for row in table] == [str(path) for path, _ in answers]
+    by_name = {Path(row["path"]).stem: row for row in table}
+    assert by_name["cut"] | {"path": ""} == dict.fromkeys(by_name["cut"], "") | {"error": "corrupt_image"}
+    bag = model.classify((wardrobe / "bag.png").read_bytes(), 1)
+    assert float(by_name["bag"]["probability"]) == bag.ranked[0].probability
+    assert float(by_name["bag"]["outlier_score"]) == bag.outlier_score
+    assert by_name["bag"]["prediction_set"].split("|") == list(bag.prediction_set)
+    assert (by_name["bag"]["abstain"], by_name["bag"]["error"]) == ("false", "")
+
+
+def test_odd_names_survive_the_table(tmp_path: Path):
+    answer = Answer((Ranked('a, "b"\n', 0.5),), (), 0.0, "undecided")
+    odd = Path("caf\udce9,\n.png")  # a file's name that is no UTF-8
+    list(saved(iter([(odd, answer)]), tmp_path / "table.csv"))
+    [row] = rows(tmp_path / "table.csv")
+    assert (row["path"], row["label"], row["abstain"]) == (str(odd), 'a, "b"\n', "true")
+
+
+def test_a_table_appears_whole_or_not_at_all(tmp_path: Path):
+    def breaking():
+        yield Path("a.png"), ImageError("empty_image", "")
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(saved(breaking(), tmp_path / "table.csv"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_first_answer_is_there_before_the_last_file_is_read(model, clothes):
+    n_read = []
+
+    def read(number: int) -> bytes:
+        n_read.append(number)
+        return clothes[number % len(clothes)][1]
+
+    answers = outputs(model.engine, model.manifest.preprocessing, range(1_000), read, "predicting")
+    next(answers)
+    few = (cores() + model.engine.lanes * model.engine.max_batch) * AHEAD
+    assert len(n_read) <= few < 1_000
+    answers.close()
+
+
+def test_json_is_written_as_the_answers_come(model):
+    answer = Answer((Ranked("bag", 0.5),), ("bag",), 0.1, None)
+    asked = []
+
+    def answers():
+        for name in ("a.png", "b.png"):
+            asked.append(name)
+            yield Path(name), answer
+
+    pieces = as_json(model, answers())
+    first = next(pieces)
+    assert (asked, "a.png" in first) == (["a.png"], True)
+    whole = json.loads(first + "".join(pieces))
+    assert whole["model"] == model.manifest.sha256
+    assert whole["images"] == [{"path": name} | facts(answer) for name in ("a.png", "b.png")]
+
+
+def test_no_half_of_a_json_is_written_where_nothing_can_be_asked(model, wardrobe: Path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        next(as_json(model, predict(model, [wardrobe / "gone.png"], top_k=1)))

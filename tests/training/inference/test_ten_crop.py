@@ -1,0 +1,87 @@
+"""Ten looks: where they are taken, and that their answers are averaged as probabilities."""
+
+import numpy as np
+import pytest
+
+from service.artifact import Preprocessing
+from service.errors import ImageError
+from service.imaging.preprocess import decode, shrink
+from service.inference.engine import Outputs, Pixels
+from training.inference.ten_crop import looks, ten_crop
+
+FITTED = Preprocessing(resize=40, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+class FirstPixel:
+    """A network whose logits are the first pixel's red and green."""
+
+    device, lanes, max_batch = "cpu", 2, 4
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        return Outputs(batch[:, 0, 0, :2].astype(np.float32) / 50, np.zeros((len(batch), 4), np.float32))
+
+
+def test_four_corners_the_centre_and_their_mirror_images_are_looked_at(encode, photo):
+    found, whole = looks(encode(photo), FITTED), shrink(encode(photo), FITTED)
+    height, width, _ = whole.shape
+    assert found.shape == (10, 32, 32, 3)
+    assert (height, width) == (40, 54)
+    corners = [whole[:32, :32], whole[:32, 22:], whole[8:, :32], whole[8:, 22:], whole[4:36, 11:43]]
+    np.testing.assert_array_equal(found[:5], corners)
+    np.testing.assert_array_equal(found[5:], found[:5, :, ::-1])
+
+
+def test_the_centre_is_what_a_single_look_sees(encode, photo):
+    # Resampled once instead of cut out afterwards, so nearly.
+    difference = looks(encode(photo), FITTED)[4].astype(int) - decode(encode(photo), FITTED).pixels
+    assert np.abs(difference).mean() < 2
+
+
+@pytest.mark.parametrize("fit", ["squash", "letterbox"])
+def test_a_square_of_everything_is_looked_at_twice(encode, photo, fit):
+    preprocessing = FITTED.model_copy(update={"fit": fit})
+    found = looks(encode(photo), preprocessing)
+    np.testing.assert_array_equal(found[0], decode(encode(photo), preprocessing).pixels)
+    np.testing.assert_array_equal(found[1], found[0][:, ::-1])
+    assert len(found) == 2
+
+
+def test_an_image_no_larger_than_the_network_sees_can_be_looked_at(encode):
+    preprocessing = FITTED.model_copy(update={"resize": 32})
+    assert looks(encode(np.zeros((5, 5, 3), np.uint8)), preprocessing).shape == (10, 32, 32, 3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_mean_probability_of_one_label_is_told(encode, photo, temperature):
+    logits = looks(encode(photo), FITTED)[:, 0, 0, :2] / 50 / temperature
+    expected = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).mean(axis=0)
+    [found] = ten_crop(FirstPixel(), FITTED, [lambda: encode(photo)], temperature, multilabel=False)
+    np.testing.assert_allclose(np.exp(found) / np.exp(found).sum(), expected, rtol=1e-5)
+
+
+def test_the_mean_probability_of_several_labels_is_told(encode, photo):
+    logits = looks(encode(photo), FITTED)[:, 0, 0, :2] / 50
+    expected = (1 / (1 + np.exp(-logits))).mean(axis=0)
+    [found] = ten_crop(FirstPixel(), FITTED, [lambda: encode(photo)], 1.0, multilabel=True)
+    np.testing.assert_allclose(1 / (1 + np.exp(-found)), expected, rtol=1e-5)
+
+
+def test_many_images_are_answered_in_order(encode):
+    shades = [np.full((40, 40, 3), 5 * number, np.uint8) for number in range(40)]
+    for shade in shades:
+        shade[..., 1] = 0
+    found = ten_crop(FirstPixel(), FITTED, [lambda shade=shade: encode(shade) for shade in shades], 1.0, multilabel=False)
+    assert found.shape == (40, 2)
+    assert np.diff(found[:, 0] - found[:, 1]) == pytest.approx(0.1, abs=1e-4)
+
+
+def test_a_file_that_is_no_image_is_named_by_its_error():
+    with pytest.raises(ImageError, match="no bytes"):
+        ten_crop(FirstPixel(), FITTED, [lambda: b""], 1.0, multilabel=False)
+
+
+def test_ten_looks_at_the_sample_are_about_as_good_as_one(fitted, model, clothes):
+    names = model.manifest.labels
+    readers = [lambda encoded=encoded: encoded for _, encoded in clothes]
+    found = ten_crop(model.engine, model.manifest.preprocessing, readers, model.manifest.temperature, multilabel=False)
+    assert sum(names[best] == label for best, (label, _) in zip(found.argmax(axis=1), clothes, strict=True)) >= 6

@@ -1,0 +1,84 @@
+"""The first layer's kernels: found by their shape, shown as colours, idle ones told."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from training.interpret.first_layer_filters import Filters, as_filters, coloured, first_filters, first_layer, picture, sentence
+
+
+def kernels(*largest: float) -> np.ndarray:
+    made = np.zeros((len(largest), 3, 3, 3), np.float32)
+    made[:, 0, 0, 0] = largest
+    return made
+
+
+def test_the_samples_network_has_32_kernels_of_3x3(fitted):
+    found = first_filters(fitted.artifact.weights, 128)
+    assert (found.name, found.kernels.shape, found.whole) == ("backbone.conv_stem.weight", (32, 3, 3, 3), False)
+    assert "kernels of the first layer, 3x3 pixels each" in sentence(found)
+    sheet = Image.open(io.BytesIO(picture(found)))
+    assert (sheet.format, sheet.width) == ("PNG", 20 * 44 - 2)  # tiles of 42 pixels
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ({"b.1": (64, 3, 7, 7), "a.2": (64, 1, 3, 3), "a.3": (10, 64, 1, 1)}, "b.1"),
+        ({"a.grouped": (8, 3, 3, 3), "z.stem": (64, 3, 7, 7)}, "z.stem"),
+        ({"patch_embed.proj": (192, 3, 16, 16), "head": (10, 192)}, "patch_embed.proj"),
+        ({"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5)}, "conv1"),
+        ({"a.depthwise": (6, 1, 5, 5), "b.depthwise": (16, 1, 3, 3)}, None),
+        ({"hidden": (300, 3 * 28 * 28), "head": (10, 300)}, "hidden"),
+        ({"hidden": (300, 28 * 28), "head": (10, 300)}, "hidden"),
+        ({"stem": (48, 48, 3, 3), "head": (10, 300)}, None),
+    ],
+)
+def test_the_first_layer_is_known_by_its_shape(shapes, expected):
+    assert first_layer(shapes, 28) == expected
+
+
+def test_no_first_layer_means_no_picture(tmp_path):
+    save_file({"stem": np.zeros((4, 48, 3, 3), np.float32)}, tmp_path / "w.safetensors")
+    assert first_filters(tmp_path / "w.safetensors", 28) is None
+
+
+def test_rows_of_a_perceptron_are_pictures_again():
+    picture = np.arange(3 * 4 * 4, dtype=np.float32).reshape(3, 4, 4)
+    found = as_filters("hidden", picture.reshape(1, -1), 4)
+    assert found.whole
+    assert np.array_equal(found.kernels[0], picture.transpose(1, 2, 0))
+    assert "a weight for every one of 4x4 pixels" in sentence(found)
+
+
+def test_grey_kernels_are_grey():
+    found = as_filters("conv1", np.array([[[[1.0, -1.0]]]], np.float32), 28)
+    assert coloured(found.kernels)[0, 0].tolist() == [[255, 255, 255], [0, 0, 0]]
+
+
+def test_no_weight_is_grey_and_the_largest_is_full_colour():
+    made = kernels(2.0, -1.0)
+    assert coloured(as_filters("a", made, 28).kernels)[:, 0, 0].tolist() == [[255, 128, 128], [0, 128, 128]]
+
+
+def test_a_kernel_that_is_next_to_zero_stays_grey_and_is_counted():
+    found = as_filters("a", kernels(1.0, 0.001, -0.5), 28)
+    assert found.n_idle == 1
+    assert np.abs(coloured(found.kernels)[1].astype(int) - 127).max() <= 4
+    assert "Next to zero: 1 of them." in sentence(found)
+
+
+def test_of_very_many_the_strongest_are_shown_in_their_order():
+    found = Filters(
+        "a", np.linspace(1, 2, 300, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 1, 3), np.float32), False
+    )
+    assert len(found.shown()) == 128
+    assert (np.diff(found.shown()[:, 0, 0, 0]) > 0).all()
+    assert sentence(found).startswith("The 128 strongest of 300 kernels")
+
+
+def test_weights_of_nothing_at_all_are_grey():
+    assert (coloured(as_filters("a", kernels(0.0), 28).kernels) == 128).all()

@@ -1,0 +1,230 @@
+"""A package appears whole or not at all, says what the trained network says, and is data only."""
+
+import dataclasses
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import files_of_at_most
+from other_predictions import answering
+from safetensors.numpy import load_file
+
+from service import artifact
+from service.artifact import ArtifactError
+from service.inference import model
+from service.inference.engine import Outputs
+from service.inference.neighbours import Neighbours, Thumbnails
+from training.audit.image_scan import examine
+from training.data.dataset import Dataset, scan
+from training.data.splits import Splits
+from training.packaging import writer as package
+from training.sample import SAMPLE
+from training.strategies.trained_model import Trained
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return examine(scan(SAMPLE))[0]
+
+
+@pytest.fixture(scope="module")
+def splits(dataset: Dataset) -> Splits:
+    """As a run would have them, but fewer."""
+    shown = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
+    return Splits(tuple(sample for sample in dataset.samples if sample.part == "train")[::20], shown[::2], shown[1::2])
+
+
+@pytest.fixture(scope="module")
+def trained(fitted, dataset: Dataset, splits: Splits) -> Trained:
+    return answering(fitted.trained, dataset, splits)
+
+
+@pytest.fixture(scope="module")
+def written(trained, dataset: Dataset, splits, tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("written") / "package"
+    before = os.umask(0o022)
+    try:
+        package.write(trained, dataset, splits, "clothes", target)
+    finally:
+        os.umask(before)
+    return target
+
+
+@pytest.fixture
+def wrong(trained):
+    """What was trained, with a network in memory that prefers the first label more than the graph does."""
+
+    def shifted(batch: np.ndarray) -> Outputs:
+        logits, vectors = trained.network(batch)
+        return Outputs(logits + np.eye(1, logits.shape[1], dtype=np.float32), vectors)
+
+    return dataclasses.replace(trained, network=shifted)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_written_package_reads(written: Path):
+    assert artifact.read(written).manifest.name == "clothes"
+
+
+def test_written_package_answers(written: Path, clothes):
+    assert len(model.load(written, "cpu").classify(clothes[0][1], 3).ranked) == 3
+
+
+def test_nothing_partial_is_left_beside_it(written: Path):
+    assert [path.name for path in written.parent.iterdir()] == ["package"]
+
+
+def test_manifest_repeats_what_was_trained(written: Path, trained, dataset: Dataset):
+    manifest = artifact.read(written).manifest
+    assert manifest.labels == dataset.labels
+    assert (manifest.strategy, manifest.temperature) == ("probe", trained.temperature)
+    assert (manifest.preprocessing, manifest.backbone) == (trained.preprocessing, trained.backbone)
+    assert manifest.scores == trained.scores
+
+
+def test_golden_answers_are_of_both_kinds_of_file(written: Path):
+    golden = model.Golden.load(written / "golden.npz")
+    assert [encoded[:4] for encoded in golden.encoded] == [b"\xff\xd8\xff\xe0", b"\x89PNG"] * 4
+    assert golden.logits.shape == (8, 10)
+
+
+def test_what_validation_taught_is_packed(written: Path, trained):
+    manifest = artifact.read(written).manifest
+    assert (manifest.calibration, manifest.multilabel) == (trained.calibration, False)
+
+
+def test_neighbours_are_training_images_as_the_network_sees_them(written: Path, trained, dataset: Dataset):
+    near = Neighbours.load(written / "neighbours.npz")
+    assert near.vectors.shape == (850, 1280)
+    np.testing.assert_array_equal(near.vectors, trained.neighbours.vectors)
+    np.testing.assert_allclose(np.linalg.norm(near.vectors, axis=1), 1, atol=1e-3)
+    labels = {sample.path: sample.labels for sample in dataset.samples if sample.part == "train"}
+    assert all(labels[path] == own for path, own in zip(near.paths, near.labels, strict=True))
+
+
+def test_fitted_package_shows_every_neighbour(fitted):
+    shown = Thumbnails.load(fitted.artifact.thumbnails)
+    assert len(shown) == 850
+    assert all(shown[row].startswith(b"\xff\xd8\xff") for row in range(850))
+    card = (fitted.artifact.path / "README.md").read_text(encoding="utf-8")
+    assert "850 training images are in it, and small pictures of 850 of them, for whoever may ask.\n" in card
+
+
+def test_package_without_pictures_says_so(written: Path):
+    shown = Thumbnails.load(written / "thumbnails.npz")
+    assert (len(shown), shown.content) == (850, b"")
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert "850 training images are in it, but no pictures of them.\n" in card
+
+
+@pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
+def test_package_with_pictures_of_others_is_not_published(trained, dataset: Dataset, splits, tmp_path: Path, pictures):
+    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d pictures; needed: 850"):
+        package.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
+
+
+def test_a_package_for_several_labels_gives_each_by_its_threshold(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
+    rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_threshold": None, "outlier_threshold": 2.0}
+    strict = dataclasses.replace(trained, calibration=trained.calibration.model_copy(update=rules))
+    several = dataclasses.replace(dataset, multilabel=True)
+    package.write(strict, several, splits, "clothes", tmp_path / "package")
+    answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)
+    given = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
+    assert list(answer.prediction_set) == given
+    assert "ankle boot" in given
+
+
+def test_card_says_what_is_promised(written: Path):
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert "Prediction sets promise to hold the right label for 90% of images" in card
+
+
+def test_no_file_is_a_pickle(written: Path):
+    pickles = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+    assert [name for name, content in contents(written).items() if content.startswith(pickles)] == []
+
+
+def test_numbers_load_without_pickle(written: Path):
+    with np.load(written / "golden.npz", allow_pickle=False) as arrays:
+        assert {name: arrays[name].dtype.kind for name in arrays} == {"content": "u", "ends": "i", "logits": "f"}
+    assert load_file(written / "weights.safetensors")["head.weight"].shape == (10, 1280)
+
+
+def test_others_may_read_the_package(written: Path):
+    assert stat.S_IMODE(written.stat().st_mode) == 0o755
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o044 for path in written.iterdir()} == dict.fromkeys(
+        contents(written), 0o044
+    )
+
+
+def test_card_names_scores_and_licence(written: Path, trained):
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert f"| test | {trained.scores['test'].accuracy:.1%} |" in card
+    assert "licence Apache-2.0" in card
+    assert "- ankle boot\n" in card
+
+
+def test_network_that_disagrees_with_its_graph_is_not_published(wrong, dataset: Dataset, splits, tmp_path: Path):
+    with pytest.raises(ArtifactError, match="answers differently from the network that was trained"):
+        package.write(wrong, dataset, splits, "clothes", tmp_path / "package")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_network_that_says_nan_is_not_published(trained, dataset: Dataset, splits, tmp_path: Path):
+    def broken(batch: np.ndarray) -> Outputs:
+        return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 1280), np.float32))
+
+    with pytest.raises(ArtifactError, match="Nothing was published"):
+        package.write(dataclasses.replace(trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
+
+
+def test_refused_package_leaves_the_older_one_untouched(trained, wrong, dataset: Dataset, splits, tmp_path: Path):
+    target = tmp_path / "package"
+    package.write(trained, dataset, splits, "older", target)
+    before = contents(target)
+    with pytest.raises(ArtifactError):
+        package.write(wrong, dataset, splits, "newer", target)
+    assert contents(target) == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("full", ["at once", "midway"])
+def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
+    trained, dataset: Dataset, splits, tmp_path: Path, monkeypatch, full: str
+):
+    target = tmp_path / "package"
+    package.write(trained, dataset, splits, "clothes", target)
+    before = contents(target)
+    if full == "at once":
+        monkeypatch.setattr("training.runtime.atomic_files.free", lambda _: 1_000_000)
+    with files_of_at_most(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
+        package.write(trained, dataset, splits, "newer", target)
+    assert refused.value.errno == errno.ENOSPC
+    assert re.search(
+        r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; what was there is intact", str(refused.value)
+    )
+    assert contents(target) == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_newer_package_replaces_the_older_one_whole(trained, dataset: Dataset, splits, tmp_path: Path):
+    target = tmp_path / "package"
+    package.write(trained, dataset, splits, "older", target)
+    (target / "stray.txt").write_text("not of the package")
+    package.write(trained, dataset, splits, "newer", target)
+    assert artifact.read(target).manifest.name == "newer"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_labels_of_any_script_arrive_as_they_are(trained, dataset: Dataset, splits, tmp_path: Path):
+    labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "bell\a", "عباية", "e\N{COMBINING ACUTE ACCENT}", " ")
+    target = tmp_path / "paquet d'été 🧥" / "package"
+    package.write(trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
+    assert artifact.read(target).manifest.labels == labels

@@ -1,0 +1,170 @@
+"""A folder in which everything that can be wrong is wrong, and one in which nothing is."""
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.__main__ import main
+from training.config.recipe import Recipe
+from training.pipelines import check
+from training.sample import SAMPLE
+
+LABELS = ("bag", "trouser", "sneaker")
+
+
+def pixels(encoded: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory) -> Path:
+    """Ninety pictures of three labels that are easily told apart, in colour and large enough for anything."""
+    folder = tmp_path_factory.mktemp("clean") / "clothes"
+    with zipfile.ZipFile(SAMPLE) as archive:
+        for label in LABELS:
+            for part, numbers in (("train", range(1, 31)), ("test", range(1, 11))):
+                (folder / part / label).mkdir(parents=True, exist_ok=True)
+                for number in numbers:
+                    small = Image.open(io.BytesIO(archive.read(f"{part}/{label}/{number:03d}.png"))).convert("RGB")
+                    tinted = np.asarray(small.resize((96, 96), Image.Resampling.BICUBIC)) * np.array([1.0, 0.9, 0.8])
+                    Image.fromarray(tinted.astype(np.uint8)).save(folder / part / label / f"{number:03d}.jpg", quality=95)
+    return folder
+
+
+def plant(folder: Path) -> dict[str, str]:
+    """Spoils a folder; by kind of finding, a file that must be named."""
+    train, test = folder / "train", folder / "test"
+    bag = train / "bag"
+    picture = Image.open(bag / "001.jpg")
+    (bag / "cut.jpg").write_bytes((bag / "002.jpg").read_bytes()[:700])
+    (bag / "empty.jpg").write_bytes(b"")
+    (bag / "sketch.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
+    picture.save(bag / "really-a-png.jpg", "PNG", compress_level=3)
+    shutil.copy(train / "trouser/003.jpg", train / "sneaker/twin.jpg")
+    shutil.copy(train / "trouser/004.jpg", test / "trouser/copy.jpg")
+    shutil.copy(train / "bag/005.jpg", train / "bag/005-again.jpg")
+    Image.open(train / "bag/006.jpg").save(train / "bag/006-saved-again.jpg", quality=80)
+    Image.open(train / "sneaker/007.jpg").resize((90, 90)).save(test / "sneaker/smaller.jpg", quality=90)
+    Image.open(train / "bag/008.jpg").save(train / "trouser/008-saved-again.jpg", quality=80)
+    Image.fromarray(np.full((96, 96, 3), 200, np.uint8)).save(bag / "blank.png")
+    Image.open(bag / "009.jpg").resize((12, 12)).save(bag / "tiny.png")
+    Image.fromarray(np.tile(pixels((bag / "010.jpg").read_bytes()), (1, 12, 1))).save(bag / "long.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(bag / "011.jpg").save(bag / "turned.jpg", quality=90, exif=exif)
+    Image.open(bag / "012.jpg").convert("RGBA").save(bag / "see-through.png")
+    Image.open(bag / "013.jpg").convert("L").save(bag / "grey.png")
+    Image.open(bag / "014.jpg").convert("CMYK").save(bag / "print.jpg", quality=90)
+    (bag / "notes.txt").write_text("bought in May")
+    (train / "Bag").mkdir()
+    shutil.copy(train / "bag/015.jpg", train / "Bag/other.jpg")
+    (train / "hat").mkdir()
+    os.symlink("nowhere.jpg", bag / "lost.jpg")
+    os.symlink(train, bag / "loop")
+    Image.open(train / "trouser/016.jpg").rotate(3).save(train / "sneaker/mislabelled.jpg", quality=95)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(train / "trouser/noise.png")
+    return {
+        "unreadable": "train/bag/cut.jpg",
+        "empty-file": "train/bag/empty.jpg",
+        "wrong-extension": "train/bag/really-a-png.jpg",
+        "conflict": "train/sneaker/twin.jpg",
+        "leak": "test/trouser/copy.jpg",
+        "duplicate": "train/bag/005-again.jpg",
+        "near-duplicate": "train/bag/006-saved-again.jpg",
+        "near-leak": "test/sneaker/smaller.jpg",
+        "near-conflict": "train/trouser/008-saved-again.jpg",
+        "blank": "train/bag/blank.png",
+        "tiny-image": "train/bag/tiny.png",
+        "extreme-aspect": "train/bag/long.png",
+        "rotated": "train/bag/turned.jpg",
+        "transparent": "train/bag/see-through.png",
+        "grey-among-colour": "train/bag/grey.png",
+        "cmyk": "train/bag/print.jpg",
+        "ignored": "train/bag/notes.txt",
+        "broken-link": "train/bag/lost.jpg",
+        "link-loop": "train/bag/loop",
+        "label-error": "train/sneaker/mislabelled.jpg",
+        "outlier": "train/trouser/noise.png",
+    }
+
+
+@pytest.fixture(scope="module")
+def spoiled(cache, clothes: Path, tmp_path_factory) -> tuple[check.Checked, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("spoiled") / "clothes"
+    shutil.copytree(clothes, folder)
+    planted = plant(folder)
+    return check.check(folder, Recipe()), planted
+
+
+def test_everything_that_was_planted_is_found(spoiled):
+    checked, planted = spoiled
+    found = {(finding.kind, path) for finding in checked.findings for path in finding.paths}
+    assert len(planted) >= 15
+    assert [kind for kind, path in planted.items() if (kind, path) not in found] == []
+
+
+def test_what_names_no_file_is_found_too(spoiled):
+    kinds = {finding.kind for finding in spoiled[0].findings}
+    assert {"name-collision", "empty-folder", "tiny-class", "too-few", "imbalance"} <= kinds
+
+
+def test_the_gravest_comes_first(spoiled):
+    severities = [finding.severity for finding in spoiled[0].findings]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index)
+
+
+def test_nothing_is_found_in_a_clean_folder(cache, clothes: Path):
+    checked = check.check(clothes, Recipe())
+    assert checked.findings == ()
+    assert check.text(checked).startswith("nothing wrong in 120 images")
+    assert check.advice(checked, clothes) == f"graft fit {clothes}"
+
+
+def test_a_check_writes_nothing_beside_the_images(cache, clothes: Path):
+    before = sorted((path, path.stat().st_mtime_ns) for path in clothes.rglob("*"))
+    check.check(clothes, Recipe())
+    assert sorted((path, path.stat().st_mtime_ns) for path in clothes.rglob("*")) == before
+
+
+def test_without_vectors_no_network_is_asked(clothes: Path, monkeypatch):
+    monkeypatch.setattr(check.graphs, "export", None)
+    assert check.check(clothes, Recipe(), vectors=False).findings == ()
+
+
+def test_the_page_shows_what_was_found(spoiled):
+    checked, _ = spoiled
+    page = check.page(checked, "clothes")
+    assert "train/sneaker/twin.jpg" in page
+    assert page.count("<img") > 10
+
+
+def test_errors_end_the_verb_with_1_and_name_the_way_on(cache, clothes: Path, tmp_path: Path, capsys):
+    shutil.copytree(clothes, tmp_path / "clothes")
+    shutil.copy(clothes / "train/bag/001.jpg", tmp_path / "clothes/test/bag/copy.jpg")
+    assert main(["check", str(tmp_path / "clothes"), "--no-vectors"]) == 1
+    said = capsys.readouterr().out
+    assert "error: one image to learn from and held out" in said
+    assert f"next: graft fit {tmp_path / 'clothes'} --drop-duplicates" in said
+
+
+def test_warnings_end_the_verb_with_0(cache, clothes: Path, tmp_path: Path, capsys):
+    shutil.copytree(clothes, tmp_path / "clothes")
+    shutil.copy(clothes / "train/bag/001.jpg", tmp_path / "clothes/train/bag/copy.jpg")
+    assert main(["check", str(tmp_path / "clothes"), "--no-vectors", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["errors"], facts["warnings"], facts["images"]) == (0, 1, 121)
+    assert facts["findings"][0]["kind"] == "duplicate"
+
+
+def test_the_report_lies_where_it_was_wanted(cache, clothes: Path, tmp_path: Path, capsys):
+    assert main(["check", str(clothes), "--no-vectors", "--report", str(tmp_path / "check.html")]) == 0
+    assert (tmp_path / "check.html").read_text().startswith("<!doctype html>")
+    assert f"report: {tmp_path / 'check.html'}" in capsys.readouterr().out

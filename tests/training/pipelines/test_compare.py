@@ -1,0 +1,29 @@
+"""What `graft compare` runs: the real thing, on a few random pictures."""
+
+import csv
+
+import pytest
+
+from training.__main__ import main
+from training.config.recipe import Recipe
+from training.pipelines.compare import compare
+
+
+def test_every_strategy_backbone_and_seed_is_run_and_kept(cache, make_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--strategies", "probe,auto", "--seeds", "2", "--input-size", "64", "--no-flips", "--out", str(out)]
+    assert main(["compare", str(make_folder({"a": 8, "b": 8})), *arguments]) == 0
+    rows = list(csv.DictReader((out / "compare.csv").open()))
+    assert [(row["seed"], row["strategy"]) for row in rows] == [("0", "probe"), ("0", "auto"), ("1", "probe"), ("1", "auto")]
+    assert "probe is not shown to beat auto" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"compare.csv", "report.html"}
+
+
+def test_an_unknown_strategy_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="No such strategy: swim"):
+        compare(tmp_path / "nowhere", tmp_path, Recipe(), ["probe", "swim"], ["tf_efficientnet_lite0"], 1)
+
+
+def test_an_unknown_backbone_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="Unknown backbone 'resnet18x'"):
+        compare(tmp_path / "nowhere", tmp_path, Recipe(), ["probe"], ["tf_efficientnet_lite0", "resnet18x"], 1)

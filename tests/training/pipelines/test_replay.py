@@ -1,0 +1,142 @@
+"""A run that is repeated is compared with the first, number by number and weight by weight."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from training.__main__ import main
+from training.pipelines import replay
+from training.pipelines.fit import Result
+from training.runs.run_folder import RunDiffers, RunError
+from training.sample import SAMPLE
+
+
+@pytest.fixture(scope="module")
+def again(fitted, tmp_path_factory) -> tuple[Result, list]:
+    """The session's run, repeated."""
+    folder = tmp_path_factory.mktemp("replay")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return replay.replay(SAMPLE, folder / "again", fitted.run, {})
+
+
+@pytest.fixture
+def copy(fitted, tmp_path: Path) -> Path:
+    """The session's run, to be changed."""
+    return Path(shutil.copytree(fitted.run, tmp_path / "copy"))
+
+
+def changed(path: Path, keys: list, value: object) -> None:
+    """Puts another value into a JSON file."""
+    content = inner = json.loads(path.read_text())
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
+def test_run_with_one_seed_is_the_same_twice(again):
+    assert again[1] == []
+
+
+def test_repeated_run_is_a_run_of_its_own_with_the_same_splits(fitted, again):
+    assert again[0].run != fitted.run
+    assert (again[0].run / "splits.csv").read_bytes() == (fitted.run / "splits.csv").read_bytes()
+    assert (again[0].run / "recipe.yaml").read_bytes() == (fitted.run / "recipe.yaml").read_bytes()
+    assert json.loads((again[0].run / "run.json").read_text())["like"] == str(fitted.run.resolve())
+
+
+def test_command_says_that_all_is_equal_and_exits_0(fitted, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", str(SAMPLE), "--replay", str(fitted.run), "--out", "again"]) == 0
+    assert capsys.readouterr().out == f"again equals {fitted.run}: every metric and every weight\n"
+
+
+def test_command_says_what_differs_and_exits_1(copy: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    changed(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
+    assert main(["fit", str(SAMPLE), "--replay", str(copy), "--out", "again"]) == 1
+    first, header, row = capsys.readouterr().out.splitlines()
+    assert first == f"again differs from {copy}:"
+    assert header.split() == ["before", "now"]
+    assert row.split()[:2] == ["evaluation.metrics.accuracy.value", "0.5"]
+
+
+def test_command_tells_differences_as_json(copy: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    changed(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
+    assert main(["fit", str(SAMPLE), "--replay", str(copy), "--json"]) == 1
+    [difference] = json.loads(capsys.readouterr().out)["differences"]
+    assert (difference["what"], difference["before"]) == ("evaluation.metrics.accuracy.value", "0.5")
+
+
+def test_run_equals_itself(fitted, copy: Path):
+    assert replay.differences(fitted.run, copy) == []
+
+
+def test_how_long_it_took_is_no_difference(fitted, copy: Path):
+    changed(copy / "ladder.json", [0, "seconds"], 1e6)
+    assert replay.differences(fitted.run, copy) == []
+
+
+@pytest.mark.parametrize(("value", "differs"), [(1e-9, False), (1e-3, True)])
+def test_rounding_is_no_difference_and_more_is(fitted, copy: Path, value: float, differs: bool):
+    manifest = json.loads((copy / "package/manifest.json").read_text())
+    changed(copy / "package/manifest.json", ["temperature"], manifest["temperature"] + value)
+    assert [what for what, _, _ in replay.differences(fitted.run, copy)] == ["package.temperature"] * differs
+
+
+def test_labels_in_another_order_differ(fitted, copy: Path):
+    labels = json.loads((copy / "package/manifest.json").read_text())["labels"]
+    changed(copy / "package/manifest.json", ["labels"], [labels[1], labels[0], *labels[2:]])
+    assert replay.differences(fitted.run, copy) == [
+        ("package.labels.0", labels[0], labels[1]),
+        ("package.labels.1", labels[1], labels[0]),
+    ]
+
+
+def test_weight_that_moved_is_named_with_how_far(fitted, copy: Path):
+    weights = load_file(copy / "package/weights.safetensors")
+    weights["head.bias"] = weights["head.bias"] + np.float32(0.25)
+    save_file(weights, copy / "package/weights.safetensors")
+    assert replay.differences(fitted.run, copy) == [("head.bias", "0", "moved by 0.25")]
+
+
+def test_weight_that_is_missing_or_of_another_shape_is_named(fitted, copy: Path):
+    weights = load_file(copy / "package/weights.safetensors")
+    del weights["head.bias"]
+    weights["head.weight"] = weights["head.weight"][:9].copy()
+    save_file(weights, copy / "package/weights.safetensors")
+    assert replay.differences(fitted.run, copy) == [("head.bias", "10", "missing"), ("head.weight", "10x1280", "9x1280")]
+
+
+def test_every_epoch_is_compared(tmp_path: Path, fitted):
+    runs = [Path(shutil.copytree(fitted.run, tmp_path / name)) for name in ("one", "two")]
+    for run, loss in zip(runs, (0.5, 0.75), strict=True):
+        (run / "finetune").mkdir()
+        with (run / "finetune/metrics.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["epoch", "val/loss"], [0, 1.0], [1, loss]])
+    assert replay.differences(*runs) == [("finetune/epoch 1 val/loss", 0.5, 0.75)]
+
+
+def test_run_that_never_ended_cannot_be_repeated(copy: Path, tmp_path: Path):
+    (copy / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="is no finished run, so there is nothing to compare with"):
+        replay.replay(SAMPLE, tmp_path / "again", copy, {})
+    assert not (tmp_path / "again").exists()
+
+
+def test_repeating_with_another_choice_is_refused_with_a_table(fitted, tmp_path: Path):
+    with pytest.raises(RunDiffers, match=r"--seed +0 +1"):
+        replay.replay(SAMPLE, tmp_path / "again", fitted.run, {"seed": 1})
+
+
+def test_repeating_on_other_images_is_refused_with_a_table(fitted, make_folder, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunDiffers, match=rf"(?s){fitted.run} began with something else:.*missing"):
+        replay.replay(make_folder({"cat": 8, "dog": 8}), tmp_path / "again", fitted.run, {})

@@ -1,0 +1,102 @@
+"""What answers withstand: severity 0 is the evaluation itself, and every number is of the images it says."""
+
+import numpy as np
+import pytest
+
+from service.inference.engine import Outputs
+from training.config.corruptions import DISTURBANCES
+from training.inference import held_out
+from training.pipelines import evaluate as appraise
+from training.robustness import measure as robustness
+from training.robustness.measure import Robustness, disturbed, drawn, measure
+from training.sample import SAMPLE
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Twelve held-out images of the sample, as a folder of labels."""
+    from training.data.dataset import scan
+
+    dataset, folder = scan(SAMPLE), tmp_path_factory.mktemp("few")
+    for sample in [sample for sample in dataset.samples if sample.part == "test"][::42]:
+        path = folder / dataset.labels[sample.label] / sample.path.replace("/", "-")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(dataset.read(sample))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(model, few) -> Robustness:
+    return measure(model, *held_out.held_out(model, few))
+
+
+def test_severity_0_is_the_evaluation_itself(model, few, found):
+    accuracy = appraise.package(model, *held_out.held_out(model, few)).metrics["accuracy"]
+    assert (found.n, found.of) == (12, 12)
+    assert found.unchanged == accuracy
+    for name, curve in found.curves.items():
+        [unchanged] = (one for one in curve if one.severity == DISTURBANCES[name].unchanged)
+        assert (unchanged.right, unchanged.changed.value) == (accuracy, 0)
+
+
+def test_every_disturbance_is_measured_at_every_severity(found):
+    assert tuple(found.curves) == tuple(DISTURBANCES)
+    for name, curve in found.curves.items():
+        assert tuple(one.severity for one in curve) == DISTURBANCES[name].curve
+        assert tuple(one.severity for one in found.examples[name]) == DISTURBANCES[name].curve
+        assert {one.n for one in curve} == {12}
+
+
+def test_attacks_change_more_answers_than_noise_of_their_size(found):
+    attacked = {one.severity: one.changed.value for one in found.curves["fgsm"]}
+    noisy = {one.severity: one.changed.value for one in found.curves["noise"]}
+    assert attacked[8] > noisy[8]
+
+
+def test_example_shows_the_image_that_goes_wrong(found):
+    one, *_ = found.examples["fgsm"]
+    last = found.examples["fgsm"][-1]
+    assert one.path == last.path
+    assert one.answer != last.answer
+    assert 0 < np.abs(one.pixels.astype(int) - last.pixels).max() <= 8
+
+
+def test_a_sample_is_drawn_at_random_and_repeatably():
+    numbers = tuple(range(100))
+    assert len(drawn(numbers, 10, seed=0)) == 10
+    assert drawn(numbers, 10, seed=0) == drawn(numbers, 10, seed=0) != drawn(numbers, 10, seed=1)
+    assert sorted(drawn(numbers, 200, seed=0)) == list(numbers)
+    assert drawn(numbers, 10, seed=0)[:5] == drawn(numbers, 5, seed=0)
+
+
+def test_an_image_is_disturbed_the_same_way_at_every_severity():
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[50, 50] = 255
+    near, far = (np.argwhere(disturbed(pixels, ("translation", share), 3)[:, :, 0])[0] - 50 for share in (0.1, 0.2))
+    assert (far == 2 * near).all()
+
+
+def test_attacked_are_at_most_so_many_images(model, few, monkeypatch):
+    monkeypatch.setattr(robustness, "ATTACKED", {"fgsm": 5, "pgd": 3})
+    monkeypatch.setattr(robustness, "NATURAL", ())
+    monkeypatch.setattr(robustness, "DISTURBANCES", {name: DISTURBANCES[name] for name in ("fgsm", "pgd")})
+    curves = measure(model, *held_out.held_out(model, few), most=10).curves
+    assert ({one.n for one in curves["fgsm"]}, {one.n for one in curves["pgd"]}) == ({5}, {3})
+
+
+def test_answers_that_change_are_counted_and_not_only_mistakes(model):
+    class Several:
+        manifest = model.manifest.model_copy(
+            update={
+                "multilabel": True,
+                "labels": ("a", "b"),
+                "temperature": 1.0,
+                "calibration": model.manifest.calibration.model_copy(update={"thresholds": (0.5, 0.5)}),
+            }
+        )
+
+        def probabilities(self, logits: np.ndarray) -> np.ndarray:
+            return 1 / (1 + np.exp(-logits))
+
+    logits = Outputs(np.array([[1.0, -1.0], [1.0, 1.0]], np.float32), np.zeros((2, 1), np.float32)).logits
+    assert robustness.answers(Several(), logits).tolist() == [[True, False], [True, True]]

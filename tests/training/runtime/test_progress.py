@@ -1,0 +1,71 @@
+"""What a person reads while waiting; nothing, where waiting is short and nobody looks."""
+
+import io
+
+import pytest
+
+from training.runtime.progress import Progress, describe, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)
+def test_duration_is_said_as_a_person_says_it(seconds: float, said: str):
+    assert duration(seconds) == said
+
+
+def test_line_says_how_far_how_fast_and_how_long():
+    assert describe("reading", 1200, 5000, "images", 4.0) == "reading 1,200/5,000 images, 300/s, 13 s left"
+
+
+def test_line_without_a_known_end_promises_none():
+    assert describe("listing", 1200, 0, "files", 4.0) == "listing 1,200 files, 300/s"
+
+
+def test_terminal_shows_no_bar_without_a_known_end(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("time.monotonic", iter(range(0, 10_000, 10)).__next__)
+    with Progress("listing", 0, "files") as progress:
+        progress.advance(500)
+    assert "listing 500 files" in terminal.getvalue()
+    assert "█" not in terminal.getvalue()
+
+
+def test_finished_work_has_nothing_left():
+    assert describe("reading", 10, 10, "images", 2.0) == "reading 10/10 images, 5/s, 0 s left"
+
+
+def test_items_pass_unchanged_and_in_order():
+    with Progress("reading", 3, "images") as progress:
+        assert list(progress.each("abc")) == ["a", "b", "c"]
+
+
+def test_short_work_prints_nothing_where_there_is_no_terminal(capsys):
+    with Progress("reading", 1000, "images") as progress:
+        for _ in progress.each(range(1000)):
+            pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_terminal_is_left_clean(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress("reading", 10, "images") as progress:
+        progress.advance(5)
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert "\n" not in terminal.getvalue()

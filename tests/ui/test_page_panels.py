@@ -1,0 +1,316 @@
+"""What the page shows beside an answer: heat map, training images, code to copy; and how it asks for a key."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import browser as browsing
+import pytest
+from browser import PATIENCE_MS, answered, explanation, guarded, neighbours, pick, said, shown
+from playwright.sync_api import Page, Route, expect
+
+site, browser, visit = browsing.site, browsing.browser, browsing.visit
+shirt = browsing.shirt
+
+
+def overlay(page: Page, x: float, y: float) -> list[int]:
+    """Red, green, blue and opacity of the overlay's pixel there, as shares of its width and height."""
+    return page.evaluate(
+        "([x, y]) => { const c = document.getElementById('overlay');"
+        " return [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data]; }",
+        [x, y],
+    )
+
+
+def test_the_services_own_heat_map_and_neighbours_are_shown(browser, site, model, shirt):
+    page = browser.new_page()
+    page.goto(site)
+    answered(page, shirt)
+    nearest = model.neighbours.nearest(model.engine(model.decode(shirt).pixels[None]).vectors[0], 1)[0]
+    first = page.locator("#neighbours li").first
+    expect(first).to_contain_text(model.manifest.labels[nearest.labels[0]])
+    expect(first.locator("img")).to_have_js_property("complete", True)
+    assert page.evaluate(
+        "() => { const c = document.getElementById('overlay');"
+        " return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0); }"
+    )
+    page.close()
+
+
+def test_the_heat_map_lies_over_what_speaks_for_the_label(visit, shirt):
+    page = answered(visit(), shirt)
+    expect(page.locator("#overlay")).to_be_visible()
+    assert overlay(page, 0.05, 0.05)[3] == 255
+    assert overlay(page, 0.95, 0.95)[3] == 0
+    picture, canvas = (page.locator(name).bounding_box() for name in ("#picture", "#overlay"))
+    assert picture == canvas
+
+
+@pytest.mark.parametrize(("bias", "top_left", "elsewhere"), [(0.5, 255, 136), (-0.9, 255, 0)])
+def test_an_activation_speaks_for_the_label_if_the_constant_added_it_is_above_0(visit, shirt, bias, top_left, elsewhere):
+    shifted = explanation() | {"bias": bias}
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=shifted))), shirt)
+    assert overlay(page, 0.05, 0.05)[3] == top_left
+    assert overlay(page, 0.95, 0.05)[3] == pytest.approx(elsewhere, abs=5)  # the curve between values swings a little
+
+
+def test_a_label_that_nothing_speaks_for_is_told_so(visit, shirt):
+    against = explanation() | {"map": [[-1.0, -2.0]]}
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=against))), shirt)
+    expect(page.locator("#heat-state")).to_have_text("Nothing in this image speaks for shirt.")
+    assert overlay(page, 0.5, 0.5)[3] == 0
+
+
+def test_the_heat_map_can_be_switched_off_and_made_fainter(visit, shirt):
+    page = answered(visit(), shirt)
+    toggle = page.get_by_role("button", name="Heat map", pressed=True)
+    page.get_by_label("Opacity").fill("30")
+    expect(page.locator("#overlay")).to_have_css("opacity", "0.3")
+    toggle.click()
+    expect(page.locator("#overlay")).to_be_hidden()
+    page.get_by_role("button", name="Heat map", pressed=False).click()
+    expect(page.locator("#overlay")).to_be_visible()
+
+
+def test_what_the_model_does_not_look_at_is_greyed(visit, shirt):
+    middle = explanation(left=7, width=14)
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=middle))), shirt)
+    red, green, blue, opacity = overlay(page, 0.1, 0.5)
+    assert max(red, green, blue) - min(red, green, blue) < 10
+    assert opacity == 128
+    assert overlay(page, 0.3, 0.1)[3] == 255
+    expect(page.locator("#heat-outside")).to_be_visible()
+
+
+def test_a_region_that_reaches_beyond_the_image_leaves_nothing_grey(visit, shirt):
+    wider = explanation(left=-14, width=56)
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=wider))), shirt)
+    expect(page.locator("#heat-outside")).to_be_hidden()
+    assert overlay(page, 0.99, 0.99)[3] < 5  # grey would be 128
+
+
+def test_label_and_method_of_the_heat_map_can_be_chosen(visit, model, shirt):
+    asked: list[dict[str, list[str]]] = []
+
+    def explain(route: Route) -> None:
+        asked.append(parse_qs(urlsplit(route.request.url).query))
+        route.fulfill(json=explanation(**{name: value for name, [value] in asked[-1].items()}))
+
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", explain)), shirt)
+    second = said(model, shirt)[1][0]
+    page.get_by_label("Evidence for").select_option(second)
+    expect(page.locator("#heat-state")).to_be_empty()
+    page.get_by_label("found by").select_option("occlusion")
+    expect(page.locator("#heat-state")).to_be_empty()
+    chosen = [{"label": [second], "method": ["cam"]}, {"label": [second], "method": ["occlusion"]}]
+    assert asked == [{}, *chosen]
+    expect(page.get_by_label("Evidence for")).to_have_value(second)
+
+
+def test_where_only_occlusion_works_no_other_method_is_offered(visit, shirt):
+    only = explanation(method="occlusion")
+    page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=only))), shirt)
+    expect(page.locator("#heat-methods")).to_be_hidden()
+
+
+@pytest.mark.parametrize("status", [404, 422])
+def test_a_model_that_cannot_be_explained_shows_no_heat_map(visit, shirt, status):
+    page = visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(status=status, json={"title": "No"})))
+    pick(page, shirt)
+    assert len(shown(page)) == 5
+    expect(page.locator("#neighbours li")).to_have_count(5)
+    expect(page.locator("#heat")).to_be_hidden()
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_a_heat_map_that_failed_can_be_asked_for_again(visit, shirt):
+    busy = {"status": 503, "json": {"title": "Too much to do at once", "detail": "Later.", "request_id": "r1"}}
+    page = visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(**busy), times=1))
+    pick(page, shirt)
+    expect(page.locator("#heat-state")).to_contain_text("Too much to do at once")
+    page.locator("#heat-state").get_by_role("button", name="Try again").click()
+    expect(page.locator("#overlay")).to_be_visible()
+
+
+def test_a_choice_that_failed_leaves_no_map_of_another_choice(visit, shirt):
+    page = answered(visit(), shirt)
+    page.route("**/v1/explain?*", lambda route: route.fulfill(status=422, json={"title": "method cannot be used"}))
+    page.get_by_label("found by").select_option("occlusion")
+    expect(page.locator("#heat-state")).to_contain_text("method cannot be used")
+    expect(page.locator("#heat-controls")).to_be_visible()
+    expect(page.locator("#overlay")).to_have_js_property("width", 0)
+
+
+def test_the_nearest_training_images_are_shown_with_label_and_distance(visit, shirt):
+    page = answered(visit(), shirt)
+    first = page.locator("#neighbours figure").first
+    expect(first.get_by_role("img", name="Training image: shirt")).to_be_visible()
+    assert first.locator("img").evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [40, 30]
+    expect(first.locator("figcaption")).to_contain_text("distance 0.10")
+
+
+def test_without_thumbnails_their_paths_are_listed(visit, shirt):
+    bare = {"neighbours": neighbours(thumbnail=None)}
+    page = answered(visit(lambda page: page.route("**/v1/similar?*", lambda route: route.fulfill(json=bare))), shirt)
+    expect(page.locator("#neighbours img")).to_have_count(0)
+    expect(page.locator("#neighbours .path").first).to_have_text("train/shirt/1.png")
+
+
+def test_a_failed_comparison_leaves_the_answer_alone(visit, shirt):
+    page = visit(lambda page: page.route("**/v1/similar?*", lambda route: route.abort(), times=1))
+    pick(page, shirt)
+    expect(page.locator("#similar-state")).to_contain_text("The service cannot be reached")
+    assert len(shown(page)) == 5
+    page.locator("#similar-state").get_by_role("button", name="Try again").click()
+    expect(page.locator("#neighbours li")).to_have_count(5)
+
+
+def test_a_key_is_asked_for_until_it_is_right(visit, model, shirt):
+    page = visit(lambda page: page.route("**/v1/**", guarded))
+    dialog = page.get_by_role("dialog", name="This service asks for a key")
+    dialog.get_by_label("Key").fill("a-guess")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("The last one was not accepted.")
+    expect(dialog.get_by_label("Key")).to_be_focused()
+    dialog.get_by_label("Key").fill("a-secret")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("fashion-mnist")
+    pick(page, shirt)
+    assert shown(page) == said(model, shirt)
+
+
+def test_one_key_serves_every_question_that_was_refused(visit):
+    held: list[Route] = []
+
+    def prepare(page: Page) -> None:
+        page.route("**/v1/**", guarded)
+        page.route("**/v1/limits", lambda route: guarded(route) if held else held.append(route))
+
+    page = visit(prepare)
+    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    guarded(held[0])  # refused only now, when there is a key
+    expect(page.locator("#limits")).to_contain_text("10 MiB")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_who_closes_the_dialog_is_not_asked_again_for_what_was_under_way(visit):
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:  # a list's own method is no handler for Playwright
+        held.append(route)
+
+    def prepare(page: Page) -> None:
+        page.route("**/v1/**", guarded)
+        page.route("**/v1/limits", hold)
+
+    page = visit(prepare)
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Enter the key")).to_be_visible()
+    with page.expect_response("**/v1/limits"):
+        guarded(held[0])  # refused only now
+    page.wait_for_timeout(100)  # for a dialog that must not come
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_key_is_neither_stored_nor_shown(visit):
+    page = visit(lambda page: page.route("**/v1/**", guarded))
+    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.keyboard.press("Enter")
+    expect(page.locator("#code-curl")).to_contain_text("$GRAFT_API_KEY")
+    assert "a-secret" not in page.content()
+    assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+    page.get_by_role("button", name="Forget the key").click()
+    expect(page.locator("#code-curl")).not_to_contain_text("$GRAFT_API_KEY")
+
+
+def test_who_has_no_key_can_come_back_with_one(visit):
+    page = visit(lambda page: page.route("**/v1/**", guarded))
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Enter the key").click()
+    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("fashion-mnist")
+    expect(page.locator("#locked")).to_be_hidden()
+
+
+def code(page: Page, tab: str) -> str:
+    page.get_by_role("tab", name=tab).click()
+    return page.get_by_role("tabpanel", name=tab).inner_text()
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE_MS / 1000)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_command_gets_the_models_own_answer(visit, model, shirt, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(shirt)
+    answer = json.loads(run(["sh", "-c", code(visit(), "curl")], tmp_path))
+    assert [prediction["label"] for prediction in answer["predictions"]] == [label for label, _ in said(model, shirt)]
+
+
+def test_the_python_program_gets_the_models_own_answer(visit, model, shirt, tmp_path):
+    pytest.importorskip("requests")
+    (tmp_path / "photo.jpg").write_bytes(shirt)
+    found = run([sys.executable, "-c", code(visit(), "Python")], tmp_path)
+    assert found.startswith(f"[{{'label': '{said(model, shirt)[0][0]}'")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed; the JavaScript program needs it")
+def test_the_javascript_program_gets_the_models_own_answer(visit, model, shirt, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(shirt)
+    (tmp_path / "ask.mjs").write_text(code(visit(), "JavaScript"), encoding="utf-8")
+    assert f"label: '{said(model, shirt)[0][0]}'" in run(["node", "ask.mjs"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tab", "program", "file"),
+    [("curl", "sh", "ask.sh"), ("Python", sys.executable, "ask.py"), ("JavaScript", "node", "ask.mjs")],
+)
+def test_with_a_key_the_code_sends_what_the_environment_holds(visit, tmp_path, tab, program, file):
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    page = visit(lambda page: page.route("**/v1/**", guarded))
+    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.keyboard.press("Enter")
+    expect(page.locator("#code-curl")).to_contain_text("$GRAFT_API_KEY")
+    (tmp_path / "photo.jpg").write_bytes(b"pixels")
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        elsewhere = f"http://127.0.0.1:{door.getsockname()[1]}/"
+        (tmp_path / file).write_text(code(page, tab).replace(page.url, elsewhere), encoding="utf-8")
+        assert "authorization: bearer from-the-environment" in heard(door, [program, file], tmp_path)
+
+
+def heard(door: socket.socket, command: list[str], folder: Path) -> list[str]:
+    """The lines of a request's head, in lower case, that a command sends to who only listens."""
+    door.settimeout(PATIENCE_MS / 1000)
+    environment = os.environ | {"GRAFT_API_KEY": "from-the-environment"}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        caller, _ = door.accept()
+        with caller:
+            return caller.recv(65536).decode("latin-1").lower().splitlines()
+
+
+def test_copying_says_that_it_did(visit):
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.get_by_role("tabpanel", name="curl").inner_text()
+
+
+def test_where_copying_is_not_allowed_the_code_is_selected(visit):
+    page = visit(lambda page: page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })"))
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Selected: press Ctrl+C")).to_be_visible()
+    assert page.evaluate("getSelection().toString()") == page.get_by_role("tabpanel", name="curl").inner_text()

@@ -1,0 +1,42 @@
+"""Exceptions to exit codes and one-line messages."""
+
+import errno
+from typing import TYPE_CHECKING
+
+from training.cli.parser import WRONG_USE
+
+if TYPE_CHECKING:
+    pass
+
+
+CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 3, 4, 5, 6
+CODES = {
+    "ArtifactError": CORRUPT,
+    "CorruptCheckpoint": CORRUPT,
+    "Diverged": DIVERGED,
+    "OutOfMemoryError": OUT_OF_MEMORY,
+    "MemoryError": OUT_OF_MEMORY,
+}
+
+
+def _code(error: BaseException) -> int:
+    """The exit code for an error that has a text for people; 0 means: a bug of ours, show the traceback."""
+    # By name, because their modules take seconds to import.
+    if code := CODES.get(type(error).__name__):
+        return code
+    if isinstance(error, OSError) and error.errno is not None:
+        return DISK if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else WRONG_USE
+    return WRONG_USE if isinstance(error, (ValueError, ModuleNotFoundError, RuntimeError)) else 0
+
+
+def _text(error: BaseException) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        lines = (f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}: {e['msg']}." for e in error.errors())
+        return "\n".join(lines)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed. Training needs: pip install 'graft-vision[train]'"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error) or type(error).__name__

@@ -1,0 +1,93 @@
+"""The feature pass with torch, for GPUs: a Lightning module and a loader that keeps it fed. The CPU's road needs none."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from service.errors import ImageError
+from service.imaging.preprocess import decode
+from service.inference.devices import cores
+from service.networks import network as networks
+from service.networks.network import Network
+from training.backbones.onnx_cache import Exported
+from training.data.dataset import Dataset as Images
+from training.data.dataset import DatasetError
+from training.features.extraction import MOST, SHARD, Result, View
+
+BATCH = 256
+Read = tuple[int, np.ndarray | DatasetError]
+Batch = tuple[list[int], Tensor, dict[int, DatasetError]]
+
+
+class FeatureExtractor(LightningModule):
+    """A frozen backbone: `predict` gives the rows of a batch, every stage's features and then the vectors."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    def predict_step(self, batch: Batch, _: int) -> tuple[list[int], Tensor, dict[int, DatasetError]]:
+        indices, pixels, unreadable = batch  # uint8 (N, crop, crop, 3)
+        if not indices:  # not every network takes a batch of nothing
+            return [], torch.zeros(0, 0, dtype=torch.float16), unreadable
+        seen = torch.cat(self.network.features(pixels), dim=1)
+        return indices, seen.clamp(-MOST, MOST).to(torch.float16).cpu(), unreadable
+
+
+def load_headless(exported: Exported, n_labels: int = 2) -> Network:
+    """An exported backbone as a torch network, every tensor of the backbone matched, the head still random."""
+    network = networks.build(exported.backbone, n_labels, exported.preprocessing)
+    head = {key: value for key, value in network.state_dict().items() if key.startswith("head.")}
+    network.load_state_dict(load_file(exported.weights) | head, strict=True)
+    return network
+
+
+def passes(images: Images, views: list[View], exported: Exported, accelerator: str = "gpu") -> Iterator[Result]:
+    """Each view with its row float16 (W,), or with why it has none."""
+    extractor = FeatureExtractor(load_headless(exported))
+    trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    for start in range(0, len(views), SHARD):  # so that what is done can be kept before all is done
+        shard = views[start : start + SHARD]
+        for indices, rows, unreadable in trainer.predict(extractor, _loader(images, shard, exported, accelerator)) or []:
+            yield from ((shard[index], row) for index, row in zip(indices, rows.numpy(), strict=True))
+            yield from ((shard[index], error) for index, error in unreadable.items())
+
+
+def _loader(images: Images, views: list[View], exported: Exported, accelerator: str) -> DataLoader[Read]:
+    gpu = accelerator == "gpu"
+    return DataLoader(
+        _Views(images, views, exported),
+        batch_size=BATCH if gpu else 16,
+        num_workers=cores() if gpu else 0,
+        collate_fn=_collate,
+        pin_memory=gpu,
+    )
+
+
+class _Views(Dataset[Read]):
+    """Views as pixels uint8 (crop, crop, 3), or as the reason why there are none."""
+
+    def __init__(self, images: Images, views: list[View], exported: Exported) -> None:
+        self._images, self._views, self._preprocessing = images, views, exported.preprocessing
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, index: int) -> Read:
+        view = self._views[index]
+        try:
+            return index, view.turned(decode(self._images.read(view.sample), self._preprocessing).pixels)
+        except (ImageError, DatasetError) as error:
+            return index, DatasetError(str(error))  # an ImageError does not survive the way out of a loader's process
+
+
+def _collate(items: list[Read]) -> Batch:
+    good = {index: pixels for index, pixels in items if not isinstance(pixels, DatasetError)}
+    unreadable = {index: error for index, error in items if isinstance(error, DatasetError)}
+    batch = np.stack(list(good.values())) if good else np.zeros((0, 32, 32, 3), np.uint8)
+    return list(good), torch.from_numpy(batch), unreadable

@@ -1,0 +1,96 @@
+"""A run repeated, with its recipe, its splits and its decisions, and what then came out differently."""
+
+import csv
+import json
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import MANIFEST, WEIGHTS
+from training.pipelines import fit as run
+from training.pipelines.fit import Result
+from training.runs.lifecycle import finished
+from training.runs.run_folder import PACKAGE, Row, RunError, recorded_recipe
+
+AGREEMENT = 1e-6  # of a metric, and of a weight
+# What names a package, not what it learned: files' digests hold the time of packaging.
+NAMES = {"name", "version", "created", "sha256", "files", "libraries"}
+
+
+def replay(data: Path, out: Path | None, before: Path, given: dict[str, Any]) -> tuple[Result, list[Row]]:
+    """Fits again as `before` did, in a folder of its own; the result, and every difference.
+
+    Args:
+        given: choices of a recipe; each must be the one made then.
+
+    Raises:
+        RunError: if `before` is not finished, or something is not as it was then; and all that `run.fit` raises.
+    """
+    if not finished(before):
+        raise RunError(f"{before} is no finished run, so there is nothing to compare with.")
+    result = run.fit(data, out, recorded_recipe(before, given), like=before)
+    return result, differences(before, result.run)
+
+
+def differences(before: Path, after: Path) -> list[Row]:
+    """Every metric and weight of two finished runs that is not the same: what, before, now."""
+    metrics = _different(dict(_metrics(before)), dict(_metrics(after)))
+    return [*metrics, *_weights(before / PACKAGE / WEIGHTS, after / PACKAGE / WEIGHTS)]
+
+
+def _different(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
+    names = list(dict.fromkeys(chain(before, after)))
+    return [(name, before.get(name), after.get(name)) for name in names if not _same(before.get(name), after.get(name))]
+
+
+def _same(before: Any, after: Any) -> bool:
+    if isinstance(before, (int, float)) and isinstance(after, (int, float)):
+        return bool(np.isclose(before, after, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True))
+    return bool(before == after)
+
+
+def _metrics(path: Path) -> Iterator[tuple[str, Any]]:
+    """All that a run found out, by name."""
+    manifest = json.loads((path / PACKAGE / MANIFEST).read_text(encoding="utf-8"))
+    yield from _flat("package", {name: value for name, value in manifest.items() if name not in NAMES})
+    for name in ("evaluation", "ladder"):
+        if (path / f"{name}.json").exists():
+            yield from _flat(name, json.loads((path / f"{name}.json").read_text(encoding="utf-8")))
+    for table in sorted(path.rglob("metrics.csv")):
+        with table.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                where = str(table.parent.relative_to(path) / f"epoch {row['epoch']}")
+                yield from ((f"{where} {name}", float(value) if value else None) for name, value in row.items())
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every number and word in a JSON value, named by the way to it; how long it took is no metric."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key != "seconds":
+                yield from _flat(f"{name}.{key}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _flat(f"{name}.{index}", inner)
+    else:
+        yield name, value
+
+
+def _weights(before: Path, after: Path) -> Iterator[Row]:
+    from safetensors.numpy import load_file
+
+    first, second = load_file(before), load_file(after)
+    for name in sorted(first.keys() | second.keys()):
+        one, other = first.get(name), second.get(name)
+        if one is None or other is None or one.shape != other.shape:
+            yield name, _shape(one), _shape(other)
+        elif (moved := float(np.abs(one.astype(np.float64) - other).max(initial=0))) > AGREEMENT:
+            yield name, "0", f"moved by {moved:.2g}"
+
+
+def _shape(tensor: NDArray[Any] | None) -> str:
+    return "missing" if tensor is None else "x".join(map(str, tensor.shape))

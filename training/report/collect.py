@@ -1,0 +1,143 @@
+"""What a run has to tell, gathered for its report: nothing is computed here that another room has not found out."""
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from service.artifact import Artifact
+from service.inference.devices import cores
+from service.inference.postprocess import probabilities
+from training.audit import label_errors as suspects
+from training.config import hyperparameters as recipes
+from training.config.finetune_config import Plan
+from training.config.recipe import Recipe
+from training.evaluation.calibration import outlier_scores
+from training.interpret import collect as seeing
+from training.report.render import Choice, Repeat, Story, read_epochs
+from training.results import Evaluation, points
+from training.runs.lifecycle import versions
+from training.runs.run_folder import PLAN, read
+from training.strategies.auto import Climb
+from training.strategies.context import Ground, on_gpu
+from training.strategies.trained_model import Trained
+from training.visualization.gallery import Answers
+
+UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a plan
+
+
+def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, artifact: Artifact, seconds: float) -> Story:
+    """A whole run, as its report tells it."""
+    trained, dataset, splits = climbed.trained, ground.dataset, ground.splits
+    answers, by_path = _answers(ground, trained), {sample.path: sample for sample in splits.test}
+    return Story(
+        name=data.resolve().name,
+        created=datetime.now().strftime("%d %B %Y, %H:%M").lstrip("0"),
+        labels=dataset.labels,
+        counts={name: dataset.counts(samples) for name, samples in splits.named().items()},
+        n_images={name: len(samples) for name, samples in splits.named().items()},
+        sizes=ground.audited.sizes,
+        strategy=trained.strategy,
+        backbone=f"{trained.backbone.name} at {trained.preprocessing.crop} pixels",
+        seconds=seconds,
+        package=str(artifact.path),
+        evaluation=evaluation,
+        answers=answers,
+        repeat=_repeat(data, ground, climbed),
+        left_out=ground.audited.left_out,
+        findings=tuple(
+            finding for finding in ground.audited.findings if finding.kind != suspects.KIND
+        ),  # these have a place of their own
+        rungs=climbed.rungs,
+        quadrant=climbed.quadrant,
+        epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
+        suspects=ground.audited.suspects,
+        remarks=tuple(_remarks(climbed, evaluation)),
+        sees=seeing.of_run(artifact, answers, trained.test.vectors, lambda path: dataset.read(by_path[path])),
+    )
+
+
+def _answers(ground: Ground, trained: Trained) -> Answers:
+    test, k = trained.test, trained.calibration.outlier_k
+    return Answers(
+        paths=tuple(sample.path for sample in ground.splits.test),
+        truth=tuple(sample.labels for sample in ground.splits.test),
+        probabilities=probabilities(test.logits, trained.temperature, test.multilabel).astype(np.float32),
+        outlier_scores=outlier_scores(trained.neighbours, test.vectors, k).astype(np.float32),
+    )
+
+
+def _remarks(climbed: Climb, evaluation: Evaluation) -> list[str]:
+    remarks = [f"{climbed.ended}."] if climbed.ended else []
+    if climbed.trained.gain:
+        remarks.append(f"Against its own probe, on test: {points(*climbed.trained.gain)}.")
+    if evaluation.ten_crop:
+        many = evaluation.ten_crop
+        remarks.append(f"Ten looks at an image instead of one: {points(many.value, many.low, many.high)}.")
+    return remarks
+
+
+def _repeat(data: Path, ground: Ground, climbed: Climb) -> Repeat:
+    return repeat(command("fit", data, ground.choices), ground.choices, (ground.choices.seed,), _choices(ground, climbed))
+
+
+def repeat(typed: str, choices: Recipe, seeds: Sequence[int], told: Sequence[Choice] = ()) -> Repeat:
+    """What it takes to do the same again: what was typed, which choices that meant, on which versions and machine."""
+    device = "on a GPU" if on_gpu(choices) else "no GPU"
+    return Repeat(
+        command=typed,
+        choices=tuple(told),
+        versions={name: number or "not installed" for name, number in versions().items()},
+        machine=f"{platform.system()} on {platform.machine()}, Python {platform.python_version()}, {cores()} cores, {device}",
+        seeds=tuple(seeds),
+    )
+
+
+def command(verb: str, data: Path, choices: Recipe, *more: str) -> str:
+    """What to type to get the same again."""
+    words = ["graft", verb, str(data), *more]
+    for name, value in choices.model_dump(exclude_defaults=True).items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{name.replace('_', '-')}")
+        else:
+            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def _choices(ground: Ground, climbed: Climb) -> list[Choice]:
+    """What a person chose, and what followed from the size of the data."""
+    given, best = ground.choices.model_dump(), climbed.probed.chosen.best
+    size = str(ground.exported.preprocessing.crop)
+    always = ("strategy", "budget", "backbone", "weights", "fit")
+    chosen = [
+        *(Choice(_words(name), str(given[name]), derived=False) for name in always),
+        Choice("input size", size, derived=given["input_size"] is None),
+        Choice("mirror images for the probe", _said(recipes.mirrored(given["flips"], len(ground.splits.train))), derived=True),
+        Choice("the probe's strength (scikit-learn's C)", f"{best.strength:g}", derived=True),
+        Choice("the probe's features", f"{best.block}, {best.kind}", derived=True),
+    ]
+    plans = read(ground.folder.path / PLAN)
+    if plan := plans.get(f"plan of {climbed.trained.strategy}"):
+        chosen += _planned(Plan.model_validate(plan), given)
+    return chosen
+
+
+def _planned(plan: Plan, given: Mapping[str, object]) -> list[Choice]:
+    values = plan.model_dump(exclude=UNTOLD)
+    return [Choice(_words(name), _said(value), derived=given.get(name) is None) for name, value in values.items()]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
