@@ -18,10 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from service.artifact import Preprocessing
-from service.decoding.pool import Decoder
-from service.imaging.headers import ImageLimits
-from service.imaging.preprocess import Decoded, decode
+from graft.service.artifact import Preprocessing
+from graft.service.decoding.pool import Decoder
+from graft.service.imaging.headers import ImageLimits
+from graft.service.imaging.preprocess import Decoded, decode
 
 PHOTOS = Path(__file__).parent.parent.parent / "shared" / "data" / "imagenet-100.zip"
 RECIPE = Preprocessing(resize=236, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/epoch.py [DATA] [--backbone NAME] [--input-size 128] [--batches 12] [--epochs 7] [--json]
 
-The road is the real one, `training.finetuning.trainer.learn`: kept pixels, random changes in loader processes, the Lightning module,
+The road is the real one, `graft.training.finetuning.trainer.learn`: kept pixels, random changes in loader processes, the Lightning module,
 its trainer with all that watches it, averaging included. An epoch is all batches up to validation, which the bare loop does
 not have; what comes between two epochs beside validation, above all the checkpoint, has a line of its own. The bare loop has
 its batches in memory, and does forward, backward, clipping and a step, nothing else. In turns, an epoch of each; medians,
@@ -21,20 +21,19 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer
 
-from service.networks.network import Network
-from training.audit.image_scan import examine
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.data.dataset import scan
-from training.data.splits import Splits, split
-from training.features.lightning_extractor import load_headless
-from training.finetuning import trainer as learning
-from training.finetuning.datamodule import Batch, Batches
-from training.finetuning.lightning_module import FineTune, make_optimizer
-from training.finetuning.param_groups import freeze, settle
-from training.sample import SAMPLE
+from graft.service.networks.network import Network
+from graft.training.audit.image_scan import examine
+from graft.training.backbones import onnx_cache, registry
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import scan
+from graft.training.data.splits import Splits, split
+from graft.training.features.lightning_extractor import load_headless
+from graft.training.finetuning import trainer as learning
+from graft.training.finetuning.datamodule import Batch, Batches
+from graft.training.finetuning.lightning_module import FineTune, make_optimizer
+from graft.training.finetuning.param_groups import freeze, settle
+from graft.training.sample import SAMPLE
 
 
 class Bare:
@@ -100,7 +99,7 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dataset = examine(scan(arguments.data))[0]
     splits = split(dataset, 0)
-    exported = graphs.export(backbones.choose(arguments.backbone), arguments.input_size, 0, "crop")
+    exported = onnx_cache.export(registry.choose(arguments.backbone), arguments.input_size, 0, "crop")
     recipe = Recipe(
         strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, averaging=True
     )

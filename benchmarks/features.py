@@ -1,4 +1,4 @@
-"""Feature extraction against bare threads: `training.features.extraction` over decode and engine in one loop for each core.
+"""Feature extraction against bare threads: `graft.training.features.extraction` over decode and engine in one loop for each core.
 
     .venv/bin/python benchmarks/features.py [DATA] [--rounds 3] [--json]
 
@@ -17,15 +17,14 @@ from statistics import median
 from measuring.pictures import HYMENOPTERA
 from measuring.tables import ratio
 
-from service.imaging.preprocess import decode
-from service.inference.devices import cores
-from service.inference.engine import VECTORS
-from service.inference.openvino import Graph
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.backbones.onnx_cache import STAGES, Exported
-from training.data.dataset import Dataset, scan
-from training.features.extraction import View, on_cpu
+from graft.service.imaging.preprocess import decode
+from graft.service.inference.devices import cores
+from graft.service.inference.engine import VECTORS
+from graft.service.inference.openvino import Graph
+from graft.training.backbones import onnx_cache, registry
+from graft.training.backbones.onnx_cache import STAGES, Exported
+from graft.training.data.dataset import Dataset, scan
+from graft.training.features.extraction import View, on_cpu
 
 
 def ours(dataset: Dataset, exported: Exported) -> float:
@@ -52,7 +51,7 @@ def bare(dataset: Dataset, exported: Exported) -> float:
 def measure(data: Path, rounds: int) -> dict[str, list[float]]:
     """Images a second of both, round by round; the first round, in which files come from the disk, does not count."""
     dataset = scan(data)
-    exported = graphs.export(backbones.choose("tf_efficientnet_lite0"), 224, 0, "crop")
+    exported = onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 224, 0, "crop")
     found: dict[str, list[float]] = {"ours": [], "bare": []}
     for _ in range(rounds + 1):
         found["ours"].append(ours(dataset, exported))

@@ -39,7 +39,7 @@ FASTAI = "fastai fine_tune"
 SAVE_WEIGHTS = """
 import sys
 from safetensors.torch import save_file
-from training import backbones, pretrained
+from graft.training.backbones import pretrained, registry as backbones
 network = pretrained.load(backbones.choose("tf_efficientnet_lite0"))
 save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, sys.argv[1])
 """
@@ -127,7 +127,7 @@ class Contest:
             shutil.rmtree(self.cache / forgets, ignore_errors=True)
         out = self.scratch / "run"
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, "-m", "training", "fit", str(self.folder), "--json", "--out", str(out), *flags]
+        command = [sys.executable, "-m", "graft", "fit", str(self.folder), "--json", "--out", str(out), *flags]
         self.fits.append(run(who, command, {"GRAFT_CACHE": str(self.cache), "PYTHONPATH": str(ROOT)}))
 
     def of(self, who: str) -> list[Fit]:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from measuring.pictures import PHOTOS, photos
 
-from service.inference import model
-from service.inference.devices import cores
-from service.inference.model import Model
+from graft.service.inference import model
+from graft.service.inference.devices import cores
+from graft.service.inference.model import Model
 
 _ours: Model  # in a process of the pool
 

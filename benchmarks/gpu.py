@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from service.artifact import Artifact, read
-from service.inference import devices as engine
+from graft.service.artifact import Artifact, read
+from graft.service.inference import devices
 
 GOAL = 0.9
 CALLS = 50  # of a round
@@ -40,7 +40,7 @@ def bare(artifact: Artifact, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> Call
     """The same network, compiled, in fp16, over a batch that is on the card."""
     import torch
 
-    from service.networks import network
+    from graft.service.networks import network
 
     compiled = torch.compile(network.load(artifact).eval().to("cuda").to(memory_format=torch.channels_last))
     images = torch.from_numpy(batch).to("cuda")
@@ -55,7 +55,7 @@ def bare(artifact: Artifact, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> Call
 
 def measure(artifact: Artifact, n_images: int, rounds: int) -> dict[str, float]:
     """Median images a second of each."""
-    from service.inference import cuda
+    from graft.service.inference import cuda
 
     side = artifact.manifest.preprocessing.crop
     batch = np.random.default_rng(0).integers(0, 256, (n_images, side, side, 3), dtype=np.uint8)
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if not engine.cuda_devices():
+    if not devices.cuda_devices():
         print("error: there is no CUDA device here, so nothing can be measured.", file=sys.stderr)
         raise SystemExit(2)
     found = measure(read(arguments.package), arguments.batch, arguments.rounds)

@@ -110,7 +110,7 @@ def graft(verb: str, n_images: int, words: Iterable[str], cache: Path) -> Run:
     """
     environment = os.environ | {"GRAFT_CACHE": str(cache), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     begun = time.monotonic()
-    command = [sys.executable, "-m", "training", *words]
+    command = [sys.executable, "-m", "graft", *words]
     process = subprocess.Popen(
         command, env=environment, cwd=cache, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

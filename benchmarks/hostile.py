@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from training.pipelines.demo import serving
+from graft.training.pipelines.demo import serving
 
 sys.path.insert(
     0, str(Path(__file__).parent.parent / "tests" / "support")

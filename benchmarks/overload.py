@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from decoders import PHOTOS, photos
 
-from service.settings import Settings
-from training.pipelines.demo import serving
+from graft.service.settings import Settings
+from graft.training.pipelines.demo import serving
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from load_generator import Ask, Crowd, Outcome, Phase, crowd, post

@@ -31,7 +31,7 @@ from measuring.servers import Server, alone, ended_in_order, free_port, running
 from measuring.tables import Promise, Report, Table, markdown, ratio, say
 from measuring.wrk import Outcome, multipart, raw
 
-from training.pipelines.serve import ROOT, command, environment
+from graft.training.pipelines.serve import ROOT, command, environment
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from load_generator import Ask, Phase, crowd

@@ -29,8 +29,8 @@ from measuring.pictures import PHOTOS, photos
 from measuring.servers import Server, ended_in_order, free_port, stopping
 from measuring.tables import Promise, Report, Table, markdown, ratio, say
 
-from service.inference import model
-from training.pipelines.serve import command, environment
+from graft.service.inference import model
+from graft.training.pipelines.serve import command, environment
 
 ROOT = Path(__file__).parent.parent
 MOST_MORE_S = 2.0
@@ -39,8 +39,8 @@ EMPTY, OURS = "an empty BentoML service", "Graft"
 IMPORTS = {
     "import bentoml (lazy: nothing of it is loaded yet)": ["-c", "import bentoml"],
     "import an empty BentoML service": ["-c", "import empty"],
-    "import service.app": ["-c", "import service.app"],
-    "graft --help": ["-m", "training", "--help"],
+    "import graft.service.app": ["-c", "import graft.service.app"],
+    "graft --help": ["-m", "graft", "--help"],
 }
 NEEDED = {
     "FastAPI + torch": ["fastapi", "uvicorn[standard]", "python-multipart", "pillow", "timm", "safetensors"],

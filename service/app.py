@@ -15,18 +15,17 @@ from typing import Annotated, Any, cast
 import bentoml
 from bentoml.validators import ContentType
 
-from service import lifecycle
-from service.api.options import ClassifyOptions
-from service.api.schemas import Batch, Classification
-from service.artifact import ArtifactError
-from service.http import connection as protocol
-from service.http import openapi
-from service.http.middleware import Gate
-from service.http.state import Serving
-from service.inference import model
-from service.monitoring import logs
-from service.scheduling.predictor import Pipeline
-from service.settings import Settings
+from . import lifecycle
+from .api.options import ClassifyOptions
+from .api.schemas import Batch, Classification
+from .artifact import ArtifactError
+from .http import connection, openapi
+from .http.middleware import Gate
+from .http.state import Serving
+from .inference import model
+from .monitoring import logs
+from .scheduling.predictor import Pipeline
+from .settings import Settings
 
 # BentoML reports usage to its makers unless told otherwise before its first import.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -36,15 +35,15 @@ os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 serving = Serving()
 routes = openapi.table()
 # At import, because uvicorn picks its protocol before the service is made.
-protocol.install(serving, routes)
+connection.install(serving, routes)
 
 
 @bentoml.service(
     name="graft",
     workers=1,
     http={"host": "127.0.0.1", "port": 3000},
-    metrics={"enabled": False},  # ours are in service.monitoring.metrics
-    logging={"access": {"enabled": False}},  # ours are in service.monitoring.logs
+    metrics={"enabled": False},  # ours are in graft.service.monitoring.metrics
+    logging={"access": {"enabled": False}},  # ours are in graft.service.monitoring.logs
 )
 class Graft:
     """Classifies images with the package that GRAFT_PACKAGE names."""

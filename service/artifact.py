@@ -1,6 +1,6 @@
 """The contract between training and serving: one directory, data only, every byte of it promised by its manifest.
 
-The reader owns the format, because it must still run in two years; the writer (`training.packaging.writer`) imports it from here.
+The reader owns the format, because it must still run in two years; the writer (`graft.training.packaging.writer`) imports it from here.
 Only pydantic and the standard library may be imported, so that a damaged package is refused within milliseconds.
 """
 
@@ -39,7 +39,7 @@ class _Record(BaseModel):
 
 
 class Preprocessing(_Record):
-    """How an encoded image becomes the network's pixels; `service.imaging.preprocess` is its only interpreter.
+    """How an encoded image becomes the network's pixels; `graft.service.imaging.preprocess` is its only interpreter.
 
     Fixed for every package: EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled by
     1/257, colour profiles are ignored, and of an animation the first frame counts.

@@ -5,7 +5,7 @@ class ImageError(ValueError):
     """This file cannot be classified, for a reason fit to show to whoever sent it.
 
     Attributes:
-        code: a stable slug, as listed in `service.api.schemas`.
+        code: a stable slug, as listed in `graft.service.api.schemas`.
         limit: the name of the limit that was hit, if one was.
     """
 
@@ -31,7 +31,7 @@ class Refused(Exception):
     """A request that is answered with a problem instead of a result.
 
     Attributes:
-        code: a key of `service.api.schemas.PROBLEMS`.
+        code: a key of `graft.service.api.schemas.PROBLEMS`.
         limit: the setting that was hit, if one was.
         field: the request's field at fault, if one is.
         status: if it is another than the code's own.

@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
-from service.artifact import ArtifactError, read
-from service.http.state import Serving
-from service.monitoring.logs import logger
-from service.settings import Settings, SettingsError
+from .artifact import ArtifactError, read
+from .http.state import Serving
+from .monitoring.logs import logger
+from .settings import Settings, SettingsError
 
 COMMAND = "_GRAFT_COMMAND"  # the command's process id, for its worker
 UNUSABLE = 3  # the exit code for a package that cannot be served

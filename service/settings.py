@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from service.artifact import Precision
-from service.imaging.preprocess import ImageLimits
+from .artifact import Precision
+from .imaging.preprocess import ImageLimits
 
 
 class Limit(BaseModel):

@@ -24,8 +24,9 @@ SHARED = ROOT.parent / "shared" / "data"
 NURSERY = """
 import json, os, resource, sys
 import sklearn.linear_model, threadpoolctl, safetensors.torch, timm, torch.onnx, openvino
-import training.export, training.extractor, training.learning, training.rungs, training.run
-from training.__main__ import main
+import graft.training.backbones.onnx_export, graft.training.features.lightning_extractor
+import graft.training.finetuning.trainer, graft.training.pipelines.fit, graft.training.strategies.finetune
+from graft.training.cli.main import main
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -100,10 +101,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fitted(cache: Path, workplace: Path):
-    """A probe on the embedded sample: what `graft fit` leaves behind (a training.pipelines.fit.Result)."""
-    from training.config.recipe import Recipe
-    from training.pipelines import fit as run
-    from training.sample import SAMPLE
+    """A probe on the embedded sample: what `graft fit` leaves behind (a graft.training.pipelines.fit.Result)."""
+    from graft.training.config.recipe import Recipe
+    from graft.training.pipelines import fit as run
+    from graft.training.sample import SAMPLE
 
     here = Path.cwd()
     os.chdir(workplace)
@@ -128,8 +129,8 @@ def nursery(cache: Path) -> Iterator[Nursery]:
 
 @pytest.fixture(scope="session")
 def model(fitted):
-    """The fitted package brought to life (a service.inference.model.Model)."""
-    from service.inference import model
+    """The fitted package brought to life (a graft.service.inference.model.Model)."""
+    from graft.service.inference import model
 
     return model.load(fitted.artifact.path)
 
@@ -155,7 +156,7 @@ def client(model):
 @pytest.fixture(scope="session")
 def server(fitted) -> Iterator[str]:
     """The URL of a real `bentoml serve` with the fitted package."""
-    from training.pipelines.demo import serving
+    from graft.training.pipelines.demo import serving
 
     with serving(fitted.artifact.path) as url:
         yield url
@@ -164,8 +165,8 @@ def server(fitted) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def clothes() -> list[tuple[str, bytes]]:
     """Ten held-out images of the sample, one of each label: (label, encoded PNG)."""
-    from training.data.dataset import scan
-    from training.sample import SAMPLE
+    from graft.training.data.dataset import scan
+    from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
     held_out = [sample for sample in dataset.samples if sample.part == "test"]

@@ -24,32 +24,32 @@ def python(program: str) -> str:
     ("module", "forbidden"),
     [
         ("service", {"pydantic", "numpy", "bentoml"}),
-        ("service.artifact", {"torch", "numpy", "bentoml", "PIL"}),
-        ("service.imaging.preprocess", {"torch", "bentoml", "openvino"}),
-        ("service.inference.postprocess", {"torch", "bentoml", "PIL"}),
-        ("service.inference.engine", {"torch", "bentoml", "openvino", "timm"}),
-        ("service.inference.batcher", {"torch", "bentoml"}),
-        ("service.explain.explainer", {"torch", "bentoml", "openvino", "safetensors", *OFFLINE}),
-        ("service.inference.model", {"torch", "bentoml", *OFFLINE}),
-        ("training.architecture.receptive_field", {"torch", "numpy"}),
-        ("training.architecture.summary", {"torch", "timm"}),
-        ("service.app", {"torch", "openvino", *OFFLINE}),
-        ("training.__main__", {"torch", "numpy", "timm", "pydantic", "sklearn"}),
-        ("training.data.dataset", {"torch", "timm", "sklearn"}),
-        ("training.backbones.registry", {"torch", "timm"}),
-        ("training.backbones.onnx_cache", {"torch", "timm", "onnx"}),
-        ("training.data.splits", {"torch", "timm", "sklearn"}),
-        ("training.features.extraction", {"torch", "timm", "sklearn"}),
-        ("training.features.linear_probe", {"torch", "timm"}),
-        ("training.evaluation.metrics", {"torch", "sklearn"}),
-        ("training.evaluation.calibration", {"torch", "sklearn"}),
-        ("training.evaluation.learning_curve", {"torch", "sklearn"}),
-        ("training.inference.ten_crop", {"torch", "sklearn", "openvino"}),
-        ("training.robustness.measure", {"torch", "sklearn", "openvino"}),
-        ("training.inference.detector", {"torch", "sklearn", "openvino"}),
-        ("training.config.recipe", {"torch", "numpy"}),
-        ("training.strategies.hpo", {"torch", "optuna"}),
-        ("training.pipelines.fit", {"torch", "timm", "sklearn", "pytorch_lightning"}),
+        ("graft.service.artifact", {"torch", "numpy", "bentoml", "PIL"}),
+        ("graft.service.imaging.preprocess", {"torch", "bentoml", "openvino"}),
+        ("graft.service.inference.postprocess", {"torch", "bentoml", "PIL"}),
+        ("graft.service.inference.engine", {"torch", "bentoml", "openvino", "timm"}),
+        ("graft.service.inference.batcher", {"torch", "bentoml"}),
+        ("graft.service.explain.explainer", {"torch", "bentoml", "openvino", "safetensors", *OFFLINE}),
+        ("graft.service.inference.model", {"torch", "bentoml", *OFFLINE}),
+        ("graft.training.architecture.receptive_field", {"torch", "numpy"}),
+        ("graft.training.architecture.summary", {"torch", "timm"}),
+        ("graft.service.app", {"torch", "openvino", *OFFLINE}),
+        ("graft.training.cli.main", {"torch", "numpy", "timm", "pydantic", "sklearn"}),
+        ("graft.training.data.dataset", {"torch", "timm", "sklearn"}),
+        ("graft.training.backbones.registry", {"torch", "timm"}),
+        ("graft.training.backbones.onnx_cache", {"torch", "timm", "onnx"}),
+        ("graft.training.data.splits", {"torch", "timm", "sklearn"}),
+        ("graft.training.features.extraction", {"torch", "timm", "sklearn"}),
+        ("graft.training.features.linear_probe", {"torch", "timm"}),
+        ("graft.training.evaluation.metrics", {"torch", "sklearn"}),
+        ("graft.training.evaluation.calibration", {"torch", "sklearn"}),
+        ("graft.training.evaluation.learning_curve", {"torch", "sklearn"}),
+        ("graft.training.inference.ten_crop", {"torch", "sklearn", "openvino"}),
+        ("graft.training.robustness.measure", {"torch", "sklearn", "openvino"}),
+        ("graft.training.inference.detector", {"torch", "sklearn", "openvino"}),
+        ("graft.training.config.recipe", {"torch", "numpy"}),
+        ("graft.training.strategies.hpo", {"torch", "optuna"}),
+        ("graft.training.pipelines.fit", {"torch", "timm", "sklearn", "pytorch_lightning"}),
     ],
 )
 def test_importing_it_never_loads(module: str, forbidden: set[str]):
@@ -73,7 +73,7 @@ def test_only_batches_imports_albumentations():
 
 def test_serving_a_package_on_a_cpu_loads_no_torch(fitted):
     program = (
-        "import sys; from pathlib import Path; from service import model;"
+        "import sys; from pathlib import Path; from graft.service.inference import model;"
         f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu');"
         "print(*sorted({'torch', 'timm', 'pytorch_lightning', 'training'} & set(sys.modules)))"
     )
@@ -82,8 +82,8 @@ def test_serving_a_package_on_a_cpu_loads_no_torch(fitted):
 
 def test_a_probe_on_known_images_loads_no_torch(fitted, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from training import run; from training.config.recipe import Recipe;"
-        "from training.sample import SAMPLE;"
+        "import sys; from pathlib import Path; from graft.training.pipelines import fit as run; from graft.training.config.recipe import Recipe;"
+        "from graft.training.sample import SAMPLE;"
         f"run.fit(SAMPLE, Path({str(tmp_path / 'run')!r}), Recipe(strategy='probe'));"
         "print(*sorted({'torch', 'timm', 'pytorch_lightning'} & set(sys.modules)))"
     )

@@ -22,5 +22,5 @@ def packaged(given: Path | None) -> Iterator[Path]:
     say("fitting a package")
     with tempfile.TemporaryDirectory() as folder:
         fit = ["fit", str(HYMENOPTERA), "--strategy", "probe", "--out", folder + "/run"]
-        subprocess.run([sys.executable, "-m", "training", *fit], check=True, cwd=ROOT, capture_output=True)
+        subprocess.run([sys.executable, "-m", "graft", *fit], check=True, cwd=ROOT, capture_output=True)
         yield Path(folder, "run", "package")

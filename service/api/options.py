@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from service.errors import Refused
+from ..errors import Refused
 
 
 def _whole(value: object) -> object:

@@ -1,8 +1,8 @@
 """What is answered instead of a result: an error in the words of the contract. No HTTP."""
 
-from service.api.schemas import PROBLEMS, Problem
-from service.errors import ImageError, Overloaded, Refused
-from service.settings import Settings
+from ..errors import ImageError, Overloaded, Refused
+from ..settings import Settings
+from .schemas import PROBLEMS, Problem
 
 EXPECTED = (Refused, ImageError, Overloaded)  # the errors that are the caller's, or the moment's; others are bugs of ours
 
@@ -24,7 +24,7 @@ def problem(
     field: str | None = None,
     status: int | None = None,
 ) -> Problem:
-    """A problem of one of the codes in `service.api.schemas.PROBLEMS`."""
+    """A problem of one of the codes in `graft.service.api.schemas.PROBLEMS`."""
     usual, title = PROBLEMS[code]
     if field is not None:
         field = field.encode(errors="backslashreplace").decode()  # JSON can spell what UTF-8 cannot

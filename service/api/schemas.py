@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.artifact import Backbone, Calibration, Fidelity, Precision, Preprocessing, Score
-from service.settings import Limit
+from ..artifact import Backbone, Calibration, Fidelity, Precision, Preprocessing, Score
+from ..settings import Limit
 
 # code: (status, title). 400 cannot be parsed, 413 make it smaller, 415 another kind, 422 cannot be used, 503 try again.
 PROBLEMS: dict[str, tuple[int, str]] = {

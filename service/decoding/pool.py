@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from service.artifact import Preprocessing
-from service.decoding.worker_process import COMMAND, Child, Died, Nursery
-from service.errors import Overloaded
-from service.imaging.headers import ImageLimits
-from service.imaging.preprocess import Decoded
+from ..artifact import Preprocessing
+from ..errors import Overloaded
+from ..imaging.headers import ImageLimits
+from ..imaging.preprocess import Decoded
+from .worker_process import COMMAND, Child, Died, Nursery
 
 logger = logging.getLogger("graft")
 
@@ -31,7 +31,7 @@ class Decoder:
     """Some threads, each with a child process that decodes for it.
 
     Args:
-        preprocessing, limits: what `service.imaging.preprocess.decode` wants to know.
+        preprocessing, limits: what `graft.service.imaging.preprocess.decode` wants to know.
         workers: how many images are decoded at once.
         max_waiting: how many may be in here, waiting or being decoded; one more is refused.
         deadline_s: how long one image may take before its child is killed.

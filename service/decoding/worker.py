@@ -1,6 +1,6 @@
 """What the decoders' processes do: one that has imported everything waits, and forks a child for every decoder.
 
-    python -m service.decoding.worker      started by `service.decoding.worker_process`, which holds the other end of its standard input
+    python -m graft.service.decoding.worker      started by `graft.service.decoding.worker_process`, which holds the other end of its standard input
 
 A fork costs milliseconds where a start costs a quarter of a second, so images that kill their decoder can't keep a
 processor busy with starting others. Strangers' bytes meet C code here: nothing of the server is in these processes, no
@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 # Pillow imports these late, once for every child, unless they are there before the fork.
 from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-from service.decoding.ipc import Head, hear, tell
-from service.errors import ImageError
-from service.imaging import preprocess
-from service.imaging.headers import ImageLimits, sniff
-from service.imaging.preprocess import Decoded
+from ..errors import ImageError
+from ..imaging import preprocess
+from ..imaging.headers import ImageLimits, sniff
+from ..imaging.preprocess import Decoded
+from .ipc import Head, hear, tell
 
 if TYPE_CHECKING:  # pydantic would double the time to start
-    from service.artifact import Preprocessing
+    from ..artifact import Preprocessing
 
 
 Decode = Callable[[bytes, "Preprocessing", ImageLimits], Decoded]

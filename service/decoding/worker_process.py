@@ -1,4 +1,4 @@
-"""The decoders' processes, seen from the server: a nursery that forks, and the children that decode. `service.decoding.worker` is
+"""The decoders' processes, seen from the server: a nursery that forks, and the children that decode. `graft.service.decoding.worker` is
 what they run.
 """
 
@@ -18,15 +18,15 @@ from typing import BinaryIO
 
 import numpy as np
 
-from service.decoding.ipc import Head, hear, tell
-from service.errors import ImageError
-from service.imaging.preprocess import Decoded
-from service.inference.engine import Pixels
+from ..errors import ImageError
+from ..imaging.preprocess import Decoded
+from ..inference.engine import Pixels
+from .ipc import Head, hear, tell
 
 logger = logging.getLogger("graft")
 
 # Not from the current folder, and without what others put into their site-packages to be run at every start.
-COMMAND = (sys.executable, "-P", "-S", "-m", "service.decoding.worker")
+COMMAND = (sys.executable, "-P", "-S", "-m", f"{__package__}.worker")
 START_DEADLINE_S = 60  # far more than any start takes, even on a machine that has much else to do
 _TUNED = {
     # A forked process must not find itself without threads that it believes to have.
@@ -106,7 +106,7 @@ def _shared() -> BinaryIO:
 
 def _environment() -> dict[str, str]:
     """No secret of the server's, but everything that makes its modules found."""
-    folders = [Path(__file__).parents[2], *map(Path, filter(None, sys.path))]
+    folders = [Path(__file__).parents[__package__.count(".") + 1], *map(Path, filter(None, sys.path))]
     paths = os.pathsep.join(str(folder.absolute()) for folder in folders)
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return kept | _TUNED | {"PYTHONPATH": paths}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.explain.grids import CELLS, covered, regridded
-from service.inference.engine import Floats, Pixels
+from ..inference.engine import Floats, Pixels
+from .grids import CELLS, covered, regridded
 
 STEPS = 8  # in which an image is covered
 MOVES = 19  # of the map to other places, which it is compared with

@@ -3,7 +3,7 @@
 Three ways to find out. A class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization")
 is exact and costs one pass, but only a network whose vectors are means over a map has one. Occlusion (Zeiler & Fergus
 2014, "Visualizing and Understanding Convolutional Networks") covers one part after the other, and suits any network.
-Grad-CAM, in `service.explain.gradcam`, suits nearly any, and is the only one that needs torch, which is loaded when it is asked for.
+Grad-CAM, in `graft.service.explain.gradcam`, suits nearly any, and is the only one that needs torch, which is loaded when it is asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact, Precision, Preprocessing
-from service.explain.deletion import MOVES, STEPS, Deletion, deletion
-from service.explain.grids import regridded
-from service.explain.occlusion import occlusion
-from service.imaging.preprocess import Decoded
-from service.inference.engine import LOGITS, Floats, Pixels
-from service.inference.loader import graph_of
-from service.inference.model import head_of
-from service.inference.openvino import Graph, core
-from service.inference.postprocess import log_odds, probabilities
+from ..artifact import Artifact, Precision, Preprocessing
+from ..imaging.preprocess import Decoded
+from ..inference.engine import LOGITS, Floats, Pixels
+from ..inference.loader import graph_of
+from ..inference.model import head_of
+from ..inference.openvino import Graph, core
+from ..inference.postprocess import log_odds, probabilities
+from .deletion import MOVES, STEPS, Deletion, deletion
+from .grids import regridded
+from .occlusion import occlusion
 
 if TYPE_CHECKING:
-    from service.explain.gradcam import GradCam
+    from .gradcam import GradCam
 
 
 Method = Literal["cam", "gradcam", "occlusion"]
@@ -139,7 +139,7 @@ class Explainer:
         steps: int = STEPS,
         moves: int = MOVES,
     ) -> Deletion:
-        """Whether an explanation of this package's explains anything, as `service.explain.deletion` says.
+        """Whether an explanation of this package's explains anything, as `graft.service.explain.deletion` says.
 
         Raises:
             Unwanted, FloatingPointError: as `explain` does.
@@ -185,7 +185,7 @@ class Explainer:
     @cached_property
     def _with_gradients(self) -> "GradCam":
         try:
-            from service.explain.gradcam import GradCam
+            from .gradcam import GradCam
         except ModuleNotFoundError as error:
             raise Unexplainable(
                 f"Grad-CAM needs torch and timm, and there is no {error.name} here; occlusion explains this network without."

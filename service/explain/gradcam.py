@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.artifact import Artifact
-from service.inference.engine import Pixels
-from service.networks import network as networks
-from service.networks.network import Network
+from ..artifact import Artifact
+from ..inference.engine import Pixels
+from ..networks import network as networks
+from ..networks.network import Network
 
 
 class GradCam:

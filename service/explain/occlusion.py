@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from service.explain.grids import CELLS, covered
-from service.inference.engine import Pixels
+from ..inference.engine import Pixels
+from .grids import CELLS, covered
 
 PATCH = 2  # cells along each side of what is covered at once: 81 passes
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.explain.explainer import Explanation
-from service.inference.engine import Floats, Pixels
+from ..inference.engine import Floats, Pixels
+from .explainer import Explanation
 
 SHOWN = 448  # pixels of an overlay's side
 COVERED = 0.6  # how much of the picture an overlay's strongest colour hides

@@ -17,15 +17,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.api.problems import explained, problem
-from service.api.schemas import Problem
-from service.errors import Overloaded
-from service.http.exchange import LINGER_S, given_or_new, new_id
-from service.http.middleware import BENTOML_PATHS, Gate
-from service.http.responses import refusal
-from service.http.routes import Route
-from service.http.state import Serving
-from service.scheduling.predictor import Pipeline
+from ..api.problems import explained, problem
+from ..api.schemas import Problem
+from ..errors import Overloaded
+from ..scheduling.predictor import Pipeline
+from .exchange import LINGER_S, given_or_new, new_id
+from .middleware import BENTOML_PATHS, Gate
+from .responses import refusal
+from .routes import Route
+from .state import Serving
 
 ACCEPTED_AT_ONCE = 4
 HEADER_OVERHEAD = 32  # bytes that a header counts beside its own, as in HTTP/2 (RFC 9113, 6.5.2): many small ones cost too

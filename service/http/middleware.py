@@ -12,12 +12,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import problem
-from service.http.exchange import Visit
-from service.http.responses import refusal
-from service.http.routes import PROBES, Route
-from service.http.state import Serving
-from service.monitoring.logs import logger
+from ..api.problems import problem
+from ..monitoring.logs import logger
+from .exchange import Visit
+from .responses import refusal
+from .routes import PROBES, Route
+from .state import Serving
 
 BENTOML_PATHS = frozenset({"/schema.json"})
 HUNG_UP = 499  # nobody reads it; nginx's word for it keeps it apart from our errors

@@ -11,14 +11,14 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.options import Options
-from service.api.problems import problem
-from service.api.schemas import PROBLEMS, Problem
-from service.http import website
-from service.http.responses import PROBLEM_TYPE
-from service.http.routes import CONTRACT, TWINS, Route
-from service.http.state import Serving
-from service.settings import Settings
+from ..api.options import Options
+from ..api.problems import problem
+from ..api.schemas import PROBLEMS, Problem
+from ..settings import Settings
+from . import website
+from .responses import PROBLEM_TYPE
+from .routes import CONTRACT, TWINS, Route
+from .state import Serving
 
 REFS = "#/components/schemas/{model}"
 EXAMPLE_ID = "3f0c1d2e4b5a69788796a5b4c3d2e1f0"

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 from starlette.requests import Request
 
-from service.api.schemas import PROBLEMS
-from service.errors import Refused
-from service.http.multipart import FormError, Part, TooManyParts, parts
-from service.imaging.headers import kind
-from service.settings import Settings
+from ..api.schemas import PROBLEMS
+from ..errors import Refused
+from ..imaging.headers import kind
+from ..settings import Settings
+from .multipart import FormError, Part, TooManyParts, parts
 
 MOST_OPTION_BYTES = 5_000  # of a field's text, more than any option needs
 MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and nothing else here is nested

@@ -5,7 +5,7 @@ import random
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from service.api.schemas import Problem
+from ..api.schemas import Problem
 
 PROBLEM_TYPE = "application/problem+json"
 

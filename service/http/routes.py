@@ -11,14 +11,14 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parsed
-from service.api.problems import EXPECTED, explained
-from service.api.schemas import Batch, Classification, Embedding, Explained, Labels, Limits, ModelDescription, Similar
-from service.errors import Refused
-from service.http.request_body import Givens, Intake
-from service.http.responses import acceptable, refusal, reply
-from service.http.state import Serving
-from service.monitoring import metrics
+from ..api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parsed
+from ..api.problems import EXPECTED, explained
+from ..api.schemas import Batch, Classification, Embedding, Explained, Labels, Limits, ModelDescription, Similar
+from ..errors import Refused
+from ..monitoring import metrics
+from .request_body import Givens, Intake
+from .responses import acceptable, refusal, reply
+from .state import Serving
 
 R = TypeVar("R")
 Handler = Callable[[Request, Serving], Awaitable[Response]]

@@ -2,13 +2,13 @@
 
 import hmac
 
-from service.api.schemas import Problem
-from service.errors import Refused
-from service.http.request_body import Uploads
-from service.monitoring.logs import Tally
-from service.monitoring.metrics import Metrics
-from service.scheduling.predictor import Pipeline
-from service.settings import Settings
+from ..api.schemas import Problem
+from ..errors import Refused
+from ..monitoring.logs import Tally
+from ..monitoring.metrics import Metrics
+from ..scheduling.predictor import Pipeline
+from ..settings import Settings
+from .request_body import Uploads
 
 
 class Serving:

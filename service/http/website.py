@@ -9,8 +9,8 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.http.routes import Route
-from service.http.state import Serving
+from .routes import Route
+from .state import Serving
 
 PAGE = Path(__file__).parent.parent / "page"
 INDEX = PAGE / "index.html"

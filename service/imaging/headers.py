@@ -8,8 +8,8 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from service.errors import ImageError
-from service.imaging.unsupported import told
+from ..errors import ImageError
+from .unsupported import told
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Segments or blocks that a header may be in. Photos have dozens; stepping over millions would hold the server up.

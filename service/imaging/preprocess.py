@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from service.errors import ImageError
-from service.imaging.headers import FORMATS, Header, ImageLimits, check, sniff
+from ..errors import ImageError
+from .headers import FORMATS, Header, ImageLimits, check, sniff
 
 if TYPE_CHECKING:  # pydantic would double the time that a decoding process takes to start
-    from service.artifact import Preprocessing
+    from ..artifact import Preprocessing
 
 
 __all__ = ["FORMATS", "Decoded", "Glance", "ImageError", "ImageLimits", "decode", "dimensions", "glance", "shrink"]
@@ -32,7 +32,7 @@ STRIP_PIXELS = 2**22  # that are converted to RGB at once
 
 # Half a picture is not a picture: a cut file must be refused, not filled with grey.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# `service.imaging.headers` is the limit, and says so in our words.
+# `graft.service.imaging.headers` is the limit, and says so in our words.
 Image.MAX_IMAGE_PIXELS = None
 
 FILTERS = {

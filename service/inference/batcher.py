@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.errors import Overloaded
-from service.inference.engine import Engine, Outputs, Pixels
+from ..errors import Overloaded
+from .engine import Engine, Outputs, Pixels
 
 
 @dataclass

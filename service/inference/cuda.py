@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.artifact import Artifact, ArtifactError, Precision
-from service.inference.engine import LOGITS, VECTORS, Outputs, Pixels
-from service.networks import network
+from ..artifact import Artifact, ArtifactError, Precision
+from ..networks import network
+from .engine import LOGITS, VECTORS, Outputs, Pixels
 
 _TYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 

@@ -1,18 +1,14 @@
-"""The network, run: uint8 pixels in, logits and feature vectors out. OpenVINO on a CPU; on CUDA torch, in `service.inference.cuda`.
+"""The network, run: uint8 pixels in, logits and feature vectors out. OpenVINO on a CPU; on CUDA torch, in `graft.service.inference.cuda`.
 
 The graph itself subtracts the mean and divides by the deviation, so nobody downstream can forget to.
 """
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Precision
-
-if TYPE_CHECKING:
-    pass
-
+from ..artifact import Precision
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

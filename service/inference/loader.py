@@ -1,15 +1,11 @@
 """Which engine runs a package on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from service.artifact import Artifact, ArtifactError, Precision
-
-if TYPE_CHECKING:
-    pass
-from service.inference.devices import cuda_devices
-from service.inference.engine import Engine
-from service.inference.openvino import CpuEngine, core
+from ..artifact import Artifact, ArtifactError, Precision
+from .devices import cuda_devices
+from .engine import Engine
+from .openvino import CpuEngine, core
 
 
 def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32") -> Engine:
@@ -19,7 +15,7 @@ def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32")
         ArtifactError: if the package has no network in that precision.
     """
     if resolved(device) == "cuda":
-        from service.inference.cuda import CudaEngine
+        from .cuda import CudaEngine
 
         return CudaEngine(artifact, precision)
     return CpuEngine(graph_of(artifact, precision), precision=precision)
@@ -42,7 +38,7 @@ def resolved(device: str) -> str:
 def native(device: str) -> tuple[Precision, ...]:
     """What a device computes in by itself, without imitating it by something wider: f32 and perhaps more."""
     if device == "cuda":
-        from service.inference import cuda
+        from . import cuda
 
         return cuda.native()
     able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import MANIFEST, Artifact, ArtifactError, Manifest, Precision, read
-from service.imaging.preprocess import Decoded, ImageLimits, decode
-from service.inference import loader as engine
-from service.inference.engine import Engine, Outputs
-from service.inference.neighbours import Neighbours, Thumbnails
-from service.inference.postprocess import Ranked, conforming, given, named, probabilities, rank
+from ..artifact import MANIFEST, Artifact, ArtifactError, Manifest, Precision, read
+from ..imaging.preprocess import Decoded, ImageLimits, decode
+from . import loader
+from .engine import Engine, Outputs
+from .neighbours import Neighbours, Thumbnails
+from .postprocess import Ranked, conforming, given, named, probabilities, rank
 
 
 @dataclass(frozen=True)
@@ -193,14 +193,14 @@ def load(
             compute in that precision.
     """
     artifact = read(path)
-    first, *others = _candidates(artifact.manifest, engine.resolved(device), precision)
-    model = Model(artifact, engine.load(artifact, device, first), limits)
+    first, *others = _candidates(artifact.manifest, loader.resolved(device), precision)
+    model = Model(artifact, loader.load(artifact, device, first), limits)
     if not model.fit:
         raise ArtifactError(
             f"{artifact.golden}: this machine's answers differ by {model.drift:.2g} from those that were evaluated;"
             f" {model.allowance:.2g} is allowed. Compare the versions in {path / MANIFEST} with those here."
         )
-    chosen = fastest([model, *(Model(artifact, engine.load(artifact, device, other), limits) for other in others)])
+    chosen = fastest([model, *(Model(artifact, loader.load(artifact, device, other), limits) for other in others)])
     _ = chosen.neighbours  # now, not during the first request
     return chosen
 
@@ -212,7 +212,7 @@ def fastest(models: Sequence[Model]) -> Model:
 
 def _candidates(manifest: Manifest, device: str, wanted: Precision | Literal["auto"]) -> list[Precision]:
     """What to try, f32 first; or just what is wanted. Raises ArtifactError if this machine does not compute in that."""
-    native = engine.native(device)
+    native = loader.native(device)
     if wanted == "auto":
         return ["f32", *(name for name in native if name != "f32" and _faithful(manifest, name))]
     if wanted not in native:

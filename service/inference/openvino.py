@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.artifact import Precision
+from ..artifact import Precision
 
 if TYPE_CHECKING:
     import openvino
-from service.inference.devices import cores
-from service.inference.engine import LOGITS, VECTORS, Floats, Outputs, Pixels
+from .devices import cores
+from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
 
 MOST_FOR_ONE = 4  # cores; with more the parts of one image become too small to be worth handing out
 

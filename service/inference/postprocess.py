@@ -64,7 +64,7 @@ def rank(row: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> tuple
 def conforming(chances: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
     """Which labels are in the prediction set, (N, C): those at least as probable as the threshold, and the top one.
 
-    With a threshold from `training.evaluation.calibration` the set holds the right label as often as was promised, and no other rule
+    With a threshold from `graft.training.evaluation.calibration` the set holds the right label as often as was promised, and no other rule
     that promises as much has smaller sets (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued Classifiers").
     Theirs may be empty; ours says its best guess then, which can only make the promise truer.
     """

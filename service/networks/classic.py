@@ -1,6 +1,6 @@
-"""Networks that the lectures name and timm has not, as timm's own kind. Loads torch. torchvision's: `service.networks.torchvision`.
+"""Networks that the lectures name and timm has not, as timm's own kind. Loads torch. torchvision's: `graft.service.networks.torchvision`.
 
-They stand here and not in training, because a GPU's engine builds a package's network by its name. `training.backbones.registry`
+They stand here and not in training, because a GPU's engine builds a package's network by its name. `graft.training.backbones.registry`
 reads this file's text for the names.
 """
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from service.artifact import Artifact, Backbone, Preprocessing
-from service.networks import torchvision as borrowed  # noqa: F401 - their networks become timm's, to be built by name
+from ..artifact import Artifact, Backbone, Preprocessing
+from . import torchvision  # noqa: F401 - their networks become timm's, to be built by name
 
 
 class Network(nn.Module):

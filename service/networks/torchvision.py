@@ -8,7 +8,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torchvision import models
 
-from service.networks.classic import assembled, chosen, config
+from .classic import assembled, chosen, config
 
 HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # GoogLeNet's and Inception-v3's, as torchvision's files and timm's hold them
 _TORCHVISION = "https://download.pytorch.org/models"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.errors import Overloaded
+from ..errors import Overloaded
 
 ARRIVES_WITHIN_S = 0.25  # how long a place is kept for an upload: who dawdles must not keep others out
 

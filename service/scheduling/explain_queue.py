@@ -6,12 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from service.errors import Overloaded, Refused
-from service.explain.deletion import Deletion
-from service.explain.explainer import Explainer, Explanation, Method, Unexplainable
-from service.imaging.preprocess import Decoded
-from service.inference.model import Model
-from service.monitoring.metrics import Metrics
+from ..errors import Overloaded, Refused
+from ..explain.deletion import Deletion
+from ..explain.explainer import Explainer, Explanation, Method, Unexplainable
+from ..imaging.preprocess import Decoded
+from ..inference.model import Model
+from ..monitoring.metrics import Metrics
 
 R = TypeVar("R")
 

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from service.decoding.pool import Decoder
-from service.errors import Overloaded, Refused
-from service.imaging.headers import check, sniff
-from service.imaging.preprocess import Decoded
-from service.inference.batcher import Batcher
-from service.inference.engine import Outputs
-from service.inference.model import Model
-from service.monitoring.metrics import Metrics
-from service.scheduling.admission import Room
-from service.settings import Settings
+from ..decoding.pool import Decoder
+from ..errors import Overloaded, Refused
+from ..imaging.headers import check, sniff
+from ..imaging.preprocess import Decoded
+from ..inference.batcher import Batcher
+from ..inference.engine import Outputs
+from ..inference.model import Model
+from ..monitoring.metrics import Metrics
+from ..settings import Settings
+from .admission import Room
 
 LATE = "The image waited past its deadline."
 MOST_INVALID = 3  # answers in a row that are no numbers, until the service no longer calls itself ready

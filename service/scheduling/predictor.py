@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from service.api.options import ClassifyOptions, ExplainOptions, SimilarOptions
-from service.api.problems import EXPECTED, explained
-from service.api.schemas import (
+from ..api.options import ClassifyOptions, ExplainOptions, SimilarOptions
+from ..api.problems import EXPECTED, explained
+from ..api.schemas import (
     Batch,
     BatchItem,
     Classification,
@@ -22,16 +22,16 @@ from service.api.schemas import (
     Region,
     Similar,
 )
-from service.errors import Refused
-from service.explain.deletion import Deletion as Judged
-from service.explain.explainer import Explanation
-from service.explain.overlay import overlay
-from service.imaging.preprocess import Decoded
-from service.inference.model import Answer, Model
-from service.monitoring.metrics import Metrics
-from service.scheduling.explain_queue import Explaining
-from service.scheduling.image_queue import Road
-from service.settings import Settings
+from ..errors import Refused
+from ..explain.deletion import Deletion as Judged
+from ..explain.explainer import Explanation
+from ..explain.overlay import overlay
+from ..imaging.preprocess import Decoded
+from ..inference.model import Answer, Model
+from ..monitoring.metrics import Metrics
+from ..settings import Settings
+from .explain_queue import Explaining
+from .image_queue import Road
 
 R = TypeVar("R")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.http.openapi import table
-from service.settings import Settings
+from graft.service.http.openapi import table
+from graft.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def place(fitted, clothes, tmp_path_factory) -> Path:
 
     from PIL import Image
 
-    from training.sample import SAMPLE
+    from graft.training.sample import SAMPLE
 
     folder = tmp_path_factory.mktemp("reader")
     with zipfile.ZipFile(SAMPLE) as archive:

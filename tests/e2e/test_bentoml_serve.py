@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from training.pipelines.demo import serving
-from training.pipelines.serve import environment
+from graft.training.pipelines.demo import serving
+from graft.training.pipelines.serve import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,8 +120,8 @@ def test_a_misspelt_setting_ends_it_at_the_start(fitted):
 def test_golden_answers_that_no_longer_hold_end_it(fitted, tmp_path):
     import numpy as np
 
-    from service.artifact import GOLDEN, MANIFEST, record
-    from service.inference.model import Golden
+    from graft.service.artifact import GOLDEN, MANIFEST, record
+    from graft.service.inference.model import Golden
 
     package = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
     golden = Golden.load(package / GOLDEN)
@@ -182,7 +182,7 @@ def test_bentoml_serve_in_the_repository_serves_the_latest_run(fitted, workplace
 
 @contextmanager
 def bentoml_serve(package: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Graft", "--port", "0"]
+    command = [sys.executable, "-m", "bentoml", "serve", "graft.service.app:Graft", "--port", "0"]
     given = {**environment(package, 0), **settings}
     server = subprocess.Popen(command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from service.artifact import FORMAT, MANIFEST
+from graft.service.artifact import FORMAT, MANIFEST
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.inference.postprocess import probabilities, rank
+from graft.service.inference.postprocess import probabilities, rank
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def image(clothes, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def expected(fitted, image) -> dict[str, float]:
     """What the network in memory, right after training, says: label -> probability."""
-    from service.imaging.preprocess import decode
+    from graft.service.imaging.preprocess import decode
 
     trained = fitted.trained
     pixels = decode(image.read_bytes(), trained.preprocessing).pixels
@@ -55,7 +55,7 @@ def by_bentoml_client(url: str, image: Path) -> list[dict]:
 def by_command_line(package: Path, image: Path) -> list[dict]:
     import json
 
-    command = [sys.executable, "-m", "training", "predict", str(package), str(image), "--top-k", "10", "--json"]
+    command = [sys.executable, "-m", "graft", "predict", str(package), str(image), "--top-k", "10", "--json"]
     [answer] = json.loads(subprocess.check_output(command))["images"]
     return answer["predictions"]
 

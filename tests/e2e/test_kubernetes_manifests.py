@@ -11,10 +11,10 @@ from api_client import mounted
 from starlette.testclient import TestClient
 from test_docker_image import environment, instructions, only
 
-from service.http.openapi import table
-from service.http.routes import PROBES
-from service.lifecycle import NOTICE_S
-from service.settings import PREFIX, Settings
+from graft.service.http.openapi import table
+from graft.service.http.routes import PROBES
+from graft.service.lifecycle import NOTICE_S
+from graft.service.settings import PREFIX, Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KINDS = {found["kind"]: found for found in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}

@@ -10,12 +10,12 @@ from api_client import PATIENCE, listening
 from handmade_files import saved
 from PIL import Image
 
-from service.decoding.pool import Decoder
-from service.errors import ImageError
-from service.imaging.preprocess import decode
-from service.networks import network
-from service.settings import Settings
-from training.pipelines.predict import predict
+from graft.service.decoding.pool import Decoder
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import decode
+from graft.service.networks import network
+from graft.service.settings import Settings
+from graft.training.pipelines.predict import predict
 
 N_IMAGES = 200
 SIZES = [(28, 28), (64, 64), (640, 480), (37, 300), (480, 640), (1, 1), (3, 40), (1000, 20), (20, 1000), (224, 224), (501, 333)]

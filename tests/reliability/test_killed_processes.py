@@ -17,7 +17,7 @@ from handmade_files import progressive
 from load_generator import Ask, Crowd, Outcome, Phase, Record, crowd, post
 from server_process import PATIENCE_S, Operated, eventually, gone, operating
 
-from service.lifecycle import YIELDS
+from graft.service.lifecycle import YIELDS
 
 RATE = 20.0
 LEARNED_S = 1.0  # after which every caller knows that its idle connection is closed, however busy the machine is

@@ -13,8 +13,8 @@ import pytest
 from api_client import PATIENCE, HeldEngine, listening
 from load_generator import Ask, Phase, crowd, post
 
-from service.inference.engine import Outputs, Pixels
-from service.inference.model import Model
+from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.model import Model
 
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n"

@@ -18,8 +18,8 @@ import pytest
 from conftest import Nursery
 from safetensors.numpy import load_file
 
-from service import artifact
-from training.finetuning import checkpoints
+from graft.service import artifact
+from graft.training.finetuning import checkpoints
 
 CHOICES = ["--strategy", "finetune", "--epochs", "3", "--input-size", "32", "--batch-size", "8", "--augment", "none"]
 RATES = ["--head-rate", "1e-2", "--backbone-rate", "1e-5", "--label-smoothing", "0", "--dropout", "0"]

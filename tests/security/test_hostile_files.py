@@ -6,11 +6,11 @@ import httpx
 import pytest
 from hostile_corpus import corpus
 
-from service.api.schemas import PROBLEMS
-from service.artifact import Preprocessing
-from service.errors import ImageError
-from service.imaging.headers import ImageLimits, check, sniff
-from service.imaging.preprocess import decode
+from graft.service.api.schemas import PROBLEMS
+from graft.service.artifact import Preprocessing
+from graft.service.errors import ImageError
+from graft.service.imaging.headers import ImageLimits, check, sniff
+from graft.service.imaging.preprocess import decode
 
 RECIPE = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CASES = corpus()

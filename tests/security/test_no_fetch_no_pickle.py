@@ -77,11 +77,11 @@ import asyncio, sys
 found = []
 sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
 from pathlib import Path
-from service import model
-from service.limits import Settings
-from service.metrics import Metrics
-from service.options import ClassifyOptions, ExplainOptions, SimilarOptions
-from service.pipeline import Pipeline
+from graft.service.inference import model
+from graft.service.settings import Settings
+from graft.service.monitoring.metrics import Metrics
+from graft.service.api.options import ClassifyOptions, ExplainOptions, SimilarOptions
+from graft.service.scheduling.predictor import Pipeline
 
 package, image = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
 pipeline = Pipeline(model.load(package, "cpu"), Settings(), Metrics())
@@ -119,7 +119,7 @@ def test_nothing_in_a_package_is_a_pickle(fitted):
 def test_a_planted_pickle_is_refused_by_name(fitted, tmp_path):
     import shutil
 
-    from service.artifact import ArtifactError, read
+    from graft.service.artifact import ArtifactError, read
 
     package = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
     (package / "custom_objects.pkl").write_bytes(b"\x80\x04N.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from unprivileged import as_nobody
 
-from service.artifact import (
+from graft.service.artifact import (
     FILES,
     FORMAT,
     MANIFEST,

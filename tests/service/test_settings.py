@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.imaging.preprocess import ImageLimits
-from service.settings import Settings, SettingsError
+from graft.service.imaging.preprocess import ImageLimits
+from graft.service.settings import Settings, SettingsError
 
 
 def test_nothing_set_means_the_defaults():

@@ -11,14 +11,14 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from service.http.connection import Protocol
-from service.http.middleware import Gate
-from service.http.openapi import table
-from service.http.state import Serving
-from service.inference.engine import Outputs, Pixels
-from service.inference.model import Model
-from service.scheduling.predictor import Pipeline
-from service.settings import Settings
+from graft.service.http.connection import Protocol
+from graft.service.http.middleware import Gate
+from graft.service.http.openapi import table
+from graft.service.http.state import Serving
+from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.model import Model
+from graft.service.scheduling.predictor import Pipeline
+from graft.service.settings import Settings
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=cut"}
 PATIENCE = 30  # seconds until a hung test fails; never reached otherwise

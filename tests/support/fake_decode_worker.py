@@ -1,7 +1,7 @@
 """Children of a decoder that do what an image says, for tests of what no real image can be made to do.
 
 Give `ACTORS` to `Decoder` as its command, or put it into a pipeline by
-`monkeypatch.setattr("service.scheduling.image_queue.Decoder", partial(Decoder, command=ACTORS))`. What `act` returns goes behind any real
+`monkeypatch.setattr("graft.service.scheduling.image_queue.Decoder", partial(Decoder, command=ACTORS))`. What `act` returns goes behind any real
 image, which is then what a sniff sees. Pixels are black, and as wide as the file is long.
 """
 
@@ -11,8 +11,8 @@ _PROGRAM = """
 import os, signal, time
 from pathlib import Path
 import numpy as np
-from service import decoding
-from service.preprocess import Decoded
+from graft.service.decoding import worker as decoding
+from graft.service.imaging.preprocess import Decoded
 
 def perform(encoded, preprocessing, limits):
     word, _, rest = encoded.partition(b"ACT ")[2].decode().partition(" ")

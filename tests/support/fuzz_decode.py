@@ -12,9 +12,9 @@ import atheris
 with atheris.instrument_imports(include=["PIL", "service"]):
     from PIL import Image, PngImagePlugin  # noqa: F401
 
-    from service.errors import ImageError
-    from service.imaging import preprocess
-    from service.imaging.headers import ImageLimits, check, sniff
+    from graft.service.errors import ImageError
+    from graft.service.imaging import preprocess
+    from graft.service.imaging.headers import ImageLimits, check, sniff
 
 from types import SimpleNamespace
 

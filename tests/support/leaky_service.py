@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import bentoml
 
-from service import app
-from service.http import middleware as gate
-from service.http.exchange import Visit
+from graft.service import app
+from graft.service.http import middleware
+from graft.service.http.exchange import Visit
 
 LEAK = 10_000  # bytes
 kept: list[bytes] = []
@@ -20,7 +20,7 @@ class LeakyVisit(Visit):
         kept.append(bytes([len(kept) % 255 + 1]) * LEAK)  # no zeros, which may cost nothing
 
 
-gate.Visit = LeakyVisit  # type: ignore[misc]
+middleware.Visit = LeakyVisit  # type: ignore[misc]
 
 
 @bentoml.service(name="graft", workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
@@ -28,4 +28,4 @@ class Leaky(app.Graft.inner):  # type: ignore[name-defined, misc]
     """The same under another name, so that BentoML's worker finds it here."""
 
 
-cast(bentoml.Service[Any], Leaky).add_asgi_middleware(gate.Gate, serving=app.serving, routes=app.routes)
+cast(bentoml.Service[Any], Leaky).add_asgi_middleware(middleware.Gate, serving=app.serving, routes=app.routes)

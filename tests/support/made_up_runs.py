@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from training.data.findings import Finding, Suspect
-from training.report import render as report
-from training.report.tables import Epoch
-from training.results import Bin, Conformal, Estimate, Evaluation, LabelScores, LearningCurve, Outliers, Quadrant, Rung
-from training.visualization.gallery import Answers
+from graft.training.data.findings import Finding, Suspect
+from graft.training.report import render
+from graft.training.report.tables import Epoch
+from graft.training.results import Bin, Conformal, Estimate, Evaluation, LabelScores, LearningCurve, Outliers, Quadrant, Rung
+from graft.training.visualization.gallery import Answers
 
 FINDINGS = (
     Finding("wrong-extension", "note", "2 files are not what their names say: a.jpg, b.jpg", ("a.jpg", "b.jpg")),
@@ -97,7 +97,7 @@ def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bo
     )
 
 
-def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> report.Story:
+def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> render.Story:
     """A story with something in every section."""
     answers = made_up_answers(n, len(labels), multilabel)
     better, level = "really better: +8.8 points (+5.9 to +11.6)", "+0.9 points (-0.4 to +2.1): not really better"
@@ -106,8 +106,8 @@ def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> 
         Rung(strategy="stages", validation=around(0.83), seconds=8.1, kept=False, verdict=level),
         Rung(strategy="finetune", validation=around(0.91, 0.03), seconds=312, kept=True, verdict=better),
     )
-    choices = (report.Choice("epochs", "8", True), report.Choice("strategy", "auto", False))
-    return report.Story(
+    choices = (render.Choice("epochs", "8", True), render.Choice("strategy", "auto", False))
+    return render.Story(
         name="clothes",
         created="2026-11-21 10:41 UTC",
         labels=labels,
@@ -120,7 +120,7 @@ def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> 
         package="runs/clothes-20261121-104154/package",
         evaluation=made_up_evaluation(labels, answers, multilabel),
         answers=answers,
-        repeat=report.Repeat("graft fit clothes/ --seed 3", choices, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
+        repeat=render.Repeat("graft fit clothes/ --seed 3", choices, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
         left_out={"x/1.png": "duplicate", "x/9.png": "The image is damaged or cut off."},
         findings=FINDINGS,
         rungs=rungs,

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from service.imaging.preprocess import decode
-from training.data.dataset import Dataset, Sample
-from training.data.splits import Splits
-from training.evaluation.predictions import Answered
-from training.strategies.trained_model import Trained
+from graft.service.imaging.preprocess import decode
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.splits import Splits
+from graft.training.evaluation.predictions import Answered
+from graft.training.strategies.trained_model import Trained
 
 
 def answering(trained: Trained, dataset: Dataset, splits: Splits) -> Trained:

@@ -10,21 +10,21 @@ import numpy as np
 from other_predictions import answering
 from safetensors.numpy import load_file
 
-from service.inference import model as models
-from service.inference.engine import Outputs
-from service.inference.openvino import Graph
-from training.backbones import onnx_cache as graphs
-from training.backbones.onnx_export import export_backbone
-from training.backbones.registry import Choice
-from training.data.dataset import scan
-from training.data.splits import Splits
-from training.evaluation import calibration as calibrate
-from training.features import linear_probe as probes
-from training.packaging import writer as package
-from training.pipelines.fit import Result
-from training.sample import SAMPLE
+from graft.service.inference import model
+from graft.service.inference.engine import Outputs
+from graft.service.inference.openvino import Graph
+from graft.training.backbones import onnx_cache
+from graft.training.backbones.onnx_export import export_backbone
+from graft.training.backbones.registry import Choice
+from graft.training.data.dataset import scan
+from graft.training.data.splits import Splits
+from graft.training.evaluation import calibration
+from graft.training.features import linear_probe
+from graft.training.packaging import writer
+from graft.training.pipelines.fit import Result
+from graft.training.sample import SAMPLE
 
-Pack = Callable[[str, str], models.Model]
+Pack = Callable[[str, str], model.Model]
 
 
 def packer(fitted: Result, folder: Path) -> Pack:
@@ -32,20 +32,20 @@ def packer(fitted: Result, folder: Path) -> Pack:
     dataset = scan(SAMPLE)
 
     @cache
-    def packed(name: str, sees: str) -> models.Model:
+    def packed(name: str, sees: str) -> model.Model:
         if not (folder / f"{name}-64").exists():
             export_backbone(Choice(name, "none"), folder / name, 64, 64)
-        card = json.loads((folder / f"{name}-64" / graphs.CARD).read_text())
-        exported = graphs.Exported(folder=folder / f"{name}-64", **card)
+        card = json.loads((folder / f"{name}-64" / onnx_cache.CARD).read_text())
+        exported = onnx_cache.Exported(folder=folder / f"{name}-64", **card)
         facts, random = exported.backbone.model_copy(update={"sees": sees}), np.random.default_rng(0)
-        width = graphs.columns(facts)[sees].stop - graphs.columns(facts)[sees].start
+        width = onnx_cache.columns(facts)[sees].stop - onnx_cache.columns(facts)[sees].start
         weight, bias = random.normal(size=(10, width)) / 10, random.normal(size=10)
-        head = probes.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
+        head = linear_probe.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
         graph = Graph(exported.graph, lanes=1)
 
         def network(batch: np.ndarray) -> Outputs:
             said = graph(batch)
-            seen = [said[graphs.STAGES], said["vectors"]] if sees == "all" else [said["vectors"]]
+            seen = [said[onnx_cache.STAGES], said["vectors"]] if sees == "all" else [said["vectors"]]
             return Outputs(head(np.concatenate(seen, axis=1)), said["vectors"])
 
         trained = dataclasses.replace(
@@ -53,12 +53,12 @@ def packer(fitted: Result, folder: Path) -> Pack:
             backbone=facts,
             preprocessing=exported.preprocessing,
             network=network,
-            graph=probes.with_head(exported.graph, head, sees),
+            graph=linear_probe.with_head(exported.graph, head, sees),
             weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-            neighbours=calibrate.neighbours_of(dataset.samples[:40], random.normal(size=(40, facts.width))),
+            neighbours=calibration.neighbours_of(dataset.samples[:40], random.normal(size=(40, facts.width))),
         )
         splits = Splits(*[dataset.samples[:8]] * 3)
-        written = package.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{sees}")
-        return models.load(written.path, "cpu", precision="f32")
+        written = writer.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{sees}")
+        return model.load(written.path, "cpu", precision="f32")
 
     return packed

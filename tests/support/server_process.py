@@ -16,10 +16,10 @@ from typing import TypeVar
 
 import psutil
 
-from training.pipelines.serve import ROOT, environment
+from graft.training.pipelines.serve import ROOT, environment
 
 PATIENCE_S = 120.0  # until a hung test fails; never reached otherwise
-SERVICE = "service.app:Graft"
+SERVICE = "graft.service.app:Graft"
 T = TypeVar("T")
 
 
@@ -64,7 +64,7 @@ class Operated:
         return [one for one in self._decoding() if one.ppid() == nursery.pid]
 
     def _decoding(self) -> list[psutil.Process]:
-        return self._named("service.decoding.worker")
+        return self._named("graft.service.decoding.worker")
 
     def _named(self, module: str) -> list[psutil.Process]:
         found = []

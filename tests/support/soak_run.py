@@ -18,7 +18,7 @@ from load_generator import Ask, Outcome, Phase, crowd, post
 from psutil import NoSuchProcess, Process
 from server_process import SERVICE, Operated, operating
 
-from training.pipelines.serve import ROOT
+from graft.training.pipelines.serve import ROOT
 
 LOAD = 0.5  # of the capacity
 CALLERS = 8

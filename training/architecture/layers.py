@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.architecture import op_rules as tracing
-from training.architecture.receptive_field import Pair, ReceptiveField, conv_multiply_adds, conv_weights, linear_weights
-from training.architecture.spatial_dims import ACROSS, DOWN, Operation, Seen
+from graft.training.architecture import op_rules
+from graft.training.architecture.receptive_field import Pair, ReceptiveField, conv_multiply_adds, conv_weights, linear_weights
+from graft.training.architecture.spatial_dims import ACROSS, DOWN, Operation, Seen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,10 +88,10 @@ def layer(name: str, operation: Operation, seen: Seen, fresh: Mapping[str, int])
         return _product(name, operation, seen, bool(fresh))
     kind, window = KINDS.get(operation.name), None
     if operation.name == "mean":
-        window = tracing.all_over(operation)
+        window = op_rules.all_over(operation)
         kind = "global pool" if window else None
     elif kind and kind.endswith("pool"):
-        window = tracing.window(operation)
+        window = op_rules.window(operation)
     if kind is None and not fresh:
         return None
     kind = kind or ("scale" if operation.name.startswith("mul") else "learned")
@@ -104,7 +104,7 @@ def layer(name: str, operation: Operation, seen: Seen, fresh: Mapping[str, int])
 def _convolution(name: str, operation: Operation, seen: Seen, fresh: bool) -> Layer:
     weight: Tensor = operation.given["weight"]
     groups, c_out = operation.given["groups"], weight.shape[0]
-    c_in, window = weight.shape[1] * groups, tracing.window(operation)
+    c_in, window = weight.shape[1] * groups, op_rules.window(operation)
     cells = (1, math.prod(weight.shape[2:])) if window is None else window.kernel
     depthwise = 1 < groups == c_in
     kind = "depthwise" if depthwise else "grouped" if groups > 1 else "convolution"

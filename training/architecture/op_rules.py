@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from training.architecture import spatial_dims as reshaping
-from training.architecture.receptive_field import Pair, Window, ceil_padding, union
-from training.architecture.spatial_dims import ACROSS, DOWN, MAP, NONE, Operation, Seen, mixed, unknown
+from graft.training.architecture import spatial_dims
+from graft.training.architecture.receptive_field import Pair, Window, ceil_padding, union
+from graft.training.architecture.spatial_dims import ACROSS, DOWN, MAP, NONE, Operation, Seen, mixed, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,10 +178,10 @@ RULES: Mapping[str, Callable[[Operation], Seen]] = {
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "var", "std", "var_mean"), _reduced),
     **dict.fromkeys(("_softmax", "_safe_softmax", "softmax"), _normalised_along),
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm"), _multiplied),
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"), reshaping.reshaped),
-    **dict.fromkeys(("permute", "transpose", "t"), reshaping.permuted),
-    **dict.fromkeys(("select", "unbind"), reshaping.picked),
-    **dict.fromkeys(("slice", "split", "split_with_sizes", "narrow"), reshaping.sliced),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"), spatial_dims.reshaped),
+    **dict.fromkeys(("permute", "transpose", "t"), spatial_dims.permuted),
+    **dict.fromkeys(("select", "unbind"), spatial_dims.picked),
+    **dict.fromkeys(("slice", "split", "split_with_sizes", "narrow"), spatial_dims.sliced),
     "_scaled_dot_product_flash_attention_for_cpu": _attended,
     "constant_pad_nd": _padded,
     "cat": _concatenated,

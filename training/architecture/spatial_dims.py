@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from training.architecture.receptive_field import Pair, ReceptiveField, Window
+from graft.training.architecture.receptive_field import Pair, ReceptiveField, Window
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.architecture.layers import Anatomy, Layer
-from training.architecture.receptive_field import Pair
-from training.backbones.registry import BackboneError, Choice, choose
+from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.receptive_field import Pair
+from graft.training.backbones.registry import BackboneError, Choice, choose
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,7 +81,7 @@ def inspect(subject: str, input_size: int | None = None) -> Inspection:
 def _of_backbone(choice: Choice, side: int | None) -> Inspection:
     import torch
 
-    from training.backbones import pretrained
+    from graft.training.backbones import pretrained
 
     network = pretrained.load(choice, side)
     side = side or pretrained.preprocessing(network, None, "crop").crop
@@ -97,8 +97,8 @@ def _of_backbone(choice: Choice, side: int | None) -> Inspection:
 def _of_package(path: Path) -> Inspection:
     import torch
 
-    from service.inference import model
-    from service.networks import network
+    from graft.service.inference import model
+    from graft.service.networks import network
 
     loaded = model.load(path)
     backbone, side = loaded.manifest.backbone, loaded.manifest.preprocessing.crop
@@ -110,7 +110,7 @@ def _of_package(path: Path) -> Inspection:
 
 
 def _dissected(network: "nn.Module", batch: "Tensor") -> Anatomy:
-    from training.architecture.tracer import dissect
+    from graft.training.architecture.tracer import dissect
 
     return dissect(network.to("meta"), batch.to("meta"))
 

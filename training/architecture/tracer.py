@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training.architecture import layers as anatomy
-from training.architecture import op_rules as tracing
-from training.architecture.layers import Anatomy, Layer
-from training.architecture.receptive_field import Pair, ReceptiveField
-from training.architecture.spatial_dims import MAP, NONE, Operation, Seen
+from graft.training.architecture import layers, op_rules
+from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.receptive_field import Pair, ReceptiveField
+from graft.training.architecture.spatial_dims import MAP, NONE, Operation, Seen
 
 
 def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
@@ -91,7 +90,7 @@ class _Knife(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif results:
             name, pointwise = function.overloadpacket.__name__, torch.Tag.pointwise in function.tags
             done = [Operation(name, pointwise, arguments, inputs, out, self._image) for out in results]
-            known = [tracing.after(operation) for operation in done]
+            known = [op_rules.after(operation) for operation in done]
             self._note(done[0], known[0], learned)
             for out, seen in zip(results, known, strict=True):
                 self.know(out, seen)
@@ -99,9 +98,9 @@ class _Knife(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, operation: Operation, seen: Seen, learned: frozenset[str]) -> None:
         fresh = {name: self._unused[name] for name in learned if name in self._unused}
-        layer = anatomy.layer(self._inside[-1], operation, seen, fresh)
+        layer = layers.layer(self._inside[-1], operation, seen, fresh)
         if layer:
-            self._layers = anatomy.merged(self._layers, layer)
+            self._layers = layers.merged(self._layers, layer)
             self._beside += sum(fresh.values()) - layer.weights
             self._unused = {name: size for name, size in self._unused.items() if name not in fresh}
 

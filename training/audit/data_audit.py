@@ -1,6 +1,6 @@
 """What is wrong with the data, all of it at once, found before anything is learned from them.
 
-Files that cannot be used, leaks, contradictions and copies, each with its paths; and what `training.audit.quality_checks` sees.
+Files that cannot be used, leaks, contradictions and copies, each with its paths; and what `graft.training.audit.quality_checks` sees.
 """
 
 from collections import Counter, defaultdict
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from training.audit.image_scan import Looks
-from training.audit.quality_checks import of_images, of_labels
-from training.data.dataset import Dataset, DatasetError, Sample
-from training.data.errors import SHOWN, SKIP, examples, plain
-from training.data.findings import Finding
-from training.data.near_duplicates import clusters
-from training.data.splits import grouped, shortages
+from graft.training.audit.image_scan import Looks
+from graft.training.audit.quality_checks import of_images, of_labels
+from graft.training.data.dataset import Dataset, DatasetError, Sample
+from graft.training.data.errors import SHOWN, SKIP, examples, plain
+from graft.training.data.findings import Finding
+from graft.training.data.near_duplicates import clusters
+from graft.training.data.splits import grouped, shortages
 
 MOST_BAD = 0.05  # of all files; where more cannot be used, something is wrong that leaving them out would hide
 DROP_DUPLICATES = "--drop-duplicates"

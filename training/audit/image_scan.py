@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ImageError
-from service.imaging.preprocess import FORMATS, Glance, glance
-from service.inference.devices import cores
-from training.data.dataset import Dataset, DatasetError
-from training.data.near_duplicates import SIDE, Grey, candidates, grey_of, hash_of, judged
-from training.runtime.progress import Progress
-from training.runtime.thread_map import each
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import FORMATS, Glance, glance
+from graft.service.inference.devices import cores
+from graft.training.data.dataset import Dataset, DatasetError
+from graft.training.data.near_duplicates import SIDE, Grey, candidates, grey_of, hash_of, judged
+from graft.training.runtime.progress import Progress
+from graft.training.runtime.thread_map import each
 
 MODES = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L", "I;16N")
 SAME = 2  # grey levels that encoding may put between equal colours
@@ -57,7 +57,7 @@ class Looks:
     Attributes:
         columns: of dtype LOOK, (N,); row i is about the i-th sample. Width and height are as a person sees the image;
             `flags` is a sum of ANIMATED, TRANSPARENT, GREY (no colour in it), BLANK (one colour) and FILLED (ends in
-            the grey that stands for missing data); `across` and `down` are what `training.data.near_duplicates` compares.
+            the grey that stands for missing data); `across` and `down` are what `graft.training.data.near_duplicates` compares.
         troubles: by path, of the files that cannot be used; their row holds NOTHING.
         warnings: by path, what Pillow said of files that it read all the same.
         alike: digests of images that differ in their bytes and show the same.

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from service.inference.devices import cores
-from service.inference.neighbours import unit
-from training.data.cross_validation import Groups, Targets, among
-from training.data.dataset import Dataset, Sample
-from training.data.errors import plain
-from training.data.findings import Finding, Suspect
-from training.features.feature_arrays import Vectors
-from training.features.linear_probe import ONE_THREAD, out_of_fold
-from training.runtime.thread_map import each
+from graft.service.inference.devices import cores
+from graft.service.inference.neighbours import unit
+from graft.training.data.cross_validation import Groups, Targets, among
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.errors import plain
+from graft.training.data.findings import Finding, Suspect
+from graft.training.features.feature_arrays import Vectors
+from graft.training.features.linear_probe import ONE_THREAD, out_of_fold
+from graft.training.runtime.thread_map import each
 
 KIND = "label-error"  # of a finding
 STRENGTH = 1e-3  # strong regularisation: errors must not be learned by heart

@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from service.imaging.preprocess import FORMATS
-from training.audit.image_scan import ANIMATED, BLANK, FILLED, GREY, MODES, TRANSPARENT, Looks
-from training.data.dataset import Dataset
-from training.data.errors import examples, plain
-from training.data.findings import Finding, Severity
+from graft.service.imaging.preprocess import FORMATS
+from graft.training.audit.image_scan import ANIMATED, BLANK, FILLED, GREY, MODES, TRANSPARENT, Looks
+from graft.training.data.dataset import Dataset
+from graft.training.data.errors import examples, plain
+from graft.training.data.findings import Finding, Severity
 
 SMALL_SIDE = 32  # pixels
 LONG = 5.0  # times the shorter side

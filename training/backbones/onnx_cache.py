@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, record
-from training.backbones.registry import BackboneError, Choice, packaged
-from training.config.hyperparameters import input_size
-from training.runtime.cache_dir import cache_folder
-from training.runtime.progress import say
+import graft
+from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, record
+from graft.training.backbones.registry import BackboneError, Choice, packaged
+from graft.training.config.hyperparameters import input_size
+from graft.training.runtime.cache_dir import cache_folder
+from graft.training.runtime.progress import say
 
 CARD = "backbone.json"
 STAGES = "stages"  # the output beside `vectors`
@@ -103,14 +104,14 @@ def _export_in_child(choice: Choice, base: Path, crop: int | None, median_side: 
     command = [
         sys.executable,
         "-m",
-        "training.backbones.onnx_export",
+        "graft.training.backbones.onnx_export",
         choice.name,
         choice.weights,
         str(base),
         str(crop or 0),
         str(median_side),
     ]
-    root = str(Path(__file__).parents[2])
+    root = str(Path(graft.__file__).parents[1])
     environment = {
         "HF_HUB_ETAG_TIMEOUT": "5",  # the hub's library reads it when it is imported, so it must be there before
         **os.environ,

@@ -1,6 +1,6 @@
 """A torch network -> an ONNX graph; run as a program, a backbone -> the folder of its graph and weights.
 
-`python -m training.backbones.onnx_export NAME WEIGHTS BASE CROP MEDIAN_SIDE` is what `training.backbones.onnx_cache.export` starts as a child process.
+`python -m graft.training.backbones.onnx_export NAME WEIGHTS BASE CROP MEDIAN_SIDE` is what `graft.training.backbones.onnx_cache.export` starts as a child process.
 """
 
 import json
@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
-from service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
-from service.inference.engine import LOGITS, VECTORS
-from service.inference.openvino import Graph
-from service.networks.network import Network
-from training.backbones import pretrained
-from training.backbones.onnx_cache import CARD, STAGES, graph_folder, size_file
-from training.backbones.registry import BackboneError, Choice
-from training.config.hyperparameters import input_size
+from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
+from graft.service.inference.engine import LOGITS, VECTORS
+from graft.service.inference.openvino import Graph
+from graft.service.networks.network import Network
+from graft.training.backbones import pretrained
+from graft.training.backbones.onnx_cache import CARD, STAGES, graph_folder, size_file
+from graft.training.backbones.registry import BackboneError, Choice
+from graft.training.config.hyperparameters import input_size
 
 
 @symbolic_helper.parse_args("v", "is")

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
-from service.artifact import Backbone, Preprocessing
-from service.networks.network import sized as sized_for
-from service.networks.torchvision import without_helpers
-from training.backbones.registry import PACKAGED, BackboneError, Choice, packaged, ways_out
+from graft.service.artifact import Backbone, Preprocessing
+from graft.service.networks.network import sized as sized_for
+from graft.service.networks.torchvision import without_helpers
+from graft.training.backbones.registry import PACKAGED, BackboneError, Choice, packaged, ways_out
 
 
 def load(choice: Choice, crop: int | None = None) -> Any:

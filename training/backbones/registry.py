@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import service
+import graft.service
 
 HUB = "https://huggingface.co"
 ANSWERS_WITHIN_S = 5.0
@@ -22,7 +22,7 @@ PACKAGED = {
 }
 PRETRAINED = "pretrained"
 ZOO = tuple(
-    Path(service.__file__).with_name("networks") / name for name in ("classic.py", "torchvision.py")
+    Path(graft.service.__file__).with_name("networks") / name for name in ("classic.py", "torchvision.py")
 )  # networks that timm has not
 
 

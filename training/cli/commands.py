@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from service.errors import ImageError
-    from service.inference.model import Answer, Model
-    from training.architecture.summary import Inspection
-    from training.config.recipe import Recipe
-    from training.data.dataset import Dataset, Sample
-    from training.interpret.collect import Seen
-    from training.pipelines.fit import Result
+    from graft.service.errors import ImageError
+    from graft.service.inference.model import Answer, Model
+    from graft.training.architecture.summary import Inspection
+    from graft.training.config.recipe import Recipe
+    from graft.training.data.dataset import Dataset, Sample
+    from graft.training.interpret.collect import Seen
+    from graft.training.pipelines.fit import Result
 
 
 def fit(arguments: argparse.Namespace) -> int:
     """graft fit DIR"""
-    from training.pipelines import fit as run
+    from graft.training.pipelines import fit as run
 
     if arguments.replay:
         return _replay(arguments)
@@ -30,14 +30,13 @@ def fit(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from training.pipelines import fit as run
-    from training.runs import lifecycle as runs
-    from training.runs import run_folder as folder
+    from graft.training.pipelines import fit as run
+    from graft.training.runs import lifecycle, run_folder
 
-    path = runs.resumable(arguments.data, arguments.out)
-    recipe = folder.recorded_recipe(path, _given(arguments))
-    if runs.finished(path):
-        facts = {"run": str(path), "package": str(path / folder.PACKAGE)}
+    path = lifecycle.resumable(arguments.data, arguments.out)
+    recipe = run_folder.recorded_recipe(path, _given(arguments))
+    if lifecycle.finished(path):
+        facts = {"run": str(path), "package": str(path / run_folder.PACKAGE)}
         done = f"{path} is finished\npackage: {facts['package']}\nnext: graft serve {facts['package']}"
         print(json.dumps(facts, ensure_ascii=False) if arguments.json else done)
     else:
@@ -46,22 +45,22 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from training.pipelines import replay
-    from training.runs import run_folder as folder
+    from graft.training.pipelines import replay
+    from graft.training.runs import run_folder
 
     result, differences = replay.replay(arguments.data, arguments.out, arguments.replay, _given(arguments))
     if arguments.json:
         rows = [{"what": name, "before": str(before), "now": str(now)} for name, before, now in differences]
         print(json.dumps(result.facts() | {"differences": rows}, ensure_ascii=False))
     elif differences:
-        print(f"{result.run} differs from {arguments.replay}:\n{folder.table(differences)}")
+        print(f"{result.run} differs from {arguments.replay}:\n{run_folder.table(differences)}")
     else:
         print(f"{result.run} equals {arguments.replay}: every metric and every weight")
     return 1 if differences else 0
 
 
 def _print_result(result: "Result", as_json: bool) -> None:
-    from training.pipelines import fit as run
+    from graft.training.pipelines import fit as run
 
     if as_json:
         print(json.dumps(result.facts(), ensure_ascii=False))
@@ -72,9 +71,9 @@ def _print_result(result: "Result", as_json: bool) -> None:
 
 def predict(arguments: argparse.Namespace) -> int:
     """graft predict PACKAGE IMAGE_OR_DIR..."""
-    from service.errors import ImageError
-    from service.inference import model
-    from training.pipelines import predict as bulk
+    from graft.service.errors import ImageError
+    from graft.service.inference import model
+    from graft.training.pipelines import predict as bulk
 
     loaded, failed = model.load(arguments.package), 0
 
@@ -100,14 +99,14 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """graft compare DIR"""
-    from training.evaluation import comparison as comparing
-    from training.pipelines import compare as contest
+    from graft.training.evaluation import comparison
+    from graft.training.pipelines import compare as contest
 
     out = arguments.out or Path("compare") / arguments.data.resolve().stem
     found = contest.compare(
         arguments.data, out, _recipe(arguments), _listed(arguments.strategies), _listed(arguments.backbones), arguments.seeds
     )
-    print(comparing.text(found))
+    print(comparison.text(found))
     best = found.rows[0]
     print(f"every run: {out / 'compare.csv'}\nreport: {out / 'report.html'}")
     print(f"next: graft fit {arguments.data} --strategy {best.strategy} --backbone {best.backbone}")
@@ -116,12 +115,12 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """graft check DIR"""
-    from training.pipelines import check as checking
-    from training.report import render as report
+    from graft.training.pipelines import check as checking
+    from graft.training.report import render
 
     checked = checking.check(arguments.data, _recipe(arguments), not arguments.no_vectors)
     if arguments.report:
-        report.save(checking.page(checked, arguments.data.resolve().name), arguments.report)
+        render.save(checking.page(checked, arguments.data.resolve().name), arguments.report)
     if arguments.json:
         print(json.dumps(checked.facts(), ensure_ascii=False))
     else:
@@ -137,9 +136,9 @@ def _listed(text: str) -> list[str]:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """graft evaluate PACKAGE DIR"""
-    from service.inference import model
-    from training.inference import held_out
-    from training.pipelines import evaluate as appraise
+    from graft.service.inference import model
+    from graft.training.inference import held_out
+    from graft.training.pipelines import evaluate as appraise
 
     if arguments.report and not arguments.robust:
         raise ValueError("--report: the page tells what --robust found; add --robust.")
@@ -161,40 +160,38 @@ def _robust(
     arguments: argparse.Namespace, loaded: "Model", dataset: "Dataset", samples: tuple["Sample", ...]
 ) -> tuple[dict[str, object], str, str]:
     """What `--robust` adds: to the JSON, to the lines, and the command that it advises."""
-    from training.report import render as report
-    from training.robustness import measure as robustness
-    from training.robustness import recommendations as advising
+    from graft.training.report import render
+    from graft.training.robustness import measure, recommendations
 
-    found = robustness.measure(loaded, dataset, samples, arguments.sample)
+    found = measure.measure(loaded, dataset, samples, arguments.sample)
     # What was learned from and what it is judged by are one data set only where it comes in parts.
     data = str(arguments.data) if len(samples) < len(dataset.samples) else "DATA"
-    advice = advising.advise(found, data, loaded.manifest.backbone.name)
-    lines = f"\n{advising.text(found, advice)}\n"
+    advice = recommendations.advise(found, data, loaded.manifest.backbone.name)
+    lines = f"\n{recommendations.text(found, advice)}\n"
     if arguments.report:
-        report.save(report.robust_page(loaded.manifest.name, found, advice), arguments.report)
+        render.save(render.robust_page(loaded.manifest.name, found, advice), arguments.report)
         lines += f"report: {arguments.report}"
     else:
         lines += "see the curves and the images: --report FILE.html"
-    return advising.facts(found, advice), lines, advice.command
+    return recommendations.facts(found, advice), lines, advice.command
 
 
 def locate(arguments: argparse.Namespace) -> int:
     """graft locate PACKAGE IMAGE"""
-    from service.inference import model
-    from training.inference import detector as locating
-    from training.inference import draw_boxes as marking
-    from training.runtime import atomic_files as durable
+    from graft.service.inference import model
+    from graft.training.inference import detector, draw_boxes
+    from graft.training.runtime import atomic_files
 
     loaded, encoded = model.load(arguments.package), arguments.image.read_bytes()
-    found = locating.locate(loaded, encoded, arguments.probable)
+    found = detector.locate(loaded, encoded, arguments.probable)
     if arguments.out:
-        picture, size = locating.upright(loaded, encoded)
-        with durable.whole(arguments.out) as file:
-            file.write(marking.marked(picture, size, found.boxes, loaded.manifest.labels))
+        picture, size = detector.upright(loaded, encoded)
+        with atomic_files.whole(arguments.out) as file:
+            file.write(draw_boxes.marked(picture, size, found.boxes, loaded.manifest.labels))
     if arguments.json:
-        print(locating.as_json(found, arguments.package, arguments.image))
+        print(detector.as_json(found, arguments.package, arguments.image))
     else:
-        print(locating.text(found))
+        print(detector.text(found))
         print(
             f"picture: {arguments.out}"
             if arguments.out
@@ -206,33 +203,33 @@ def locate(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """graft inspect BACKBONE|PACKAGE"""
-    from training.architecture import summary as inspection
-    from training.report import render as report
+    from graft.training.architecture import summary
+    from graft.training.report import render
 
     if arguments.data and not (arguments.html and Path(arguments.subject).is_dir()):
         raise ValueError("--data: what a network sees in images is shown of a package, on a page: --html FILE.")
-    found = inspection.inspect(arguments.subject, arguments.input_size)
+    found = summary.inspect(arguments.subject, arguments.input_size)
     if arguments.html:
-        report.save(report.inspect_page(found, _sees(arguments, found) if arguments.data else None), arguments.html)
+        render.save(render.inspect_page(found, _sees(arguments, found) if arguments.data else None), arguments.html)
     if arguments.json:
         print(json.dumps(found.facts(), ensure_ascii=False))
     else:
-        print(inspection.text(found))
+        print(summary.text(found))
         print(f"page: {arguments.html}" if arguments.html else "the same as a page: --html FILE")
     return 0
 
 
 def _sees(arguments: argparse.Namespace, found: "Inspection") -> "Seen":
-    from service.inference import model
-    from training.interpret import collect as seeing
+    from graft.service.inference import model
+    from graft.training.interpret import collect
 
     loaded = model.load(Path(arguments.subject))
-    return seeing.of_package(loaded, found.anatomy, arguments.data, arguments.images, _listed(arguments.channels))
+    return collect.of_package(loaded, found.anatomy, arguments.data, arguments.images, _listed(arguments.channels))
 
 
 def verify(arguments: argparse.Namespace) -> int:
     """graft verify PACKAGE"""
-    from service.inference import model
+    from graft.service.inference import model
 
     loaded = model.load(arguments.package)
     manifest = loaded.manifest
@@ -244,7 +241,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def package(arguments: argparse.Namespace) -> int:
     """graft package [RUN]"""
-    from training.runs import latest
+    from graft.training.runs import latest
 
     chosen = latest.choose(arguments.run)
     print(f"{chosen.path}: every byte as promised; it is what is served and built from here on")
@@ -255,8 +252,8 @@ def package(arguments: argparse.Namespace) -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """graft serve [PACKAGE]"""
-    from service.settings import LATEST
-    from training.pipelines import serve as serving
+    from graft.service.settings import LATEST
+    from graft.training.pipelines import serve as serving
 
     serving.serve(arguments.package or LATEST, arguments.host, arguments.port)
     return 0
@@ -264,21 +261,21 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def demo(_: argparse.Namespace) -> int:
     """graft demo"""
-    from training.pipelines import demo as road
+    from graft.training.pipelines import demo as road
 
     print(road.demo())
     return 0
 
 
 def _recipe(arguments: argparse.Namespace) -> "Recipe":
-    from training.config.recipe import Recipe
+    from graft.training.config.recipe import Recipe
 
     return Recipe.model_validate(_given(arguments))
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The choices that were made, by flags or in a file, without the defaults."""
-    from training.config.recipe import Recipe
+    from graft.training.config.recipe import Recipe
 
     given = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
     return Recipe.load(arguments.recipe, given).model_dump(exclude_unset=True) if arguments.recipe else given

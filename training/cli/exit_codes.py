@@ -1,13 +1,8 @@
 """Exceptions to exit codes and one-line messages."""
 
 import errno
-from typing import TYPE_CHECKING
 
-from training.cli.parser import WRONG_USE
-
-if TYPE_CHECKING:
-    pass
-
+from graft.training.cli.parser import WRONG_USE
 
 CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 3, 4, 5, 6
 CODES = {

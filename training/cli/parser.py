@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from training.config.corruptions import SAMPLE
+from graft.training.config.corruptions import SAMPLE
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -156,7 +156,7 @@ def _add_recipe(verb: Verb, named: bool, without: Collection[str] = (), only: Co
     verb.add_argument("--recipe", type=Path, metavar="FILE", help="YAML with any of the choices below (default: none)")
     if not named:
         return
-    from training.config.recipe import Recipe
+    from graft.training.config.recipe import Recipe
 
     group = verb.add_argument_group("recipe")
     for name, field in Recipe.model_fields.items():

@@ -1,7 +1,7 @@
 """What images may suffer on their way to the network, by name: how much of it is tried, and in which words it is told.
 
-Names and numbers only, imported by the recipe; what each does to pixels is in `training.robustness.corruption_ops`, what `--harden` shows
-a network that learns in `training.finetuning.datamodule`.
+Names and numbers only, imported by the recipe; what each does to pixels is in `graft.training.robustness.corruption_ops`, what `--harden` shows
+a network that learns in `graft.training.finetuning.datamodule`.
 """
 
 import difflib

@@ -5,9 +5,8 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from training.config import hyperparameters as rules
-from training.config import hyperparameters as sizes
-from training.config.recipe import FINE_TUNINGS, Recipe
+from graft.training.config import hyperparameters
+from graft.training.config.recipe import FINE_TUNINGS, Recipe
 
 T = TypeVar("T")
 
@@ -81,7 +80,7 @@ class Plan(BaseModel):
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return rules.steps(self.n_images, self.batch_size)
+        return hyperparameters.steps(self.n_images, self.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -112,24 +111,24 @@ def plan(recipe: Recipe, facts: Facts) -> Plan:
         raise ValueError("--balance logits: images have several labels here; choose weights, sampling or none.")
     fresh = not facts.pretrained or (recipe.strategy == "scratch" and recipe.start == "random")
     scratch = fresh or recipe.strategy == "scratch"
-    batch_size = _given(recipe.batch_size, rules.batch_size(facts.n_images, facts.gpu))
-    usual = sizes.epochs(facts.n_images)
-    epochs = _given(recipe.epochs, rules.fresh_epochs(usual) if fresh else usual)
-    head_rate, backbone_rate = rules.rates(recipe.optimizer, scratch, fresh, batch_size)
-    decay, every = rules.averaging(epochs * rules.steps(facts.n_images, batch_size), bool(recipe.averaging))
+    batch_size = _given(recipe.batch_size, hyperparameters.batch_size(facts.n_images, facts.gpu))
+    usual = hyperparameters.epochs(facts.n_images)
+    epochs = _given(recipe.epochs, hyperparameters.fresh_epochs(usual) if fresh else usual)
+    head_rate, backbone_rate = hyperparameters.rates(recipe.optimizer, scratch, fresh, batch_size)
+    decay, every = hyperparameters.averaging(epochs * hyperparameters.steps(facts.n_images, batch_size), bool(recipe.averaging))
     derived = {
         "unfreeze": "last" if recipe.strategy == "last" else "all",
         "head_rate": head_rate,
         "backbone_rate": backbone_rate,
-        "bottom_ratio": rules.bottom_ratio(facts.n_images, scratch),
-        "weight_decay": rules.weight_decay(recipe.optimizer, fresh),
-        "dropout": rules.dropout(facts.n_images),
-        "label_smoothing": rules.LABEL_SMOOTHING,
-        "mixup": rules.mixup(fresh, epochs),
+        "bottom_ratio": hyperparameters.bottom_ratio(facts.n_images, scratch),
+        "weight_decay": hyperparameters.weight_decay(recipe.optimizer, fresh),
+        "dropout": hyperparameters.dropout(facts.n_images),
+        "label_smoothing": hyperparameters.LABEL_SMOOTHING,
+        "mixup": hyperparameters.mixup(fresh, epochs),
         "cutmix": 0.0,
-        "frozen_norm": rules.frozen_norm(facts.n_images, scratch),
-        "balance": rules.balance(facts.counts, facts.multilabel),
-        "augment": rules.augment(facts.n_images, fresh),
+        "frozen_norm": hyperparameters.frozen_norm(facts.n_images, scratch),
+        "balance": hyperparameters.balance(facts.counts, facts.multilabel),
+        "augment": hyperparameters.augment(facts.n_images, fresh),
     }
     chosen = {name: value for name in Plan.model_fields if (value := getattr(recipe, name, None)) is not None}
     known = {"n_images": facts.n_images, "counts": facts.counts, "multilabel": facts.multilabel}
@@ -180,7 +179,7 @@ def _holds(plan: Plan) -> str:
     parts += ["weights averaged"] if plan.averaging else []
     if plan.balance != "none":
         how = {"weights": "rare ones weigh more", "sampling": "rare ones are shown more often", "logits": "logits adjusted"}
-        parts.append(f"labels {rules.imbalance(plan.counts):.0f}:1, {how[plan.balance]}")
+        parts.append(f"labels {hyperparameters.imbalance(plan.counts):.0f}:1, {how[plan.balance]}")
     return "; ".join(parts)
 
 

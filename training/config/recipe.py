@@ -1,7 +1,7 @@
 """Every choice of a run, and the pure rules that derive the rest from the size of the data. No torch, no files but YAML.
 
 The command line's flags, the YAML file and the run folder's `recipe.yaml` are all this one model. How fine-tuning's own
-choices are derived stands in `training.config.hyperparameters`, and what came of it in `training.config.finetune_config`.
+choices are derived stands in `graft.training.config.hyperparameters`, and what came of it in `graft.training.config.finetune_config`.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from training.config.corruptions import HARDENING, hardening
+from graft.training.config.corruptions import HARDENING, hardening
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SECONDS = {"s": 1, "m": 60, "h": 3600}

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.cross_validation import Targets
-from training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps, also, plain
-from training.data.findings import Finding
-from training.data.readers import csv_table as tables
-from training.data.readers import mnist_cifar as binaries
-from training.data.readers import parquet
-from training.data.readers.class_folders import LAYOUT, Listing, by_folders, group, nearest, understood
-from training.data.readers.filenames import suffix
-from training.data.readers.source import Source
-from training.runtime.progress import Progress
+from graft.training.data.cross_validation import Targets
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps, also, plain
+from graft.training.data.findings import Finding
+from graft.training.data.readers import csv_table, mnist_cifar, parquet
+from graft.training.data.readers.class_folders import LAYOUT, Listing, by_folders, group, nearest, understood
+from graft.training.data.readers.filenames import suffix
+from graft.training.data.readers.source import Source
+from graft.training.runtime.progress import Progress
 
 __all__ = ["Dataset", "DatasetError", "Sample", "Source", "describe", "scan"]
 MOST_OTHERS = 10_000  # files that are no images, kept by name to see what they are if there is no image at all
@@ -57,7 +55,7 @@ class Dataset:
     Attributes:
         labels: the class names, in order; kept exactly as the folders spell them.
         multilabel: whether an image may have several labels, or none.
-        findings: what was wrong with the layout; more is found by `training.audit.data_audit`.
+        findings: what was wrong with the layout; more is found by `graft.training.audit.data_audit`.
         ignored: how many files were passed over because they are no images.
     """
 
@@ -137,8 +135,8 @@ def describe(dataset: Dataset) -> str:
 
 def _listed(root: Path, group_by: str | None, follow_links: bool, mishaps: Mishaps) -> tuple[Source, Listing, bool]:
     """Where the bytes are, what is there, and whether `group_by` named a column of it."""
-    if suffix(root.name) in tables.SUFFIXES:
-        return tables.listed(root, group_by, follow_links, mishaps)
+    if suffix(root.name) in csv_table.SUFFIXES:
+        return csv_table.listed(root, group_by, follow_links, mishaps)
     if suffix(root.name) == parquet.SUFFIX:
         return parquet.listed(root, [root.name], group_by, mishaps)
     source = Source(root)
@@ -148,7 +146,7 @@ def _listed(root: Path, group_by: str | None, follow_links: bool, mishaps: Misha
     mishaps.forget("ignored")  # among files that are no images are those that hold them
     if shards := [path for path in others if suffix(path) == parquet.SUFFIX]:
         return parquet.listed(root, shards, group_by, mishaps)
-    if found := binaries.listed(source, others):
+    if found := mnist_cifar.listed(source, others):
         return *found, False
     raise DatasetError(f"{root} holds no images.{nearest(root, paths)}\n{LAYOUT}{also(mishaps)}")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from training.data.findings import Finding, Severity
+from graft.training.data.findings import Finding, Severity
 
 MAX_FILE_BYTES = 256 * 2**20
 SHOWN = 10

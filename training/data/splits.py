@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from training.data.dataset import Dataset, DatasetError, Sample
-from training.data.near_duplicates import clusters
+from graft.training.data.dataset import Dataset, DatasetError, Sample
+from graft.training.data.near_duplicates import clusters
 
 FEWEST = 2  # images of a label to learn from: cross-validation learns from one while it judges by the other
 

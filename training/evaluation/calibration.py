@@ -1,6 +1,6 @@
 """What validation teaches about trusting an answer: temperature, thresholds, prediction sets, outliers. Numpy only.
 
-Validation also chose among networks, so what is promised here is a little rosy; `training.evaluation.metrics` measures on test what
+Validation also chose among networks, so what is promised here is a little rosy; `graft.training.evaluation.metrics` measures on test what
 came of each promise. Test images never enter this room.
 """
 
@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Calibration
-from service.inference.devices import cores
-from service.inference.neighbours import Neighbours, unit
-from service.inference.postprocess import probabilities
-from training.data.cross_validation import Targets
-from training.data.dataset import Sample
-from training.evaluation.predictions import Answered
-from training.features.feature_arrays import Vectors
-from training.runtime.thread_map import each
+from graft.service.artifact import Calibration
+from graft.service.inference.devices import cores
+from graft.service.inference.neighbours import Neighbours, unit
+from graft.service.inference.postprocess import probabilities
+from graft.training.data.cross_validation import Targets
+from graft.training.data.dataset import Sample
+from graft.training.evaluation.predictions import Answered
+from graft.training.features.feature_arrays import Vectors
+from graft.training.runtime.thread_map import each
 
 PRECISION = 0.95  # wanted, unless told otherwise
 COVERAGE = 0.9  # promised for prediction sets, unless told otherwise

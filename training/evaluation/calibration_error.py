@@ -8,8 +8,8 @@ Estimation").
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.confidence_intervals import resampled
-from training.results import Bin, Estimate
+from graft.training.evaluation.confidence_intervals import resampled
+from graft.training.results import Bin, Estimate
 
 N_BINS = 15  # as in Guo et al. 2017
 FEWEST = 20  # claims in a bin, so that its own chance error stays below the errors worth reporting

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.confidence_intervals import between
-from training.results import Estimate, points
+from graft.training.evaluation.confidence_intervals import between
+from graft.training.results import Estimate, points
 
 DRAWS = 2_000
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from training.results import Estimate
+from graft.training.results import Estimate
 
 Z = 1.959964  # two-sided 95 %
 DRAWS = 2_000  # of a bootstrap: its limits then move by about a twentieth of the interval's width between seeds

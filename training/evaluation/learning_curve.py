@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.cross_validation import Targets
-from training.evaluation.confidence_intervals import DRAWS, between, resampled
-from training.evaluation.metrics import by_image
-from training.features.feature_arrays import Vectors
-from training.results import Estimate, LearningCurve
+from graft.training.data.cross_validation import Targets
+from graft.training.evaluation.confidence_intervals import DRAWS, between, resampled
+from graft.training.evaluation.metrics import by_image
+from graft.training.features.feature_arrays import Vectors
+from graft.training.results import Estimate, LearningCurve
 
 PARTS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # of the images, and how many different draws of them
 MOST = 5_000  # images of the largest part that is learned from only for the curve

@@ -7,18 +7,18 @@ asked by the same function.
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Calibration, Score
-from service.inference.neighbours import Neighbours
-from service.inference.postprocess import conforming, given, probabilities
-from training.data.cross_validation import Targets
-from training.evaluation import confidence_intervals as intervals
-from training.evaluation.calibration import losses, outlier_scores
-from training.evaluation.calibration_error import calibration_error, reliability
-from training.evaluation.confidence_intervals import wilson
-from training.evaluation.per_class import average_precisions, confusion, macro_precision, several, single
-from training.evaluation.predictions import Answered
-from training.features.feature_arrays import Vectors
-from training.results import Conformal, Estimate, Evaluation, LearningCurve, Outliers
+from graft.service.artifact import Calibration, Score
+from graft.service.inference.neighbours import Neighbours
+from graft.service.inference.postprocess import conforming, given, probabilities
+from graft.training.data.cross_validation import Targets
+from graft.training.evaluation import confidence_intervals
+from graft.training.evaluation.calibration import losses, outlier_scores
+from graft.training.evaluation.calibration_error import calibration_error, reliability
+from graft.training.evaluation.confidence_intervals import wilson
+from graft.training.evaluation.per_class import average_precisions, confusion, macro_precision, several, single
+from graft.training.evaluation.predictions import Answered
+from graft.training.features.feature_arrays import Vectors
+from graft.training.results import Conformal, Estimate, Evaluation, LearningCurve, Outliers
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ def paired_log_loss(
 
 
 def _paired(gains: Floats, seed: int) -> tuple[float, float, float]:
-    found = intervals.mean(gains, seed)
+    found = confidence_intervals.mean(gains, seed)
     return found.value, found.low, found.high
 
 
@@ -149,8 +149,8 @@ def evaluate(
         true = (after.argmax(axis=1) == test.targets)[:, None]
         claims, calm = before.max(axis=1, keepdims=True), after.max(axis=1, keepdims=True)
     metrics |= {
-        "log_loss": intervals.mean(losses(test.logits, test.targets, temperature)),
-        "brier": intervals.mean(_brier(after, test.targets)),
+        "log_loss": confidence_intervals.mean(losses(test.logits, test.targets, temperature)),
+        "brier": confidence_intervals.mean(_brier(after, test.targets)),
         "ece_before": calibration_error(claims, true),
         "ece_after": calibration_error(calm, true),
     }

@@ -7,11 +7,11 @@ brings its own doubt with it.
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Calibration
-from service.inference.postprocess import given
-from training.evaluation import confidence_intervals as intervals
-from training.evaluation.confidence_intervals import design_effect, mean_of, share
-from training.results import Estimate, LabelScores
+from graft.service.artifact import Calibration
+from graft.service.inference.postprocess import given
+from graft.training.evaluation import confidence_intervals
+from graft.training.evaluation.confidence_intervals import design_effect, mean_of, share
+from graft.training.results import Estimate, LabelScores
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +57,6 @@ def average_precisions(scores: NDArray[np.floating], targets: NDArray[np.bool_])
     return np.array([value for value, _ in pairs]), np.stack([influence for _, influence in pairs], axis=1)
 
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Table = tuple[dict[str, Estimate], tuple[LabelScores, ...]]
 
@@ -78,7 +77,7 @@ def single(chances: Floats, targets: Counts, labels: tuple[str, ...], calibratio
             support=support[c],
             precision=share(right[c], said[c]),
             recall=share(right[c], support[c]),
-            f1=intervals.f1(right[c], support[c] + said[c] - right[c]),
+            f1=confidence_intervals.f1(right[c], support[c] + said[c] - right[c]),
             threshold=calibration.thresholds[c],
             precision_above=above[c],
         )
@@ -110,7 +109,7 @@ def several(chances: Floats, targets: NDArray[np.bool_], labels: tuple[str, ...]
             support=support[c],
             precision=share(right[c], n_said[c]),
             recall=share(right[c], support[c]),
-            f1=intervals.f1(right[c], support[c] + n_said[c] - right[c]),
+            f1=confidence_intervals.f1(right[c], support[c] + n_said[c] - right[c]),
             average_precision=precisions[c],
             threshold=calibration.thresholds[c],
             precision_above=share(right[c], n_said[c]),
@@ -186,7 +185,7 @@ def _micro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate |
     jaccard = float(both.sum() / either.sum())
     independent = jaccard * (1 - jaccard) * float(either.sum())
     effect = float(((both - jaccard * either) ** 2).sum()) / independent if independent > 0 else 1.0
-    return intervals.f1(float(both.sum()), float(either.sum()), effect)
+    return confidence_intervals.f1(float(both.sum()), float(either.sum()), effect)
 
 
 def _macro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate | None:

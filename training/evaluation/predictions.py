@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.cross_validation import Targets
-from training.features.feature_arrays import Vectors
+from graft.training.data.cross_validation import Targets
+from graft.training.features.feature_arrays import Vectors
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ImageError
-from service.imaging.preprocess import decode
-from service.inference.engine import VECTORS, Pixels
-from service.inference.openvino import Graph
-from training.backbones.onnx_cache import STAGES, Exported, columns
-from training.data.dataset import Dataset, DatasetError, Sample
-from training.features.feature_arrays import Rows
-from training.runtime import atomic_files as durable
-from training.runtime.cache_dir import cache_folder
-from training.runtime.progress import Progress
-from training.runtime.thread_map import each
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import decode
+from graft.service.inference.engine import VECTORS, Pixels
+from graft.service.inference.openvino import Graph
+from graft.training.backbones.onnx_cache import STAGES, Exported, columns
+from graft.training.data.dataset import Dataset, DatasetError, Sample
+from graft.training.features.feature_arrays import Rows
+from graft.training.runtime import atomic_files
+from graft.training.runtime.cache_dir import cache_folder
+from graft.training.runtime.progress import Progress
+from graft.training.runtime.thread_map import each
 
 SHARD = 4096  # images; what an interrupted pass loses at most
 MOST = float(np.finfo(np.float16).max)
@@ -63,7 +63,7 @@ class Features:
     Attributes:
         rows: from a view's key to its row.
         seen: float16 (N, W): every stage's features, then the last vector; in a file without a name, not in memory.
-        columns: where each block stands in a row, as `training.backbones.onnx_cache.columns` says.
+        columns: where each block stands in a row, as `graft.training.backbones.onnx_cache.columns` says.
         unreadable: why, by path, for the images that have no row.
         computed: how many were not in the cache.
     """
@@ -101,7 +101,7 @@ def extract(dataset: Dataset, views: Iterable[View], exported: Exported, passes:
     """The features of all views; only what this machine has never seen is computed.
 
     Args:
-        passes: who computes; `training.features.lightning_extractor.passes` on a GPU, this processor unless told otherwise.
+        passes: who computes; `graft.training.features.lightning_extractor.passes` on a GPU, this processor unless told otherwise.
     """
     folder, blocks = _cache(exported), columns(exported.backbone)
     wanted = {view.key: view for view in views}
@@ -146,7 +146,7 @@ class _Table:
 def _table(folder: Path, n_bytes: int) -> Iterator[_Table]:
     """A new table beside the shards: where temporary files belong may be memory, and hold less."""
     folder.mkdir(parents=True, exist_ok=True)
-    with durable.room_for(folder, n_bytes), tempfile.TemporaryFile(dir=folder) as file:
+    with atomic_files.room_for(folder, n_bytes), tempfile.TemporaryFile(dir=folder) as file:
         yield _Table(file)
 
 

@@ -9,15 +9,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from service.errors import ImageError
-from service.imaging.preprocess import decode
-from service.inference.devices import cores
-from service.networks import network as networks
-from service.networks.network import Network
-from training.backbones.onnx_cache import Exported
-from training.data.dataset import Dataset as Images
-from training.data.dataset import DatasetError
-from training.features.extraction import MOST, SHARD, Result, View
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import decode
+from graft.service.inference.devices import cores
+from graft.service.networks import network as networks
+from graft.service.networks.network import Network
+from graft.training.backbones.onnx_cache import Exported
+from graft.training.data.dataset import Dataset as Images
+from graft.training.data.dataset import DatasetError
+from graft.training.features.extraction import MOST, SHARD, Result, View
 
 BATCH = 256
 Read = tuple[int, np.ndarray | DatasetError]

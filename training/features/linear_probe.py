@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import MAPS
-from service.inference.devices import cores
-from service.inference.engine import LOGITS, VECTORS
-from training.backbones.onnx_cache import STAGES
-from training.data.cross_validation import Groups, Part, Targets, among, deal, subset
-from training.features import streaming_solver as streamed
-from training.features.feature_arrays import PIECE, Rows, Vectors
-from training.features.linear_solver import (
+from graft.service.artifact import MAPS
+from graft.service.inference.devices import cores
+from graft.service.inference.engine import LOGITS, VECTORS
+from graft.training.backbones.onnx_cache import STAGES
+from graft.training.data.cross_validation import Groups, Part, Targets, among, deal, subset
+from graft.training.features import streaming_solver
+from graft.training.features.feature_arrays import PIECE, Rows, Vectors
+from graft.training.features.linear_solver import (
     Floats,
     Kind,
     Loss,
@@ -33,8 +33,8 @@ from training.features.linear_solver import (
     softmax,
     weights_of,
 )
-from training.features.streaming_solver import Standard
-from training.runtime.thread_map import each
+from graft.training.features.streaming_solver import Standard
+from graft.training.runtime.thread_map import each
 
 if TYPE_CHECKING:
     import onnx
@@ -125,7 +125,7 @@ def fit(
     if isinstance(vectors, Rows) and vectors.size > MOST_IN_MEMORY:
         penalty = 1 / (strength * len(targets))
         with _one_thread():
-            rows = streamed.learn(vectors, targets, Standard(mean, scale), kind, balanced, penalty, FINE)
+            rows = streaming_solver.learn(vectors, targets, Standard(mean, scale), kind, balanced, penalty, FINE)
     else:
         search, everything = Search(scaled(vectors[:, :], mean, scale), targets, kind, balanced), np.arange(len(targets))
         _, [rows] = search.round([(everything, everything[:0])], strength, [None], FINE)

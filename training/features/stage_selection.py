@@ -6,10 +6,20 @@ from typing import Literal
 
 import numpy as np
 
-from training.data.cross_validation import Groups, Part, Targets, among, deal, subset
-from training.features.feature_arrays import Vectors, columns_of
-from training.features.linear_probe import MOST_FOR_CHOOSING, STRENGTHS, WHOLE, Head, Search, fit, preferred, scaled, standard
-from training.features.linear_solver import Floats, Kind
+from graft.training.data.cross_validation import Groups, Part, Targets, among, deal, subset
+from graft.training.features.feature_arrays import Vectors, columns_of
+from graft.training.features.linear_probe import (
+    MOST_FOR_CHOOSING,
+    STRENGTHS,
+    WHOLE,
+    Head,
+    Search,
+    fit,
+    preferred,
+    scaled,
+    standard,
+)
+from graft.training.features.linear_solver import Floats, Kind
 
 MOST_FOR_SCREENING = 2_000  # images
 ENOUGH_TO_SCREEN = 400  # images to judge by; where there are fewer, every part judges
@@ -65,7 +75,7 @@ def best_of(
 
     Args:
         seen: float32 (V, N, W): V views of N images, rows as `columns` divides them.
-        columns: blocks by name, such as `training.backbones.onnx_cache.columns` gives.
+        columns: blocks by name, such as `graft.training.backbones.onnx_cache.columns` gives.
         targets: int (N,) or bool (N, C).
         balanced: whether rare labels weigh as much as frequent ones.
         groups: of each image; a group is never torn apart.

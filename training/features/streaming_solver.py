@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.devices import cores
-from training.data.cross_validation import Targets
-from training.features.feature_arrays import PIECE, Rows, widened
-from training.features.linear_solver import Kind, Parameters, Summed, descend, loss_of, one_hot, summed, weights_among
-from training.runtime.thread_map import each
+from graft.service.inference.devices import cores
+from graft.training.data.cross_validation import Targets
+from graft.training.features.feature_arrays import PIECE, Rows, widened
+from graft.training.features.linear_solver import Kind, Parameters, Summed, descend, loss_of, one_hot, summed, weights_among
+from graft.training.runtime.thread_map import each
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from service.networks.network import Network
-from training.config.finetune_config import Plan
+from graft.service.networks.network import Network
+from graft.training.config.finetune_config import Plan
 
 SHARE = 0.7  # of the free memory; the rest is for the loader, for gradients on their way, and for other people
 COPIES = 5  # of each weight: itself, its gradient, AdamW's two moments, and its average

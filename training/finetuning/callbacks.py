@@ -12,11 +12,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from training.finetuning import checkpoints
-from training.finetuning.lightning_module import WATCHED, Diverged
-from training.runtime import atomic_files as durable
-from training.runtime.progress import say
-from training.runtime.signals import Stop
+from graft.training.finetuning import checkpoints
+from graft.training.finetuning.lightning_module import WATCHED, Diverged
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import say
+from graft.training.runtime.signals import Stop
 
 Row = dict[str, float]
 
@@ -88,7 +88,7 @@ class Keeper(Checkpoint):
         writer = csv.DictWriter(text, ["epoch", "step", *names], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
-        durable.write(self._metrics, text.getvalue())
+        atomic_files.write(self._metrics, text.getvalue())
 
 
 class Asked(Callback):

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, cast
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from training.runtime import atomic_files as durable
-from training.runtime.progress import say
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import say
 
 BEST = "best.ckpt"
 State = dict[str, Any]
@@ -34,14 +34,14 @@ def save(state: State, path: Path) -> None:
     Raises:
         OSError: with the bytes needed and free where the disk is full.
     """
-    with durable.whole(path, _n_bytes(state)) as file:
+    with atomic_files.whole(path, _n_bytes(state)) as file:
         hashed = _Hashed(file)
         try:
             torch.save(state, cast(BinaryIO, hashed))  # it only ever writes
         except RuntimeError:
             raise hashed.failed or RuntimeError(f"{path} could not be written.") from None  # torch hides the reason
         # First, so that a checkpoint under its final name is never without it.
-        durable.write(_digest_file(path), f"{hashed.digest.hexdigest()}  {path.name}\n")
+        atomic_files.write(_digest_file(path), f"{hashed.digest.hexdigest()}  {path.name}\n")
 
 
 def load(path: Path) -> State:
@@ -79,7 +79,7 @@ def newest(folder: Path) -> State | None:
     Raises:
         CorruptCheckpoint: if there are some and none is good; they stay, so that nothing begins anew unless a person says so.
     """
-    durable.remove_unfinished(folder)
+    atomic_files.remove_unfinished(folder)
     bad: list[Path] = []
     for path in sorted(folder.glob("epoch-*.ckpt"), reverse=True):
         try:

@@ -21,15 +21,15 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from service.artifact import Preprocessing
-from service.inference.devices import cores
-from training.config.finetune_config import Plan
-from training.data.dataset import Dataset as Images
-from training.data.dataset import Sample
-from training.data.splits import Splits
-from training.finetuning.augmentations import random_changes
-from training.finetuning.pixel_cache import Pixels, pixels, square, whole
-from training.finetuning.worker_errors import MOST_WORKERS, Reading
+from graft.service.artifact import Preprocessing
+from graft.service.inference.devices import cores
+from graft.training.config.finetune_config import Plan
+from graft.training.data.dataset import Dataset as Images
+from graft.training.data.dataset import Sample
+from graft.training.data.splits import Splits
+from graft.training.finetuning.augmentations import random_changes
+from graft.training.finetuning.pixel_cache import Pixels, pixels, square, whole
+from graft.training.finetuning.worker_errors import MOST_WORKERS, Reading
 
 # Importing it asks a server for its newest version unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -3,7 +3,7 @@
 from pytorch_lightning.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from training.config.finetune_config import Plan
+from graft.training.config.finetune_config import Plan
 
 
 class Averaged(WeightAveraging):

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
-from service.networks.network import Network
-from training.config.finetune_config import Plan
-from training.config.hyperparameters import lr_scale
-from training.features.linear_probe import Head
-from training.finetuning.ema import averaging
-from training.finetuning.loss import Loss
-from training.finetuning.mixup import mix
-from training.finetuning.param_groups import freeze, groups, settle
+from graft.service.networks.network import Network
+from graft.training.config.finetune_config import Plan
+from graft.training.config.hyperparameters import lr_scale
+from graft.training.features.linear_probe import Head
+from graft.training.finetuning.ema import averaging
+from graft.training.finetuning.loss import Loss
+from graft.training.finetuning.mixup import mix
+from graft.training.finetuning.param_groups import freeze, groups, settle
 
 WATCHED = "val/loss"
 LOOK_EVERY = 16  # batches between two looks at the loss on a GPU: each look waits until all that is queued is done
@@ -98,7 +98,7 @@ class FineTune(LightningModule):
             raise self._diverged(recent[first].item(), len(recent) - 1 - first, batch_idx)
 
     def _diverged(self, loss: float, batches_ago: int, batch_idx: int) -> Diverged:
-        from training.finetuning.datamodule import shown
+        from graft.training.finetuning.datamodule import shown
 
         step = self.global_step - batches_ago // self.trainer.accumulate_grad_batches
         rates = sorted({float(f"{group['lr']:.2g}") for group in self.trainer.optimizers[0].param_groups})

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.config.recipe import Recipe
+from graft.training.config.recipe import Recipe
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config.finetune_config import Plan
+from graft.training.config.finetune_config import Plan
 
 
 class Loss(nn.Module):

@@ -11,10 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from service.networks.network import Network
-from training.config.finetune_config import Plan
-from training.finetuning.lightning_module import FineTune, make_optimizer
-from training.finetuning.param_groups import settle
+from graft.service.networks.network import Network
+from graft.training.config.finetune_config import Plan
+from graft.training.finetuning.lightning_module import FineTune, make_optimizer
+from graft.training.finetuning.param_groups import settle
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 LOWEST, HIGHEST, TRIALS = 0.01, 100.0, 60  # times the plan's own rates

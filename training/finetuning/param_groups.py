@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from service.networks.network import Network
-from training.config.finetune_config import Plan
-from training.config.hyperparameters import layer_rates, open_layers
+from graft.service.networks.network import Network
+from graft.training.config.finetune_config import Plan
+from graft.training.config.hyperparameters import layer_rates, open_layers
 
 
 def layers(network: Network) -> list[list[str]]:

@@ -20,16 +20,16 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from service.artifact import Preprocessing
-from service.errors import ImageError
-from service.imaging.preprocess import decode, shrink
-from service.inference.devices import cores
-from training.data.dataset import Dataset, DatasetError, Sample
-from training.runtime.cache_dir import cache_folder
-from training.runtime.progress import Progress, say
-from training.runtime.thread_map import each
+from graft.service.artifact import Preprocessing
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import decode, shrink
+from graft.service.inference.devices import cores
+from graft.training.data.dataset import Dataset, DatasetError, Sample
+from graft.training.runtime.cache_dir import cache_folder
+from graft.training.runtime.progress import Progress, say
+from graft.training.runtime.thread_map import each
 
-FORMAT = 1  # raise it when `service.imaging.preprocess` gives other pixels of the same file
+FORMAT = 1  # raise it when `graft.service.imaging.preprocess` gives other pixels of the same file
 GIB = 2**30
 SHARD_BYTES = 256 * 2**20
 ABANDONED_S = 3600.0  # a file without an index that nobody has written to for so long belongs to nobody

@@ -1,4 +1,4 @@
-"""The training loop around `training.finetuning.lightning_module`: Lightning's trainer, and what a person sees meanwhile."""
+"""The training loop around `graft.training.finetuning.lightning_module`: Lightning's trainer, and what a person sees meanwhile."""
 
 import logging
 import time
@@ -14,16 +14,15 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
-from service.networks.network import Network
-from training.config.finetune_config import Plan
-from training.finetuning import checkpoints
-from training.finetuning import worker_errors as reading
-from training.finetuning.callbacks import Asked, Keeper, Reseeded, Trial, reseed
-from training.finetuning.datamodule import Batches
-from training.finetuning.lightning_module import WATCHED, FineTune
-from training.runtime import atomic_files as durable
-from training.runtime.progress import Progress, say
-from training.runtime.signals import patience
+from graft.service.networks.network import Network
+from graft.training.config.finetune_config import Plan
+from graft.training.finetuning import checkpoints, worker_errors
+from graft.training.finetuning.callbacks import Asked, Keeper, Reseeded, Trial, reseed
+from graft.training.finetuning.datamodule import Batches
+from graft.training.finetuning.lightning_module import WATCHED, FineTune
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import Progress, say
+from graft.training.runtime.signals import patience
 
 COPIES = 3  # of a checkpoint that there must be room for at the start
 
@@ -59,7 +58,7 @@ def learn(
     _quiet()
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    durable.remove_unfinished(run)
+    atomic_files.remove_unfinished(run)
     module = FineTune(network.to(memory_format=torch.channels_last), plan)
     best = checkpoints.ended(folder)
     if best is None:
@@ -75,10 +74,10 @@ def _best_of(
 ) -> checkpoints.State:
     """Learns to the end, from the newest checkpoint if there is one; the weights of the best epoch."""
     folder, plan = run / "checkpoints", module.plan
-    durable.require_room(run, COPIES * 3 * sum(weight.nbytes for weight in module.parameters()))  # weights and two moments
+    atomic_files.require_room(run, COPIES * 3 * sum(weight.nbytes for weight in module.parameters()))  # weights and two moments
     train, validation = batches.train_dataloader(), batches.val_dataloader()
     keeper = Keeper(run, trial)
-    with patience() as stop, reading.explained(train, validation), _memory_explained(plan.batch_size):
+    with patience() as stop, worker_errors.explained(train, validation), _memory_explained(plan.batch_size):
         seed_everything(plan.seed, workers=True, verbose=False)
         callbacks = [keeper, Asked(stop), Reseeded(plan.seed), Told(plan.batch_size, trial)]
         trainer = _trainer(plan, epochs, run, gpu, callbacks, tracked)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
-from training.data.errors import DatasetError, examples
+from graft.training.data.errors import DatasetError, examples
 
 MOST_WORKERS = 16
 IDLE = -1

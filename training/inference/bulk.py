@@ -5,16 +5,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from service.artifact import Preprocessing
-from service.errors import ImageError
-from service.imaging.preprocess import decode
-from service.inference.batcher import Batcher
-from service.inference.devices import cores
-from service.inference.engine import Engine, Outputs, Pixels
-from training.data.dataset import Dataset, Sample
-from training.evaluation.predictions import Answered
-from training.runtime.progress import Progress
-from training.runtime.thread_map import each
+from graft.service.artifact import Preprocessing
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import decode
+from graft.service.inference.batcher import Batcher
+from graft.service.inference.devices import cores
+from graft.service.inference.engine import Engine, Outputs, Pixels
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.evaluation.predictions import Answered
+from graft.training.runtime.progress import Progress
+from graft.training.runtime.thread_map import each
 
 T = TypeVar("T")
 FOREVER_S = 1e9  # nobody is waiting at the other end of a bulk job

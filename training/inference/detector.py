@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.imaging.preprocess import dimensions, shrink
-from service.inference.model import Model
-from service.inference.postprocess import log_odds
-from training.inference.sliding_windows import ZOOMS, Numbers, Windows, windows
+from graft.service.imaging.preprocess import dimensions, shrink
+from graft.service.inference.model import Model
+from graft.service.inference.postprocess import log_odds
+from graft.training.inference.sliding_windows import ZOOMS, Numbers, Windows, windows
 
 CLEAR = 2.0  # nats that the log-odds inside a window must exceed those around it by
 SHARE = 0.5  # of the clearest window's nats

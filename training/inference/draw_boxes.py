@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from training.inference.detector import Box
+from graft.training.inference.detector import Box
 
 LEAST, MOST = 640, 1600  # pixels of the longer side of the picture that is drawn on
 # Okabe and Ito's, told apart by every kind of eye; the second half of each pair is the colour of text on it.

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from service.inference.model import Model
-from training.data.dataset import Dataset, DatasetError, Sample, scan
+from graft.service.inference.model import Model
+from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
 
 
 def held_out(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ...]]:

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.imaging.preprocess import FILTERS
-from service.inference.devices import cores
-from service.inference.model import Model, head_of
-from service.inference.openvino import Graph
-from training.runtime.thread_map import each
+from graft.service.imaging.preprocess import FILTERS
+from graft.service.inference.devices import cores
+from graft.service.inference.model import Model, head_of
+from graft.service.inference.openvino import Graph
+from graft.training.runtime.thread_map import each
 
 Numbers = NDArray[np.float64]
 Cells = NDArray[np.int64]

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Preprocessing
-from service.imaging.preprocess import decode, shrink
-from service.inference.batcher import Batcher
-from service.inference.devices import cores
-from service.inference.engine import Engine, Pixels
-from service.inference.postprocess import probabilities
-from training.inference.bulk import FOREVER_S
-from training.runtime.progress import Progress
-from training.runtime.thread_map import each
+from graft.service.artifact import Preprocessing
+from graft.service.imaging.preprocess import decode, shrink
+from graft.service.inference.batcher import Batcher
+from graft.service.inference.devices import cores
+from graft.service.inference.engine import Engine, Pixels
+from graft.service.inference.postprocess import probabilities
+from graft.training.inference.bulk import FOREVER_S
+from graft.training.runtime.progress import Progress
+from graft.training.runtime.thread_map import each
 
 
 def looks(encoded: bytes, preprocessing: Preprocessing) -> Pixels:

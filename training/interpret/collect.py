@@ -7,35 +7,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.artifact import Artifact, Precision, Preprocessing
-from service.errors import ImageError
-from service.explain.explainer import Explainer, Method, Unexplainable
-from service.imaging.preprocess import Decoded, decode
-from service.inference.devices import cores
-from service.inference.engine import Pixels
-from service.inference.model import Model
-from training.data.dataset import DatasetError
-from training.features.feature_arrays import Vectors
-from training.inference import held_out as appraise
-from training.inference.bulk import answered
-from training.interpret import embedding_map as atlas
-from training.interpret import embedding_plot as scatter
-from training.interpret import first_layer_filters as filters
-from training.interpret.embedding_map import Places, sampled
-from training.interpret.embedding_plot import Point
-from training.interpret.heatmaps import Heats, heats, telling
-from training.runtime.thread_map import each
-from training.visualization import contact_sheet as tiles
-from training.visualization.charts import percent
-from training.visualization.gallery import Answers
-from training.visualization.thumbnails import data_uri
+from graft.service.artifact import Artifact, Precision, Preprocessing
+from graft.service.errors import ImageError
+from graft.service.explain.explainer import Explainer, Method, Unexplainable
+from graft.service.imaging.preprocess import Decoded, decode
+from graft.service.inference.devices import cores
+from graft.service.inference.engine import Pixels
+from graft.service.inference.model import Model
+from graft.training.data.dataset import DatasetError
+from graft.training.features.feature_arrays import Vectors
+from graft.training.inference import held_out
+from graft.training.inference.bulk import answered
+from graft.training.interpret import embedding_map, embedding_plot
+from graft.training.interpret import first_layer_filters as filters
+from graft.training.interpret.embedding_map import Places, sampled
+from graft.training.interpret.embedding_plot import Point
+from graft.training.interpret.heatmaps import Heats, heats, telling
+from graft.training.runtime.thread_map import each
+from graft.training.visualization import contact_sheet
+from graft.training.visualization.charts import percent
+from graft.training.visualization.gallery import Answers
+from graft.training.visualization.thumbnails import data_uri
 
 if TYPE_CHECKING:
-    from training.architecture.layers import Anatomy
-    from training.interpret.stage_views import Insides
+    from graft.training.architecture.layers import Anatomy
+    from graft.training.interpret.stage_views import Insides
 
 
-LAST = "last"  # as `training.interpret.feature_maps` calls the last map
+LAST = "last"  # as `graft.training.interpret.feature_maps` calls the last map
 TILE = 56  # pixels of an image beside the map
 OF_A_REPORT, MOST_POINTS = 300, 1000  # images on a map: a report must stay small, and a page quick to draw
 OF_EACH = 3  # images that were answered rightly, and as many wrongly, that get a heat map
@@ -119,10 +118,10 @@ def of_package(model: Model, anatomy: "Anatomy", data: Path, n_images: int, chos
         DatasetError, ImageError: as `appraise.package` does.
         ValueError: if a chosen channel does not exist.
     """
-    from training.interpret.stage_views import insides
+    from graft.training.interpret.stage_views import insides
 
     manifest, channels = model.manifest, [channel(text) for text in chosen]
-    dataset, samples = appraise.held_out(model, data)
+    dataset, samples = held_out.held_out(model, data)
     n_all, samples = len(samples), tuple(samples[row] for row in sampled(len(samples), n_images))
     by_path = {sample.path: sample for sample in samples}
     said = answered(model.engine, manifest.preprocessing, dataset, samples, "looking")
@@ -194,20 +193,20 @@ def mapped(
         n_all: how many images there are, of which these may be some.
     """
     rows = sampled(len(answers.paths), most)
-    if len(rows) < atlas.FEWEST:
+    if len(rows) < embedding_map.FEWEST:
         return None
-    along, shares = atlas.components(vectors[rows])
+    along, shares = embedding_map.components(vectors[rows])
     points = [_point(answers, labels, row) for row in rows.tolist()]
-    looks = scatter.marks(points, len(labels))
+    looks = embedding_plot.marks(points, len(labels))
     drawings = []
     for way in ways:
         title, places, sentence = way(along, shares)
-        drawings.append(Drawing(title, scatter.scatter(title, atlas.squared(places), points, looks), sentence))
-    near = atlas.agreement(along, [point.label for point in points])
+        drawings.append(Drawing(title, embedding_plot.scatter(title, embedding_map.squared(places), points, looks), sentence))
+    near = embedding_map.agreement(along, [point.label for point in points])
     said = f"{_counted(points, n_all)} For {percent(near)} of them, the one that is most alike has the same label."
-    n_columns, small = scatter.columns(len(rows)), _small([answers.paths[row] for row in rows], read, preprocessing)
-    sheet = data_uri(tiles.contact_sheet(small, n_columns, TILE))
-    legend = tuple(scatter.legend(labels, points, looks))
+    n_columns, small = embedding_plot.columns(len(rows)), _small([answers.paths[row] for row in rows], read, preprocessing)
+    sheet = data_uri(contact_sheet.contact_sheet(small, n_columns, TILE))
+    legend = tuple(embedding_plot.legend(labels, points, looks))
     return Map(tuple(drawings), legend, said, sheet, n_columns, -(-len(rows) // n_columns), TILE)
 
 
@@ -219,7 +218,7 @@ def by_components(along: Places, shares: Places) -> tuple[str, Places, str]:
 
 def by_groups(along: Places, _: Places) -> tuple[str, Places, str]:
     """The map that shows groups best; importing what makes it takes a second."""
-    return "t-SNE", atlas.tsne(along), "Neighbours stay neighbours; how far groups are from each other means nothing."
+    return "t-SNE", embedding_map.tsne(along), "Neighbours stay neighbours; how far groups are from each other means nothing."
 
 
 def _counted(points: Sequence[Point], n_all: int) -> str:

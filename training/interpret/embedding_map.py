@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.neighbours import unit
+from graft.service.inference.neighbours import unit
 
 Places = NDArray[np.float64]
 

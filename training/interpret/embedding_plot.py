@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from training.interpret.embedding_map import Places
-from training.visualization.charts import clean
+from graft.training.interpret.embedding_map import Places
+from graft.training.visualization.charts import clean
 
 WIDTH, LOWEST, MARGIN = 520, 240, 16  # pixels; a map is as high as its points need, but not lower than that
 HUES, SHAPES = 8, 5  # no two of 40 labels share both

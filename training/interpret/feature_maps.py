@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.explain.gradcam import positions, prefix_tokens, width_of
-from service.explain.overlay import coloured
-from service.inference.engine import Floats, Pixels
-from service.inference.openvino import Graph
-from service.networks.network import Network
-from training.backbones.onnx_export import to_onnx
-from training.visualization import contact_sheet as tiles
+from graft.service.explain.gradcam import positions, prefix_tokens, width_of
+from graft.service.explain.overlay import coloured
+from graft.service.inference.engine import Floats, Pixels
+from graft.service.inference.openvino import Graph
+from graft.service.networks.network import Network
+from graft.training.backbones.onnx_export import to_onnx
+from graft.training.visualization import contact_sheet
 
 LAST = "last"  # the map that the network's vectors come from
 SHOWN, COLUMNS, SIDE = 12, 4, 44  # of a stage: channels, tiles in a row, pixels of a tile
@@ -73,7 +73,7 @@ def tiled(map: Floats) -> bytes:
     """The twelve channels of a map (D, h, w) that differ most from place to place, as a PNG of tiles; each on a scale of its
     own, from its lowest value, black, to its highest.
     """
-    return tiles.sheet([channel_picture(map[channel]) for channel in liveliest(map, SHOWN)], COLUMNS, SIDE)
+    return contact_sheet.sheet([channel_picture(map[channel]) for channel in liveliest(map, SHOWN)], COLUMNS, SIDE)
 
 
 def liveliest(map: Floats, most: int) -> NDArray[np.intp]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.engine import Floats, Pixels
-from training.visualization import contact_sheet as tiles
+from graft.service.inference.engine import Floats, Pixels
+from graft.training.visualization import contact_sheet
 
 MOST = 128  # kernels that are shown
 IDLE = 0.05  # of the largest weight there is: a kernel with none above is next to zero
@@ -104,7 +104,7 @@ def picture(filters: Filters) -> bytes:
     """The kernels as a PNG of tiles."""
     shown = coloured(filters.shown())
     side = max(SIDE // shown.shape[1], 1) * shown.shape[1]
-    return tiles.sheet(list(shown), max(1, SHEET // (side + tiles.GAP)), side)
+    return contact_sheet.sheet(list(shown), max(1, SHEET // (side + contact_sheet.GAP)), side)
 
 
 def sentence(filters: Filters) -> str:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.explain.deletion import Deletion
-from service.explain.explainer import Explainer, Explanation, Method
-from service.explain.overlay import glowing, strength
-from service.imaging.preprocess import Decoded
-from training.visualization import contact_sheet as tiles
-from training.visualization.charts import percent
-from training.visualization.gallery import Answers
-from training.visualization.thumbnails import data_uri
+from graft.service.explain.deletion import Deletion
+from graft.service.explain.explainer import Explainer, Explanation, Method
+from graft.service.explain.overlay import glowing, strength
+from graft.service.imaging.preprocess import Decoded
+from graft.training.visualization import contact_sheet
+from graft.training.visualization.charts import percent
+from graft.training.visualization.gallery import Answers
+from graft.training.visualization.thumbnails import data_uri
 
 SIDE = 176  # pixels of a picture
 WORD = {"cam": "class activation maps", "gradcam": "Grad-CAM", "occlusion": "occlusion maps"}
@@ -118,7 +118,7 @@ def heats(
         judged = explainer.deletion(found[0], steps=steps, moves=moves)
         glows = [_glow(one, None if turn else judged) for turn, one in enumerate(found)]
         truth = ", ".join(labels[label] for label in own) or "no label"
-        picture = data_uri(tiles.photo(seen.pixels, SIDE))
+        picture = data_uri(contact_sheet.photo(seen.pixels, SIDE))
         shown.append(Heat(path, truth, said in own, picture, tuple(glows)))
         told = WORD[found[0].method]
     return Heats(told, tuple(shown)) if shown else None
@@ -126,4 +126,4 @@ def heats(
 
 def _glow(explanation: Explanation, judged: Deletion | None) -> Glow:
     picture = glowing(explanation.decoded.pixels, strength(explanation), SIDE)
-    return Glow(explanation.label, explanation.probability, data_uri(tiles.photo(picture, SIDE)), judged)
+    return Glow(explanation.label, explanation.probability, data_uri(contact_sheet.photo(picture, SIDE)), judged)

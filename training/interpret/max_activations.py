@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.engine import Floats, Pixels
-from training.architecture.receptive_field import Box, ReceptiveField
+from graft.service.inference.engine import Floats, Pixels
+from graft.training.architecture.receptive_field import Box, ReceptiveField
 
 Integers = NDArray[np.intp]
 

@@ -8,24 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from service.artifact import Artifact
-from service.explain.overlay import glowing
-from service.inference.engine import Floats, Pixels
-from service.inference.openvino import Graph
-from service.networks import network as networks
-from training.architecture import layers as fields
-from training.architecture.layers import Anatomy
-from training.architecture.receptive_field import ReceptiveField
-from training.features.feature_arrays import Vectors
-from training.interpret import feature_maps as activations
-from training.interpret import max_activations as patches
-from training.interpret.feature_maps import LAST
-from training.interpret.max_activations import Peaks
-from training.runtime.progress import Progress
-from training.runtime.thread_map import each
-from training.visualization import contact_sheet as tiles
-from training.visualization.gallery import Answers
-from training.visualization.thumbnails import data_uri
+from graft.service.artifact import Artifact
+from graft.service.explain.overlay import glowing
+from graft.service.inference.engine import Floats, Pixels
+from graft.service.inference.openvino import Graph
+from graft.service.networks import network as networks
+from graft.training.architecture import layers as fields
+from graft.training.architecture.layers import Anatomy
+from graft.training.architecture.receptive_field import ReceptiveField
+from graft.training.features.feature_arrays import Vectors
+from graft.training.interpret import feature_maps, max_activations
+from graft.training.interpret.feature_maps import LAST
+from graft.training.interpret.max_activations import Peaks
+from graft.training.runtime.progress import Progress
+from graft.training.runtime.thread_map import each
+from graft.training.visualization import contact_sheet
+from graft.training.visualization.gallery import Answers
+from graft.training.visualization.thumbnails import data_uri
 
 PATCHES, SIDE = 8, 88  # of a channel: patches, pixels of each
 OF_A_STAGE, OF_A_LABEL, OF_ALL_LABELS = 3, 2, 12  # channels that are shown
@@ -110,7 +109,7 @@ def insides(
     """
     network, labels, crop = networks.load(artifact), artifact.manifest.labels, artifact.manifest.preprocessing.crop
     with tempfile.TemporaryDirectory() as folder:
-        graph = activations.stages(network, crop, Path(folder))
+        graph = feature_maps.stages(network, crop, Path(folder))
         if graph is None:
             return None
         looks = tuple(_look(graph, path, decoded(path)) for path in (answers.paths[row] for row in looked_at))
@@ -118,8 +117,8 @@ def insides(
         _check(chosen, found)
         weights = network.head.weight.detach().numpy()[:, -network.facts.width :]
         picked = {stage: _picked(stage, seen, answers, labels, weights, vectors, chosen) for stage, seen in found.items()}
-        shapes = {name: map.shape for name, map in activations.maps(graph, decoded(answers.paths[0])).items()}
-        seen_by = fields.fields(anatomy, activations.modules(network), shapes)
+        shapes = {name: map.shape for name, map in feature_maps.maps(graph, decoded(answers.paths[0])).items()}
+        seen_by = fields.fields(anatomy, feature_maps.modules(network), shapes)
         gallery = _Gallery(graph, crop, answers, labels, decoded, seen_by)
         excited = tuple(gallery.excited(stage, found[stage], channels) for stage, channels in picked.items() if channels)
     return Insides(looks, excited, len(answers.paths))
@@ -127,21 +126,21 @@ def insides(
 
 def _look(graph: Graph, path: str, pixels: Pixels) -> Look:
     stages = []
-    for name, map in activations.maps(graph, pixels).items():
+    for name, map in feature_maps.maps(graph, pixels).items():
         depth, tall, wide = map.shape
-        stages.append(Stage(name, f"{tall}x{wide}x{depth}", data_uri(activations.tiled(map))))
-    return Look(path, data_uri(tiles.photo(pixels, PICTURE)), tuple(stages))
+        stages.append(Stage(name, f"{tall}x{wide}x{depth}", data_uri(feature_maps.tiled(map))))
+    return Look(path, data_uri(contact_sheet.photo(pixels, PICTURE)), tuple(stages))
 
 
 def _peaks(graph: Graph, paths: Sequence[str], decoded: Decode) -> dict[str, Peaks]:
     """Every stage's peaks over all images, of which only a few have their maps in memory at a time."""
 
     def one(path: str) -> dict[str, Peaks]:
-        return {name: patches.peaks([map]) for name, map in activations.maps(graph, decoded(path)).items()}
+        return {name: max_activations.peaks([map]) for name, map in feature_maps.maps(graph, decoded(path)).items()}
 
     with Progress("patches", len(paths), "images") as progress:
         found = list(progress.each(each(one, paths, graph.lanes)))
-    return {name: patches.joined([peaks[name] for peaks in found]) for name in graph.outputs}
+    return {name: max_activations.joined([peaks[name] for peaks in found]) for name in graph.outputs}
 
 
 def _check(chosen: Sequence[Chosen], found: Mapping[str, Peaks]) -> None:
@@ -166,9 +165,9 @@ def _picked(
     own = [truth[0] if truth else -1 for truth in answers.truth]
     if stage == LAST and found.values.shape[1] == weights.shape[1]:
         n_each = OF_A_LABEL if len(labels) <= OF_ALL_LABELS // OF_A_LABEL else 1
-        speaking = patches.speaking(weights, vectors[:], own, n_each)
+        speaking = max_activations.speaking(weights, vectors[:], own, n_each)
         return [(channel, f"speaks for {labels[label]}") for label, channel in speaking[:OF_ALL_LABELS]]
-    return [(channel, "tells labels apart") for channel in patches.telling(found.values, own, OF_A_STAGE)]
+    return [(channel, "tells labels apart") for channel in max_activations.telling(found.values, own, OF_A_STAGE)]
 
 
 @dataclass(frozen=True)
@@ -191,21 +190,21 @@ class _Gallery:
         if field is None:
             return "How much of the image each answer depends on is not known, so all of it is shown; the answer glows."
         seen = f"{field.size[1]}x{field.size[0]} pixels"
-        if patches.sees_all(field, side):
+        if max_activations.sees_all(field, side):
             return f"Each answer depends on {seen}, all of an image of {side}x{side}; where the channel answers glows."
         return f"Each answer depends on {seen} of {side}x{side}, which is what is shown."
 
     def _channel(self, stage: str, found: Peaks, number: int, why: str) -> Channel:
-        rows = patches.strongest(found, number, PATCHES)
+        rows = max_activations.strongest(found, number, PATCHES)
         pictures = [self._picture(stage, found, row, number) for row in rows]
-        strip = data_uri(tiles.contact_sheet(pictures, PATCHES, SIDE)) if pictures else ""
+        strip = data_uri(contact_sheet.contact_sheet(pictures, PATCHES, SIDE)) if pictures else ""
         counts = Counter(", ".join(self.labels[label] for label in self.answers.truth[row]) for row in rows)
         told = ", ".join(f"{n} {name}" for name, n in counts.most_common(3))
         return Channel(number, why, told, strip)
 
     def _picture(self, stage: str, found: Peaks, row: int, number: int) -> Pixels:
         pixels, field = self.decoded(self.answers.paths[row]), self.fields.get(stage)
-        if field is not None and not patches.sees_all(field, len(pixels)):
-            return patches.patch(pixels, found, row, number, field)
-        heat = np.maximum(activations.maps(self.graph, pixels)[stage][number], 0)
+        if field is not None and not max_activations.sees_all(field, len(pixels)):
+            return max_activations.patch(pixels, found, row, number, field)
+        heat = np.maximum(feature_maps.maps(self.graph, pixels)[stage][number], 0)
         return glowing(pixels, heat / max(float(heat.max()), 1e-12), SIDE)

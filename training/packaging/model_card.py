@@ -1,7 +1,7 @@
 """The model card inside a package, for whoever finds the directory."""
 
-from service.artifact import Fidelity, Manifest
-from service.inference.neighbours import Thumbnails
+from graft.service.artifact import Fidelity, Manifest
+from graft.service.inference.neighbours import Thumbnails
 
 
 def card(manifest: Manifest, shown: Thumbnails) -> str:

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Fidelity, Precision
-from service.imaging.preprocess import decode
-from service.inference import devices, loader
-from service.inference.engine import LOGITS, Pixels
-from service.inference.openvino import Graph
-from service.inference.postprocess import given, probabilities
-from training.data.cross_validation import Targets
-from training.data.dataset import Dataset, Sample
-from training.data.splits import Splits
-from training.evaluation.predictions import Answered
-from training.runtime.thread_map import each
-from training.strategies.trained_model import Trained, score
+from graft.service.artifact import Fidelity, Precision
+from graft.service.imaging.preprocess import decode
+from graft.service.inference import devices, loader
+from graft.service.inference.engine import LOGITS, Pixels
+from graft.service.inference.openvino import Graph
+from graft.service.inference.postprocess import given, probabilities
+from graft.training.data.cross_validation import Targets
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.splits import Splits
+from graft.training.evaluation.predictions import Answered
+from graft.training.runtime.thread_map import each
+from graft.training.strategies.trained_model import Trained, score
 
 MOST = 500  # images: a few seconds, and one answer in 200 that changes is still all but certain to be met
 

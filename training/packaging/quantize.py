@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from service.inference.engine import Pixels
-from service.inference.openvino import core
+from graft.service.inference.engine import Pixels
+from graft.service.inference.openvino import core
 
 MOST = 300  # images that show how large the activations get; more change nothing
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save as to_bytes
 
-from service.artifact import (
+from graft.service.artifact import (
     CARD,
     FILES,
     GOLDEN,
@@ -33,17 +33,17 @@ from service.artifact import (
     read,
     record,
 )
-from service.imaging.preprocess import decode, shrink
-from service.inference import loader as engine
-from service.inference.model import Golden, Model
-from service.inference.neighbours import Thumbnails
-from training.data.dataset import Dataset, Sample
-from training.data.splits import Splits
-from training.packaging.model_card import card
-from training.packaging.precision_check import measure
-from training.packaging.quantize import MOST, quantise
-from training.runtime import atomic_files as durable
-from training.strategies.trained_model import Trained
+from graft.service.imaging.preprocess import decode, shrink
+from graft.service.inference import loader
+from graft.service.inference.model import Golden, Model
+from graft.service.inference.neighbours import Thumbnails
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.splits import Splits
+from graft.training.packaging.model_card import card
+from graft.training.packaging.precision_check import measure
+from graft.training.packaging.quantize import MOST, quantise
+from graft.training.runtime import atomic_files
+from graft.training.strategies.trained_model import Trained
 
 N_GOLDEN = 8
 AGREEMENT = 1e-4  # of probabilities, between the packaged graph and the network that was trained, on this machine
@@ -75,7 +75,7 @@ def write(
     shown = Thumbnails.of([b""] * len(trained.neighbours.paths)) if pictures is None else pictures
     n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(shown.content)
     try:
-        with durable.room_for(target.parent, n_bytes):
+        with atomic_files.room_for(target.parent, n_bytes):
             _write_networks(beside, trained, dataset, splits.train if int8 else ())
             fidelity = measure(beside / GRAPH, beside / INT8_GRAPH if int8 else None, trained, dataset, splits)
             _fill(beside, trained, dataset, splits.validation, name, shown, fidelity)
@@ -151,7 +151,7 @@ def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) ->
 
 
 def _compare(artifact: Artifact) -> None:
-    model = Model(artifact, engine.load(artifact, "cpu"))
+    model = Model(artifact, loader.load(artifact, "cpu"))
     _ = model.neighbours, model.thumbnails  # read as a service will read them
     moved = model.drift
     if not moved <= AGREEMENT:

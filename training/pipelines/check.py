@@ -4,20 +4,19 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.audit import label_errors as suspects
-from training.audit.data_audit import SEVERITIES, audit, shortened
-from training.audit.image_scan import examine, median_side
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.config.recipe import Recipe
-from training.data.dataset import Dataset, describe, scan
-from training.data.findings import Finding
-from training.data.splits import grouped
-from training.features.extraction import View, extract
-from training.report.render import check_page
-from training.runtime.progress import duration, say
-from training.visualization import gallery
-from training.visualization.thumbnails import Album
+from graft.training.audit import label_errors
+from graft.training.audit.data_audit import SEVERITIES, audit, shortened
+from graft.training.audit.image_scan import examine, median_side
+from graft.training.backbones import onnx_cache, registry
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import Dataset, describe, scan
+from graft.training.data.findings import Finding
+from graft.training.data.splits import grouped
+from graft.training.features.extraction import View, extract
+from graft.training.report.render import check_page
+from graft.training.runtime.progress import duration, say
+from graft.training.visualization import gallery
+from graft.training.visualization.thumbnails import Album
 
 SIDE = 128  # pixels, at most: what looks out of place does so on a small picture too, and is found three times sooner
 
@@ -56,18 +55,18 @@ def check(data: Path, choices: Recipe, vectors: bool = True) -> Checked:
         BackboneError, DatasetError: if nothing can be understood at all.
     """
     begun = time.monotonic()
-    choice = backbones.choose(choices.backbone, choices.weights)
+    choice = registry.choose(choices.backbone, choices.weights)
     dataset = scan(data, choices.group_by, choices.follow_links)
     say(describe(dataset))
     dataset, looks = examine(dataset)
     found = audit(dataset, looks)
     good = grouped(dataset.without(looks.troubles), looks.alike)
-    if vectors and len(good.samples) > suspects.FEWEST_TO_JUDGE:
-        exported = graphs.export(choice, choices.input_size or SIDE, median_side(looks), choices.fit)
+    if vectors and len(good.samples) > label_errors.FEWEST_TO_JUDGE:
+        exported = onnx_cache.export(choice, choices.input_size or SIDE, median_side(looks), choices.fit)
         features = extract(good, map(View, good.samples), exported)
         seen = good.without(features.unreadable)
-        wrong, strange = suspects.look(seen, seen.samples, features.rows_of(seen.samples))
-        found += suspects.findings(wrong, strange)
+        wrong, strange = label_errors.look(seen, seen.samples, features.rows_of(seen.samples))
+        found += label_errors.findings(wrong, strange)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Checked(dataset, tuple(found), time.monotonic() - begun)
 

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from training.backbones import registry as backbones
-from training.config import finetune_config as plan
-from training.config.recipe import FINE_TUNINGS, Recipe, Strategy
-from training.evaluation.comparison import Cell, Table, grid, save, table
-from training.evaluation.metrics import by_image
-from training.report import collect as telling
-from training.report import render as report
-from training.runs.run_folder import Folder
-from training.runtime.progress import duration, say
-from training.strategies import auto as ladder
-from training.strategies import hpo as search
-from training.strategies.context import prepare
+from graft.training.backbones import registry
+from graft.training.config import finetune_config
+from graft.training.config.recipe import FINE_TUNINGS, Recipe, Strategy
+from graft.training.evaluation.comparison import Cell, Table, grid, save, table
+from graft.training.evaluation.metrics import by_image
+from graft.training.report import collect, render
+from graft.training.runs.run_folder import Folder
+from graft.training.runtime.progress import duration, say
+from graft.training.strategies import auto, hpo
+from graft.training.strategies.context import prepare
 
 
 def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], networks: Sequence[str], n_seeds: int) -> Table:
@@ -33,10 +31,10 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
     if unknown := set(strategies) - set(get_args(Strategy)):
         raise ValueError(f"No such strategy: {', '.join(sorted(unknown))}. There are {', '.join(get_args(Strategy))}.")
     for strategy in set(strategies) & set(FINE_TUNINGS):
-        plan.check(choices.model_copy(update={"strategy": strategy}))
-        search.check(choices.model_copy(update={"strategy": strategy}))
+        finetune_config.check(choices.model_copy(update={"strategy": strategy}))
+        hpo.check(choices.model_copy(update={"strategy": strategy}))
     for network in networks:  # all of them before hours are spent on the first
-        backbones.choose(network, choices.weights)
+        registry.choose(network, choices.weights)
     out.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for backbone, seed, strategy in grid(strategies, networks, n_seeds):
@@ -49,10 +47,10 @@ def compare(data: Path, out: Path, choices: Recipe, strategies: Sequence[str], n
         save(cells, out / "compare.csv")
     found = table(cells)
     more = ("--strategies", ",".join(strategies), "--backbones", ",".join(networks), "--seeds", str(n_seeds))
-    repeat = telling.repeat(telling.command("compare", data, choices, *more), choices, range(n_seeds))
+    repeat = collect.repeat(collect.command("compare", data, choices, *more), choices, range(n_seeds))
     seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
     summary = f"{len(cells[0].right):,} test images and {choices.budget} at most for each run; {seeds}"
-    report.save(report.compare_page(data.resolve().name, summary, found, repeat), out / report.NAME)
+    render.save(render.compare_page(data.resolve().name, summary, found, repeat), out / render.NAME)
     return found
 
 
@@ -60,7 +58,7 @@ def _cell(data: Path, out: Path, choices: Recipe) -> Cell:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as folder:
         ground = prepare(data, Folder(Path(folder)), choices)
-        trained = ladder.climb(ground, begun, lambda first: None).trained
+        trained = auto.climb(ground, begun, lambda first: None).trained
     rights = by_image(trained.test.logits, trained.test.targets).tolist()
     measure = "mAP" if ground.dataset.multilabel else "accuracy"
     right = {sample.digest: value for sample, value in zip(ground.splits.test, rights, strict=True)}

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from training.config.recipe import Recipe
-from training.data.dataset import scan
-from training.pipelines import fit as run
-from training.pipelines.serve import ROOT, command, environment
-from training.runtime.progress import say
-from training.sample import SAMPLE
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import scan
+from graft.training.pipelines import fit
+from graft.training.pipelines.serve import ROOT, command, environment
+from graft.training.runtime.progress import say
+from graft.training.sample import SAMPLE
 
 READY_WITHIN_S = 60.0
 
@@ -29,8 +29,8 @@ def demo() -> str:
         RuntimeError: if the server does not become ready.
     """
     # Mirrored clothes are still clothes, so the default recipe fits.
-    result = run.fit(SAMPLE, None, Recipe(strategy="probe"))
-    say(run.summary(result))
+    result = fit.fit(SAMPLE, None, Recipe(strategy="probe"))
+    say(fit.summary(result))
     dataset = scan(SAMPLE)
     question = next(sample for sample in dataset.samples if sample.part == "test")
     with serving(result.artifact.path) as url:

@@ -5,23 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact, Preprocessing
-from service.inference import loader as engine
-from service.inference.engine import Engine
-from service.inference.model import Model
-from training.data.cross_validation import Targets
-from training.data.dataset import Dataset, Sample
-from training.evaluation.learning_curve import Head, learning_curve
-from training.evaluation.metrics import evaluate
-from training.features import stage_selection as blocks
-from training.features.feature_arrays import Vectors
-from training.inference.bulk import answered
-from training.inference.ten_crop import ten_crop
-from training.results import Evaluation, LearningCurve
-from training.strategies.auto import Climb
-from training.strategies.context import Ground
-from training.strategies.probe import Probed
-from training.visualization.formatting import measured, points
+from graft.service.artifact import Artifact, Preprocessing
+from graft.service.inference import loader
+from graft.service.inference.engine import Engine
+from graft.service.inference.model import Model
+from graft.training.data.cross_validation import Targets
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.evaluation.learning_curve import Head, learning_curve
+from graft.training.evaluation.metrics import evaluate
+from graft.training.features import stage_selection
+from graft.training.features.feature_arrays import Vectors
+from graft.training.inference.bulk import answered
+from graft.training.inference.ten_crop import ten_crop
+from graft.training.results import Evaluation, LearningCurve
+from graft.training.strategies.auto import Climb
+from graft.training.strategies.context import Ground
+from graft.training.strategies.probe import Probed
+from graft.training.visualization.formatting import measured, points
 
 Floats = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ def network(ground: Ground, climbed: Climb, artifact: Artifact) -> Evaluation:
     """All that the test images say of the network that was kept, and what more images would bring."""
     trained, dataset, samples, many = climbed.trained, ground.dataset, ground.splits.test, None
     if ground.choices.ten_crop:
-        many = _many(engine.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
+        many = _many(loader.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
     curve = _curve(ground, climbed.probed)
     return evaluate(
         trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbours, curve, ten_crop=many
@@ -66,7 +66,7 @@ def _curve(ground: Ground, probed: Probed) -> LearningCurve | None:
     train, validation = ground.splits.train, ground.splits.validation
 
     def fit(seen: Vectors, targets: Targets) -> Head:
-        return blocks.learn(best, seen, columns, targets)
+        return stage_selection.learn(best, seen, columns, targets)
 
     return learning_curve(
         ground.seen(train),

@@ -4,28 +4,24 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.artifact import Artifact
-from training.backbones import registry as backbones
-from training.config import finetune_config as plan
-from training.config.recipe import Recipe
-from training.finetuning import loggers as trackers
-from training.packaging import quantize as quantise
-from training.packaging import writer as package
-from training.pipelines import evaluate as appraise
-from training.report import collect as telling
-from training.report import render as report
-from training.results import Evaluation, points
-from training.runs import latest
-from training.runs import lifecycle as runs
-from training.runs.run_folder import PACKAGE, to_json
-from training.runtime import atomic_files as durable
-from training.runtime.progress import duration
-from training.strategies import auto as ladder
-from training.strategies import hpo as search
-from training.strategies.auto import Climb
-from training.strategies.context import prepare
-from training.strategies.trained_model import Trained
-from training.visualization import thumbnails
+from graft.service.artifact import Artifact
+from graft.training.backbones import registry
+from graft.training.config import finetune_config
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning import loggers
+from graft.training.packaging import quantize, writer
+from graft.training.pipelines import evaluate
+from graft.training.report import collect, render
+from graft.training.results import Evaluation, points
+from graft.training.runs import latest, lifecycle
+from graft.training.runs.run_folder import PACKAGE, to_json
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import duration
+from graft.training.strategies import auto, hpo
+from graft.training.strategies.auto import Climb
+from graft.training.strategies.context import prepare
+from graft.training.strategies.trained_model import Trained
+from graft.training.visualization import thumbnails
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Result:
         facts: dict[str, object] = {
             "run": str(self.run),
             "package": str(self.artifact.path),
-            "report": str(self.run / report.NAME),
+            "report": str(self.run / render.NAME),
             "strategy": manifest.strategy,
             "backbone": manifest.backbone.name,
             "labels": list(manifest.labels),
@@ -76,21 +72,21 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
         BackboneError, DatasetError, RunError, ArtifactError, OSError: with what to do about it.
     """
     begun = time.monotonic()
-    plan.check(recipe)
-    search.check(recipe)
-    trackers.require(recipe.tracker)
-    quantise.require(recipe.int8)
-    backbones.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
-    with runs.opened(out, data, recipe, resume, like) as folder:
+    finetune_config.check(recipe)
+    hpo.check(recipe)
+    loggers.require(recipe.tracker)
+    quantize.require(recipe.int8)
+    registry.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
+    with lifecycle.opened(out, data, recipe, resume, like) as folder:
         ground = prepare(data, folder, recipe)
         pictures = thumbnails.pictures(ground.dataset, ground.near) if recipe.thumbnails else None
 
         def publish(trained: Trained) -> Artifact:
-            artifact = package.write(
+            artifact = writer.write(
                 trained,
                 ground.dataset,
                 ground.splits,
-                runs.name_of(data),
+                lifecycle.name_of(data),
                 folder.path / PACKAGE,
                 pictures,
                 recipe.int8,
@@ -98,28 +94,28 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
             latest.choose(folder.path)
             return artifact
 
-        climbed = ladder.climb(ground, begun, publish)
+        climbed = auto.climb(ground, begun, publish)
         artifact = publish(climbed.trained)
-        evaluation = appraise.network(ground, climbed, artifact)
-        durable.write(folder.path / "ladder.json", to_json([rung.model_dump() for rung in climbed.rungs]))
-        durable.write(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
+        evaluation = evaluate.network(ground, climbed, artifact)
+        atomic_files.write(folder.path / "ladder.json", to_json([rung.model_dump() for rung in climbed.rungs]))
+        atomic_files.write(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
         by_path = {sample.path: sample for sample in ground.dataset.samples}
-        story = telling.story(data, ground, climbed, evaluation, artifact, time.monotonic() - begun)
-        report.save(report.report_page(story, lambda path: ground.dataset.read(by_path[path])), folder.path / report.NAME)
-        runs.finish(folder.path)
+        story = collect.story(data, ground, climbed, evaluation, artifact, time.monotonic() - begun)
+        render.save(render.report_page(story, lambda path: ground.dataset.read(by_path[path])), folder.path / render.NAME)
+        lifecycle.finish(folder.path)
     return Result(folder.path, artifact, climbed, evaluation, time.monotonic() - begun)
 
 
 def summary(result: Result) -> str:
     """The end of a run, for a person."""
     test = result.evaluation
-    lines = [f"test: {appraise.headline(test)}, on {test.n:,} images that nothing was chosen by"]
+    lines = [f"test: {evaluate.headline(test)}, on {test.n:,} images that nothing was chosen by"]
     if gain := result.trained.gain:
         _, low, _ = gain
         verdict = "beats" if low > 0 else "is not shown to beat"
         lines.append(f"{result.trained.strategy} {verdict} its probe: {points(*gain)}")
     if test.curve:
         lines.append(test.curve.sentence())
-    lines.append(f"report: {result.run / report.NAME}")
+    lines.append(f"report: {result.run / render.NAME}")
     lines.append(f"package: {result.artifact.path}  ({duration(result.seconds)})")
     return "\n".join(lines)

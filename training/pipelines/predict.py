@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from service.errors import ImageError
-from service.inference.model import Answer, Model
-from training.data.dataset import DatasetError, Source
-from training.inference.bulk import outputs
-from training.runtime import atomic_files as durable
+from graft.service.errors import ImageError
+from graft.service.inference.model import Answer, Model
+from graft.training.data.dataset import DatasetError, Source
+from graft.training.inference.bulk import outputs
+from graft.training.runtime import atomic_files
 
 
 def predict(model: Model, paths: Sequence[Path], top_k: int) -> Iterator[tuple[Path, Answer | ImageError]]:
@@ -62,7 +62,7 @@ def saved(answers: Iterable[tuple[Path, Answer | ImageError]], table: Path) -> I
 
     Labels of a set are separated by `|`, as in the data that Graft reads.
     """
-    with durable.whole(table) as file:
+    with atomic_files.whole(table) as file:
         # A file's name may be no text at all; its bytes are then written as they are.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         writer = csv.writer(text)

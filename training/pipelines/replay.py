@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import MANIFEST, WEIGHTS
-from training.pipelines import fit as run
-from training.pipelines.fit import Result
-from training.runs.lifecycle import finished
-from training.runs.run_folder import PACKAGE, Row, RunError, recorded_recipe
+from graft.service.artifact import MANIFEST, WEIGHTS
+from graft.training.pipelines import fit
+from graft.training.pipelines.fit import Result
+from graft.training.runs.lifecycle import finished
+from graft.training.runs.run_folder import PACKAGE, Row, RunError, recorded_recipe
 
 AGREEMENT = 1e-6  # of a metric, and of a weight
 # What names a package, not what it learned: files' digests hold the time of packaging.
@@ -32,7 +32,7 @@ def replay(data: Path, out: Path | None, before: Path, given: dict[str, Any]) ->
     """
     if not finished(before):
         raise RunError(f"{before} is no finished run, so there is nothing to compare with.")
-    result = run.fit(data, out, recorded_recipe(before, given), like=before)
+    result = fit.fit(data, out, recorded_recipe(before, given), like=before)
     return result, differences(before, result.run)
 
 

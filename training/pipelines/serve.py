@@ -4,10 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-from service.artifact import read
-from training.runtime.cache_dir import cache_folder
+import graft
+from graft.service.artifact import read
+from graft.training.runtime.cache_dir import cache_folder
 
-ROOT = Path(__file__).parents[2]  # where `service` is found
+ROOT = Path(graft.__file__).parents[1]  # where `graft` is found
 
 
 def environment(package: Path, port: int) -> dict[str, str]:
@@ -28,7 +29,7 @@ def environment(package: Path, port: int) -> dict[str, str]:
 
 def command(host: str, port: int) -> list[str]:
     """The command line of one server; it must run in ROOT."""
-    return [sys.executable, "-m", "bentoml", "serve", "service.app:Graft", "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "bentoml", "serve", "graft.service.app:Graft", "--host", host, "--port", str(port)]
 
 
 def serve(package: Path, host: str, port: int) -> None:

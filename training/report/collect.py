@@ -8,23 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from service.artifact import Artifact
-from service.inference.devices import cores
-from service.inference.postprocess import probabilities
-from training.audit import label_errors as suspects
-from training.config import hyperparameters as recipes
-from training.config.finetune_config import Plan
-from training.config.recipe import Recipe
-from training.evaluation.calibration import outlier_scores
-from training.interpret import collect as seeing
-from training.report.render import Choice, Repeat, Story, read_epochs
-from training.results import Evaluation, points
-from training.runs.lifecycle import versions
-from training.runs.run_folder import PLAN, read
-from training.strategies.auto import Climb
-from training.strategies.context import Ground, on_gpu
-from training.strategies.trained_model import Trained
-from training.visualization.gallery import Answers
+from graft.service.artifact import Artifact
+from graft.service.inference.devices import cores
+from graft.service.inference.postprocess import probabilities
+from graft.training.audit import label_errors
+from graft.training.config import hyperparameters
+from graft.training.config.finetune_config import Plan
+from graft.training.config.recipe import Recipe
+from graft.training.evaluation.calibration import outlier_scores
+from graft.training.interpret import collect
+from graft.training.report.render import Choice, Repeat, Story, read_epochs
+from graft.training.results import Evaluation, points
+from graft.training.runs.lifecycle import versions
+from graft.training.runs.run_folder import PLAN, read
+from graft.training.strategies.auto import Climb
+from graft.training.strategies.context import Ground, on_gpu
+from graft.training.strategies.trained_model import Trained
+from graft.training.visualization.gallery import Answers
 
 UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a plan
 
@@ -49,14 +49,14 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, ar
         repeat=_repeat(data, ground, climbed),
         left_out=ground.audited.left_out,
         findings=tuple(
-            finding for finding in ground.audited.findings if finding.kind != suspects.KIND
+            finding for finding in ground.audited.findings if finding.kind != label_errors.KIND
         ),  # these have a place of their own
         rungs=climbed.rungs,
         quadrant=climbed.quadrant,
         epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
         suspects=ground.audited.suspects,
         remarks=tuple(_remarks(climbed, evaluation)),
-        sees=seeing.of_run(artifact, answers, trained.test.vectors, lambda path: dataset.read(by_path[path])),
+        sees=collect.of_run(artifact, answers, trained.test.vectors, lambda path: dataset.read(by_path[path])),
     )
 
 
@@ -116,7 +116,11 @@ def _choices(ground: Ground, climbed: Climb) -> list[Choice]:
     chosen = [
         *(Choice(_words(name), str(given[name]), derived=False) for name in always),
         Choice("input size", size, derived=given["input_size"] is None),
-        Choice("mirror images for the probe", _said(recipes.mirrored(given["flips"], len(ground.splits.train))), derived=True),
+        Choice(
+            "mirror images for the probe",
+            _said(hyperparameters.mirrored(given["flips"], len(ground.splits.train))),
+            derived=True,
+        ),
         Choice("the probe's strength (scikit-learn's C)", f"{best.strength:g}", derived=True),
         Choice("the probe's features", f"{best.block}, {best.kind}", derived=True),
     ]

@@ -13,25 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.data.findings import Finding, Suspect
-from training.evaluation.comparison import Table
-from training.interpret.collect import Seen
-from training.report import tables as panels
-from training.report.tables import Epoch
-from training.results import Evaluation, Quadrant, Rung
-from training.robustness.measure import Robustness
-from training.robustness.recommendations import Advice, chapters, sample
-from training.runtime import atomic_files as durable
-from training.runtime.progress import duration
-from training.visualization import charts, gallery
-from training.visualization import formatting as wording
-from training.visualization.gallery import Answers, Sheet
-from training.visualization.thumbnails import Album
+from graft.training.data.findings import Finding, Suspect
+from graft.training.evaluation.comparison import Table
+from graft.training.interpret.collect import Seen
+from graft.training.report import tables
+from graft.training.report.tables import Epoch
+from graft.training.results import Evaluation, Quadrant, Rung
+from graft.training.robustness.measure import Robustness
+from graft.training.robustness.recommendations import Advice, chapters, sample
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import duration
+from graft.training.visualization import charts, formatting, gallery
+from graft.training.visualization.gallery import Answers, Sheet
+from graft.training.visualization.thumbnails import Album
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from training.architecture.summary import Inspection
+    from graft.training.architecture.summary import Inspection
 
 
 NAME = "report.html"  # in a run's folder, or a comparison's
@@ -148,7 +147,7 @@ def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
     Args:
         sees: what its template `sees.html` is told of what the network sees in images; None: there were none.
     """
-    from training.architecture import summary as inspection
+    from graft.training.architecture import summary as inspection
 
     shares = [
         max(layer.weights / found.anatomy.weights, inspection.operations_share(layer, found.anatomy))
@@ -160,7 +159,7 @@ def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
 
 def save(page: str, path: Path) -> None:
     """Writes a page, whole or not at all."""
-    durable.write(path, page)
+    atomic_files.write(path, page)
 
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
@@ -207,5 +206,5 @@ def _environment() -> "Environment":
         finalize=lambda value: charts.clean(value) if type(value) is str else value,
     )
     environment.filters.update(percent=charts.percent, duration=duration)
-    environment.globals.update(charts=charts, wording=wording, panels=panels)
+    environment.globals.update(charts=charts, wording=formatting, panels=tables)
     return environment

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from training.evaluation.comparison import Row, Table
-from training.results import Estimate, Evaluation, LabelScores, LearningCurve
-from training.robustness.measure import Withstood
-from training.visualization.charts import Line, lines
-from training.visualization.gallery import Cell, Sheet
+from graft.training.evaluation.comparison import Row, Table
+from graft.training.results import Estimate, Evaluation, LabelScores, LearningCurve
+from graft.training.robustness.measure import Withstood
+from graft.training.visualization.charts import Line, lines
+from graft.training.visualization.gallery import Cell, Sheet
 
 Gap = tuple[Row, Row, Estimate]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.networks.network import Network
+from graft.service.networks.network import Network
 
 Pixels = NDArray[np.uint8]
 

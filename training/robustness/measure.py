@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ImageError
-from service.inference.devices import cores
-from service.inference.engine import Pixels
-from service.inference.model import Model
-from service.inference.postprocess import given
-from training.config.corruptions import ADVERSARIAL, DISTURBANCES, NATURAL, SAMPLE
-from training.data.dataset import Dataset, Sample
-from training.evaluation.confidence_intervals import share
-from training.inference.bulk import through
-from training.results import Estimate
-from training.robustness.corruption_ops import CHANGES
-from training.runtime.progress import Progress
-from training.runtime.thread_map import each
+from graft.service.errors import ImageError
+from graft.service.inference.devices import cores
+from graft.service.inference.engine import Pixels
+from graft.service.inference.model import Model
+from graft.service.inference.postprocess import given
+from graft.training.config.corruptions import ADVERSARIAL, DISTURBANCES, NATURAL, SAMPLE
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.evaluation.confidence_intervals import share
+from graft.training.inference.bulk import through
+from graft.training.results import Estimate
+from graft.training.robustness.corruption_ops import CHANGES
+from graft.training.runtime.progress import Progress
+from graft.training.runtime.thread_map import each
 
 if TYPE_CHECKING:
-    from service.networks.network import Network
+    from graft.service.networks.network import Network
 
 
 ATTACKED = {"fgsm": 48, "pgd": 24}  # of them at most
@@ -162,8 +162,8 @@ def _said(model: Model, looks: "Sequence[partial[Pixels]]", what: str) -> Iterat
 
 def _attacked(model: Model, images: list[Pixels], truth: NDArray[np.generic], seed: int) -> dict[Key, Pixels]:
     """The attacked images of each radius, uint8 (M, S, S, 3), the first M of the sample."""
-    from service.networks import network
-    from training.robustness.adversarial import AT_ONCE, attacker
+    from graft.service.networks import network
+    from graft.training.robustness.adversarial import AT_ONCE, attacker
 
     target = attacker(network.load(model.artifact))
     found: dict[Key, Pixels] = {}
@@ -184,7 +184,7 @@ def _attacked(model: Model, images: list[Pixels], truth: NDArray[np.generic], se
 def _attack(
     target: "Network", name: str, batch: Pixels, truth: NDArray[np.generic], radii: Sequence[float], seed: int
 ) -> Iterator[tuple[float, Pixels]]:
-    from training.robustness.adversarial import fgsm, pgd
+    from graft.training.robustness.adversarial import fgsm, pgd
 
     if name == "fgsm":
         yield from zip(radii, fgsm(target, batch, truth, radii), strict=True)

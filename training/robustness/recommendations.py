@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from training.config.corruptions import ADVERSARIAL, DISTURBANCES, HARDENING
-from training.config.recipe import DEFAULT_BACKBONE
-from training.robustness.measure import Example, Robustness, Withstood
-from training.visualization.charts import percent
-from training.visualization.gallery import Figure
-from training.visualization.thumbnails import data_uri, thumbnail
+from graft.training.config.corruptions import ADVERSARIAL, DISTURBANCES, HARDENING
+from graft.training.config.recipe import DEFAULT_BACKBONE
+from graft.training.robustness.measure import Example, Robustness, Withstood
+from graft.training.visualization.charts import percent
+from graft.training.visualization.gallery import Figure
+from graft.training.visualization.thumbnails import data_uri, thumbnail
 
 MOST_CHANGED = 0.05  # share of answers that may change at a usual severity before anything is advised
 

@@ -1,6 +1,5 @@
 """The package that is served and shipped, under two names that stay the same whichever run it came from."""
 
-
 import fcntl
 import os
 import shutil
@@ -8,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from service.artifact import Artifact, read
-from service.settings import PACKED
-from training.runtime import atomic_files as durable
-from training.runs.run_folder import PACKAGE
-
-
+from graft.service.artifact import Artifact, read
+from graft.service.settings import PACKED
+from graft.training.runs.run_folder import PACKAGE
+from graft.training.runtime import atomic_files
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
@@ -32,10 +29,10 @@ def choose(run: Path) -> Artifact:
     artifact = read(run / PACKAGE)
     RUNS.mkdir(exist_ok=True)
     with _alone():
-        durable.remove_unfinished(RUNS, HALF_DONE)
+        atomic_files.remove_unfinished(RUNS, HALF_DONE)
         _link(run)
         _put(artifact.path)
-        durable.sync(RUNS)
+        atomic_files.sync(RUNS)
     return artifact
 
 
@@ -71,4 +68,3 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-

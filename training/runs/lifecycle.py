@@ -1,6 +1,5 @@
 """Where runs lie: a name for a new one, who works on it, and what a killed one left half done."""
 
-
 import errno
 import fcntl
 import os
@@ -13,14 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from service.artifact import MANIFEST
-from training.runtime import atomic_files as durable
-from training.runs import latest
-from training.runs.run_folder import PACKAGE, PLAN, RECIPE, RUN, SPLITS, Folder, RunError, read, table, to_json
-from training.runtime.progress import say
-from training.config.recipe import Recipe
-
-
+from graft.service.artifact import MANIFEST
+from graft.training.config.recipe import Recipe
+from graft.training.runs import latest
+from graft.training.runs.run_folder import PACKAGE, PLAN, RECIPE, RUN, SPLITS, Folder, RunError, read, table, to_json
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import say
 
 RUNS, LOCK = Path("runs"), ".lock"
 ORPHANS = (".package-*", ".onnx-*")
@@ -90,7 +87,7 @@ def finished(path: Path) -> bool:
 def finish(path: Path) -> None:
     """Marks a run as finished, and points at it."""
     latest.choose(path)
-    durable.write(path / RUN, to_json(read(path / RUN) | {"finished": time.time()}))
+    atomic_files.write(path / RUN, to_json(read(path / RUN) | {"finished": time.time()}))
 
 
 def name_of(data: Path) -> str:
@@ -145,14 +142,14 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _begin(path: Path, data: Path, recipe: Recipe, like: Path | None) -> None:
-    durable.write(path / RECIPE, recipe.text())
+    atomic_files.write(path / RECIPE, recipe.text())
     began = {
         "data": str(data.resolve()),
         "begun": time.time(),
         "versions": versions(),
         "like": str(like.resolve()) if like else None,
     }
-    durable.write(path / RUN, to_json(began))
+    atomic_files.write(path / RUN, to_json(began))
 
 
 def _tidy(path: Path) -> None:
@@ -161,7 +158,7 @@ def _tidy(path: Path) -> None:
         for old in path.glob(f".{PACKAGE}-old-*"):
             old.rename(path / PACKAGE)
             break
-    durable.remove_unfinished(path, *ORPHANS)
+    atomic_files.remove_unfinished(path, *ORPHANS)
 
 
 def _forget(path: Path) -> None:
@@ -195,4 +192,3 @@ def _version(library: str) -> str | None:
         return version(library)
     except PackageNotFoundError:
         return None
-

@@ -4,7 +4,6 @@
 decided on the way. Each is whole or not there. A run counts as begun once `splits.csv` is there.
 """
 
-
 import csv
 import io
 import json
@@ -13,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from training.runtime import atomic_files as durable
-from training.data.dataset import Dataset, Sample
-from training.runtime.progress import say
-from training.config.recipe import Recipe
-from training.data.splits import Splits
-
-
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.splits import Splits
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import say
 
 T = TypeVar("T")
 Row = tuple[str, object, object]
@@ -59,7 +56,7 @@ class Folder:
         if name not in read(self.path / PLAN):
             earlier = read(self.like / PLAN) if self.like else {}
             made = earlier[name] if name in earlier else make()
-            durable.write(self.path / PLAN, to_json(read(self.path / PLAN) | {name: made}))  # `make` may have decided too
+            atomic_files.write(self.path / PLAN, to_json(read(self.path / PLAN) | {name: made}))  # `make` may have decided too
         decided: T = read(self.path / PLAN)[name]  # read back: of the same type, whether just made or not
         return decided
 
@@ -116,7 +113,7 @@ class Folder:
         for name, samples in splits.named().items():
             writer.writerows([sample.path, _label(dataset, sample), name, sample.digest.hex()] for sample in samples)
         writer.writerows([path, "", f"left out: {reason}", ""] for path, reason in sorted(left_out.items()))
-        durable.write(self.path / SPLITS, text.getvalue())
+        atomic_files.write(self.path / SPLITS, text.getvalue())
 
 
 def recorded_recipe(path: Path, given: dict[str, Any]) -> Recipe:
@@ -169,4 +166,3 @@ def read(path: Path) -> dict[str, Any]:
 def to_json(content: object) -> str:
     """JSON for people to read too."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from training.runtime.progress import say
+from graft.training.runtime.progress import say
 
 ASKING = (signal.SIGINT, signal.SIGTERM)
 

@@ -4,16 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.evaluation import metrics as evaluate
-from training.results import Quadrant, Rung
-from training.runtime.progress import duration, say
-from training.strategies import finetune as rungs
-from training.strategies import hpo as search
-from training.strategies import model_selection as judge
-from training.strategies import probe
-from training.strategies.context import Ground
-from training.strategies.probe import Probed
-from training.strategies.trained_model import Trained
+from graft.training.evaluation import metrics
+from graft.training.results import Quadrant, Rung
+from graft.training.runtime.progress import duration, say
+from graft.training.strategies import finetune as rungs
+from graft.training.strategies import hpo, model_selection, probe
+from graft.training.strategies.context import Ground
+from graft.training.strategies.probe import Probed
+from graft.training.strategies.trained_model import Trained
 
 START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
 WORTH_IT = 3  # epochs: with fewer, the learning rate has hardly risen before it falls
@@ -52,7 +50,7 @@ def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) ->
     probed, _, first = _headed(ground, "probe")
     say(f"probe: {first.validation.value:.1%} of validation")
     epochs = max(1, _decided_epochs(ground, strategy, begun))
-    found = search.decide(ground, probed, strategy, epochs, lambda: _left(ground, begun) - START_S)
+    found = hpo.decide(ground, probed, strategy, epochs, lambda: _left(ground, begun) - START_S)
     trained, rung = _finetuned(ground, probed, strategy, epochs)
     rung = rung.model_copy(update={"verdict": "; ".join(filter(None, [rung.verdict, found]))})
     return Climb(trained, (first.model_copy(update={"kept": False}), rung), probed)
@@ -63,14 +61,14 @@ def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -
     story = [rung]
     say(f"probe: {rung.validation.value:.1%} of validation")
     publish(best)
-    n_mistakes = evaluate.mistakes(best.validation.logits, best.validation.targets)
-    if reason := judge.nothing_to_gain(n_mistakes, len(ground.splits.validation)):
+    n_mistakes = metrics.mistakes(best.validation.logits, best.validation.targets)
+    if reason := model_selection.nothing_to_gain(n_mistakes, len(ground.splits.validation)):
         say(f"auto keeps the probe: {reason}")
         return Climb(best, (rung.model_copy(update={"verdict": f"kept: {reason}"}),), probed)
     say("a first model is ready; still climbing, Ctrl-C keeps it")
     staged, trained, rung = _headed(ground, "stages")
     best = _judged(best, trained, rung, story)
-    place = judge.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
+    place = model_selection.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
     say(place.sentence)
     ended = ""
     for strategy in _higher(place, ground):
@@ -91,13 +89,13 @@ def _higher(place: Quadrant, ground: Ground) -> list[str]:
     """
     n_images, n_labels = len(ground.splits.train), len(ground.dataset.labels)
     last = [] if place.large or place.different else ["last"]
-    return [*last, "finetune", *(["scratch"] if n_images >= judge.ENOUGH_FOR_SCRATCH * n_labels else [])]
+    return [*last, "finetune", *(["scratch"] if n_images >= model_selection.ENOUGH_FOR_SCRATCH * n_labels else [])]
 
 
 def _judged(best: Trained, higher: Trained, rung: Rung, story: list[Rung]) -> Trained:
     """The higher one if it is really better, else the cheaper one; the story goes on."""
     said, rival = higher.validation, best.validation
-    found = judge.compare(said.logits, higher.temperature, rival.logits, best.temperature, said.targets)
+    found = model_selection.compare(said.logits, higher.temperature, rival.logits, best.temperature, said.targets)
     verdict = found.sentence(higher.strategy, best.strategy)
     say(f"on validation, {verdict}")
     if found.better:
@@ -140,11 +138,11 @@ def _epochs(ground: Ground, strategy: str, begun: float) -> int:
         return ground.choices.epochs
     train, validation = ground.splits.train, ground.splits.validation
     speed = rungs.images_per_second(ground)
-    fit = judge.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
+    fit = model_selection.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
     wanted = rungs.by_rule(ground, strategy).epochs
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
     say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
-    return min(wanted, search.share(fit, ground.choices.search, WORTH_IT))
+    return min(wanted, hpo.share(fit, ground.choices.search, WORTH_IT))
 
 
 def _left(ground: Ground, begun: float) -> float:
@@ -152,7 +150,7 @@ def _left(ground: Ground, begun: float) -> float:
 
 
 def _rung(trained: Trained, seconds: float, verdict: str) -> Rung:
-    estimate = evaluate.headline(trained.validation)
+    estimate = metrics.headline(trained.validation)
     return Rung.model_validate(
         {"strategy": trained.strategy, "validation": estimate, "seconds": seconds, "kept": True, "verdict": verdict}
     )

@@ -6,24 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from service.inference.devices import cuda_devices
-from training.audit import label_errors as suspects
-from training.audit.data_audit import audit, settled, shortened
-from training.audit.image_scan import examine, median_side, sizes
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.backbones.onnx_cache import Exported
-from training.config import hyperparameters as recipe
-from training.config.recipe import Recipe
-from training.data.cross_validation import Targets
-from training.data.dataset import Dataset, DatasetError, Sample, describe, scan
-from training.data.findings import Finding, Suspect
-from training.data.splits import FEWEST, Splits, grouped, split
-from training.evaluation import calibration as calibrate
-from training.features.extraction import Features, Passes, View, extract, on_cpu
-from training.features.feature_arrays import Rows
-from training.runs.run_folder import Folder
-from training.runtime.progress import say
+from graft.service.inference.devices import cuda_devices
+from graft.training.audit import label_errors as suspects
+from graft.training.audit.data_audit import audit, settled, shortened
+from graft.training.audit.image_scan import examine, median_side, sizes
+from graft.training.backbones import onnx_cache, registry
+from graft.training.backbones.onnx_cache import Exported
+from graft.training.config import hyperparameters
+from graft.training.config.recipe import Recipe
+from graft.training.data.cross_validation import Targets
+from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, scan
+from graft.training.data.findings import Finding, Suspect
+from graft.training.data.splits import FEWEST, Splits, grouped, split
+from graft.training.evaluation import calibration
+from graft.training.features.extraction import Features, Passes, View, extract, on_cpu
+from graft.training.features.feature_arrays import Rows
+from graft.training.runs.run_folder import Folder
+from graft.training.runtime.progress import say
 
 MOST_TOLD = 3  # warnings of a kind; the report has the rest
 
@@ -65,7 +64,7 @@ class Ground:
     @property
     def near(self) -> tuple[Sample, ...]:
         """The training images that a package keeps, to compare new ones with."""
-        return tuple(calibrate.chosen_neighbours(self.splits.train, self.exported.backbone.width))
+        return tuple(calibration.chosen_neighbours(self.splits.train, self.exported.backbone.width))
 
     def targets(self, samples: Sequence[Sample]) -> Targets:
         """What is true of each image: int64 (N,), or bool (N, C) where images may have several labels."""
@@ -87,7 +86,7 @@ def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
         BackboneError, DatasetError: with what to do about it.
         RunDiffers: if the folder has a record, and the data are not as they were.
     """
-    choice = backbones.choose(choices.backbone, choices.weights)
+    choice = registry.choose(choices.backbone, choices.weights)
     dataset = scan(data, choices.group_by, choices.follow_links)
     say(describe(dataset))
     dataset, looks = examine(dataset)
@@ -96,7 +95,7 @@ def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
     dataset, left_out = settled(dataset, findings, choices.skip_bad, choices.drop_duplicates)
     _warn(findings)
     splits = folder.splits(dataset) or split(grouped(dataset, looks.alike), choices.seed)
-    exported = graphs.export(choice, choices.input_size, side, choices.fit)
+    exported = onnx_cache.export(choice, choices.input_size, side, choices.fit)
     folder.agree(_facts(dataset, exported))
     features, splits, skipped = readable(dataset, splits, exported, choices)
     folder.record(dataset, splits, left_out | skipped)
@@ -120,7 +119,7 @@ def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Reci
         DatasetError: if files are unreadable and nobody allowed to skip them, or more than 5 % are.
     """
     views = [View(sample) for samples in splits.named().values() for sample in samples]
-    if recipe.mirrored(choices.flips, len(splits.train)):
+    if hyperparameters.mirrored(choices.flips, len(splits.train)):
         views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
     features = extract(dataset, views, exported, _passes(choices))
     bad = features.unreadable
@@ -145,7 +144,7 @@ def on_gpu(choices: Recipe) -> bool:
 def _passes(choices: Recipe) -> Passes:
     if not on_gpu(choices):
         return on_cpu
-    from training.features.lightning_extractor import passes
+    from graft.training.features.lightning_extractor import passes
 
     return passes
 

@@ -7,25 +7,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.inference.engine import Outputs, Pixels
-from service.inference.openvino import CpuEngine
-from training.config.finetune_config import Facts, Plan, describe
-from training.config.finetune_config import plan as planned
-from training.data.dataset import Sample
-from training.evaluation import calibration as calibrate
-from training.evaluation import metrics as evaluate
-from training.evaluation.predictions import Answered
-from training.inference.bulk import answered
-from training.runtime.progress import say
-from training.strategies.context import Ground, on_gpu
-from training.strategies.trained_model import Trained, trained
+from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.openvino import CpuEngine
+from graft.training.config.finetune_config import Facts, Plan, describe
+from graft.training.config.finetune_config import plan as planned
+from graft.training.data.dataset import Sample
+from graft.training.evaluation import calibration, metrics
+from graft.training.evaluation.predictions import Answered
+from graft.training.inference.bulk import answered
+from graft.training.runtime.progress import say
+from graft.training.strategies.context import Ground, on_gpu
+from graft.training.strategies.trained_model import Trained, trained
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
-    from service.networks.network import Network
-    from training.finetuning.callbacks import Trial
-from training.strategies.probe import Probed
+    from graft.service.networks.network import Network
+    from graft.training.finetuning.callbacks import Trial
+from graft.training.strategies.probe import Probed
 
 BATCH = 32  # images, for measuring how fast a network learns
 
@@ -38,7 +37,7 @@ def finetune(ground: Ground, probed: Probed, strategy: str, epochs: int) -> Trai
     network = learned(ground, probed, strategy, epochs)
     exported, splits = ground.exported, ground.splits
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=ground.folder.path) as beside:
-        from training.backbones.onnx_export import export_network
+        from graft.training.backbones.onnx_export import export_network
 
         path = Path(beside) / "model.onnx"
         export_network(network, exported.preprocessing.crop, path)
@@ -58,15 +57,15 @@ def finetune(ground: Ground, probed: Probed, strategy: str, epochs: int) -> Trai
         weights={key: value.contiguous().numpy() for key, value in network.state_dict().items()},
         validation=asked(splits.validation, "scoring validation"),
         test=test,
-        neighbours=calibrate.neighbours_of(near, asked(near, "looking at neighbours").vectors),
+        neighbours=calibration.neighbours_of(near, asked(near, "looking at neighbours").vectors),
         choices=ground.choices,
-        gain=evaluate.paired_difference(test.logits, probed.test, test.targets),
+        gain=metrics.paired_difference(test.logits, probed.test, test.targets),
     )
 
 
 def learned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> "Network":
     """The torch network after its best epoch, on the CPU."""
-    from training.finetuning.loggers import tracked
+    from graft.training.finetuning.loggers import tracked
 
     say(f"{strategy}: {ground.exported.backbone.name} at {ground.exported.preprocessing.crop} pixels for up to {epochs} epochs")
     network, wanted = begun(ground, probed, strategy, epochs)
@@ -79,14 +78,14 @@ def learned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> "Netw
 
 def begun(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple["Network", Plan]:
     """The network that fine-tuning starts from, and the plan for it by the rules."""
-    from training.features.lightning_extractor import load_headless
-    from training.finetuning import param_groups as layers
-    from training.finetuning.lightning_module import set_head
+    from graft.training.features.lightning_extractor import load_headless
+    from graft.training.finetuning import param_groups
+    from graft.training.finetuning.lightning_module import set_head
 
     plan = by_rule(ground, strategy, epochs)
     network = load_headless(ground.exported, len(ground.dataset.labels))
     if plan.scratch:
-        layers.start_fresh(network, ground.choices.seed, backbone=plan.fresh)
+        param_groups.start_fresh(network, ground.choices.seed, backbone=plan.fresh)
     else:
         set_head(network, probed.start)
     return network, plan
@@ -102,12 +101,12 @@ def by_rule(ground: Ground, strategy: str, epochs: int | None = None) -> Plan:
 
 def measured(ground: Ground, network: "Network", wanted: Plan) -> dict[str, object]:
     """The plan as it fits into this machine's memory, with rates from a short trial if those were asked for."""
-    from training.finetuning import batch_size_finder as memory
-    from training.finetuning.datamodule import Batches
-    from training.finetuning.lr_finder import found_rates
+    from graft.training.finetuning import batch_size_finder
+    from graft.training.finetuning.datamodule import Batches
+    from graft.training.finetuning.lr_finder import found_rates
 
     exported, gpu = ground.exported, on_gpu(ground.choices)
-    fits = memory.fitting(network, wanted, exported.preprocessing.crop, memory.free_memory(gpu))
+    fits = batch_size_finder.fitting(network, wanted, exported.preprocessing.crop, batch_size_finder.free_memory(gpu))
     if fits.find_rates:
         trial = Batches(ground.dataset, ground.splits, exported.preprocessing, fits, gpu)
         fits = found_rates(network, trial.train_dataloader(), fits, gpu)
@@ -118,8 +117,8 @@ def teach(
     ground: Ground, network: "Network", plan: Plan, run: Path, tracked: Sequence["Logger"] = (), trial: "Trial | None" = None
 ) -> None:
     """Lets a network learn by a plan; it is left as it was after its best epoch."""
-    from training.finetuning.datamodule import Batches
-    from training.finetuning.trainer import learn
+    from graft.training.finetuning.datamodule import Batches
+    from graft.training.finetuning.trainer import learn
 
     gpu = on_gpu(ground.choices)
     batches = Batches(ground.dataset, ground.splits, ground.exported.preprocessing, plan, gpu)
@@ -142,7 +141,7 @@ def images_per_second(ground: Ground) -> float:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from training.features.lightning_extractor import load_headless
+    from graft.training.features.lightning_extractor import load_headless
 
     device = "cuda" if on_gpu(ground.choices) else "cpu"
     network = load_headless(ground.exported, len(ground.dataset.labels)).to(device)

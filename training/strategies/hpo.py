@@ -13,18 +13,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.config.finetune_config import Plan
-from training.config.recipe import FINE_TUNINGS, Recipe
-from training.runtime.progress import say
-from training.strategies import finetune as rungs
-from training.strategies import hpo_trials as trials
-from training.strategies.context import Ground
-from training.strategies.hpo_sampler import is_hopeless, left_open, proposed
-from training.strategies.hpo_trials import Choices, Tried
-from training.strategies.probe import Probed
+from graft.training.config.finetune_config import Plan
+from graft.training.config.recipe import FINE_TUNINGS, Recipe
+from graft.training.runtime.progress import say
+from graft.training.strategies import finetune, hpo_trials
+from graft.training.strategies.context import Ground
+from graft.training.strategies.hpo_sampler import is_hopeless, left_open, proposed
+from graft.training.strategies.hpo_trials import Choices, Tried
+from graft.training.strategies.probe import Probed
 
 if TYPE_CHECKING:
-    from service.networks.network import Network
+    from graft.service.networks.network import Network
 
 
 TABLE, TRIAL = "search.csv", "trial-"
@@ -61,14 +60,15 @@ def decide(ground: Ground, probed: Probed, strategy: str, epochs: int, left_s: C
         return ""
     folder = ground.folder
     before = folder.decided(
-        f"plan of {strategy} before its search", lambda: rungs.measured(ground, *rungs.begun(ground, probed, strategy, epochs))
+        f"plan of {strategy} before its search",
+        lambda: finetune.measured(ground, *finetune.begun(ground, probed, strategy, epochs)),
     )
     plan = Plan.model_validate(before)
 
     def found() -> dict[str, object]:
-        network, _ = rungs.begun(ground, probed, strategy, epochs)
+        network, _ = finetune.begun(ground, probed, strategy, epochs)
         tried = _search(ground, network, plan, left_s)
-        return {"plan": _best(plan, tried).model_dump(mode="json"), "told": trials.verdict(tried)}
+        return {"plan": _best(plan, tried).model_dump(mode="json"), "told": hpo_trials.verdict(tried)}
 
     decision = folder.decided(f"search of {strategy}", found)
     folder.decided(f"plan of {strategy}", lambda: decision["plan"])
@@ -78,26 +78,26 @@ def decide(ground: Ground, probed: Probed, strategy: str, epochs: int, left_s: C
 def _search(ground: Ground, network: "Network", plan: Plan, left_s: Callable[[], float]) -> list[Tried]:
     """As many trials as were asked for or as the budget has room for, those on record included."""
     run, n_trials = ground.folder.path, ground.choices.search or 0
-    tried = trials.load(run / TABLE)
+    tried = hpo_trials.load(run / TABLE)
     spent = sum(trial.seconds for trial in tried)  # by the processes before this one
-    say(trials.intention(n_trials, plan.epochs, left_open(ground.choices), len(tried)))
+    say(hpo_trials.intention(n_trials, plan.epochs, left_open(ground.choices), len(tried)))
     _remove_trials(run, but=len(tried))
     while len(tried) < n_trials:
         if not has_room(tried, left_s() - spent):
             say(f"the budget has no room for more than {len(tried)} of {n_trials} trials; a longer --budget allows more")
             break
         tried.append(_try(ground, network, plan, tried))
-        trials.save(tried, run / TABLE)
+        hpo_trials.save(tried, run / TABLE)
         _remove_trials(run)
-        say(trials.line(tried, n_trials, plan.epochs))
-    say(trials.verdict(tried))
+        say(hpo_trials.line(tried, n_trials, plan.epochs))
+    say(hpo_trials.verdict(tried))
     return tried
 
 
 def _try(ground: Ground, network: "Network", plan: Plan, tried: list[Tried]) -> Tried:
     """The next trial, from its last epoch on if it was cut short."""
-    from training.finetuning.callbacks import Trial
-    from training.finetuning.lightning_module import Diverged
+    from graft.training.finetuning.callbacks import Trial
+    from graft.training.finetuning.lightning_module import Diverged
 
     begun, number = time.monotonic(), len(tried)
     choices = proposed(tried, ground.choices, plan)
@@ -108,7 +108,7 @@ def _try(ground: Ground, network: "Network", plan: Plan, tried: list[Tried]) -> 
 
     name = f"trial {number + 1}/{ground.choices.search}"
     try:
-        rungs.teach(ground, copy.deepcopy(network), _altered(plan, choices), run, trial=Trial(name, hopeless))
+        finetune.teach(ground, copy.deepcopy(network), _altered(plan, choices), run, trial=Trial(name, hopeless))
     except Diverged:
         return Tried("diverged", (), time.monotonic() - begun, choices)
     losses = _losses(run / "metrics.csv")
@@ -118,7 +118,7 @@ def _try(ground: Ground, network: "Network", plan: Plan, tried: list[Tried]) -> 
 
 def _best(plan: Plan, tried: list[Tried]) -> Plan:
     """The plan with what did best instead of its own choices; the plan itself if nothing came to its end."""
-    best = trials.best_of(tried)
+    best = hpo_trials.best_of(tried)
     return plan if best is None else _altered(plan, tried[best].choices)
 
 
@@ -142,7 +142,7 @@ def has_room(tried: list[Tried], left_s: float) -> bool:
 
 def _losses(metrics: Path) -> tuple[float, ...]:
     """The log-loss on validation after each epoch, from the first on: the start is no trial's merit."""
-    from training.finetuning.lightning_module import WATCHED
+    from graft.training.finetuning.lightning_module import WATCHED
 
     with metrics.open(encoding="utf-8", newline="") as file:
         return tuple(float(row[WATCHED]) for row in csv.DictReader(file) if int(row["epoch"]) > 0)

@@ -5,9 +5,9 @@ Both follow from the trials on record and the seed alone, and not from a study t
 
 from typing import TYPE_CHECKING
 
-from training.config.finetune_config import Plan
-from training.config.recipe import Recipe
-from training.strategies.hpo_trials import Choices, Tried
+from graft.training.config.finetune_config import Plan
+from graft.training.config.recipe import Recipe
+from graft.training.strategies.hpo_trials import Choices, Tried
 
 if TYPE_CHECKING:
     from optuna import Study

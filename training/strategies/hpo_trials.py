@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from training.runtime import atomic_files as durable
-from training.runtime.progress import duration
+from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import duration
 
 Choices = dict[str, float | str]
 Ending = Literal["complete", "given up", "diverged"]
@@ -65,7 +65,7 @@ def save(tried: list[Tried], path: Path) -> None:
         loss = trial.loss if trial.losses else ""
         by_epoch = " ".join(map(repr, trial.losses))
         writer.writerow([number, trial.ending, loss, round(trial.seconds, 1), by_epoch, *trial.choices.values()])
-    durable.write(path, text.getvalue())
+    atomic_files.write(path, text.getvalue())
 
 
 def _tried(row: dict[str, str]) -> Tried:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.cross_validation import Targets
-from training.evaluation.metrics import paired_difference, paired_log_loss
-from training.results import Quadrant, points
+from graft.training.data.cross_validation import Targets
+from graft.training.evaluation.metrics import paired_difference, paired_log_loss
+from graft.training.results import Quadrant, points
 
 LAST = "last"  # the stage that the pretrained classifier itself looked at
 FEWEST_MISTAKES = 4  # with e mistakes mended and none made, a bootstrap misses them all with exp(-e): 1.8 % for 4

@@ -1,30 +1,24 @@
 """Strategies that train a linear head on frozen features."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.engine import VECTORS, Outputs, Pixels
-from service.inference.openvino import Graph
-from training.backbones.onnx_cache import STAGES
-from training.config import hyperparameters as recipe
-from training.data.cross_validation import Targets
-from training.evaluation import calibration as calibrate
-from training.evaluation.predictions import Answered
-from training.features import linear_probe as probes
-from training.features import stage_selection as blocks
-from training.features.feature_arrays import Vectors, columns_of
-from training.features.linear_probe import Head
-from training.features.linear_solver import Kind
-from training.features.stage_selection import Candidate, Chosen
-from training.strategies.context import Ground
-from training.strategies.trained_model import Trained, trained
-
-if TYPE_CHECKING:
-    pass
-
+from graft.service.inference.engine import VECTORS, Outputs, Pixels
+from graft.service.inference.openvino import Graph
+from graft.training.backbones.onnx_cache import STAGES
+from graft.training.config import hyperparameters
+from graft.training.data.cross_validation import Targets
+from graft.training.evaluation import calibration
+from graft.training.evaluation.predictions import Answered
+from graft.training.features import linear_probe, stage_selection
+from graft.training.features.feature_arrays import Vectors, columns_of
+from graft.training.features.linear_probe import Head
+from graft.training.features.linear_solver import Kind
+from graft.training.features.stage_selection import Candidate, Chosen
+from graft.training.strategies.context import Ground
+from graft.training.strategies.trained_model import Trained, trained
 
 Floats = NDArray[np.float32]
 
@@ -56,9 +50,9 @@ def probe(ground: Ground, strategy: str = "probe") -> Probed:
     seen, targets = ground.seen(splits.train), ground.targets(splits.train)
     balanced = ground.choices.balance in ("weights", "sampling")
     chosen = _chosen(ground, strategy, seen, targets, balanced)
-    start = blocks.learn(chosen.best, seen, columns, targets, balanced)
+    start = stage_selection.learn(chosen.best, seen, columns, targets, balanced)
     everything = (*splits.train, *splits.validation)
-    final = blocks.learn(chosen.best, ground.seen(everything), columns, ground.targets(everything), balanced)
+    final = stage_selection.learn(chosen.best, ground.seen(everything), columns, ground.targets(everything), balanced)
     validation, test = (ground.features.rows_of(some, block=chosen.best.sees) for some in (splits.validation, splits.test))
     return Probed(start, final, start(validation), final(test), chosen, strategy)
 
@@ -66,14 +60,14 @@ def probe(ground: Ground, strategy: str = "probe") -> Probed:
 def _chosen(ground: Ground, strategy: str, seen: Vectors, targets: Targets, balanced: bool) -> Chosen:
     """The features and the head's kind and strength, by cross-validation that never tears a group apart."""
     fewest = min(ground.dataset.counts(ground.splits.train))
-    n_folds, seed = recipe.folds(fewest, len(targets)), ground.choices.seed
+    n_folds, seed = hyperparameters.folds(fewest, len(targets)), ground.choices.seed
     groups = [sample.group or sample.digest for sample in ground.splits.train]
     columns = ground.features.columns
     if strategy == "stages":
-        return blocks.best_of(seen, columns, targets, n_folds, seed, balanced, groups)
+        return stage_selection.best_of(seen, columns, targets, n_folds, seed, balanced, groups)
     kind: Kind = "svm" if strategy == "svm" else "logistic"
-    losses = probes.choose_strength(columns_of(seen, columns["last"]), targets, n_folds, seed, kind, balanced, groups)
-    strength = probes.preferred(losses)
+    losses = linear_probe.choose_strength(columns_of(seen, columns["last"]), targets, n_folds, seed, kind, balanced, groups)
+    strength = linear_probe.preferred(losses)
     best = Candidate("last", kind, strength, losses[strength], float("nan"), len(targets))
     return Chosen(best, (best,))
 
@@ -97,10 +91,10 @@ def finish_probe(probed: Probed, ground: Ground) -> Trained:
         backbone=exported.backbone.model_copy(update={"sees": sees}),
         preprocessing=exported.preprocessing,
         network=network,
-        graph=probes.with_head(exported.graph, head, sees),
+        graph=linear_probe.with_head(exported.graph, head, sees),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
         validation=Answered(probed.validation, features.rows_of(splits.validation), ground.targets(splits.validation)),
         test=Answered(probed.test, features.rows_of(splits.test), ground.targets(splits.test)),
-        neighbours=calibrate.neighbours_of(near, features.rows_of(near)),
+        neighbours=calibration.neighbours_of(near, features.rows_of(near)),
         choices=ground.choices,
     )

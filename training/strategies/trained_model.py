@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Backbone, Calibration, Preprocessing, Score
-from service.inference.engine import Outputs, Pixels
-from service.inference.neighbours import Neighbours
-from service.inference.postprocess import probabilities
-from training.config.recipe import Recipe
-from training.evaluation import calibration as calibrate
-from training.evaluation import metrics as evaluate
-from training.evaluation.predictions import Answered
+from graft.service.artifact import Backbone, Calibration, Preprocessing, Score
+from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.neighbours import Neighbours
+from graft.service.inference.postprocess import probabilities
+from graft.training.config.recipe import Recipe
+from graft.training.evaluation import calibration as calibrate
+from graft.training.evaluation import metrics
+from graft.training.evaluation.predictions import Answered
 
 Network = Callable[[Pixels], Outputs]
 Weights = dict[str, NDArray[np.generic]]
@@ -88,6 +88,6 @@ def trained(
 def score(said: Answered, temperature: float, calibration: Calibration) -> Score:
     """How many answers are right; where images may have several labels, how many of all yeses and noes."""
     if not said.multilabel:
-        return evaluate.score(said.logits, said.targets)
+        return metrics.score(said.logits, said.targets)
     chances = probabilities(said.logits, temperature, multilabel=True)
-    return evaluate.score_several(chances, said.targets, np.array(calibration.thresholds, np.float64))
+    return metrics.score_several(chances, said.targets, np.array(calibration.thresholds, np.float64))

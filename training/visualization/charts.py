@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from training.results import Bin, Estimate
+from graft.training.results import Bin, Estimate
 
 Point = tuple[float, float]
 Tick = tuple[float, str]

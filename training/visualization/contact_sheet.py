@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from service.inference.engine import Pixels
+from graft.service.inference.engine import Pixels
 
 GAP = 2  # pixels between tiles; nothing is there, so that a page's own colour shows
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from training import results as story
-from training.results import Conformal, Estimate, Evaluation, LearningCurve, Outliers, Rung
-from training.visualization.charts import percent
+from graft.training import results
+from graft.training.results import Conformal, Estimate, Evaluation, LearningCurve, Outliers, Rung
+from graft.training.visualization.charts import percent
 
 # name: (title, what it means, whether it is a share)
 METRICS: Mapping[str, tuple[str, str, bool]] = {
@@ -78,7 +78,7 @@ def between(estimate: Estimate) -> str:
 
 def points(gain: Estimate) -> str:
     """A difference of two shares with its interval: `+1.2 points (+0.3 to +2.0)`."""
-    return story.points(gain.value, gain.low, gain.high)
+    return results.points(gain.value, gain.low, gain.high)
 
 
 def headline(evaluation: Evaluation) -> tuple[str, Estimate, str]:

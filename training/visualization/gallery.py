@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.findings import Finding, Suspect
-from training.results import Evaluation
-from training.visualization.charts import percent
-from training.visualization.thumbnails import Album
+from graft.training.data.findings import Finding, Suspect
+from graft.training.results import Evaluation
+from graft.training.visualization.charts import percent
+from graft.training.visualization.thumbnails import Album
 
 MISTAKES, STRANGEST, SUSPECTS, OF_A_FINDING, OF_ALL_FINDINGS, OF_A_CELL, PAIRS = 24, 12, 36, 12, 120, 8, 30
 WIDEST_TABLE = 30  # labels: a larger confusion matrix is drawn, and only its most confused pairs can be opened

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageOps
 
-from service.artifact import Preprocessing
-from service.errors import ImageError
-from service.imaging.preprocess import dimensions, shrink
-from service.inference.devices import cores
-from service.inference.neighbours import Thumbnails
-from training.data.dataset import Dataset, DatasetError, Sample
-from training.runtime.progress import Progress
-from training.runtime.thread_map import each
+from graft.service.artifact import Preprocessing
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import dimensions, shrink
+from graft.service.inference.devices import cores
+from graft.service.inference.neighbours import Thumbnails
+from graft.training.data.dataset import Dataset, DatasetError, Sample
+from graft.training.runtime.progress import Progress
+from graft.training.runtime.thread_map import each
 
 BOX = (128, 96)  # pixels
 TINY = 48  # up to this side every pixel is kept, and lossless

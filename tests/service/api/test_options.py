@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parsed
-from service.errors import Refused
+from graft.service.api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parsed
+from graft.service.errors import Refused
 
 
 @pytest.mark.parametrize(("value", "expected"), [(1, 1), ("1", 1), (7, 7), ("10", 10), (3.0, 3), ("007", 7), (10**30, 10**30)])

@@ -16,12 +16,12 @@ from fake_decode_worker import ACTORS, act
 from hostile_corpus import corpus
 from PIL import Image
 
-from service.artifact import Preprocessing
-from service.decoding.pool import Decoder
-from service.decoding.worker_process import COMMAND
-from service.errors import ImageError, Overloaded
-from service.imaging.headers import ImageLimits
-from service.imaging.preprocess import decode
+from graft.service.artifact import Preprocessing
+from graft.service.decoding.pool import Decoder
+from graft.service.decoding.worker_process import COMMAND
+from graft.service.errors import ImageError, Overloaded
+from graft.service.imaging.headers import ImageLimits
+from graft.service.imaging.preprocess import decode
 
 PATIENCE = 60  # seconds until a hung test fails; never reached otherwise
 RECIPE = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -295,9 +295,9 @@ def test_signals_to_the_whole_group_do_not_reach_the_children(encode, photo, num
 
 ORPHANS = """
 import sys, time
-from service.artifact import Preprocessing
-from service.decoder import Decoder
-from service.sniff import ImageLimits
+from graft.service.artifact import Preprocessing
+from graft.service.decoding.pool import Decoder
+from graft.service.imaging.headers import ImageLimits
 recipe = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 decoder = Decoder(recipe, ImageLimits(), 2, 9, 600.0, 2**28, tuple(sys.argv[1:]))
 decoder.submit(b"ACT burn")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from service.explain.deletion import Deletion, area, deletion
-from service.explain.grids import covered
+from graft.service.explain.deletion import Deletion, area, deletion
+from graft.service.explain.grids import covered
 
 GREY = np.array([9, 9, 9], np.uint8)
 BLACK = np.zeros((32, 32, 3), np.uint8)

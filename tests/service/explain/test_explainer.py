@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.artifact import ArtifactError, Preprocessing
-from service.explain.explainer import Explainer, Unexplainable, Unwanted, activation, region
-from service.imaging.preprocess import EXIF_ORIENTATION, Decoded, decode
-from service.inference import model as models
+from graft.service.artifact import ArtifactError, Preprocessing
+from graft.service.explain.explainer import Explainer, Unexplainable, Unwanted, activation, region
+from graft.service.imaging.preprocess import EXIF_ORIENTATION, Decoded, decode
+from graft.service.inference import model as models
 
 ROOT = Path(__file__).parents[3]
 # How a camera would have stored an upright scene, for each of EXIF's orientations.
@@ -172,8 +172,8 @@ def test_a_pickle_in_place_of_the_weights_is_never_loaded(model, tmp_path, encod
 def test_explaining_loads_no_torch(fitted, encode, photo, tmp_path):
     (tmp_path / "photo.png").write_bytes(encode(photo))
     program = (
-        "import sys; from pathlib import Path; from service import model; from service.explain.explainer import Explainer;"
-        "from service.explain.overlay import overlay;"
+        "import sys; from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer;"
+        "from graft.service.explain.overlay import overlay;"
         f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu');"
         f"found = Explainer(loaded.artifact).explain(loaded.decode(Path({str(tmp_path / 'photo.png')!r}).read_bytes()));"
         "overlay(found);"

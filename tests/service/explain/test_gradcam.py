@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.artifact import Backbone, Preprocessing
-from service.explain.explainer import Explainer, Unexplainable
-from service.explain.gradcam import GradCam, gradient_map, positions
-from service.networks.network import Network
+from graft.service.artifact import Backbone, Preprocessing
+from graft.service.explain.explainer import Explainer, Unexplainable
+from graft.service.explain.gradcam import GradCam, gradient_map, positions
+from graft.service.networks.network import Network
 
 ROOT = Path(__file__).parents[3]
 PLAIN = Preprocessing(resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))
@@ -117,7 +117,7 @@ def test_it_equals_the_class_activation_map_of_a_pooled_network(model, clothes):
 def test_so_such_a_network_is_explained_by_it_without_torch(fitted):
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from service import model; from service.explain.explainer import Explainer\n"
+        "from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer\n"
         f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu')\n"
         "explainer, decoded = Explainer(loaded.artifact), loaded.decode(model.Golden.load(loaded.artifact.golden).encoded[0])\n"
         "found, exact = (explainer.explain(decoded, 0, method) for method in ('gradcam', 'cam'))\n"
@@ -146,7 +146,7 @@ def test_other_networks_have_one_too(pack, encode, name, sees, shape):
 def test_a_service_without_torch_says_so_and_explains_by_occlusion(pack):
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from service import model; from service.explain.explainer import Explainer, Unexplainable\n"
+        "from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer, Unexplainable\n"
         f"loaded = model.load(Path({str(pack('lcnet_035', 'last').artifact.path)!r}), 'cpu')\n"
         "explainer, decoded = Explainer(loaded.artifact), loaded.decode(model.Golden.load(loaded.artifact.golden).encoded[0])\n"
         "try:\n    explainer.explain(decoded, 0, 'gradcam')\n"

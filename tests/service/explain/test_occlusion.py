@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from service.explain.occlusion import occlusion
+from graft.service.explain.occlusion import occlusion
 
 
 def test_occlusion_finds_the_only_cell_that_matters():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.explain.explainer import Explanation, Region
-from service.explain.overlay import overlay, strength
-from service.imaging.preprocess import Decoded
+from graft.service.explain.explainer import Explanation, Region
+from graft.service.explain.overlay import overlay, strength
+from graft.service.imaging.preprocess import Decoded
 
 
 def explained(map: list[list[float]], bias: float = 0.0, colour: int = 128) -> Explanation:

@@ -85,8 +85,8 @@ def test_the_nearest_training_images_come_nearest_first(client, model, shirt):
 
 
 def test_a_training_image_is_most_like_itself(client, model):
-    from training.data.dataset import scan
-    from training.sample import SAMPLE
+    from graft.training.data.dataset import scan
+    from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
     path = model.neighbours.paths[0]

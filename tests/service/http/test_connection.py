@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from api_client import PATIENCE, HeldEngine, listening
 
-from service.inference.model import Model
+from graft.service.inference.model import Model
 
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 

@@ -11,9 +11,9 @@ import pytest
 from api_client import PATIENCE, HeldEngine, mounted, problem
 from starlette.testclient import TestClient
 
-from service.inference.engine import Outputs, Pixels
-from service.inference.model import Model
-from service.monitoring.logs import JsonFormatter
+from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.model import Model
+from graft.service.monitoring.logs import JsonFormatter
 
 KEY = "correct horse battery staple"
 GUARDED = ["/v1/model", "/v1/labels", "/v1/limits", "/metrics", "/docs.json", "/nothing", "/v1/nothing", "/schema.json"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.http.multipart import MOST_PARTS, FormError, Part, TooManyParts, parts
+from graft.service.http.multipart import MOST_PARTS, FormError, Part, TooManyParts, parts
 
 TYPE = "multipart/form-data; boundary=cut"
 

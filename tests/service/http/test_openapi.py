@@ -9,9 +9,9 @@ import pytest
 from api_client import mounted
 from starlette.testclient import TestClient
 
-from service.api.schemas import PROBLEMS, Problem
-from service.http.openapi import document, possible, table
-from service.http.routes import TWINS
+from graft.service.api.schemas import PROBLEMS, Problem
+from graft.service.http.openapi import document, possible, table
+from graft.service.http.routes import TWINS
 
 HERE = Path(__file__).parents[2] / "support"
 ROUTES = {path: route for path, route in table().items() if route.shown}

@@ -14,9 +14,9 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from service.inference.engine import Outputs, Pixels
-from service.inference.model import Answer, Model
-from service.settings import Settings
+from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.model import Answer, Model
+from graft.service.settings import Settings
 
 EVERY_PATH = [("POST", f"/v1/{name}") for name in ("classify", "classify/batch", "embed", "similar")] + [
     ("GET", "/v1/model"),

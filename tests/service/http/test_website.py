@@ -8,8 +8,8 @@ from api_client import mounted
 from httpx import Headers
 from starlette.testclient import TestClient
 
-from service.http import website
-from service.imaging.preprocess import FORMATS
+from graft.service.http import website
+from graft.service.imaging.preprocess import FORMATS
 
 KINDS = {
     "/": "text/html; charset=utf-8",

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.errors import ImageError
-from service.imaging.headers import FORMATS, Header, ImageLimits, check, kind, sniff
+from graft.service.errors import ImageError
+from graft.service.imaging.headers import FORMATS, Header, ImageLimits, check, kind, sniff
 
 CASES = corpus()
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"GIF89a", b"BM")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.artifact import Preprocessing
-from service.errors import ImageError
-from service.imaging.preprocess import EXIF_ORIENTATION, ImageLimits, decode, dimensions, shrink
+from graft.service.artifact import Preprocessing
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import EXIF_ORIENTATION, ImageLimits, decode, dimensions, shrink
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 FITS = ["crop", "squash", "letterbox"]

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from service.errors import Overloaded
-from service.inference.batcher import Batcher
-from service.inference.engine import Outputs, Pixels
+from graft.service.errors import Overloaded
+from graft.service.inference.batcher import Batcher
+from graft.service.inference.engine import Outputs, Pixels
 
 UNLUCKY = 13
 PATIENCE = 30  # seconds until a hung test fails; never reached otherwise

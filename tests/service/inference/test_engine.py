@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.imaging.preprocess import decode
-from service.inference import devices, loader, openvino
-from service.inference.postprocess import probabilities
+from graft.service.imaging.preprocess import decode
+from graft.service.inference import devices, loader, openvino
+from graft.service.inference.postprocess import probabilities
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_most_clothes_are_recognised(fitted, cpu, batch, clothes):
 def test_the_packaged_weights_say_what_the_packaged_graph_says(fitted, cpu, batch):
     import torch
 
-    from service.networks import network
+    from graft.service.networks import network
 
     with torch.inference_mode():
         logits, _ = network.load(fitted.artifact).eval()(torch.from_numpy(batch))
@@ -142,7 +142,7 @@ def test_a_gpu_answers_several_threads_at_once_and_more_than_its_largest_batch(f
 def test_in_16_bits_a_backbone_says_nearly_the_same(fitted, cpu, batch, name, most):
     import torch
 
-    from service.networks import network
+    from graft.service.networks import network
 
     lower = network.load(fitted.artifact).eval().lower(getattr(torch, name))
     with torch.inference_mode():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, THUMBNAILS, ArtifactError, Manifest, read, record
-from service.errors import ImageError
-from service.imaging.preprocess import ImageLimits
-from service.inference import loader as engine
-from service.inference.model import Checked, Golden, Model, fastest, load
-from service.inference.neighbours import Neighbours, Thumbnails
+from graft.service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, THUMBNAILS, ArtifactError, Manifest, read, record
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import ImageLimits
+from graft.service.inference import loader
+from graft.service.inference.model import Checked, Golden, Model, fastest, load
+from graft.service.inference.neighbours import Neighbours, Thumbnails
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def promised(package: Path, **moved: float) -> None:
     reseal(package, fidelity=fidelity)
 
 
-needs_bf16 = pytest.mark.skipif("bf16" not in engine.native("cpu"), reason="this processor does not compute in bf16")
+needs_bf16 = pytest.mark.skipif("bf16" not in loader.native("cpu"), reason="this processor does not compute in bf16")
 
 
 def test_what_would_change_answers_is_not_used_unasked(package):
@@ -89,7 +89,7 @@ def test_what_would_change_answers_is_not_used_unasked(package):
     ("drifts", "seconds", "chosen"), [((0, 0), (2, 1), 1), ((0, 0), (1, 2), 0), ((0, 9), (2, 1), 0), ((0, np.nan), (2, 1), 0)]
 )
 def test_of_those_that_answer_as_they_should_the_fastest_is_used(fitted, drifts, seconds, chosen):
-    models = [Model(fitted.artifact, engine.load(fitted.artifact, "cpu")) for _ in drifts]
+    models = [Model(fitted.artifact, loader.load(fitted.artifact, "cpu")) for _ in drifts]
     for model, drift, taken in zip(models, drifts, seconds, strict=True):
         model.checked = Checked(drift, taken)
     assert fastest(models) is models[chosen]
@@ -221,8 +221,8 @@ def test_several_labels_have_probabilities_that_need_not_sum_to_one(model, cloth
 
 
 def test_a_training_image_is_its_own_nearest_neighbour(fitted, model):
-    from training.data.dataset import scan
-    from training.sample import SAMPLE
+    from graft.training.data.dataset import scan
+    from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
     path = model.neighbours.paths[0]
@@ -241,8 +241,8 @@ def test_a_package_with_another_networks_neighbours_is_refused(package, shape):
 
 
 def test_a_neighbours_thumbnail_shows_it(model):
-    from training.data.dataset import scan
-    from training.sample import SAMPLE
+    from graft.training.data.dataset import scan
+    from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
     for row in (0, 400, 849):

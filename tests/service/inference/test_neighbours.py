@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.inference.neighbours import Neighbours, Thumbnails, unit
+from graft.service.inference.neighbours import Neighbours, Thumbnails, unit
 
 
 @pytest.fixture

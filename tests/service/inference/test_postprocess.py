@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from service.inference.postprocess import Ranked, conforming, given, log_odds, named, probabilities, rank
+from graft.service.inference.postprocess import Ranked, conforming, given, log_odds, named, probabilities, rank
 
 LABELS = ("ants", "bees", "wasps")
 

@@ -10,18 +10,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from service.artifact import Backbone, Preprocessing
-from service.inference.engine import VECTORS
-from service.inference.openvino import Graph
-from service.networks.network import Network, build
-from training.architecture.tracer import dissect
-from training.backbones import onnx_cache as graphs
-from training.backbones import onnx_export as export
-from training.backbones import pretrained
-from training.backbones.registry import BackboneError, Choice, choose
-from training.config.finetune_config import Facts, plan
-from training.config.recipe import Recipe
-from training.finetuning import param_groups as layers
+from graft.service.artifact import Backbone, Preprocessing
+from graft.service.inference.engine import VECTORS
+from graft.service.inference.openvino import Graph
+from graft.service.networks.network import Network, build
+from graft.training.architecture.tracer import dissect
+from graft.training.backbones import onnx_cache, onnx_export, pretrained
+from graft.training.backbones.registry import BackboneError, Choice, choose
+from graft.training.config.finetune_config import Facts, plan
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning import param_groups
 
 # name: (weights with its own classifier, width of its vectors, {stage: width}, pixels that are enough for a test)
 ZOO = {
@@ -65,7 +63,7 @@ def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str)
     torch.manual_seed(0)
     learner, side = network(name), ZOO[name][3]
     recipe = Recipe(batch_size=4, backbone_rate=1e-4, head_rate=1e-3)
-    groups = layers.groups(learner, plan(recipe, Facts(n_images=200, counts=(70, 70, 60))))
+    groups = param_groups.groups(learner, plan(recipe, Facts(n_images=200, counts=(70, 70, 60))))
     batch, labels = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     before = {key: tensor.clone() for key, tensor in learner.named_parameters() if tensor.ndim > 1}
     loss = nn.functional.cross_entropy(learner.train()(batch)[0], labels)
@@ -80,13 +78,13 @@ def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str)
 def test_its_graph_shows_its_stages_and_says_what_torch_says(name: str, tmp_path: Path):
     _, width, stages, side = ZOO[name]
     # Compares every output of the engine with torch's, and fails where they differ.
-    export.export_backbone(Choice(name, "none"), tmp_path / "made", side, side)
-    folder = graphs.graph_folder(tmp_path / "made", side)
-    backbone = Backbone.model_validate(json.loads((folder / graphs.CARD).read_text())["backbone"])
+    onnx_export.export_backbone(Choice(name, "none"), tmp_path / "made", side, side)
+    folder = onnx_cache.graph_folder(tmp_path / "made", side)
+    backbone = Backbone.model_validate(json.loads((folder / onnx_cache.CARD).read_text())["backbone"])
     assert (backbone.width, backbone.stages) == (width, stages)
     found = Graph(folder / "model.onnx", lanes=1)(np.zeros((1, side, side, 3), np.uint8))
     assert found[VECTORS].shape == (1, width)
-    assert not stages or found[graphs.STAGES].shape == (1, sum(stages.values()))
+    assert not stages or found[onnx_cache.STAGES].shape == (1, sum(stages.values()))
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from service.errors import Overloaded
-from service.scheduling import admission as room
-from service.scheduling.admission import Room
+from graft.service.errors import Overloaded
+from graft.service.scheduling import admission
+from graft.service.scheduling.admission import Room
 
 
 def test_so_many_may_be_inside_and_no_more():
@@ -55,7 +55,7 @@ def test_an_arrival_ends_once():
 
 
 def test_no_place_is_kept_for_who_dawdles(monkeypatch):
-    monkeypatch.setattr(room, "ARRIVES_WITHIN_S", 0.01)
+    monkeypatch.setattr(admission, "ARRIVES_WITHIN_S", 0.01)
 
     async def dawdle() -> None:
         house = Room(1)

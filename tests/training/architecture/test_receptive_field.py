@@ -1,6 +1,6 @@
 import pytest
 
-from training.architecture.receptive_field import (
+from graft.training.architecture.receptive_field import (
     ReceptiveField,
     Window,
     ceil_padding,

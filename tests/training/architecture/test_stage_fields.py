@@ -1,7 +1,7 @@
 """Which pixels a stage's positions see: the widest branch's, and nothing where it is not known."""
 
-from training.architecture.layers import Anatomy, Layer, fields
-from training.architecture.receptive_field import ReceptiveField, whole
+from graft.training.architecture.layers import Anatomy, Layer, fields
+from graft.training.architecture.receptive_field import ReceptiveField, whole
 
 
 def layer(name: str, output: tuple[int, int, int], size: int | None, stride: int = 4) -> Layer:

@@ -7,15 +7,15 @@ import pytest
 import timm
 import torch
 
-import service.networks.network  # noqa: F401 - our own networks' names
-from training.__main__ import main
-from training.architecture import summary as inspection
-from training.architecture.layers import Anatomy, Layer
-from training.architecture.receptive_field import ReceptiveField
-from training.architecture.summary import Inspection
-from training.architecture.tracer import dissect
-from training.backbones.registry import BackboneError
-from training.report import render as report
+import graft.service.networks.network  # noqa: F401 - our own networks' names
+from graft.training.architecture import summary
+from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.receptive_field import ReceptiveField
+from graft.training.architecture.summary import Inspection
+from graft.training.architecture.tracer import dissect
+from graft.training.backbones.registry import BackboneError
+from graft.training.cli.main import main
+from graft.training.report import render
 
 
 def shaped(name: str) -> Inspection:
@@ -28,7 +28,7 @@ def shaped(name: str) -> Inspection:
 
 @pytest.fixture(scope="module")
 def lenet() -> Inspection:
-    return inspection.inspect("lenet5")
+    return summary.inspect("lenet5")
 
 
 def test_a_backbone_needs_no_weights(lenet: Inspection):
@@ -70,13 +70,13 @@ def test_totals_are_the_layers_sums(lenet: Inspection):
     "name", ["inception_v3", "resnet152", "vgg19", "vit_tiny_patch16_224", "densenet121", "efficientnet_b0"]
 )
 def test_table_fits_120_columns(name: str):
-    lines = inspection.text(shaped(name)).splitlines()
+    lines = summary.text(shaped(name)).splitlines()
     assert max(map(len, lines)) <= 120
     assert len(lines) > 20
 
 
 def test_table_names_each_layer_with_all_that_is_known_of_it(lenet: Inspection):
-    lines = [line.split() for line in inspection.text(lenet).splitlines()]
+    lines = [line.split() for line in summary.text(lenet).splitlines()]
     assert ["stages.1.conv2", "convolution", "5", "1", "0", "10x10x16", "2,416", "4%", "0.24", "37%", "14", "2", "7"] in lines
     assert ["hidden.fc1", "linear", "1x1x120", "48,120", "78%", "0.048", "7%", "all"] in lines
 
@@ -84,17 +84,17 @@ def test_table_names_each_layer_with_all_that_is_known_of_it(lenet: Inspection):
 def test_names_that_are_too_long_keep_their_end():
     layer = Layer("a" * 200 + ".end", "convolution", (1, 1, 1), ReceptiveField(), 1)
     found = Inspection("x", "y", Anatomy((layer,), (8, 8), 1, 4), 1.0)
-    [line] = [line for line in inspection.text(found).splitlines() if ".end" in line]
+    [line] = [line for line in summary.text(found).splitlines() if ".end" in line]
     assert line.startswith("…a")
     assert len(line) <= 120
 
 
 def test_an_unknown_field_is_a_question_mark():
-    assert inspection.sees(Layer("x", "convolution", (1, 1, 1), None), (8, 8)) == ("?", "", "")
+    assert summary.sees(Layer("x", "convolution", (1, 1, 1), None), (8, 8)) == ("?", "", "")
 
 
 def test_page_holds_every_layer_and_asks_nothing_of_any_network(lenet: Inspection):
-    page = report.inspect_page(lenet)
+    page = render.inspect_page(lenet)
     for layer in lenet.anatomy.layers:
         assert f"<bdi>{layer.name}</bdi>" in page
     assert "54.1% of the multiply-adds" in page
@@ -103,13 +103,13 @@ def test_page_holds_every_layer_and_asks_nothing_of_any_network(lenet: Inspectio
 
 def test_page_escapes_names():
     found = Inspection("<b>x", "y", Anatomy((Layer("<i>", "linear", (1, 1, 1), None, 1),), (8, 8), 1, 4), 1.0)
-    page = report.inspect_page(found)
+    page = render.inspect_page(found)
     assert "<b>" not in page
     assert "<i>" not in page
 
 
 def test_package_is_timed_with_what_serves_it(fitted):
-    found = inspection.inspect(str(fitted.artifact.path))
+    found = summary.inspect(str(fitted.artifact.path))
     names = [layer.name for layer in found.anatomy.layers]
     assert names[0].startswith("backbone.")
     assert names[-1] == "head"
@@ -121,17 +121,17 @@ def test_package_is_timed_with_what_serves_it(fitted):
 
 def test_package_has_a_size_of_its_own(fitted):
     with pytest.raises(ValueError, match="is a package, which has a size of its own"):
-        inspection.inspect(str(fitted.artifact.path), 64)
+        summary.inspect(str(fitted.artifact.path), 64)
 
 
 def test_unknown_backbone_is_answered_with_what_may_have_been_meant():
     with pytest.raises(BackboneError, match=r"Unknown backbone 'lenet'\. Did you mean .*lenet5"):
-        inspection.inspect("lenet")
+        summary.inspect("lenet")
 
 
 def test_size_that_a_backbone_cannot_look_at_is_refused():
     with pytest.raises(BackboneError, match=r"tv_alexnet cannot look at 20 pixels: .* Another --input-size may do"):
-        inspection.inspect("tv_alexnet", 20)
+        summary.inspect("tv_alexnet", 20)
 
 
 def test_command_prints_one_object_and_writes_a_page(capsys, tmp_path: Path):

@@ -5,10 +5,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from service.networks import torchvision as borrowed  # noqa: F401 - for their networks' names
-from training.architecture.layers import Anatomy, Layer
-from training.architecture.receptive_field import ReceptiveField
-from training.architecture.tracer import dissect
+from graft.service.networks import torchvision  # noqa: F401 - for their networks' names
+from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.receptive_field import ReceptiveField
+from graft.training.architecture.tracer import dissect
 
 SIDE = 64
 

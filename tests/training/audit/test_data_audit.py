@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.audit.data_audit import audit, settled
-from training.audit.image_scan import examine
-from training.data.dataset import Dataset, DatasetError, scan
-from training.data.findings import Finding
-from training.data.splits import grouped, split
+from graft.training.audit.data_audit import audit, settled
+from graft.training.audit.image_scan import examine
+from graft.training.data.dataset import Dataset, DatasetError, scan
+from graft.training.data.findings import Finding
+from graft.training.data.splits import grouped, split
 
 TWO_PARTS = {"train/cat": 12, "train/dog": 12, "test/cat": 6, "test/dog": 6}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.audit import label_errors as suspects
-from training.audit.label_errors import doubtful, outliers
-from training.features.feature_arrays import Rows
+from graft.training.audit import label_errors
+from graft.training.audit.label_errors import doubtful, outliers
+from graft.training.features.feature_arrays import Rows
 
 
 def clouds(n: int = 300, n_labels: int = 3, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -27,7 +27,7 @@ def test_half_of_what_is_planted_is_found_and_nothing_else():
     vectors, labels, paths = clouds()
     wrong = [5, 50, 101, 200]
     labels[wrong] = (labels[wrong] + 1) % 3
-    found = suspects.suspects(vectors, labels, paths, NAMES)
+    found = label_errors.suspects(vectors, labels, paths, NAMES)
     assert len(found) >= 2
     assert {suspect.path for suspect in found} <= {f"{row}.jpg" for row in wrong}
     [first] = [suspect for suspect in found if suspect.path == "5.jpg"]
@@ -37,19 +37,19 @@ def test_half_of_what_is_planted_is_found_and_nothing_else():
 
 def test_right_labels_are_not_suspected():
     vectors, labels, paths = clouds()
-    assert suspects.suspects(vectors, labels, paths, NAMES) == []
+    assert label_errors.suspects(vectors, labels, paths, NAMES) == []
 
 
 def test_labels_without_any_meaning_are_not_suspected():
     vectors, labels, paths = clouds()
-    assert suspects.suspects(vectors, np.random.default_rng(1).permutation(labels), paths, NAMES) == []
+    assert label_errors.suspects(vectors, np.random.default_rng(1).permutation(labels), paths, NAMES) == []
 
 
 def test_a_label_with_too_few_images_is_not_judged():
     vectors, labels, paths = clouds()
     labels[:] = np.where(labels == 2, 1, labels)
     labels[7] = 2
-    assert "7.jpg" not in {suspect.path for suspect in suspects.suspects(vectors, labels, paths, NAMES)}
+    assert "7.jpg" not in {suspect.path for suspect in label_errors.suspects(vectors, labels, paths, NAMES)}
 
 
 def test_copies_do_not_vouch_for_each_other():
@@ -57,7 +57,7 @@ def test_copies_do_not_vouch_for_each_other():
     vectors[30:33], labels[30:33] = vectors[0], 1  # three copies of one image of another label
     groups = [f"{row}" for row in range(300)]
     groups[0] = groups[30] = groups[31] = groups[32] = "copies"
-    found = {suspect.path for suspect in suspects.suspects(vectors, labels, paths, NAMES, groups)}
+    found = {suspect.path for suspect in label_errors.suspects(vectors, labels, paths, NAMES, groups)}
     assert {"30.jpg", "31.jpg", "32.jpg"} <= found
 
 
@@ -67,15 +67,15 @@ def test_of_several_labels_the_whole_set_is_set_right():
     given[::4, 1] = False
     vectors = np.concatenate([vectors, np.where(given[:, 1:], 3, -3).repeat(8, axis=1)], axis=1).astype(np.float32)
     given[9, 0] = True
-    [found] = suspects.suspects(vectors, given, paths, ("ant", "bee"))
+    [found] = label_errors.suspects(vectors, given, paths, ("ant", "bee"))
     assert (found.path, found.given, found.suggested) == ("9.jpg", "ant, bee", "bee")
 
 
 def test_more_images_than_are_judged_at_once_are_judged_in_parts(monkeypatch):
-    monkeypatch.setattr(suspects, "MOST_AT_ONCE", 120)
+    monkeypatch.setattr(label_errors, "MOST_AT_ONCE", 120)
     vectors, labels, paths = clouds(n=360)
     labels[17] = (labels[17] + 1) % 3
-    assert [suspect.path for suspect in suspects.suspects(vectors, labels, paths, NAMES)] == ["17.jpg"]
+    assert [suspect.path for suspect in label_errors.suspects(vectors, labels, paths, NAMES)] == ["17.jpg"]
 
 
 def test_doubt_needs_a_label_that_is_as_probable_as_usual():
@@ -97,21 +97,21 @@ def test_no_image_is_strange_where_all_are_alike():
     assert outliers(*clouds()) == []
 
 
-@pytest.mark.parametrize("n", [1, 10, suspects.FEWEST_OF_LABEL])
+@pytest.mark.parametrize("n", [1, 10, label_errors.FEWEST_OF_LABEL])
 def test_too_few_images_have_no_outliers(n: int):
     vectors, labels, paths = clouds(n)
     assert outliers(vectors, labels, paths) == []
 
 
 def test_findings_name_the_file_and_both_labels():
-    [found] = suspects.findings([suspects.Suspect("a\n.jpg", "ant", "bee", 0.987)], [])
+    [found] = label_errors.findings([label_errors.Suspect("a\n.jpg", "ant", "bee", 0.987)], [])
     assert (found.kind, found.severity) == ("label-error", "warning")
     assert found.text == r"'a\n.jpg' is labelled ant, looks like bee (99%)"
 
 
 def test_vectors_on_disk_are_judged_like_those_in_memory_and_stay_there(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(suspects, "MOST_AT_ONCE", 500)
-    monkeypatch.setattr(suspects, "BLOCK", 100)
+    monkeypatch.setattr(label_errors, "MOST_AT_ONCE", 500)
+    monkeypatch.setattr(label_errors, "BLOCK", 100)
     vectors, labels, paths = clouds(10_000, width=256)
     labels[[5, 50, 101, 200]] = (labels[[5, 50, 101, 200]] + 1) % 3
     vectors[7] = -10 * vectors[7]
@@ -120,7 +120,7 @@ def test_vectors_on_disk_are_judged_like_those_in_memory_and_stay_there(tmp_path
     found = {}
     for name, seen in (("memory", stored.astype(np.float32)), ("disk", Rows(stored, np.arange(len(stored))))):
         tracemalloc.start()
-        found[name] = suspects.suspects(seen, labels, paths, NAMES), outliers(seen, labels, paths)
+        found[name] = label_errors.suspects(seen, labels, paths, NAMES), outliers(seen, labels, paths)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert found["disk"] == found["memory"]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.imaging.preprocess import EXIF_ORIENTATION
-from training.audit.data_audit import audit
-from training.audit.image_scan import examine
-from training.data.dataset import scan
-from training.data.findings import Finding
+from graft.service.imaging.preprocess import EXIF_ORIENTATION
+from graft.training.audit.data_audit import audit
+from graft.training.audit.image_scan import examine
+from graft.training.data.dataset import scan
+from graft.training.data.findings import Finding
 
 # EXIF whose table promises twelve bytes and ends after ten.
 CUT_EXIF = b"Exif\0\0II*\0\x08\0\0\0\x10\0\x12\x01\x03\0\x01\0\0\0\x06\0"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from service.artifact import Backbone
-from service.inference.engine import VECTORS
-from service.inference.openvino import Graph
-from training.backbones import onnx_cache as graphs
-from training.backbones.onnx_cache import STAGES, Exported, columns
-from training.backbones.onnx_export import export_backbone, is_mean, spread
-from training.backbones.registry import BackboneError, Choice
+from graft.service.artifact import Backbone
+from graft.service.inference.engine import VECTORS
+from graft.service.inference.openvino import Graph
+from graft.training.backbones import onnx_cache
+from graft.training.backbones.onnx_cache import STAGES, Exported, columns
+from graft.training.backbones.onnx_export import export_backbone, is_mean, spread
+from graft.training.backbones.registry import BackboneError, Choice
 
 SMALL = "lcnet_035"
 
@@ -38,7 +38,7 @@ def card(folder: Path) -> dict[str, Any]:
 def test_network_of_another_input_size_is_exported_as_torch_runs_it(
     name: str, side: int, width: int, stages: dict[int, int], pooled: bool, tmp_path: Path
 ):
-    from training.features.lightning_extractor import load_headless
+    from graft.training.features.lightning_extractor import load_headless
 
     export_backbone(Choice(name, "none"), tmp_path / "base", side, side)
     exported = Exported(folder=tmp_path / f"base-{side}", **card(tmp_path / f"base-{side}"))
@@ -73,7 +73,7 @@ def test_network_that_shows_no_stages_is_exported_without_them(tmp_path: Path, m
 
 
 def test_network_whose_stages_are_traced_wrongly_is_exported_without_them(tmp_path: Path, monkeypatch):
-    from service.networks.network import Network
+    from graft.service.networks.network import Network
 
     honest = Network.maps
 
@@ -130,6 +130,6 @@ def test_columns_of_a_row_are_the_stages_and_then_the_vector():
 def test_export_that_was_killed_before_its_last_file_is_finished_by_the_next(tmp_path: Path):
     choice, base = Choice(SMALL, "none"), tmp_path / "base"
     export_backbone(choice, base, 64, 64)
-    graphs.size_file(base).unlink()
+    onnx_cache.size_file(base).unlink()
     export_backbone(choice, base, 64, 64)
-    assert graphs.size_file(base).read_text() == "224"
+    assert onnx_cache.size_file(base).read_text() == "224"

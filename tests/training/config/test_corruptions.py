@@ -2,10 +2,10 @@
 
 import pytest
 
-from training.config.corruptions import DISTURBANCES, HARDENING, hardening
-from training.finetuning.augmentations import HARDER
-from training.robustness.corruption_ops import CHANGES
-from training.visualization.formatting import DISTURBANCES as TITLES
+from graft.training.config.corruptions import DISTURBANCES, HARDENING, hardening
+from graft.training.finetuning.augmentations import HARDER
+from graft.training.robustness.corruption_ops import CHANGES
+from graft.training.visualization.formatting import DISTURBANCES as TITLES
 
 
 def test_whatever_is_named_can_be_done_told_and_hardened_against():

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from training.config.finetune_config import Facts, Plan, check, describe, plan
-from training.config.recipe import Recipe
+from graft.training.config.finetune_config import Facts, Plan, check, describe, plan
+from graft.training.config.recipe import Recipe
 
 FEW = Facts(n_images=200, counts=(100, 100))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from training.config.hyperparameters import epochs, folds, input_size, lr_scale, mirrored
-from training.config.recipe import Recipe, seconds
+from graft.training.config.hyperparameters import epochs, folds, input_size, lr_scale, mirrored
+from graft.training.config.recipe import Recipe, seconds
 
 
 def test_saved_recipe_loads_equal(tmp_path: Path):

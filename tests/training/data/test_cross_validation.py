@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.data.cross_validation import among, deal, subset
+from graft.training.data.cross_validation import among, deal, subset
 
 LABELS = np.repeat([0, 1, 2], [50, 30, 10])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from training.audit.image_scan import examine
-from training.data.dataset import Dataset, DatasetError, Sample, describe, scan
-from training.data.readers.source import Source
+from graft.training.audit.image_scan import examine
+from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, scan
+from graft.training.data.readers.source import Source
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -317,7 +317,7 @@ def test_film_is_no_image(make_folder):
 
 def test_scan_reads_no_image(make_folder, monkeypatch: pytest.MonkeyPatch):
     folder = make_folder({"cat": 1, "dog": 1})
-    monkeypatch.setattr("training.data.readers.source.Folder.read", None)
+    monkeypatch.setattr("graft.training.data.readers.source.Folder.read", None)
     assert {sample.digest for sample in scan(folder).samples} == {b""}
 
 

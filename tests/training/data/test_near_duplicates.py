@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training.data import near_duplicates as alike
-from training.data.near_duplicates import SIDE, Kin, candidates, clusters, grey_of, hash_of, judged
+from graft.training.data import near_duplicates
+from graft.training.data.near_duplicates import SIDE, Kin, candidates, clusters, grey_of, hash_of, judged
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).repeat(4, axis=1).repeat(4, axis=2)
 GREY = [grey_of(picture.astype(np.uint8)) for picture in PICTURES]
@@ -29,8 +29,8 @@ def test_all_copies_of_a_picture_hang_together(n_images: int):
 
 def test_copies_that_hang_together_already_are_not_judged(monkeypatch):
     n_judged = []
-    same = alike._same
-    monkeypatch.setattr(alike, "_same", lambda one, other: n_judged.append(len(one)) or same(one, other))
+    same = near_duplicates._same
+    monkeypatch.setattr(near_duplicates, "_same", lambda one, other: n_judged.append(len(one)) or same(one, other))
     shown = np.arange(4_000) % 5
     pairs = pairs_of(shown)
     assert len(pairs) > 20 * len(shown)

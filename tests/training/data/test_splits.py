@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from training.audit.image_scan import examine
-from training.data.dataset import Dataset, DatasetError, Sample, Source, scan
-from training.data.splits import Splits, split
+from graft.training.audit.image_scan import examine
+from graft.training.data.dataset import Dataset, DatasetError, Sample, Source, scan
+from graft.training.data.splits import Splits, split
 
 
 def made_up(counts: dict[str, int], copies: int = 1, part: str = "") -> Dataset:

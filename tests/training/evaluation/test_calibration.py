@@ -5,9 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from service.inference.postprocess import conforming, given, probabilities
-from training.data.dataset import Sample
-from training.evaluation.calibration import (
+from graft.service.inference.postprocess import conforming, given, probabilities
+from graft.training.data.dataset import Sample
+from graft.training.evaluation.calibration import (
     best_f1,
     calibrate,
     chosen_neighbours,
@@ -20,7 +20,7 @@ from training.evaluation.calibration import (
     sure,
     temperature,
 )
-from training.evaluation.predictions import Answered
+from graft.training.evaluation.predictions import Answered
 
 
 def single(n: int, seed: int = 0, n_labels: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +167,7 @@ def test_which_neighbour_counts(n: int, k: int):
 
 
 def test_small_labels_are_all_among_the_neighbours(monkeypatch):
-    monkeypatch.setattr("training.evaluation.calibration.MOST_NEIGHBOURS", 30)
+    monkeypatch.setattr("graft.training.evaluation.calibration.MOST_NEIGHBOURS", 30)
     chosen = chosen_neighbours(samples({0: 500, 1: 5, 2: 500}), width=8)
     assert len(chosen) == 30
     assert [sum(sample.label == label for sample in chosen) for label in range(3)] == [13, 5, 12]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.calibration_error import calibration_error, reliability
+from graft.training.evaluation.calibration_error import calibration_error, reliability
 
 
 def test_one_bin_says_what_was_claimed_and_what_came_true():

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from training.evaluation.comparison import Cell, grid, save, table, text
+from graft.training.evaluation.comparison import Cell, grid, save, table, text
 
 
 def cell(strategy: str, rights: str, seed: int = 0, backbone: str = "lite0") -> Cell:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.confidence_intervals import between, design_effect, f1, mean, mean_of, resampled, share, wilson
+from graft.training.evaluation.confidence_intervals import between, design_effect, f1, mean, mean_of, resampled, share, wilson
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_resampled_rows_stay_together():
 
 
 def test_chunks_change_nothing(monkeypatch):
-    from training.evaluation import confidence_intervals as intervals
+    from graft.training.evaluation import confidence_intervals
 
     values = np.random.default_rng(6).normal(size=(40, 2))
     whole = resampled(values)
-    monkeypatch.setattr(intervals, "CHUNK", 100)
+    monkeypatch.setattr(confidence_intervals, "CHUNK", 100)
     np.testing.assert_allclose(resampled(values), whole)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.learning_curve import gain_of_doubling, learning_curve, part
+from graft.training.evaluation.learning_curve import gain_of_doubling, learning_curve, part
 
 SIZES = np.array([100, 200, 400, 800])
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from service.inference.postprocess import probabilities
-from training.data.dataset import Sample
-from training.evaluation.calibration import calibrate, neighbours_of, temperature
-from training.evaluation.metrics import (
+from graft.service.inference.postprocess import probabilities
+from graft.training.data.dataset import Sample
+from graft.training.evaluation.calibration import calibrate, neighbours_of, temperature
+from graft.training.evaluation.metrics import (
     by_image,
     evaluate,
     log_loss,
@@ -16,8 +16,8 @@ from training.evaluation.metrics import (
     score,
     score_several,
 )
-from training.evaluation.predictions import Answered
-from training.results import Evaluation
+from graft.training.evaluation.predictions import Answered
+from graft.training.results import Evaluation
 
 
 def answers(right: int, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from service.artifact import Calibration
-from training.evaluation.per_class import average_precisions, confusion, macro_precision, several, single
+from graft.service.artifact import Calibration
+from graft.training.evaluation.per_class import average_precisions, confusion, macro_precision, several, single
 
 # Rows are images; their labels are 0, 0, 1, 1, 2. The last image of label 0 is taken for a 1.
 CHANCES = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0], [0.2, 0.2, 0.6]])

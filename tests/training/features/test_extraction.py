@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.imaging.preprocess import decode
-from service.inference.engine import VECTORS
-from service.inference.openvino import Graph
-from training.audit.image_scan import examine
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.backbones.onnx_cache import Exported
-from training.data.dataset import Dataset, DatasetError, Sample, scan
-from training.features.extraction import Features, View, extract, halved
+from graft.service.imaging.preprocess import decode
+from graft.service.inference.engine import VECTORS
+from graft.service.inference.openvino import Graph
+from graft.training.audit.image_scan import examine
+from graft.training.backbones import onnx_cache, registry
+from graft.training.backbones.onnx_cache import Exported
+from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
+from graft.training.features.extraction import Features, View, extract, halved
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def exported(fitted) -> Exported:
     """The graph that the session's fit has made already."""
-    return graphs.export(backbones.choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    return onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 128, 28, "crop")
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +158,7 @@ def test_signals_still_arrive_after_graphs_have_ended(exported: Exported, end: s
     # OpenVINO lends the thread that starts it a stack for signals, and takes it back when it ends: once too often, if two
     # of them end in the wrong order. The next signal, such as a data loader's worker ending, then kills the process.
     program = (
-        "import os, signal, sys, threading; from pathlib import Path; from service.inference.engine import Graph;"
+        "import os, signal, sys, threading; from pathlib import Path; from graft.service.inference.engine import Graph;"
         "signal.signal(signal.SIGUSR1, lambda *_: print('arrived'));"
         f"one, other = Graph(Path(sys.argv[1])), Graph(Path(sys.argv[1])); {end};"
         "os.kill(os.getpid(), signal.SIGUSR1)"
@@ -170,7 +169,7 @@ def test_signals_still_arrive_after_graphs_have_ended(exported: Exported, end: s
 
 
 def test_torchs_road_gives_the_graphs_rows(dataset: Dataset, exported: Exported):
-    from training.features.lightning_extractor import passes
+    from graft.training.features.lightning_extractor import passes
 
     looked = [*views(dataset), *views(dataset, mirrored=True)]
     by_graph = extract(dataset, looked, exported)
@@ -180,7 +179,7 @@ def test_torchs_road_gives_the_graphs_rows(dataset: Dataset, exported: Exported)
 
 
 def test_torchs_road_answers_every_view_once_and_in_order(dataset: Dataset, exported: Exported):
-    from training.features.lightning_extractor import passes
+    from graft.training.features.lightning_extractor import passes
 
     found = [view for view, _ in passes(dataset, views(dataset), exported, accelerator="cpu")]
     assert found == views(dataset)
@@ -188,7 +187,7 @@ def test_torchs_road_answers_every_view_once_and_in_order(dataset: Dataset, expo
 
 @pytest.mark.parametrize("n_readable", [0, 2])
 def test_torchs_road_reports_unreadable_images(make_folder, exported: Exported, n_readable: int):
-    from training.features.lightning_extractor import passes
+    from graft.training.features.lightning_extractor import passes
 
     folder = make_folder({"cat": 2, "dog": 2})
     for path in sorted(folder.rglob("*.png"))[n_readable:]:
@@ -203,7 +202,7 @@ def test_torchs_road_reports_unreadable_images(make_folder, exported: Exported, 
 def test_torchs_road_brings_reasons_out_of_the_loaders_processes(make_folder, exported: Exported):
     from torch.utils.data import DataLoader
 
-    from training.features.lightning_extractor import _collate, _Views
+    from graft.training.features.lightning_extractor import _collate, _Views
 
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat/000.png").write_bytes(b"no image")
@@ -233,9 +232,9 @@ def test_last_block_is_what_of_gives(dataset: Dataset, exported: Exported):
 def test_a_stage_is_the_mean_of_timms_own_stage_over_all_positions(dataset: Dataset, exported: Exported):
     import torch
 
-    from training.backbones import pretrained
+    from graft.training.backbones import pretrained
 
-    network = pretrained.load(backbones.choose("tf_efficientnet_lite0")).eval()
+    network = pretrained.load(registry.choose("tf_efficientnet_lite0")).eval()
     pixels = np.stack([decode(dataset.read(sample), exported.preprocessing).pixels for sample in dataset.samples])
     upright = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.inference_mode():
@@ -297,7 +296,7 @@ def numbered(_: Dataset, wanted: list[View], __: Exported):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_features_of_many_images_are_never_all_in_memory(dataset, exported, monkeypatch, cached: bool):
-    monkeypatch.setattr("training.features.extraction.SHARD", 128)
+    monkeypatch.setattr("graft.training.features.extraction.SHARD", 128)
     if cached:
         extract(dataset, distinct(2_000), exported, numbered)
     tracemalloc.start()
@@ -311,7 +310,7 @@ def test_features_of_many_images_are_never_all_in_memory(dataset, exported, monk
 
 
 def test_a_full_disk_is_explained_before_anything_is_computed(dataset, exported, monkeypatch):
-    monkeypatch.setattr("training.runtime.atomic_files.free", lambda folder: 1_000)
+    monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda folder: 1_000)
     with pytest.raises(OSError, match=r"The disk is full: 17,920 bytes are needed and 1,000 are free"):
         extract(dataset, views(dataset), exported, numbered)
 

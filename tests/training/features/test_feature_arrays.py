@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.features.feature_arrays import Rows, columns_of, widened
+from graft.training.features.feature_arrays import Rows, columns_of, widened
 
 STORED = np.arange(12, dtype=np.float16).reshape(4, 3)
 TWO_VIEWS = Rows(STORED, np.array([[3, 0], [1, 2]]))
@@ -32,7 +32,7 @@ def test_columns_of_either_kind(vectors):
 
 
 def test_pieces_are_all_rows_in_order(monkeypatch):
-    monkeypatch.setattr("training.features.feature_arrays.PIECE", 2)
+    monkeypatch.setattr("graft.training.features.feature_arrays.PIECE", 2)
     pieces = list(Rows(STORED, np.array([3, 1, 0])).pieces())
     assert [piece.tolist() for piece in pieces] == [[[9, 10, 11], [3, 4, 5]], [[0, 1, 2]]]
 

@@ -7,12 +7,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from service.artifact import MAPS
-from service.inference.engine import LOGITS, VECTORS
-from service.inference.openvino import Graph
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.features.linear_probe import (
+from graft.service.artifact import MAPS
+from graft.service.inference.engine import LOGITS, VECTORS
+from graft.service.inference.openvino import Graph
+from graft.training.backbones import onnx_cache, registry
+from graft.training.features.linear_probe import (
     STRENGTHS,
     Head,
     choose_strength,
@@ -204,12 +203,12 @@ def test_several_labels_have_probabilities_of_their_own():
 
 
 @pytest.fixture(scope="module")
-def exported(fitted) -> graphs.Exported:
-    return graphs.export(backbones.choose("tf_efficientnet_lite0"), 128, 28, "crop")
+def exported(fitted) -> onnx_cache.Exported:
+    return onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 128, 28, "crop")
 
 
 @pytest.mark.parametrize(("sees", "width"), [("last", 1280), ("all", 1792)])
-def test_appended_head_gives_the_heads_logits(exported: graphs.Exported, tmp_path: Path, sees: str, width: int):
+def test_appended_head_gives_the_heads_logits(exported: onnx_cache.Exported, tmp_path: Path, sees: str, width: int):
     random = np.random.default_rng(0)
     head = Head(random.normal(size=(3, width)).astype(np.float32), np.array([0.0, 10.0, -5.0], np.float32), 1.0)
     (tmp_path / "model.onnx").write_bytes(with_head(exported.graph, head, sees))
@@ -220,7 +219,7 @@ def test_appended_head_gives_the_heads_logits(exported: graphs.Exported, tmp_pat
     np.testing.assert_allclose(outputs[VECTORS], seen[VECTORS], atol=1e-5)
 
 
-def test_a_head_on_the_last_vectors_leaves_no_stages_in_the_graph(exported: graphs.Exported):
+def test_a_head_on_the_last_vectors_leaves_no_stages_in_the_graph(exported: onnx_cache.Exported):
     import onnx
 
     head = Head(np.zeros((3, 1280), np.float32), np.zeros(3, np.float32), 1.0)

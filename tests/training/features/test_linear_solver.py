@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from training.features.linear_solver import binary_cross_entropy, cross_entropy, minimise, one_hot, squared_hinge, weights_of
+from graft.training.features.linear_solver import (
+    binary_cross_entropy,
+    cross_entropy,
+    minimise,
+    one_hot,
+    squared_hinge,
+    weights_of,
+)
 
 WANTED = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
 LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5]], np.float32)

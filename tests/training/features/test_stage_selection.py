@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 from other_predictions import answering
 
-from service.inference.engine import LOGITS, VECTORS
-from service.inference.openvino import CpuEngine
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.backbones.onnx_cache import STAGES, Exported, columns
-from training.data.splits import Splits
-from training.features.linear_probe import with_head
-from training.features.stage_selection import Candidate, best_of, learn
+from graft.service.inference.engine import LOGITS, VECTORS
+from graft.service.inference.openvino import CpuEngine
+from graft.training.backbones import onnx_cache, registry
+from graft.training.backbones.onnx_cache import STAGES, Exported, columns
+from graft.training.data.splits import Splits
+from graft.training.features.linear_probe import with_head
+from graft.training.features.stage_selection import Candidate, best_of, learn
 
 COLUMNS = {"stage1": slice(0, 8), "stage2": slice(8, 20), "last": slice(20, 50), "all": slice(0, 50)}
 
 
 @pytest.fixture(scope="module")
 def exported(fitted) -> Exported:
-    return graphs.export(backbones.choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    return onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 128, 28, "crop")
 
 
 def rows(where: dict[str, float], n: int = 150) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +61,8 @@ def pairs(found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, s
 
 
 def test_of_many_images_a_part_screens_and_all_parts_judge_the_finalists(monkeypatch):
-    monkeypatch.setattr("training.features.stage_selection.MOST_FOR_SCREENING", 100)
-    monkeypatch.setattr("training.features.stage_selection.ENOUGH_TO_SCREEN", 20)
+    monkeypatch.setattr("graft.training.features.stage_selection.MOST_FOR_SCREENING", 100)
+    monkeypatch.setattr("graft.training.features.stage_selection.ENOUGH_TO_SCREEN", 20)
     table = best_of(*pairs(rows({"stage2": 1.0})), n_folds=5, seed=0).table
     assert [one.n_judged for one in table] == [150] * 3 + [20] * 5
 
@@ -109,9 +108,9 @@ def test_graph_and_torch_answer_as_the_head_does(exported: Exported, tmp_path: P
     import torch
     from safetensors.torch import load_file
 
-    from service.inference.openvino import Graph
-    from service.networks import network as networks
-    from training.finetuning.lightning_module import set_head
+    from graft.service.inference.openvino import Graph
+    from graft.service.networks import network as networks
+    from graft.training.finetuning.lightning_module import set_head
 
     random, places = np.random.default_rng(0), columns(exported.backbone)
     batch = random.integers(0, 256, (12, 128, 128, 3), dtype=np.uint8)
@@ -142,14 +141,14 @@ def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_
     import torch
     from safetensors.numpy import load_file
 
-    from service.artifact import read
-    from service.inference.engine import Outputs
-    from service.inference.openvino import Graph
-    from service.networks import network as networks
-    from training.data.dataset import scan
-    from training.features.linear_probe import Head
-    from training.packaging import writer as package
-    from training.sample import SAMPLE
+    from graft.service.artifact import read
+    from graft.service.inference.engine import Outputs
+    from graft.service.inference.openvino import Graph
+    from graft.service.networks import network as networks
+    from graft.training.data.dataset import scan
+    from graft.training.features.linear_probe import Head
+    from graft.training.packaging import writer
+    from graft.training.sample import SAMPLE
 
     head = Head(np.random.default_rng(0).normal(size=(10, 1792)).astype(np.float32) / 100, np.zeros(10, np.float32), 1.0)
     backbone = Graph(exported.graph)
@@ -167,7 +166,7 @@ def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_
     )
     dataset = scan(SAMPLE)
     splits = Splits(*[dataset.samples[:8]] * 3)
-    package.write(answering(trained, dataset, splits), dataset, splits, "stages", tmp_path / "package")
+    writer.write(answering(trained, dataset, splits), dataset, splits, "stages", tmp_path / "package")
     artifact = read(tmp_path / "package")
     assert (artifact.manifest.backbone.sees, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
     batch = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)

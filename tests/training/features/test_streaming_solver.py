@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.features import linear_probe as probes
-from training.features import linear_solver as linear
-from training.features import streaming_solver as streamed
-from training.features.feature_arrays import Rows
-from training.features.streaming_solver import Standard
+from graft.training.features import linear_probe, linear_solver, streaming_solver
+from graft.training.features.feature_arrays import Rows
+from graft.training.features.streaming_solver import Standard
 
 N_IMAGES, WIDTH = 3_000, 20  # more than one piece
 
@@ -34,12 +32,15 @@ def stored(path: Path, n_views: int = 2, n_images: int = N_IMAGES, width: int = 
 def test_pieces_add_up_to_the_whole(tmp_path: Path, kind: str, multilabel: bool, balanced: bool):
     seen, labels = stored(tmp_path / "features")
     targets = labels[:, None] <= np.arange(3) if multilabel else labels
-    mean, scale = probes.standard(seen)
-    found = streamed.learn(seen, targets, Standard(mean, scale), kind, balanced, penalty=0.1, tolerance=1e-6)
-    wanted, weights = np.tile(linear.one_hot(targets), (2, 1)), linear.weights_of(linear.one_hot(targets), multilabel, balanced)
+    mean, scale = linear_probe.standard(seen)
+    found = streaming_solver.learn(seen, targets, Standard(mean, scale), kind, balanced, penalty=0.1, tolerance=1e-6)
+    wanted, weights = (
+        np.tile(linear_solver.one_hot(targets), (2, 1)),
+        linear_solver.weights_of(linear_solver.one_hot(targets), multilabel, balanced),
+    )
     whole = ((seen[:] - mean) / scale).reshape(-1, WIDTH)
     weights = np.tile(weights, (2, 1))
-    expected = linear.minimise(linear.loss_of(kind, multilabel), whole, wanted, weights, 0.1, tolerance=1e-6)
+    expected = linear_solver.minimise(linear_solver.loss_of(kind, multilabel), whole, wanted, weights, 0.1, tolerance=1e-6)
     np.testing.assert_allclose(found[:, :-1], expected[:, :-1], atol=1e-4)
     # A label that every image has drives its own bias on and on.
     some = slice(0, 2) if multilabel else slice(None)
@@ -50,10 +51,10 @@ def test_pieces_add_up_to_the_whole(tmp_path: Path, kind: str, multilabel: bool,
 
 def test_features_that_are_too_many_are_left_on_disk_and_make_the_same_head(tmp_path: Path, monkeypatch):
     seen, labels = stored(tmp_path / "features", n_views=1)
-    in_memory = probes.fit(seen[:], labels, 0.01)
-    held = probes.fit(seen, labels, 0.01)
-    monkeypatch.setattr(probes, "MOST_IN_MEMORY", 0)
-    left = probes.fit(seen, labels, 0.01)
+    in_memory = linear_probe.fit(seen[:], labels, 0.01)
+    held = linear_probe.fit(seen, labels, 0.01)
+    monkeypatch.setattr(linear_probe, "MOST_IN_MEMORY", 0)
+    left = linear_probe.fit(seen, labels, 0.01)
     np.testing.assert_array_equal(held.weight, in_memory.weight)
     np.testing.assert_allclose(left(seen[0]), in_memory(seen[0]), atol=5e-3)
     assert (left.weight.dtype, left.bias.dtype, left.strength) == (np.float32, np.float32, 0.01)
@@ -61,7 +62,7 @@ def test_features_that_are_too_many_are_left_on_disk_and_make_the_same_head(tmp_
 
 def test_mean_and_scale_are_those_of_all_features(tmp_path: Path):
     seen, _ = stored(tmp_path / "features")
-    mean, scale = probes.standard(seen, [slice(0, 5), slice(5, WIDTH)])
+    mean, scale = linear_probe.standard(seen, [slice(0, 5), slice(5, WIDTH)])
     np.testing.assert_allclose(mean, seen[0].mean(axis=0, dtype=np.float64), rtol=1e-6)
     spread = seen[0].std(axis=0, dtype=np.float64)
     np.testing.assert_allclose(scale, [spread[:5].mean()] * 5 + [spread[5:].mean()] * 15, rtol=1e-6)
@@ -70,9 +71,9 @@ def test_mean_and_scale_are_those_of_all_features(tmp_path: Path):
 def test_learning_and_answering_take_a_fraction_of_the_features_memory(tmp_path: Path):
     seen, labels = stored(tmp_path / "features", 1, 40_000, 300)
     all_of_them = 4 * seen.size
-    assert seen.size > probes.MOST_IN_MEMORY
+    assert seen.size > linear_probe.MOST_IN_MEMORY
     tracemalloc.start()
-    head = probes.fit(seen, labels, 1e-4)
+    head = linear_probe.fit(seen, labels, 1e-4)
     head(Rows(seen.stored, seen.places[0]))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from training.__main__ import main
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.finetuning import batch_size_finder as memory
+from graft.training.cli.main import main
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning import batch_size_finder
 
 
 class Two(nn.Module):
@@ -32,34 +32,34 @@ def planned(batch_size: int = 32) -> Plan:
 
 
 def test_what_a_step_keeps_of_an_image_is_measured():
-    assert memory.bytes_per_image(Two(), 16) == pytest.approx(5 * 4 * 3 * 16**2, rel=0.05)
+    assert batch_size_finder.bytes_per_image(Two(), 16) == pytest.approx(5 * 4 * 3 * 16**2, rel=0.05)
 
 
 def test_measuring_leaves_the_network_as_it_was():
     network = nn.Sequential(Two(), nn.BatchNorm2d(3)).train()
     network[1].eval()
     two = network[0]
-    memory.bytes_per_image(two, 16)
+    batch_size_finder.bytes_per_image(two, 16)
     assert (network.training, two.training, two.layer.training, network[1].training) == (True, True, True, False)
 
 
 @pytest.mark.parametrize(("images", "batch_size", "accumulate"), [(32, 32, 1), (31, 16, 2), (9, 8, 4), (1, 1, 32)])
 def test_batches_are_halved_until_one_fits_and_steps_stay_the_same(images: int, batch_size: int, accumulate: int):
     network = Two()
-    free = (WEIGHTS + (images + 0.5) * memory.bytes_per_image(network, 16)) / memory.SHARE
-    found = memory.fitting(network, planned(), 16, int(free))
+    free = (WEIGHTS + (images + 0.5) * batch_size_finder.bytes_per_image(network, 16)) / batch_size_finder.SHARE
+    found = batch_size_finder.fitting(network, planned(), 16, int(free))
     assert (found.batch_size, found.accumulate) == (batch_size, accumulate)
     assert found.total_steps == planned().total_steps
 
 
 def test_image_that_does_not_fit_alone_is_refused_in_words():
     with pytest.raises(MemoryError, match=r"needs 0\.0 GiB at 16 pixels; 0\.0 GiB are free\. Try a smaller --input-size"):
-        memory.fitting(Two(), planned(), 16, 100)
+        batch_size_finder.fitting(Two(), planned(), 16, 100)
 
 
 def test_too_little_memory_is_exit_code_5(fitted, make_folder, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(memory, "free_memory", lambda gpu: 2**20)
+    monkeypatch.setattr(batch_size_finder, "free_memory", lambda gpu: 2**20)
     photos = make_folder({"cat": 6, "dog": 6}, side=16)
     choices = ["--strategy", "finetune", "--epochs", "1", "--input-size", "128", "--accelerator", "cpu"]
     assert main(["fit", str(photos), "--out", "run", *choices]) == 5
@@ -70,13 +70,13 @@ def test_too_little_memory_is_exit_code_5(fitted, make_folder, tmp_path: Path, m
 
 def test_free_memory_of_this_machine_is_less_than_all_of_it():
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    assert 0 < memory.free_memory(gpu=False) < int(total.split()[1]) * 1024
+    assert 0 < batch_size_finder.free_memory(gpu=False) < int(total.split()[1]) * 1024
 
 
 def test_limit_of_a_container_is_minded(tmp_path: Path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
-    assert memory._left_in_group(tmp_path) == 600
+    assert batch_size_finder._left_in_group(tmp_path) == 600
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._left_in_group(tmp_path) > 2**60
-    assert memory._left_in_group(tmp_path / "none") > 2**60
+    assert batch_size_finder._left_in_group(tmp_path) > 2**60
+    assert batch_size_finder._left_in_group(tmp_path / "none") > 2**60

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import files_of_at_most
 
-from training.finetuning import checkpoints
-from training.finetuning.callbacks import Asked, Keeper, _best, reseed
-from training.finetuning.lightning_module import Diverged
-from training.runtime.signals import Stop
+from graft.training.finetuning import checkpoints
+from graft.training.finetuning.callbacks import Asked, Keeper, _best, reseed
+from graft.training.finetuning.lightning_module import Diverged
+from graft.training.runtime.signals import Stop
 
 
 def history(*losses: float) -> list[dict[str, float]]:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import files_of_at_most
 
-from training.finetuning import checkpoints
-from training.finetuning.checkpoints import CorruptCheckpoint, path_of
+from graft.training.finetuning import checkpoints
+from graft.training.finetuning.checkpoints import CorruptCheckpoint, path_of
 
 
 def state(epoch: int, best: int = 0) -> checkpoints.State:

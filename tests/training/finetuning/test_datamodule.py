@@ -10,16 +10,16 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from service.artifact import Preprocessing
-from service.imaging.preprocess import decode
-from training.audit.image_scan import examine
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.data.dataset import Dataset, DatasetError, scan
-from training.data.splits import Splits, split
-from training.finetuning.augmentations import HARDER, random_changes
-from training.finetuning.datamodule import Batches, Draw, Order, Random, shown
-from training.finetuning.pixel_cache import pixels, whole
+from graft.service.artifact import Preprocessing
+from graft.service.imaging.preprocess import decode
+from graft.training.audit.image_scan import examine
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import Dataset, DatasetError, scan
+from graft.training.data.splits import Splits, split
+from graft.training.finetuning.augmentations import HARDER, random_changes
+from graft.training.finetuning.datamodule import Batches, Draw, Order, Random, shown
+from graft.training.finetuning.pixel_cache import pixels, whole
 
 SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -11,33 +11,31 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from service.artifact import MAPS
-from service.inference.engine import LOGITS, VECTORS
-from service.inference.openvino import Graph
-from service.networks.network import Network
-from training.audit.image_scan import examine
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.backbones.onnx_cache import Exported
-from training.backbones.onnx_export import export_backbone, export_network
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.data.dataset import Dataset, scan
-from training.data.splits import Splits, split
-from training.features.extraction import Features
-from training.features.lightning_extractor import load_headless
-from training.finetuning import checkpoints
-from training.finetuning import param_groups as layers
-from training.finetuning.datamodule import Batches
-from training.finetuning.lightning_module import Diverged, FineTune, set_head
-from training.finetuning.trainer import learn
-from training.runs.run_folder import Folder
-from training.sample import SAMPLE
-from training.strategies import finetune as rungs
-from training.strategies import probe as probe_module
-from training.strategies.context import Ground, readable
-from training.strategies.probe import Probed
-from training.strategies.trained_model import Trained
+from graft.service.artifact import MAPS
+from graft.service.inference.engine import LOGITS, VECTORS
+from graft.service.inference.openvino import Graph
+from graft.service.networks.network import Network
+from graft.training.audit.image_scan import examine
+from graft.training.backbones import onnx_cache, registry
+from graft.training.backbones.onnx_cache import Exported
+from graft.training.backbones.onnx_export import export_backbone, export_network
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import Dataset, scan
+from graft.training.data.splits import Splits, split
+from graft.training.features.extraction import Features
+from graft.training.features.lightning_extractor import load_headless
+from graft.training.finetuning import checkpoints, param_groups
+from graft.training.finetuning.datamodule import Batches
+from graft.training.finetuning.lightning_module import Diverged, FineTune, set_head
+from graft.training.finetuning.trainer import learn
+from graft.training.runs.run_folder import Folder
+from graft.training.sample import SAMPLE
+from graft.training.strategies import finetune
+from graft.training.strategies import probe as probe_module
+from graft.training.strategies.context import Ground, readable
+from graft.training.strategies.probe import Probed
+from graft.training.strategies.trained_model import Trained
 
 RECIPE = Recipe(
     strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_rate=1e-3, backbone_rate=2e-4
@@ -96,10 +94,10 @@ def start(cache: Path, tmp_path_factory) -> Start:
             for number in range(1, 31):
                 (folder / label / f"{number}.png").write_bytes(archive.read(f"train/{label}/{number:03d}.png"))
     dataset = examine(scan(folder))[0]
-    choice = backbones.choose("tf_efficientnet_lite0")
+    choice = registry.choose("tf_efficientnet_lite0")
     (cache / "backbones").mkdir(exist_ok=True)
-    export_backbone(choice, cache / "backbones" / graphs._key(choice), 64, 28)  # here, to save a child's imports
-    exported = graphs.export(choice, 64, 28, "crop")
+    export_backbone(choice, cache / "backbones" / onnx_cache._key(choice), 64, 28)  # here, to save a child's imports
+    exported = onnx_cache.export(choice, 64, 28, "crop")
     features, splits, _ = readable(dataset, split(dataset, 0), exported, RECIPE)
     ground = Ground(dataset, splits, exported, features, RECIPE, Folder(folder))
     return Start(dataset, splits, exported, probe_module.probe(ground), features)
@@ -230,7 +228,7 @@ def test_loss_that_is_no_number_stops_at_that_step(start: Start, tmp_path: Path,
 
 
 def groups(start: Start) -> list[dict]:
-    return layers.groups(start.network(), planned(bottom_ratio=1.0))
+    return param_groups.groups(start.network(), planned(bottom_ratio=1.0))
 
 
 def test_every_parameter_is_learned_in_exactly_one_group(start: Start):
@@ -276,7 +274,7 @@ def assert_positions_add_up(result: Trained, folder: Path, pixels: np.ndarray) -
 def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
     ground = Ground(start.dataset, start.splits, start.exported, start.features, recipe, Folder(tmp_path))
-    result = rungs.finetune(ground, start.probed, "finetune", recipe.epochs)
+    result = finetune.finetune(ground, start.probed, "finetune", recipe.epochs)
     difference, low, high = result.gain
     assert result.strategy == "finetune"
     assert_positions_add_up(result, tmp_path, start.validation()[0].numpy())

@@ -9,11 +9,11 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from service.artifact import Backbone, Preprocessing
-from service.networks.network import Network, build
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.finetuning.lightning_module import Diverged, FineTune
+from graft.service.artifact import Backbone, Preprocessing
+from graft.service.networks.network import Network, build
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning.lightning_module import Diverged, FineTune
 
 HALF = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 RESNET = Backbone(name="resnet10t", weights="random", license="none", sha256="0" * 64, width=512)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training.config.recipe import Recipe
-from training.finetuning import loggers as trackers
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning import loggers
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def no_network(monkeypatch):
 
 
 def logged(tracker: str, run: Path) -> None:
-    for logger in trackers.tracked(Recipe(tracker=tracker), run):
+    for logger in loggers.tracked(Recipe(tracker=tracker), run):
         for epoch in range(2):
             logger.log_metrics({"val/loss": 1.0 / (epoch + 1)}, step=epoch)
         logger.save()
@@ -49,6 +49,6 @@ def test_mlflow_gets_curves_and_choices_as_files_of_the_run(tmp_path: Path, no_n
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
 def test_missing_library_is_named_with_what_to_install(tmp_path: Path, monkeypatch, tracker: str):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == tracker else object())
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == tracker else object())
     with pytest.raises(ValueError, match=rf"{tracker} is not installed\. Try: pip install 'graft-vision\[track\]'$"):
-        trackers.tracked(Recipe(tracker=tracker), tmp_path)
+        loggers.tracked(Recipe(tracker=tracker), tmp_path)

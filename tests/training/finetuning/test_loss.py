@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from training.config.finetune_config import Facts, plan
-from training.config.recipe import Recipe
-from training.finetuning.loss import Loss
+from graft.training.config.finetune_config import Facts, plan
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning.loss import Loss
 
 EVEN = torch.zeros(1, 2)  # says that both are as likely
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.finetuning.lr_finder import TRIALS, found_rates, suggested
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning.lr_finder import TRIALS, found_rates, suggested
 
 SCALES = [0.01 * 10_000 ** (trial / (TRIALS - 1)) for trial in range(TRIALS)]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.finetuning.mixup import mix
+from graft.training.finetuning.mixup import mix
 
 
 def batch(n: int = 4, side: int = 32) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,11 @@ import timm
 import torch
 from torch import nn
 
-from service.artifact import Backbone, Preprocessing
-from service.networks.network import Network, build
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.finetuning import param_groups as layers
+from graft.service.artifact import Backbone, Preprocessing
+from graft.service.networks.network import Network, build
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning import param_groups
 
 HALF = Preprocessing(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -37,7 +37,7 @@ def test_every_parameter_is_in_exactly_one_layer_from_first_to_last(name: str):
     body = timm.create_model(name, num_classes=0)
     network = nn.Module()
     network.backbone = body
-    found = layers.layers(network)
+    found = param_groups.layers(network)
     names = [name for layer in found for name in layer]
     assert sorted(names) == sorted(name for name, _ in body.named_parameters())
     assert len(found) >= 5
@@ -48,11 +48,11 @@ def test_every_parameter_is_in_exactly_one_layer_from_first_to_last(name: str):
 def test_network_that_knows_no_layers_is_one_layer():
     network = nn.Module()
     network.backbone = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert layers.layers(network) == [["0.weight", "0.bias", "1.weight", "1.bias"]]
+    assert param_groups.layers(network) == [["0.weight", "0.bias", "1.weight", "1.bias"]]
 
 
 def test_rates_rise_from_the_first_layer_to_the_head(resnet: Network):
-    groups = layers.groups(resnet, planned(bottom_ratio=0.1, backbone_rate=2e-4, head_rate=1e-3))
+    groups = param_groups.groups(resnet, planned(bottom_ratio=0.1, backbone_rate=2e-4, head_rate=1e-3))
     stem, last = next(resnet.backbone.parameters()), list(resnet.backbone.layer4.parameters())[-1]
     assert rate_of(groups, stem) == pytest.approx(2e-5)
     assert rate_of(groups, last) == pytest.approx(2e-4)
@@ -60,32 +60,32 @@ def test_rates_rise_from_the_first_layer_to_the_head(resnet: Network):
 
 
 def test_one_rate_for_all_makes_few_groups(resnet: Network):
-    assert len(layers.groups(resnet, planned(bottom_ratio=1.0, backbone_rate=1e-3, head_rate=1e-3))) == 2
+    assert len(param_groups.groups(resnet, planned(bottom_ratio=1.0, backbone_rate=1e-3, head_rate=1e-3))) == 2
 
 
 def test_biases_and_norms_never_shrink(resnet: Network):
-    groups = layers.groups(resnet, planned(weight_decay=0.3))
+    groups = param_groups.groups(resnet, planned(weight_decay=0.3))
     decays = {(parameter.ndim > 1, group["weight_decay"]) for group in groups for parameter in group["params"]}
     assert decays == {(True, 0.3), (False, 0.0)}
 
 
 @pytest.fixture
 def frozen(resnet: Network):
-    layers.freeze(resnet, planned(unfreeze="last"))
+    param_groups.freeze(resnet, planned(unfreeze="last"))
     yield resnet
-    layers.freeze(resnet, planned(unfreeze="all"))
+    param_groups.freeze(resnet, planned(unfreeze="all"))
 
 
 def test_only_the_last_layers_and_the_head_are_left_to_learn(frozen: Network):
     learning = {name.split(".")[1] for name, parameter in frozen.named_parameters() if parameter.requires_grad}
     assert learning == {"layer4", "weight", "bias"}
-    listed = [parameter for group in layers.groups(frozen, planned()) for parameter in group["params"]]
+    listed = [parameter for group in param_groups.groups(frozen, planned()) for parameter in group["params"]]
     assert len(listed) == sum(parameter.requires_grad for parameter in frozen.parameters())
 
 
 def test_what_does_not_learn_stays_as_it_is_evaluated(frozen: Network):
     frozen.train()
-    layers.settle(frozen, frozen_norm=False)
+    param_groups.settle(frozen, frozen_norm=False)
     assert not any(module.training for module in frozen.backbone.layer1.modules())
     assert all(module.training for module in frozen.backbone.layer4.modules())
     before = frozen.backbone.layer1[0].bn1.running_mean.clone()
@@ -94,15 +94,15 @@ def test_what_does_not_learn_stays_as_it_is_evaluated(frozen: Network):
 
 
 def test_thawing_lets_everything_learn_again(resnet: Network):
-    layers.freeze(resnet, planned(unfreeze="last"))
-    layers.freeze(resnet, planned(unfreeze="all"))
+    param_groups.freeze(resnet, planned(unfreeze="last"))
+    param_groups.freeze(resnet, planned(unfreeze="all"))
     assert all(parameter.requires_grad for parameter in resnet.parameters())
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_batch_statistics_follow_the_images_unless_they_are_frozen(resnet: Network, kept: bool):
     resnet.train()
-    layers.settle(resnet, frozen_norm=kept)
+    param_groups.settle(resnet, frozen_norm=kept)
     before = resnet.backbone.layer4[0].bn1.running_mean.clone()
     resnet(torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8))
     assert torch.equal(resnet.backbone.layer4[0].bn1.running_mean, before) is kept
@@ -115,7 +115,7 @@ def weights(network: Network) -> dict[str, torch.Tensor]:
 def test_fresh_head_is_random_after_he_and_leaves_the_backbone_alone():
     network = build(facts("resnet10t", 512), 200, HALF)
     before = weights(network)
-    layers.start_fresh(network, seed=1, backbone=False)
+    param_groups.start_fresh(network, seed=1, backbone=False)
     changed = {name for name, tensor in weights(network).items() if not torch.equal(tensor, before[name])}
     assert changed == {"head.weight", "head.bias"}
     assert network.head.weight.std().item() == pytest.approx(512**-0.5, rel=0.05)
@@ -128,7 +128,7 @@ def test_fresh_convolutions_keep_the_scale_of_what_passes_back(name: str, width:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.weight, 7.0)
-    layers.start_fresh(network, seed=1, backbone=True)
+    param_groups.start_fresh(network, seed=1, backbone=True)
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 2_000:
             fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] / module.groups
@@ -137,10 +137,10 @@ def test_fresh_convolutions_keep_the_scale_of_what_passes_back(name: str, width:
 
 def test_fresh_start_follows_from_the_seed_alone_and_leaves_torchs_random_state():
     one, other = (build(facts("resnet10t", 512), 3, HALF) for _ in range(2))
-    layers.start_fresh(one, seed=1, backbone=True)
+    param_groups.start_fresh(one, seed=1, backbone=True)
     before = torch.get_rng_state()
-    layers.start_fresh(other, seed=1, backbone=True)
+    param_groups.start_fresh(other, seed=1, backbone=True)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(mine, weights(other)[name]) for name, mine in weights(one).items())
-    layers.start_fresh(other, seed=2, backbone=True)
+    param_groups.start_fresh(other, seed=2, backbone=True)
     assert not torch.equal(one.head.weight, other.head.weight)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.artifact import Preprocessing
-from service.imaging.preprocess import decode, shrink
-from training.audit.image_scan import examine
-from training.data.dataset import Dataset, DatasetError, Sample, scan
-from training.finetuning import pixel_cache as room
-from training.finetuning.pixel_cache import GIB, Pixels, pixels, square, whole
+from graft.service.artifact import Preprocessing
+from graft.service.imaging.preprocess import decode, shrink
+from graft.training.audit.image_scan import examine
+from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
+from graft.training.finetuning import pixel_cache
+from graft.training.finetuning.pixel_cache import GIB, Pixels, pixels, square, whole
 
 SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 IMAGE_BYTES = 36 * 36 * 3
@@ -121,7 +121,9 @@ def test_limit_holds_and_the_rest_is_decoded_each_time(dataset: Dataset, home: P
 
 
 def test_a_nearly_full_disk_is_left_alone(dataset: Dataset, home: Path, monkeypatch):
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: os.terminal_size and type("D", (), {"total": 100, "free": 9})())
+    monkeypatch.setattr(
+        pixel_cache.shutil, "disk_usage", lambda _: os.terminal_size and type("D", (), {"total": 100, "free": 9})()
+    )
     assert equal(kept(dataset), dataset)
     assert files(home, ".bin") == []
 
@@ -138,7 +140,7 @@ def test_what_was_not_used_for_longest_makes_room(make_folder, home: Path):
 
 
 def test_large_sets_are_kept_in_several_files(dataset: Dataset, home: Path, monkeypatch):
-    monkeypatch.setattr(room, "SHARD_BYTES", 5 * IMAGE_BYTES)
+    monkeypatch.setattr(pixel_cache, "SHARD_BYTES", 5 * IMAGE_BYTES)
     assert equal(kept(dataset), dataset)
     assert sorted(path.stat().st_size // IMAGE_BYTES for path in files(home, ".bin")) == [2, 5, 5]
     assert equal(pixels(Unread(), dataset.samples, whole, SMALL, 1), dataset)

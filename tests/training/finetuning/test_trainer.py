@@ -12,17 +12,16 @@ import torch
 from conftest import files_of_at_most
 from torch import Tensor, nn
 
-from service.artifact import Preprocessing
-from training.audit.image_scan import examine
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.data.dataset import Dataset, DatasetError, scan
-from training.data.splits import Splits, split
-from training.finetuning import checkpoints
-from training.finetuning import datamodule as batches
-from training.finetuning.datamodule import Batches
-from training.finetuning.lightning_module import Diverged
-from training.finetuning.trainer import learn
+from graft.service.artifact import Preprocessing
+from graft.training.audit.image_scan import examine
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import Dataset, DatasetError, scan
+from graft.training.data.splits import Splits, split
+from graft.training.finetuning import checkpoints, datamodule
+from graft.training.finetuning.datamodule import Batches
+from graft.training.finetuning.lightning_module import Diverged
+from graft.training.finetuning.trainer import learn
 
 SIDE = 32
 SQUARE = Preprocessing(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -105,7 +104,7 @@ def test_batch_that_is_named_is_the_one_that_was_shown(photos: Photos, tmp_path:
     named = set(re.findall(r"\w+/\d+\.png", str(refused.value)))
     plan = photos.plan(3)
     loader = Batches(photos.dataset, photos.splits, SQUARE, plan, gpu=False).train_dataloader()
-    assert named == set(batches.shown(loader, epoch=1, batch=0))
+    assert named == set(datamodule.shown(loader, epoch=1, batch=0))
 
 
 def spoil(network: Small, step: int) -> None:
@@ -156,11 +155,11 @@ def test_other_errors_are_told_as_they_are(photos: Photos, tmp_path: Path):
 
 def test_full_disk_at_the_start_is_told_before_anything_is_computed(photos: Photos, tmp_path: Path, monkeypatch):
     weights = sum(parameter.nbytes for parameter in Small().parameters())
-    monkeypatch.setattr("training.runtime.atomic_files.free", lambda _: 9 * weights - 1)
+    monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda _: 9 * weights - 1)
     with pytest.raises(OSError, match=rf"{9 * weights:,} bytes are needed and {9 * weights - 1:,} are free"):
         photos.learn(Small(take_all_memory), tmp_path)
     assert kept(tmp_path) == []
-    monkeypatch.setattr("training.runtime.atomic_files.free", lambda _: 9 * weights)
+    monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda _: 9 * weights)
     photos.learn(Small(), tmp_path, epochs=1)
 
 
@@ -247,7 +246,7 @@ class Deadly:
 
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_loaders_process_that_dies_names_the_file_that_it_was_at(photos: Photos, tmp_path: Path, monkeypatch, part: str):
-    monkeypatch.setattr(batches, "LONGEST_WAIT_S", 8)  # where an earlier test's Lightning took torch's handler away
+    monkeypatch.setattr(datamodule, "LONGEST_WAIT_S", 8)  # where an earlier test's Lightning took torch's handler away
     root, path = photos.dataset.source.root, photos.path(part, 1)
     source = dataclasses.replace(photos.dataset.source, reader=Deadly(root, path))
     deadly = dataclasses.replace(photos, dataset=dataclasses.replace(photos.dataset, source=source))
@@ -257,7 +256,7 @@ def test_loaders_process_that_dies_names_the_file_that_it_was_at(photos: Photos,
 
 
 def test_loaders_process_that_hangs_names_the_file_that_it_was_at(photos: Photos, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(batches, "LONGEST_WAIT_S", 8)
+    monkeypatch.setattr(datamodule, "LONGEST_WAIT_S", 8)
     path = photos.path("train", 1)
     (photos.dataset.source.root / path).unlink()
     os.mkfifo(photos.dataset.source.root / path)  # whoever opens it waits for a writer

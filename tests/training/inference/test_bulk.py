@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from service.api.schemas import Classification
-from service.errors import ImageError
-from service.inference.devices import cores
-from service.inference.model import Answer
-from service.inference.postprocess import Ranked
-from training.data.dataset import DatasetError
-from training.inference.bulk import outputs
-from training.pipelines.predict import as_json, facts, line, predict, saved
-from training.runtime.thread_map import AHEAD
+from graft.service.api.schemas import Classification
+from graft.service.errors import ImageError
+from graft.service.inference.devices import cores
+from graft.service.inference.model import Answer
+from graft.service.inference.postprocess import Ranked
+from graft.training.data.dataset import DatasetError
+from graft.training.inference.bulk import outputs
+from graft.training.pipelines.predict import as_json, facts, line, predict, saved
+from graft.training.runtime.thread_map import AHEAD
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.imaging.preprocess import EXIF_ORIENTATION, decode
-from training.inference import sliding_windows as sliding
-from training.inference.detector import Claims, Found, area, as_json, claims, in_pixels, locate, suppressed, text
-from training.inference.sliding_windows import Windows
+from graft.service.imaging.preprocess import EXIF_ORIENTATION, decode
+from graft.training.inference import sliding_windows
+from graft.training.inference.detector import Claims, Found, area, as_json, claims, in_pixels, locate, suppressed, text
+from graft.training.inference.sliding_windows import Windows
 
 BOXES = np.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [2, 2, 5, 5], [8, 8, 18, 18]])
 
@@ -47,7 +47,7 @@ def test_planted_boot_is_found_where_it_is(model, boot, encode, left: int, top: 
 
 
 def test_planted_boot_is_found_by_one_pass_a_size_too(model, boot, encode, monkeypatch):
-    monkeypatch.setattr(sliding, "FEWEST_CELLS", 1)
+    monkeypatch.setattr(sliding_windows, "FEWEST_CELLS", 1)
     found = locate(model, encode(planted(boot, 70, 28, np.zeros((84, 112, 3), np.uint8))), 0.9)
     assert found.shared
     assert found.boxes[0].label == "ankle boot"

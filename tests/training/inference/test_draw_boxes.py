@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.inference.detector import Box
-from training.inference.draw_boxes import COLOURS, marked
+from graft.training.inference.detector import Box
+from graft.training.inference.draw_boxes import COLOURS, marked
 
 LABELS = ("ants", "bees")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.inference.openvino import Graph
-from training.inference import sliding_windows as sliding
-from training.inference.sliding_windows import beside, cut, of_maps, passed, places, side_of_map, size, windows
+from graft.service.inference.openvino import Graph
+from graft.training.inference import sliding_windows
+from graft.training.inference.sliding_windows import beside, cut, of_maps, passed, places, side_of_map, size, windows
 
 ONE_MAP = np.arange(12, dtype=np.float32).reshape(1, 3, 4)  # one channel of 3 x 4 cells
 IDENTITY = (np.array([[1.0], [-1.0]]), np.array([0.0, 10.0]))
@@ -65,7 +65,7 @@ def test_lone_window_has_nothing_beside_it():
 
 @pytest.mark.parametrize(("name", "sees"), [("resnet18", "last"), ("resnet18", "all")])
 def test_window_over_the_whole_image_says_what_the_network_says(pack, monkeypatch, name: str, sees: str):
-    monkeypatch.setattr(sliding, "ZOOMS", (1.0, 2.0))
+    monkeypatch.setattr(sliding_windows, "ZOOMS", (1.0, 2.0))
     packed = pack(name, sees)
     square = picture(64, 64)
     [first, *_] = passed(packed, square, side_of_map(packed))
@@ -79,7 +79,7 @@ def test_window_over_the_whole_image_says_what_the_network_says(pack, monkeypatc
 def test_graph_of_a_larger_image_says_what_torch_says(pack, name: str):
     import torch
 
-    from service.networks import network
+    from graft.service.networks import network
 
     packed = pack(name, "all")
     pixels = np.array(picture(160, 96))[None]
@@ -93,8 +93,8 @@ def test_graph_of_a_larger_image_says_what_torch_says(pack, name: str):
 
 
 def test_network_with_sizes_written_into_its_graph_is_asked_window_by_window(pack, monkeypatch):
-    monkeypatch.setattr(sliding, "FEWEST_CELLS", 1)
-    monkeypatch.setattr(sliding, "ZOOMS", (1.0, 2.0))
+    monkeypatch.setattr(sliding_windows, "FEWEST_CELLS", 1)
+    monkeypatch.setattr(sliding_windows, "ZOOMS", (1.0, 2.0))
     packed = pack("swin_tiny_patch4_window7_224", "last")
     assert side_of_map(packed) == 2
     assert passed(packed, picture(64, 64), 2) == []  # although the first size is its own
@@ -104,7 +104,7 @@ def test_network_with_sizes_written_into_its_graph_is_asked_window_by_window(pac
 
 
 def test_network_whose_vector_is_no_mean_is_asked_window_by_window(pack, monkeypatch):
-    monkeypatch.setattr(sliding, "ZOOMS", (1.0, 2.0))
+    monkeypatch.setattr(sliding_windows, "ZOOMS", (1.0, 2.0))
     packed = pack("lcnet_035", "last")
     assert side_of_map(packed) == 0
     assert not windows(packed, picture(64, 64))[1]

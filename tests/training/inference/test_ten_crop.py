@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from service.artifact import Preprocessing
-from service.errors import ImageError
-from service.imaging.preprocess import decode, shrink
-from service.inference.engine import Outputs, Pixels
-from training.inference.ten_crop import looks, ten_crop
+from graft.service.artifact import Preprocessing
+from graft.service.errors import ImageError
+from graft.service.imaging.preprocess import decode, shrink
+from graft.service.inference.engine import Outputs, Pixels
+from graft.training.inference.ten_crop import looks, ten_crop
 
 FITTED = Preprocessing(resize=40, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

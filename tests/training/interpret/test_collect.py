@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from made_up_runs import Page, made_up, picture
 
-from training.interpret import collect as seeing
-from training.interpret.collect import channel, of_package
-from training.report import render as report
-from training.sample import SAMPLE
-from training.visualization.gallery import Answers
+from graft.training.interpret import collect
+from graft.training.interpret.collect import channel, of_package
+from graft.training.report import render
+from graft.training.sample import SAMPLE
+from graft.training.visualization.gallery import Answers
 
 
 @pytest.fixture(scope="module")
 def anatomy(model):
     import torch
 
-    from service.networks import network
-    from training.architecture.tracer import dissect
+    from graft.service.networks import network
+    from graft.training.architecture.tracer import dissect
 
     batch = torch.zeros(1, 128, 128, 3, dtype=torch.uint8, device="meta")
     return dissect(network.load(model.artifact).to("meta"), batch)
@@ -31,11 +31,11 @@ def seen(model, anatomy):
 
 
 def page_of(sees) -> str:
-    return report.report_page(dataclasses.replace(made_up(("a", "b")), sees=sees), picture)
+    return render.report_page(dataclasses.replace(made_up(("a", "b")), sees=sees), picture)
 
 
 def test_a_runs_report_shows_the_best_of_it_without_being_asked(fitted):
-    html = (fitted.run / report.NAME).read_text(encoding="utf-8")
+    html = (fitted.run / render.NAME).read_text(encoding="utf-8")
     page, text = Page(html), " ".join(Page(html).text.split())
     assert "#sees" in page.values("href")
     for heading in ("Where it looks", "What lies together", "What it looks for first"):
@@ -97,7 +97,7 @@ def test_a_channel_that_is_not_there_is_refused_with_those_that_are(model, anato
 def test_too_few_images_have_no_map(fitted, clothes):
     encoded = dict(clothes)["bag"]
     answers = Answers(("a.png",) * 9, ((0,),) * 9, np.eye(10, dtype=np.float32)[[0] * 9])
-    found = seeing.of_run(fitted.artifact, answers, np.eye(9, 4, dtype=np.float32), lambda _: encoded)
+    found = collect.of_run(fitted.artifact, answers, np.eye(9, 4, dtype=np.float32), lambda _: encoded)
     assert found.map is None
     assert len(found.heats.shown) == 3
 
@@ -107,10 +107,10 @@ def test_files_that_vanished_meanwhile_leave_gaps_and_end_no_run(fitted):
         raise OSError("gone")
 
     answers = Answers(tuple(f"{row}.png" for row in range(12)), ((0,),) * 12, np.eye(10, dtype=np.float32)[[0] * 12])
-    found = seeing.of_run(fitted.artifact, answers, np.eye(12, 4, dtype=np.float32), read)
+    found = collect.of_run(fitted.artifact, answers, np.eye(12, 4, dtype=np.float32), read)
     assert found.heats is None
     assert found.map.sheet.startswith("data:image/webp")
 
 
 def test_a_page_without_it_is_whole():
-    assert 'id="sees"' not in report.report_page(made_up(("a", "b")), picture)
+    assert 'id="sees"' not in render.report_page(made_up(("a", "b")), picture)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.interpret.embedding_map import agreement, components, sampled, squared, tsne
+from graft.training.interpret.embedding_map import agreement, components, sampled, squared, tsne
 
 
 def groups(n_each: int = 20, spread: float = 0.05) -> tuple[np.ndarray, list[int]]:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from made_up_runs import Page
 
-from training.interpret.embedding_plot import OTHERS, Mark, Point, legend, marks, scatter
+from graft.training.interpret.embedding_plot import OTHERS, Mark, Point, legend, marks, scatter
 
 
 def points(n_labels: int, n_each: int = 1) -> list[Point]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from service.networks import network as networks
-from training.interpret.feature_maps import LAST, Stages, channel_picture, liveliest, maps, stages, tiled
+from graft.service.networks import network as networks
+from graft.training.interpret.feature_maps import LAST, Stages, channel_picture, liveliest, maps, stages, tiled
 
 
 def noise(side: int = 64) -> np.ndarray:

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from training.interpret.first_layer_filters import Filters, as_filters, coloured, first_filters, first_layer, picture, sentence
+from graft.training.interpret.first_layer_filters import (
+    Filters,
+    as_filters,
+    coloured,
+    first_filters,
+    first_layer,
+    picture,
+    sentence,
+)
 
 
 def kernels(*largest: float) -> np.ndarray:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from service.explain.deletion import Deletion
-from service.explain.explainer import Explainer
-from training.interpret.heatmaps import Glow, Heat, Heats, heats, telling
-from training.visualization.gallery import Answers
+from graft.service.explain.deletion import Deletion
+from graft.service.explain.explainer import Explainer
+from graft.training.interpret.heatmaps import Glow, Heat, Heats, heats, telling
+from graft.training.visualization.gallery import Answers
 
 
 def answers(*rows: tuple[int, list[float]]) -> Answers:

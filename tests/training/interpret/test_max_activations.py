@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training.architecture.receptive_field import ReceptiveField, Window
-from training.interpret.max_activations import Peaks, cut, patch, peaks, sees_all, speaking, strongest, telling
+from graft.training.architecture.receptive_field import ReceptiveField, Window
+from graft.training.interpret.max_activations import Peaks, cut, patch, peaks, sees_all, speaking, strongest, telling
 
 FIELD = ReceptiveField().through(Window((3, 3), (2, 2), (1, 1), (1, 1))).through(Window((3, 3)))  # 7x7 every 2 pixels
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from other_predictions import answering
 
-from service.artifact import GRAPH, Fidelity, Score
-from service.inference import loader as engine
-from training.data.dataset import scan
-from training.data.splits import Splits
-from training.packaging import precision_check as fidelity
-from training.sample import SAMPLE
+from graft.service.artifact import GRAPH, Fidelity, Score
+from graft.service.inference import loader
+from graft.training.data.dataset import scan
+from graft.training.data.splits import Splits
+from graft.training.packaging import precision_check
+from graft.training.sample import SAMPLE
 
-NATIVE = engine.native("cpu")
+NATIVE = loader.native("cpu")
 SCORE = Score(accuracy=0.9, low=0.8, high=0.95, n=40)
 
 
@@ -25,7 +25,7 @@ def splits() -> Splits:
 def found(fitted, splits) -> dict[str, Fidelity]:
     dataset = scan(SAMPLE)
     trained = answering(fitted.trained, dataset, splits)
-    return fidelity.measure(fitted.artifact.path / GRAPH, None, trained, dataset, splits)
+    return precision_check.measure(fitted.artifact.path / GRAPH, None, trained, dataset, splits)
 
 
 def test_f32_is_what_everything_else_is_held_against(found):
@@ -33,9 +33,9 @@ def test_f32_is_what_everything_else_is_held_against(found):
 
 
 def test_the_score_is_that_of_the_test_images(found, fitted, splits):
-    from service.inference.model import Model
+    from graft.service.inference.model import Model
 
-    model, dataset = Model(fitted.artifact, engine.load(fitted.artifact, "cpu")), scan(SAMPLE)
+    model, dataset = Model(fitted.artifact, loader.load(fitted.artifact, "cpu")), scan(SAMPLE)
     right = sum(
         model.classify(dataset.read(sample), 1).ranked[0].label == dataset.labels[sample.label] for sample in splits.test
     )
@@ -66,14 +66,14 @@ def test_only_what_the_processor_has_is_promised(found):
 def test_how_far_an_undecided_image_would_move(change, temperature, several, expected):
     before = np.array([[3, 1, -2], [0.5, 0.25, 7]], np.float32)
     logits = before + np.array(change, np.float32)
-    assert fidelity.moved(logits, before, temperature, several) == pytest.approx(expected, abs=1e-6)
+    assert precision_check.moved(logits, before, temperature, several) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("logit", [0.0, 0.3, -2.0, 5.0])
 def test_no_probability_moves_by_more(logit):
     before, after = (1 / (1 + np.exp(-(logit + change))) for change in (0, 0.08))
     logits = np.array([[logit, 0]], np.float32)
-    assert abs(after - before) <= fidelity.moved(logits + np.array([[0.08, 0]], np.float32), logits, 1.0, several=False)
+    assert abs(after - before) <= precision_check.moved(logits + np.array([[0.08, 0]], np.float32), logits, 1.0, several=False)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from other_predictions import answering
 
-from service.artifact import INT8_GRAPH, INT8_WEIGHTS, ArtifactError, read
-from service.inference.model import load
-from training.data.dataset import scan
-from training.data.splits import Splits
-from training.packaging import quantize as quantise
-from training.packaging import writer as package
-from training.sample import SAMPLE
+from graft.service.artifact import INT8_GRAPH, INT8_WEIGHTS, ArtifactError, read
+from graft.service.inference.model import load
+from graft.training.data.dataset import scan
+from graft.training.data.splits import Splits
+from graft.training.packaging import quantize, writer
+from graft.training.sample import SAMPLE
 
 needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="needs graft-vision[int8]")
 
@@ -24,7 +23,7 @@ def written(fitted, tmp_path_factory) -> Path:
     learned = tuple(sample for sample in dataset.samples if sample.part == "train")[::20]
     target = tmp_path_factory.mktemp("int8") / "package"
     splits = Splits(learned, shown[::2], shown[1::2])
-    return package.write(answering(fitted.trained, dataset, splits), dataset, splits, "small", target, int8=True).path
+    return writer.write(answering(fitted.trained, dataset, splits), dataset, splits, "small", target, int8=True).path
 
 
 @needs_nncf
@@ -62,7 +61,7 @@ def test_a_package_without_says_how_to_make_one(fitted):
 
 
 def test_without_nncf_a_fit_ends_before_it_begins(monkeypatch):
-    monkeypatch.setattr("training.packaging.quantize.find_spec", lambda name: None)
-    quantise.require(int8=False)
+    monkeypatch.setattr("graft.training.packaging.quantize.find_spec", lambda name: None)
+    quantize.require(int8=False)
     with pytest.raises(ValueError, match="--int8: nncf is not installed"):
-        quantise.require(int8=True)
+        quantize.require(int8=True)

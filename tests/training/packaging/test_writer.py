@@ -13,17 +13,17 @@ from conftest import files_of_at_most
 from other_predictions import answering
 from safetensors.numpy import load_file
 
-from service import artifact
-from service.artifact import ArtifactError
-from service.inference import model
-from service.inference.engine import Outputs
-from service.inference.neighbours import Neighbours, Thumbnails
-from training.audit.image_scan import examine
-from training.data.dataset import Dataset, scan
-from training.data.splits import Splits
-from training.packaging import writer as package
-from training.sample import SAMPLE
-from training.strategies.trained_model import Trained
+from graft.service import artifact
+from graft.service.artifact import ArtifactError
+from graft.service.inference import model
+from graft.service.inference.engine import Outputs
+from graft.service.inference.neighbours import Neighbours, Thumbnails
+from graft.training.audit.image_scan import examine
+from graft.training.data.dataset import Dataset, scan
+from graft.training.data.splits import Splits
+from graft.training.packaging import writer
+from graft.training.sample import SAMPLE
+from graft.training.strategies.trained_model import Trained
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def written(trained, dataset: Dataset, splits, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("written") / "package"
     before = os.umask(0o022)
     try:
-        package.write(trained, dataset, splits, "clothes", target)
+        writer.write(trained, dataset, splits, "clothes", target)
     finally:
         os.umask(before)
     return target
@@ -127,14 +127,14 @@ def test_package_without_pictures_says_so(written: Path):
 @pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
 def test_package_with_pictures_of_others_is_not_published(trained, dataset: Dataset, splits, tmp_path: Path, pictures):
     with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d pictures; needed: 850"):
-        package.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
+        writer.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
 
 
 def test_a_package_for_several_labels_gives_each_by_its_threshold(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
     rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_threshold": None, "outlier_threshold": 2.0}
     strict = dataclasses.replace(trained, calibration=trained.calibration.model_copy(update=rules))
     several = dataclasses.replace(dataset, multilabel=True)
-    package.write(strict, several, splits, "clothes", tmp_path / "package")
+    writer.write(strict, several, splits, "clothes", tmp_path / "package")
     answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)
     given = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
     assert list(answer.prediction_set) == given
@@ -173,7 +173,7 @@ def test_card_names_scores_and_licence(written: Path, trained):
 
 def test_network_that_disagrees_with_its_graph_is_not_published(wrong, dataset: Dataset, splits, tmp_path: Path):
     with pytest.raises(ArtifactError, match="answers differently from the network that was trained"):
-        package.write(wrong, dataset, splits, "clothes", tmp_path / "package")
+        writer.write(wrong, dataset, splits, "clothes", tmp_path / "package")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,15 +182,15 @@ def test_network_that_says_nan_is_not_published(trained, dataset: Dataset, split
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 1280), np.float32))
 
     with pytest.raises(ArtifactError, match="Nothing was published"):
-        package.write(dataclasses.replace(trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
+        writer.write(dataclasses.replace(trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
 
 
 def test_refused_package_leaves_the_older_one_untouched(trained, wrong, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    package.write(trained, dataset, splits, "older", target)
+    writer.write(trained, dataset, splits, "older", target)
     before = contents(target)
     with pytest.raises(ArtifactError):
-        package.write(wrong, dataset, splits, "newer", target)
+        writer.write(wrong, dataset, splits, "newer", target)
     assert contents(target) == before
     assert list(tmp_path.iterdir()) == [target]
 
@@ -200,12 +200,12 @@ def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
     trained, dataset: Dataset, splits, tmp_path: Path, monkeypatch, full: str
 ):
     target = tmp_path / "package"
-    package.write(trained, dataset, splits, "clothes", target)
+    writer.write(trained, dataset, splits, "clothes", target)
     before = contents(target)
     if full == "at once":
-        monkeypatch.setattr("training.runtime.atomic_files.free", lambda _: 1_000_000)
+        monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda _: 1_000_000)
     with files_of_at_most(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
-        package.write(trained, dataset, splits, "newer", target)
+        writer.write(trained, dataset, splits, "newer", target)
     assert refused.value.errno == errno.ENOSPC
     assert re.search(
         r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; what was there is intact", str(refused.value)
@@ -216,9 +216,9 @@ def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
 
 def test_newer_package_replaces_the_older_one_whole(trained, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    package.write(trained, dataset, splits, "older", target)
+    writer.write(trained, dataset, splits, "older", target)
     (target / "stray.txt").write_text("not of the package")
-    package.write(trained, dataset, splits, "newer", target)
+    writer.write(trained, dataset, splits, "newer", target)
     assert artifact.read(target).manifest.name == "newer"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -226,5 +226,5 @@ def test_newer_package_replaces_the_older_one_whole(trained, dataset: Dataset, s
 def test_labels_of_any_script_arrive_as_they_are(trained, dataset: Dataset, splits, tmp_path: Path):
     labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "bell\a", "عباية", "e\N{COMBINING ACUTE ACCENT}", " ")
     target = tmp_path / "paquet d'été 🧥" / "package"
-    package.write(trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
+    writer.write(trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
     assert artifact.read(target).manifest.labels == labels

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.__main__ import main
-from training.config.recipe import Recipe
-from training.pipelines import check
-from training.sample import SAMPLE
+from graft.training.cli.main import main
+from graft.training.config.recipe import Recipe
+from graft.training.pipelines import check
+from graft.training.sample import SAMPLE
 
 LABELS = ("bag", "trouser", "sneaker")
 

@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from training.__main__ import main
-from training.config.recipe import Recipe
-from training.pipelines.compare import compare
+from graft.training.cli.main import main
+from graft.training.config.recipe import Recipe
+from graft.training.pipelines.compare import compare
 
 
 def test_every_strategy_backbone_and_seed_is_run_and_kept(cache, make_folder, tmp_path, capsys):

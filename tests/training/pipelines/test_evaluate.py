@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from training.data.dataset import DatasetError
-from training.inference import held_out
-from training.pipelines import evaluate as appraise
-from training.sample import SAMPLE
+from graft.training.data.dataset import DatasetError
+from graft.training.inference import held_out
+from graft.training.pipelines import evaluate
+from graft.training.sample import SAMPLE
 
 
 def test_evaluating_the_sample_repeats_the_manifests_score(fitted, model):
     assert (
-        appraise.package(model, *held_out.held_out(model, SAMPLE)).metrics["accuracy"].value
+        evaluate.package(model, *held_out.held_out(model, SAMPLE)).metrics["accuracy"].value
         == fitted.artifact.manifest.scores["test"].accuracy
     )
 
@@ -21,7 +21,7 @@ def test_evaluating_a_folder_of_one_part_takes_all_of_it(model, clothes, tmp_pat
     for label, encoded in clothes[:3]:
         (tmp_path / "mine" / label).mkdir(parents=True)
         (tmp_path / "mine" / label / "1.png").write_bytes(encoded)
-    assert appraise.package(model, *held_out.held_out(model, tmp_path / "mine")).n == 3
+    assert evaluate.package(model, *held_out.held_out(model, tmp_path / "mine")).n == 3
 
 
 def test_evaluating_matches_labels_by_name_not_by_order(model, clothes, tmp_path: Path):
@@ -29,16 +29,16 @@ def test_evaluating_matches_labels_by_name_not_by_order(model, clothes, tmp_path
     for label, encoded in right:
         (tmp_path / "mine" / label).mkdir(parents=True)
         (tmp_path / "mine" / label / "1.png").write_bytes(encoded)
-    assert appraise.package(model, *held_out.held_out(model, tmp_path / "mine")).headline.value == 1
+    assert evaluate.package(model, *held_out.held_out(model, tmp_path / "mine")).headline.value == 1
 
 
 def test_evaluating_a_label_that_the_package_does_not_know_is_refused(model, make_folder):
     with pytest.raises(DatasetError, match=r"knows no 'cat'; it knows ankle boot, bag"):
-        appraise.package(model, *held_out.held_out(model, make_folder({"cat": 1, "bag": 1})))
+        evaluate.package(model, *held_out.held_out(model, make_folder({"cat": 1, "bag": 1})))
 
 
 def test_the_runs_own_evaluation_is_told_again_by_its_package(fitted, model):
-    again, first = appraise.package(model, *held_out.held_out(model, SAMPLE)), fitted.evaluation
+    again, first = evaluate.package(model, *held_out.held_out(model, SAMPLE)), fitted.evaluation
     assert again.confusion == first.confusion
     assert again.metrics["log_loss"].value == pytest.approx(first.metrics["log_loss"].value, abs=1e-4)
 
@@ -54,8 +54,8 @@ def test_ten_looks_are_taken_only_where_asked(model, clothes, tmp_path: Path):
     for label, encoded in clothes:
         (tmp_path / label).mkdir()
         (tmp_path / label / "1.png").write_bytes(encoded)
-    assert appraise.package(model, *held_out.held_out(model, tmp_path)).ten_crop is None
-    gain = appraise.package(model, *held_out.held_out(model, tmp_path), many_looks=True).ten_crop
+    assert evaluate.package(model, *held_out.held_out(model, tmp_path)).ten_crop is None
+    gain = evaluate.package(model, *held_out.held_out(model, tmp_path), many_looks=True).ten_crop
     assert gain is not None
     assert -1 <= gain.low <= gain.value <= gain.high <= 1
 
@@ -64,11 +64,11 @@ def test_several_labels_an_image_are_refused_by_a_package_that_gives_one(model, 
     (tmp_path / "1.png").write_bytes(clothes[0][1])
     (tmp_path / "labels.csv").write_text("path,label\n1.png,bag|coat\n")
     with pytest.raises(DatasetError, match="exactly one"):
-        appraise.package(model, *held_out.held_out(model, tmp_path / "labels.csv"))
+        evaluate.package(model, *held_out.held_out(model, tmp_path / "labels.csv"))
 
 
 def test_the_table_names_every_metric(fitted):
-    said = appraise.text(fitted.evaluation)
+    said = evaluate.text(fitted.evaluation)
     assert said.startswith("500 images")
     assert "Brier score" in said
     assert "prediction sets hold the right label for" in said

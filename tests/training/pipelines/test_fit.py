@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.inference.neighbours import Thumbnails
-from training.audit.image_scan import examine
-from training.config.recipe import Recipe
-from training.data.dataset import DatasetError, scan
-from training.data.splits import split
-from training.pipelines import fit as run
-from training.sample import SAMPLE
+from graft.service.inference.neighbours import Thumbnails
+from graft.training.audit.image_scan import examine
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import DatasetError, scan
+from graft.training.data.splits import split
+from graft.training.pipelines import fit
+from graft.training.sample import SAMPLE
 
 PROBE = Recipe(strategy="probe", input_size=128)  # the size that the session's fit has exported already
 
@@ -93,19 +93,19 @@ def test_latest_run_is_pointed_at(fitted, workplace: Path):
 
 
 def test_summary_names_score_and_package(fitted):
-    said = run.summary(fitted)
+    said = fit.summary(fitted)
     assert "on 500 images that nothing was chosen by" in said
     assert str(fitted.artifact.path) in said
 
 
 def test_folder_of_one_part_is_cut_in_three(fitted, make_folder):
-    result = run.fit(make_folder({"cat": 20, "dog": 20}), Path("mine"), PROBE)
+    result = fit.fit(make_folder({"cat": 20, "dog": 20}), Path("mine"), PROBE)
     assert Counter(row["split"] for row in rows(result.run)) == {"train": 28, "validation": 6, "test": 6}
     assert result.facts()["labels"] == ["cat", "dog"]
 
 
 def test_run_without_a_name_gets_a_folder_below_runs(fitted, make_folder):
-    result = run.fit(make_folder({"cat": 20, "dog": 20}), None, PROBE)
+    result = fit.fit(make_folder({"cat": 20, "dog": 20}), None, PROBE)
     assert result.run.parent == Path("runs")
     assert result.run.name.startswith("photos-2")
     assert Path("runs/latest/package/manifest.json").is_file()
@@ -115,14 +115,14 @@ def test_corrupt_image_stops_the_run_and_is_named(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "cat/000.png").write_bytes((folder / "cat/000.png").read_bytes()[:-400])
     with pytest.raises(DatasetError, match=r"(?s)One problem stops the fit:.*cat/000\.png: .*cut off.*--skip-bad"):
-        run.fit(folder, Path("mine"), PROBE)
+        fit.fit(folder, Path("mine"), PROBE)
     assert not Path("mine/package").exists()
 
 
 def test_corrupt_image_is_left_out_where_allowed_and_recorded(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "cat/000.png").write_bytes((folder / "cat/000.png").read_bytes()[:-400])
-    result = run.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True}))
+    result = fit.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True}))
     [left_out] = [row for row in rows(result.run) if row["path"] == "cat/000.png"]
     assert left_out["split"].startswith("left out: ")
     assert len(rows(result.run)) == 40
@@ -133,13 +133,13 @@ def test_too_many_corrupt_images_stop_the_run_even_so(fitted, make_folder):
     for number in range(3):
         (folder / f"cat/{number:03d}.png").write_bytes(f"no image {number}".encode())
     with pytest.raises(DatasetError, match=r"(?s)3 of 40 files cannot be used.*too many to leave out"):
-        run.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True}))
+        fit.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True}))
 
 
 def test_dropped_duplicates_are_recorded(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "dog/copy.png").write_bytes((folder / "cat/000.png").read_bytes())
-    result = run.fit(folder, Path("mine"), PROBE.model_copy(update={"drop_duplicates": True}))
+    result = fit.fit(folder, Path("mine"), PROBE.model_copy(update={"drop_duplicates": True}))
     dropped = {row["path"] for row in rows(result.run) if row["split"] == "left out: conflict"}
     assert dropped == {"cat/000.png", "dog/copy.png"}
 
@@ -147,7 +147,7 @@ def test_dropped_duplicates_are_recorded(fitted, make_folder):
 def test_smallest_label_that_can_be_split_can_be_learned_or_is_named(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20, "emu": 3})
     with suppress_only_if_named("emu"):
-        assert run.fit(folder, Path("mine"), PROBE).facts()["labels"] == ["cat", "dog", "emu"]
+        assert fit.fit(folder, Path("mine"), PROBE).facts()["labels"] == ["cat", "dog", "emu"]
 
 
 def test_label_whose_images_to_learn_from_are_all_corrupt_is_named(fitted, make_folder):
@@ -162,7 +162,7 @@ def test_label_whose_images_to_learn_from_are_all_corrupt_is_named(fitted, make_
         if {sample.path for sample in split(dataset, seed).train if sample.label == 2} == corrupt
     )
     with pytest.raises(DatasetError, match="emu"):
-        run.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True, "seed": seed}))
+        fit.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True, "seed": seed}))
 
 
 def test_folder_of_unknown_images_only_is_refused(fitted, make_folder):
@@ -170,24 +170,24 @@ def test_folder_of_unknown_images_only_is_refused(fitted, make_folder):
     for path in folder.rglob("*.png"):
         path.write_bytes(f"no image: {path}".encode())
     with pytest.raises(DatasetError, match="Graft reads JPEG, PNG"):
-        run.fit(folder, Path("mine"), PROBE)
+        fit.fit(folder, Path("mine"), PROBE)
 
 
 def test_data_that_cannot_be_used_leave_no_folder_behind(make_folder):
     with pytest.raises(DatasetError):
-        run.fit(make_folder({"cat": 4}), Path("mine"), PROBE)
+        fit.fit(make_folder({"cat": 4}), Path("mine"), PROBE)
     assert not Path("mine").exists()
 
 
 def test_pictures_stay_out_of_the_package_where_that_is_chosen(fitted, make_folder, tmp_path: Path):
     recipe = PROBE.model_copy(update={"thumbnails": False})
-    result = run.fit(make_folder({"cat": 12, "dog": 12}), tmp_path / "run", recipe)
+    result = fit.fit(make_folder({"cat": 12, "dog": 12}), tmp_path / "run", recipe)
     shown = Thumbnails.load(result.artifact.thumbnails)
     assert (len(shown) > 10, shown.content) == (True, b"")
 
 
 def test_several_labels_an_image_are_learned_packaged_and_answered(cache, workplace, encode, tmp_path: Path):
-    from service.inference import model
+    from graft.service.inference import model
 
     random, rows = np.random.default_rng(0), ["path,label"]
     for number in range(60):
@@ -199,9 +199,9 @@ def test_several_labels_an_image_are_learned_packaged_and_answered(cache, workpl
         (tmp_path / f"{number}.png").write_bytes(encode(pixels))
         rows.append(f"{number}.png,{'|'.join(labels)}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    result = run.fit(tmp_path / "labels.csv", tmp_path / "run", PROBE.model_copy(update={"input_size": 64}))
+    result = fit.fit(tmp_path / "labels.csv", tmp_path / "run", PROBE.model_copy(update={"input_size": 64}))
     assert result.evaluation.multilabel
     assert result.evaluation.headline.value > 0.9
-    assert "mean average precision" in run.summary(result)
+    assert "mean average precision" in fit.summary(result)
     answer = model.load(result.artifact.path, "cpu").classify((tmp_path / "0.png").read_bytes(), 3)
     assert set(answer.prediction_set) == set(rows[1].split(",")[1].split("|"))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from training.__main__ import main
-from training.pipelines import replay
-from training.pipelines.fit import Result
-from training.runs.run_folder import RunDiffers, RunError
-from training.sample import SAMPLE
+from graft.training.cli.main import main
+from graft.training.pipelines import replay
+from graft.training.pipelines.fit import Result
+from graft.training.runs.run_folder import RunDiffers, RunError
+from graft.training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")

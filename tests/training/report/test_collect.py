@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from training.config.recipe import Recipe
-from training.report import collect as telling
-from training.report import render as report
+from graft.training.config.recipe import Recipe
+from graft.training.report import collect, render
 
 
 @pytest.mark.parametrize(
@@ -19,11 +18,11 @@ from training.report import render as report
     ],
 )
 def test_the_command_has_every_choice_that_is_no_default(choices: dict, typed: str):
-    assert telling.command("fit", Path("photos"), Recipe.model_validate(choices)) == typed
+    assert collect.command("fit", Path("photos"), Recipe.model_validate(choices)) == typed
 
 
 def test_every_run_ends_with_its_report(fitted):
-    page = (fitted.run / report.NAME).read_text(encoding="utf-8")
+    page = (fitted.run / render.NAME).read_text(encoding="utf-8")
     accuracy = fitted.evaluation.metrics["accuracy"].value
     assert f"{accuracy:.1%}" in page
     assert "--strategy probe" in page
@@ -32,6 +31,6 @@ def test_every_run_ends_with_its_report(fitted):
 
 
 def test_versions_and_machine_are_told():
-    told = telling.repeat("graft fit photos", Recipe(), (0,))
+    told = collect.repeat("graft fit photos", Recipe(), (0,))
     assert told.versions["torch"]
     assert "cores" in told.machine

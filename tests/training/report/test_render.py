@@ -12,12 +12,12 @@ import pytest
 from made_up_runs import FINDINGS, Page, made_up, picture
 from PIL import Image
 
-from training.data.findings import Finding, Suspect
-from training.evaluation.comparison import Cell, table
-from training.report import render as report
-from training.report.tables import Epoch
-from training.runtime import atomic_files as durable
-from training.visualization.thumbnails import data_uri, thumbnail
+from graft.training.data.findings import Finding, Suspect
+from graft.training.evaluation.comparison import Cell, table
+from graft.training.report import render
+from graft.training.report.tables import Epoch
+from graft.training.runtime import atomic_files
+from graft.training.visualization.thumbnails import data_uri, thumbnail
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "<script>alert('ä')</script>\"'&\udcff\x00"
@@ -38,27 +38,27 @@ SECTIONS = [
 
 @pytest.fixture(scope="module")
 def ten() -> str:
-    return report.report_page(made_up(tuple(f"label {k}" for k in range(10)), 200), picture)
+    return render.report_page(made_up(tuple(f"label {k}" for k in range(10)), 200), picture)
 
 
 def dumped(page: str, folder: Path) -> str:
     """The page as Chromium leaves it after its scripts ran."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed; what the page's script does needs a browser")
-    report.save(page, folder / "page.html")
+    render.save(page, folder / "page.html")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     done = subprocess.run([*command, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
 
-def clicking(selector: str, story: report.Story, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def clicking(selector: str, story: render.Story, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The page after a click, which its own script makes: the policy lets no other one in."""
     copy = folder / "templates"
-    shutil.copytree(report.PAGE, copy)
+    shutil.copytree(render.PAGE, copy)
     with (copy / "page.js").open("a") as script:
         script.write(f"\ndocument.querySelector({selector!r}).click();\n")
-    monkeypatch.setattr(report, "PAGE", copy)
-    return dumped(report.report_page(story, picture), folder)
+    monkeypatch.setattr(render, "PAGE", copy)
+    return dumped(render.report_page(story, picture), folder)
 
 
 def test_every_section_is_there(ten):
@@ -76,9 +76,9 @@ def test_every_link_leads_somewhere_on_the_page(ten):
 @pytest.mark.parametrize("kind", ["report", "check", "compare"])
 def test_nothing_is_asked_of_another_origin(kind):
     pages = {
-        "report": lambda: report.report_page(made_up(("a", "b")), picture),
-        "check": lambda: report.check_page("a", "b", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))}),
-        "compare": lambda: report.compare_page("a", "b", table([Cell("probe", "lite0", 0, 1.0, {b"1": 1.0})])),
+        "report": lambda: render.report_page(made_up(("a", "b")), picture),
+        "check": lambda: render.check_page("a", "b", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))}),
+        "compare": lambda: render.compare_page("a", "b", table([Cell("probe", "lite0", 0, 1.0, {b"1": 1.0})])),
     }
     html = pages[kind]()
     page = Page(html)
@@ -118,10 +118,10 @@ def test_a_hostile_text_stays_a_text(tmp_path):
         sizes=HOSTILE,
         repeat=dataclasses.replace(story.repeat, command=HOSTILE, machine=HOSTILE),
     )
-    page = Page(report.report_page(story, picture))
+    page = Page(render.report_page(story, picture))
     assert page.count("script") == 1
     assert "<script>alert('ä')</script>\"'&\ufffd\ufffd" in page.text
-    report.save(report.report_page(story, picture), tmp_path / "report.html")
+    render.save(render.report_page(story, picture), tmp_path / "report.html")
     assert "\ufffd" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -150,11 +150,11 @@ def test_a_page_of_very_much_is_a_few_megabytes():
     story = dataclasses.replace(
         story, findings=findings, suspects=suspects, left_out=dict.fromkeys(map(str, range(9000)), "cut")
     )
-    assert len(report.report_page(story, noise).encode()) < 7 * 2**20
+    assert len(render.report_page(story, noise).encode()) < 7 * 2**20
 
 
 def test_the_pictures_of_a_page_stay_within_its_budget():
-    page = Page(report.report_page(made_up(tuple(f"label {k}" for k in range(30)), 6000), noise))
+    page = Page(render.report_page(made_up(tuple(f"label {k}" for k in range(30)), 6000), noise))
     assert 2.5 * 2**20 < sum(map(len, page.values("src"))) <= 3 * 2**20
     assert "no picture" in page.text
 
@@ -173,13 +173,13 @@ def test_an_unreadable_file_leaves_a_gap_and_not_a_failure():
             raise OSError("gone")
         return b"no image"
 
-    page = Page(report.report_page(made_up(("a", "b")), read))
+    page = Page(render.report_page(made_up(("a", "b")), read))
     assert page.count("img") == 0
     assert "no picture" in page.text
 
 
 def test_several_labels_an_image_have_no_confusion_matrix():
-    html = report.report_page(made_up(("sea", "sky", "tree"), 60, multilabel=True), picture)
+    html = render.report_page(made_up(("sea", "sky", "tree"), 60, multilabel=True), picture)
     assert 'id="confusion"' not in html
     text = Page(html).text
     assert "84.0% mean average precision" in " ".join(text.split())
@@ -188,7 +188,7 @@ def test_several_labels_an_image_have_no_confusion_matrix():
 
 
 def test_many_labels_show_the_most_confused_pairs_and_a_picture_of_all():
-    html = report.report_page(made_up(tuple(f"label {k}" for k in range(40)), 400), picture)
+    html = render.report_page(made_up(tuple(f"label {k}" for k in range(40)), 400), picture)
     assert "pairs that are confused most" in html
     assert 'class="matrix"' in html
     assert 0 < html.count('class="behind"') <= 30
@@ -200,20 +200,20 @@ def test_a_story_without_extras_is_still_whole():
     plain = dataclasses.replace(
         story, evaluation=bare, left_out={}, findings=(), rungs=(), quadrant=None, epochs=(), suspects=(), remarks=()
     )
-    text = " ".join(Page(report.report_page(plain, picture)).text.split())
+    text = " ".join(Page(render.report_page(plain, picture)).text.split())
     assert "Nothing was found to be wrong." in text
     assert "No label looks wrong." in text
     assert "Twice the images" not in text
 
 
 def test_the_gravest_finding_comes_first():
-    text = Page(report.check_page("photos", "9 images", FINDINGS, {})).text
+    text = Page(render.check_page("photos", "9 images", FINDINGS, {})).text
     assert text.index("leak") < text.index("near duplicate") < text.index("wrong extension")
     assert "1 error, 1 warning, 1 note" in text
 
 
 def test_a_finding_shows_its_images():
-    html = report.check_page("photos", "9 images", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))})
+    html = render.check_page("photos", "9 images", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))})
     [image] = [attributes for tag, attributes in Page(html).elements if tag == "img"]
     assert image["alt"] == "x/1.png"
 
@@ -223,7 +223,7 @@ def test_a_comparison_says_which_differences_are_real():
         return Cell(strategy, "lite0", 0, 9.0, {k.to_bytes(2, "big"): float(k < n_right) for k in range(200)})
 
     found = table([cell("probe", 120), cell("finetune", 190), cell("svm", 121)])
-    text = " ".join(Page(report.compare_page("photos", "x", found)).text.split())
+    text = " ".join(Page(render.compare_page("photos", "x", found)).text.split())
     assert text.index("95.0%") < text.index("60.5%") < text.index("60.0%")
     assert re.search(r"finetune lite0 svm lite0 \+34\.5 points \([^)]+\) yes", text)
     assert re.search(r"svm lite0 probe lite0 \+0\.5 points \([^)]+\) not shown", text)
@@ -234,9 +234,9 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     (tmp_path / "report.html").write_text("before")
-    monkeypatch.setattr(durable.os, "replace", full)
+    monkeypatch.setattr(atomic_files.os, "replace", full)
     with pytest.raises(OSError, match="The disk is full"):
-        report.save("after", tmp_path / "report.html")
+        render.save("after", tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "before"
 
@@ -244,8 +244,8 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_epochs_are_read_with_what_each_knows(tmp_path):
     lines = ["epoch,step,train/loss,val/accuracy,val/loss", "0,0,,0.8,0.5", "1,9,1.25,0.9,nan", ""]
     (tmp_path / "metrics.csv").write_text("\n".join(lines))
-    assert report.read_epochs(tmp_path / "metrics.csv") == (Epoch(0, None, 0.5, 0.8), Epoch(1, 1.25, None, 0.9))
-    assert report.read_epochs(tmp_path / "none.csv") == ()
+    assert render.read_epochs(tmp_path / "metrics.csv") == (Epoch(0, None, 0.5, 0.8), Epoch(1, 1.25, None, 0.9))
+    assert render.read_epochs(tmp_path / "none.csv") == ()
 
 
 def test_a_click_on_a_cell_shows_its_images_in_a_dialog(tmp_path, monkeypatch):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from service.networks import network
-from training.data.dataset import scan
-from training.robustness.adversarial import attacker, fgsm, losses, pgd
-from training.sample import SAMPLE
+from graft.service.networks import network
+from graft.training.data.dataset import scan
+from graft.training.robustness.adversarial import attacker, fgsm, losses, pgd
+from graft.training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")

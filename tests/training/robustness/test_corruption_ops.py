@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from training.config.corruptions import NATURAL
-from training.robustness.corruption_ops import CHANGES, blurred, brightened, compressed, covered, moved, noised, scaled, turned
+from graft.training.config.corruptions import NATURAL
+from graft.training.robustness.corruption_ops import (
+    CHANGES,
+    blurred,
+    brightened,
+    compressed,
+    covered,
+    moved,
+    noised,
+    scaled,
+    turned,
+)
 
 
 def dot(row: int, column: int, side: int = 9) -> np.ndarray:

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from service.inference.engine import Outputs
-from training.config.corruptions import DISTURBANCES
-from training.inference import held_out
-from training.pipelines import evaluate as appraise
-from training.robustness import measure as robustness
-from training.robustness.measure import Robustness, disturbed, drawn, measure
-from training.sample import SAMPLE
+from graft.service.inference.engine import Outputs
+from graft.training.config.corruptions import DISTURBANCES
+from graft.training.inference import held_out
+from graft.training.pipelines import evaluate
+from graft.training.robustness import measure as robustness
+from graft.training.robustness.measure import Robustness, disturbed, drawn, measure
+from graft.training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     """Twelve held-out images of the sample, as a folder of labels."""
-    from training.data.dataset import scan
+    from graft.training.data.dataset import scan
 
     dataset, folder = scan(SAMPLE), tmp_path_factory.mktemp("few")
     for sample in [sample for sample in dataset.samples if sample.part == "test"][::42]:
@@ -31,7 +31,7 @@ def found(model, few) -> Robustness:
 
 
 def test_severity_0_is_the_evaluation_itself(model, few, found):
-    accuracy = appraise.package(model, *held_out.held_out(model, few)).metrics["accuracy"]
+    accuracy = evaluate.package(model, *held_out.held_out(model, few)).metrics["accuracy"]
     assert (found.n, found.of) == (12, 12)
     assert found.unchanged == accuracy
     for name, curve in found.curves.items():

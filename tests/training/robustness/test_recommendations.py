@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from training.config.corruptions import DISTURBANCES
-from training.evaluation.confidence_intervals import share
-from training.report import render as report
-from training.robustness.measure import Example, Robustness, Withstood
-from training.robustness.recommendations import advise, facts, text
+from graft.training.config.corruptions import DISTURBANCES
+from graft.training.evaluation.confidence_intervals import share
+from graft.training.report import render
+from graft.training.robustness.measure import Example, Robustness, Withstood
+from graft.training.robustness.recommendations import advise, facts, text
 
 
 def measured(n: int = 100, of: int = 300, **changed: dict[float, int]) -> Robustness:
@@ -109,7 +109,7 @@ def test_table_has_a_line_for_every_severity():
 
 def test_page_is_whole_and_escaped():
     found = measured(rotation={30: 31})
-    page = report.robust_page("<b>hymenoptera</b>", found, advise(found, "photos"))
+    page = render.robust_page("<b>hymenoptera</b>", found, advise(found, "photos"))
     assert "&lt;b&gt;hymenoptera&lt;/b&gt;" in page
     assert "<b>hymenoptera</b>" not in page
     assert "&lt;a&gt;.png" in page

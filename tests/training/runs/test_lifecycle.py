@@ -12,9 +12,9 @@ import pytest
 from conftest import files_of_at_most
 from unprivileged import as_nobody
 
-from graft.training.runs import lifecycle as runs
-from graft.training.runs.run_folder import RunError
 from graft.training.config.recipe import Recipe
+from graft.training.runs import lifecycle
+from graft.training.runs.run_folder import RunError
 
 ROOT = Path(__file__).parents[3]
 HOLDS = (
@@ -40,7 +40,7 @@ def held(run: Path) -> Iterator[int]:
 
 
 def opened(out: str | None = "run", **settings: object):
-    return runs.opened(Path(out) if out else None, Path("photos"), Recipe(), **settings)
+    return lifecycle.opened(Path(out) if out else None, Path("photos"), Recipe(), **settings)
 
 
 def begin(out: str = "run") -> Path:
@@ -54,7 +54,7 @@ def test_run_records_what_was_started():
     run = begin()
     began = json.loads((run / "run.json").read_text())
     assert (began["data"], began["like"]) == (str(Path("photos").resolve()), None)
-    assert set(began["versions"]) == set(runs.LIBRARIES)
+    assert set(began["versions"]) == set(lifecycle.LIBRARIES)
     assert Recipe.load(run / "recipe.yaml", {}) == Recipe()
     assert not list(run.glob(".*"))
 
@@ -103,9 +103,9 @@ def test_file_where_the_folder_should_be_is_refused_before_anything_is_read(out:
 def test_folder_that_may_not_be_written_is_refused(here: Path):
     locked = here / "locked"
     locked.mkdir(mode=0o555)
-    assert as_nobody(here, lambda: runs.check(locked / "deep" / "run", Path("photos"))).startswith("PermissionError: ")
+    assert as_nobody(here, lambda: lifecycle.check(locked / "deep" / "run", Path("photos"))).startswith("PermissionError: ")
     locked.chmod(0o777)
-    assert as_nobody(here, lambda: runs.check(locked / "deep" / "run", Path("photos"))) == ""
+    assert as_nobody(here, lambda: lifecycle.check(locked / "deep" / "run", Path("photos"))) == ""
 
 
 def test_missing_folder_is_made_with_all_above_it():
@@ -122,7 +122,7 @@ def test_folder_inside_the_data_is_refused():
 def test_current_folder_inside_the_data_is_refused(monkeypatch):
     monkeypatch.chdir("photos")
     with pytest.raises(RunError, match="would lie inside the data"):
-        runs.opened(None, Path("."), Recipe()).__enter__()
+        lifecycle.opened(None, Path("."), Recipe()).__enter__()
 
 
 def test_full_disk_at_the_start_leaves_no_folder():
@@ -176,7 +176,7 @@ def test_error_leaves_a_strangers_file_alone():
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, SystemExit])
 def test_who_is_stopped_is_told_how_to_go_on(stopped: type[BaseException], capsys):
     def stop() -> None:
-        with runs.opened(Path("my run"), Path("photos"), Recipe()):
+        with lifecycle.opened(Path("my run"), Path("photos"), Recipe()):
             raise stopped
 
     with pytest.raises(stopped):
@@ -197,13 +197,13 @@ def test_newest_unfinished_run_of_these_data_is_gone_on_with():
             (run / "package/manifest.json").touch()
         (run / "run.json").write_text(json.dumps(facts))
     Path("runs/latest").symlink_to("new")
-    assert runs.resumable(Path("photos"), None) == Path("runs/new")
-    assert runs.resumable(Path("photos"), Path("runs/old")) == Path("runs/old")
+    assert lifecycle.resumable(Path("photos"), None) == Path("runs/new")
+    assert lifecycle.resumable(Path("photos"), Path("runs/old")) == Path("runs/old")
 
 
 def test_nothing_to_go_on_with_is_said():
     with pytest.raises(RunError, match=r"There is no unfinished run of photos below runs/; --out RUN names one elsewhere"):
-        runs.resumable(Path("photos"), None)
+        lifecycle.resumable(Path("photos"), None)
 
 
 def test_other_versions_of_libraries_are_a_warning_with_a_table(capsys):

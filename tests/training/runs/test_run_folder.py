@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import files_of_at_most
 
-from graft.training.data.dataset import Dataset, scan
-from graft.training.runs.run_folder import Folder, RunDiffers, RunError, read, recorded_recipe, table
 from graft.training.audit.image_scan import examine
 from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import Dataset, scan
 from graft.training.data.splits import split
+from graft.training.runs.run_folder import Folder, RunDiffers, RunError, read, recorded_recipe, table
 
 FACTS = {"labels": ("cat", "dog"), "backbone": "resnet18", "weights": "a" * 64, "input size": 224}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import files_of_at_most
 
-from training.runtime import atomic_files as durable
+from graft.training.runtime import atomic_files
 
 ROOT = Path(__file__).parents[3]
 
@@ -19,7 +19,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_file_appears_only_when_it_is_complete(tmp_path: Path):
-    with durable.whole(tmp_path / "a.txt") as file:
+    with atomic_files.whole(tmp_path / "a.txt") as file:
         file.write(b"one")
         assert not (tmp_path / "a.txt").exists()
         file.write(b" two")
@@ -30,7 +30,7 @@ def test_file_appears_only_when_it_is_complete(tmp_path: Path):
 def test_it_is_written_in_its_own_folder_wherever_temporary_files_lie(tmp_path: Path, monkeypatch):
     # A rename is atomic within one file system only.
     monkeypatch.setenv("TMPDIR", "/dev/shm")
-    with durable.whole(tmp_path / "a.txt"):
+    with atomic_files.whole(tmp_path / "a.txt"):
         [beside] = tmp_path.iterdir()
     assert beside.name == f".a.txt.{os.getpid()}.tmp"
 
@@ -40,7 +40,7 @@ def test_failure_leaves_the_older_file_and_nothing_else(tmp_path: Path, failure:
     (tmp_path / "a.txt").write_text("older")
 
     def fail_midway() -> None:
-        with durable.whole(tmp_path / "a.txt") as file:
+        with atomic_files.whole(tmp_path / "a.txt") as file:
             file.write(b"half of the new")
             raise failure
 
@@ -51,10 +51,10 @@ def test_failure_leaves_the_older_file_and_nothing_else(tmp_path: Path, failure:
 
 
 def test_full_disk_says_needed_and_free_and_leaves_the_older_file(tmp_path: Path):
-    durable.write(tmp_path / "a.txt", "older")
+    atomic_files.write(tmp_path / "a.txt", "older")
     said = r"The disk is full: 70,000 bytes are needed and [\d,]+ are free; what was there is intact"
     with files_of_at_most(4096), pytest.raises(OSError, match=said) as refused:
-        durable.write(tmp_path / "a.txt", "x" * 70_000)
+        atomic_files.write(tmp_path / "a.txt", "x" * 70_000)
     assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "a.txt"))
     assert (tmp_path / "a.txt").read_text() == "older"
     assert names(tmp_path) == ["a.txt"]
@@ -62,28 +62,28 @@ def test_full_disk_says_needed_and_free_and_leaves_the_older_file(tmp_path: Path
 
 def test_other_trouble_is_told_as_it_is(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
-        durable.write(tmp_path / "nowhere" / "a.txt", "x")
-    with pytest.raises(PermissionError), durable.whole(tmp_path / "a.txt"):
+        atomic_files.write(tmp_path / "nowhere" / "a.txt", "x")
+    with pytest.raises(PermissionError), atomic_files.whole(tmp_path / "a.txt"):
         raise PermissionError(errno.EACCES, "no")
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path: Path):
-    durable.require_room(tmp_path, 1)
+    atomic_files.require_room(tmp_path, 1)
     with pytest.raises(OSError, match=r"1,000,000,000,000,000,000 bytes are needed"):
-        durable.require_room(tmp_path, 10**18)
+        atomic_files.require_room(tmp_path, 10**18)
 
 
 def test_disk_that_fills_up_meanwhile_is_explained_too(tmp_path: Path):
-    with files_of_at_most(4096), pytest.raises(OSError, match="8,192 bytes are needed"), durable.room_for(tmp_path, 8192):
+    with files_of_at_most(4096), pytest.raises(OSError, match="8,192 bytes are needed"), atomic_files.room_for(tmp_path, 8192):
         (tmp_path / "a.bin").write_bytes(bytes(8192))
-    with pytest.raises(FileNotFoundError), durable.room_for(tmp_path, 1):
+    with pytest.raises(FileNotFoundError), atomic_files.room_for(tmp_path, 1):
         (tmp_path / "nowhere" / "a.bin").write_bytes(b"x")
 
 
 def test_killed_writer_leaves_the_older_file_and_what_it_left_is_swept(tmp_path: Path):
-    durable.write(tmp_path / "a.txt", "older")
+    atomic_files.write(tmp_path / "a.txt", "older")
     program = (
-        "import os, signal, sys; from pathlib import Path; from training import durable\n"
+        "import os, signal, sys; from pathlib import Path; from graft.training.runtime import atomic_files as durable\n"
         "with durable.whole(Path(sys.argv[1])) as file:\n"
         "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -93,7 +93,7 @@ def test_killed_writer_leaves_the_older_file_and_what_it_left_is_swept(tmp_path:
     (tmp_path / ".package-123").mkdir()
     (tmp_path / ".package-123" / "model.onnx").touch()
     (tmp_path / ".elsewhere.tmp").symlink_to(ROOT, target_is_directory=True)
-    durable.remove_unfinished(tmp_path, ".package-*")
+    atomic_files.remove_unfinished(tmp_path, ".package-*")
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "older"
     assert (ROOT / "README.md").exists()

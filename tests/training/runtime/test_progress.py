@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from training.runtime.progress import Progress, describe, duration
+from graft.training.runtime.progress import Progress, describe, duration
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from training.runtime.signals import ASKING, Stop, patience
+from graft.training.runtime.signals import ASKING, Stop, patience
 
 ROOT = Path(__file__).parents[3]
 SAID = "stopping after this batch; once more leaves at once\n"
@@ -51,7 +51,7 @@ def test_work_that_nobody_stops_just_ends(capsys):
 def test_second_signal_leaves_at_once(first: str, second: str, code: int):
     program = (
         "import os, signal\n"
-        "from training.runtime.signals import patience\n"
+        "from graft.training.runtime.signals import patience\n"
         "with patience():\n"
         f"    os.kill(os.getpid(), signal.{first})\n"
         f"    os.kill(os.getpid(), signal.{second})\n"

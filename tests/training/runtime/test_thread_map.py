@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from training.runtime.thread_map import AHEAD, each
+from graft.training.runtime.thread_map import AHEAD, each
 
 
 def test_results_come_in_the_order_of_the_items():

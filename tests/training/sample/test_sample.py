@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from training.sample import SAMPLE
-from training.sample.make import LABELS, PARTS
+from graft.training.sample import SAMPLE
+from graft.training.sample.make import LABELS, PARTS
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from training.config.recipe import Recipe
-from training.pipelines import fit as run
-from training.sample import SAMPLE
+from graft.training.config.recipe import Recipe
+from graft.training.pipelines import fit
+from graft.training.sample import SAMPLE
 
 QUICK = {"input_size": 64, "accelerator": "cpu", "flips": False}
 
@@ -20,7 +20,7 @@ def climbed(cache, tmp_path_factory: pytest.TempPathFactory):
     folder, here = tmp_path_factory.mktemp("climb"), Path.cwd()
     os.chdir(folder)
     try:
-        return run.fit(SAMPLE, folder / "run", Recipe(strategy="auto", epochs=1, **QUICK))
+        return fit.fit(SAMPLE, folder / "run", Recipe(strategy="auto", epochs=1, **QUICK))
     finally:
         os.chdir(here)
 
@@ -45,7 +45,7 @@ def test_the_story_lies_in_the_run_folder(climbed):
 
 def test_auto_keeps_the_probe_where_no_epoch_fits_the_budget(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    result = run.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
+    result = fit.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
     assert (result.artifact.manifest.strategy, len(result.climbed.rungs)) == (result.climbed.trained.strategy, 2)
     why = "finetune is not tried: only 0 epochs fit into the budget"
     assert why in capsys.readouterr().err
@@ -54,14 +54,14 @@ def test_auto_keeps_the_probe_where_no_epoch_fits_the_budget(cache, tmp_path, mo
 
 def test_auto_does_not_climb_where_nothing_could_be_shown(cache, make_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    result = run.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", **QUICK))
+    result = fit.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", **QUICK))
     assert len(result.climbed.rungs) == 1
     assert "not even a flawless network could be shown to be better" in capsys.readouterr().err
 
 
 def test_a_rung_asked_for_by_name_is_kept_whatever_it_brings(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run.fit(SAMPLE, tmp_path / "run", Recipe(strategy="finetune", epochs=1, **QUICK))
+    result = fit.fit(SAMPLE, tmp_path / "run", Recipe(strategy="finetune", epochs=1, **QUICK))
     assert result.artifact.manifest.strategy == "finetune"
     assert [rung.kept for rung in result.climbed.rungs] == [False, True]
 
@@ -69,7 +69,7 @@ def test_a_rung_asked_for_by_name_is_kept_whatever_it_brings(cache, tmp_path, mo
 @pytest.mark.parametrize("strategy", ["svm", "stages", "last", "scratch"])
 def test_every_rung_can_be_asked_for_by_name(strategy: str, cache, make_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", Recipe(strategy=strategy, epochs=1, **QUICK))
+    result = fit.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", Recipe(strategy=strategy, epochs=1, **QUICK))
     assert result.artifact.manifest.strategy == strategy
     assert result.climbed.rungs[-1].strategy == strategy
 
@@ -77,7 +77,7 @@ def test_every_rung_can_be_asked_for_by_name(strategy: str, cache, make_folder, 
 def test_random_weights_get_the_epochs_that_their_rule_asks_for(cache, make_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     choices = Recipe(strategy="scratch", backbone="mlp", weights="none", input_size=32, accelerator="cpu")
-    run.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", choices)
+    fit.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", choices)
     said = capsys.readouterr().err
     assert "80 are wanted" in said
     assert "up to 80 epochs" in said

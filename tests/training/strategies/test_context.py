@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from training.config.recipe import Recipe
-from training.data.dataset import DatasetError
-from training.runs.run_folder import Folder, RunDiffers
-from training.strategies.context import prepare
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import DatasetError
+from graft.training.runs.run_folder import Folder, RunDiffers
+from graft.training.strategies.context import prepare
 
 CHOICES = Recipe(strategy="probe", input_size=32)
 

@@ -2,16 +2,15 @@
 
 import pytest
 
-from training.audit.image_scan import examine
-from training.backbones import onnx_cache as graphs
-from training.backbones import registry as backbones
-from training.config.recipe import Recipe
-from training.data.dataset import scan
-from training.data.splits import split
-from training.features.extraction import View, extract
-from training.runs.run_folder import Folder
-from training.strategies import probe as rungs
-from training.strategies.context import Ground, readable
+from graft.training.audit.image_scan import examine
+from graft.training.backbones import onnx_cache, registry
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import scan
+from graft.training.data.splits import split
+from graft.training.features.extraction import View, extract
+from graft.training.runs.run_folder import Folder
+from graft.training.strategies import probe
+from graft.training.strategies.context import Ground, readable
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,7 @@ def photos(cache, tmp_path_factory):
     """Sixty images of three labels: (dataset, splits, exported backbone)."""
     import zipfile
 
-    from training.sample import SAMPLE
+    from graft.training.sample import SAMPLE
 
     folder = tmp_path_factory.mktemp("ladder")
     with zipfile.ZipFile(SAMPLE) as archive:
@@ -29,7 +28,7 @@ def photos(cache, tmp_path_factory):
                 (folder / label).mkdir(exist_ok=True)
                 (folder / label / number).write_bytes(archive.read(name))
     dataset = examine(scan(folder))[0]
-    return dataset, split(dataset, seed=0), graphs.export(backbones.choose("tf_efficientnet_lite0"), None, 28, "crop")
+    return dataset, split(dataset, seed=0), onnx_cache.export(registry.choose("tf_efficientnet_lite0"), None, 28, "crop")
 
 
 @pytest.mark.parametrize("flips", [True, False])
@@ -42,7 +41,7 @@ def test_a_probe_learns_from_the_views_that_were_looked_at(photos, flips, tmp_pa
     assert len(features.rows) == n_views + n_mirrored
     ground = Ground(dataset, splits, exported, features, choices, Folder(tmp_path))
     assert len(ground.seen(splits.train)) == (2 if flips else 1)
-    assert rungs.probe(ground).final.weight.shape == (3, 1280)
+    assert probe.probe(ground).final.weight.shape == (3, 1280)
 
 
 def test_a_probe_needs_no_mirror_images_that_were_never_looked_at(photos, tmp_path):
@@ -51,13 +50,13 @@ def test_a_probe_needs_no_mirror_images_that_were_never_looked_at(photos, tmp_pa
     views = [View(sample) for samples in splits.named().values() for sample in samples]
     features = extract(dataset, views, exported)
     ground = Ground(dataset, splits, exported, features, Recipe(flips=True), Folder(tmp_path))
-    assert rungs.probe(ground).start.weight.shape == (3, 1280)
+    assert probe.probe(ground).start.weight.shape == (3, 1280)
 
 
 def test_leaving_nothing_of_a_label_to_learn_from_is_refused(photos):
     from dataclasses import replace
 
-    from training.data.dataset import DatasetError
+    from graft.training.data.dataset import DatasetError
 
     dataset, splits, exported = photos
     few = replace(splits, train=tuple(sample for sample in splits.train if sample.label != 0))

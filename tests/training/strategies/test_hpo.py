@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.config.recipe import Recipe
-from training.finetuning.lightning_module import Diverged
-from training.pipelines import fit as run
-from training.strategies import finetune as rungs
-from training.strategies import hpo as search
-from training.strategies.hpo_trials import Tried
+from graft.training.config.recipe import Recipe
+from graft.training.finetuning.lightning_module import Diverged
+from graft.training.pipelines import fit as run
+from graft.training.strategies import finetune, hpo
+from graft.training.strategies.hpo_trials import Tried
 
 RECIPE = Recipe(
     strategy="finetune", epochs=2, input_size=32, batch_size=8, accelerator="cpu", search=3, dropout=0.1, augment="none"
@@ -62,7 +61,7 @@ def photos(here: Path) -> Path:
 def searched(here: Path, photos: Path) -> Searched:
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "say", said.append)
+        patch.setattr(hpo, "say", said.append)
         run.fit(photos, here / "run", RECIPE)
     return Searched(photos, here / "run", "\n".join(said))
 
@@ -134,7 +133,7 @@ def test_no_trial_leaves_a_checkpoint(searched: Searched):
 
 
 def test_search_that_was_cut_short_goes_on_in_the_middle_of_its_trial(searched: Searched, here: Path, monkeypatch, capsys):
-    real, taught = rungs.teach, []
+    real, taught = finetune.teach, []
 
     def cut_short(*given: object, trial=None, **named: object) -> None:
         def at_second_epoch(so_far: list[float]) -> bool:
@@ -145,7 +144,7 @@ def test_search_that_was_cut_short_goes_on_in_the_middle_of_its_trial(searched: 
         taught.append(trial and trial.name)
         real(*given, trial=trial and dataclasses.replace(trial, hopeless=at_second_epoch), **named)
 
-    monkeypatch.setattr(rungs, "teach", cut_short)
+    monkeypatch.setattr(finetune, "teach", cut_short)
     with pytest.raises(SystemExit):
         run.fit(searched.photos, here / "again", RECIPE)
     assert len(rows(here / "again")) == 1
@@ -195,33 +194,33 @@ def test_strategy_that_does_not_fine_tune_is_refused_before_data_are_read(strate
 
 
 def test_missing_library_is_named_with_what_to_install_before_data_are_read(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(search, "find_spec", lambda name: None if name == "optuna" else object())
+    monkeypatch.setattr(hpo, "find_spec", lambda name: None if name == "optuna" else object())
     with pytest.raises(ValueError, match=r"optuna is not installed\. Try: pip install 'graft-vision\[search\]'$"):
         run.fit(tmp_path / "nowhere", tmp_path / "run", Recipe(strategy="finetune", search=3))
 
 
 def test_rates_are_not_found_twice():
     with pytest.raises(ValueError, match="leave --find-rates out"):
-        search.check(Recipe(strategy="finetune", search=3, find_rates=True))
+        hpo.check(Recipe(strategy="finetune", search=3, find_rates=True))
 
 
 def test_search_of_nothing_is_refused():
     everything = {"head_rate": 1e-3, "backbone_rate": 1e-3, "weight_decay": 0, "dropout": 0, "label_smoothing": 0, "mixup": 0}
     with pytest.raises(ValueError, match="nothing left to try"):  # from scratch, a bottom ratio is no choice
-        search.check(Recipe(strategy="scratch", search=3, augment="none", **everything))
-    search.check(Recipe(strategy="finetune", search=3, augment="none", **everything))
+        hpo.check(Recipe(strategy="scratch", search=3, augment="none", **everything))
+    hpo.check(Recipe(strategy="finetune", search=3, augment="none", **everything))
 
 
 @pytest.mark.parametrize("choices", [Recipe(), Recipe(strategy="last", search=1), Recipe(strategy="scratch", search=1)])
 def test_other_recipes_pass(choices: Recipe):
-    search.check(choices)
+    hpo.check(choices)
 
 
 @pytest.mark.parametrize(
     ("epochs", "n_trials", "each"), [(40, None, 40), (42, 5, 7), (40, 20, 3), (2, 20, 2), (0, 20, 0), (5, 1, 3), (6, 1, 3)]
 )
 def test_trials_and_last_learning_share_the_epochs_that_fit(epochs: int, n_trials: int | None, each: int):
-    assert search.share(epochs, n_trials, fewest=3) == each
+    assert hpo.share(epochs, n_trials, fewest=3) == each
 
 
 def lasting(*seconds: float) -> list[Tried]:
@@ -232,4 +231,4 @@ def lasting(*seconds: float) -> list[Tried]:
     ("seconds", "left_s", "room"), [((), -5, True), ((4, 10, 6), 20, True), ((4, 10, 6), 19.9, False), ((10,), -1, False)]
 )
 def test_first_trial_is_always_made_and_others_while_the_last_learning_still_fits(seconds, left_s: float, room: bool):
-    assert search.has_room(lasting(*seconds), left_s) is room
+    assert hpo.has_room(lasting(*seconds), left_s) is room

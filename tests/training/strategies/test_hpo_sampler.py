@@ -2,10 +2,10 @@
 
 import pytest
 
-from training.config.finetune_config import Facts, Plan, plan
-from training.config.recipe import Recipe
-from training.strategies.hpo_sampler import SEARCHED, is_hopeless, left_open, proposed
-from training.strategies.hpo_trials import Choices, Tried
+from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.recipe import Recipe
+from graft.training.strategies.hpo_sampler import SEARCHED, is_hopeless, left_open, proposed
+from graft.training.strategies.hpo_trials import Choices, Tried
 
 RECIPE = Recipe(strategy="finetune", search=20, epochs=6)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.strategies.hpo_trials import Tried, best_of, intention, line, load, save, verdict
+from graft.training.strategies.hpo_trials import Tried, best_of, intention, line, load, save, verdict
 
 FIRST = Tried("complete", (0.7, 0.1 + 0.2, 0.4), 12.3, {"head_rate": 0.001, "augment": "strong"})
 BETTER = Tried("complete", (0.5, 0.25), 9.0, {"head_rate": 0.0021, "augment": "none"})

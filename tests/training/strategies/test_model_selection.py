@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from training.strategies.model_selection import Comparison, Difference, compare, epochs_that_fit, nothing_to_gain, quadrant
+from graft.training.strategies.model_selection import (
+    Comparison,
+    Difference,
+    compare,
+    epochs_that_fit,
+    nothing_to_gain,
+    quadrant,
+)
 
 NOTHING = Difference(0.0, -0.1, 0.1)
 

@@ -3,9 +3,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from training.results import Bin, Estimate
-from training.visualization import charts
-from training.visualization.charts import Line
+from graft.training.results import Bin, Estimate
+from graft.training.visualization import charts
+from graft.training.visualization.charts import Line
 
 SVG = "{http://www.w3.org/2000/svg}"
 HALF = Estimate(value=0.5, low=0.25, high=1.0)

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from training.visualization.contact_sheet import contact_sheet, photo, sheet
+from graft.training.visualization.contact_sheet import contact_sheet, photo, sheet
 
 RED, BLUE = (np.tile(np.array(colour, np.uint8), (2, 2, 1)) for colour in ([255, 0, 0], [0, 0, 255]))
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import ImageError
-from training.data.dataset import scan
-from training.visualization.thumbnails import Album, data_uri, packed, pictures, thumbnail
+from graft.service.errors import ImageError
+from graft.training.data.dataset import scan
+from graft.training.visualization.thumbnails import Album, data_uri, packed, pictures, thumbnail
 
 
 def opened(picture: bytes) -> Image.Image:

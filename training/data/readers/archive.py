@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
-from training.data.readers.archive_index import BZIP2, DEFLATED, IN_TAR, LOCAL, Place, tar_members, zip_members
-from training.data.readers.decompress import is_tar, packed, spooled
-from training.runtime.progress import Progress
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
+from graft.training.data.readers.archive_index import BZIP2, DEFLATED, IN_TAR, LOCAL, Place, tar_members, zip_members
+from graft.training.data.readers.decompress import is_tar, packed, spooled
+from graft.training.runtime.progress import Progress
 
 
 class Archive:

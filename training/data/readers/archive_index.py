@@ -9,8 +9,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO
 
-from training.data.errors import DatasetError, Mishaps
-from training.data.readers.filenames import is_unicode
+from graft.training.data.errors import DatasetError, Mishaps
+from graft.training.data.readers.filenames import is_unicode
 
 STORED, DEFLATED, BZIP2 = 0, 8, 12
 IN_TAR = 255  # stored too, but without a header of its own in front

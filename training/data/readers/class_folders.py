@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from training.data.errors import DatasetError, Mishaps, also, examples, plain
-from training.data.findings import Finding
-from training.data.readers.filenames import SUFFIXES, hidden, suffix
+from graft.training.data.errors import DatasetError, Mishaps, also, examples, plain
+from graft.training.data.findings import Finding
+from graft.training.data.readers.filenames import SUFFIXES, hidden, suffix
 
 # What a part may be called. Where data come in two parts, the second is held out, whatever it is called.
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")

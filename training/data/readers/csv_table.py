@@ -1,4 +1,4 @@
-"""A table of images and labels -> a Listing: a .csv beside its images. What `training.data.readers.parquet` needs of rows is here too."""
+"""A table of images and labels -> a Listing: a .csv beside its images. What `graft.training.data.readers.parquet` needs of rows is here too."""
 
 import csv
 import os
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps, plain
-from training.data.readers.class_folders import Listing, group, part_called
-from training.data.readers.filenames import is_unicode, within
-from training.data.readers.source import Source
-from training.runtime.progress import Progress
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps, plain
+from graft.training.data.readers.class_folders import Listing, group, part_called
+from graft.training.data.readers.filenames import is_unicode, within
+from graft.training.data.readers.source import Source
+from graft.training.runtime.progress import Progress
 
 SUFFIXES = (".csv", ".tsv")
 EXPECTED = (

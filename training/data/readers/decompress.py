@@ -12,8 +12,8 @@ from collections.abc import Callable
 from io import BufferedIOBase
 from pathlib import Path
 
-from training.data.errors import DatasetError
-from training.runtime.progress import Progress
+from graft.training.data.errors import DatasetError
+from graft.training.runtime.progress import Progress
 
 CHUNK = 2**20
 LEFT_FREE = 2**30  # bytes of disk that a spool never takes
@@ -54,7 +54,7 @@ def spooled(path: Path) -> Path:
     Raises:
         DatasetError: if it is damaged, a bomb, or larger than the disk that is free.
     """
-    from training.runtime.cache_dir import cache_folder  # here, because that room knows of networks
+    from graft.training.runtime.cache_dir import cache_folder  # here, because that room knows of networks
 
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.errors import DatasetError, Mishaps, plain
-from training.data.readers.class_folders import Listing
-from training.data.readers.source import Source
+from graft.training.data.errors import DatasetError, Mishaps, plain
+from graft.training.data.readers.class_folders import Listing
+from graft.training.data.readers.source import Source
 
 IDX = re.compile(r"(?:(?P<set>.+?)[-_])?(?P<part>train|t10k|test)[-.](?P<what>images|labels)[-.]idx\d[-.]ubyte(?:\.gz)?$")
 CIFAR = re.compile(r"(?P<part>data|test)_batch(?:_\d+)?\.bin$")

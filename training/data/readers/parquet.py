@@ -13,12 +13,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
-from training.data.readers.class_folders import Listing, part_called
-from training.data.readers.csv_table import Rows
-from training.data.readers.parquet_schema import Columns, is_struct, label_names, meaning, opened
-from training.data.readers.source import Source
-from training.runtime.progress import Progress
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
+from graft.training.data.readers.class_folders import Listing, part_called
+from graft.training.data.readers.csv_table import Rows
+from graft.training.data.readers.parquet_schema import Columns, is_struct, label_names, meaning, opened
+from graft.training.data.readers.source import Source
+from graft.training.runtime.progress import Progress
 
 SUFFIX = ".parquet"
 KEPT = 4  # row groups; read in order, each is unpacked once, however many threads there are

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.errors import DatasetError, plain
-from training.data.readers.csv_table import grouping
+from graft.training.data.errors import DatasetError, plain
+from graft.training.data.readers.csv_table import grouping
 
 LABELS = ("label", "labels")
 

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from service.imaging.headers import kind
-from training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
-from training.data.readers.archive import Archive
-from training.data.readers.decompress import packed, spooled
-from training.data.readers.filenames import SUFFIXES, hidden, is_unicode, suffix, within
+from graft.service.imaging.headers import kind
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
+from graft.training.data.readers.archive import Archive
+from graft.training.data.readers.decompress import packed, spooled
+from graft.training.data.readers.filenames import SUFFIXES, hidden, is_unicode, suffix, within
 
 _FOREIGN = (b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")  # TIFF, JPEG XL, JPEG 2000
 _FOREIGN_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from training.data.dataset import Dataset, DatasetError, scan
-from training.data.errors import Mishaps
-from training.data.readers.source import Source
+from graft.training.data.dataset import Dataset, DatasetError, scan
+from graft.training.data.errors import Mishaps
+from graft.training.data.readers.source import Source
 
 PNG = b"\x89PNG\r\n\x1a\n"
 IMAGES = {"cat/1.png": PNG + b"cat", "dog/1.png": PNG + b"dog"}
@@ -297,7 +297,7 @@ NOISE = bytes((number * number * 2654435761 >> 13) & 255 for number in range(100
 
 
 def test_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("training.data.readers.decompress.HARMLESS", 2**20)
+    monkeypatch.setattr("graft.training.data.readers.decompress.HARMLESS", 2**20)
     archive = tar(tmp_path / "p.tgz", lambda t: t.addfile(member("cat/2.png", BLANK), io.BytesIO(BLANK)), "w:gz")
     with pytest.raises(DatasetError, match="unpacks to more than 200 times its size"):
         scan(archive)
@@ -307,7 +307,7 @@ BLANK = bytes(20 * 2**20)
 
 
 def test_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("training.data.readers.decompress.LEFT_FREE", 2**62)
+    monkeypatch.setattr("graft.training.data.readers.decompress.LEFT_FREE", 2**62)
     with pytest.raises(DatasetError, match="has to spare"):
         scan(tar(tmp_path / "p.tgz", mode="w:gz"))
 

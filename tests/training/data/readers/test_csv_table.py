@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.dataset import Dataset, DatasetError, describe, scan
+from graft.training.data.dataset import Dataset, DatasetError, describe, scan
 
 IMAGES = {"a": 3, "b": 3}
 FOUR = "path,label\na/000.png,cat\na/001.png,cat\nb/000.png,dog\nb/001.png,dog\n"

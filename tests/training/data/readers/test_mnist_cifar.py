@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.dataset import Dataset, DatasetError, scan
-from training.data.readers.mnist_cifar import bmp
+from graft.training.data.dataset import Dataset, DatasetError, scan
+from graft.training.data.readers.mnist_cifar import bmp
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (6, 28, 27), dtype=np.uint8)  # not square, so that nothing can be turned unnoticed

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
-from training.data.dataset import Dataset, DatasetError, scan
+from graft.training.data.dataset import Dataset, DatasetError, scan
 
 ROOT = Path(__file__).parents[4]
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -250,7 +250,7 @@ def test_parquet_in_a_zip_is_to_be_unpacked(tmp_path: Path):
 
 
 def test_many_threads_read_at_once_and_each_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from training.data.readers import parquet
+    from graft.training.data.readers import parquet
 
     file = write(tmp_path / "a.parquet", {"image": images(40), "label": pa.array([0, 1] * 20)}, {"label": LABEL}, group=10)
     dataset, read, loaded = scan(file), [], []
@@ -284,5 +284,5 @@ def test_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: py
 
 
 def test_library_is_not_loaded_before_it_is_needed():
-    program = "import sys, training.data.dataset; print('pyarrow' in sys.modules)"
+    program = "import sys, graft.training.data.dataset; print('pyarrow' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).strip() == "False"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from training.data.dataset import DatasetError
-from training.data.errors import Mishaps
-from training.data.readers.filenames import hidden, suffix, within
-from training.data.readers.source import Source
+from graft.training.data.dataset import DatasetError
+from graft.training.data.errors import Mishaps
+from graft.training.data.readers.filenames import hidden, suffix, within
+from graft.training.data.readers.source import Source
 
 FILES = {"cat/1.png": b"\x89PNG first", "dog/2.png": b"\x89PNG second, and longer", "notes.txt": b"about"}
 

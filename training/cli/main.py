@@ -5,14 +5,10 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
 
-from training.cli.parser import parser
-
-if TYPE_CHECKING:
-    pass
-from training.cli.commands import ACTIONS
-from training.cli.exit_codes import _code, _text
+from graft.training.cli.commands import ACTIONS
+from graft.training.cli.exit_codes import _code, _text
+from graft.training.cli.parser import parser
 
 
 def _terminated(_: int, __: FrameType | None) -> None:
