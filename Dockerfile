@@ -1,4 +1,4 @@
-# The service on a CPU, with the package of the latest run inside: no torch, no compiler, not root.
+# The service for CPUs, with the package of the latest run: no torch, no compiler, not root.
 #   docker build -t graft-service .
 #   docker run --read-only --tmpfs /tmp --stop-timeout 20 -p 3000:3000 -e GRAFT_API_KEY=... graft-service
 ARG BASE_IMAGE=python:3.11-slim
@@ -9,8 +9,8 @@ COPY requirements-service.lock .
 RUN python3 -m venv /opt/graft \
  && /opt/graft/bin/pip install --no-cache-dir --require-hashes -r requirements-service.lock
 
-# BentoML's home is the only place written to: a volume at /tmp is all that a read-only root needs.
-# No BENTOML_CONTAINERIZED: with it BentoML would not replace a worker that died; and a start that fails ends without it too.
+# The service writes only to BentoML's home, so a read-only root needs only a volume at /tmp.
+# BENTOML_CONTAINERIZED is not set: with it, BentoML would not restart a dead worker. A failed start exits without it too.
 RUN useradd --no-create-home --uid 10001 graft
 ENV PATH=/opt/graft/bin:$PATH \
     BENTOML_HOME=/tmp/bentoml \
@@ -19,10 +19,10 @@ ENV PATH=/opt/graft/bin:$PATH \
     PYTHONUNBUFFERED=1
 COPY service service
 
-# Another run's: --build-arg PACKAGE=runs/NAME/package
+# For another run: --build-arg PACKAGE=runs/NAME/package
 ARG PACKAGE=runs/latest-package
 COPY ${PACKAGE} package
-# What cannot be served, such as a package of another format, ends the build, not a deployment.
+# A package that cannot be served, such as one in another format, fails the build instead of the deployment.
 RUN python3 -m compileall -q service \
  && python3 -c "from service.lifecycle import check; check()"
 

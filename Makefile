@@ -1,4 +1,4 @@
-# `make demo`, `make test`, `make image`, `make bench`. Each sets up .venv by itself, once.
+# `make demo`, `make test`, `make image`, `make bench`. The first call creates .venv.
 PYTHON ?= python3
 UV_VERSION = 0.13.8
 BIN = .venv/bin
@@ -6,23 +6,27 @@ READY = .venv/.ready
 PEERS = benchmarks/peers/requirements
 PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-all image bench bench-quick bench-growth lint types lock clean
+.PHONY: demo test test-slow test-all image bench bench-quick bench-growth lint types lock clean
 
 demo: $(READY)
 	$(BIN)/graft demo
 
 test: $(READY)
 	$(PYTEST)
-# Two at a time: half of the tests wait for a server or a browser. A thread for each: where four share two cores, torch's wait
-# for each other, and tests that learn take three times as long.
+# Two at a time: half of the tests wait for a server or a browser. One thread each: with more, torch's threads wait for each other,
+# and tests that train take three times as long.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What takes minutes too: longer fuzzing, more kills, load.
-test-all: $(READY)
-	$(PYTEST) -m "nightly or not nightly"
+# End-to-end runs: kill and resume, hyperparameter searches, replays, every README command, load tests. CI runs these too.
+test-slow: $(READY)
+	$(PYTEST) -m "slow and not nightly"
 
-# The image with the latest run's package, built, started, and asked one question. Without a run: one on the sample.
-# Where there is no Docker engine, $(IMAGE_CHECK) builds with buildah; it needs root.
+# All tests, including those that take minutes each: longer fuzzing, more kills, longer load tests.
+test-all: $(READY)
+	$(PYTEST) -m "slow or not slow"
+
+# Build the image with the package of the latest run, start it and send one request. Without a run, fit one on the sample.
+# $(IMAGE_CHECK), if present, builds with buildah instead of Docker; it needs root.
 image: $(READY)
 	test -e runs/latest || $(BIN)/graft fit $(SAMPLE) --strategy probe
 	$(BIN)/graft package
@@ -31,12 +35,12 @@ image: $(READY)
 SAMPLE = training/sample/fashion-mnist.zip
 IMAGE_CHECK = ../shared/tools/image-check
 
-# Against other tools, in an environment of their own; about 35 minutes on two cores. Its tables: benchmarks/RESULTS.md.
+# Comparison with other tools, in a separate environment; about 35 minutes on two cores. Results: benchmarks/RESULTS.md.
 bench: $(READY) $(PEERS_READY)
 	$(BIN)/python benchmarks/bench.py
 bench-quick: $(READY) $(PEERS_READY)
 	$(BIN)/python benchmarks/bench.py --quick
-# Whether a hundred times the images take a hundred times as long: 1,000, 10,000 and 100,000 of them. 5 GB of disk, an hour.
+# Scaling of time and memory with 1,000, 10,000 and 100,000 images. Needs 5 GB of disk and an hour.
 bench-growth: $(READY)
 	$(BIN)/python benchmarks/growth.py
 
@@ -48,7 +52,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# uv, because it installs torch with its CUDA libraries in under a minute and checks every hash.
+# uv installs torch with its CUDA libraries in under a minute and checks every hash.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Graft needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -62,7 +66,7 @@ $(PEERS_READY): $(PEERS).lock | $(READY)
 	$(BIN)/uv pip install --quiet --python .bench/bin/python --require-hashes -r $(PEERS).lock
 	touch $@
 
-# The lock files hold exact versions and hashes, and name no registry.
+# The lock files contain exact versions and hashes, but no registry URL.
 lock: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements.lock $(LOCK) -o requirements-service.lock

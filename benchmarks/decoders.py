@@ -1,9 +1,9 @@
-"""Decoding in child processes against a pool of threads: images per second, and what a process costs beside the decoding.
+"""Decoding in worker processes compared with a thread pool: images per second, and the overhead per image.
 
     .venv/bin/python benchmarks/decoders.py [IMAGES.zip] [--workers 2] [--rounds 9]
 
-The images are those of ../shared/data/imagenet-100.zip (photos of 40 KB) unless others are given, and one JPEG of 12
-megapixels made of the first of them. In turns, medians, the ratio first: on a shared machine only that means something.
+The images are those of ../shared/data/imagenet-100.zip (photos of 40 KB) by default, and a 12-megapixel JPEG made from the
+first one. Both alternate; medians are reported, the ratio first: on a shared machine only the ratio means something.
 """
 
 import argparse
@@ -30,13 +30,13 @@ Submit = Callable[[bytes], Future[Decoded]]
 
 
 def photos(archive: Path) -> list[bytes]:
-    with zipfile.ZipFile(archive) as opened:
-        names = [name for name in opened.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png"))]
-        return [opened.read(name) for name in names[:100]]
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png"))]
+        return [file.read(name) for name in names[:100]]
 
 
 def enlarged(photo: bytes) -> bytes:
-    """A photo as a camera of 12 megapixels would have taken it."""
+    """Upscale a photo to 12 megapixels."""
     file = io.BytesIO()
     Image.open(io.BytesIO(photo)).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -44,41 +44,41 @@ def enlarged(photo: bytes) -> bytes:
 
 def together(submit: Submit, images: list[bytes]) -> float:
     """Seconds for all images, all submitted at once."""
-    begun = time.perf_counter()
-    for promise in [submit(image) for image in images]:
-        promise.result()
-    return time.perf_counter() - begun
+    started = time.perf_counter()
+    for future in [submit(image) for image in images]:
+        future.result()
+    return time.perf_counter() - started
 
 
 def alone(submit: Submit, images: list[bytes]) -> float:
     """Seconds for all images, each submitted when the one before is done."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for image in images:
         submit(image).result()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def row(what: str, ways: dict[str, Callable[[], float]], n_images: int, rounds: int) -> str:
-    """One row of the table: both ways in turns."""
+    """Measure threads and processes in alternation; return one row of the table."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
-        for name, way in ways.items():
-            seconds[name].append(way())
-    threads, processes = (seconds[name][1:] for name in ("threads", "processes"))  # the first round warms up
-    ratio = statistics.median(old / new for old, new in zip(threads, processes, strict=True))
-    old, new = (statistics.median(times) / n_images for times in (threads, processes))
-    return f"| {what} | **{ratio:.2f}** | {1 / old:.0f} | {1 / new:.0f} | {1e6 * (new - old):+.0f} |"
+        for name, measure in ways.items():
+            seconds[name].append(measure())
+    threads, processes = (seconds[name][1:] for name in ("threads", "processes"))  # the first round is a warm-up
+    ratio = statistics.median(thread_s / process_s for thread_s, process_s in zip(threads, processes, strict=True))
+    thread_s, process_s = (statistics.median(times) / n_images for times in (threads, processes))
+    return f"| {what} | **{ratio:.2f}** | {1 / thread_s:.0f} | {1 / process_s:.0f} | {1e6 * (process_s - thread_s):+.0f} |"
 
 
 def deaths(decoder: Decoder, rounds: int) -> float:
-    """Median milliseconds from killing a child to another that is ready."""
+    """Median milliseconds from killing a worker until a new one is ready."""
     times = []
     for _ in range(rounds):
-        child = decoder._child()
-        begun = time.perf_counter()
-        child.kill()
+        worker = decoder._child()
+        started = time.perf_counter()
+        worker.kill()
         decoder._child().close()
-        times.append(1e3 * (time.perf_counter() - begun))
+        times.append(1e3 * (time.perf_counter() - started))
     return statistics.median(times)
 
 
@@ -93,20 +93,20 @@ def main() -> None:
 
     pool = ThreadPoolExecutor(arguments.workers)
     in_threads: Submit = lambda encoded: pool.submit(decode, encoded, RECIPE)  # noqa: E731
-    begun = time.perf_counter()
+    started = time.perf_counter()
     decoder = Decoder(RECIPE, ImageLimits(), arguments.workers, 1000, 60.0, 2**30)
-    started = time.perf_counter() - begun
+    startup_s = time.perf_counter() - started
 
     print(
-        f"| {arguments.workers} workers | processes over threads | threads, images/s | processes, images/s | us an image more |"
+        f"| {arguments.workers} workers | processes / threads | threads, images/s | processes, images/s | extra us per image |"
     )
     print("|---|---|---|---|---|")
     for kind, images in (("photos", small), ("12 megapixels", large)):
         mean = sum(map(len, images)) / len(images) / 1000
-        for how in (together, alone):
-            ways = {"threads": partial(how, in_threads, images), "processes": partial(how, decoder.submit, images)}
-            print(row(f"{kind} of {mean:.0f} KB, {how.__name__}", ways, len(images), arguments.rounds))
-    print(f"\nstart: {1e3 * started:.0f} ms; another child in place of a killed one: {deaths(decoder, 20):.1f} ms")
+        for mode in (together, alone):
+            ways = {"threads": partial(mode, in_threads, images), "processes": partial(mode, decoder.submit, images)}
+            print(row(f"{kind} of {mean:.0f} KB, {mode.__name__}", ways, len(images), arguments.rounds))
+    print(f"\nstart: {1e3 * startup_s:.0f} ms; replacement of a killed worker: {deaths(decoder, 20):.1f} ms")
     decoder.close()
     pool.shutdown()
 

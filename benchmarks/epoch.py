@@ -1,12 +1,12 @@
-"""Fine-tuning epochs after the first, against a bare torch loop over ready tensors: same network, batches and optimizer.
+"""Training throughput compared with a plain torch loop over preloaded tensors: same network, batches and optimizer.
 
     .venv/bin/python benchmarks/epoch.py [DATA] [--backbone NAME] [--input-size 128] [--batches 12] [--epochs 7] [--json]
 
-The road is the real one, `graft.training.finetuning.trainer.learn`: kept pixels, random changes in loader processes, the Lightning module,
-its trainer with all that watches it, averaging included. An epoch is all batches up to validation, which the bare loop does
-not have; what comes between two epochs beside validation, above all the checkpoint, has a line of its own. The bare loop has
-its batches in memory, and does forward, backward, clipping and a step, nothing else. In turns, an epoch of each; medians,
-the ratio first: on a shared machine only that means something.
+Measures the real training, `graft.training.finetuning.trainer.train`: pixel cache, augmentation in DataLoader workers, the
+Lightning module, its Trainer with all callbacks, EMA included. An epoch here is all training batches, without validation,
+which the plain loop does not have. The time between two epochs, mostly checkpointing, is reported separately. The plain loop
+keeps its batches in memory and only runs forward, backward, gradient clipping and the optimizer step. Epochs of both
+alternate; medians are reported. On a shared machine only the ratio means something. The first epoch is not counted.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from graft.training.sample import SAMPLE
 
 
 class Bare:
-    """The loop that there is nothing to take away from."""
+    """A minimal training loop."""
 
     def __init__(self, network: Network, chosen: Plan, batches: list[Batch], device: str) -> None:
         self._network, self._batches, self._clip = copy.deepcopy(network).to(device).train(), batches, chosen.clip
@@ -47,8 +47,8 @@ class Bare:
         self._device, self._smoothing = device, chosen.label_smoothing
 
     def epoch(self) -> float:
-        """Seconds of one pass over all batches."""
-        begun = now(self._device)
+        """Train for one epoch; return the seconds."""
+        started = now(self._device)
         for images, labels in self._batches:
             with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
                 logits, _vectors = self._network(images)
@@ -57,11 +57,11 @@ class Bare:
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._clip)
             self._optimizer.step()
-        return now(self._device) - begun
+        return now(self._device) - started
 
 
 class Turns(learning.Told):
-    """Times each epoch of the trainer, runs one of the bare loop after it, and times what else there is until the next."""
+    """Times each epoch of the Trainer, then one epoch of the plain loop, and the time between epochs."""
 
     def __init__(self, bare: Bare, batch_size: int, device: str) -> None:
         super().__init__(batch_size)
@@ -78,7 +78,7 @@ class Turns(learning.Told):
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: FineTune) -> None:
-        if len(self.ours) == len(self.theirs) and self._since:  # not the look at the start
+        if len(self.ours) == len(self.theirs) and self._since:  # not the validation before training
             self.ours.append(now(self._device) - self._since)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: FineTune) -> None:
@@ -88,68 +88,68 @@ class Turns(learning.Told):
 
 
 def now(device: str) -> float:
-    """The time when all that was asked of the device is done."""
+    """Synchronize the device and return the current time."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.monotonic()
 
 
 def measure(arguments: argparse.Namespace, run: Path) -> None:
-    """Learns in turns, and prints a Markdown table, or the seconds of each epoch as JSON."""
+    """Train both in alternation; print a Markdown table or the seconds of each epoch as JSON."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dataset = examine(scan(arguments.data))[0]
     splits = split(dataset, 0)
-    exported = onnx_cache.export(registry.choose(arguments.backbone), arguments.input_size, 0, "crop")
+    backbone = onnx_cache.export(registry.choose(arguments.backbone), arguments.input_size, 0, "crop")
     recipe = Recipe(
         strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, averaging=True
     )
-    facts = Facts(len(splits.train), dataset.counts(splits.train), dataset.multilabel, gpu=device == "cuda")
-    chosen = plan(recipe, facts)
-    # A whole epoch of fewer images: cut short instead, the loader would go on while the bare loop is timed.
-    n_images = min(arguments.batches, chosen.steps) * chosen.batch_size
-    splits = Splits(splits.train[:n_images], splits.validation[: chosen.batch_size], splits.test)
+    stats = Facts(len(splits.train), dataset.counts(splits.train), dataset.multilabel, gpu=device == "cuda")
+    config = plan(recipe, stats)
+    # Fewer images and complete epochs: with limited batches, the workers would keep loading while the plain loop is timed.
+    n_images = min(arguments.batches, config.steps) * config.batch_size
+    splits = Splits(splits.train[:n_images], splits.validation[: config.batch_size], splits.test)
 
-    batches = Batches(dataset, splits, exported.preprocessing, chosen, device == "cuda")
-    ready = [tuple(tensor.to(device) for tensor in batch) for batch in batches.train_dataloader()]
-    network = load_headless(exported, len(dataset.labels)).to(memory_format=torch.channels_last)
-    turns = Turns(Bare(network, chosen, ready, device), chosen.batch_size, device)
-    learning.Told = lambda *_: turns  # in its place among all the others that watch the trainer
-    learning.learn(network, batches, chosen, chosen.epochs, run, device == "cuda")
-    what = (
-        f"{arguments.backbone} at {exported.preprocessing.crop} pixels, {len(ready)} batches of {chosen.batch_size}, {device}"
+    datamodule = Batches(dataset, splits, backbone.preprocessing, config, device == "cuda")
+    batches = [tuple(tensor.to(device) for tensor in batch) for batch in datamodule.train_dataloader()]
+    network = load_headless(backbone, len(dataset.labels)).to(memory_format=torch.channels_last)
+    timer = Turns(Bare(network, config, batches, device), config.batch_size, device)
+    learning.Told = lambda *_: timer  # takes its place among the callbacks of the Trainer
+    learning.learn(network, datamodule, config, config.epochs, run, device == "cuda")
+    setup = (
+        f"{arguments.backbone} at {backbone.preprocessing.crop} pixels, {len(batches)} batches of {config.batch_size}, {device}"
     )
-    facts = {"what": what, "n_images": n_images, "ours": turns.ours[1:], "theirs": turns.theirs[1:], "between": turns.between}
-    print(json.dumps(facts) if arguments.json else f"{what}\n\n{table(turns, n_images)}")
+    record = {"what": setup, "n_images": n_images, "graft": timer.ours[1:], "plain": timer.theirs[1:], "between": timer.between}
+    print(json.dumps(record) if arguments.json else f"{setup}\n\n{table(timer, n_images)}")
 
 
 def table(turns: Turns, n_images: int) -> str:
-    """Both speeds and their ratio, epoch by epoch in pairs; the first pays for what is made only once, and is left out."""
+    """Throughput of both and the ratio per pair of epochs; the first pair includes one-time costs and is left out."""
     pairs = list(zip(turns.ours, turns.theirs, strict=True))[1:]
-    ratios = [theirs / ours for ours, theirs in pairs]
-    ours, theirs = (n_images / statistics.median(seconds) for seconds in zip(*pairs, strict=True))
-    between = statistics.median(turns.between)
+    ratios = [plain_s / graft_s for graft_s, plain_s in pairs]
+    graft_rate, plain_rate = (n_images / statistics.median(seconds) for seconds in zip(*pairs, strict=True))
+    between_s = statistics.median(turns.between)
     return "\n".join(
         [
-            "| what | images/s | of the bare loop |",
+            "| loop | images/s | ratio to plain loop |",
             "|---|---|---|",
-            f"| an epoch of fine-tuning | {ours:.1f} | **{statistics.median(ratios):.3f}** |",
-            f"| a bare torch loop | {theirs:.1f} | 1 |",
+            f"| fine-tuning epoch | {graft_rate:.1f} | **{statistics.median(ratios):.3f}** |",
+            f"| plain torch loop | {plain_rate:.1f} | 1 |",
             "",
-            f"ratios of the {len(pairs)} pairs: {', '.join(f'{ratio:.3f}' for ratio in ratios)}",
-            f"between two epochs, above all for the checkpoint, however long they are: {between:.2f} s",
+            f"ratios of {len(pairs)} pairs: {', '.join(f'{ratio:.3f}' for ratio in ratios)}",
+            f"between two epochs, mostly for the checkpoint, independent of their length: {between_s:.2f} s",
         ]
     )
 
 
 def at_least(fewest: int) -> type:
-    """What reads a whole number from `fewest` on."""
+    """Argument type: an integer of at least `minimum`."""
 
-    def number(text: str) -> int:
+    def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < fewest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {fewest} on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {fewest}")
         return int(text)
 
-    return number
+    return parse
 
 
 def main() -> None:
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--batches", type=int, default=12)
-    parser.add_argument("--epochs", type=at_least(2), default=7, help="the first is left out (default: 7)")
+    parser.add_argument("--epochs", type=at_least(2), default=7, help="the first is not counted (default: 7)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

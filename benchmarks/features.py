@@ -1,10 +1,10 @@
-"""Feature extraction against bare threads: `graft.training.features.extraction` over decode and engine in one loop for each core.
+"""Feature extraction (`graft.training.features.extraction`) compared with plain threads that decode and infer, one per core.
 
     .venv/bin/python benchmarks/features.py [DATA] [--rounds 3] [--json]
 
-DATA is hymenoptera.zip unless given. Both load the same exported graph and look at every image once, from the archive; ours
-also handles what cannot be read, keeps order, and turns what it finds into rows. Nothing comes from the cache of features.
-In turns, medians, the ratio first.
+DATA is hymenoptera.zip by default. Both load the same exported graph and process every image once, from the archive. Graft
+also handles unreadable files, keeps the order, and returns feature rows. The feature cache is not used. Both alternate;
+medians are reported, the ratio first.
 """
 
 import argparse
@@ -28,35 +28,35 @@ from graft.training.features.extraction import View, on_cpu
 
 
 def ours(dataset: Dataset, exported: Exported) -> float:
-    """Images a second."""
-    begun = time.perf_counter()
+    """Images per second of Graft's feature extraction."""
+    started = time.perf_counter()
     n_rows = sum(1 for _ in on_cpu(dataset, [View(sample) for sample in dataset.samples], exported))
-    return n_rows / (time.perf_counter() - begun)
+    return n_rows / (time.perf_counter() - started)
 
 
 def bare(dataset: Dataset, exported: Exported) -> float:
-    """Images a second of threads that do nothing else."""
-    begun = time.perf_counter()
-    graph = Graph(exported.graph, wanted=(STAGES, VECTORS))
+    """Images per second of plain threads."""
+    started = time.perf_counter()
+    engine = Graph(exported.graph, wanted=(STAGES, VECTORS))
 
-    def look(first: int) -> None:
+    def run_thread(first: int) -> None:
         for sample in dataset.samples[first :: cores()]:
-            graph(decode(dataset.read(sample), exported.preprocessing).pixels[None])
+            engine(decode(dataset.read(sample), exported.preprocessing).pixels[None])
 
     with ThreadPoolExecutor(cores()) as threads:
-        list(threads.map(look, range(cores())))
-    return len(dataset.samples) / (time.perf_counter() - begun)
+        list(threads.map(run_thread, range(cores())))
+    return len(dataset.samples) / (time.perf_counter() - started)
 
 
 def measure(data: Path, rounds: int) -> dict[str, list[float]]:
-    """Images a second of both, round by round; the first round, in which files come from the disk, does not count."""
+    """Images per second of both in each round, without the first round, which reads the files from disk."""
     dataset = scan(data)
     exported = onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 224, 0, "crop")
-    found: dict[str, list[float]] = {"ours": [], "bare": []}
+    rates: dict[str, list[float]] = {"graft": [], "threads": []}
     for _ in range(rounds + 1):
-        found["ours"].append(ours(dataset, exported))
-        found["bare"].append(bare(dataset, exported))
-    return {way: rates[1:] for way, rates in found.items()}
+        rates["graft"].append(ours(dataset, exported))
+        rates["threads"].append(bare(dataset, exported))
+    return {name: values[1:] for name, values in rates.items()}
 
 
 def main() -> None:
@@ -65,12 +65,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = measure(arguments.data, arguments.rounds)
+    rates = measure(arguments.data, arguments.rounds)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(rates))
         return
-    print("| features over bare threads | features, images/s | bare threads, images/s |\n|---|---|---|")
-    print(f"| **{ratio(found['ours'], found['bare']):.3f}** | {median(found['ours']):.0f} | {median(found['bare']):.0f} |")
+    graft, threads = rates["graft"], rates["threads"]
+    print("| ratio to plain threads | feature extraction, images/s | plain threads, images/s |\n|---|---|---|")
+    print(f"| **{ratio(graft, threads):.3f}** | {median(graft):.0f} | {median(threads):.0f} |")
 
 
 if __name__ == "__main__":

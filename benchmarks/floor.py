@@ -1,9 +1,9 @@
-"""What serving or extracting cannot beat: decode, preprocess and engine in one process, no HTTP, all cores busy.
+"""Upper bound for serving and feature extraction: decoding, preprocessing and inference on all cores, without HTTP.
 
     .venv/bin/python benchmarks/floor.py PACKAGE [IMAGES.zip] [--seconds 3] [--rounds 5]
 
-Two ways to keep the cores busy, in turns: a thread a core in this process, and a process a core, each held to its own; the
-faster of the two is the floor. Also the time of one image alone, which an answer over HTTP is compared with.
+Measures two ways to use all cores, alternating: one thread per core in this process, and one process pinned to each core. The
+faster of the two is called the floor. Also measures the latency of a single image, for comparison with that over HTTP.
 """
 
 import argparse
@@ -23,68 +23,68 @@ from graft.service.inference import model
 from graft.service.inference.devices import cores
 from graft.service.inference.model import Model
 
-_ours: Model  # in a process of the pool
+_ours: Model  # in a worker process
 
 
 @dataclass(frozen=True)
 class Floor:
-    """A package in this process, and in one process for each core."""
+    """A package loaded in this process and in one process per core."""
 
     model: Model
     processes: ProcessPoolExecutor
 
     def in_threads(self, images: Sequence[bytes], seconds: float) -> float:
-        """Images a second by a thread for each lane of the engine."""
-        begun = time.perf_counter()
+        """Images per second with one thread per core."""
+        started = time.perf_counter()
         with ThreadPoolExecutor(cores()) as threads:
-            counts = threads.map(lambda turn: _loop(self.model, images, turn, begun + seconds), range(cores()))
-        return sum(counts) / (time.perf_counter() - begun)
+            counts = threads.map(lambda index: _loop(self.model, images, index, started + seconds), range(cores()))
+        return sum(counts) / (time.perf_counter() - started)
 
     def in_processes(self, images: Sequence[bytes], seconds: float) -> float:
-        """Images a second by a process for each core."""
+        """Images per second with one process per core."""
         return sum(self.processes.map(_alone, [images] * cores(), range(cores()), [seconds] * cores()))
 
     def fastest(self, images: Sequence[bytes], seconds: float) -> float:
-        """Images a second the better way."""
+        """Images per second of the faster way."""
         return max(self.in_threads(images, seconds / 2), self.in_processes(images, seconds / 2))
 
     def one_s(self, images: Sequence[bytes], seconds: float) -> float:
-        """The median seconds of one image, with nothing beside it."""
-        times, end, turn = [], time.perf_counter() + seconds, 0
-        while (begun := time.perf_counter()) < end:
-            _once(self.model, images[turn % len(images)])
-            times.append(time.perf_counter() - begun)
-            turn += 1
+        """Median seconds per image, one image at a time."""
+        times, end, index = [], time.perf_counter() + seconds, 0
+        while (started := time.perf_counter()) < end:
+            _once(self.model, images[index % len(images)])
+            times.append(time.perf_counter() - started)
+            index += 1
         return statistics.median(times)
 
 
 @contextmanager
 def floor(package: Path) -> Iterator[Floor]:
-    """The floor of a package, warm."""
+    """Load a package in this process and in a pinned process per core, and warm up."""
     context = multiprocessing.get_context("spawn")
-    places = context.Queue()
+    core_queue = context.Queue()
     for core in sorted(os.sched_getaffinity(0)):
-        places.put(core)
-    with ProcessPoolExecutor(cores(), context, initializer=_settle, initargs=(package, places)) as processes:
-        found = Floor(model.load(package), processes)
-        list(processes.map(time.sleep, [0.5] * cores()))  # each of them has begun
-        yield found
+        core_queue.put(core)
+    with ProcessPoolExecutor(cores(), context, initializer=_settle, initargs=(package, core_queue)) as processes:
+        loaded = Floor(model.load(package), processes)
+        list(processes.map(time.sleep, [0.5] * cores()))  # until each process has started
+        yield loaded
 
 
 def _settle(package: Path, places: "multiprocessing.Queue[int]") -> None:
-    """Before the engine is loaded, which has a thread for every core that it may use."""
+    """Pin the process to one core before loading the engine, which creates a thread per available core."""
     global _ours
     os.sched_setaffinity(0, {places.get()})
     _ours = model.load(package)
 
 
 def _alone(images: Sequence[bytes], turn: int, seconds: float) -> float:
-    begun = time.perf_counter()
-    return _loop(_ours, images, turn, begun + seconds) / (time.perf_counter() - begun)
+    started = time.perf_counter()
+    return _loop(_ours, images, turn, started + seconds) / (time.perf_counter() - started)
 
 
 def _loop(loaded: Model, images: Sequence[bytes], turn: int, end: float) -> int:
-    """How many images it gets through until then, beginning somewhere else in each turn."""
+    """Number of images processed until `end`; each worker starts at a different image."""
     n_done = 0
     while time.perf_counter() < end:
         _once(loaded, images[(turn * len(images) // 2 + n_done) % len(images)])
@@ -104,13 +104,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     images, rows = photos(arguments.images), []
-    with floor(arguments.package) as found:
+    with floor(arguments.package) as loaded:
         for _ in range(arguments.rounds):
-            both = found.in_threads(images, arguments.seconds), found.in_processes(images, arguments.seconds)
-            rows.append((*both, 1e3 * found.one_s(images, arguments.seconds / 2)))
-    threads, processes, one = (statistics.median(column) for column in zip(*rows, strict=True))
-    print("| threads over processes | threads, images/s | processes, images/s | one image alone, ms |\n|---|---|---|---|")
-    print(f"| {threads / processes:.2f} | {threads:.0f} | {processes:.0f} | {one:.2f} |")
+            rates = loaded.in_threads(images, arguments.seconds), loaded.in_processes(images, arguments.seconds)
+            rows.append((*rates, 1e3 * loaded.one_s(images, arguments.seconds / 2)))
+    threads, processes, single_ms = (statistics.median(column) for column in zip(*rows, strict=True))
+    print("| threads / processes | threads, images/s | processes, images/s | single image, ms |\n|---|---|---|---|")
+    print(f"| {threads / processes:.2f} | {threads:.0f} | {processes:.0f} | {single_ms:.2f} |")
 
 
 if __name__ == "__main__":

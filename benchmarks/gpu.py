@@ -1,10 +1,10 @@
-"""The CUDA engine against a bare torch.compile loop in fp16 over tensors that are on the card already, and against f32.
+"""Throughput of the CUDA engine compared with a plain torch.compile loop in fp16 over tensors already on the GPU.
 
     .venv/bin/python benchmarks/gpu.py PACKAGE [--batch 64] [--rounds 9] [--json]
 
-The engine gets uint8 images from the processor's memory and gives logits back, as it does when it serves, from as many
-threads as it has lanes; the loop copies nothing. So the ratio is what the road to the card and back costs. In turns, medians.
-Needs a CUDA device; without one it says so and ends with 2.
+The engine receives uint8 images in host memory and returns logits, as in serving, from as many threads as it has streams. The
+loop copies nothing, so the ratio shows the cost of the transfers. Both alternate and medians are reported. Needs a CUDA
+device; without one, it exits with code 2.
 """
 
 import argparse
@@ -23,21 +23,21 @@ from graft.service.artifact import Artifact, read
 from graft.service.inference import devices
 
 GOAL = 0.9
-CALLS = 50  # of a round
-SETTLING = 5  # calls before any is timed
+CALLS = 50  # per round
+SETTLING = 5  # warm-up calls per thread, not timed
 
 
 def per_second(call: Callable[[], object], lanes: int, n_images: int) -> float:
-    """Images a second, from so many threads."""
+    """Images per second, called from `n_threads` threads."""
     with ThreadPoolExecutor(lanes) as pool:
         list(pool.map(lambda _: call(), range(SETTLING * lanes)))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         list(pool.map(lambda _: call(), range(CALLS)))
-        return CALLS * n_images / (time.perf_counter() - begun)
+        return CALLS * n_images / (time.perf_counter() - started)
 
 
 def bare(artifact: Artifact, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> Callable[[], object]:
-    """The same network, compiled, in fp16, over a batch that is on the card."""
+    """The same network, compiled, in fp16, over a batch that is already on the GPU."""
     import torch
 
     from graft.service.networks import network
@@ -54,42 +54,42 @@ def bare(artifact: Artifact, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> Call
 
 
 def measure(artifact: Artifact, n_images: int, rounds: int) -> dict[str, float]:
-    """Median images a second of each."""
+    """Median images per second of each engine and of the baseline."""
     from graft.service.inference import cuda
 
     side = artifact.manifest.preprocessing.crop
     batch = np.random.default_rng(0).integers(0, 256, (n_images, side, side, 3), dtype=np.uint8)
-    ways: dict[str, tuple[Callable[[], object], int]] = {"torch.compile, fp16, no copies": (bare(artifact, batch), 1)}
+    candidates: dict[str, tuple[Callable[[], object], int]] = {"torch.compile, fp16, no copies": (bare(artifact, batch), 1)}
     for precision in cuda.native():
-        running = cuda.CudaEngine(artifact, precision)
-        ways[f"engine, {precision}"] = (lambda running=running: running(batch)), running.lanes
-    found: dict[str, list[float]] = {name: [] for name in ways}
+        engine = cuda.CudaEngine(artifact, precision)
+        candidates[f"engine, {precision}"] = (lambda engine=engine: engine(batch)), engine.lanes
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
-        for name, (call, lanes) in ways.items():
-            found[name].append(per_second(call, lanes, n_images))
-    return {name: statistics.median(values) for name, values in found.items()}
+        for name, (call, n_threads) in candidates.items():
+            rates[name].append(per_second(call, n_threads, n_images))
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def table(found: dict[str, float]) -> str:
-    base = next(iter(found.values()))
-    lines = ["| what | of the bare loop | images/s |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {speed / base:.2f} | {speed:,.0f} |" for name, speed in found.items()])
+    baseline = next(iter(found.values()))
+    lines = ["| engine | ratio to plain loop | images/s |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {name} | {rate / baseline:.2f} | {rate:,.0f} |" for name, rate in found.items()])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("package", type=Path)
-    parser.add_argument("--batch", type=int, default=64, help="images of one call (default: 64, the engine's own most)")
+    parser.add_argument("--batch", type=int, default=64, help="images per call (default: 64, the engine's maximum)")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if not devices.cuda_devices():
-        print("error: there is no CUDA device here, so nothing can be measured.", file=sys.stderr)
+        print("error: no CUDA device found.", file=sys.stderr)
         raise SystemExit(2)
-    found = measure(read(arguments.package), arguments.batch, arguments.rounds)
-    print(json.dumps(found) if arguments.json else table(found))
-    best = max(speed for name, speed in found.items() if name.startswith("engine"))
-    raise SystemExit(best < GOAL * next(iter(found.values())))
+    rates = measure(read(arguments.package), arguments.batch, arguments.rounds)
+    print(json.dumps(rates) if arguments.json else table(rates))
+    best = max(rate for name, rate in rates.items() if name.startswith("engine"))
+    raise SystemExit(best < GOAL * next(iter(rates.values())))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
-"""Whether a hundred times the images take a hundred times as long, and how much more memory: check, fit and predict.
+"""Scaling of time and memory of check, fit and predict from 1,000 to 100,000 images.
 
     .venv/bin/python benchmarks/growth.py [--sizes 1000 10000 100000] [--data IMAGES.zip] [--keep FOLDER] [--json]
 
-Folders of so many images: the photos of ../shared/data/hymenoptera.zip (396 of 40 KB, two labels) again and again, each file
-with a JPEG comment of its own and so with a digest of its own. That is the hardest case for the audit, which finds hundreds
-of near copies of each photo and must keep them together; and the fairest for all else, because every size holds the same
-photos. On each, every command as a process of its own: `graft check`, `graft fit --strategy probe` on an empty cache,
-the same again, `graft predict`. The backbone is exported before anything is timed.
+Each folder repeats the photos of ../shared/data/hymenoptera.zip (396 of 40 KB, two labels); a unique JPEG comment gives each
+file a unique digest. This is the hardest case for the audit, which finds hundreds of near-duplicates of each photo and must
+keep them in one split. For everything else it is the fairest case, because all sizes contain the same photos. Each command
+runs in a separate process: `graft check`, `graft fit --strategy probe` with an empty cache, the same fit with cached features,
+`graft predict`. The backbone is exported before anything is timed.
 
-What counts is the peak of anonymous memory, of all processes together: pages that stand for a file can be dropped whenever
-somebody else needs the room, so the largest resident set (of one process, as the kernel reports it) is only told. Ratios are
-against the smallest size. A part of each run is the same for ten images as for a million (imports, compiling the graph), and
-up to 5,000 images a fit looks at mirror images too: both flatter the large sizes. So the slope, what each further image
-costs, is held against the time an image at the size before. Seconds of processor time are told beside the wall's, because on
-a machine that others use too the wall's mean little.
+The memory target is the peak of anonymous memory of all processes together. File-backed pages can be dropped at any time, so
+the maximum resident set size (of one process, from the kernel) is only reported. Ratios are relative to the smallest size.
+Each run has a fixed cost (imports, compiling the graph), and up to 5,000 images a fit also extracts features of mirrored
+images; both favor the large sizes. So the marginal time per image is compared with the time per image at the previous size.
+CPU time is reported beside wall-clock time, which means little on a shared machine.
 
-Leaves benchmarks/results/growth.md and growth.json where all three sizes were measured; prints the one or the other; ends
-with 1 if a promise was broken.
+Writes benchmarks/results/growth.md and growth.json if all three default sizes were measured, and prints one of them. The exit
+code is 1 if a target was missed.
 """
 
 import argparse
@@ -44,22 +43,23 @@ DATA = ROOT.parent / "shared" / "data" / "hymenoptera.zip"
 RESULTS = Path(__file__).parent / "results"
 SIZES = (1_000, 10_000, 100_000)
 VERBS = ("check", "fit", "fit again", "predict")
-PARTS = {"list": "images of", "look": " train, ", "learn": ""}  # of a fit, each with what is said at its end
+# Phases of a fit, with the log text that marks the end of each.
+PARTS = {"scan": " labels (", "features": " train, ", "train": ""}
 LIBRARIES = ("numpy", "scipy", "openvino", "pillow")
 MOST_TIMES, MOST_GROWTH_MB = 1.15, 300.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command on one folder.
+    """Measurements of one command on one folder.
 
     Attributes:
-        seconds: from its start to its end.
-        busy_s: of processor time, of its processes together.
-        anonymous_mb: the peak of what its processes held together that no file backs, as far as it was sampled.
-        resident_mb: the largest resident set of one process, pages of files included.
-        parts: seconds of each part of a fit.
-        computed: whether any image went through the backbone.
+        seconds: wall-clock time.
+        busy_s: CPU time of all processes.
+        anonymous_mb: sampled peak of the anonymous memory of all processes together.
+        resident_mb: maximum resident set size of one process, including file-backed pages.
+        parts: seconds of each phase of a fit.
+        computed: whether the backbone ran on any image.
     """
 
     verb: str
@@ -77,65 +77,65 @@ class Run:
 
 
 def photos(archive: Path) -> list[tuple[str, bytes]]:
-    """The label and the bytes of each JPEG in an archive of class folders, shuffled: the first few are of every label."""
-    with zipfile.ZipFile(archive) as opened:
-        names = [name for name in opened.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
+    """Label and bytes of each JPEG in an archive of class folders, shuffled so that the first few cover every label."""
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
         random.Random(0).shuffle(names)
-        return [(Path(name).parent.name, opened.read(name)) for name in names]
+        return [(Path(name).parent.name, file.read(name)) for name in names]
 
 
 def commented(photo: bytes, comment: bytes) -> bytes:
-    """The same picture in a file of its own: a comment right after a JPEG's first marker."""
+    """Insert a comment after the first JPEG marker: same pixels, different digest."""
     return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + photo[2:]
 
 
 def make(folder: Path, n_images: int, originals: Sequence[tuple[str, bytes]]) -> None:
-    """So many images below `folder`, in class folders; left alone if they are there already."""
+    """Create `n_images` images in class folders under `folder`, unless the folder exists."""
     if folder.is_dir():
         return
-    beside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
     for label in {label for label, _ in originals}:
-        (beside / label).mkdir(parents=True)
+        (temporary / label).mkdir(parents=True)
     for number, (label, photo) in zip(range(n_images), cycle(originals), strict=False):
-        (beside / label / f"{number:07d}.jpg").write_bytes(commented(photo, b"copy %d" % number))
-    beside.rename(folder)
+        (temporary / label / f"{number:07d}.jpg").write_bytes(commented(photo, b"copy %d" % number))
+    temporary.rename(folder)
 
 
 def graft(verb: str, n_images: int, words: Iterable[str], cache: Path) -> Run:
-    """Runs one command to its end.
+    """Run one command to completion and measure it.
 
     Raises:
-        RuntimeError: with what it said, if it failed.
+        RuntimeError: with the end of its output, if it failed.
     """
     environment = os.environ | {"GRAFT_CACHE": str(cache), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    begun = time.monotonic()
+    started = time.monotonic()
     command = [sys.executable, "-m", "graft", *words]
     process = subprocess.Popen(
         command, env=environment, cwd=cache, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    with watched(process.pid) as memory:
-        said = [(time.monotonic() - begun, line) for line in process.stderr or ()]
+    with watched(process.pid) as samples_mb:
+        log_lines = [(time.monotonic() - started, line) for line in process.stderr or ()]
         _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - begun
-    text = "".join(line for _, line in said)
+    seconds = time.monotonic() - started
+    log = "".join(line for _, line in log_lines)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in ((0, 1) if verb == "check" else (0,)):  # 1: something is wrong with the data
-        raise RuntimeError(f"graft {' '.join(words)} ended with {process.returncode}:\n{text[-2000:]}")
-    parts = parted(said, seconds) if verb.startswith("fit") else {}
-    computed = verb != "fit again" or "features were cached" not in text
+        raise RuntimeError(f"graft {' '.join(words)} ended with {process.returncode}:\n{log[-2000:]}")
+    phases = parted(log_lines, seconds) if verb.startswith("fit") else {}
+    computed = verb != "fit again" or "features were cached" not in log
     busy_s = usage.ru_utime + usage.ru_stime
-    return Run(verb, n_images, seconds, busy_s, max(memory), usage.ru_maxrss / 1024, parts, computed)
+    return Run(verb, n_images, seconds, busy_s, max(samples_mb), usage.ru_maxrss / 1024, phases, computed)
 
 
 def parted(said: Sequence[tuple[float, str]], seconds: float) -> dict[str, float]:
-    """How long each part of a fit took, by when it said that the part before was done."""
-    ends = [next((when for when, line in said if mark and mark in line), seconds) for mark in PARTS.values()]
+    """Seconds of each phase of a fit, from the times of the log lines that mark the end of a phase."""
+    ends = [next((time_s for time_s, line in said if marker and marker in line), seconds) for marker in PARTS.values()]
     return dict(zip(PARTS, (end - start for start, end in pairwise([0.0, *ends])), strict=True))
 
 
 def measure(folder: Path, sizes: Sequence[int], originals: Sequence[tuple[str, bytes]]) -> list[Run]:
-    """Every command on every size, the smallest first; that one twice, and only the second time counts."""
+    """Run every command on every size, smallest first. The smallest size runs twice; the first time is a warm-up."""
     cache = folder / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []
@@ -144,14 +144,14 @@ def measure(folder: Path, sizes: Sequence[int], originals: Sequence[tuple[str, b
         make(images, n_images, originals)
         shutil.rmtree(cache / "features", ignore_errors=True)
         for verb in VERBS:
-            found = graft(verb, n_images, words(verb, images, folder / "run"), cache)
-            print(f"{n_images:,} {verb}: {found.seconds:.1f} s, {found.anonymous_mb:.0f} MB", file=sys.stderr)
-            runs.append(found)
+            run = graft(verb, n_images, words(verb, images, folder / "run"), cache)
+            print(f"{n_images:,} {verb}: {run.seconds:.1f} s, {run.anonymous_mb:.0f} MB", file=sys.stderr)
+            runs.append(run)
     return runs[len(VERBS) :]
 
 
 def words(verb: str, images: Path, run: Path) -> list[str]:
-    """What to type after `graft`; a fit finds no earlier run."""
+    """Arguments of `graft`; removes the run of an earlier fit."""
     if verb == "check":
         return ["check", str(images)]
     if verb == "predict":
@@ -161,7 +161,7 @@ def words(verb: str, images: Path, run: Path) -> list[str]:
 
 
 def slopes(runs: Sequence[Run]) -> list[float | None]:
-    """What each image more than in the run before took, in milliseconds; None for the first."""
+    """Marginal milliseconds per image relative to the previous size; None for the first."""
     return [None, *(slope(less, more) for less, more in pairwise(runs))]
 
 
@@ -174,59 +174,68 @@ def of(verb: str, runs: Sequence[Run]) -> list[Run]:
 
 
 def promises(runs: Sequence[Run]) -> list[tuple[str, float, str, bool]]:
-    """What, how much, the limit, and whether it was held."""
-    told = []
+    """Name, value, limit, and whether the target was met."""
+    rows = []
     for verb in VERBS:
-        group = of(verb, runs)
-        first, before, last = group[0], group[-2], group[-1]
-        times = last.ms_per_image / first.ms_per_image
-        steeper = slope(before, last) / before.ms_per_image
+        runs_of_command = of(verb, runs)
+        first, previous, last = runs_of_command[0], runs_of_command[-2], runs_of_command[-1]
+        ratio = last.ms_per_image / first.ms_per_image
+        marginal_ratio = slope(previous, last) / previous.ms_per_image
         growth = last.anonymous_mb - first.anonymous_mb
-        what, limit = f"{verb}: an image of {last.n_images:,} over", f"at most {MOST_TIMES}"
-        told += [
-            (f"{what} one of {first.n_images:,}, time", times, limit, times <= MOST_TIMES),
-            (f"{what} one of {before.n_images:,}, slope over time", steeper, limit, steeper <= MOST_TIMES),
-            (f"{verb}: memory growing, MB", growth, f"less than {MOST_GROWTH_MB:g}", growth < MOST_GROWTH_MB),
+        limit = f"at most {MOST_TIMES}"
+        rows += [
+            (f"{verb}: time per image, {last.n_images:,} / {first.n_images:,} images", ratio, limit, ratio <= MOST_TIMES),
+            (
+                f"{verb}: marginal time per image above {previous.n_images:,} / time per image at {previous.n_images:,}",
+                marginal_ratio,
+                limit,
+                marginal_ratio <= MOST_TIMES,
+            ),
+            (f"{verb}: memory growth, MB", growth, f"less than {MOST_GROWTH_MB:g}", growth < MOST_GROWTH_MB),
         ]
-    passes = sum(run.computed for run in of("fit again", runs))
-    return [*told, ("second fits with a forward pass", passes, "0", passes == 0)]
+    n_computed = sum(run.computed for run in of("fit again", runs))
+    return [*rows, ("repeated fits that ran the backbone", n_computed, "0", n_computed == 0)]
 
 
 def machine() -> str:
-    """What it was measured on."""
-    models = [line.partition(":")[2].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
+    """Date, hardware and library versions."""
+    cpu_names = [line.partition(":")[2].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     cores = len(os.sched_getaffinity(0))
-    processor = models[0] if models else platform.machine()
-    return f"{date.today()}, {processor}, {cores} cores, Python {platform.python_version()}, {libraries}"
+    cpu = cpu_names[0] if cpu_names else platform.machine()
+    return f"{date.today()}, {cpu}, {cores} cores, Python {platform.python_version()}, {libraries}"
 
 
 def tables(runs: Sequence[Run]) -> str:
-    heads = (
+    columns = (
         "command",
         "images",
-        "time an image",
-        "slope, ms",
-        "ms an image",
-        "of processors",
+        "relative time per image",
+        "marginal ms per image",
+        "ms per image",
+        "CPU ms per image",
         "peak MB",
-        "more",
-        "resident MB",
+        "growth, MB",
+        "max RSS, MB",
     )
-    lines = [machine(), "", row(heads), row(["---"] * len(heads))]
+    lines = [machine(), "", row(columns), row(["---"] * len(columns))]
     for verb in VERBS:
-        group = of(verb, runs)
-        lines += [row(cells(run, group[0], steep)) for run, steep in zip(group, slopes(group), strict=True)]
+        runs_of_command = of(verb, runs)
+        lines += [
+            row(cells(run, runs_of_command[0], marginal_ms))
+            for run, marginal_ms in zip(runs_of_command, slopes(runs_of_command), strict=True)
+        ]
     lines += ["", row(["seconds", "images", *PARTS]), row(["---"] * (len(PARTS) + 2))]
     fits = [run for run in runs if run.parts]
-    lines += [row([run.verb, f"{run.n_images:,}", *(f"{part:.1f}" for part in run.parts.values())]) for run in fits]
-    lines += ["", row(["what", "found", "promised", ""]), row(["---"] * 4)]
-    for what, found, promised, held in promises(runs):
-        lines.append(row([what, f"{found:.3g}", promised, "held" if held else "**broken**"]))
+    lines += [row([run.verb, f"{run.n_images:,}", *(f"{phase_s:.1f}" for phase_s in run.parts.values())]) for run in fits]
+    lines += ["", row(["target", "measured", "required", ""]), row(["---"] * 4)]
+    for name, value, limit, met in promises(runs):
+        lines.append(row([name, f"{value:.3g}", limit, "met" if met else "**missed**"]))
     return "\n".join(lines)
 
 
 def cells(run: Run, first: Run, steep: float | None) -> list[str]:
+    """The cells of one row of the main table."""
     return [
         run.verb,
         f"{run.n_images:,}",
@@ -245,26 +254,26 @@ def row(texts: Iterable[str]) -> str:
 
 
 def at_least(fewest: int) -> Callable[[str], int]:
-    """What reads a whole number from `fewest` on."""
+    """Argument type: an integer of at least `minimum`."""
 
-    def number(text: str) -> int:
+    def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < fewest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {fewest} on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {fewest}")
         return int(text)
 
-    return number
+    return parse
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", type=at_least(100), nargs="+", default=SIZES)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--keep", type=Path, help="a folder for the images, the cache and the run; else a temporary one")
+    parser.add_argument("--keep", type=Path, help="folder for the images, the cache and the run (default: a temporary folder)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     sizes = sorted(set(arguments.sizes))
     if len(sizes) < 2:
-        parser.error("growth needs two sizes to be seen")
+        parser.error("--sizes needs at least two different sizes")
     with tempfile.TemporaryDirectory() as folder:
         runs = measure((arguments.keep or Path(folder)).resolve(), sizes, photos(arguments.data))
     as_json = json.dumps({"machine": machine(), "runs": [asdict(run) for run in runs], "promises": promises(runs)}, indent=2)
@@ -273,7 +282,7 @@ def main() -> None:
         (RESULTS / "growth.json").write_text(as_json + "\n", encoding="utf-8")
         (RESULTS / "growth.md").write_text(tables(runs) + "\n", encoding="utf-8")
     print(as_json if arguments.json else tables(runs))
-    raise SystemExit(not all(held for *_, held in promises(runs)))
+    raise SystemExit(not all(met for *_, met in promises(runs)))
 
 
 if __name__ == "__main__":

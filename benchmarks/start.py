@@ -1,11 +1,11 @@
-"""What a start costs: from `bentoml serve` to the first right answer, imports, and what must be installed to serve.
+"""Start-up cost: time from `bentoml serve` to the first correct response, import times, and installed size.
 
     .venv/bin/python benchmarks/start.py [PACKAGE] [--repeats 5] [--quick] [--json]
 
-Against an empty BentoML service that answers one word, with the same BentoML in the same environment; and against what
-FastAPI with torch needs on the disk, in the peers' environment, which `make bench` makes. A right answer of ours is the label
-that the package's own model gives. Without a package: one fitted on hymenoptera.zip with `--strategy probe`. In turns,
-medians: on a shared machine only the differences and the ratios mean something.
+Compared with an empty BentoML service that returns one word, with the same BentoML in the same environment; and with the disk
+space that FastAPI with torch needs, in the environment of the peers, which `make bench` creates. A correct response of Graft
+names the label that the package's model predicts. Without a package, one is fitted on hymenoptera.zip with `--strategy probe`.
+Runs alternate and medians are reported: on a shared machine only differences and ratios mean something.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MOST_MORE_S = 2.0
 PATIENCE_S = 300.0
 EMPTY, OURS = "an empty BentoML service", "Graft"
 IMPORTS = {
-    "import bentoml (lazy: nothing of it is loaded yet)": ["-c", "import bentoml"],
+    "import bentoml (lazy: loads nothing yet)": ["-c", "import bentoml"],
     "import an empty BentoML service": ["-c", "import empty"],
     "import graft.service.app": ["-c", "import graft.service.app"],
     "graft --help": ["-m", "graft", "--help"],
@@ -51,7 +51,7 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Question:
-    """A request, and how its answer shows that the service works."""
+    """A request and a check of its response."""
 
     path: str
     body: bytes
@@ -59,82 +59,82 @@ class Question:
     is_right: Callable[[bytes], bool]
 
     def ask(self, port: int) -> bool:
-        """Whether there was an answer, and the right one."""
+        """Send the request; True if the response is correct."""
         request = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", self.body, {"Content-Type": self.kind})
         try:
             with urllib.request.urlopen(request, timeout=5) as response:
                 return self.is_right(response.read())
-        except (urllib.error.URLError, OSError):  # not yet
+        except (urllib.error.URLError, OSError):  # not ready yet
             return False
 
 
 def first_answer(server: Server, question: Question) -> tuple[float, bool]:
-    """Seconds from the command to the first right answer, and whether torch was loaded by then. Raises RuntimeError."""
-    begun = time.monotonic()
+    """Seconds from the start to the first correct response, and whether torch was loaded by then. Raises RuntimeError."""
+    started = time.monotonic()
     with stopping(server):
         while not question.ask(server.port):
-            if time.monotonic() > begun + PATIENCE_S:
-                raise RuntimeError(f"{server.name} gave no right answer.")
+            if time.monotonic() > started + PATIENCE_S:
+                raise RuntimeError(f"{server.name} did not return a correct response within {PATIENCE_S:.0f} s.")
             time.sleep(0.01)
-        return time.monotonic() - begun, server.libraries("libtorch")
+        return time.monotonic() - started, server.libraries("libtorch")
 
 
 def servers(package: Path, home: Path) -> dict[str, tuple[Server, Question]]:
-    """Both, each with the question that it is asked."""
+    """Both servers, each with its request."""
     photo, port = photos(PHOTOS)[0], free_port()
     expected = model.load(package).classify(photo, 1).ranked[0].label
-    serve = [sys.executable, "-m", "bentoml", "serve", "empty:Empty", "--port", "{port}"]
-    surroundings = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
+    serve_empty = [sys.executable, "-m", "bentoml", "serve", "empty:Empty", "--port", "{port}"]
+    env = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     return {
         EMPTY: (
-            Server(EMPTY, serve, "/readyz", surroundings, peers.SCRIPTS),
-            Question("/ask", b"{}", "application/json", lambda said: said.strip(b'"') == b"right"),
+            Server(EMPTY, serve_empty, "/readyz", env, peers.SCRIPTS),
+            Question("/ask", b"{}", "application/json", lambda body: body.strip(b'"') == b"right"),
         ),
         OURS: (
             Server(OURS, command("127.0.0.1", port), "/readyz", environment(package, port), ROOT, port),
-            Question("/v1/classify", photo, "image/jpeg", lambda said: json.loads(said)["predictions"][0]["label"] == expected),
+            Question("/v1/classify", photo, "image/jpeg", lambda body: json.loads(body)["predictions"][0]["label"] == expected),
         ),
     }
 
 
 def import_seconds(repeats: int) -> dict[str, list[float]]:
-    """Seconds of whole commands, in turns."""
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(peers.SCRIPTS), str(ROOT)])}
-    found: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    """Seconds of each whole command, alternating."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(peers.SCRIPTS), str(ROOT)])}
+    seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for _ in range(repeats):
-        for name, words in IMPORTS.items():
-            begun = time.monotonic()
-            subprocess.run([sys.executable, *words], env=surroundings, check=True, stdout=subprocess.DEVNULL)
-            found[name].append(time.monotonic() - begun)
-    return found
+        for name, arguments in IMPORTS.items():
+            started = time.monotonic()
+            subprocess.run([sys.executable, *arguments], env=env, check=True, stdout=subprocess.DEVNULL)
+            seconds[name].append(time.monotonic() - started)
+    return seconds
 
 
 def installed(python: str, requirements: Sequence[str]) -> dict[str, int]:
-    """How much these requirements bring into an environment."""
+    """Number and size of the packages that these requirements install in an environment."""
     script = str(ROOT / "benchmarks" / "measuring" / "installed.py")
     return json.loads(subprocess.check_output([python, script, *requirements], text=True))
 
 
 def locked(lock: Path) -> list[str]:
-    """The requirements of a lock file, by name."""
+    """Package names in a lock file."""
     return re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def measure(package: Path, repeats: int) -> Report:
-    """All of it."""
+    """Run all measurements."""
     seconds: dict[str, list[float]] = {EMPTY: [], OURS: []}
-    torch = False
+    torch_loaded = False
     with tempfile.TemporaryDirectory() as home:
-        both = servers(package, Path(home))
+        measured_servers = servers(package, Path(home))
         for number in range(repeats):
             say(f"start {number + 1} of {repeats}")
-            for name, (server, question) in both.items():
-                took, loaded = first_answer(server, question)
-                seconds[name].append(took)
-                torch = torch or (name == OURS and loaded)
+            for name, (server, question) in measured_servers.items():
+                elapsed_s, loaded = first_answer(server, question)
+                seconds[name].append(elapsed_s)
+                torch_loaded = torch_loaded or (name == OURS and loaded)
     sizes = {OURS: installed(sys.executable, locked(ROOT / "requirements-service.lock"))}
     sizes |= {name: installed(str(peers.PYTHON), needed) for name, needed in NEEDED.items()}
-    return report(seconds, import_seconds(repeats), sizes, torch)
+    return report(seconds, import_seconds(repeats), sizes, torch_loaded)
 
 
 def report(
@@ -143,57 +143,58 @@ def report(
     sizes: Mapping[str, Mapping[str, int]],
     torch: bool,
 ) -> Report:
-    found = Report("start", "Starting, against an empty BentoML service")
-    more = median(mine - empty for mine, empty in zip(seconds[OURS], seconds[EMPTY], strict=True))
-    found.promises = [
-        Promise("seconds more than an empty service until the first right answer", more, MOST_MORE_S, at_most=True),
-        Promise("processes of ours with torch loaded", int(torch), 0, at_most=True),
+    """Build the report: targets and tables."""
+    result = Report("start", "Start-up: comparison with an empty BentoML service")
+    extra_s = median(graft_s - empty_s for graft_s, empty_s in zip(seconds[OURS], seconds[EMPTY], strict=True))
+    result.promises = [
+        Promise("seconds to the first correct response, minus those of an empty service", extra_s, MOST_MORE_S, at_most=True),
+        Promise("Graft servers with torch loaded", int(torch), 0, at_most=True),
     ]
-    base = imports["import an empty BentoML service"]
-    found.tables = [
+    empty_import = imports["import an empty BentoML service"]
+    result.tables = [
         Table(
-            "From `bentoml serve` to the first right answer",
-            ("what", "against an empty service", "seconds"),
+            "From `bentoml serve` to the first correct response",
+            ("what", "ratio to an empty service", "seconds"),
             tuple((name, ratio(times, seconds[EMPTY]), median(times)) for name, times in seconds.items()),
         ),
         Table(
-            "Imports, as whole commands",
-            ("what", "against an empty service", "seconds"),
-            tuple((name, ratio(times, base), median(times)) for name, times in imports.items()),
+            "Import times (whole command)",
+            ("what", "ratio to an empty service", "seconds"),
+            tuple((name, ratio(times, empty_import), median(times)) for name, times in imports.items()),
         ),
         Table(
-            "What must be installed to serve",
-            ("what", "against Graft", "MB", "MB without CUDA libraries", "packages"),
+            "Packages needed for serving",
+            ("what", "ratio to Graft", "MB", "MB without CUDA libraries", "packages"),
             tuple(
                 (
                     name,
-                    own["bytes"] / sizes[OURS]["bytes"],
-                    own["bytes"] / 1e6,
-                    own["bytes_without_cuda"] / 1e6,
-                    own["packages"],
+                    size["bytes"] / sizes[OURS]["bytes"],
+                    size["bytes"] / 1e6,
+                    size["bytes_without_cuda"] / 1e6,
+                    size["packages"],
                 )
-                for name, own in sizes.items()
+                for name, size in sizes.items()
             ),
         ),
     ]
-    found.measured = {"seconds": seconds, "imports": imports, "sizes": sizes}
-    return found
+    result.measured = {"seconds": seconds, "imports": imports, "sizes": sizes}
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("package", type=Path, nargs="?")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="once, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="smoke test with one repetition")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     peers.check()
     ended_in_order()
-    begun = time.monotonic()
+    started = time.monotonic()
     with packaged(arguments.package) as package:
-        found = measure(package, 1 if arguments.quick else arguments.repeats)
-    found.seconds = time.monotonic() - begun
-    print(json.dumps(found.record()) if arguments.json else markdown(found.record()))
+        result = measure(package, 1 if arguments.quick else arguments.repeats)
+    result.seconds = time.monotonic() - started
+    print(json.dumps(result.record()) if arguments.json else markdown(result.record()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The BentoML service: what it is called, how it comes up, and the gate in front of it.
+"""The BentoML service: its name, its start-up, and its middleware. No request handling.
 
-`POST /classify` and `/classify_batch`, which BentoML's clients and platforms know, are answered by the very handlers of
-/v1: the gate takes every request before BentoML's own parser could.
+`POST /classify` and `/classify_batch`, which BentoML's clients and platforms use, are served by the same handlers as /v1:
+the middleware takes every request before BentoML's own parser.
 """
 
 import asyncio
@@ -11,6 +11,11 @@ import threading
 import uuid
 from pathlib import Path
 from typing import Annotated, Any, cast
+
+# BentoML sends usage statistics unless this is set before its first import, which follows.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+# One process, one registry. All servers with the same BentoML home share its multiprocess folder, and each new one empties it.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import bentoml
 from bentoml.validators import ContentType
@@ -27,14 +32,9 @@ from .monitoring import logs
 from .scheduling.predictor import Pipeline
 from .settings import Settings
 
-# BentoML reports usage to its makers unless told otherwise before its first import.
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-# One process, one registry. BentoML's folder for several is shared by all servers of a home, and the next one empties it.
-os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-
 serving = Serving()
 routes = openapi.table()
-# At import, because uvicorn picks its protocol before the service is made.
+# At import, because uvicorn chooses its protocol before the service is created.
 connection.install(serving, routes)
 
 
@@ -42,16 +42,16 @@ connection.install(serving, routes)
     name="graft",
     workers=1,
     http={"host": "127.0.0.1", "port": 3000},
-    metrics={"enabled": False},  # ours are in graft.service.monitoring.metrics
-    logging={"access": {"enabled": False}},  # ours are in graft.service.monitoring.logs
+    metrics={"enabled": False},  # replaced by graft.service.monitoring.metrics
+    logging={"access": {"enabled": False}},  # replaced by graft.service.monitoring.logs
 )
 class Graft:
-    """Classifies images with the package that GRAFT_PACKAGE names."""
+    """Classifies images with the package at GRAFT_PACKAGE."""
 
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Once, in the command: what cannot be served ends it, instead of a worker that is respawned for ever."""
+        """Runs once in the supervisor: exits on an invalid package or setting, which would make the worker respawn forever."""
         lifecycle.check()
 
     def __init__(self) -> None:
@@ -59,12 +59,12 @@ class Graft:
         lifecycle.end_with_command()
         lifecycle.return_large_blocks()
         serving.use(Settings.from_environment(os.environ))
-        # Beside the event loop, so that probes are answered meanwhile.
+        # In a thread, so that the event loop answers probes while the model loads.
         threading.Thread(target=_load, name="loader", daemon=True).start()
 
     @bentoml.on_startup
     async def watch(self) -> None:
-        """Once the event loop runs."""
+        """Runs once the event loop has started."""
         lifecycle.announce_stop(serving)
         self._watching = asyncio.create_task(lifecycle.recycle(serving))
 
@@ -72,7 +72,7 @@ class Graft:
     async def classify(
         self, image: Annotated[Path, ContentType("image/*")], top_k: int = 5, threshold: float = 0
     ) -> Classification:
-        """The most probable labels of one image."""
+        """Classify one image."""
         options = ClassifyOptions(top_k=top_k, threshold=threshold)
         return await serving.loaded().classify(image.read_bytes(), options, uuid.uuid4().hex)
 
@@ -80,20 +80,20 @@ class Graft:
     async def classify_batch(
         self, images: list[Annotated[Path, ContentType("image/*")]], top_k: int = 5, threshold: float = 0
     ) -> Batch:
-        """The most probable labels of several images, or what is wrong with each."""
+        """Classify several images. Each gets its own result or error."""
         options = ClassifyOptions(top_k=top_k, threshold=threshold)
         return await serving.loaded().classify_many([image.read_bytes() for image in images], options, uuid.uuid4().hex)
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Finishes what was accepted."""
+        """Finishes the accepted requests."""
         self._watching.cancel()
         if serving.pipeline is not None:
             serving.pipeline.close()
 
 
 def _load() -> None:
-    """Checks the package, warms the network up, and opens for requests; or ends the service, saying why."""
+    """Verifies the package, warms up the network, and starts to accept requests; or exits with the reason."""
     settings = serving.settings
     lifecycle.step_back()
     try:
@@ -101,16 +101,16 @@ def _load() -> None:
         serving.pipeline = Pipeline(loaded, settings, serving.metrics)
     except ArtifactError as error:
         lifecycle.fail(str(error))
-    except Exception:  # noqa: BLE001 - whatever it is, a service that will never answer must not look alive
+    except Exception:  # noqa: BLE001 - a service that can never become ready must not stay alive
         logs.logger.exception("the package cannot be loaded")
-        lifecycle.fail("the package cannot be loaded; the reason stands above")
+        lifecycle.fail("the package cannot be loaded; the traceback is above")
     else:
-        # What is there by now stays. Going through all of it again and again would halt every answer for a tenth of a second.
+        # All objects so far are permanent. If the garbage collector scanned them, every scan would pause requests for 0.1 s.
         gc.collect()
         gc.freeze()
-        running = {"device": loaded.engine.device, "precision": loaded.engine.precision}
-        logs.logger.info("ready", extra={"fields": {"model": loaded.manifest.name, **running}})
+        fields = {"model": loaded.manifest.name, "device": loaded.engine.device, "precision": loaded.engine.precision}
+        logs.logger.info("ready", extra={"fields": fields})
 
 
-# The decorator made a bentoml.Service of the class, which type checkers cannot see.
+# The decorator turned the class into a bentoml.Service, which type checkers cannot infer.
 cast(bentoml.Service[Any], Graft).add_asgi_middleware(Gate, serving=serving, routes=routes)

@@ -1,7 +1,7 @@
-"""The contract between training and serving: one directory, data only, every byte of it promised by its manifest.
+"""The model package format, and its reader: one directory that holds only data, with every file's SHA-256 in the manifest.
 
-The reader owns the format, because it must still run in two years; the writer (`graft.training.packaging.writer`) imports it from here.
-Only pydantic and the standard library may be imported, so that a damaged package is refused within milliseconds.
+The reader defines the format, because it must still work in two years; `graft.training.packaging.writer` imports it.
+Import only pydantic and the standard library here, so that a damaged package is rejected within milliseconds.
 """
 
 import hashlib
@@ -21,17 +21,16 @@ NEIGHBOURS = "neighbours.npz"
 THUMBNAILS = "thumbnails.npz"
 CARD = "README.md"
 FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBOURS, THUMBNAILS, CARD})
-INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO's own format; only where somebody asked for them
+INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO IR; optional
 INT8_FILES = frozenset({INT8_GRAPH, INT8_WEIGHTS})
-MAPS = "maps"  # the graph's output that the vectors are the means of; the names of the stages' end in it
+MAPS = "maps"  # graph output: the feature maps that are averaged into the vectors; stage outputs have this suffix
 
-
-Precision = Literal["f32", "bf16", "f16", "int8"]  # what a network computes in
-FAITHFUL = 0.01  # of a probability: who looks at answers that differ by less cannot tell them apart
+Precision = Literal["f32", "bf16", "f16", "int8"]  # the numeric type of inference
+FAITHFUL = 0.01  # a smaller change of a probability is not visible to users
 
 
 class ArtifactError(Exception):
-    """The package cannot be trusted. The text names the file, what was found, what was promised, and what to do."""
+    """The package is invalid. The message names the file, the actual and the expected value, and the remedy."""
 
 
 class _Record(BaseModel):
@@ -39,44 +38,46 @@ class _Record(BaseModel):
 
 
 class Preprocessing(_Record):
-    """How an encoded image becomes the network's pixels; `graft.service.imaging.preprocess` is its only interpreter.
+    """How an encoded image is converted to the network's input. Implemented only in `graft.service.imaging.preprocess`.
 
-    Fixed for every package: EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled by
-    1/257, colour profiles are ignored, and of an animation the first frame counts.
+    The same for every package: EXIF orientation is applied, transparent pixels are composited on white, 16-bit gray is scaled
+    by 1/257, color profiles are ignored, and only the first frame of an animation is used.
     """
 
-    resize: int = Field(gt=0, description="pixels that the shorter side is scaled to before cropping")
-    crop: int = Field(gt=0, description="pixels of the square's side that the network sees")
+    resize: int = Field(gt=0, description="length of the shorter side before cropping, in pixels")
+    crop: int = Field(gt=0, description="side of the network's square input, in pixels")
     fit: Literal["crop", "squash", "letterbox"] = "crop"
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
-    mean: tuple[float, float, float] = Field(description="of RGB in [0, 1]; subtracted inside the network")
-    std: tuple[float, float, float] = Field(description="of RGB in [0, 1]; divided by inside the network")
+    mean: tuple[float, float, float] = Field(description="per RGB channel, for values in [0, 1]; subtracted inside the network")
+    std: tuple[float, float, float] = Field(description="per RGB channel, for values in [0, 1]; the divisor inside the network")
 
 
 class Backbone(_Record):
-    """The pretrained network that was grafted onto."""
+    """The pretrained network without its classifier."""
 
     name: str
-    weights: str = Field(description="where the weights came from, for a person")
+    weights: str = Field(description="human-readable source of the weights")
     license: str
-    sha256: str = Field(description="of the backbone's tensors as they were loaded")
-    width: int = Field(gt=0, description="of the network's own vector")
-    stages: dict[NonNegativeInt, PositiveInt] = Field({}, description="widths of the stages used, by timm's number of each")
-    sees: Literal["last", "all"] = Field("last", description="the head's input: that vector, or every stage's mean before it")
-    pooled: bool = Field(False, description="whether the vector is the mean over all positions of a map, as torch showed")
+    sha256: str = Field(description="digest of the pretrained tensors as loaded")
+    width: int = Field(gt=0, description="dimension of the output vector")
+    stages: dict[NonNegativeInt, PositiveInt] = Field({}, description="channels of each stage used, by timm stage index")
+    sees: Literal["last", "all"] = Field(
+        "last", description="the head's input: last: the output vector; all: the pooled stages and the output vector"
+    )
+    pooled: bool = Field(False, description="whether the output vector is a global average pool, as verified in torch")
 
     @property
     def maps(self) -> dict[str, int]:
-        """The graph's outputs float32 (N, width, h, w) whose means are the head's input, in its order, each with its width.
+        """The feature map outputs of the graph, float32 (N, width, h, w), with their widths. Pooled, they are the head's input.
 
-        Empty where the network is not pooled: then no map's positions add up to a logit.
+        Empty if the output vector is not a global average pool: then a logit is not a sum over positions.
         """
-        stages = {f"stage{number + 1}_{MAPS}": width for number, width in self.stages.items()} if self.sees == "all" else {}
+        stages = {f"stage{index + 1}_{MAPS}": width for index, width in self.stages.items()} if self.sees == "all" else {}
         return stages | {MAPS: self.width} if self.pooled else {}
 
 
 class Score(_Record):
-    """A share of right answers with its 95 % Wilson interval."""
+    """Accuracy with its 95% Wilson interval."""
 
     accuracy: float = Field(ge=0, le=1)
     low: float = Field(ge=0, le=1)
@@ -85,28 +86,28 @@ class Score(_Record):
 
 
 class Fidelity(_Record):
-    """What becomes of a package's answers where the network computes in another precision than f32."""
+    """How much the predictions change at a precision other than f32."""
 
-    moved: float = Field(ge=0, le=1, description="how far the probability of an undecided image would, over validation images")
-    changed: int = Field(ge=0, description="how many of these images get another answer")
-    score: Score = Field(description="how many test images are answered rightly")
+    moved: float = Field(ge=0, le=1, description="largest shift of a probability near 0.5, on validation images")
+    changed: int = Field(ge=0, description="number of validation images with a different prediction")
+    score: Score = Field(description="accuracy on the test images")
 
     @property
     def faithful(self) -> bool:
-        """Whether it may be used without being asked for."""
+        """Whether `precision=auto` may select it."""
         return self.changed == 0 and self.moved <= FAITHFUL
 
 
 class Calibration(_Record):
-    """How far to trust an answer, as validation taught it; test only measures what came of it.
+    """Decision thresholds, fitted on the validation split; the test split only evaluates them.
 
     Attributes:
-        thresholds: in the labels' order. One label an image: the lowest probability at which `wanted_precision` was
-            reached, None if never. Several: the probability from which on the label is given.
-        coverage: how often a prediction set promises to hold the right label; None for several labels an image.
-        set_threshold: the probability from which on a label is in the prediction set; 0 where validation had too few
-            images for the promise, so that every label is in it.
-        outlier_k: an image's outlier score is its cosine distance to the k-th nearest of the package's neighbours.
+        thresholds: one per label, in label order. Multiclass: the lowest probability that reaches `wanted_precision`, or None.
+            Multilabel: the lowest probability at which the label is predicted.
+        coverage: target probability that the prediction set contains the true label; None for multilabel.
+        set_threshold: the lowest probability at which a label is in the prediction set. 0 if validation has too few images to
+            guarantee the coverage: then the set contains every label.
+        outlier_k: the outlier score is the cosine distance to the k-th nearest neighbor in the package.
         outlier_threshold: an image with a higher score is an outlier.
     """
 
@@ -124,10 +125,10 @@ class FileRecord(_Record):
 
 
 class Manifest(_Record):
-    """Everything about a model but its numbers."""
+    """The metadata of a model: everything except its weights."""
 
     format: Literal[4] = FORMAT
-    sha256: str = Field(default="", description="of this file with this field empty: the model's identity")
+    sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
     name: str
     version: str
     created: str = Field(description="ISO 8601, UTC")
@@ -135,12 +136,12 @@ class Manifest(_Record):
     strategy: str
     backbone: Backbone
     preprocessing: Preprocessing
-    multilabel: bool = Field(description="whether an image may have several labels, or none")
-    temperature: float = Field(gt=0, description="logits are divided by it before the softmax, or the sigmoids")
+    multilabel: bool = Field(description="whether an image may have several labels or none")
+    temperature: float = Field(gt=0, description="divisor of the logits before the softmax or sigmoid")
     calibration: Calibration
-    scores: dict[str, Score] = Field(description="by split; `test` was never used to choose anything")
-    tolerance: float = Field(gt=0, description="how far a probability may move from the golden answers")
-    fidelity: dict[Precision, Fidelity] = Field(description="by precision, of those that the packaging machine computes in")
+    scores: dict[str, Score] = Field(description="accuracy by split; `test` was not used for any selection")
+    tolerance: float = Field(gt=0, description="largest allowed difference from a golden probability")
+    fidelity: dict[Precision, Fidelity] = Field(description="by precision, for those that the packaging machine supports")
     libraries: dict[str, str]
     files: dict[str, FileRecord]
 
@@ -148,26 +149,26 @@ class Manifest(_Record):
     def _one_threshold_a_label(self) -> "Manifest":
         thresholds = self.calibration.thresholds
         if len(thresholds) != len(self.labels):
-            raise ValueError(f"there are {len(self.labels)} labels, but {len(thresholds)} thresholds")
+            raise ValueError(f"{len(self.labels)} labels, but {len(thresholds)} thresholds")
         if self.multilabel and None in thresholds:
-            raise ValueError("several labels an image need a threshold each")
+            raise ValueError("every label of a multilabel model needs a threshold")
         if not self.multilabel and self.calibration.set_threshold is None:
-            raise ValueError("one label an image needs a threshold for its prediction set")
+            raise ValueError("a multiclass model needs a set_threshold")
         return self
 
     def content(self) -> bytes:
-        """The manifest file's bytes: the only spelling that `read` accepts."""
+        """The manifest file's bytes, in the canonical form that `read` requires."""
         return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
 
     def sealed(self) -> "Manifest":
-        """This manifest with its own digest filled in."""
-        blank = self.model_copy(update={"sha256": ""})
-        return blank.model_copy(update={"sha256": hashlib.sha256(blank.content()).hexdigest()})
+        """A copy of this manifest with its own digest set."""
+        without_digest = self.model_copy(update={"sha256": ""})
+        return without_digest.model_copy(update={"sha256": hashlib.sha256(without_digest.content()).hexdigest()})
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A package whose every byte has been checked."""
+    """A verified package."""
 
     path: Path
     manifest: Manifest
@@ -198,77 +199,79 @@ class Artifact:
 
 
 def record(path: Path) -> FileRecord:
-    """The digest and size of one file, read in pieces."""
+    """The digest and size of one file, read in chunks."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return FileRecord(sha256=digest.hexdigest(), bytes=file.tell())
 
 
 def read(path: Path) -> Artifact:
-    """The package in a directory, every byte of it verified.
+    """Reads a package directory and verifies every byte.
 
     Raises:
-        ArtifactError: if anything is missing, added, altered, or of another format; the text names the file.
+        ArtifactError: if a file is missing, extra or altered, or the format version differs; the message names the file.
     """
     if not path.is_dir():
         raise ArtifactError(f"{path} is not a package: no such directory. Make one with: graft fit DIR")
     manifest = _read_manifest(path / MANIFEST)
     _check_names(path, manifest)
-    for name, promised in manifest.files.items():
-        _check_file(path / name, promised)
+    for name, expected in manifest.files.items():
+        _check_file(path / name, expected)
     return Artifact(path, manifest)
 
 
 def _read_manifest(path: Path) -> Manifest:
     if path.is_symlink():
-        raise ArtifactError(f"{path} is a link. A package holds no links; copy it with its contents.")
+        raise ArtifactError(f"{path} is a link. A package may not contain links; copy the target file.")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing, so {path.parent} is not a finished package. Pack it again.") from None
+        raise ArtifactError(f"{path} is missing, so {path.parent} is not a complete package. Create it again.") from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
     try:
         fields = json.loads(content)
-        found = fields["format"]
+        version = fields["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ArtifactError(f"{path} is not a Graft manifest. Copy the package again from where it was made.") from None
-    if found != FORMAT:
-        raise ArtifactError(f"{path} has format {found!r}; this Graft reads format {FORMAT}. Install the Graft it names.")
+        raise ArtifactError(f"{path} is not a Graft manifest. Copy the package again from the original.") from None
+    if version != FORMAT:
+        raise ArtifactError(
+            f"{path} has format {version!r}; this Graft reads format {FORMAT}. Install a matching Graft version."
+        )
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{path}: {where}: {first['msg']}. Copy the package again.") from None
+        location = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{path}: {location}: {first['msg']}. Copy the package again.") from None
     if manifest.sealed().content() != content:
-        raise ArtifactError(f"{path} was altered after it was written: its own sha256 does not match. Copy it again.")
+        raise ArtifactError(f"{path} was altered after it was written: its sha256 does not match. Copy it again.")
     return manifest
 
 
 def _check_names(path: Path, manifest: Manifest) -> None:
-    promised, found = set(manifest.files), {entry.name for entry in path.iterdir()} - {MANIFEST}
-    # The names are a closed set, so no manifest can point outside its own directory.
-    wanted = FILES | INT8_FILES if "int8" in manifest.fidelity else FILES
-    if odd := promised ^ wanted:
-        raise ArtifactError(f"{path / MANIFEST} promises the wrong files ({', '.join(sorted(odd))}). Copy it again.")
-    if missing := promised - found:
-        raise ArtifactError(f"{path / min(missing)} is missing. Copy the package again from where it was made.")
-    if extra := found - promised:
-        raise ArtifactError(f"{path / min(extra)} is not in the manifest. Remove it if it is yours; nothing else may be here.")
+    listed, actual = set(manifest.files), {entry.name for entry in path.iterdir()} - {MANIFEST}
+    # Only fixed names are allowed, so a manifest cannot point outside its directory.
+    expected = FILES | INT8_FILES if "int8" in manifest.fidelity else FILES
+    if wrong := listed ^ expected:
+        raise ArtifactError(f"{path / MANIFEST} lists the wrong files ({', '.join(sorted(wrong))}). Copy it again.")
+    if missing := listed - actual:
+        raise ArtifactError(f"{path / min(missing)} is missing. Copy the package again from the original.")
+    if extra := actual - listed:
+        raise ArtifactError(f"{path / min(extra)} is not in the manifest. Remove it: a package may not contain other files.")
 
 
 def _check_file(path: Path, promised: FileRecord) -> None:
     if path.is_symlink() or not path.is_file():
-        raise ArtifactError(f"{path} is not a plain file. A package holds no links; copy it with its contents.")
+        raise ArtifactError(f"{path} is not a regular file. A package may not contain links; copy the target file.")
     try:
-        found = record(path)
+        actual = record(path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
-    if found.bytes != promised.bytes:
-        raise ArtifactError(f"{path} has {found.bytes:,} bytes; the manifest promises {promised.bytes:,}. Copy it again.")
-    if found.sha256 != promised.sha256:
+    if actual.bytes != promised.bytes:
+        raise ArtifactError(f"{path} has {actual.bytes:,} bytes; the manifest lists {promised.bytes:,}. Copy it again.")
+    if actual.sha256 != promised.sha256:
         raise ArtifactError(
-            f"{path} has sha256 {found.sha256[:12]}…, but the manifest promises {promised.sha256[:12]}…."
-            " Its content was altered; copy it again from where it was made."
+            f"{path} has sha256 {actual.sha256[:12]}…, but the manifest lists {promised.sha256[:12]}…."
+            " The file was altered; copy it again from the original package."
         )

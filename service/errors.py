@@ -1,12 +1,12 @@
-"""The exceptions that a request may end with."""
+"""The exceptions that end a request."""
 
 
 class ImageError(ValueError):
-    """This file cannot be classified, for a reason fit to show to whoever sent it.
+    """The image cannot be used. The message is safe to return to the client.
 
     Attributes:
-        code: a stable slug, as listed in `graft.service.api.schemas`.
-        limit: the name of the limit that was hit, if one was.
+        code: a stable error code from `graft.service.api.schemas`.
+        limit: the name of the exceeded limit, if any.
     """
 
     def __init__(self, code: str, detail: str, limit: str | None = None) -> None:
@@ -16,10 +16,10 @@ class ImageError(ValueError):
 
 
 class Overloaded(Exception):
-    """The queue is full, or the deadline passed while waiting. Try again in a moment.
+    """The queue is full, or the deadline passed in the queue. The client may retry.
 
     Attributes:
-        limit: the setting that was hit.
+        limit: the name of the exceeded setting, if any.
     """
 
     def __init__(self, detail: str, limit: str | None = None) -> None:
@@ -28,13 +28,13 @@ class Overloaded(Exception):
 
 
 class Refused(Exception):
-    """A request that is answered with a problem instead of a result.
+    """Ends a request with a problem response (RFC 9457).
 
     Attributes:
         code: a key of `graft.service.api.schemas.PROBLEMS`.
-        limit: the setting that was hit, if one was.
-        field: the request's field at fault, if one is.
-        status: if it is another than the code's own.
+        limit: the name of the exceeded setting, if any.
+        field: the invalid request field, if any.
+        status: overrides the default status of the code.
     """
 
     def __init__(

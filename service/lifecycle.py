@@ -1,6 +1,6 @@
-"""How the service starts, fails and stops, where BentoML would respawn for ever or wait for a day.
+"""Start-up, failure, and shutdown of the service, where BentoML would respawn forever or hang. No request handling.
 
-Two processes: the command `bentoml serve`, and the worker that it starts, which holds the model.
+There are two processes: the supervisor (the command `bentoml serve`), and the worker it starts, which holds the model.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ from .http.state import Serving
 from .monitoring.logs import logger
 from .settings import Settings, SettingsError
 
-COMMAND = "_GRAFT_COMMAND"  # the command's process id, for its worker
+COMMAND = "_GRAFT_COMMAND"  # environment variable with the supervisor's process id, read by the worker
 UNUSABLE = 3  # the exit code for a package that cannot be served
-NOTICE_S = 1.0  # how long /readyz says no before the doors close, so that a load balancer can look elsewhere
+NOTICE_S = 1.0  # /readyz returns 503 for this long before the sockets close, so that a load balancer can react
 WATCH_EVERY_S = 1.0
-YIELDS = 10  # how much nicer than the event loop everything that computes is
-LARGE = 2**20  # bytes, from which on memory goes back to the system the moment it is free
+YIELDS = 10  # the nice value of all computing threads and processes, relative to the event loop
+LARGE = 2**20  # bytes; glibc returns blocks of at least this size to the system as soon as they are freed
 _M_MMAP_THRESHOLD = -3
 _PR_SET_PDEATHSIG = 1
 
 
 def check() -> None:
-    """In the command, before any worker: what can be seen to be wrong ends it now, with the reason.
+    """Runs in the supervisor before any worker. Exits with the reason if the settings or the package are invalid.
 
     Raises:
-        SystemExit: 2 for a setting that is wrong, 3 for a package that cannot be served.
+        SystemExit: 2 for an invalid setting, 3 for a package that cannot be served.
     """
     try:
         settings = Settings.from_environment(os.environ)
@@ -53,12 +53,12 @@ def check() -> None:
 def _warn_if_open(settings: Settings) -> None:
     host = _host()
     if settings.key is None and not _is_loopback(host):
-        warning = f"WARNING: anybody who can reach {host} may use this service: there is no key. Set GRAFT_API_KEY."
+        warning = f"WARNING: no API key is set, so any client that can reach {host} can use this service. Set GRAFT_API_KEY."
         print("\n".join(["", "!" * len(warning), warning, "!" * len(warning), ""]), file=sys.stderr, flush=True)
 
 
 def _host() -> str:
-    """What --host says, or else the service itself."""
+    """The --host option, or the service's default."""
     context = click.get_current_context(silent=True)
     return (context.params.get("host") if context else None) or "127.0.0.1"
 
@@ -66,15 +66,15 @@ def _host() -> str:
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # no address at all, which BentoML will say itself
+    except ValueError:  # not an IP address; BentoML reports invalid ones
         return True
 
 
 def _listen_to_worker() -> None:
-    """A worker that cannot start tells the command so, by a signal: it would be started again for ever otherwise."""
+    """Lets a worker that cannot start stop the supervisor with SIGUSR1. Otherwise it would be restarted forever."""
 
     def stop(*_: Any) -> None:
-        # As if stopped from outside, and then with an exit code that says why.
+        # Shut down as on an external SIGTERM, but with an exit code that gives the reason.
         atexit.register(os._exit, UNUSABLE)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -83,20 +83,20 @@ def _listen_to_worker() -> None:
 
 
 def _watch_worker() -> None:
-    """BentoML's supervisor would look only every ten seconds whether the worker lives, and nobody answers meanwhile."""
+    """Makes the supervisor check the worker every second. BentoML's default is 10 s, with no response in between."""
     from circus.controller import Controller
 
     start = Controller.start
 
-    def start_watching(self: Any) -> None:
+    def start_with_short_delay(self: Any) -> None:
         self.check_delay = 1e3 * WATCH_EVERY_S
         start(self)
 
-    Controller.start = start_watching
+    Controller.start = start_with_short_delay
 
 
 def fail(reason: str) -> None:
-    """In the worker: says why it cannot start, and ends the command with it."""
+    """Runs in the worker: prints why it cannot start, and stops the supervisor too."""
     print(f"error: {reason}", file=sys.stderr, flush=True)
     if os.environ.get(COMMAND) == str(os.getppid()):
         os.kill(os.getppid(), signal.SIGUSR1)
@@ -104,29 +104,29 @@ def fail(reason: str) -> None:
 
 
 def end_with_command() -> None:
-    """In the worker: stops it in good order if the command is killed, instead of keeping the port from the next one."""
+    """Runs in the worker: shuts it down cleanly if the supervisor is killed. Otherwise it would keep the port."""
     if os.environ.get(COMMAND) == str(os.getppid()):
-        with suppress(AttributeError, OSError):  # only Linux knows it
+        with suppress(AttributeError, OSError):  # prctl exists only on Linux
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def return_large_blocks() -> None:
-    """In the worker: keeps uploads of megabytes from leaving holes behind that glibc holds on to, 20 MiB after a while."""
-    with suppress(AttributeError, OSError):  # another C library, which has its own ways
+    """Runs in the worker: keeps large uploads from fragmenting the glibc heap, which would retain about 20 MiB."""
+    with suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
 
 
 def step_back() -> None:
-    """Lets this thread, and every thread and process that it starts, compute when the event loop has nothing to do.
+    """Lowers the scheduling priority of this thread, and of the threads and processes that it starts, below the event loop.
 
-    Refusals and probes cost microseconds, but would wait for their turn behind milliseconds of arithmetic.
+    Rejections and probes take microseconds, but would otherwise wait behind milliseconds of computation.
     """
-    if sys.platform == "linux":  # elsewhere the whole process would step back
+    if sys.platform == "linux":  # elsewhere nice values apply to the whole process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), YIELDS)
 
 
 def announce_stop(serving: Serving) -> None:
-    """In the worker, once its event loop runs: a signal to stop is known to /readyz before uvicorn closes the doors."""
+    """Runs in the worker once its event loop runs: on SIGTERM, /readyz fails for `PRESTOP_S` before uvicorn shuts down."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _after_notice(serving, loop, signal.getsignal(number)))
@@ -146,8 +146,8 @@ def _after_notice(serving: Serving, loop: asyncio.AbstractEventLoop, then: Handl
 
 
 async def recycle(serving: Serving) -> None:
-    """Ends the worker once only a new one helps; the command starts that."""
+    """Exits the worker once it needs a restart; the supervisor starts a new one."""
     while not (serving.pipeline and serving.pipeline.road.beyond_repair):
         await asyncio.sleep(WATCH_EVERY_S)
-    logger.critical("the network no longer answers; starting anew")
+    logger.critical("the network no longer responds; restarting")
     os._exit(1)

@@ -1,4 +1,4 @@
-"""What several test modules share: one fitted sample, its model, and a running server, each made once a session."""
+"""Shared fixtures: a run fitted on the sample, its model, and a running server, each created once per session."""
 
 import io
 import json
@@ -6,8 +6,10 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
-# Importing takes longer than learning here; so one process imports, computes nothing, and is forked for each fit.
+# Imports take longer than training here, so one process imports everything, computes nothing, and is forked for each fit.
 NURSERY = """
 import json, os, resource, sys
 import sklearn.linear_model, threadpoolctl, safetensors.torch, timm, torch.onnx, openvino
@@ -30,16 +32,16 @@ from graft.training.cli.main import main
 
 print("ready", flush=True)
 for line in sys.stdin:
-    order = json.loads(line)
+    command = json.loads(line)
     child = os.fork()
     if child == 0:
-        os.chdir(order["folder"])
-        said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.chdir(command["folder"])
+        output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (0, 1, 2):
-            os.dup2(said, stream)
-        if order["file_bytes"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], resource.RLIM_INFINITY))
-        os._exit(main(order["words"]))
+            os.dup2(output, stream)
+        if command["file_bytes"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_bytes"], resource.RLIM_INFINITY))
+        os._exit(main(command["arguments"]))
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -47,7 +49,7 @@ for line in sys.stdin:
 
 @dataclass(frozen=True)
 class Nursery:
-    """Starts `graft` as children of a process that has imported everything."""
+    """Fork server: runs `graft` commands in forks of a process that has imported everything."""
 
     process: subprocess.Popen[str]
 
@@ -59,19 +61,23 @@ class Nursery:
         interrupt: tuple[str, signal.Signals] | None = None,
         file_bytes: int = 0,
     ) -> int:
-        """The exit code of `graft WORDS` in a folder, where `said` gets what it says; -9 if it was killed before it ended.
+        """Run `graft ARGUMENTS` in a folder and write its output to the file `output`.
 
         Args:
-            interrupt: a signal that it gets once it has said something.
-            file_bytes: what the largest file may hold, as on a disk that is full; 0: no limit.
+            kill_after_s: send SIGKILL after this many seconds.
+            interrupt: (text, signal): send the signal once the output contains the text.
+            file_bytes: maximum file size, to simulate a full disk; 0 for no limit.
+
+        Returns:
+            The exit code; -9 if the command was killed.
         """
-        self.process.stdin.write(json.dumps({"folder": str(folder), "words": words, "file_bytes": file_bytes}) + "\n")
+        self.process.stdin.write(json.dumps({"folder": str(folder), "arguments": words, "file_bytes": file_bytes}) + "\n")
         self.process.stdin.flush()
         child = int(self.process.stdout.readline())
         if kill_after_s is not None and not self._ended_within(kill_after_s):
             os.kill(child, signal.SIGKILL)
         while interrupt and not self._ended_within(0.02):
-            if interrupt[0] in (folder / "said").read_text():
+            if interrupt[0] in (folder / "output").read_text():
                 os.kill(child, interrupt[1])
                 break
         return int(self.process.stdout.readline())
@@ -82,46 +88,44 @@ class Nursery:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache that nobody else uses, where every server gets a BentoML home of its own; no hub is ever asked."""
+    """A separate cache folder, in which every server gets its own BentoML home; Hugging Face Hub is set to offline."""
     folder = tmp_path_factory.mktemp("cache")
-    given = {"GRAFT_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
-    before = {name: os.environ.get(name) for name in (*given, "BENTOML_HOME")}
+    settings = {"GRAFT_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
+    previous = {name: os.environ.get(name) for name in (*settings, "BENTOML_HOME")}
     os.environ.pop("BENTOML_HOME", None)
-    os.environ.update(given)
+    os.environ.update(settings)
     yield folder
-    for name, value in before.items():
+    for name, value in previous.items():
         os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The current folder of the session's own fit, where its `runs/` appears."""
+    """Working directory of the session's fit, with its `runs/`."""
     return tmp_path_factory.mktemp("workplace")
 
 
 @pytest.fixture(scope="session")
 def fitted(cache: Path, workplace: Path):
-    """A probe on the embedded sample: what `graft fit` leaves behind (a graft.training.pipelines.fit.Result)."""
+    """A probe fitted on the embedded sample (a graft.training.pipelines.fit.Result)."""
     from graft.training.config.recipe import Recipe
-    from graft.training.pipelines import fit as run
+    from graft.training.pipelines import fit as pipeline
     from graft.training.sample import SAMPLE
 
-    here = Path.cwd()
+    previous = Path.cwd()
     os.chdir(workplace)
     try:
-        return run.fit(SAMPLE, workplace / "runs" / "sample", Recipe(strategy="probe"))
+        return pipeline.fit(SAMPLE, workplace / "runs" / "sample", Recipe(strategy="probe"))
     finally:
-        os.chdir(here)
+        os.chdir(previous)
 
 
 @pytest.fixture(scope="session")
 def nursery(cache: Path) -> Iterator[Nursery]:
-    """For tests of whole processes."""
-    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """Fork server for tests that run whole `graft` processes."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", NURSERY]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings, bufsize=1
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, bufsize=1) as process:
         assert process.stdout.readline() == "ready\n"
         yield Nursery(process)
         process.stdin.close()
@@ -129,7 +133,7 @@ def nursery(cache: Path) -> Iterator[Nursery]:
 
 @pytest.fixture(scope="session")
 def model(fitted):
-    """The fitted package brought to life (a graft.service.inference.model.Model)."""
+    """The loaded package of `fitted` (a graft.service.inference.model.Model)."""
     from graft.service.inference import model
 
     return model.load(fitted.artifact.path)
@@ -137,15 +141,15 @@ def model(fitted):
 
 @pytest.fixture(scope="session")
 def pack(fitted, tmp_path_factory):
-    """A package of another backbone with random weights and a random head (a packing.Pack): `pack("resnet18", "all")`."""
-    import random_packages as packing
+    """A random_packages.CreatePackage, for packages of other backbones with random weights: `pack("resnet18", "all")`."""
+    import random_packages
 
-    return packing.packer(fitted, tmp_path_factory.mktemp("packed"))
+    return random_packages.packer(fitted, tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture(scope="module")
 def client(model):
-    """Asks a service with the fitted package, in this process."""
+    """An HTTP client of a service with the fitted package, in this process."""
     from api_client import mounted
     from starlette.testclient import TestClient
 
@@ -164,24 +168,52 @@ def server(fitted) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def clothes() -> list[tuple[str, bytes]]:
-    """Ten held-out images of the sample, one of each label: (label, encoded PNG)."""
+    """Ten test images of the sample, one per label: (label, encoded PNG)."""
     from graft.training.data.dataset import scan
     from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
-    held_out = [sample for sample in dataset.samples if sample.part == "test"]
-    first = {sample.label: sample for sample in reversed(held_out)}
-    return [(dataset.labels[label], dataset.read(sample)) for label, sample in sorted(first.items())]
+    test_samples = [sample for sample in dataset.samples if sample.part == "test"]
+    by_label = {sample.label: sample for sample in reversed(test_samples)}
+    return [(dataset.labels[label], dataset.read(sample)) for label, sample in sorted(by_label.items())]
+
+
+@pytest.fixture(scope="session")
+def shirt(clothes: list[tuple[str, bytes]]) -> bytes:
+    """A test image of the label `shirt`, as PNG."""
+    return dict(clothes)["shirt"]
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[tuple[str, list[str]]]:
+    """A local URL without a scheme, and the list of clients that have connected to it."""
+    clients: list[str] = []
+    with socket.socket() as server_socket:
+        server_socket.bind(("127.0.0.1", 0))
+        server_socket.listen()
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, address = server_socket.accept()
+                except OSError:
+                    return
+                clients.append(str(address))
+                connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{server_socket.getsockname()[1]}/cat.jpg", clients
+        server_socket.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
 def encode() -> Callable[..., bytes]:
-    """An image as a file: `encode(array_or_image, "JPEG", quality=90)`."""
+    """Encodes an image: `encode(array_or_image, "JPEG", quality=90)`."""
 
     def encoded(image: np.ndarray | Image.Image, format: str = "PNG", **settings: object) -> bytes:
         file = io.BytesIO()
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        picture.save(file, format, **settings)
+        pil_image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        pil_image.save(file, format, **settings)
         return file.getvalue()
 
     return encoded
@@ -189,14 +221,14 @@ def encode() -> Callable[..., bytes]:
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """Smooth colours that are different in every corner: uint8 (60, 80, 3)."""
+    """A smooth color gradient with a different color in each corner: uint8 (60, 80, 3)."""
     rows, columns = np.mgrid[0:60, 0:80]
     return np.stack([rows * 4, columns * 3, 255 - rows * 2 - columns], axis=-1).astype(np.uint8)
 
 
 @pytest.fixture
 def make_folder(tmp_path: Path, encode) -> Callable[..., Path]:
-    """A folder of random images: `make_folder({"cat": 5, "dog": 5})`; a label may hold a slash, as in "train/cat"."""
+    """Creates a folder of random images: `make_folder({"cat": 5, "dog": 5})`; labels may contain a slash: "train/cat"."""
 
     def made(counts: dict[str, int], seed: int = 0, side: int = 40) -> Path:
         random = np.random.default_rng(seed)
@@ -211,19 +243,19 @@ def make_folder(tmp_path: Path, encode) -> Callable[..., Path]:
 
 
 def shared(name: str) -> Path:
-    """A data set that lies beside the repository; skips the test where it does not."""
+    """Path of a dataset in ../shared/data; skips the test if it is missing."""
     path = SHARED / name
     if not path.is_file():
-        pytest.skip(f"{name} does not lie in ../shared/data; the embedded sample covers the same path")
+        pytest.skip(f"{name} is not in ../shared/data; the embedded sample covers the same code path")
     return path
 
 
 @contextmanager
 def files_of_at_most(n_bytes: int | None) -> Iterator[None]:
-    """A disk that is full as soon as a file has so many bytes; None: the disk as it is."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if n_bytes is None else n_bytes, before[1]))
+    """Simulate a full disk by limiting the file size to `n_bytes`; None for no limit."""
+    previous = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (previous[0] if n_bytes is None else n_bytes, previous[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, previous)

@@ -1,4 +1,4 @@
-"""Who may import whom, proven in fresh interpreters; and how dear an import may be."""
+"""Which modules may load which libraries, checked in fresh interpreters, and how long imports may take."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OFFLINE = {"training", "pytorch_lightning", "albumentations", "timm", "sklearn"}
+OFFLINE = {"graft.training", "pytorch_lightning", "albumentations", "timm", "sklearn"}
 MODULES = sorted(
     str(path.relative_to(ROOT / "service").with_suffix(""))
     for path in (ROOT / "service").rglob("*.py")
@@ -23,7 +23,7 @@ def python(program: str) -> str:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("service", {"pydantic", "numpy", "bentoml"}),
+        ("graft.service", {"pydantic", "numpy", "bentoml"}),
         ("graft.service.artifact", {"torch", "numpy", "bentoml", "PIL"}),
         ("graft.service.imaging.preprocess", {"torch", "bentoml", "openvino"}),
         ("graft.service.inference.postprocess", {"torch", "bentoml", "PIL"}),
@@ -58,24 +58,24 @@ def test_importing_it_never_loads(module: str, forbidden: set[str]):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_deployed_half_never_names_the_offline_half(module: str):
+def test_the_deployed_half_imports_itself_relatively_and_the_offline_half_never(module: str):
     tree = ast.parse((ROOT / "service" / f"{module}.py").read_text())
     named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     allowed = {"timm"} if module in ("networks/network", "networks/classic", "networks/torchvision") else set()
-    assert {name.partition(".")[0] for name in named} & OFFLINE <= allowed
+    assert {name.partition(".")[0] for name in named} & {"graft", "service", "training", *OFFLINE} <= allowed
 
 
-def test_only_batches_imports_albumentations():
+def test_only_the_augmentations_import_albumentations():
     importers = [path.name for path in (ROOT / "training").rglob("*.py") if "import albumentations" in path.read_text()]
-    assert importers == ["augmentations.py", "datamodule.py"]
+    assert importers == ["augmentations.py"]
 
 
 def test_serving_a_package_on_a_cpu_loads_no_torch(fitted):
     program = (
         "import sys; from pathlib import Path; from graft.service.inference import model;"
         f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu');"
-        "print(*sorted({'torch', 'timm', 'pytorch_lightning', 'training'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'timm', 'pytorch_lightning', 'graft.training'} & set(sys.modules)))"
     )
     assert python(program) == ""
 
@@ -97,3 +97,12 @@ def _environment() -> dict[str, str]:
     import os
 
     return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def test_the_environment_is_set_before_the_libraries_that_read_it_are_imported():
+    program = (
+        "import os; os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/nonexistent'; import sys; sys.path.insert(0, '.');"
+        "import service.app; from prometheus_client import values;"
+        "print(values.ValueClass.__name__, os.environ['BENTOML_DO_NOT_TRACK'])"
+    )
+    assert python(program) == "MutexValue True"

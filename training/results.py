@@ -1,6 +1,6 @@
-"""What a run has to tell: the records that evaluation and the ladder write into the run folder, and the report reads.
+"""Result records of a run: written by evaluation and strategy selection, read by the report.
 
-Records, and how a difference is said; who computes them is not known here.
+Records and their text form only; nothing is computed here.
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ class _Record(BaseModel):
 
 
 class Estimate(_Record):
-    """A number with its 95 % interval."""
+    """A value with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -21,12 +21,12 @@ class Estimate(_Record):
 
 
 def points(value: float, low: float, high: float, of: str = "") -> str:
-    """A difference of two shares with its interval, for a person: `+1.2 points (+0.3 to +2.0)`."""
+    """A difference of two proportions with its interval, such as `+1.2 points (+0.3 to +2.0)`."""
     return f"{100 * value:+.1f} points{f' of {of}' * bool(of)} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 class LabelScores(_Record):
-    """How one label fares on the test images. An estimate is None where there is nothing to estimate it from."""
+    """Per-class metrics on the test images. An estimate is None if it is undefined, such as precision without predictions."""
 
     label: str
     support: int = Field(ge=0, description="test images that have this label")
@@ -36,45 +36,47 @@ class LabelScores(_Record):
     average_precision: Estimate | None = None
     threshold: float | None = Field(
         None,
-        description="chosen on validation. One label an image: the lowest probability at which the wanted precision was"
-        " reached, None if never; several: the probability from which on the label is given",
+        description="chosen on validation. Multiclass: the lowest probability at which the target precision was reached,"
+        " None if never. Multi-label: the lowest probability at which the label is predicted",
     )
-    precision_above: Estimate | None = Field(None, description="precision on test of what is at least that probable")
+    precision_above: Estimate | None = Field(
+        None, description="precision on test of predictions with at least this probability"
+    )
 
 
 class Bin(_Record):
-    """One bin of a reliability diagram: what was claimed, and what came true."""
+    """One bin of a reliability diagram: mean confidence and observed accuracy."""
 
     confidence: float = Field(description="mean probability of the top label in this bin")
-    accuracy: float = Field(description="share of them that were right")
+    accuracy: float = Field(description="fraction of predictions in this bin that are correct")
     n: int
 
 
 class Conformal(_Record):
-    """Prediction sets that hold the right label with a promised probability."""
+    """Conformal prediction sets, which contain the true label with a guaranteed probability."""
 
-    promised: float = Field(gt=0, lt=1, description="the coverage asked for")
-    threshold: float = Field(description="labels at least this probable are in the set, and the most probable one always is")
+    promised: float = Field(gt=0, lt=1, description="the target coverage")
+    threshold: float = Field(description="labels with at least this probability are in the set; the top label always is")
     coverage: Estimate = Field(description="measured on test")
     mean_size: float
-    sizes: dict[int, int] = Field(description="how many test images got a set of each size")
+    sizes: dict[int, int] = Field(description="number of test images by set size")
 
 
 class Outliers(_Record):
-    """How unlike the training images an image is: the cosine distance of its vector to the k-th nearest of theirs."""
+    """Outlier detection: the cosine distance of an image's vector to the k-th nearest training vector."""
 
     k: int
-    threshold: float = Field(description="above it an image counts as an outlier")
-    flagged: Estimate = Field(description="share of the test images above the threshold")
+    threshold: float = Field(description="images with a greater distance are outliers")
+    flagged: Estimate = Field(description="fraction of test images above the threshold")
 
 
 class LearningCurve(_Record):
-    """What held-out images score by number of images learned from, and what more of them would bring.
+    """Held-out accuracy as a function of the number of training images, extrapolated to twice as many.
 
     Attributes:
-        n_images: that were learned from, ascending.
-        accuracy: on held-out images; mean average precision for several labels an image.
-        gain_of_doubling: by how much twice the largest number would raise it.
+        n_images: training images, ascending.
+        accuracy: on held-out images; mean average precision for multi-label data.
+        gain_of_doubling: predicted improvement with twice the largest number of images.
     """
 
     n_images: tuple[int, ...]
@@ -82,19 +84,20 @@ class LearningCurve(_Record):
     gain_of_doubling: Estimate
 
     def sentence(self) -> str:
-        """What more images would bring, in words."""
+        """The predicted gain of twice as many images."""
         gain = self.gain_of_doubling
-        return f"twice the images would bring about {points(gain.value, gain.low, gain.high)}"
+        return f"estimated gain from twice as many images: {points(gain.value, gain.low, gain.high)}"
 
 
 class Evaluation(_Record):
-    """Everything that is known about a trained network's answers to images that it never saw.
+    """Evaluation of a trained model on held-out test images.
 
     Attributes:
-        metrics: by name, on test. One label an image: accuracy, top5 (where there are more than 5 labels),
-            balanced_accuracy, log_loss, brier. Several: map, micro_f1, macro_f1, exact_match, and log_loss and brier as
-            means over labels. Both: ece_before and ece_after (the calibration error without and with the temperature).
-        confusion: `confusion[true][predicted]` in test images; None for several labels an image.
+        n: test images.
+        metrics: by name. Multiclass: accuracy, top5 (with more than 5 labels), balanced_accuracy, log_loss, brier.
+            Multi-label: map, micro_f1, macro_f1, exact_match, and log_loss and brier as means over labels. Both: ece_before
+            and ece_after (expected calibration error before and after temperature scaling).
+        confusion: confusion matrix, `confusion[true][predicted]` in test images; None for multi-label data.
     """
 
     n: int
@@ -108,27 +111,27 @@ class Evaluation(_Record):
     conformal: Conformal | None
     outliers: Outliers | None
     curve: LearningCurve | None = None
-    ten_crop: Estimate | None = Field(None, description="by how much ten looks at an image score better than one")
+    ten_crop: Estimate | None = Field(None, description="accuracy gain of ten-crop over single-crop inference")
 
     @property
     def headline(self) -> Estimate:
-        """The one number that a network is known by: accuracy, or mean average precision for several labels an image."""
+        """The primary metric: accuracy, or mean average precision for multi-label data."""
         return self.metrics["map" if self.multilabel else "accuracy"]
 
 
 class Quadrant(_Record):
-    """Where the data were found between small and large, similar to ImageNet and different from it."""
+    """Transfer-learning regime of a dataset: small or large, similar to ImageNet or different from it."""
 
     large: bool
     different: bool
-    sentence: str = Field(description="for a person, with the evidence")
+    sentence: str = Field(description="the regime with its evidence, as text")
 
 
 class Rung(_Record):
-    """One rung of the ladder: what was tried, what came of it, and what was decided."""
+    """One strategy that was tried: its validation score, its training time, and whether it was kept."""
 
     strategy: Literal["probe", "svm", "stages", "last", "finetune", "scratch"]
-    validation: Estimate = Field(description="accuracy, or mean average precision for several labels an image")
+    validation: Estimate = Field(description="accuracy, or mean average precision for multi-label data")
     seconds: float
     kept: bool
-    verdict: str = Field(description="in words, for a person")
+    verdict: str = Field(description="why it was kept or not, as text")

@@ -1,1 +1,1 @@
-"""What the benchmarks share: photos, servers, a load generator, tables."""
+"""Shared code of the benchmarks: photos, servers, load generator, tables."""

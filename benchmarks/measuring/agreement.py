@@ -1,4 +1,4 @@
-"""Whether two servers say the same about the same images."""
+"""Compares the predictions of two servers for the same images."""
 
 import http.client
 import json
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 CALLERS = 4
-PATIENCE_S = 600.0  # on a busy machine one forward pass in two threads, each waiting for the other, can take a minute
-Probabilities = dict[str, float]  # by label
+PATIENCE_S = 600.0  # on a busy machine, a forward pass with two threads that block each other can take a minute
+Probabilities = dict[str, float]  # keyed by label
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one server's answers compare with another's.
+    """How well the predictions of two servers agree.
 
     Attributes:
-        n_images, n_same: how many were asked, and how many got the same most probable label.
-        furthest: the largest difference of a probability.
+        n_images, n_same_top1: number of images sent, and number of images with the same most probable label.
+        max_difference: the largest absolute difference between two probabilities of the same label.
     """
 
     n_images: int
@@ -27,33 +27,34 @@ class Agreement:
 
 
 def answers(port: int, requests: Sequence[bytes]) -> list[Probabilities]:
-    """What a server says to whole requests, in their order."""
-    with ThreadPoolExecutor(CALLERS) as callers:
-        return list(callers.map(lambda request: _ask(port, request), requests))
+    """Send complete HTTP requests to a server and return the predictions in the same order."""
+    with ThreadPoolExecutor(CALLERS) as pool:
+        return list(pool.map(lambda request: _ask(port, request), requests))
 
 
 def compare(ours: Sequence[Probabilities], theirs: Sequence[Probabilities]) -> Agreement:
+    """Compare two lists of predictions, image by image."""
     pairs = list(zip(ours, theirs, strict=True))
-    n_same = sum(max(mine, key=mine.__getitem__) == max(other, key=other.__getitem__) for mine, other in pairs)
-    furthest = max(abs(mine[label] - other[label]) for mine, other in pairs for label in mine)
-    return Agreement(len(pairs), n_same, furthest)
+    n_same_top1 = sum(max(first, key=first.__getitem__) == max(second, key=second.__getitem__) for first, second in pairs)
+    max_difference = max(abs(first[label] - second[label]) for first, second in pairs for label in first)
+    return Agreement(len(pairs), n_same_top1, max_difference)
 
 
 def _ask(port: int, request: bytes) -> Probabilities:
-    """Raises RuntimeError if it is refused."""
+    """Raises RuntimeError if the status is not 200."""
     head, _, body = request.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("POST", lines[0].split()[1], body, headers)
     response = connection.getresponse()
-    said = response.read()
+    content = response.read()
     connection.close()
     if response.status != 200:
-        raise RuntimeError(f"{response.status}: {said[:500]!r}")
-    return _probabilities(json.loads(said))
+        raise RuntimeError(f"{response.status}: {content[:500]!r}")
+    return _probabilities(json.loads(content))
 
 
 def _probabilities(answer: Any) -> Probabilities:
-    [whole] = answer if isinstance(answer, list) else [answer]  # an API over batches answers with one, too
-    return {entry["label"]: entry["probability"] for entry in whole["predictions"]}
+    [result] = answer if isinstance(answer, list) else [answer]  # a batch API returns a list, also for one image
+    return {entry["label"]: entry["probability"] for entry in result["predictions"]}

@@ -1,4 +1,4 @@
-"""What is installed because of some packages: how many there are, and their bytes. Runs in any environment's python.
+"""Number and total size of the packages that a list of requirements installs. Runs with the Python of any environment.
 
 .bench/bin/python benchmarks/measuring/installed.py fastapi uvicorn torch
 """
@@ -11,45 +11,45 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-CUDA = ("nvidia-", "cuda-", "triton")  # that torch brings along for a GPU
+CUDA = ("nvidia-", "cuda-", "triton")  # dependencies of torch for CUDA
 
 
 def closure(wanted: list[str]) -> dict[str, Distribution]:
-    """All that these requirements need here, by name; what is not installed, such as for another system, is passed over."""
-    found: dict[str, Distribution] = {}
-    waiting, seen = [Requirement(text) for text in wanted], set()
-    while waiting:
-        requirement = waiting.pop()
+    """All direct and transitive dependencies by name; skips those not installed here, such as for another system."""
+    installed: dict[str, Distribution] = {}
+    pending, seen = [Requirement(text) for text in wanted], set()
+    while pending:
+        requirement = pending.pop()
         name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
         try:
-            found[name] = distribution(name)
+            installed[name] = distribution(name)
         except PackageNotFoundError:
             continue
-        waiting += [needed for text in found[name].requires or () if applies(needed := Requirement(text), extras)]
-    return found
+        pending += [dependency for text in installed[name].requires or () if applies(dependency := Requirement(text), extras)]
+    return installed
 
 
 def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
-    """Whether it holds on this system, for one of the extras or for none."""
-    here = default_environment()
-    return requirement.marker is None or any(requirement.marker.evaluate({**here, "extra": extra}) for extra in (*extras, ""))
+    """Whether the environment marker is true on this system, with one of the extras or with none."""
+    marker, environment = requirement.marker, default_environment()
+    return marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in (*extras, ""))
 
 
 def size(found: Distribution) -> int:
-    """Bytes of its files, by its own record."""
+    """Total size of its files in bytes, from its RECORD file."""
     return sum(file.size or 0 for file in found.files or ())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("requirements", nargs="+")
-    found = closure(parser.parse_args().requirements)
-    sizes = {name: size(each) for name, each in found.items()}
-    lean = sum(n_bytes for name, n_bytes in sizes.items() if not name.startswith(CUDA))
-    print(json.dumps({"packages": len(found), "bytes": sum(sizes.values()), "bytes_without_cuda": lean}))
+    installed = closure(parser.parse_args().requirements)
+    sizes = {name: size(package) for name, package in installed.items()}
+    n_bytes_without_cuda = sum(n_bytes for name, n_bytes in sizes.items() if not name.startswith(CUDA))
+    print(json.dumps({"packages": len(installed), "bytes": sum(sizes.values()), "bytes_without_cuda": n_bytes_without_cuda}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
--- For wrk: sends requests that lie ready in files, one after the other, and says in one line of JSON what came of it.
+-- wrk script: sends the requests stored in files in next_index, and prints the results as one line of JSON.
 --     wrk ... -s load.lua URL -- FILE...
 
-local requests, turn = {}, 0
+local requests, next_index = {}, 0
 
 function init(arguments)
   for _, path in ipairs(arguments) do
@@ -12,8 +12,8 @@ function init(arguments)
 end
 
 function request()
-  turn = turn % #requests + 1
-  return requests[turn]
+  next_index = next_index % #requests + 1
+  return requests[next_index]
 end
 
 function done(summary, latency)

@@ -1,4 +1,4 @@
-"""The package that is served where none is given."""
+"""Provides a default package for benchmarks that are started without one."""
 
 import subprocess
 import sys
@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def packaged(given: Path | None) -> Iterator[Path]:
-    """The one that is given, or a new one: a probe on hymenoptera's photos, tf_efficientnet_lite0 at 224 pixels."""
+    """Yield the given package, or fit a new one: a linear probe of tf_efficientnet_lite0 at 224 pixels on hymenoptera."""
     if given is not None:
         yield given
         return
     say("fitting a package")
     with tempfile.TemporaryDirectory() as folder:
-        fit = ["fit", str(HYMENOPTERA), "--strategy", "probe", "--out", folder + "/run"]
-        subprocess.run([sys.executable, "-m", "graft", *fit], check=True, cwd=ROOT, capture_output=True)
+        arguments = ["fit", str(HYMENOPTERA), "--strategy", "probe", "--out", folder + "/run"]
+        subprocess.run([sys.executable, "-m", "graft", *arguments], check=True, cwd=ROOT, capture_output=True)
         yield Path(folder, "run", "package")

@@ -1,4 +1,4 @@
-"""The tools that are compared with: their environment, how each is started, and what is tried so that each is at its best."""
+"""The peers (other serving tools): their environment, start commands, and a search for the fastest settings of each."""
 
 import os
 from collections.abc import Callable
@@ -14,12 +14,12 @@ SCRIPTS = ROOT / "benchmarks" / "peers"
 
 @dataclass(frozen=True)
 class Settings:
-    """One way to run a peer.
+    """Settings of one peer.
 
     Attributes:
-        threads: of one forward pass of torch.
-        workers: processes with a network each.
-        batch: the most images of one forward pass; None where the peer has no batching of its own.
+        threads: torch threads per forward pass.
+        workers: number of processes, each with its own copy of the network.
+        max_batch_size: maximum images per forward pass; None if the peer does not batch.
     """
 
     threads: int
@@ -27,8 +27,8 @@ class Settings:
     batch: int | None = None
 
     def __str__(self) -> str:
-        batch = "" if self.batch is None else f", batches of up to {self.batch}"
-        return f"{self.workers} x {self.threads} threads{batch}"
+        batching = "" if self.batch is None else f", batches of up to {self.batch}"
+        return f"{self.workers} x {self.threads} threads{batching}"
 
 
 TRIED = {
@@ -42,11 +42,11 @@ HEALTH = {"serve_bentoml.py": "/readyz"}
 def check() -> None:
     """Raises RuntimeError if the peers are not installed."""
     if not PYTHON.exists():
-        raise RuntimeError(f"The peers' environment, {PYTHON.parents[1]}, is not here; `make .bench/.ready` makes it.")
+        raise RuntimeError(f"The environment of the peers, {PYTHON.parents[1]}, does not exist; run `make .bench/.ready`.")
 
 
 def server(name: str, script: str, settings: Settings, package: Path, home: Path) -> Server:
-    """One peer with the package's weights."""
+    """Describe one peer that serves the package's weights."""
     command = [str(PYTHON), str(SCRIPTS / script), "--port", "{port}", "--workers", str(settings.workers)]
     if settings.batch is not None:
         command += ["--batch", str(settings.batch)]
@@ -63,20 +63,20 @@ def server(name: str, script: str, settings: Settings, package: Path, home: Path
 def best(
     package: Path, home: Path, n_ways: int, rate: Callable[[Server], float]
 ) -> tuple[list[Server], dict[str, dict[str, float]]]:
-    """Each peer as it is fastest, and the answers a second of every way that was tried.
+    """Find the fastest settings of each peer; also return the responses per second of all settings tried.
 
     Args:
-        n_ways: the most that are tried of each.
-        rate: measures a server that is ready.
+        n_settings: maximum number of settings to try per peer.
+        measure: returns the responses per second of a running server.
     """
-    chosen, found = [], {}
-    for name, (script, ways) in TRIED.items():
+    selected, rates_by_peer = [], {}
+    for name, (script, all_settings) in TRIED.items():
         rates = {}
-        for settings in ways[:n_ways]:
+        for settings in all_settings[:n_ways]:
             candidate = server(name, script, settings, package, home)
             with running([candidate]), alone(candidate):
                 rates[settings] = rate(candidate)
         fastest = max(rates, key=lambda settings: rates[settings])
-        chosen.append(server(name, script, fastest, package, home))
-        found[name] = {str(settings): found_rate for settings, found_rate in rates.items()}
-    return chosen, found
+        selected.append(server(name, script, fastest, package, home))
+        rates_by_peer[name] = {str(settings): settings_rate for settings, settings_rate in rates.items()}
+    return selected, rates_by_peer

@@ -1,4 +1,4 @@
-"""The photos that are asked about: as they come, as a camera of 12 megapixels would have taken them, and variants of them."""
+"""Photos to send: the originals, 12-megapixel versions of them, and augmented variants."""
 
 import io
 import itertools
@@ -11,41 +11,41 @@ from PIL import Image, ImageOps
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PHOTOS, HYMENOPTERA, CIFAR = (DATA / name for name in ("imagenet-100.zip", "hymenoptera.zip", "cifar10-6k.zip"))
-GRAIN = 7.0  # of 255; what makes a 12-megapixel photo of a phone 3 to 4 MB
+GRAIN = 7.0  # standard deviation, of 255; gives a 12-megapixel JPEG of 3 to 4 MB, as from a phone
 
 
 def photos(archive: Path) -> list[bytes]:
-    """The images of an archive, as they are."""
-    with zipfile.ZipFile(archive) as opened:
-        names = [name for name in opened.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png"))]
-        return [opened.read(name) for name in names]
+    """The encoded images of a ZIP archive, unchanged."""
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png"))]
+        return [file.read(name) for name in names]
 
 
 def of_a_phone(photo: bytes, seed: int = 0) -> bytes:
-    """A photo as a phone would have taken it: 4000 by 3000 pixels, with a sensor's grain."""
-    with Image.open(io.BytesIO(photo)) as opened:
-        large = np.asarray(opened.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC), np.int16)
-    grain = np.random.default_rng(seed).normal(0, GRAIN, large.shape).astype(np.int16)
-    return _jpeg(Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8)))
+    """Upscale a photo to 4000x3000 pixels and add sensor noise, as in a photo from a phone."""
+    with Image.open(io.BytesIO(photo)) as image:
+        large = np.asarray(image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC), np.int16)
+    noise = np.random.default_rng(seed).normal(0, GRAIN, large.shape).astype(np.int16)
+    return _jpeg(Image.fromarray(np.clip(large + noise, 0, 255).astype(np.uint8)))
 
 
 def variants(originals: Sequence[bytes], n_wanted: int) -> list[bytes]:
-    """The originals, then mirrored, cropped and turned ones of them, until there are so many."""
+    """The originals, then mirrored, cropped and rotated copies of them, `n_images` in total."""
     return list(itertools.islice(itertools.chain(originals, _changed(originals)), n_wanted))
 
 
 def _changed(originals: Sequence[bytes]) -> Iterator[bytes]:
-    changes: tuple[Callable[[Image.Image], Image.Image], ...] = (
+    transforms: tuple[Callable[[Image.Image], Image.Image], ...] = (
         ImageOps.mirror,
         lambda image: image.crop((image.width // 5, image.height // 5, image.width, image.height)),
         lambda image: image.transpose(Image.Transpose.ROTATE_90),
         ImageOps.flip,
         lambda image: image.crop((0, 0, image.width - image.width // 4, image.height - image.height // 4)),
     )
-    for change in changes:
+    for transform in transforms:
         for original in originals:
-            with Image.open(io.BytesIO(original)) as opened:
-                yield _jpeg(change(opened.convert("RGB")))
+            with Image.open(io.BytesIO(original)) as image:
+                yield _jpeg(transform(image.convert("RGB")))
 
 
 def _jpeg(image: Image.Image) -> bytes:

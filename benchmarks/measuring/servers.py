@@ -1,4 +1,4 @@
-"""Servers side by side, of which only one may use the processor at a time."""
+"""Runs several servers and keeps all but one suspended, so that only one uses the CPU at a time."""
 
 import os
 import signal
@@ -16,19 +16,19 @@ from pathlib import Path
 
 import psutil
 
-READY_WITHIN_S = 600.0  # a busy machine needs minutes to import torch
+READY_WITHIN_S = 600.0  # importing torch takes minutes on a busy machine
 REST_WITHIN_S = 60.0
 LOOK_S = 0.25
-IDLE = 0.5  # of a processor: some servers poll even when nobody asks
+IDLE = 0.5  # of one CPU; some servers poll without any request
 
 
 @dataclass
 class Server:
-    """A command that answers HTTP.
+    """An HTTP server process.
 
     Attributes:
-        command: with `{port}` where the port belongs.
-        health: the path that answers 200 once it is ready.
+        command: the command line; `{port}` stands for the port.
+        health: the path that returns 200 once the server is ready.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Server:
     main: psutil.Popen | None = None
 
     def start(self) -> None:
-        """Starts it in a session of its own; it is ready later."""
+        """Start the process in a new session, without waiting until it is ready."""
         self.port = self.port or free_port()
         command = [part.format(port=self.port) for part in self.command]
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the server; a pipe that nobody empties would hold it
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server; a full pipe would block it
         self.main = psutil.Popen(
             command,
             cwd=self.folder,
@@ -54,7 +54,7 @@ class Server:
         )
 
     def wait(self) -> None:
-        """Until it is ready. Raises RuntimeError if it never is."""
+        """Wait until the server is ready. Raises RuntimeError on timeout or exit."""
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
             if self.main is None or self.main.poll() is not None:
@@ -67,48 +67,49 @@ class Server:
         raise RuntimeError(f"{self.name} did not become ready:\n{self._said.read().decode(errors='replace')[-2000:]}")
 
     def halt(self) -> None:
-        """Holds all its processes: some servers poll even when nobody asks, and would take from the one that is measured."""
+        """Suspend all processes of this server: some servers poll while idle and would slow down the measured one."""
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
-                while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):  # the signal has to arrive
+                while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):  # until the signal is delivered
                     time.sleep(0.001)
 
     def go_on(self) -> None:
+        """Resume all suspended processes."""
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
     def rest(self) -> None:
-        """Returns once it has done what callers who left had still asked of it: that is not what is measured next.
+        """Wait until the server is idle: it may still process requests of clients that have disconnected.
 
-        Raises RuntimeError if it never is.
+        Raises RuntimeError on timeout.
         """
         deadline = time.monotonic() + REST_WITHIN_S
         while time.monotonic() < deadline:
-            before = self._processor_s()
+            used_s = self._processor_s()
             time.sleep(LOOK_S)
-            if self._processor_s() - before < IDLE * LOOK_S:
+            if self._processor_s() - used_s < IDLE * LOOK_S:
                 return
-        raise RuntimeError(f"{self.name} still works {REST_WITHIN_S:.0f} s after its last caller left.")
+        raise RuntimeError(f"{self.name} is still busy {REST_WITHIN_S:.0f} s after the last client disconnected.")
 
     def _processor_s(self) -> float:
         total = 0.0
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
-                used = process.cpu_times()
-                total += used.user + used.system
+                times = process.cpu_times()
+                total += times.user + times.system
         return total
 
     def libraries(self, name: str) -> bool:
-        """Whether any of its processes has a library of this name loaded."""
+        """Whether any of its processes has loaded a shared library with this name."""
         return any(name in region.path for process in self._tree() for region in process.memory_maps())
 
     def stop(self) -> None:
-        """Asks it to, and does not wait long."""
+        """Terminate all processes; kill those still running after 10 seconds."""
         processes = self._tree()
         self.go_on()
-        for process in processes:  # not the first alone: LitServe's leaves the others behind
+        for process in processes:  # not just the first: LitServe's main process leaves the others running
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
         _, alive = psutil.wait_procs(processes, timeout=10)
@@ -130,18 +131,18 @@ def free_port() -> int:
 
 
 def ended_in_order() -> None:
-    """A SIGTERM ends this process as Ctrl-C does, so that no server, least of all a held one, is left behind."""
+    """Exit on SIGTERM as on Ctrl-C, so that cleanup runs and no server, in particular no suspended one, stays behind."""
 
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends two, and the second would cut the tidying short
+    def exit_process(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends two signals; the second would interrupt the cleanup
         sys.exit(143)
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, exit_process)
 
 
 @contextmanager
 def stopping(server: Server) -> Iterator[Server]:
-    """Started, perhaps not ready yet, until the block ends."""
+    """Start a server, which may not be ready yet, and stop it when the block ends."""
     try:
         server.start()
         yield server
@@ -151,10 +152,10 @@ def stopping(server: Server) -> Iterator[Server]:
 
 @contextmanager
 def running(servers: Sequence[Server]) -> Iterator[None]:
-    """All of them from ready until the block ends, and all of them held: see `alone`."""
-    with ExitStack() as until_done:
+    """Start all servers, wait until each is ready, and suspend it; `exclusive_server` resumes one of them."""
+    with ExitStack() as stack:
         for server in servers:
-            until_done.enter_context(stopping(server))
+            stack.enter_context(stopping(server))
             server.wait()
             server.halt()
         yield
@@ -162,7 +163,7 @@ def running(servers: Sequence[Server]) -> Iterator[None]:
 
 @contextmanager
 def alone(server: Server) -> Iterator[Server]:
-    """This one of the held ones goes on until the block ends."""
+    """Resume one suspended server until the block ends."""
     server.go_on()
     try:
         server.wait()

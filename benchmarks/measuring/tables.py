@@ -1,4 +1,4 @@
-"""What a benchmark found, as one JSON object and as Markdown: promises first, then tables whose first numbers are ratios."""
+"""Formats benchmark results as JSON and Markdown: targets first, then tables with ratios before absolute values."""
 
 import datetime
 import math
@@ -17,10 +17,10 @@ LIBRARIES = ("bentoml", "openvino", "torch", "timm", "pillow", "numpy")
 
 @dataclass(frozen=True)
 class Promise:
-    """A target and what was found.
+    """A target and the measured value.
 
     Attributes:
-        limit: that the number must reach or, if `at_most`, must not pass.
+        limit: the minimum value or, if `at_most`, the maximum.
     """
 
     what: str
@@ -42,13 +42,14 @@ class Table:
 
 @dataclass
 class Report:
-    """What one benchmark found.
+    """Results of one benchmark.
 
     Attributes:
-        name: of the benchmark's file, which also says where this stands among the others.
-        title: the question.
-        notes: what a reader should know of how it was measured.
-        measured: every number behind the tables.
+        name: stem of the benchmark's file, which also sets its position in RESULTS.md.
+        title: heading of the section.
+        promises: the targets.
+        notes: how the values were measured.
+        measured: all raw measurements.
     """
 
     name: str
@@ -60,13 +61,13 @@ class Report:
     seconds: float = 0.0
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it, with when, where and with which versions."""
+        """The JSON record, with date, machine and library versions."""
         promises = [{**asdict(promise), "held": promise.held} for promise in self.promises]
         return {**asdict(self), "promises": promises, "machine": machine()}
 
 
 def machine() -> dict[str, Any]:
-    """What a number means little without."""
+    """Date, hardware and library versions of this run."""
     return {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "processor": processor(),
@@ -78,26 +79,28 @@ def machine() -> dict[str, Any]:
 
 
 def processor(facts: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, with the instructions that an engine can use for 8 or 16 bits."""
+    """CPU name and the instruction sets that matter for 8-bit and 16-bit inference."""
     lines = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines() if ":" in line)
-    values = {key.strip(): value.strip() for key, value in lines.items()}
-    short = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if flag in values["flags"].split()]
-    family = f"family {values.get('cpu family', '?')} model {values.get('model', '?')}"
-    return f"{values.get('model name', 'unknown')} ({family}; {', '.join(short)})"
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    instruction_sets = [
+        flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if flag in fields["flags"].split()
+    ]
+    family = f"family {fields.get('cpu family', '?')} model {fields.get('model', '?')}"
+    return f"{fields.get('model name', 'unknown')} ({family}; {', '.join(instruction_sets)})"
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """One benchmark's section."""
-    where = record["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in where["libraries"].items())
+    """The section of one benchmark."""
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {release}" for name, release in machine["libraries"].items())
     lines = [
         f"## {record['title']}",
         "",
-        f"{where['when']}, {where['cores']} cores of {where['processor']}, {where['memory_gib']} GiB; Python"
-        f" {where['python']}, {versions}. Took {record['seconds'] / 60:.0f} minutes.",
+        f"{machine['when']}, {machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB; Python"
+        f" {machine['python']}, {versions}. Took {record['seconds'] / 60:.0f} minutes.",
     ]
     if record["promises"]:
-        lines += ["", "| target | found | wanted | |", "|---|---|---|---|", *map(_promised, record["promises"])]
+        lines += ["", "| target | measured | required | |", "|---|---|---|---|", *map(_promised, record["promises"])]
     for table in record["tables"]:
         lines += ["", f"**{table['title']}**", "", _row(table["columns"]), "|---" * len(table["columns"]) + "|"]
         lines += [_row(row) for row in table["rows"]]
@@ -107,8 +110,8 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _promised(promise: dict[str, Any]) -> str:
-    wanted = f"{'at most' if promise['at_most'] else 'at least'} {number(promise['limit'])}"
-    return _row((promise["what"], promise["found"], wanted, "held" if promise["held"] else "**missed**"))
+    requirement = f"{'at most' if promise['at_most'] else 'at least'} {number(promise['limit'])}"
+    return _row((promise["what"], promise["found"], requirement, "met" if promise["held"] else "**missed**"))
 
 
 def _row(cells: Sequence[str | float]) -> str:
@@ -116,8 +119,8 @@ def _row(cells: Sequence[str | float]) -> str:
 
 
 def number(value: float) -> str:
-    """With three digits that say something."""
-    if math.isnan(value):  # nothing was measured
+    """Format a number with three significant digits."""
+    if math.isnan(value):  # not measured
         return "-"
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
@@ -125,13 +128,13 @@ def number(value: float) -> str:
 
 
 def say(what: str) -> None:
-    """To a person who waits."""
+    """Print a progress message to stderr."""
     print(f"{datetime.datetime.now():%H:%M:%S} {what}", file=sys.stderr, flush=True)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of what each turn says: two numbers of one turn were taken one right after the other.
+    """Median of the ratios per round; the two values of a round were measured right after each other.
 
-    Infinite where `theirs` has none, such as a server that answered nobody.
+    A ratio is infinite where the baseline is 0, such as a server without a successful response.
     """
-    return statistics.median(mine / other if other else math.inf for mine, other in zip(ours, theirs, strict=True))
+    return statistics.median(value / base if base else math.inf for value, base in zip(ours, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""What a process and its children hold in memory that no file backs, watched while they run (Linux)."""
+"""Samples the anonymous memory of a process and its descendants (Linux)."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ EVERY_S = 0.05
 
 
 def tree(process: int) -> Iterator[int]:
-    """A process and all that it started, directly or not."""
+    """PIDs of a process and all its descendants."""
     yield process
     for task in Path(f"/proc/{process}/task").glob("*/children"):
         for child in read(task).split():
@@ -17,13 +17,13 @@ def tree(process: int) -> Iterator[int]:
 
 
 def anonymous_mb(process: int) -> float:
-    """What a process and its children hold that no file backs, now."""
-    lines = (line for each in tree(process) for line in read(Path(f"/proc/{each}/status")).splitlines())
+    """Current anonymous memory (RssAnon) of a process and its descendants, in MiB."""
+    lines = (line for pid in tree(process) for line in read(Path(f"/proc/{pid}/status")).splitlines())
     return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
 
 
 def read(path: Path) -> str:
-    """A file of /proc, whose process may have just ended."""
+    """Read a file in /proc; "" if its process has just exited."""
     try:
         return path.read_text()
     except OSError:
@@ -32,17 +32,17 @@ def read(path: Path) -> str:
 
 @contextmanager
 def watched(process: int) -> Iterator[list[float]]:
-    """Collects the anonymous memory of a process and its children, many times a second."""
-    found, ended = [0.0], threading.Event()
+    """Sample the anonymous memory of a process and its descendants every `SAMPLE_INTERVAL_S` until the block ends."""
+    samples, done = [0.0], threading.Event()
 
-    def watch() -> None:
-        while not ended.wait(EVERY_S):
-            found.append(anonymous_mb(process))
+    def sample() -> None:
+        while not done.wait(EVERY_S):
+            samples.append(anonymous_mb(process))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    thread = threading.Thread(target=sample)
+    thread.start()
     try:
-        yield found
+        yield samples
     finally:
-        ended.set()
-        watcher.join()
+        done.set()
+        thread.join()

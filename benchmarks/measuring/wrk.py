@@ -1,4 +1,4 @@
-"""Load by `wrk`, a C program of one thread, which takes as little as can be from the server beside it."""
+"""Generates load with `wrk`, a single-threaded C program that leaves as much CPU as possible to the server."""
 
 import json
 import resource
@@ -16,13 +16,13 @@ BOUNDARY = "7f3aa1c0de"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one load.
+    """Results of one load.
 
     Attributes:
-        rate: answers a second.
-        p50_ms, p99_ms: of the seconds that an answer took.
-        broken: answers that were errors, and requests without one.
-        processor: the load generator's own share of one processor.
+        rate: successful responses per second.
+        p50_ms, p99_ms: latency percentiles.
+        broken: error responses and requests without a response.
+        processor: CPU use of wrk itself, as a fraction of one core.
     """
 
     rate: float
@@ -33,12 +33,12 @@ class Outcome:
 
 
 def raw(path: str, image: bytes) -> bytes:
-    """A whole request with the image as its body."""
+    """A complete HTTP request with the image as its body."""
     return _request(path, "image/jpeg", image)
 
 
 def multipart(path: str, image: bytes) -> bytes:
-    """A whole request with the image in the form field `image`."""
+    """A complete HTTP request with the image in the form field `image`."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
     return _request(
         path, f"multipart/form-data; boundary={BOUNDARY}", head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -51,14 +51,14 @@ def _request(path: str, kind: str, body: bytes) -> bytes:
 
 
 def check() -> None:
-    """Raises RuntimeError if there is no wrk."""
+    """Raises RuntimeError if wrk is not installed."""
     if shutil.which("wrk") is None:
-        raise RuntimeError("wrk, the load generator, is not here; it is a package of most systems: apt-get install wrk")
+        raise RuntimeError("The load generator wrk is not installed; install it with: apt-get install wrk")
 
 
 @contextmanager
 def files(requests: Sequence[bytes]) -> Iterator[list[Path]]:
-    """The requests as files, until the block ends."""
+    """Write the requests to temporary files, which exist until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, str(number)) for number in range(len(requests))]
         for path, request in zip(paths, requests, strict=True):
@@ -67,23 +67,23 @@ def files(requests: Sequence[bytes]) -> Iterator[list[Path]]:
 
 
 def load(port: int, requests: Sequence[Path], connections: int, seconds: float) -> Outcome:
-    """Callers who each ask again as soon as they have their answer."""
+    """Closed-loop load: each connection sends the next request as soon as it has a response."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", str(SCRIPT)]
-    before = _processor_s()
+    used_s = _processor_s()
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{port}", "--", *map(str, requests)], capture_output=True, text=True, check=True
     )
-    return outcome(done.stdout, _processor_s() - before)
+    return outcome(done.stdout, _processor_s() - used_s)
 
 
 def outcome(said: str, processor_s: float) -> Outcome:
-    """What wrk's script said, in our words."""
-    found = json.loads(said.strip().splitlines()[-1])
-    good, broken = found["n"] - found["failed"], found["failed"] + found["lost"]
-    return Outcome(good / found["seconds"], found["p50_ms"], found["p99_ms"], broken, processor_s / found["seconds"])
+    """Parse the JSON line that load.lua prints."""
+    summary = json.loads(said.strip().splitlines()[-1])
+    good, broken = summary["n"] - summary["failed"], summary["failed"] + summary["lost"]
+    return Outcome(good / summary["seconds"], summary["p50_ms"], summary["p99_ms"], broken, processor_s / summary["seconds"])
 
 
 def _processor_s() -> float:
-    """Of all children that have ended; servers have not."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """CPU seconds of all child processes that have exited; servers are still running."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

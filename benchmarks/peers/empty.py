@@ -1,4 +1,4 @@
-"""The least that BentoML can serve: what a start is compared with."""
+"""A minimal BentoML service: the baseline for start-up time."""
 
 import bentoml
 

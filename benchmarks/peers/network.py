@@ -1,7 +1,7 @@
-"""A Graft package as any other tool would use it: its weights in a plain timm network, its preprocessing by Pillow.
+"""Loads a Graft package into a plain timm network, with preprocessing in Pillow, as any other tool would.
 
-What the served peers share, so that they can give the same answers. Knows nothing of Graft but two files of the package:
-`manifest.json` and `weights.safetensors`. Pictures are decoded whole, which is what Pillow does unless asked otherwise.
+Shared by all peers that serve, so that their predictions agree. Depends only on two files of the package, `manifest.json` and
+`weights.safetensors`; must not import Graft. Images are decoded at full size, as Pillow does by default.
 """
 
 import json
@@ -18,53 +18,53 @@ from torch import Tensor
 
 
 class Classifier:
-    """Images in, ranked labels out, in torch.
+    """Classifies images with torch.
 
     Args:
-        package: the folder.
-        threads: that one forward pass may use.
+        package: folder of the package.
+        threads: number of torch threads per forward pass.
     """
 
     def __init__(self, package: Path, threads: int) -> None:
         torch.set_num_threads(threads)
-        facts = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-        self.labels, self.temperature, self._how = facts["labels"], facts["temperature"], facts["preprocessing"]
-        self._network = network(package, facts["backbone"]["name"], len(self.labels))
+        manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+        self.labels, self.temperature, self._how = manifest["labels"], manifest["temperature"], manifest["preprocessing"]
+        self._network = network(package, manifest["backbone"]["name"], len(self.labels))
         self._mean, self._std = (torch.tensor(self._how[key]).view(3, 1, 1) for key in ("mean", "std"))
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """What the network sees of an image: normalised float32 (3, S, S)."""
+        """Preprocess an image: normalized float32 (3, S, S)."""
         crop = self._how["crop"]
         width, height = image.size
         side = min(width, height) * crop / self._how["resize"]
         box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-        small = image.convert("RGB").resize((crop, crop), Image.Resampling[self._how["interpolation"].upper()], box=box)
-        seen = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
-        return (seen - self._mean) / self._std
+        resized = image.convert("RGB").resize((crop, crop), Image.Resampling[self._how["interpolation"].upper()], box=box)
+        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+        return (pixels - self._mean) / self._std
 
     @torch.inference_mode()
     def probabilities(self, batch: Tensor) -> Tensor:
-        """float32 (N, C) of what `pixels` made of N images."""
+        """Class probabilities, float32 (N, C), of N preprocessed images."""
         logits = self._network(batch.contiguous(memory_format=torch.channels_last))
         return torch.softmax(logits / self.temperature, dim=1)
 
     def answer(self, row: Tensor) -> dict[str, Any]:
-        """The labels of one image, the most probable first."""
+        """Labels and probabilities of one image, most probable first."""
         ranked = sorted(zip(self.labels, row.tolist(), strict=True), key=lambda pair: -pair[1])
         return {"predictions": [{"label": label, "probability": probability} for label, probability in ranked]}
 
 
 def network(package: Path, name: str, n_labels: int) -> torch.nn.Module:
-    """The timm network with the package's weights, every tensor matched."""
-    built = timm.create_model(name, num_classes=n_labels)
-    classifier = built.pretrained_cfg["classifier"]
-    found = load_file(package / "weights.safetensors")
-    heads = {"head.weight": f"{classifier}.weight", "head.bias": f"{classifier}.bias"}
-    renamed = {heads.get(key, key.removeprefix("backbone.")): value for key, value in found.items()}
-    built.load_state_dict(renamed, strict=True)
-    return built.eval().to(memory_format=torch.channels_last)
+    """A timm network with the weights of the package; every tensor must match."""
+    model = timm.create_model(name, num_classes=n_labels)
+    classifier = model.pretrained_cfg["classifier"]
+    tensors = load_file(package / "weights.safetensors")
+    head_names = {"head.weight": f"{classifier}.weight", "head.bias": f"{classifier}.bias"}
+    renamed = {head_names.get(key, key.removeprefix("backbone.")): value for key, value in tensors.items()}
+    model.load_state_dict(renamed, strict=True)
+    return model.eval().to(memory_format=torch.channels_last)
 
 
 def from_environment() -> Classifier:
-    """The classifier that PEER_PACKAGE and PEER_THREADS name: servers start their workers with no other argument."""
+    """Create the classifier from PEER_PACKAGE and PEER_THREADS: servers start their workers without arguments."""
     return Classifier(Path(os.environ["PEER_PACKAGE"]), int(os.environ.get("PEER_THREADS", "1")))

@@ -1,8 +1,8 @@
-"""BentoML's adaptive batching and torch: `@bentoml.api(batchable=True)` over `PIL.Image`, as its documentation shows.
+"""BentoML with adaptive batching and torch: `@bentoml.api(batchable=True)` over `PIL.Image`, as its documentation shows.
 
     PEER_PACKAGE=... .bench/bin/python benchmarks/peers/serve_bentoml.py --port 3003 [--workers 1] [--batch 32]
 
-Batches of at most `--batch`, answered within a second if they can be, which are the documentation's numbers.
+Batches of at most `--batch` images.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from PIL.Image import Image
     logging={"access": {"enabled": False}},
 )
 class Peer:
-    """One classifier for each worker."""
+    """One classifier per worker."""
 
     def __init__(self) -> None:
         import torch
@@ -31,7 +31,7 @@ class Peer:
 
     @bentoml.api(batchable=True, max_batch_size=int(os.environ.get("PEER_BATCH", "32")), max_latency_ms=60_000)
     def predict(self, image: list[Image]) -> list[dict[str, Any]]:
-        rows = self.classifier.probabilities(self.stack([self.classifier.pixels(one) for one in image]))
+        rows = self.classifier.probabilities(self.stack([self.classifier.pixels(item) for item in image]))
         return [self.classifier.answer(row) for row in rows]
 
 

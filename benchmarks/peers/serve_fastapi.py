@@ -1,8 +1,8 @@
-"""FastAPI and torch, as FastAPI's documentation does it: `UploadFile`, and a plain `def`, which runs in the thread pool.
+"""FastAPI and torch, as in FastAPI's documentation: `UploadFile` and a plain `def` endpoint, which runs in the thread pool.
 
     PEER_PACKAGE=... .bench/bin/python benchmarks/peers/serve_fastapi.py --port 3001 [--workers 1]
 
-Started by uvicorn with uvloop and httptools (`uvicorn[standard]`), without its line for every request.
+Served by uvicorn with uvloop and httptools (`uvicorn[standard]`), without the access log.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from fastapi import FastAPI, UploadFile
 
 
 def application() -> FastAPI:
-    """One worker's application; uvicorn calls it in each."""
+    """Application factory; uvicorn calls it in each worker."""
     from network import from_environment
     from PIL import Image
 
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     command = [sys.executable, "-m", "uvicorn", "serve_fastapi:application", "--factory", "--no-access-log"]
     command += ["--app-dir", str(Path(__file__).parent), "--port", str(arguments.port), "--workers", str(arguments.workers)]
-    # On a busy machine importing torch takes longer than the five seconds after which it would be started again.
+    # On a busy machine, importing torch takes longer than the default of 5 seconds, after which uvicorn restarts a worker.
     command += ["--timeout-worker-healthcheck", "120"]
     os.execv(sys.executable, command)
 

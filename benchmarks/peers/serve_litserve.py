@@ -1,8 +1,8 @@
-"""LitServe and torch: `decode_request`, `predict`, `encode_response`, with batching where its documentation offers it.
+"""LitServe and torch: `decode_request`, `predict`, `encode_response`, with batching as in its documentation.
 
     PEER_PACKAGE=... .bench/bin/python benchmarks/peers/serve_litserve.py --port 3002 [--workers 1] [--batch 1]
 
-All else is LitServe's default. Images come as a form's file.
+All other settings are LitServe's defaults. Images are sent as a multipart form.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from fastapi import Request
 
 
 class Api(litserve.LitAPI):
-    """One classifier for each worker."""
+    """One classifier per worker."""
 
     def setup(self, device: str) -> None:
         from network import from_environment
@@ -31,7 +31,7 @@ class Api(litserve.LitAPI):
         return torch.stack(inputs)
 
     def predict(self, pixels: torch.Tensor) -> torch.Tensor:
-        if pixels.ndim == 3:  # without batching there is one image, and it has no first dimension
+        if pixels.ndim == 3:  # without batching, a single image without a batch dimension
             return self.classifier.probabilities(pixels[None])[0]
         return self.classifier.probabilities(pixels)
 

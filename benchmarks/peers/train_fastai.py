@@ -1,9 +1,9 @@
-"""fastai's quick start: `vision_learner(...).fine_tune(epochs)` on a folder of parts, with given weights.
+"""fastai's quick start: `vision_learner(...).fine_tune(epochs)` on a folder with splits, from given weights.
 
     .bench/bin/python benchmarks/peers/train_fastai.py FOLDER WEIGHTS.safetensors OUT.pkl [--epochs 4] [--size 224]
 
-As its documentation does it: `Resize` on every item, no other changes, its own defaults for everything else; the first
-epoch trains the head alone and is not one of `epochs`. Prints one JSON object.
+As in its documentation: `Resize` on every item, no augmentation, defaults for everything else. `fine_tune` first trains the
+head for one epoch, which is not counted in `--epochs`. Prints one JSON object.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
     from fastai.vision.all import ImageDataLoaders, Resize, accuracy, set_seed, vision_learner
 
     set_seed(0)
-    begun = time.monotonic()
+    started = time.monotonic()
     held_out = "val" if (arguments.folder / "val").is_dir() else "test"
     loaders = ImageDataLoaders.from_folder(arguments.folder, train="train", valid=held_out, item_tfms=Resize(arguments.size))
     weights = {"file": str(arguments.weights)}
@@ -31,10 +31,10 @@ def main() -> None:
     with learner.no_bar():
         learner.fine_tune(arguments.epochs)
     learner.export(arguments.out.resolve())
-    # Of the last training's epochs; the recorder forgets those of the head alone.
+    # The recorder only keeps the last training phase, without the epoch of the head.
     accuracies = [values[-1] for values in learner.recorder.values]
-    seen = (arguments.epochs + 1) * len(loaders.train_ds)
-    print(json.dumps({"learning_s": time.monotonic() - begun, "images_learned": seen, "accuracies": accuracies}))
+    n_images = (arguments.epochs + 1) * len(loaders.train_ds)
+    print(json.dumps({"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Fine-tuning with timm's own parts: dataset, loader, changes, loss, optimizer and scheduler, put together as its script does.
+"""Fine-tuning with components of timm: dataset, loader, augmentation, loss, optimizer and scheduler, as in its training script.
 
     .bench/bin/python benchmarks/peers/train_timm.py FOLDER WEIGHTS.safetensors OUT.pt [--epochs 4] [--size 224]
 
-AdamW at 5e-4 for the whole network, which suits this few steps better than the script's rate for training from scratch;
-batches of 32, cosine without warm-up, label smoothing of 0.1, no averaging. Prints one JSON object.
+AdamW with a learning rate of 5e-4 for the whole network, which suits so few steps better than the script's rate for training
+from scratch; batch size 32, cosine schedule without warm-up, label smoothing 0.1, no EMA. Prints one JSON object.
 """
 
 import argparse
@@ -25,28 +25,34 @@ BATCH, RATE, N_LOADERS = 32, 5e-4, 2
 
 
 def loaders(folder: Path, size: int, facts: dict[str, Any]) -> tuple[Any, Any]:
-    """Loaders of what is learned from, and of what is held out."""
-    held_out = next(part for part in HELD_OUT if (folder / part).is_dir())
-    own = {key: facts[key] for key in ("mean", "std", "interpolation", "crop_pct")}
-    shared = {"input_size": (3, size, size), "batch_size": BATCH, "use_prefetcher": False, "num_workers": N_LOADERS, **own}
-    train = create_dataset("", root=folder, split="train", is_training=True)
-    plain = create_dataset("", root=folder, split=held_out)
-    return create_loader(train, is_training=True, **shared), create_loader(plain, is_training=False, **shared)
+    """Loaders of the training split and of the held-out split."""
+    split = next(name for name in HELD_OUT if (folder / name).is_dir())
+    preprocessing = {key: facts[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+    shared = {
+        "input_size": (3, size, size),
+        "batch_size": BATCH,
+        "use_prefetcher": False,
+        "num_workers": N_LOADERS,
+        **preprocessing,
+    }
+    train_set = create_dataset("", root=folder, split="train", is_training=True)
+    eval_set = create_dataset("", root=folder, split=split)
+    return create_loader(train_set, is_training=True, **shared), create_loader(eval_set, is_training=False, **shared)
 
 
 def validate(network: torch.nn.Module, held_out: Any) -> float:
-    """The share of right answers."""
+    """Accuracy on the held-out split."""
     network.eval()
-    right, n_images = 0.0, 0
+    n_correct, n_images = 0.0, 0
     with torch.inference_mode():
         for images, labels in held_out:
-            right += accuracy(network(images.contiguous(memory_format=torch.channels_last)), labels)[0].item() * len(labels)
+            n_correct += accuracy(network(images.contiguous(memory_format=torch.channels_last)), labels)[0].item() * len(labels)
             n_images += len(labels)
-    return right / 100 / n_images
+    return n_correct / 100 / n_images
 
 
 def learn(network: torch.nn.Module, train: Any, held_out: Any, epochs: int) -> list[float]:
-    """The accuracies, epoch by epoch."""
+    """Train, and return the accuracy after each epoch."""
     optimizer = create_optimizer_v2(network, opt="adamw", lr=RATE, weight_decay=0.05)
     scheduler, _ = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=epochs, step_on_epochs=False, updates_per_epoch=len(train)
@@ -74,15 +80,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    begun = time.monotonic()
+    started = time.monotonic()
     overlay = {"file": str(arguments.weights)}
     network = timm.create_model("tf_efficientnet_lite0", pretrained=True, pretrained_cfg_overlay=overlay)
     train, held_out = loaders(arguments.folder, arguments.size, resolve_model_data_config(network))
     network.reset_classifier(len(train.dataset.reader.class_to_idx))
     accuracies = learn(network.to(memory_format=torch.channels_last), train, held_out, arguments.epochs)
     torch.save(network.state_dict(), arguments.out)
-    seen = arguments.epochs * len(train.dataset)
-    print(json.dumps({"learning_s": time.monotonic() - begun, "images_learned": seen, "accuracies": accuracies}))
+    n_images = arguments.epochs * len(train.dataset)
+    print(json.dumps({"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}))
 
 
 if __name__ == "__main__":

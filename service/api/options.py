@@ -1,4 +1,4 @@
-"""What a caller may choose for one request: the options of each route, and how they are read from text."""
+"""The options of each route, and how they are parsed from a query string, a form, or JSON. No HTTP."""
 
 import re
 from typing import Annotated, Any, Literal, TypeVar
@@ -9,11 +9,11 @@ from ..errors import Refused
 
 
 def _whole(value: object) -> object:
-    """Digits, or an integer, which in JSON 5.0 is too; true is none, although Python's bool is an int."""
+    """An int from digits or a JSON number; 5.0 counts as an integer, and true does not, although Python's bool is an int."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,4000}", str(value)):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be a non-negative integer")
     return int(str(value))
 
 
@@ -35,34 +35,35 @@ Truth = Annotated[bool, BeforeValidator(_truth)]
 
 
 class Options(BaseModel):
-    """No options at all."""
+    """The base of all options; no options by itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ClassifyOptions(Options):
-    top_k: Whole = Field(5, ge=1, description="how many of the most probable labels to tell; all of them if there are fewer")
-    threshold: Number = Field(0.0, ge=0, le=1, description="tell only labels that are at least this probable")
+    top_k: Whole = Field(5, ge=1, description="number of most probable labels to return; all labels if there are fewer")
+    threshold: Number = Field(0.0, ge=0, le=1, description="return only labels with at least this probability")
 
 
 class SimilarOptions(Options):
-    k: Whole = Field(5, ge=1, description="how many training images to tell; all of them if there are fewer")
-    thumbnails: Truth = Field(False, description="whether to send their pictures, where the package holds any")
+    k: Whole = Field(5, ge=1, description="number of training images to return; all images if there are fewer")
+    thumbnails: Truth = Field(False, description="whether to return their thumbnails, if the package contains any")
 
 
 class ExplainOptions(Options):
     label: str | None = Field(
         None,
-        description="one of /v1/labels, to be explained; the most probable one unless given",
+        description="the label to explain, one of /v1/labels; default: the most probable label",
         json_schema_extra={"format": "label"},
     )
     method: Literal["cam", "gradcam", "occlusion"] | None = Field(
         None,
-        description="cam: what each part adds to the logit; gradcam: the same to first order, for nearly any network, where"
-        " there is torch; occlusion: what covering it takes away; the better one of cam and occlusion unless given",
+        description="cam: class activation map, the exact contribution of each position to the logit; gradcam: its first-order"
+        " approximation, for nearly any network, requires torch; occlusion: the drop in log-odds when a part is masked;"
+        " default: cam if the network supports it, else occlusion",
     )
     deletion: Truth = Field(
-        False, description="whether an answer in JSON says if the map explains anything; it takes 142 passes of the network"
+        False, description="whether a JSON response includes the deletion score of the map; it takes 142 forward passes"
     )
 
 
@@ -70,10 +71,10 @@ Kind = TypeVar("Kind", bound=Options)
 
 
 def parsed(kind: type[Kind], *givens: dict[str, Any]) -> Kind:
-    """The options of a request; what is given later counts more.
+    """The options of a request, merged from several sources; later sources override earlier ones.
 
     Raises:
-        Refused: with the name of an option that is unknown or cannot be used, even if it does not count.
+        ProblemError: with the name of an unknown or invalid option, even if another source overrides it.
     """
     for given in givens:
         _parsed(kind, given)
@@ -81,14 +82,14 @@ def parsed(kind: type[Kind], *givens: dict[str, Any]) -> Kind:
 
 
 def _parsed(kind: type[Kind], given: dict[str, Any]) -> Kind:
-    known = kind.model_fields
+    fields = kind.model_fields
     for name in given:
-        if name not in known:
-            there = f"there are: {', '.join(known)}" if known else "there are none here"
-            raise Refused("unknown_field", f"There is no option {name!r}; {there}.", field=name)
+        if name not in fields:
+            hint = f"the options are: {', '.join(fields)}" if fields else "this route has no options"
+            raise Refused("unknown_field", f"There is no option {name!r}; {hint}.", field=name)
     try:
         return kind.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        name, why = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
-        raise Refused(f"bad_{name}", f"{name}: {why}.", field=name) from None
+        name, reason = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
+        raise Refused(f"bad_{name}", f"{name}: {reason}.", field=name) from None

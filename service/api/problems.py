@@ -1,14 +1,14 @@
-"""What is answered instead of a result: an error in the words of the contract. No HTTP."""
+"""Converts exceptions to RFC 9457 problems. No HTTP responses."""
 
 from ..errors import ImageError, Overloaded, Refused
 from ..settings import Settings
 from .schemas import PROBLEMS, Problem
 
-EXPECTED = (Refused, ImageError, Overloaded)  # the errors that are the caller's, or the moment's; others are bugs of ours
+EXPECTED = (Refused, ImageError, Overloaded)  # caused by the request or the current load; any other exception is a bug
 
 
 def explained(error: Refused | ImageError | Overloaded, settings: Settings, request_id: str) -> Problem:
-    """The problem that an expected error is, with the limit that was hit and its setting."""
+    """The problem for an expected error, with the limit that was hit and its setting."""
     if isinstance(error, Overloaded):
         return problem("overloaded", str(error), settings, request_id, error.limit)
     field, status = getattr(error, "field", None), getattr(error, "status", None)
@@ -24,11 +24,16 @@ def problem(
     field: str | None = None,
     status: int | None = None,
 ) -> Problem:
-    """A problem of one of the codes in `graft.service.api.schemas.PROBLEMS`."""
-    usual, title = PROBLEMS[code]
+    """A problem with one of the codes in `graft.service.api.schemas.PROBLEMS`."""
+    default_status, title = PROBLEMS[code]
     if field is not None:
-        field = field.encode(errors="backslashreplace").decode()  # JSON can spell what UTF-8 cannot
-    shown = settings.limit(limit) if limit else None
+        field = field.encode(errors="backslashreplace").decode()  # JSON strings may hold surrogates, which UTF-8 cannot encode
     return Problem(
-        title=title, status=status or usual, detail=detail, code=code, request_id=request_id, limit=shown, field=field
+        title=title,
+        status=status or default_status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        limit=settings.limit(limit) if limit else None,
+        field=field,
     )

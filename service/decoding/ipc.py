@@ -1,4 +1,4 @@
-"""Messages over a socket between this machine's own processes: a JSON head, and bytes as they are. No pickle."""
+"""Messages over a socket between local processes: a JSON header and a binary body. No pickle."""
 
 import json
 import socket
@@ -16,50 +16,50 @@ def tell(channel: socket.socket, head: Head, body: bytes = b"", deadline: float 
     """Sends one message.
 
     Args:
-        deadline: on time.monotonic()'s clock.
+        deadline: time.monotonic() clock.
 
     Raises:
-        OSError: TimeoutError once the deadline has passed, any other if nobody listens any more.
+        OSError: TimeoutError if the deadline passed, any other if the peer is gone.
     """
     encoded = json.dumps(head).encode()
-    for part in (_LENGTHS.pack(len(encoded), len(body)) + encoded, body):
+    for chunk in (_LENGTHS.pack(len(encoded), len(body)) + encoded, body):
         _wait_until(deadline, channel)
-        channel.sendall(part)
+        channel.sendall(chunk)
 
 
 def hear(channel: socket.socket, most_bytes: int, deadline: float | None = None) -> tuple[Head, bytearray]:
-    """Receives one message: its head and its body.
+    """Receives one message. Returns its header and its body.
 
     Args:
-        most_bytes: that the body may have.
-        deadline: on time.monotonic()'s clock.
+        max_body_bytes: maximum length of the body.
+        deadline: time.monotonic() clock.
 
     Raises:
-        EOFError: if the other end is gone.
-        OSError: TimeoutError once the deadline has passed.
-        ValueError: if this is no message.
+        EOFError: if the peer closed the connection.
+        OSError: TimeoutError if the deadline passed.
+        ValueError: if the message is invalid.
     """
-    n_head, n_body = _LENGTHS.unpack(_exactly(_LENGTHS.size, channel, deadline))
-    if n_head > MOST_HEAD_BYTES or n_body > most_bytes:
-        raise ValueError(f"The message claims {n_head:,} and {n_body:,} bytes.")
-    head = json.loads(_exactly(n_head, channel, deadline))
-    if not isinstance(head, dict):
-        raise ValueError("The message has no head.")
-    return head, _exactly(n_body, channel, deadline)
+    header_length, body_length = _LENGTHS.unpack(_exactly(_LENGTHS.size, channel, deadline))
+    if header_length > MOST_HEAD_BYTES or body_length > most_bytes:
+        raise ValueError(f"The message is too long: a header of {header_length:,} bytes and a body of {body_length:,} bytes.")
+    header = json.loads(_exactly(header_length, channel, deadline))
+    if not isinstance(header, dict):
+        raise ValueError("The header of the message is not a JSON object.")
+    return header, _exactly(body_length, channel, deadline)
 
 
 def _exactly(n_bytes: int, channel: socket.socket, deadline: float | None) -> bytearray:
     content = bytearray(n_bytes)
-    rest = memoryview(content)
-    while rest:
+    remaining = memoryview(content)
+    while remaining:
         _wait_until(deadline, channel)
-        received = channel.recv_into(rest)
+        received = channel.recv_into(remaining)
         if not received:
-            raise EOFError("The other end is gone.")
-        rest = rest[received:]
+            raise EOFError("The peer closed the connection.")
+        remaining = remaining[received:]
     return content
 
 
 def _wait_until(deadline: float | None, channel: socket.socket) -> None:
-    # Never 0: that would mean not to wait even for what is there already.
+    # Never 0, which would make the socket non-blocking.
     channel.settimeout(None if deadline is None else max(1e-3, deadline - time.monotonic()))

@@ -1,7 +1,7 @@
-"""Decodes images in child processes, a bounded number at a time. Whatever an image does to its child, only that image fails.
+"""A pool of worker processes that decode images. If an image crashes or blocks its worker, only that image fails.
 
-A thread cannot be stopped, a process can: too much time and it is killed, too much memory and it is refused more, and if
-a decoder's C code breaks, what broke holds nothing of ours.
+Processes, unlike threads, can be killed after a timeout and can have a memory limit. A bug in a decoder's C code compromises
+only a sandboxed process without access to the server's memory.
 """
 
 import dataclasses
@@ -28,18 +28,18 @@ class _Waiting:
 
 
 class Decoder:
-    """Some threads, each with a child process that decodes for it.
+    """Threads that each decode images in a worker process.
 
     Args:
-        preprocessing, limits: what `graft.service.imaging.preprocess.decode` wants to know.
-        workers: how many images are decoded at once.
-        max_waiting: how many may be in here, waiting or being decoded; one more is refused.
-        deadline_s: how long one image may take before its child is killed.
-        max_bytes: of memory that one image may take.
-        command: the children's program; another one only in tests.
+        preprocessing, limits: arguments of `graft.service.imaging.preprocess.decode`.
+        workers: number of images decoded in parallel.
+        max_waiting: maximum number of images, queued or being decoded; further images are rejected.
+        deadline_s: maximum time to decode one image; after it, the worker is killed.
+        max_bytes: maximum memory to decode one image.
+        command: command line of the worker processes; tests override it.
 
     Raises:
-        RuntimeError: if the children's program does not start.
+        RuntimeError: if the worker processes do not start.
     """
 
     def __init__(
@@ -63,93 +63,93 @@ class Decoder:
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._command, self._birth = command, threading.Lock()
         self._nursery = Nursery(command)
-        children = [self._child() for _ in range(workers)]  # now, not with the first image
+        processes = [self._child() for _ in range(workers)]  # now, not with the first image
         self._workers = [
-            threading.Thread(target=self._work, args=[child], name=f"decoder-{n}", daemon=True)
-            for n, child in enumerate(children)
+            threading.Thread(target=self._work, args=[process], name=f"decoder-{n}", daemon=True)
+            for n, process in enumerate(processes)
         ]
-        for worker in self._workers:
-            worker.start()
+        for thread in self._workers:
+            thread.start()
 
     @property
     def depth(self) -> int:
-        """How many images wait."""
+        """Number of queued images."""
         return self._waiting.qsize()
 
     @property
     def full(self) -> bool:
-        """Whether one more image would be refused."""
+        """Whether another image would be rejected."""
         return self._inside >= self._max_waiting
 
     def submit(self, encoded: bytes) -> Future[Decoded]:
-        """The promise of one image's pixels: of an ImageError if it cannot be used.
+        """Queues one image. Returns a future of its pixels; it raises an ImageError if the image cannot be used.
 
-        Cancel it if nobody wants the pixels any more: what has not begun is then not decoded.
+        Cancel the future if the pixels are no longer needed: an image that is still queued is then skipped.
 
         Raises:
-            Overloaded: at once if there is no place.
+            Overloaded: immediately if the queue is full.
         """
-        waiting = _Waiting(encoded)
+        queued = _Waiting(encoded)
         with self._lock:
             if self._closed:
                 raise Overloaded("The service is shutting down.")
             if self.full:
-                raise Overloaded(f"{self._max_waiting} images are being decoded already.")
+                raise Overloaded(f"The queue is full: {self._max_waiting} images are being decoded.")
             self._inside += 1
-            self._waiting.put(waiting)
-        waiting.promise.add_done_callback(lambda _: self._left(waiting))
-        return waiting.promise
+            self._waiting.put(queued)
+        queued.promise.add_done_callback(lambda _: self._left(queued))
+        return queued.promise
 
     def close(self) -> None:
-        """Finishes what waits, then ends the children."""
+        """Finishes the queued images, then stops the workers."""
         with self._lock:
             self._closed = True
             for _ in self._workers:
                 self._waiting.put(None)
-        for worker in self._workers:
-            worker.join()
+        for thread in self._workers:
+            thread.join()
         self._nursery.close()
 
     def _left(self, waiting: _Waiting) -> None:
-        waiting.encoded = b""  # what was cancelled stays in the queue for a while, but must not keep its bytes
+        waiting.encoded = b""  # a cancelled image stays in the queue for a while; free its bytes now
         with self._lock:
             self._inside -= 1
 
     def _work(self, child: Child) -> None:
-        while (waiting := self._waiting.get()) is not None:
-            if waiting.promise.set_running_or_notify_cancel():
-                # Whoever killed it while it was idle, it was not this image.
+        while (queued := self._waiting.get()) is not None:
+            if queued.promise.set_running_or_notify_cancel():
+                # A worker that exited while idle was not killed by this image.
                 child = self._another(child) if child.gone else child
-                child = self._keep(waiting, child)
-            del waiting  # while there is nothing to do, nothing is held
+                child = self._keep(queued, child)
+            del queued  # free the image while waiting for the next one
         child.close()
 
     def _keep(self, waiting: _Waiting, child: Child, again: bool = True) -> Child:
-        """Decodes one image as was promised; returns the child for the next one."""
+        """Decodes one image and sets its future. Returns the worker for the next image."""
         try:
             waiting.promise.set_result(child.decode(waiting.encoded))
-        except Died as death:
+        except Died as died:
             again = again and child.orphaned
             if not again:
-                waiting.promise.set_exception(death.error)
+                waiting.promise.set_exception(died.error)
             child = self._another(child)
             return self._keep(waiting, child, again=False) if again else child
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, and this thread must live on
-            # Its traceback holds the image and the promise, and the promise holds it: garbage, but for a long time.
+        except Exception as error:  # noqa: BLE001 - reported through the future; the thread must continue
+            # The traceback references the image and the future, which references the exception: a cycle that is freed late.
             waiting.promise.set_exception(error.with_traceback(None))
         return child
 
     def _another(self, dead: Child) -> Child:
-        """A child in place of one that died; the dead one if that is impossible, to try again with the next image."""
+        """Replaces a dead worker. If that fails, returns the dead one, so that the next image tries again."""
         dead.kill()
         try:
             return self._child()
         except RuntimeError:
-            logger.exception("no decoder can be started")
+            logger.exception("a decode worker could not be started")
             return dead
 
     def _child(self) -> Child:
-        """A new child, of a new nursery if the old one is gone. Raises RuntimeError."""
+        """Forks a new worker; restarts the fork server if it has exited. Raises RuntimeError."""
         with self._birth:
             for _ in range(2):
                 try:
@@ -157,4 +157,4 @@ class Decoder:
                 except (OSError, EOFError, ValueError):
                     self._nursery.close()
                     self._nursery = Nursery(self._command)
-        raise RuntimeError("The decoders' program does not start; what it says stands above.")
+        raise RuntimeError("The decode workers do not start; see their error output above.")

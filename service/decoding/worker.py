@@ -1,12 +1,12 @@
-"""What the decoders' processes do: one that has imported everything waits, and forks a child for every decoder.
+"""The decode processes: a fork server, which imports everything once, and the workers that it forks.
 
-    python -m graft.service.decoding.worker      started by `graft.service.decoding.worker_process`, which holds the other end of its standard input
+    python -m graft.service.decoding.worker      started by `graft.service.decoding.worker_process`, connected by stdin
 
-A fork costs milliseconds where a start costs a quarter of a second, so images that kill their decoder can't keep a
-processor busy with starting others. Strangers' bytes meet C code here: nothing of the server is in these processes, no
-secret is in their environment, and a child gets just the memory, time and files that one image needs.
+A fork takes milliseconds; a new process takes a quarter of a second. So images that crash their worker cannot keep a CPU busy
+with restarts. Untrusted bytes reach C code here: these processes contain no server state and no secrets in their environment,
+and a worker has only the memory, CPU time and open files that one image needs.
 
-Elsewhere than on Linux a child has no limit of memory, and may finish an image after its server was killed.
+On systems other than Linux, a worker has no memory limit, and may finish its image after the server was killed.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-# Pillow imports these late, once for every child, unless they are there before the fork.
+# Pillow imports these lazily. Import them before the fork, not once per worker.
 from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..errors import ImageError
@@ -38,24 +38,24 @@ from ..imaging.headers import ImageLimits, sniff
 from ..imaging.preprocess import Decoded
 from .ipc import Head, hear, tell
 
-if TYPE_CHECKING:  # pydantic would double the time to start
+if TYPE_CHECKING:  # importing pydantic would double the start-up time
     from ..artifact import Preprocessing
 
 
 Decode = Callable[[bytes, "Preprocessing", ImageLimits], Decoded]
 
-CONTROL = 0  # the descriptor through which orders for children come
-MOST_FILES = 16  # that a child may have open
+CONTROL = 0  # file descriptor of the control socket: stdin
+MOST_FILES = 16  # per worker
 _PR_SET_PDEATHSIG = 1
 
 
 def main(decode: Decode = preprocess.decode) -> None:
-    """Forks a child for every socket that comes in, until the server hangs up."""
-    # Ctrl-C reaches every process of a terminal; the server decides when it is over.
+    """The fork server: forks a worker for each socket received, until the server closes the connection."""
+    # Ctrl-C is sent to all processes of a terminal; only the server handles it and stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that dead children leave by themselves
-    warnings.simplefilter("ignore")  # a damaged note inside a picture is no news for the log
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps exited workers
+    warnings.simplefilter("ignore")  # do not log warnings about damaged metadata
     Image.preinit()
     gc.freeze()
     with socket.socket(fileno=CONTROL) as control:
@@ -70,79 +70,79 @@ def main(decode: Decode = preprocess.decode) -> None:
 
 
 def _live(channel: socket.socket, memory: BinaryIO, decode: Decode) -> None:
-    """All that a child ever does."""
+    """Runs a worker until its connection closes, then exits the process."""
     try:
         with memory:
             pixels = np.frombuffer(mmap.mmap(memory.fileno(), 0), np.uint8)
         _answer_all(channel, pixels, decode)
     except (OSError, EOFError):
-        pass  # the server is gone, or wants this child no more
-    except Exception:  # noqa: BLE001 - there is nobody to raise it to
+        pass  # the server exited or closed the connection
+    except Exception:  # noqa: BLE001 - there is no caller to handle it
         traceback.print_exc()
     finally:
         os._exit(0)
 
 
 def _answer_all(channel: socket.socket, pixels: NDArray[np.uint8], decode: Decode) -> None:
-    order, _ = hear(channel, 0)
-    recipe = cast("Preprocessing", SimpleNamespace(**order["preprocessing"]))
-    limits, max_bytes, deadline_s = ImageLimits(**order["limits"]), order["max_bytes"], order["deadline_s"]
+    config, _ = hear(channel, 0)
+    preprocessing = cast("Preprocessing", SimpleNamespace(**config["preprocessing"]))
+    limits, max_bytes, deadline_s = ImageLimits(**config["limits"]), config["max_bytes"], config["deadline_s"]
     _confine(max_bytes)
     tell(channel, {"pid": os.getpid()})
     while True:
-        # Nothing of one image is held while the next one is waited for.
+        # Free each image before waiting for the next one.
         encoded = _image(channel, max_bytes, deadline_s)
-        head = _answer(encoded, pixels, lambda encoded: decode(encoded, recipe, limits), max_bytes)
+        header = _answer(encoded, pixels, lambda encoded: decode(encoded, preprocessing, limits), max_bytes)
         del encoded
-        tell(channel, head)
+        tell(channel, header)
 
 
 def _image(channel: socket.socket, most_bytes: int, deadline_s: float) -> bytes:
-    """The next image, whenever it comes; from then on time counts."""
+    """Waits for the next image, then starts its time limit."""
     _, encoded = hear(channel, most_bytes)
     _allow(deadline_s)
     return bytes(encoded)
 
 
 def _answer(encoded: bytes, pixels: NDArray[np.uint8], decode: Callable[[bytes], Decoded], max_bytes: int) -> Head:
-    """What is known about one image, and its pixels in shared memory; or what is wrong with it, or with us."""
-    starved = {
+    """Decodes one image into shared memory. Returns its metadata, an error code, or the traceback of a bug."""
+    out_of_memory = {
         "code": "decode_limit",
         "detail": f"Decoding the image takes more than {max_bytes:,} bytes of memory.",
         "limit": "max_decode_bytes",
     }
     try:
-        found = decode(encoded)
+        decoded = decode(encoded)
     except ImageError as error:
         if error.code == "corrupt_image" and _hunger(encoded) > max_bytes:
-            return starved
+            return out_of_memory
         return {"code": error.code, "detail": str(error), "limit": error.limit}
     except MemoryError:
-        return starved
-    except Exception:  # noqa: BLE001 - a bug of ours or of Pillow's, and the server's log is the place for it
+        return out_of_memory
+    except Exception:  # noqa: BLE001 - a bug in Graft or Pillow; the server logs it
         return {"bug": traceback.format_exc()}
-    pixels[:] = found.pixels.reshape(-1)
-    return {"width": found.width, "height": found.height, "format": found.format, "notes": found.notes}
+    pixels[:] = decoded.pixels.reshape(-1)
+    return {"width": decoded.width, "height": decoded.height, "format": decoded.format, "notes": decoded.notes}
 
 
 def _hunger(encoded: bytes) -> int:
-    """The bytes of memory that a file may need where its decoder, refused them, says that the file is damaged.
+    """Estimated memory in bytes for decoders that report a failed allocation as a damaged file.
 
-    libwebp keeps several copies of the picture, and libjpeg the coefficients of one that comes in several passes.
+    libwebp keeps several copies of the image; libjpeg keeps all coefficients of a multi-scan JPEG.
     """
     try:
         header = sniff(encoded)
     except ImageError:
         return 0
-    a_pixel = 20 if header.format == "WEBP" else 8 if header.scans > 1 else 0
-    return a_pixel * header.width * header.height
+    bytes_per_pixel = 20 if header.format == "WEBP" else 8 if header.scans > 1 else 0
+    return bytes_per_pixel * header.width * header.height
 
 
 def _confine(max_bytes: int) -> None:
-    """Takes from this process whatever decoding does not need."""
-    with suppress(AttributeError):  # only Linux knows it: die with the process that forked this one
+    """Limits this process to the resources that decoding needs."""
+    with suppress(AttributeError):  # Linux only: die with the parent process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(OSError):  # if the machine runs out of memory, an image goes rather than the server
+    with suppress(OSError):  # the OOM killer should kill a worker, not the server
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with suppress(OSError):
         n_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
@@ -153,7 +153,7 @@ def _confine(max_bytes: int) -> None:
 
 
 def _allow(seconds: float) -> None:
-    """So much more of the processor's time, should the server be too busy itself to end this process."""
+    """Allows more CPU time, by `seconds`. A backup for the case that the server is too busy to kill this process."""
     _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds) + 1)
 
 

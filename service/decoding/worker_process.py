@@ -1,6 +1,4 @@
-"""The decoders' processes, seen from the server: a nursery that forks, and the children that decode. `graft.service.decoding.worker` is
-what they run.
-"""
+"""Server-side handles of the decode processes: the fork server and its workers. They run `graft.service.decoding.worker`."""
 
 import logging
 import mmap
@@ -25,15 +23,15 @@ from .ipc import Head, hear, tell
 
 logger = logging.getLogger("graft")
 
-# Not from the current folder, and without what others put into their site-packages to be run at every start.
+# -P: do not import from the current directory; -S: do not run the site module and its .pth files.
 COMMAND = (sys.executable, "-P", "-S", "-m", f"{__package__}.worker")
-START_DEADLINE_S = 60  # far more than any start takes, even on a machine that has much else to do
+START_DEADLINE_S = 60  # much longer than any start, even on a busy machine
 _TUNED = {
-    # A forked process must not find itself without threads that it believes to have.
+    # A fork does not copy threads, so the libraries must not start any before it.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
-    # glibc would hand an ordinary photo's memory back after each one, and pay again for every page of the next: a fifth of
-    # the time. What is larger goes back at once.
+    # By default, glibc returns the memory of each photo to the system and page-faults again for the next one: a fifth of the
+    # decoding time. Larger blocks are still returned immediately.
     "MALLOC_TRIM_THRESHOLD_": str(2**23),
     "MALLOC_MMAP_THRESHOLD_": str(2**22),
 }
@@ -41,10 +39,10 @@ _PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 
 
 class Died(Exception):
-    """A child answers no more.
+    """The worker process died or timed out.
 
     Attributes:
-        error: what to tell whoever sent the image.
+        error: the error to report to the client.
     """
 
     def __init__(self, detail: str, limit: str | None = None) -> None:
@@ -53,30 +51,32 @@ class Died(Exception):
 
 
 class Nursery:
-    """The process that children are forked from."""
+    """The process from which workers are forked."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=_environment())
+        self._control, fork_server_end = socket.socketpair()
+        with fork_server_end:
+            self._process = subprocess.Popen(
+                command, stdin=fork_server_end.fileno(), stdout=subprocess.DEVNULL, env=_environment()
+            )
 
     def child(self, order: Head) -> "Child":
-        """A new child. Raises OSError or EOFError if this process is gone."""
+        """Forks a new worker. Raises OSError or EOFError if the fork server has exited."""
         side = order["preprocessing"]["crop"]
-        ours, theirs = socket.socketpair()
+        channel, worker_end = socket.socketpair()
         try:
-            with theirs, _shared() as memory:
+            with worker_end, _shared() as memory:
                 memory.truncate(3 * side**2)
                 pixels = np.frombuffer(mmap.mmap(memory.fileno(), 0), np.uint8).reshape(side, side, 3)
-                socket.send_fds(self._control, [b"\0"], [theirs.fileno(), memory.fileno()])
-            return Child(self, ours, pixels, order)
+                socket.send_fds(self._control, [b"\0"], [worker_end.fileno(), memory.fileno()])
+            return Child(self, channel, pixels, order)
         except BaseException:
-            ours.close()
+            channel.close()
             raise
 
     @property
     def gone(self) -> bool:
-        """Whether it has ended; its children ended with it."""
+        """Whether the fork server has exited; its workers exit with it."""
         return _hung_up(self._control)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Nursery:
 
 
 def _hung_up(channel: socket.socket) -> bool:
-    """Whether nobody is at the other end any more."""
+    """Whether the peer closed the connection."""
     try:
         channel.setblocking(False)
         return not channel.recv(1, socket.MSG_PEEK)
@@ -100,23 +100,23 @@ def _hung_up(channel: socket.socket) -> bool:
 
 
 def _shared() -> BinaryIO:
-    """A file in memory for two processes to map."""
+    """An in-memory file for two processes to map."""
     return os.fdopen(os.memfd_create("pixels"), "r+b") if hasattr(os, "memfd_create") else TemporaryFile(buffering=0)
 
 
 def _environment() -> dict[str, str]:
-    """No secret of the server's, but everything that makes its modules found."""
-    folders = [Path(__file__).parents[__package__.count(".") + 1], *map(Path, filter(None, sys.path))]
-    paths = os.pathsep.join(str(folder.absolute()) for folder in folders)
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return kept | _TUNED | {"PYTHONPATH": paths}
+    """The environment of the workers: no secrets, but the module search path of the server."""
+    directories = [Path(__file__).parents[__package__.count(".") + 1], *map(Path, filter(None, sys.path))]
+    paths = os.pathsep.join(str(directory.absolute()) for directory in directories)
+    inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return inherited | _TUNED | {"PYTHONPATH": paths}
 
 
 class Child:
-    """One decoding process, seen from the server; one thread uses it.
+    """Handle of one worker process; not thread-safe.
 
     Args:
-        pixels: uint8 (S, S, 3), in memory that it shares.
+        pixels: uint8 (S, S, 3), in memory shared with the worker.
     """
 
     def __init__(self, nursery: Nursery, channel: socket.socket, pixels: Pixels, order: Head) -> None:
@@ -124,39 +124,39 @@ class Child:
         self._deadline_s: float = order["deadline_s"]
         deadline = time.monotonic() + START_DEADLINE_S
         tell(channel, order, deadline=deadline)
-        self._pid: int = hear(channel, 0, deadline)[0]["pid"]  # no image has met it yet, so it tells the truth
+        self._pid: int = hear(channel, 0, deadline)[0]["pid"]  # read before the first image, so it can be trusted
 
     def decode(self, encoded: bytes) -> Decoded:
-        """Raises ImageError, RuntimeError for a bug of ours, or Died if this child must be replaced."""
+        """Decodes one image. Raises ImageError, RuntimeError for a bug, or WorkerDied if this worker must be replaced."""
         deadline = time.monotonic() + self._deadline_s
         try:
             tell(self._channel, {}, encoded, deadline)
-            head, _ = hear(self._channel, 0, deadline)
+            header, _ = hear(self._channel, 0, deadline)
         except TimeoutError:
             detail = f"Decoding the image takes longer than {self._deadline_s:g} seconds."
             raise Died(detail, "decode_deadline_s") from None
-        except (OSError, EOFError, ValueError):  # the last: it says what no child of ours says
-            raise Died("The decoder died on this image.") from None
-        if bug := head.get("bug"):
+        except (OSError, EOFError, ValueError):  # ValueError: an invalid message from a compromised worker
+            raise Died("The decoder crashed on this image.") from None
+        if bug := header.get("bug"):
             logger.error("decoding failed\n%s", bug)
-            raise RuntimeError("decoding failed; the child's traceback is in the log")
-        if code := head.get("code"):
-            raise ImageError(code, head["detail"], head["limit"])
-        return Decoded(self._pixels.copy(), head["width"], head["height"], head["format"], tuple(head["notes"]))
+            raise RuntimeError("decoding failed; the worker's traceback is in the log")
+        if code := header.get("code"):
+            raise ImageError(code, header["detail"], header["limit"])
+        return Decoded(self._pixels.copy(), header["width"], header["height"], header["format"], tuple(header["notes"]))
 
     @property
     def gone(self) -> bool:
-        """Whether this process, idle, has ended."""
+        """Whether the worker has exited. Call only while it is idle."""
         return _hung_up(self._channel)
 
     @property
     def orphaned(self) -> bool:
-        """Whether it may have died for no fault of its own."""
+        """Whether the fork server has exited too, so that the image may not be the cause."""
         return self._nursery.gone
 
     def close(self) -> None:
-        """Returns once this process, idle or killed, has ended."""
-        self._pixels = np.empty((0, 0, 3), np.uint8)  # lets go of the shared memory, and of its descriptor
+        """Closes the connection and waits until the worker, idle or killed, has exited."""
+        self._pixels = np.empty((0, 0, 3), np.uint8)  # releases the shared memory and its file descriptor
         with self._channel, suppress(OSError):
             self._channel.settimeout(START_DEADLINE_S)
             self._channel.shutdown(socket.SHUT_WR)
@@ -164,7 +164,7 @@ class Child:
                 pass
 
     def kill(self) -> None:
-        if self._channel.fileno() >= 0:  # else it is dead already, and its number may be another's
+        if self._channel.fileno() >= 0:  # otherwise it has exited and its process ID may be reused
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             self.close()

@@ -1,9 +1,9 @@
-"""Why an answer is what it is: which parts of an image speak for a label. No HTTP, no torch.
+"""Heat maps: which parts of an image support a label. No HTTP; torch is loaded only for Grad-CAM.
 
-Three ways to find out. A class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization")
-is exact and costs one pass, but only a network whose vectors are means over a map has one. Occlusion (Zeiler & Fergus
-2014, "Visualizing and Understanding Convolutional Networks") covers one part after the other, and suits any network.
-Grad-CAM, in `graft.service.explain.gradcam`, suits nearly any, and is the only one that needs torch, which is loaded when it is asked for.
+There are three methods. A class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization")
+is exact and costs one forward pass, but needs a network with global average pooling. Occlusion (Zeiler & Fergus 2014,
+"Visualizing and Understanding Convolutional Networks") masks one part after another and works for any network. Grad-CAM, in
+`graft.service.explain.gradcam`, works for nearly any network and needs torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,15 +34,15 @@ Numbers = NDArray[np.float64]
 
 
 class Unexplainable(ValueError):
-    """This network cannot be explained in the way that was asked for; the text is fit to show to whoever asked."""
+    """The network does not support the requested method. The message is safe to show to the client."""
 
 
 class Unwanted(Exception):
-    """Nobody waits for the answer any more, so it was given up."""
+    """The request was cancelled, so the explanation was stopped."""
 
 
 class Region(NamedTuple):
-    """A part of an image, in pixels from its upper left corner; a letterbox's reaches beyond the image."""
+    """A rectangle in pixels from the image's upper left corner; with letterboxing, it extends beyond the image."""
 
     left: float
     top: float
@@ -52,18 +52,18 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for one label in one image.
+    """A heat map for one label in one image.
 
     Attributes:
         label: its name.
-        probability: as `classify` tells it.
-        map: float32 (h, w), over `region`. By "cam" what each position contributes to the label's logit: the mean over
-            all positions plus `bias` is the logit. By "gradcam" what it contributes to first order, as far as the last map
-            tells. By "occlusion" how much the log-odds of the label fall when that part is covered, in nats; below 0 where
+        probability: as in `classify`.
+        map: float32 (h, w), over `region`. For "cam", the contribution of each position to the label's logit: the mean over
+            all positions plus `bias` is the logit. For "gradcam", its contribution to first order, in the last map with
+            gradients. For "occlusion", the drop in the label's log-odds when that part is masked, in nats; below 0 where
             they rise.
-        bias: of the label's logit; 0 for the other maps.
-        region: what the network saw of the upright image.
-        decoded: the pixels that it saw, and facts about the image.
+        bias: of the label's logit for "cam"; 0 for the other methods.
+        region: the network's input region of the upright image.
+        decoded: the network's input pixels and the image's metadata.
     """
 
     label: str
@@ -76,18 +76,18 @@ class Explanation:
 
 
 class Explainer:
-    """Explains a package's answers, on one core so that answering keeps the others; from one thread only.
+    """Explains a package's predictions on one core, so that predictions keep the others. Not thread-safe.
 
-    It has a graph of its own, which is compiled when it is first needed, on the CPU even where a GPU answers.
+    It compiles its own copy of the model on first use, on the CPU even if a GPU serves the predictions.
 
     Args:
-        artifact: a package, verified.
-        precision: what the package's answers are computed in.
-        threads: that compute.
+        artifact: a verified package.
+        precision: the precision of the package's predictions.
+        threads: number of compute threads.
     """
 
     def __init__(self, artifact: Artifact, precision: Precision = "f32", threads: int = 1) -> None:
-        core()  # here, in a thread that lives as long as the process, and not in the one that will explain
+        core()  # initialized here, in a thread that lives as long as the process, not in the explainer's thread
         self._artifact = artifact
         self._manifest = artifact.manifest
         self._precision = precision
@@ -95,7 +95,7 @@ class Explainer:
 
     @property
     def exact(self) -> bool:
-        """Whether the package's answers have class activation maps."""
+        """Whether the network has exact class activation maps."""
         return bool(self._manifest.backbone.maps)
 
     def explain(
@@ -105,32 +105,32 @@ class Explainer:
         method: Method | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Explanation:
-        """What speaks for a label in an image.
+        """Computes a heat map for a label in an image.
 
         Args:
             label: in [0, C); None for the most probable.
-            method: None for "cam" where it is exact, else "occlusion".
-            wanted: asked before every pass.
+            method: None for "cam" if it is exact, else "occlusion".
+            wanted: called before every forward pass; False cancels the explanation.
 
         Raises:
-            Unexplainable: if "cam" is asked for where it would not be exact, or "gradcam" where there is no torch or no map.
-            Unwanted: as soon as `wanted` says no.
-            FloatingPointError: if the network's answer is not finite.
+            UnsupportedMethod: for "cam" if it is not exact, or for "gradcam" without torch or without a spatial map.
+            Cancelled: as soon as `should_continue` returns False.
+            FloatingPointError: if the network's output is not finite.
         """
         if method == "cam" and not self.exact:
-            raise Unexplainable("This network has no class activation maps; occlusion explains it.")
+            raise Unexplainable("This network has no class activation maps; use occlusion.")
         method = method or ("cam" if self.exact else "occlusion")
-        said = self._said(decoded.pixels, wanted)
-        chances = self._chances(said)
-        chosen = int(chances.argmax()) if label is None else label
-        bias = float(self._head[1][chosen]) if method == "cam" else 0.0
+        outputs = self._said(decoded.pixels, wanted)
+        label_probabilities = self._chances(outputs)
+        index = int(label_probabilities.argmax()) if label is None else label
+        bias = float(self._head[1][index]) if method == "cam" else 0.0
         if method == "cam" or (method == "gradcam" and self._pooled_once):
-            found = self._cam(said, chosen)
+            heatmap = self._cam(outputs, index)
         else:
-            found = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, chosen, wanted)
-        seen = region(decoded.width, decoded.height, self._manifest.preprocessing)
-        name, chance = self._manifest.labels[chosen], float(chances[chosen])
-        return Explanation(name, chance, method, found.astype(np.float32), bias, seen, decoded)
+            heatmap = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, index, wanted)
+        visible = region(decoded.width, decoded.height, self._manifest.preprocessing)
+        name, probability = self._manifest.labels[index], float(label_probabilities[index])
+        return Explanation(name, probability, method, heatmap.astype(np.float32), bias, visible, decoded)
 
     def deletion(
         self,
@@ -139,22 +139,22 @@ class Explainer:
         steps: int = STEPS,
         moves: int = MOVES,
     ) -> Deletion:
-        """Whether an explanation of this package's explains anything, as `graft.service.explain.deletion` says.
+        """The deletion score of an explanation by this explainer; see `graft.service.explain.deletion`.
 
         Raises:
-            Unwanted, FloatingPointError: as `explain` does.
+            Cancelled, FloatingPointError: as `explain` does.
         """
         label = self._manifest.labels.index(explanation.label)
 
-        def probability(shown: Pixels) -> float:
-            return float(self._chances(self._said(shown, wanted))[label])
+        def probability(pixels: Pixels) -> float:
+            return float(self._chances(self._said(pixels, wanted))[label])
 
         return deletion(probability, explanation.decoded.pixels, explanation.map, self._cover, steps, moves)
 
     @cached_property
     def _graph(self) -> Graph:
-        wanted = (LOGITS, *self._manifest.backbone.maps)
-        return Graph(graph_of(self._artifact, self._precision), 1, wanted, self._threads, self._precision)
+        output_names = (LOGITS, *self._manifest.backbone.maps)
+        return Graph(graph_of(self._artifact, self._precision), 1, output_names, self._threads, self._precision)
 
     @cached_property
     def _head(self) -> tuple[Numbers, Numbers]:
@@ -163,15 +163,15 @@ class Explainer:
     def _said(self, pixels: Pixels, wanted: Callable[[], bool]) -> dict[str, Floats]:
         if not wanted():
             raise Unwanted
-        said = self._graph(pixels[None])
-        if not np.isfinite(said[LOGITS]).all():
-            raise FloatingPointError("The network's answer to this image is not a number.")
-        return said
+        outputs = self._graph(pixels[None])
+        if not np.isfinite(outputs[LOGITS]).all():
+            raise FloatingPointError("The network's output for this image is not finite.")
+        return outputs
 
     def _chances(self, said: dict[str, Floats]) -> Numbers:
-        """Every label's probability in one image, (C,)."""
-        chances: Numbers = probabilities(said[LOGITS], self._manifest.temperature, self._manifest.multilabel)[0]
-        return chances
+        """The probability of every label in one image, (C,)."""
+        first_row: Numbers = probabilities(said[LOGITS], self._manifest.temperature, self._manifest.multilabel)[0]
+        return first_row
 
     def _cam(self, said: dict[str, Floats], label: int) -> Numbers:
         maps = [said[name][0] for name in self._manifest.backbone.maps]
@@ -179,7 +179,7 @@ class Explainer:
 
     @property
     def _pooled_once(self) -> bool:
-        """Whether Grad-CAM is the class activation map but for its bias, so that there is no need of gradients, or of torch."""
+        """Whether Grad-CAM equals the class activation map without its bias, so that neither gradients nor torch are needed."""
         return self.exact and self._manifest.backbone.sees == "last"
 
     @cached_property
@@ -187,51 +187,49 @@ class Explainer:
         try:
             from .gradcam import GradCam
         except ModuleNotFoundError as error:
-            raise Unexplainable(
-                f"Grad-CAM needs torch and timm, and there is no {error.name} here; occlusion explains this network without."
-            ) from None
+            raise Unexplainable(f"Grad-CAM needs torch and timm, but {error.name} is not installed; use occlusion.") from None
         return GradCam(self._artifact, self._threads)
 
     def _gradcam(self, pixels: Pixels, label: int, wanted: Callable[[], bool]) -> Numbers:
         network = self._with_gradients
         if not wanted():
             raise Unwanted
-        found = network(pixels, label)
-        if found is None:
-            raise Unexplainable("This network has no map whose positions its answer depends on; occlusion explains it.")
-        return found
+        heatmap = network(pixels, label)
+        if heatmap is None:
+            raise Unexplainable("The output of this network depends on no spatial feature map; use occlusion.")
+        return heatmap
 
     def _occlusion(self, pixels: Pixels, label: int, wanted: Callable[[], bool]) -> Numbers:
         manifest = self._manifest
 
-        def score(shown: Pixels) -> float:
-            logits = self._said(shown, wanted)[LOGITS].astype(np.float64)
+        def score(masked: Pixels) -> float:
+            logits = self._said(masked, wanted)[LOGITS].astype(np.float64)
             return float(log_odds(logits / manifest.temperature, np.array([label]), manifest.multilabel)[0])
 
         return occlusion(score, pixels, self._cover)
 
     @property
     def _cover(self) -> NDArray[np.uint8]:
-        """What normalisation turns into zeros: no colour says less."""
+        """The color that normalization turns into zeros: the least informative one."""
         return np.round(255 * np.array(self._manifest.preprocessing.mean)).astype(np.uint8)
 
 
 def activation(maps: Sequence[Floats], weights: Numbers) -> Numbers:
-    """What each position of the last map contributes to a logit, (h, w): its mean plus the bias is the logit.
+    """The contribution of each position of the last map to a logit, (h, w): its mean plus the bias is the logit.
 
     Args:
-        maps: each (D, its h, its w); finer ones are brought to the last one's grid, with their means kept.
-        weights: (sum of all D,), of the maps' means.
+        maps: each (D, h, w); finer maps are averaged to the grid of the last one, which keeps their means.
+        weights: (sum of all D,), one per channel of the pooled maps.
     """
-    total, begin = np.zeros(maps[-1].shape[1:]), 0
-    for one in maps:
-        contribution = np.einsum("d,dhw->hw", weights[begin : (begin := begin + len(one))], one)
-        total += regridded(contribution, len(total), len(total[0]))
-    return total
+    cam, start = np.zeros(maps[-1].shape[1:]), 0
+    for feature_map in maps:
+        contribution = np.einsum("d,dhw->hw", weights[start : (start := start + len(feature_map))], feature_map)
+        cam += regridded(contribution, len(cam), len(cam[0]))
+    return cam
 
 
 def region(width: int, height: int, preprocessing: Preprocessing) -> Region:
-    """What the network sees of an upright image of so many pixels, to within a pixel of the network's own."""
+    """The region of an upright image that the network receives, exact to one pixel of the network's input."""
     crop = preprocessing.crop
     if preprocessing.fit == "squash":
         return Region(0, 0, width, height)

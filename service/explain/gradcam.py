@@ -1,4 +1,4 @@
-"""Grad-CAM of any network that has maps, with torch: imported only where somebody asks for it.
+"""Grad-CAM for any network with spatial feature maps. Needs torch, so it is imported only on request.
 
 Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
 """
@@ -20,10 +20,10 @@ from ..networks.network import Network
 
 
 class GradCam:
-    """A package's network with a way back through it.
+    """A package's network in torch, with gradients.
 
     Args:
-        threads: that compute.
+        threads: number of torch threads.
     """
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
@@ -31,38 +31,40 @@ class GradCam:
         self._threads = threads
 
     def __call__(self, pixels: Pixels, label: int) -> NDArray[np.float64] | None:
-        """What each position of the last map adds to a label's logit, to first order, of uint8 (S, S, 3)."""
+        """The first-order contribution of each position of the last map to a label's logit, for uint8 (S, S, 3)."""
         with _at_most(self._threads):
             return gradient_map(self._network, torch.from_numpy(pixels.copy())[None], label)
 
 
 def gradient_map(network: Network, batch: Tensor, label: int) -> NDArray[np.float64] | None:
-    """The map (h, w) of one image, uint8 (1, S, S, 3); None if no map has positions that the logit depends on.
+    """The Grad-CAM map (h, w) of one image, uint8 (1, S, S, 3); None if the logit depends on no spatial feature map.
 
-    The last map is what the body ends with; where the logit hears nothing of its positions, as behind a ViT's last block,
-    which leaves all to a token of its own, the last stage before it. A channel's weight is the sum of the logit's gradient
-    over the positions. The paper takes their mean, which is the same but for the scale; the sum is on the scale of the logit,
-    and where the vectors are means over the map, it gives the class activation map.
+    It uses the output of the backbone; if the logit does not depend on its positions, as with a ViT's last block, which
+    passes only the class token on, the last stage before it. A channel's weight is the sum of the logit's gradient over the
+    positions. The paper takes the mean, which differs only in scale; the sum is on the scale of the logit, and with global
+    average pooling it gives the class activation map.
     """
     with _stages_of(network.backbone) as stages, torch.enable_grad():
         last, logits = network.ending(batch)
-        ended = [(last, width_of(network.backbone, last))] if last.requires_grad else []
-        for tensor, width in reversed([*stages, *ended]):
+        output = [(last, width_of(network.backbone, last))] if last.requires_grad else []
+        n_prefix = prefix_tokens(network.backbone)
+        for tensor, width in reversed([*stages, *output]):
             [slope] = torch.autograd.grad(logits[0, label], [tensor], retain_graph=True, allow_unused=True)
-            seen, gradient = (positions(one, width, prefix_tokens(network.backbone)) for one in (tensor, slope))
-            if seen is not None and gradient is not None and bool(gradient.any()):
-                found: NDArray[np.float64] = torch.einsum("d,dhw->hw", gradient.sum(dim=(1, 2)), seen).detach().double().numpy()
-                return found
+            activations, gradient = positions(tensor, width, n_prefix), positions(slope, width, n_prefix)
+            if activations is not None and gradient is not None and bool(gradient.any()):
+                weights = gradient.sum(dim=(1, 2))
+                gradcam: NDArray[np.float64] = torch.einsum("d,dhw->hw", weights, activations).detach().double().numpy()
+                return gradcam
     return None
 
 
 def positions(tensor: Tensor | None, width: int, n_prefix: int) -> Tensor | None:
-    """A map of one image as (D, h, w), whatever its layout; None if it has no positions beside each other.
+    """A feature map of one image as (D, h, w), from any layout; None if it has no spatial positions.
 
     Args:
         tensor: (1, D, h, w), (1, h, w, D), or tokens (1, T, D).
         width: D.
-        n_prefix: tokens that belong to no place in the image, before those that do.
+        n_prefix: number of tokens before the patch tokens, such as the class token.
     """
     if tensor is None:
         return None
@@ -73,44 +75,44 @@ def positions(tensor: Tensor | None, width: int, n_prefix: int) -> Tensor | None
         tensor = tensor[:1, n_prefix:].reshape(1, side, side, width)
     if tensor.ndim != 4 or width not in (tensor.shape[1], tensor.shape[3]):
         return None
-    first = tensor if tensor.shape[1] == width else tensor.permute(0, 3, 1, 2)
-    return first[0] if first[0, 0].numel() > 1 else None
+    channels_first = tensor if tensor.shape[1] == width else tensor.permute(0, 3, 1, 2)
+    return channels_first[0] if channels_first[0, 0].numel() > 1 else None
 
 
 @contextmanager
 def _stages_of(body: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
-    """What each stage says, with its width, in the order in which they do; filled while the body runs."""
-    said: list[tuple[Tensor, int]] = []
+    """The output of each stage with its number of channels, in forward order. The list is filled during the forward pass."""
+    outputs: list[tuple[Tensor, int]] = []
     modules = dict(body.named_modules())
-    facts = [fact for fact in getattr(body, "feature_info", []) if fact["module"] in modules]
+    stages = [stage for stage in getattr(body, "feature_info", []) if stage["module"] in modules]
 
-    def listen(width: int) -> Any:
-        return lambda _module, _given, tensor: said.append((tensor, width)) if isinstance(tensor, Tensor) else None
+    def record(width: int) -> Any:
+        return lambda _module, _inputs, tensor: outputs.append((tensor, width)) if isinstance(tensor, Tensor) else None
 
-    hooks = [modules[fact["module"]].register_forward_hook(listen(fact["num_chs"])) for fact in facts]
+    hooks = [modules[stage["module"]].register_forward_hook(record(stage["num_chs"])) for stage in stages]
     try:
-        yield said
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def width_of(body: nn.Module, last: Tensor) -> int:
-    """The channels of what a body ends with; those of its vectors, unless connected layers lie between."""
-    told = int(getattr(body, "num_features", last.shape[1]))
-    return told if told in (last.shape[1], last.shape[-1]) else int(last.shape[1])
+    """The number of channels of a backbone's output: its `num_features`, unless fully connected layers follow the last map."""
+    n_features = int(getattr(body, "num_features", last.shape[1]))
+    return n_features if n_features in (last.shape[1], last.shape[-1]) else int(last.shape[1])
 
 
 def prefix_tokens(body: nn.Module) -> int:
-    """How many tokens of a body belong to no place in the image; 0 where it has none."""
+    """The number of non-patch tokens of a backbone, such as the class token; 0 if it has none."""
     return int(getattr(body, "num_prefix_tokens", 0))
 
 
 @contextmanager
 def _at_most(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)

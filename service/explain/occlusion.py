@@ -1,4 +1,4 @@
-"""What a network loses where an image is covered, part after part. Numpy only.
+"""Occlusion maps: how a score falls when parts of an image are masked, one after another. Numpy only.
 
 Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks".
 """
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from ..inference.engine import Pixels
 from .grids import CELLS, covered
 
-PATCH = 2  # cells along each side of what is covered at once: 81 passes
+PATCH = 2  # cells per side of the masked patch; 81 patches, one forward pass each
 
 Numbers = NDArray[np.float64]
 
 
 def occlusion(score: Callable[[Pixels], float], pixels: Pixels, cover: NDArray[np.uint8]) -> Numbers:
-    """How much a score falls when a part of the pixels (S, S, 3) is covered with a colour (3,): for each of 8x8 cells.
+    """The drop of a score when a patch of the pixels (S, S, 3) is filled with a color (3,): float64 (8, 8), one per cell.
 
-    A cell's number is the mean over the patches that lie on it. Patches reach over the edge, so that every cell lies
-    under equally many: a cell at the edge would otherwise answer for its neighbours.
+    A cell's value is the mean over the patches that cover it. Patches extend beyond the edge, so that the same number of
+    patches covers every cell: otherwise a cell at the edge would get part of its neighbors' effect.
     """
-    numbers = np.arange(CELLS**2).reshape(CELLS, CELLS)
-    whole, falls = score(pixels), np.zeros((CELLS, CELLS))
+    indices = np.arange(CELLS**2).reshape(CELLS, CELLS)
+    base_score, drops = score(pixels), np.zeros((CELLS, CELLS))
     for row, column in np.ndindex(CELLS + PATCH - 1, CELLS + PATCH - 1):
-        down, across = (slice(max(0, end - PATCH), min(CELLS, end)) for end in (row + 1, column + 1))
-        falls[down, across] += whole - score(covered(pixels, numbers[down, across].ravel(), cover))
-    found: Numbers = falls / PATCH**2
-    return found
+        rows, columns = (slice(max(0, end - PATCH), min(CELLS, end)) for end in (row + 1, column + 1))
+        drops[rows, columns] += base_score - score(covered(pixels, indices[rows, columns].ravel(), cover))
+    mean_drops: Numbers = drops / PATCH**2
+    return mean_drops

@@ -1,8 +1,7 @@
-"""What happens on a connection before there is a request: uvicorn's own protocol, with limits on time and size.
+"""uvicorn's HTTP protocol with header limits and early rejection. Nothing here reads a body.
 
-By itself uvicorn waits for ever for headers, takes any number of them, and explains itself in plain text. And where there
-is no room for one more image, its headers are enough to say so: refusals that cost as much as answers would leave no time
-for answers.
+By default uvicorn waits forever for headers, accepts any number of them, and reports errors in plain text. An overloaded
+service rejects an upload after its headers: if a rejection cost as much as a prediction, no time would be left for predictions.
 """
 
 import asyncio
@@ -28,11 +27,11 @@ from .routes import Route
 from .state import Serving
 
 ACCEPTED_AT_ONCE = 4
-HEADER_OVERHEAD = 32  # bytes that a header counts beside its own, as in HTTP/2 (RFC 9113, 6.5.2): many small ones cost too
+HEADER_OVERHEAD = 32  # bytes added to the size of each header, as in HTTP/2 (RFC 9113, 6.5.2): many small headers cost too
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One HTTP/1.1 connection."""
 
     serving: ClassVar[Serving]
     routes: ClassVar[Mapping[str, Route]]
@@ -48,13 +47,13 @@ class Protocol(HttpToolsProtocol):
         settings = self._settings = self.serving.settings
         if not settings.tracing:
             self.app = Shortcut(self.app, Gate(self.app, self.serving, self.routes))
-        # BentoML leaves it out, and then uvicorn waits without end for what was accepted.
+        # BentoML does not set it, and uvicorn would then wait forever for accepted requests.
         config.timeout_graceful_shutdown = config.timeout_graceful_shutdown or math.ceil(settings.drain_deadline_s)
-        self._due: asyncio.TimerHandle | None = None  # while headers are awaited
-        self._n_bytes = 0  # of the headers that are awaited
+        self._due: asyncio.TimerHandle | None = None  # runs until the headers are complete
+        self._n_bytes = 0  # of the current request's headers
         self._refused = False
-        self._passing: asyncio.TimerHandle | None = None  # while the body of a request that was turned away passes by
-        self._lasting = True  # whether the connection goes on after that
+        self._passing: asyncio.TimerHandle | None = None  # runs while the body of a rejected request is discarded
+        self._lasting = True  # whether the connection is kept alive after that
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -100,7 +99,7 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse("bad_request", "This is not an HTTP request that can be understood.")
+        self._refuse("bad_request", "The request is not valid HTTP.")
 
     def _await_headers(self) -> None:
         self._n_bytes = 0
@@ -112,27 +111,26 @@ class Protocol(HttpToolsProtocol):
             self._due = None
 
     def _give_up(self) -> None:
-        detail = f"The headers were not there within {self._settings.header_deadline_s:g} seconds."
+        detail = f"The headers did not arrive within {self._settings.header_deadline_s:g} seconds."
         self._refuse("slow_headers", detail, "header_deadline_s")
 
     def _refuse_headers(self) -> None:
-        detail = (
-            f"The headers have more than {self._settings.max_header_bytes:,} bytes, each counted with {HEADER_OVERHEAD} more."
-        )
+        limit = f"{self._settings.max_header_bytes:,} bytes, counting {HEADER_OVERHEAD} extra bytes for each header"
+        detail = f"The headers are larger than {limit}."
         self._refuse("headers_too_large", detail, "max_header_bytes")
 
     def _refuse(self, code: str, detail: str, limit: str | None = None) -> None:
-        """Says what is wrong, and hangs up."""
+        """Sends a problem and closes the connection."""
         self._refused = True
         self._await_no_headers()
-        if self._passing is not None:  # its answer is out already, and this is only about the body
+        if self._passing is not None:  # the response has been sent already; only the body is invalid
             self.transport.close()
         if self.transport.is_closing():
             return
-        told = problem(code, detail, self._settings, new_id(), limit)
-        self._write(told, closing=True)
+        rejection = problem(code, detail, self._settings, new_id(), limit)
+        self._write(rejection, closing=True)
         self.transport.close()
-        self.serving.metrics.requests.labels("other", told.status, code).inc()
+        self.serving.metrics.requests.labels("other", rejection.status, code).inc()
 
     def _write(self, told: Problem, closing: bool) -> None:
         response = refusal(told)
@@ -143,32 +141,32 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[told.status] + headers + b"\r\n" + bytes(response.body))
 
     def _brings_image(self) -> bool:
-        """Whether an image is to follow these headers; False too where only the gate can answer, or answer in order."""
+        """Whether these headers announce an authorized image upload, and no earlier response is pending (pipelining)."""
         route = self.routes.get(self._path())
-        in_order = self.cycle is None or self.cycle.response_complete
-        image = route is not None and route.takes is not None and self.parser.get_method() == b"POST"
-        return image and in_order and self.serving.admits(self._header(b"authorization"))
+        is_first = self.cycle is None or self.cycle.response_complete
+        is_upload = route is not None and route.takes is not None and self.parser.get_method() == b"POST"
+        return is_upload and is_first and self.serving.admits(self._header(b"authorization"))
 
     def _admit(self, pipeline: Pipeline) -> None:
-        """Keeps a place for the image, or says that there is none."""
+        """Reserves a slot for the image, or rejects the request if the queue is full."""
         try:
-            self.scope["arrival"] = pipeline.road.room.expect()  # type: ignore[typeddict-unknown-key]
+            self.scope["reservation"] = pipeline.road.room.expect()  # type: ignore[typeddict-unknown-key]
         except Overloaded as overload:
             self._turn_away(overload)
         else:
             super().on_headers_complete()
 
     def _turn_away(self, overload: Overloaded) -> None:
-        """Answers at once; the body passes by unread, and then the connection is as good as before."""
-        begun = time.perf_counter()
-        # Whoever asks before sending a body does not send it now; nobody could tell where the next request begins.
-        lasting = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        self._lasting = lasting and not self.expect_100_continue
-        told = explained(overload, self._settings, given_or_new(self._header(b"x-request-id")))
-        self._write(told, closing=not self._lasting)
+        """Responds immediately and discards the body, so that the connection can be reused."""
+        start = time.perf_counter()
+        # After `Expect: 100-continue` the client may skip the body, and the start of the next request would be ambiguous.
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        self._lasting = keep_alive and not self.expect_100_continue
+        rejection = explained(overload, self._settings, given_or_new(self._header(b"x-request-id")))
+        self._write(rejection, closing=not self._lasting)
         self._passing = self.loop.call_later(LINGER_S, self.transport.close)
         self.server_state.total_requests += 1
-        self.serving.turn_away(self._path(), told, time.perf_counter() - begun)
+        self.serving.turn_away(self._path(), rejection, time.perf_counter() - start)
 
     def _path(self) -> str:
         return self.url.partition(b"?")[0].decode("latin-1")
@@ -177,21 +175,21 @@ class Protocol(HttpToolsProtocol):
         return next((value.decode("latin-1") for key, value in self.headers if key == name), "")
 
     def _passed(self) -> None:
-        """The body of a request that was turned away is off the wire."""
+        """Runs once the body of a rejected request has been discarded."""
         if self._passing is not None:
             self._passing.cancel()
             self._passing = None
         if not self._lasting:
             self.transport.close()
-        elif not self.transport.is_closing():  # as uvicorn does after an answer of its own
+        elif not self.transport.is_closing():  # as uvicorn does after its own responses
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
 
 class Shortcut:
-    """ASGI: leads past BentoML's middlewares, unless they are wanted for their tracing.
+    """ASGI app that skips BentoML's middlewares. Used unless tracing needs them.
 
-    They cost three times as much as the rest of the way, and a timer of theirs keeps 5 KB of every request for a minute.
+    They cost three times as much as the rest of the request path, and one of their timers keeps 5 KB per request for a minute.
     """
 
     def __init__(self, bentoml: ASGIApp, gate: ASGIApp) -> None:
@@ -204,21 +202,21 @@ class Shortcut:
 
 
 def install(serving: Serving, routes: Mapping[str, Route]) -> None:
-    """Lets the uvicorn that BentoML is about to start in this process speak our protocol."""
+    """Makes the uvicorn server that BentoML starts in this process use `HttpProtocol`."""
     Protocol.serving, Protocol.routes = serving, routes
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Protocol.__name__}"
     _open_wide()
 
 
 def _open_wide() -> None:
-    """Lets uvicorn accept several connections in one round of its loop.
+    """Makes uvicorn accept several connections per iteration of the event loop.
 
-    uvloop accepts one in a round for each listening socket, and under load a round takes long: two thousand callers were
-    kept waiting at the door for seconds, only to be told that there is no room. So the same door is opened several times.
+    uvloop accepts one connection per iteration and listening socket, and under load an iteration is slow: two thousand
+    clients waited seconds to be accepted, only to be rejected. So each listening socket is duplicated.
     """
     start = uvicorn.Server.startup
 
     async def startup(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-        await start(self, sockets and [given.dup() for given in sockets for _ in range(ACCEPTED_AT_ONCE)])
+        await start(self, sockets and [listener.dup() for listener in sockets for _ in range(ACCEPTED_AT_ONCE)])
 
     uvicorn.Server.startup = startup  # type: ignore[method-assign]

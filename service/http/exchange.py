@@ -1,4 +1,4 @@
-"""One request and its answer on the wire: what came in, what went out, and how a refused upload ends."""
+"""One HTTP request and its response: counts bytes, adds the request id, closes rejected uploads. No routing."""
 
 import asyncio
 import random
@@ -8,23 +8,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-LINGER_S = 2.0  # how long a refused body is still taken off the wire, so that its sender can read why
+LINGER_S = 2.0  # a rejected body is read and discarded for this long, so that the client can read the response
 
 
 class Visit:
-    """One request, with its id and what is counted of it.
+    """One request with its id, its counters, and its response.
 
     Attributes:
-        request: its `state` has the `id`, the `code` of the problem it ends with ("ok" if none), and how many bytes of its
-            body are `held` in memory.
-        status: of the answer; 0 until there is one.
+        request: its `state` has the `id`, the `code` of the problem it ends with ("ok" if none), and `buffered_bytes`, how
+            many bytes of its body are in memory.
+        status: of the response; 0 before it starts.
         received: bytes of the body so far.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        state = {"code": "ok", "held": 0}
+        state = {"code": "ok", "buffered_bytes": 0}
         self.request = Request({**scope, "state": state}, self.receive)
         self.id = state["id"] = given_or_new(self.request.headers.get("x-request-id", ""))
         self.begun = time.perf_counter()
@@ -34,24 +34,24 @@ class Visit:
         self._whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
 
     async def receive(self) -> Message:
-        """The next piece of the body, counted."""
+        """The next message from the client. Counts its bytes."""
         message = await self._receive()
         self.received += len(message.get("body", b""))
         self._whole = self._whole or not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
-        """A part of somebody else's answer, with our id."""
+        """Sends a part of BentoML's response, and adds the request id."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.id.encode())]}
         await self._send(message)
 
     async def reply(self, response: Response) -> None:
-        """Sends an answer of ours.
+        """Sends one of Graft's own responses.
 
-        A body that was refused unread is still taken off the wire for a while before the connection closes: closed at
-        once, most clients report a broken pipe instead of the answer.
+        An unread body is read and discarded for a while before the connection closes (nginx calls this a lingering close):
+        if it closed at once, most clients would report a broken pipe instead of the response.
         """
         self.status = response.status_code
         response.headers["X-Request-ID"] = self.id
@@ -75,11 +75,11 @@ class Visit:
 
 
 def given_or_new(request_id: str) -> str:
-    """The caller's own request id if it is short and printable, else a new one."""
-    fit = 0 < len(request_id) <= 64 and request_id.isascii() and request_id.isprintable()
-    return request_id if fit else new_id()
+    """The client's request id if it is short and printable, else a new one."""
+    is_valid = 0 < len(request_id) <= 64 and request_id.isascii() and request_id.isprintable()
+    return request_id if is_valid else new_id()
 
 
 def new_id() -> str:
-    """Not from the system's own randomness: that call gives other threads their turn, and nobody guards an id."""
+    """A random 128-bit id in hex. Not from os.urandom, which releases the GIL; an id need not be secret."""
     return f"{random.getrandbits(128):032x}"

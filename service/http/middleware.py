@@ -1,8 +1,8 @@
-"""The gate that every request passes first and every answer last: its key, its log line, its count.
+"""ASGI middleware around every request: authorization, routing, access log, and metrics.
 
-BentoML's own request parser fetches URLs that it finds in upload fields, unpickles, and answers 500 to broken images; its
-metrics make a new series of every path that anybody tries. So only the paths known here lead anywhere, and of those only
-its client's schema leads to BentoML: its parser never sees a byte.
+BentoML's request parser fetches URLs found in upload fields, unpickles, and responds 500 to broken images, and its metrics
+create a new series for every path that is tried. So only the paths of the route table are served, and the schema for
+BentoML's client is the only one passed on to BentoML: its parser never receives a byte.
 """
 
 import time
@@ -20,14 +20,14 @@ from .routes import PROBES, Route
 from .state import Serving
 
 BENTOML_PATHS = frozenset({"/schema.json"})
-HUNG_UP = 499  # nobody reads it; nginx's word for it keeps it apart from our errors
+HUNG_UP = 499  # nginx's code for a client that disconnected; only in logs and metrics, separate from server errors
 
 
 class Gate:
     """ASGI middleware in front of BentoML.
 
     Attributes:
-        serving: who answers.
+        serving: the state of the service.
     """
 
     def __init__(self, app: ASGIApp, serving: Serving, routes: Mapping[str, Route]) -> None:
@@ -45,8 +45,8 @@ class Gate:
 
     async def _answer(self, scope: Scope, visit: Visit, receive: Receive) -> None:
         try:
-            if (turned_away := self._check(visit.request)) is not None:
-                await visit.reply(turned_away)
+            if (rejection := self._check(visit.request)) is not None:
+                await visit.reply(rejection)
             elif scope["path"] in BENTOML_PATHS:
                 await self._bentoml(scope, receive, visit.send)
             else:
@@ -55,23 +55,23 @@ class Gate:
             visit.status = HUNG_UP
         except Exception:
             logger.exception("failed", extra={"fields": {"request_id": visit.id}})
-            if visit.status:  # too late to say so: only a broken connection tells that the answer is not whole
+            if visit.status:  # the response has started: only a broken connection can show that it is incomplete
                 raise
             await visit.reply(
-                self._refusal(visit.request, "internal", "This is a bug of ours; the request id finds it in the log.")
+                self._refusal(visit.request, "internal", "This is a bug in Graft. Find it in the log by the request id.")
             )
         finally:
-            self.serving.uploads.give_back(visit.request.state.held)
+            self.serving.uploads.give_back(visit.request.state.buffered_bytes)
             self._tell(visit)
 
     def _check(self, request: Request) -> Response | None:
-        """What is answered to a request that comes without the key, or leads nowhere."""
+        """The response to a request without a valid key or to an unknown path; None for any other."""
         path = request.scope["path"]
         route = self._routes.get(path)
         if not (route and route.open) and not self.serving.admits(request.headers.get("authorization", "")):
             return self._refusal(request, "unauthorized", "Send the header `Authorization: Bearer KEY`.")
         if route is None and path not in BENTOML_PATHS:
-            return self._refusal(request, "not_found", f"There is no {path!r}. See /docs.json for what there is.")
+            return self._refusal(request, "not_found", f"There is no {path!r}. See /docs.json for the available paths.")
         return None
 
     def _refusal(self, request: Request, code: str, detail: str) -> Response:
@@ -79,7 +79,7 @@ class Gate:
         return refusal(problem(code, detail, self.serving.settings, request.state.id))
 
     def _tell(self, visit: Visit) -> None:
-        """Counts and logs a request. By route, not by path: there is no end of paths."""
+        """Counts and logs a request. By route, not by path: the number of paths is unbounded."""
         path, code = visit.request.scope["path"], visit.request.state.code
         route = path if path in self._routes or path in BENTOML_PATHS else "other"
         seconds = time.perf_counter() - visit.begun

@@ -1,4 +1,4 @@
-"""multipart/form-data (RFC 7578) in memory: the parts of a body, cut out of it without a temporary file."""
+"""Parses multipart/form-data (RFC 7578) in memory, without a temporary file. It does not interpret the fields."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,23 +9,23 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 
-MOST_PARTS = 2_000  # far more than may be sent, and few enough to be told apart in no time
-MOST_HEADER_BYTES = 2**16  # of one line; file names may be long, and are not looked at
+MOST_PARTS = 2_000  # far above the image limits, and few enough to parse quickly
+MOST_HEADER_BYTES = 2**16  # of one line; file names may be long and are ignored
 
 
 class FormError(ValueError):
-    """This is no form; the text is fit to show to whoever sent it."""
+    """The body is not a valid form. The message is safe to show to the client."""
 
 
 class TooManyParts(FormError):
-    """It is a form, but one that nobody could mean."""
+    """The form has more than `MAX_PARTS` parts."""
 
 
 class Part(NamedTuple):
     """One field of a form.
 
     Attributes:
-        is_file: whether it came with a file name, which is not kept.
+        is_file: whether it has a file name; the name itself is dropped.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Part(NamedTuple):
 
 
 def parts(body: bytes, content_type: str) -> list[Part]:
-    """The parts of a form, in their order. Raises FormError."""
+    """The parts of a form, in order. Raises FormError."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise FormError("The Content-Type names no boundary.")
+        raise FormError("The Content-Type has no boundary.")
     collector = _Collector()
     try:
         parser = MultipartParser(boundary, collector.callbacks(), max_header_size=MOST_HEADER_BYTES)
@@ -46,12 +46,12 @@ def parts(body: bytes, content_type: str) -> list[Part]:
     except FormParserError as error:
         raise FormError(f"The form cannot be parsed: {error}.") from None
     if not collector.ended:
-        raise FormError("The form breaks off before its closing boundary.")
+        raise FormError("The form ends before its closing boundary.")
     return collector.parts
 
 
 class _Collector:
-    """What the parser's callbacks gather."""
+    """Collects the parts from the parser's callbacks."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the same table that answers: what it says is what is there."""
+"""Generates the OpenAPI document from the route table, so that it always matches the routes. No handlers."""
 
 import json
 from collections.abc import Iterable
@@ -27,19 +27,23 @@ Schema = dict[str, Any]
 
 
 def document(routes: Iterable[Route]) -> Schema:
-    """The OpenAPI 3.1 document of some routes."""
+    """The OpenAPI 3.1 document for a set of routes."""
     shown = [route for route in routes if route.shown]
     models = {model for route in shown if (model := route.answer)} | {Problem}
     _, schemas = models_json_schema([(model, "serialization") for model in sorted(models, key=_name)], ref_template=REFS)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Graft", "version": _version(), "description": "Classifies images, and says when it does not know."},
+        "info": {
+            "title": "Graft",
+            "version": _version(),
+            "description": "Image classification with calibrated probabilities and abstention.",
+        },
         "servers": [{"url": "/"}],
         "security": [{"key": []}, {}],
         "paths": {route.path: {route.method.lower(): _operation(route)} for route in shown},
         "components": {
             "schemas": schemas["$defs"],
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "where GRAFT_API_KEY is set"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "required if GRAFT_API_KEY is set"}},
         },
     }
 
@@ -51,7 +55,7 @@ def _name(model: type[BaseModel]) -> str:
 def _version() -> str:
     try:
         return version("graft-vision")
-    except PackageNotFoundError:  # inside a Bento, which carries the source alone
+    except PackageNotFoundError:  # inside a Bento, which contains only the source
         return "0"
 
 
@@ -72,7 +76,7 @@ def _operation(route: Route) -> Schema:
 REQUEST_ID: Schema = {
     "name": "X-Request-ID",
     "in": "header",
-    "description": "comes back with the answer, and stands in the log; one is made up if it is missing or unusable",
+    "description": "returned with the response and written to the log; a missing or invalid id is replaced by a new one",
     "schema": {"type": "string"},
 }
 ID_HEADER: Schema = {"X-Request-ID": {"schema": {"type": "string"}, "required": True}}
@@ -80,8 +84,10 @@ ID_HEADER: Schema = {"X-Request-ID": {"schema": {"type": "string"}, "required": 
 
 def _answer(route: Route) -> Schema:
     schema = {"$ref": REFS.format(model=route.answer.__name__)} if route.answer else None
-    content = {kind: {"schema": schema if kind == "application/json" else _media(kind)} for kind in route.kinds}
-    return {"description": "The answer.", "headers": ID_HEADER, "content": content}
+    content = {
+        media_type: {"schema": schema if media_type == "application/json" else _media(media_type)} for media_type in route.kinds
+    }
+    return {"description": "Success.", "headers": ID_HEADER, "content": content}
 
 
 def _media(kind: str) -> Schema:
@@ -95,24 +101,24 @@ def _options(options: type[Options]) -> dict[str, Schema]:
 
 def _parameter(name: str, schema: Schema) -> Schema:
     plain = {key: value for key, value in schema.items() if key not in ("title", "description")}
-    description = f"{schema['description']}; the same field of the body counts more"
+    description = f"{schema['description']}; the same field in the body takes precedence"
     return {"name": name, "in": "query", "description": description, "schema": _without_null(plain)}
 
 
 def _without_null(schema: Schema) -> Schema:
-    """An option's schema where leaving it out is the only way to say nothing."""
-    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
-    if kinds:
+    """An option's schema for queries and forms, which cannot send null: the option is left out instead."""
+    variants = [variant for variant in schema.pop("anyOf", []) if variant != {"type": "null"}]
+    if variants:
         del schema["default"]
-        schema |= kinds[0]
+        schema |= variants[0]
     return schema
 
 
 def _bodies(route: Route) -> Schema:
     options = {name: _without_null(dict(schema)) for name, schema in _options(route.options).items()}
     if route.takes == "images":
-        most = Settings.model_fields["max_batch_images"].default
-        images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": most, "description": "see /v1/limits"}
+        limit = Settings.model_fields["max_batch_images"].default
+        images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": limit, "description": "see /v1/limits"}
         return {"multipart/form-data": {"schema": _fields("images", images, options)}}
     text = {"type": "string", "format": "byte", "description": "base64, without a data: prefix"}
     return {
@@ -128,21 +134,21 @@ def _fields(name: str, schema: Schema, options: dict[str, Schema]) -> Schema:
 
 
 def _problems(route: Route) -> Schema:
-    """Every status that is possible, with an example of each code."""
-    found: dict[int, dict[str, Schema]] = {}
+    """The response of every possible error status, with an example of each code."""
+    examples: dict[int, dict[str, Schema]] = {}
     for code in possible(route):
         status, title = PROBLEMS[code]
         if code == "too_many_files" and route.takes == "image":
             status = 422
-        told = problem(code, f"{title}.", Settings(), EXAMPLE_ID, status=status).model_dump(mode="json", exclude_none=True)
-        found.setdefault(status, {})[code] = {"summary": title, "value": told}
+        example = problem(code, f"{title}.", Settings(), EXAMPLE_ID, status=status).model_dump(mode="json", exclude_none=True)
+        examples.setdefault(status, {})[code] = {"summary": title, "value": example}
     return {
         str(status): {
-            "description": " / ".join(found[status]),
+            "description": " / ".join(examples[status]),
             "headers": ID_HEADER | EXTRA_HEADERS.get(status, {}),
-            "content": {PROBLEM_TYPE: {"schema": {"$ref": REFS.format(model="Problem")}, "examples": found[status]}},
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": REFS.format(model="Problem")}, "examples": examples[status]}},
         }
-        for status in sorted(found)
+        for status in sorted(examples)
     }
 
 
@@ -180,7 +186,7 @@ OF_IMAGES = (
 
 
 def possible(route: Route) -> list[str]:
-    """The codes of every problem that a route can answer with."""
+    """The codes of every problem that a route can return."""
     codes = [*ALWAYS]
     if not route.open:
         codes += ["unauthorized", "not_acceptable"]
@@ -197,14 +203,14 @@ NEVER_LOADING = ("/v1/limits", "/metrics", "/docs.json")
 
 
 def table() -> dict[str, Route]:
-    """Every path's route: the contract's, their twins under other names, the page, and the document that describes them."""
+    """All routes by path: the API, its aliases, the page, and the OpenAPI document."""
     routes = {route.path: route for route in [*CONTRACT, *website.routes()]}
-    for twin, original in TWINS.items():
-        routes[twin] = replace(routes[original], path=twin)
+    for alias, original in TWINS.items():
+        routes[alias] = replace(routes[original], path=alias)
 
-    async def show(request: Request, serving: Serving) -> Response:
+    async def serve_document(request: Request, app_state: Serving) -> Response:
         return Response(content, media_type="application/json")
 
-    docs = Route("/docs.json", "GET", show, "This document.")
+    docs = Route("/docs.json", "GET", serve_document, "This OpenAPI document.")
     content = json.dumps(document([*routes.values(), docs]), ensure_ascii=False).encode()
     return routes | {docs.path: docs}

@@ -1,4 +1,4 @@
-"""A request in; the image's bytes and the options out, or a refusal that says why. Nothing is decoded here."""
+"""Reads the image bytes and the raw options from a request, within the limits. No image is decoded here."""
 
 import asyncio
 import base64
@@ -15,23 +15,23 @@ from ..imaging.headers import kind
 from ..settings import Settings
 from .multipart import FormError, Part, TooManyParts, parts
 
-MOST_OPTION_BYTES = 5_000  # of a field's text, more than any option needs
-MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and nothing else here is nested
+MOST_OPTION_BYTES = 5_000  # of a field's text; no option needs more
+MOST_NESTED = 100  # brackets in a JSON body; base64 has none, and no option is nested
 Given = dict[str, Any]
-Givens = tuple[Given, Given]  # options of the query, and of the body
+Givens = tuple[Given, Given]  # options from the query string, and from the body
 
 
 class Uploads:
-    """How many bytes of bodies are in memory: a thousand slow uploads must not fill it."""
+    """Limits how many bytes of request bodies are in memory at once, so that a thousand slow uploads cannot fill it."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._held = 0
 
     def take(self, n_bytes: int) -> None:
-        """Makes room, or raises Refused."""
+        """Reserves bytes. Raises ProblemError if the budget is used up."""
         if self._held + n_bytes > self._most:
-            raise Refused("overloaded", "Too much is being uploaded at once.", "max_upload_bytes")
+            raise Refused("overloaded", "Too many bytes are being uploaded at once.", "max_upload_bytes")
         self._held += n_bytes
 
     def give_back(self, n_bytes: int) -> None:
@@ -39,7 +39,7 @@ class Uploads:
 
 
 class Intake:
-    """One request's body and options. How many bytes of it are in memory stands in the request's `state.held`."""
+    """Reads one request. `request.state.buffered_bytes` counts how many bytes of its body are in memory."""
 
     def __init__(self, request: Request, settings: Settings, uploads: Uploads) -> None:
         self._request = request
@@ -47,7 +47,7 @@ class Intake:
         self._uploads = uploads
 
     async def image(self) -> tuple[bytes, Givens]:
-        """The image's bytes, and the options: the query's, and the body's, which count more. Raises Refused."""
+        """The image's bytes and the options; those in the body override those in the query. Raises ProblemError."""
         self._check_encoding()
         media_type = self._media_type
         if media_type == "multipart/form-data":
@@ -58,7 +58,7 @@ class Intake:
             encoded = images[0]
         elif media_type == "application/json":
             encoded, options = _from_json(await self._body())
-        # curl -T names no type at all, and a wrong image type is so common that only the bytes decide.
+        # curl -T sends no type, and a wrong image type is common, so only the bytes decide.
         elif media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
             encoded, options = await self._body(), {}
         else:
@@ -67,15 +67,15 @@ class Intake:
         return encoded, self._with_query(options)
 
     async def images(self) -> tuple[list[bytes], Givens]:
-        """Every file of the form field `images`, and the options: the query's, and the form's. Raises Refused."""
+        """All files in the form field `images`, and the options from the query and the form. Raises ProblemError."""
         self._check_encoding()
         if self._media_type != "multipart/form-data":
             raise Refused("unsupported_media_type", "Send multipart/form-data with files in the field 'images'.")
         images, options = await self._form("images")
         if not images:
             raise Refused("missing_image", "Send files in the field 'images'; there were none.", field="images")
-        if len(images) > (most := self._settings.max_batch_images):
-            detail = f"There are {len(images)} images; {most} may come at once."
+        if len(images) > (limit := self._settings.max_batch_images):
+            detail = f"The request has {len(images)} images; at most {limit} are allowed."
             raise Refused("too_many_files", detail, "max_batch_images", "images")
         return images, self._with_query(options)
 
@@ -92,38 +92,38 @@ class Intake:
             raise Refused("content_encoding", "Compressed bodies are not accepted; images are compressed already.")
 
     async def _body(self) -> bytes:
-        """The whole body, refused as soon as it is known to be too large or too slow. Holds no work slot meanwhile."""
-        most, deadline_s = self._settings.max_body_bytes, self._settings.read_deadline_s
-        promised = self._request.headers.get("content-length", "")
-        if promised.isdecimal() and int(promised) > most:
-            raise _too_large(most)
-        pieces = []
+        """The whole body. Rejects it as soon as it is too large or too slow; it takes no queue slot while it is read."""
+        max_bytes, deadline_s = self._settings.max_body_bytes, self._settings.read_deadline_s
+        content_length = self._request.headers.get("content-length", "")
+        if content_length.isdecimal() and int(content_length) > max_bytes:
+            raise _too_large(max_bytes)
+        chunks = []
         try:
             async with asyncio.timeout(deadline_s):
-                async for piece in self._request.stream():
-                    if self._request.state.held + len(piece) > most:
-                        raise _too_large(most)
-                    self._uploads.take(len(piece))
-                    self._request.state.held += len(piece)
-                    pieces.append(piece)
+                async for chunk in self._request.stream():
+                    if self._request.state.buffered_bytes + len(chunk) > max_bytes:
+                        raise _too_large(max_bytes)
+                    self._uploads.take(len(chunk))
+                    self._request.state.buffered_bytes += len(chunk)
+                    chunks.append(chunk)
         except TimeoutError:
             raise Refused("slow_upload", f"The upload took longer than {deadline_s:g} seconds.", "read_deadline_s") from None
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _form(self, field: str) -> tuple[list[bytes], Given]:
-        """The files of one form field, and every other field as an option."""
+        """The files in one form field, and all other fields as options."""
         body = await self._body()
         try:
-            found = parts(body, self._request.headers["content-type"])
+            form = parts(body, self._request.headers["content-type"])
         except TooManyParts as error:
             raise Refused("too_many_files", str(error), field=field) from None
         except FormError as error:
             raise Refused("bad_multipart", str(error)) from None
-        for part in found:
+        for part in form:
             if part.name == field and not part.is_file:
                 _refuse_text(part.content, field)
-        options = _single([(part.name, _option(part)) for part in found if part.name != field])
-        return [part.content for part in found if part.name == field], options
+        options = _single([(part.name, _option(part)) for part in form if part.name != field])
+        return [part.content for part in form if part.name == field], options
 
 
 def _option(part: Part) -> str:
@@ -133,19 +133,19 @@ def _option(part: Part) -> str:
 def _refuse_text(text: bytes, field: str) -> NoReturn:
     if _URL.match(text):
         raise Refused("urls_not_accepted", "Images are never fetched; send the file itself.", field=field)
-    raise Refused("missing_image", f"The field {field!r} holds text; send a file.", field=field)
+    raise Refused("missing_image", f"The field {field!r} contains text; send a file.", field=field)
 
 
-# Any scheme, but not data: that is an image after all, if not one that is read here.
+# Any scheme but data:, which does hold an image, though not in an accepted form.
 _URL = re.compile(rb"\s*(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def _from_json(body: bytes) -> tuple[bytes, Given]:
     if kind(body[:18]):
-        raise Refused("unsupported_media_type", "The body is an image, but its Content-Type says that it is JSON.")
-    # Counted first, because parsing a million keys or brackets takes seconds; base64 has neither quotes nor brackets.
+        raise Refused("unsupported_media_type", "The body is an image, but its Content-Type is JSON.")
+    # Counted first: parsing a million keys or brackets takes seconds. Base64 has neither quotes nor brackets.
     if body.count(b'"') > 1000 or body.count(b"[") + body.count(b"{") > MOST_NESTED:
-        raise Refused("bad_json", "The body has more fields than there are options.")
+        raise Refused("bad_json", "The body has too many fields.")
     try:
         fields = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -162,23 +162,23 @@ def _from_json(body: bytes) -> tuple[bytes, Given]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _single(items: list[tuple[str, Any]]) -> Given:
-    """Options by name; one given twice is refused, because guessing which was meant would be wrong half the time."""
+    """Options by name. Rejects a repeated option, because either value could be the intended one."""
     options: Given = {}
     for name, value in items:
         if name in options:
             code = f"bad_{name}" if f"bad_{name}" in PROBLEMS else "unknown_field"
-            raise Refused(code, f"{name} was given more than once.", field=name)
+            raise Refused(code, f"{name} is given more than once.", field=name)
         options[name] = value
     return options
 
 
 def _unique(items: list[tuple[str, Any]]) -> Given:
     if len(fields := dict(items)) != len(items):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is repeated")
     return fields
 
 

@@ -1,6 +1,6 @@
-"""The try-it page at `/`: its files, read once, under headers that let the page reach this service and nothing else.
+"""Serves the demo page at `/`. Files are read once; the security headers let the page reach only this service.
 
-The page holds no secret and needs no key; what it asks of /v1 is guarded there.
+The page holds no secret, so it needs no key; the /v1 routes that it calls check the key themselves.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ POLICY = {
     "base-uri": "'none'",
     "form-action": "'none'",
     "frame-ancestors": "'none'",
-    # Labels are written by strangers: with this a browser refuses any script of ours that would make markup of one.
+    # Labels are untrusted text: with this, a browser blocks a script that inserts one as HTML.
     "require-trusted-types-for": "'script'",
 }
 FEATURES_OFF = ("accelerometer", "display-capture", "geolocation", "gyroscope", "magnetometer", "microphone", "payment", "usb")
 HEADERS = {
-    "Cache-Control": "no-cache",  # a browser keeps its copy and asks whether it is still the right one
+    "Cache-Control": "no-cache",  # a browser keeps its copy and revalidates it with the ETag
     "Content-Security-Policy": "; ".join(f"{directive} {sources}" for directive, sources in POLICY.items()),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -41,16 +41,16 @@ HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The page and what it is made of."""
-    parts = {f"/page/{path.name}": path for path in sorted(PAGE.iterdir()) if path.suffix in KINDS and path != INDEX}
+    """The routes of the page and its assets."""
+    assets = {f"/page/{path.name}": path for path in sorted(PAGE.iterdir()) if path.suffix in KINDS and path != INDEX}
     return [
-        Route(address, "GET", Asset(path).answer, "A part of the page.", open=True, shown=False)
-        for address, path in {"/": INDEX, **parts}.items()
+        Route(url_path, "GET", Asset(path).answer, "An asset of the page.", open=True, shown=False)
+        for url_path, path in {"/": INDEX, **assets}.items()
     ]
 
 
 class Asset:
-    """One file in memory."""
+    """One static file, held in memory."""
 
     def __init__(self, path: Path) -> None:
         self._content = path.read_bytes()
@@ -58,12 +58,12 @@ class Asset:
         self._tag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
 
     async def answer(self, request: Request, serving: Serving) -> Response:
-        """The file, or 304 to a browser that has it already."""
+        """The file, or 304 if the browser has the current version."""
         headers = HEADERS | {"ETag": self._tag}
         if self._is_had(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         return Response(self._content, headers=headers, media_type=self._media_type)
 
     def _is_had(self, tags: str) -> bool:
-        # A proxy that compresses on the way marks the tag as weak; the file behind it is the same.
+        # A compressing proxy marks the ETag as weak; the file is the same.
         return tags.strip() == "*" or self._tag in {tag.strip().removeprefix("W/") for tag in tags.split(",")}

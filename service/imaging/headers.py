@@ -1,6 +1,6 @@
-"""What a file claims to be, read from its first bytes before any decoder sees them. Plain Python: no Pillow, no numpy.
+"""Reads an image's format and size from its header, before a decoder runs. Plain Python: no Pillow, no numpy.
 
-Sizes are found by Pillow's own rules, oddities included, because it is Pillow that allocates what they ask for.
+Sizes follow Pillow's parsing rules, including its quirks, because Pillow allocates memory for the size that it reads.
 """
 
 import re
@@ -12,13 +12,13 @@ from ..errors import ImageError
 from .unsupported import told
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Segments or blocks that a header may be in. Photos have dozens; stepping over millions would hold the server up.
+# Segments or blocks in one file. Photos have dozens; parsing millions would block the server.
 MAX_PIECES = 30_000
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may claim to be. The same in training and service, so the network never meets what is refused."""
+    """Limits on the size declared in an image header. Training and serving share them, so both accept the same images."""
 
     max_pixels: int = 64_000_000
     max_side: int = 16_384
@@ -28,12 +28,12 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file claims to be.
+    """The format and size that a file declares.
 
     Attributes:
         format: one of `FORMATS`.
-        width, height: in pixels, before any turning; may be 0 or absurd.
-        scans: how often a decoder goes over the whole picture; 1 but for JPEGs that come in several passes.
+        width, height: in pixels, before EXIF orientation; unchecked, so they may be 0 or very large.
+        scans: number of scans; more than 1 only for progressive or other multi-scan JPEGs.
     """
 
     format: str
@@ -43,40 +43,38 @@ class Header:
 
 
 def sniff(encoded: bytes) -> Header:
-    """The header's claims. Raises ImageError if there is no header of an accepted format."""
+    """Reads the header. Raises ImageError if the file is not in a supported format."""
     if not encoded:
-        raise ImageError("empty_image", "The image has no bytes.")
-    found = kind(encoded)
-    if found is None:
-        raise ImageError(
-            "unsupported_format", told(encoded) or f"This is not an image of an accepted kind ({', '.join(FORMATS)})."
-        )
+        raise ImageError("empty_image", "The image file is empty.")
+    image_format = kind(encoded)
+    if image_format is None:
+        raise ImageError("unsupported_format", told(encoded) or f"The file is not a supported image ({', '.join(FORMATS)}).")
     try:
-        return _READERS[found](encoded)
-    except (struct.error, IndexError):  # both mean: the file ends here
-        raise _damaged("damaged or cut off") from None
+        return _READERS[image_format](encoded)
+    except (struct.error, IndexError):  # the file ends too early
+        raise _damaged("damaged or truncated") from None
 
 
 def check(header: Header, limits: ImageLimits) -> None:
-    """Raises ImageError if a header claims what no image may be."""
+    """Raises ImageError if the header exceeds a limit or declares an empty image."""
     width, height = header.width, header.height
     size = f"The image is {width}x{height} pixels"
     if width < 1 or height < 1:
-        raise ImageError("corrupt_image", f"The image claims to be {width}x{height} pixels.")
+        raise ImageError("corrupt_image", f"{size}.")
     if width * height > limits.max_pixels:
-        raise ImageError("image_too_large", f"{size}; the most is {limits.max_pixels:,} in all.", "max_pixels")
+        raise ImageError("image_too_large", f"{size}; the limit is {limits.max_pixels:,} pixels in total.", "max_pixels")
     if max(width, height) > limits.max_aspect * min(width, height):
-        detail = f"{size}; the longer side may be {limits.max_aspect} times the shorter."
+        detail = f"{size}; the longer side may be at most {limits.max_aspect} times the shorter side."
         raise ImageError("bad_aspect", detail, "max_aspect")
     if max(width, height) > limits.max_side:
-        raise ImageError("image_too_large", f"{size}; the longest side allowed is {limits.max_side:,}.", "max_side")
+        raise ImageError("image_too_large", f"{size}; the limit for the longer side is {limits.max_side:,}.", "max_side")
     if header.scans > limits.max_scans:
-        detail = f"The image is made of {header.scans:,} passes; the most is {limits.max_scans:,}. Save it as a baseline JPEG."
+        detail = f"The image has {header.scans:,} scans; the limit is {limits.max_scans:,}. Save it as a baseline JPEG."
         raise ImageError("too_many_scans", detail, "max_scans")
 
 
 def kind(head: bytes) -> str | None:
-    """The accepted format that the first 18 bytes are of, if any."""
+    """The supported format that the first 18 bytes match, if any."""
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -89,7 +87,7 @@ def kind(head: bytes) -> str | None:
 
 
 def _is_bmp(head: bytes) -> bool:
-    # Two letters are little to go by: many a text begins with them.
+    # The magic number "BM" is not enough: many text files start with it.
     return not any(head[6:10]) or int.from_bytes(head[14:18], "little") in _BMP_HEADERS
 
 
@@ -97,21 +95,25 @@ def _damaged(how: str) -> ImageError:
     return ImageError("corrupt_image", f"The image's header is {how}.")
 
 
-_SOS, _EOI = 0xDA, 0xD9
+def _too_many_segments() -> ImageError:
+    return ImageError("corrupt_image", f"The image has more than {MAX_PIECES:,} segments.")
+
+
+_SOS, _EOI = 0xDA, 0xD9  # start of scan, end of image
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_BARE = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers that no length follows
+_BARE = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers without a length
 _BEFORE_PIXELS = re.compile(rb"\xff[\x01-\xfe]")
-_AMONG_PIXELS = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # neither stuffing nor a restart
+_AMONG_PIXELS = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # neither byte stuffing nor a restart marker
 
 
 def _jpeg(encoded: bytes) -> Header:
     frame, position = None, 2
     for _ in range(MAX_PIECES):
-        found = _BEFORE_PIXELS.search(encoded, position)
-        if found is None or (marker := found[0][1]) < 0xC0:
-            raise _damaged("damaged or cut off")
-        position = found.end()
+        match = _BEFORE_PIXELS.search(encoded, position)
+        if match is None or (marker := match[0][1]) < 0xC0:
+            raise _damaged("damaged or truncated")
+        position = match.end()
         if marker in _BARE:
             continue
         (length,) = struct.unpack_from(">H", encoded, position)
@@ -122,39 +124,39 @@ def _jpeg(encoded: bytes) -> Header:
             frame = (width, height, n_components, marker in _PROGRESSIVE)
         position += max(2, length)
     else:
-        raise _damaged(f"in more than {MAX_PIECES:,} pieces")
+        raise _too_many_segments()
     if frame is None:
-        raise _damaged("without a size")
+        raise _damaged("missing the image size")
     width, height, n_components, progressive = frame
-    # libjpeg stops after the first scan if that holds every component.
-    once = not progressive and encoded[position + 2] >= n_components
-    return Header("JPEG", width, height, 1 if once else _scans(encoded, position + length))
+    # libjpeg stops after the first scan if it contains every component.
+    single_scan = not progressive and encoded[position + 2] >= n_components
+    return Header("JPEG", width, height, 1 if single_scan else _scans(encoded, position + length))
 
 
 def _scans(encoded: bytes, position: int) -> int:
-    """How many scans there are, the first of which begins at a position."""
+    """Counts the scans, starting with the one at `position`."""
     scans = 1
     for _ in range(MAX_PIECES):
-        found = _AMONG_PIXELS.search(encoded, position)
-        marker = encoded[found.start() + 1] if found else _EOI
-        if found is None or marker == _EOI:
+        match = _AMONG_PIXELS.search(encoded, position)
+        marker = encoded[match.start() + 1] if match else _EOI
+        if match is None or marker == _EOI:
             return scans
         scans += marker == _SOS
-        # By its length, so that what lies inside a segment counts for nothing.
-        position = found.end() + max(2, int.from_bytes(encoded[found.end() : found.end() + 2]))
-    raise _damaged(f"in more than {MAX_PIECES:,} pieces")
+        # Skip the segment by its length, so that markers inside it are not counted.
+        position = match.end() + max(2, int.from_bytes(encoded[match.end() : match.end() + 2]))
+    raise _too_many_segments()
 
 
 def _png(encoded: bytes) -> Header:
-    length, name, width, height = struct.unpack_from(">I4sII", encoded, 8)
-    if name != b"IHDR" or length < 13:
-        raise _damaged("damaged or cut off")
+    length, chunk_type, width, height = struct.unpack_from(">I4sII", encoded, 8)
+    if chunk_type != b"IHDR" or length < 13:
+        raise _damaged("damaged or truncated")
     position = 8
     for _ in range(MAX_PIECES):
         position += 12 + int.from_bytes(encoded[position : position + 4])
         if position >= len(encoded):
             return Header("PNG", width, height)
-    raise _damaged(f"in more than {MAX_PIECES:,} pieces")
+    raise _too_many_segments()
 
 
 def _webp(encoded: bytes) -> Header:
@@ -168,7 +170,7 @@ def _webp(encoded: bytes) -> Header:
     if chunk == b"VP8 " and encoded[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", encoded, 26)
         return Header("WEBP", width & 0x3FFF, height & 0x3FFF)
-    raise _damaged("damaged or cut off")
+    raise _damaged("damaged or truncated")
 
 
 _BLOCK = re.compile(rb"[!,;]")
@@ -176,29 +178,29 @@ _COMMENT, _APPLICATION = 0xFE, 0xFF
 
 
 def _gif(encoded: bytes) -> Header:
-    """The screen, enlarged by the first frame alone."""
+    """The size is that of the logical screen, enlarged to contain the first frame."""
     width, height, flags = struct.unpack_from("<HHB", encoded, 6)
-    if not (width and height):  # Pillow would make do with the frame's size
+    if not (width and height):  # Pillow would use the frame size instead
         return Header("GIF", width, height)
     position = 13 + ((3 << ((flags & 7) + 1)) if flags & 0x80 else 0)
-    pieces = iter(range(MAX_PIECES))
-    for _ in pieces:
-        found = _BLOCK.search(encoded, position)
-        if found is None or found[0] == b";":
-            raise _damaged("not followed by a picture")
-        if found[0] == b",":
-            left, top, frame_width, frame_height = struct.unpack_from("<HHHH", encoded, found.end())
+    remaining_blocks = iter(range(MAX_PIECES))
+    for _ in remaining_blocks:
+        match = _BLOCK.search(encoded, position)
+        if match is None or match[0] == b";":
+            raise _damaged("not followed by an image")
+        if match[0] == b",":
+            left, top, frame_width, frame_height = struct.unpack_from("<HHHH", encoded, match.end())
             return Header("GIF", max(width, left + frame_width), max(height, top + frame_height))
-        position = _behind_extension(encoded, found.end(), pieces)
-    raise _damaged(f"in more than {MAX_PIECES:,} pieces")
+        position = _behind_extension(encoded, match.end(), remaining_blocks)
+    raise _too_many_segments()
 
 
 def _behind_extension(encoded: bytes, position: int, pieces: Iterator[int]) -> int:
-    """Where an extension ends, as Pillow finds it: but for comments, an empty first block does not end it."""
-    label, first = encoded[position], encoded[position + 1]
-    content = encoded[position + 2 : position + 2 + first]
-    position += 2 + first
-    if label == _COMMENT and not first:
+    """The end of an extension by Pillow's rules: an empty first block ends it only if it is a comment."""
+    label, first_size = encoded[position], encoded[position + 1]
+    content = encoded[position + 2 : position + 2 + first_size]
+    position += 2 + first_size
+    if label == _COMMENT and not first_size:
         return position
     if label == _APPLICATION and content.startswith(b"NETSCAPE2.0"):
         position += 1 + encoded[position]
@@ -210,17 +212,17 @@ def _behind_extension(encoded: bytes, position: int, pieces: Iterator[int]) -> i
     return position
 
 
-_BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes; the first is OS/2's
+_BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes; 12 is the OS/2 header
 
 
 def _bmp(encoded: bytes) -> Header:
-    (length,) = struct.unpack_from("<I", encoded, 14)
-    if length not in _BMP_HEADERS:
-        raise _damaged("damaged or cut off")
-    if length == 12:
+    (header_size,) = struct.unpack_from("<I", encoded, 14)
+    if header_size not in _BMP_HEADERS:
+        raise _damaged("damaged or truncated")
+    if header_size == 12:
         return Header("BMP", *struct.unpack_from("<HH", encoded, 18))
     width, height = struct.unpack_from("<II", encoded, 18)
-    # Negative where the topmost row comes first.
+    # The height is negative if the top row comes first.
     return Header("BMP", width, 2**32 - height if height >= 0xFF000000 else height)
 
 

@@ -1,6 +1,6 @@
-"""Encoded bytes in, the network's pixels out. Training and service both call this; there is no second way.
+"""Decodes and preprocesses images for the network. Training and serving share this code, so both use the same pixels.
 
-Cheap checks come before dear ones: the header's claims are judged before Pillow sees a single byte.
+Cheap checks come first: the header is checked before Pillow reads the file.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from ..errors import ImageError
 from .headers import FORMATS, Header, ImageLimits, check, sniff
 
-if TYPE_CHECKING:  # pydantic would double the time that a decoding process takes to start
+if TYPE_CHECKING:  # importing pydantic would double the start-up time of a decode worker
     from ..artifact import Preprocessing
 
 
 __all__ = ["FORMATS", "Decoded", "Glance", "ImageError", "ImageLimits", "decode", "dimensions", "glance", "shrink"]
 
 EXIF_ORIENTATION = 0x0112
-BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
-STRIP_PIXELS = 2**22  # that are converted to RGB at once
+BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
+STRIP_PIXELS = 2**22  # converted to RGB at a time
 
-# Half a picture is not a picture: a cut file must be refused, not filled with grey.
+# Reject truncated files instead of filling them with gray.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# `graft.service.imaging.headers` is the limit, and says so in our words.
+# `graft.service.imaging.headers` enforces the limit and raises `ImageError`.
 Image.MAX_IMAGE_PIXELS = None
 
 FILTERS = {
@@ -53,13 +53,13 @@ _ORIENTATIONS = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image, ready for the network.
+    """A decoded and preprocessed image.
 
     Attributes:
         pixels: uint8 (crop, crop, 3), RGB.
-        width, height: of the image as a person sees it, EXIF orientation applied.
-        format: Pillow's name of the file format, such as "JPEG".
-        notes: what the sender should know about how the image was read.
+        width, height: of the original image, after EXIF orientation.
+        format: Pillow's name for the file format, such as "JPEG".
+        notes: warnings for the client about how the image was read.
     """
 
     pixels: NDArray[np.uint8]
@@ -70,34 +70,34 @@ class Decoded:
 
 
 def decode(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = ImageLimits()) -> Decoded:
-    """The pixels that the network sees of an encoded image.
+    """Decodes an image and preprocesses it for the network.
 
     Raises:
-        ImageError: if the bytes are no image of an accepted kind, are damaged, or exceed a limit.
+        ImageError: if the format is unsupported, the file is damaged, or a limit is exceeded.
     """
     with _opened(encoded, limits) as image:
         orientation, (width, height) = _orientation(image), image.size
         _draft(image, preprocessing)
-        picture, invisible = _rgb(image)
-        pixels = np.asarray(_fitted(picture, preprocessing, orientation))
+        rgb, fully_transparent = _rgb(image)
+        pixels = np.asarray(_fitted(rgb, preprocessing, orientation))
         if orientation >= 5:
             width, height = height, width
-        return Decoded(pixels, width, height, str(image.format), _notes(image, (width, height), invisible))
+        return Decoded(pixels, width, height, str(image.format), _notes(image, (width, height), fully_transparent))
 
 
 @dataclass(frozen=True)
 class Glance:
-    """What a quick look at an image tells: its header's claims, and the whole of it made small.
+    """The metadata of an image and a small version of it.
 
     Attributes:
-        pixels: uint8 (side, side, 3), RGB, upright, squashed to a square.
-        width, height: of the image as a person sees it, EXIF orientation applied.
-        format: Pillow's name of the file format, such as "JPEG".
-        mode: Pillow's name of the kind of pixels, such as "RGB", "CMYK" or "I;16".
-        orientation: EXIF's 1 to 8; 1 is upright.
-        transparent: whether something may show through.
-        filled: whether the last row is the flat grey that libjpeg puts where a JPEG's data are missing.
-        notes: as in `Decoded`.
+        pixels: uint8 (side, side, 3), RGB, upright, resized to a square without keeping the aspect ratio.
+        width, height: of the original image, after EXIF orientation.
+        format: Pillow's name for the file format, such as "JPEG".
+        mode: Pillow's pixel mode, such as "RGB", "CMYK" or "I;16".
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        transparent: whether the image has transparency data.
+        gray_last_row: whether the last row is the uniform gray with which libjpeg fills missing JPEG data.
+        notes: as in `DecodedImage`.
     """
 
     pixels: NDArray[np.uint8]
@@ -112,31 +112,31 @@ class Glance:
 
 
 def glance(encoded: bytes, side: int, limits: ImageLimits = ImageLimits()) -> Glance:
-    """A quick look under the rules of `decode`: what is refused there is refused here, and every byte is read.
+    """Reads the metadata and a small version of an image. Reads the whole file and rejects the same files as `decode`.
 
     Raises:
-        ImageError: if the bytes are no image of an accepted kind, are damaged, or exceed a limit.
+        ImageError: if the format is unsupported, the file is damaged, or a limit is exceeded.
     """
     with _opened(encoded, limits) as image:
         orientation, mode, (width, height) = _orientation(image), image.mode, image.size
         image.draft(None, (2 * side, 2 * side))
-        full, invisible = _rgb(image)
-        pixels = np.asarray(_upright(full.resize((side, side), Image.Resampling.BOX, reducing_gap=2.0), orientation))
+        rgb, fully_transparent = _rgb(image)
+        pixels = np.asarray(_upright(rgb.resize((side, side), Image.Resampling.BOX, reducing_gap=2.0), orientation))
         if orientation >= 5:
             width, height = height, width
-        transparent, filled = image.has_transparency_data, image.format == "JPEG" and _ends_in_grey(full)
-        notes = _notes(image, (width, height), invisible)
+        transparent, filled = image.has_transparency_data, image.format == "JPEG" and _ends_in_grey(rgb)
+        notes = _notes(image, (width, height), fully_transparent)
         return Glance(pixels, width, height, str(image.format), mode, orientation, transparent, filled, notes)
 
 
 def dimensions(encoded: bytes, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
-    """Width and height that the header claims, before any turning. Raises ImageError."""
+    """Width and height in the header, before EXIF orientation. Raises ImageError."""
     with _opened(encoded, limits) as image:
         return image.size
 
 
 def shrink(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8]:
-    """The whole image, uncropped, with its shorter side at `preprocessing.resize`: what random changes start from.
+    """Decodes the whole image and resizes its shorter side to `preprocessing.resize`, without a crop: input for augmentation.
 
     Returns:
         uint8 (H, W, 3), RGB, upright, min(H, W) == preprocessing.resize.
@@ -146,13 +146,13 @@ def shrink(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = I
         scale = preprocessing.resize / min(image.size)
         size = (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9))
         _draft(image, preprocessing)
-        picture, _ = _rgb(image)
-        return np.asarray(_upright(picture.resize(size, FILTERS[preprocessing.interpolation]), orientation))
+        rgb, _ = _rgb(image)
+        return np.asarray(_upright(rgb.resize(size, FILTERS[preprocessing.interpolation]), orientation))
 
 
 @contextmanager
 def _opened(encoded: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
-    """The image, its header checked; whatever Pillow raises meanwhile becomes an `ImageError`."""
+    """Opens an image after checking its header. Turns Pillow's exceptions into `ImageError`."""
     header = sniff(encoded)
     check(header, limits)
     try:
@@ -164,30 +164,32 @@ def _opened(encoded: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise ImageError("corrupt_image", "The image's header is damaged.") from None
     except _DAMAGE as error:
-        raise ImageError("corrupt_image", f"The image is damaged or cut off: {error}.") from None
+        raise ImageError("corrupt_image", f"The image is damaged or truncated: {error}.") from None
 
 
-# Pillow raises SyntaxError on some broken PNGs, and IndexError or struct.error on broken tables inside other files.
+# Pillow raises SyntaxError for some damaged PNGs, and IndexError or struct.error for damaged tables in other formats.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 def _agree(image: Image.Image, header: Header) -> None:
-    """A file that two readers read differently was made to fool one of them."""
+    """Raises ImageError if Pillow reads another size than `headers`: such a file is an attack on one of the parsers."""
     if image.size != (header.width, header.height):
-        raise ImageError("corrupt_image", f"The image claims to be {header.width}x{header.height} pixels, but is not.")
-    # Pillow calls it MPO if more pictures follow, as in many a phone's; the first is a JPEG like any other.
+        raise ImageError(
+            "corrupt_image", f"The image's header declares {header.width}x{header.height} pixels, but the size differs."
+        )
+    # Pillow reports MPO for a JPEG that is followed by more images, as from many phones; the first is a normal JPEG.
     image.format = header.format
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8; anything else, absent or unreadable, counts as 1 (upright)."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if it is missing, invalid or unreadable."""
     if image.format == "PNG":
-        # A PNG's EXIF may stand behind its pixels, so Pillow decodes them to find it; damage met there is damage to the
-        # picture, and must not be forgiven below.
+        # The EXIF chunk of a PNG may follow the pixels, so Pillow decodes them to find it. Load them first: damaged pixels
+        # must raise an error and not be ignored below.
         image.load()
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - a damaged note about the picture must not cost the picture
+    except Exception:  # noqa: BLE001 - damaged EXIF data must not reject the image
         return 1
     return orientation if isinstance(orientation, int) and orientation in _ORIENTATIONS else 1
 
@@ -197,34 +199,34 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture in RGB, by one rule for every mode; and whether every pixel of it is fully transparent.
+    """Converts an image of any mode to RGB. Also returns whether every pixel is fully transparent.
 
-    Some rows at a time: on its way a pixel takes up to five times its own memory.
+    Works on strips of rows, because a conversion takes up to five times the memory of its pixels.
     """
     if image.mode in ("I", "F"):
-        raise ImageError("unsupported_mode", "Images of 32-bit numbers are not supported: save as 8 or 16 bit.")
+        raise ImageError("unsupported_mode", "Images with 32-bit channels are not supported: save with 8 or 16 bits.")
     if image.mode == "P" and image.palette is None:
         raise ImageError("corrupt_image", "The image is damaged: it has no palette.")
     if image.mode == "RGB" and not image.has_transparency_data:
         return image, False
-    (width, height), invisible = image.size, True
+    (width, height), fully_transparent = image.size, True
     n_rows = max(1, STRIP_PIXELS // width)
     if height <= n_rows:
         return _rgb_at_once(image)
-    picture = Image.new("RGB", image.size)
+    rgb = Image.new("RGB", image.size)
     for top in range(0, height, n_rows):
         box = (0, top, width, min(top + n_rows, height))
-        strip, unseen = _rgb_at_once(image.crop(box))
-        picture.paste(strip, box)
-        invisible = invisible and unseen
-    return picture, invisible
+        strip, strip_transparent = _rgb_at_once(image.crop(box))
+        rgb.paste(strip, box)
+        fully_transparent = fully_transparent and strip_transparent
+    return rgb, fully_transparent
 
 
 def _rgb_at_once(image: Image.Image) -> tuple[Image.Image, bool]:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
-        # Pillow's own conversion clips 16 bits to white instead of scaling them.
-        grey = (np.asarray(image, dtype=np.float32) / 257 + 0.5).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB"), False
+        # Pillow would clip 16-bit values to white instead of scaling them.
+        gray = (np.asarray(image, dtype=np.float32) / 257 + 0.5).astype(np.uint8)
+        return Image.fromarray(gray).convert("RGB"), False
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         background = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
@@ -232,31 +234,31 @@ def _rgb_at_once(image: Image.Image) -> tuple[Image.Image, bool]:
     return image.convert("RGB"), False
 
 
-def _fitted(picture: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
-    """The square that the network sees.
+def _fitted(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
+    """The square input of the network.
 
-    Turning upright comes after resampling: it commutes with every centred fit, and turning a small square is cheap.
-    For the same reason resizing and cropping are one resampling of just the part that is kept.
+    The orientation is applied after resampling: the result is the same for a centered crop, and a small square is cheaper to
+    rotate. For speed, resize and crop are one resampling of the cropped region.
     """
     crop, resampling = preprocessing.crop, FILTERS[preprocessing.interpolation]
-    width, height = picture.size
+    width, height = image.size
     if preprocessing.fit == "letterbox":
-        # Turned before it is laid on the square: an odd margin is wider on one side.
-        small = _upright(ImageOps.contain(picture, (crop, crop), resampling), orientation)
+        # Rotate before pasting: an odd margin is wider on one side.
+        small = _upright(ImageOps.contain(image, (crop, crop), resampling), orientation)
         square = Image.new("RGB", (crop, crop), BACKGROUND)
         square.paste(small, ((crop - small.width) // 2, (crop - small.height) // 2))
         return square
     if preprocessing.fit == "squash":
-        return _upright(picture.resize((crop, crop), resampling), orientation)
+        return _upright(image.resize((crop, crop), resampling), orientation)
     side = min(width, height) * crop / preprocessing.resize
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    return _upright(picture.resize((crop, crop), resampling, box=box), orientation)
+    return _upright(image.resize((crop, crop), resampling, box=box), orientation)
 
 
 def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
-    """Lets libjpeg decode a large photo at 1/2, 1/4 or 1/8 of its size: an exact box filter, and many times faster.
+    """Lets libjpeg decode a large JPEG at 1/2, 1/4 or 1/8 scale: an exact box filter, and many times faster.
 
-    Twice the target is kept, so the remaining scaling still has pixels to choose from. Does nothing to other formats.
+    Keeps at least twice the target size, so that the final resampling keeps its quality. Has no effect on other formats.
     """
     scale = 2 * preprocessing.resize / min(image.size)
     if scale < 1:
@@ -264,13 +266,13 @@ def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
 
 
 def _ends_in_grey(image: Image.Image) -> bool:
-    last = np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
-    return bool((last == 128).all())
+    last_row = np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
+    return bool((last_row == 128).all())
 
 
 def _notes(image: Image.Image, size: tuple[int, int], invisible: bool) -> tuple[str, ...]:
     notes = []
-    # Not n_frames: that walks every frame of the file. What follows a JPEG are no frames of it.
+    # Not n_frames, which reads every frame. The images after a JPEG are not animation frames.
     if image.format != "JPEG" and getattr(image, "is_animated", False):
         notes.append("animated: first frame used")
     if min(size) < 16:

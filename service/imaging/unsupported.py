@@ -1,12 +1,12 @@
-"""Files that are not accepted, by name, so that whoever sent one is told what to do. Nothing here is ever parsed."""
+"""Recognizes unsupported file types by their magic numbers, to name the type and the remedy. Never parses them."""
 
 import re
 
 _PHOTO, _GRAPHIC = "convert to JPEG", "export it as PNG or JPEG"
 
-# The first bytes, where they stand, what such a file is called, and what to do with it.
+# Offset, magic number, name of the type, and remedy.
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"II*\0", "TIFF", _PHOTO),  # and what many cameras call raw
+    (0, b"II*\0", "TIFF", _PHOTO),  # and many camera raw formats
     (0, b"MM\0*", "TIFF", _PHOTO),
     (0, b"II+\0", "TIFF", _PHOTO),
     (0, b"MM\0+", "TIFF", _PHOTO),
@@ -15,7 +15,7 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", _PHOTO),
     (0, b"\xff\x0a", "JPEG XL", _PHOTO),
     (0, b"II\xbc", "JPEG XR", _PHOTO),
-    (0, b"FUJIFILMCCD-RAW", "A camera's raw file", _PHOTO),
+    (0, b"FUJIFILMCCD-RAW", "A camera raw file", _PHOTO),
     (0, b"v/1\x01", "OpenEXR", _PHOTO),
     (0, b"#?RADIANCE", "Radiance HDR", _PHOTO),
     (0, b"SIMPLE  =", "FITS", _GRAPHIC),
@@ -48,14 +48,14 @@ _BITMAP_IN_C = re.compile(rb"\s*(?:/\*.{0,200}?\*/\s*)?#define\s+\w+_width\b", r
 
 
 def told(encoded: bytes) -> str | None:
-    """What to tell whoever sent a file of a known kind that is not accepted; None if it is of no known kind."""
-    found = _named(encoded[:1024])
-    return f"{found[0]} is not supported: {found[1]}." if found else None
+    """An error message for a file of a known but unsupported type; None if the type is unknown."""
+    match = _named(encoded[:1024])
+    return f"{match[0]} is not supported: {match[1]}." if match else None
 
 
 def _named(head: bytes) -> tuple[str, str] | None:
-    for place, magic, name, remedy in _MAGIC:
-        if head.startswith(magic, place):
+    for offset, magic, name, remedy in _MAGIC:
+        if head.startswith(magic, offset):
             return name, remedy
     if head[4:8] == b"ftyp":
         return _boxed(head)
@@ -69,10 +69,10 @@ def _named(head: bytes) -> tuple[str, str] | None:
 
 
 def _boxed(head: bytes) -> tuple[str, str]:
-    """HEIC and its kin share their boxes with videos; only the brands differ."""
+    """HEIC, AVIF and MP4 share the ISO base media format (ISOBMFF); only their brands differ."""
     size = max(16, min(int.from_bytes(head[:4]), len(head)))
     brands = {head[8:12], *(head[start : start + 4] for start in range(16, size, 4))}
-    # Many an AVIF says mif1 as well, so it is asked first.
+    # Many AVIF files also declare mif1, so check for AVIF first.
     if brands & _AVIF:
         return "AVIF", _PHOTO
     return ("HEIC", _PHOTO) if brands & _HEIF else ("A video", "send one of its frames as JPEG")

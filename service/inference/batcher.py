@@ -1,6 +1,6 @@
-"""A bounded queue in front of the engine: batches what waits, refuses what cannot be served in time.
+"""Dynamic batching: a bounded queue in front of the engine, with a deadline for each image.
 
-A lane takes whatever waits the moment it is free, so a lone request is never delayed for company.
+A worker thread takes all queued images, up to one batch, as soon as it is free. It never waits for a batch to fill.
 """
 
 import queue
@@ -19,18 +19,18 @@ from .engine import Engine, Outputs, Pixels
 @dataclass
 class _Waiting:
     pixels: Pixels  # uint8 (S, S, 3)
-    deadline: float  # on time.monotonic()'s clock
+    deadline: float  # time.monotonic() clock
     answer: Future[Outputs] = field(default_factory=Future)
 
 
 class Batcher:
-    """Runs single images through an engine.
+    """Batches single images for an engine.
 
     Args:
-        engine: what computes.
-        max_waiting: how many images may wait; one more is refused.
-        deadline_s: how long an image may wait before it is dropped uncomputed.
-        observe: told how many images every call of the engine gets.
+        engine: the engine that runs the batches.
+        max_waiting: maximum number of queued images; further images are rejected.
+        deadline_s: maximum time in the queue; after it, an image is dropped.
+        observe: called with the size of every batch.
     """
 
     def __init__(
@@ -39,67 +39,67 @@ class Batcher:
         self._engine = engine
         self._observe = observe
         self._closed = False
-        self._since: dict[str, float] = {}  # when each lane that computes has begun
+        self._since: dict[str, float] = {}  # start time of the current engine call, by thread name
         self._deadline_s = deadline_s
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting)
-        self._lanes = [threading.Thread(target=self._run, name=f"lane-{n}", daemon=True) for n in range(engine.lanes)]
-        for lane in self._lanes:
-            lane.start()
+        self._lanes = [threading.Thread(target=self._run, name=f"stream-{n}", daemon=True) for n in range(engine.lanes)]
+        for thread in self._lanes:
+            thread.start()
 
     def submit(self, pixels: Pixels) -> Future[Outputs]:
-        """The promise of one image's outputs, logits (1, C) and vectors (1, D).
+        """Queues one image. Returns a future of its outputs, logits (1, C) and vectors (1, D).
 
-        Cancel it if nobody wants the answer any more: what has not begun is then not computed.
+        Cancel the future if the result is no longer needed: an image that is still queued is then skipped.
 
         Raises:
-            Overloaded: at once if the queue is full, or from the future if the deadline passed.
+            Overloaded: immediately if the queue is full, or from the future if the deadline passed.
         """
         if self._closed:
             raise Overloaded("The service is stopping.")
-        waiting = _Waiting(pixels, time.monotonic() + self._deadline_s)
+        queued = _Waiting(pixels, time.monotonic() + self._deadline_s)
         try:
-            self._waiting.put_nowait(waiting)
+            self._waiting.put_nowait(queued)
         except queue.Full:
-            raise Overloaded(f"{self._waiting.maxsize} images are waiting already.", "max_waiting") from None
-        return waiting.answer
+            raise Overloaded(f"The queue is full: {self._waiting.maxsize} images are waiting.", "max_waiting") from None
+        return queued.answer
 
     @property
     def depth(self) -> int:
-        """How many images wait."""
+        """Number of queued images."""
         return self._waiting.qsize()
 
     @property
     def computing_s(self) -> float:
-        """How many seconds the oldest call of the engine has lasted; 0 if there is none."""
+        """Seconds since the start of the oldest running engine call; 0 if none is running."""
         return time.monotonic() - min(list(self._since.values()), default=time.monotonic())
 
     def close(self) -> None:
-        """Finishes what waits, then ends the lanes."""
+        """Finishes the queued images, then stops the threads."""
         self._closed = True
         for _ in self._lanes:
             self._waiting.put(None)
-        for lane in self._lanes:
-            lane.join()
+        for thread in self._lanes:
+            thread.join()
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
-            batch, last = self._company(first)
-            if batch := [waiting for waiting in batch if self._wanted(waiting)]:
+            batch, is_last = self._company(first)
+            if batch := [queued for queued in batch if self._wanted(queued)]:
                 self._compute(batch)
-            if last:
+            if is_last:
                 break
 
     def _company(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        """The first and whatever waits behind it, up to a batch; and whether the end was met."""
+        """Takes the queued images, up to one batch. Also returns whether the end of the queue was reached."""
         batch = [first]
         while len(batch) < self._engine.max_batch:
             try:
-                following = self._waiting.get_nowait()
+                queued = self._waiting.get_nowait()
             except queue.Empty:
                 break
-            if following is None:
+            if queued is None:
                 return batch, True
-            batch.append(following)
+            batch.append(queued)
         return batch, False
 
     @staticmethod
@@ -114,26 +114,26 @@ class Batcher:
     def _compute(self, batch: list[_Waiting]) -> None:
         try:
             outputs = self._outputs(batch)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked, and the lane must live on
+        except Exception as error:  # noqa: BLE001 - reported through the futures; the thread must continue
             self._fail(batch, error)
             return
-        for index, waiting in enumerate(batch):
+        for index, queued in enumerate(batch):
             row = slice(index, index + 1)
-            waiting.answer.set_result(Outputs(outputs.logits[row], outputs.vectors[row]))
+            queued.answer.set_result(Outputs(outputs.logits[row], outputs.vectors[row]))
 
     def _outputs(self, batch: list[_Waiting]) -> Outputs:
-        lane = threading.current_thread().name
-        self._since[lane] = time.monotonic()
+        thread_name = threading.current_thread().name
+        self._since[thread_name] = time.monotonic()
         try:
-            return self._engine(np.stack([waiting.pixels for waiting in batch]))
+            return self._engine(np.stack([queued.pixels for queued in batch]))
         finally:
-            del self._since[lane]
+            del self._since[thread_name]
             self._observe(len(batch))
 
     def _fail(self, batch: list[_Waiting], error: Exception) -> None:
-        """One image's failure is its own: those that came with it are tried again, each alone."""
+        """Retries the images of a failed batch one at a time, so that one bad image does not fail the others."""
         if len(batch) == 1:
             batch[0].answer.set_exception(error)
             return
-        for waiting in batch:
-            self._compute([waiting])
+        for queued in batch:
+            self._compute([queued])

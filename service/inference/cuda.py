@@ -1,4 +1,4 @@
-"""The network on a GPU: torch, in the precision that was chosen. Only where a GPU answers is this imported."""
+"""The CUDA engine: runs the torch network on a GPU. Imported only if a GPU is used."""
 
 import threading
 
@@ -14,16 +14,16 @@ _TYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "f16": torch.float
 
 
 def native() -> tuple[Precision, ...]:
-    """What this GPU computes in by itself."""
-    able = torch.cuda.is_bf16_supported(including_emulation=False)
-    return ("f32", "f16", "bf16") if able else ("f32", "f16")
+    """The precisions that this GPU supports natively."""
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return ("f32", "f16", "bf16") if has_bf16 else ("f32", "f16")
 
 
 class CudaEngine:
-    """A package's weights on a GPU, in the same torch network that training used.
+    """Runs a package's weights on a GPU, in the same torch network as training.
 
-    Two lanes: while the GPU computes one batch, the next one is stacked and copied. Each calling thread has a stream and
-    pinned memory of its own, so that copying waits for nobody.
+    Two streams: while the GPU runs one batch, the next one is stacked and copied. Each calling thread has its own CUDA stream
+    and pinned buffer, so that copies do not block each other.
     """
 
     device = "cuda"
@@ -32,33 +32,33 @@ class CudaEngine:
 
     def __init__(self, artifact: Artifact, precision: Precision = "f32") -> None:
         if precision not in _TYPES:
-            raise ArtifactError(f"{artifact.path}: {precision} is not computed on a GPU; {', '.join(_TYPES)} are.")
+            raise ArtifactError(f"{artifact.path}: {precision} is not supported on a GPU; use one of {', '.join(_TYPES)}.")
         self.precision = precision
-        loaded = network.load(artifact).eval().requires_grad_(False)
-        self._network = loaded.lower(_TYPES[precision]).to("cuda").to(memory_format=torch.channels_last)
+        model = network.load(artifact).eval().requires_grad_(False)
+        self._network = model.lower(_TYPES[precision]).to("cuda").to(memory_format=torch.channels_last)
         side = artifact.manifest.preprocessing.crop
         self._shape = (self.max_batch, side, side, 3)
         self._mine = threading.local()
-        self(np.zeros(self._shape, np.uint8))  # cuDNN looks for its kernels now, and not while somebody waits
+        self(np.zeros(self._shape, np.uint8))  # warm-up: cuDNN selects its kernels now, not during the first request
 
     def __call__(self, batch: Pixels) -> Outputs:
-        parts = [self._part(batch[start : start + self.max_batch]) for start in range(0, len(batch), self.max_batch)]
-        return Outputs(*(np.concatenate(found) for found in zip(*parts, strict=True)))
+        chunks = [self._part(batch[start : start + self.max_batch]) for start in range(0, len(batch), self.max_batch)]
+        return Outputs(*(np.concatenate(arrays) for arrays in zip(*chunks, strict=True)))
 
     def _part(self, batch: Pixels) -> tuple[np.ndarray, np.ndarray]:
-        stream, pinned = self._lane()
-        waiting = pinned[: len(batch)]
-        waiting.numpy()[:] = batch
+        stream, buffer = self._lane()
+        pinned = buffer[: len(batch)]
+        pinned.numpy()[:] = batch
         with torch.inference_mode(), torch.cuda.stream(stream):
-            logits, vectors = self._network(waiting.to("cuda", non_blocking=True))
-            said = {LOGITS: logits.to("cpu", non_blocking=True), VECTORS: vectors.to("cpu", non_blocking=True)}
+            logits, vectors = self._network(pinned.to("cuda", non_blocking=True))
+            outputs = {LOGITS: logits.to("cpu", non_blocking=True), VECTORS: vectors.to("cpu", non_blocking=True)}
         stream.synchronize()
-        return said[LOGITS].numpy(), said[VECTORS].numpy()
+        return outputs[LOGITS].numpy(), outputs[VECTORS].numpy()
 
     def _lane(self) -> tuple[torch.cuda.Stream, Tensor]:
-        """This thread's stream, and memory that the GPU reads without the processor's help."""
-        if not hasattr(self._mine, "lane"):
+        """This thread's CUDA stream and pinned buffer."""
+        if not hasattr(self._mine, "stream_and_buffer"):
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._mine.lane = stream, torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
-        lane: tuple[torch.cuda.Stream, Tensor] = self._mine.lane
-        return lane
+            self._mine.stream_and_buffer = stream, torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
+        stream_and_buffer: tuple[torch.cuda.Stream, Tensor] = self._mine.stream_and_buffer
+        return stream_and_buffer

@@ -1,4 +1,4 @@
-"""The cores and CUDA devices that this process may use."""
+"""The CPUs and CUDA devices available to this process."""
 
 import ctypes
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @cache
 def cuda_devices() -> int:
-    """How many CUDA devices the driver offers. Asks the driver itself, because importing torch takes seconds."""
+    """The number of CUDA devices. Asks the driver directly, because importing torch takes seconds."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return 0
     try:
@@ -23,21 +23,21 @@ def cuda_devices() -> int:
 
 
 def cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The processors that this process may really use: a container's share, not the machine's total.
+    """The number of CPUs that this process may use: the container's limit, not the machine's total.
 
     Args:
-        groups: where the kernel tells a container's share of time.
+        cgroup_root: where the kernel mounts the control groups.
     """
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min(seen, _share(groups)))
+    n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min(n_cpus, _share(groups)))
 
 
 def _share(groups: Path) -> float:
-    """The processors' worth of time that a container gets, by `docker run --cpus` or a limit on Kubernetes.
+    """The CPU limit of the container, set by `docker run --cpus` or a Kubernetes limit; infinite if there is none.
 
-    It sees all the machine's processors nevertheless; a thread on each would spend most of its time held up.
+    A limited container still shows all CPUs of the machine. With a thread on each, the threads would be throttled.
     """
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # control groups of version 2, of 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroup v2, v1
         try:
             quota, period = " ".join((groups / name).read_text() for name in names).split()
         except (OSError, ValueError):

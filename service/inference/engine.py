@@ -1,6 +1,7 @@
-"""The network, run: uint8 pixels in, logits and feature vectors out. OpenVINO on a CPU; on CUDA torch, in `graft.service.inference.cuda`.
+"""The engine interface: uint8 pixels in, logits and feature vectors out.
 
-The graph itself subtracts the mean and divides by the deviation, so nobody downstream can forget to.
+`graft.service.inference.openvino` implements it for CPUs, `graft.service.inference.cuda` for GPUs. Normalization by mean and
+standard deviation is part of the network, so callers pass raw pixels.
 """
 
 from typing import NamedTuple, Protocol
@@ -17,11 +18,11 @@ VECTORS = "vectors"
 
 
 class Outputs(NamedTuple):
-    """What the network says of N images.
+    """The outputs of the network for N images.
 
     Attributes:
-        logits: float32 (N, C), before the temperature and the softmax.
-        vectors: float32 (N, D), what the head saw.
+        logits: float32 (N, C), before temperature scaling and softmax.
+        vectors: float32 (N, D), the feature vectors.
     """
 
     logits: Floats
@@ -33,9 +34,9 @@ class Engine(Protocol):
 
     Attributes:
         device: "cpu" or "cuda".
-        precision: what it computes in.
-        lanes: how many calls run side by side without slowing each other.
-        max_batch: the most images of one call that pay off.
+        precision: numeric type of the computation.
+        streams: number of calls that can run in parallel.
+        max_batch: largest useful batch size.
     """
 
     device: str
@@ -44,5 +45,5 @@ class Engine(Protocol):
     max_batch: int
 
     def __call__(self, batch: Pixels) -> Outputs:
-        """The outputs for a batch, uint8 (N, S, S, 3) in RGB."""
+        """Runs a batch of RGB pixels, uint8 (N, S, S, 3)."""
         ...

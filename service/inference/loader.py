@@ -1,4 +1,4 @@
-"""Which engine runs a package on this machine."""
+"""Selects and loads the engine for a package on this machine."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from .openvino import CpuEngine, core
 
 
 def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32") -> Engine:
-    """The engine for this machine: CUDA where there is one, else the CPU.
+    """Loads the engine for a device: "auto" is CUDA if available, else the CPU.
 
     Raises:
-        ArtifactError: if the package has no network in that precision.
+        ArtifactError: if the package or the device does not support the precision.
     """
     if resolved(device) == "cuda":
         from .cuda import CudaEngine
@@ -22,24 +22,24 @@ def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32")
 
 
 def graph_of(artifact: Artifact, precision: Precision) -> Path:
-    """The file with the network for the CPU in a precision. Raises ArtifactError if the package has none."""
+    """The CPU graph file for a precision. Raises ArtifactError if the package has none."""
     if precision != "int8":
         return artifact.graph
     if "int8" not in artifact.manifest.fidelity:
-        raise ArtifactError(f"{artifact.path} has no int8 network. Make one with: graft fit DIR --int8")
+        raise ArtifactError(f"{artifact.path} has no int8 network. Create one with: graft fit DIR --int8")
     return artifact.int8_graph
 
 
 def resolved(device: str) -> str:
-    """The device that "auto" means on this machine."""
+    """Replaces "auto" by the device to use on this machine."""
     return device if device != "auto" else "cuda" if cuda_devices() else "cpu"
 
 
 def native(device: str) -> tuple[Precision, ...]:
-    """What a device computes in by itself, without imitating it by something wider: f32 and perhaps more."""
+    """The precisions that a device supports natively, without emulation; always includes f32."""
     if device == "cuda":
         from . import cuda
 
         return cuda.native()
-    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("f32", *(name for name in ("bf16", "int8") if name.upper() in able))
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("f32", *(name for name in ("bf16", "int8") if name.upper() in capabilities))

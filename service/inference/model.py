@@ -1,5 +1,6 @@
-"""A package brought to life: bytes to pixels to outputs to a ranked answer. The service, `graft predict` and `graft
-evaluate` all hold one of these, so they cannot answer differently. No HTTP.
+"""A loaded package: from image bytes to pixels, network outputs and a classification result. No HTTP.
+
+The service, `graft predict` and `graft evaluate` all use this class, so their results agree.
 """
 
 import time
@@ -22,18 +23,18 @@ from .postprocess import Ranked, conforming, given, named, probabilities, rank
 
 @dataclass(frozen=True)
 class Golden:
-    """Questions with their answers, asked by training and again at every start.
+    """Test images with their expected logits, checked at every start.
 
     Attributes:
-        encoded: the images as files.
-        logits: float32 (N, C), what training's own network answered.
+        encoded: the image files.
+        logits: float32 (N, C), from the network in training.
     """
 
     encoded: tuple[bytes, ...]
     logits: NDArray[np.float32]
 
     def save(self, path: Path) -> None:
-        """Writes the .npz; plain arrays only, so that it can be read without pickle."""
+        """Writes an .npz file. It contains only plain arrays, so that it can be read without pickle."""
         content = np.frombuffer(b"".join(self.encoded), np.uint8)
         ends = np.cumsum([len(encoded) for encoded in self.encoded])
         np.savez(path, content=content, ends=ends, logits=self.logits)
@@ -42,8 +43,8 @@ class Golden:
     def load(cls, path: Path) -> "Golden":
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            pieces = np.split(arrays["content"], arrays["ends"][:-1])
-            return cls(tuple(piece.tobytes() for piece in pieces), arrays["logits"])
+            files = np.split(arrays["content"], arrays["ends"][:-1])
+            return cls(tuple(file.tobytes() for file in files), arrays["logits"])
 
 
 Doubt = Literal["outlier", "undecided"]
@@ -51,14 +52,14 @@ Doubt = Literal["outlier", "undecided"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What is told about one image.
+    """The classification of one image.
 
     Attributes:
         ranked: the most probable labels, most probable first.
-        prediction_set: the labels that hold the right one as often as was promised; where an image may have several
-            labels, those it is given. Most probable first.
-        outlier_score: how unlike the training images it is, in [0, 2].
-        doubt: why nobody should rely on this answer; None if somebody may.
+        prediction_set: multiclass: a set that contains the true label with the target coverage; multilabel: the predicted
+            labels. Most probable first.
+        outlier_score: cosine distance to the k-th nearest training image, in [0, 2].
+        abstain_reason: why the prediction is unreliable; None if it is reliable.
     """
 
     ranked: tuple[Ranked, ...]
@@ -68,11 +69,11 @@ class Answer:
 
 
 class Checked(NamedTuple):
-    """What asking the golden questions here brought.
+    """The result of running the golden samples on this machine.
 
     Attributes:
-        drift: the largest change of a probability, in [0, 1].
-        seconds: that the network took for one image, in the median.
+        max_shift: largest difference from a golden probability, in [0, 1].
+        seconds_per_image: median inference time.
     """
 
     drift: float
@@ -80,7 +81,7 @@ class Checked(NamedTuple):
 
 
 class Model:
-    """A verified package and the engine that runs it."""
+    """A verified package with the engine that runs it."""
 
     def __init__(self, artifact: Artifact, running: Engine, limits: ImageLimits = ImageLimits()) -> None:
         self.artifact = artifact
@@ -89,148 +90,152 @@ class Model:
         self.limits = limits
 
     def decode(self, encoded: bytes) -> Decoded:
-        """The pixels the network sees of one file. Raises ImageError."""
+        """Decodes and preprocesses one image file. Raises ImageError."""
         return decode(encoded, self.manifest.preprocessing, self.limits)
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """The training images that an answer is compared with.
+        """The training images for outlier scores and similarity search.
 
         Raises:
-            ArtifactError: if their vectors are not this network's.
+            ArtifactError: if their vectors do not fit this network.
         """
         neighbours, k = Neighbours.load(self.artifact.neighbours), self.manifest.calibration.outlier_k
         n_vectors, width = neighbours.vectors.shape
         if width != self.manifest.backbone.width or n_vectors < k:
-            needed = f"at least {k} of {self.manifest.backbone.width} numbers"
-            raise ArtifactError(f"{self.artifact.neighbours} has {n_vectors} vectors of {width} numbers; needed: {needed}.")
+            expected = f"at least {k} of width {self.manifest.backbone.width}"
+            raise ArtifactError(f"{self.artifact.neighbours} has {n_vectors} vectors of width {width}; expected: {expected}.")
         return neighbours
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
-        """The neighbours' pictures, read when they are first asked for.
+        """The thumbnails of the neighbors, read on first use.
 
         Raises:
-            ArtifactError: if they are not these neighbours' pictures.
+            ArtifactError: if there is not one thumbnail per neighbor.
         """
-        thumbnails, n_needed = Thumbnails.load(self.artifact.thumbnails), len(self.neighbours.paths)
-        if len(thumbnails) != n_needed:
-            raise ArtifactError(f"{self.artifact.thumbnails} has {len(thumbnails)} pictures; needed: {n_needed}.")
+        thumbnails, n_expected = Thumbnails.load(self.artifact.thumbnails), len(self.neighbours.paths)
+        if len(thumbnails) != n_expected:
+            raise ArtifactError(f"{self.artifact.thumbnails} has {len(thumbnails)} thumbnails; expected: {n_expected}.")
         return thumbnails
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Calibrated, (N, C), of logits (N, C)."""
+        """The calibrated probabilities (N, C) of logits (N, C)."""
         return probabilities(logits, self.manifest.temperature, self.manifest.multilabel)
 
     def answer(self, outputs: Outputs, top_k: int) -> Answer:
-        """The answer to one image from its outputs, logits (1, C) and vectors (1, D)."""
+        """Turns the outputs for one image, logits (1, C) and vectors (1, D), into a classification result."""
         labels, calibration = self.manifest.labels, self.manifest.calibration
-        chances = self.probabilities(outputs.logits)
-        members = self._members(chances)[0]
-        score = self.neighbours.outlier_score(outputs.vectors[0], calibration.outlier_k)
-        undecided = bool(members.all()) and not self.manifest.multilabel
-        doubt: Doubt | None = "outlier" if score > calibration.outlier_threshold else "undecided" if undecided else None
-        return Answer(rank(chances[0], labels, top_k), named(members, chances[0], labels), score, doubt)
+        class_probabilities = self.probabilities(outputs.logits)
+        members = self._members(class_probabilities)[0]
+        outlier_score = self.neighbours.outlier_score(outputs.vectors[0], calibration.outlier_k)
+        abstain_reason: Doubt | None = None
+        if outlier_score > calibration.outlier_threshold:
+            abstain_reason = "outlier"
+        elif bool(members.all()) and not self.manifest.multilabel:
+            abstain_reason = "undecided"
+        ranked, member_labels = rank(class_probabilities[0], labels, top_k), named(members, class_probabilities[0], labels)
+        return Answer(ranked, member_labels, outlier_score, abstain_reason)
 
     def _members(self, chances: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which labels are in the prediction sets, (N, C)."""
+        """Membership of each label in the prediction sets, (N, C)."""
         calibration = self.manifest.calibration
         if calibration.set_threshold is None:
             return given(chances, np.array(calibration.thresholds, np.float64))
         return conforming(chances, calibration.set_threshold)
 
     def classify(self, encoded: bytes, top_k: int) -> Answer:
-        """The whole road for one file, in this thread. Raises ImageError."""
+        """Classifies one image file in the calling thread. Raises ImageError."""
         return self.answer(self.engine(self.decode(encoded).pixels[None]), top_k)
 
     @property
     def drift(self) -> float:
-        """How far the golden answers move on this machine: the largest change of a probability, in [0, 1].
+        """The largest difference from a golden probability on this machine, in [0, 1].
 
         Raises:
-            ArtifactError: if they are answers of a network with another number of labels.
+            ArtifactError: if the golden logits have another number of labels.
         """
         return self.checked.drift
 
     @cached_property
     def checked(self) -> Checked:
-        """The golden questions, asked once. Raises as `drift` does."""
+        """Runs the golden samples, once. Raises as `drift` does."""
         golden = Golden.load(self.artifact.golden)
         n_labels, n_logits = len(self.manifest.labels), golden.logits.shape[1]
         if n_labels != n_logits:
             manifest, path = self.artifact.path / MANIFEST, self.artifact.golden
             raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {n_logits} logits.")
-        rows, seconds = [], []
+        logits, seconds = [], []
         for encoded in golden.encoded:
-            pixels, begun = self.decode(encoded).pixels[None], time.perf_counter()
-            rows.append(self.engine(pixels).logits)
-            seconds.append(time.perf_counter() - begun)
-        moved = self.probabilities(np.concatenate(rows)) - self.probabilities(golden.logits)
-        return Checked(float(np.abs(moved).max()), float(np.median(seconds)))
+            pixels, start = self.decode(encoded).pixels[None], time.perf_counter()
+            logits.append(self.engine(pixels).logits)
+            seconds.append(time.perf_counter() - start)
+        shifts = self.probabilities(np.concatenate(logits)) - self.probabilities(golden.logits)
+        return Checked(float(np.abs(shifts).max()), float(np.median(seconds)))
 
     @property
     def fit(self) -> bool:
-        """Whether the golden answers come out as was promised."""
-        return self.drift <= self.allowance  # not so if it is no number
+        """Whether the golden probabilities are reproduced within the tolerance."""
+        return self.drift <= self.allowance  # False for NaN
 
     @property
     def allowance(self) -> float:
-        """How far the golden answers may move: what another machine may do to them, and what this precision did before."""
-        seen = self.manifest.fidelity.get(self.engine.precision)
-        return self.manifest.tolerance + (seen.moved if seen else 0)
+        """The largest allowed `drift`: the tolerance between machines plus the measured shift of this precision."""
+        fidelity = self.manifest.fidelity.get(self.engine.precision)
+        return self.manifest.tolerance + (fidelity.moved if fidelity else 0)
 
 
 def load(
     path: Path, device: str = "auto", limits: ImageLimits = ImageLimits(), precision: Precision | Literal["auto"] = "auto"
 ) -> Model:
-    """The model of a package directory, fit to answer: every byte verified, the golden answers reproduced.
+    """Loads a package: verifies every byte and reproduces the golden probabilities.
 
     Args:
-        precision: "auto" for the fastest of those that this machine computes in by itself and that change no answer.
+        precision: "auto" selects the fastest precision that this machine supports natively and that changes no prediction.
 
     Raises:
-        ArtifactError: if the package is damaged, or this machine's answers are not those that were evaluated, or it does not
-            compute in that precision.
+        ArtifactError: if the package is damaged, the golden probabilities differ, or the device does not support the
+            precision.
     """
     artifact = read(path)
     first, *others = _candidates(artifact.manifest, loader.resolved(device), precision)
     model = Model(artifact, loader.load(artifact, device, first), limits)
     if not model.fit:
         raise ArtifactError(
-            f"{artifact.golden}: this machine's answers differ by {model.drift:.2g} from those that were evaluated;"
-            f" {model.allowance:.2g} is allowed. Compare the versions in {path / MANIFEST} with those here."
+            f"{artifact.golden}: this machine's probabilities differ by {model.drift:.2g} from the golden ones;"
+            f" the tolerance is {model.allowance:.2g}. Compare the installed libraries with those in {path / MANIFEST}."
         )
-    chosen = fastest([model, *(Model(artifact, loader.load(artifact, device, other), limits) for other in others)])
-    _ = chosen.neighbours  # now, not during the first request
-    return chosen
+    selected = fastest([model, *(Model(artifact, loader.load(artifact, device, other), limits) for other in others)])
+    _ = selected.neighbours  # load now, not during the first request
+    return selected
 
 
 def fastest(models: Sequence[Model]) -> Model:
-    """The one that answers soonest, of those that answer as they should; the first of these models does."""
+    """The fastest of the models that pass the golden check; the first one must pass."""
     return min((model for model in models if model.fit), key=lambda model: model.checked.seconds)
 
 
 def _candidates(manifest: Manifest, device: str, wanted: Precision | Literal["auto"]) -> list[Precision]:
-    """What to try, f32 first; or just what is wanted. Raises ArtifactError if this machine does not compute in that."""
-    native = loader.native(device)
+    """The precisions to try, f32 first; or only the requested one. Raises ArtifactError if it is not supported."""
+    supported = loader.native(device)
     if wanted == "auto":
-        return ["f32", *(name for name in native if name != "f32" and _faithful(manifest, name))]
-    if wanted not in native:
-        raise ArtifactError(f"This machine's {device} does not compute in {wanted} by itself; it does in {', '.join(native)}.")
+        return ["f32", *(name for name in supported if name != "f32" and _faithful(manifest, name))]
+    if wanted not in supported:
+        raise ArtifactError(f"This machine's {device} does not support {wanted}; it supports {', '.join(supported)}.")
     return [wanted]
 
 
 def _faithful(manifest: Manifest, precision: Precision) -> bool:
-    """Whether a precision changes no answer. Of half floats, which only GPUs compute in, the golden answers alone tell it."""
-    seen = manifest.fidelity.get(precision)
-    return seen.faithful if seen else precision == "f16"
+    """Whether a precision changes no prediction. f16 runs only on GPUs and is not measured; the golden check decides."""
+    fidelity = manifest.fidelity.get(precision)
+    return fidelity.faithful if fidelity else precision == "f16"
 
 
 def head_of(artifact: Artifact) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (C, D) and bias (C,) of a package's head, which stand in the graph under no names that can be relied on.
+    """Weights (C, D) and bias (C,) of a package's head. Read from the weights, since their names in the graph may vary.
 
     Raises:
-        ArtifactError: if the package's weights do not hold it.
+        ArtifactError: if the weights do not contain the head.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -239,5 +244,5 @@ def head_of(artifact: Artifact) -> tuple[NDArray[np.float64], NDArray[np.float64
         with safe_open(path, framework="numpy") as tensors:
             weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
     except SafetensorError as error:
-        raise ArtifactError(f"{path} does not hold the head: {error}.") from None
+        raise ArtifactError(f"{path} does not contain the head: {error}.") from None
     return weight, bias

@@ -1,6 +1,4 @@
-"""Training images that an answer can be compared with: how unlike all of them is this one, and which are like it?
-
-Numpy only.
+"""Nearest neighbors among the training images: out-of-distribution scores and similar images. Imports only numpy.
 
 Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors".
 """
@@ -16,11 +14,11 @@ from numpy.typing import NDArray
 
 
 class Near(NamedTuple):
-    """One training image, as seen from another image.
+    """One training image, as the neighbor of a query image.
 
     Attributes:
-        row: of it among the neighbours, and among their thumbnails.
-        distance: the cosine distance, in [0, 2].
+        row: its index in `NeighborIndex` and `Thumbnails`.
+        distance: cosine distance to the query image, in [0, 2].
     """
 
     row: int
@@ -31,12 +29,12 @@ class Near(NamedTuple):
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What the network saw in images that it learned from.
+    """The feature vectors, labels and paths of M training images.
 
     Attributes:
-        vectors: float32 (M, D), of length 1.
-        labels: of each, those that are true of it, each in [0, C).
-        paths: of each, below the root of the data set.
+        vectors: float32 (M, D), L2-normalized.
+        labels: the true labels of each image, each in [0, C).
+        paths: of each image, relative to the data set's root.
     """
 
     vectors: NDArray[np.float32]
@@ -44,27 +42,27 @@ class Neighbours:
     paths: tuple[str, ...]
 
     def distances(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The cosine distance, in [0, 2], of a vector (D,) to each of the M."""
-        # Not `@`: that starts BLAS's threads, which on a busy machine wait for each other and for the network's.
-        likeness: NDArray[np.float32] = np.einsum("md,d->m", self.vectors, unit(vector))
-        return 1 - likeness
+        """The cosine distances, in [0, 2], of a vector (D,) to all M vectors."""
+        # Not `@`, which starts BLAS threads. On a busy machine they compete with each other and with the network's threads.
+        similarity: NDArray[np.float32] = np.einsum("md,d->m", self.vectors, unit(vector))
+        return 1 - similarity
 
     def outlier_score(self, vector: NDArray[np.float32], k: int) -> float:
-        """The cosine distance of a vector (D,) to the k-th nearest, in [0, 2]; 1 <= k <= M."""
+        """The cosine distance of a vector (D,) to its k-th nearest neighbor, in [0, 2]; 1 <= k <= M."""
         return float(np.clip(np.partition(self.distances(vector), k - 1)[k - 1], 0, 2))
 
     def outlier_scores(self, vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-        """The score of each of many vectors (N, D): float64 (N,), the very numbers that `outlier_score` gives."""
+        """The outlier scores of vectors (N, D): float64 (N,), identical to `outlier_score` of each."""
         return np.array([self.outlier_score(vector, k) for vector in vectors])
 
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[Near]:
-        """The k most like a vector (D,), nearest first; all of them if k > M."""
+        """The k nearest neighbors of a vector (D,), nearest first; all M if k > M."""
         distances = self.distances(vector)
         order = np.argsort(distances, kind="stable")[:k].tolist()
         return [Near(row, self.paths[row], self.labels[row], float(np.clip(distances[row], 0, 2))) for row in order]
 
     def save(self, path: Path) -> None:
-        """Writes the .npz, vectors as float16; plain arrays only, so that it can be read without pickle."""
+        """Writes an .npz file with float16 vectors. It contains only plain arrays, so that it can be read without pickle."""
         index = json.dumps({"labels": self.labels, "paths": self.paths}).encode()
         np.savez(path, vectors=self.vectors.astype(np.float16), index=np.frombuffer(index, np.uint8))
 
@@ -78,11 +76,11 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """The neighbours as small pictures, in their order.
+    """Thumbnails of the training images in a `NeighborIndex`, in its order.
 
     Attributes:
-        content: JPEG files, one behind the other.
-        ends: int64 (M,), where in the content each of them ends; of a neighbour without a picture, where the one before did.
+        content: concatenated JPEG files.
+        ends: int64 (M,), end offset of each file in the content; the previous offset if an image has no thumbnail.
     """
 
     content: bytes
@@ -90,20 +88,20 @@ class Thumbnails:
 
     @classmethod
     def of(cls, pictures: Iterable[bytes]) -> "Thumbnails":
-        """One JPEG for each neighbour; b"" for one without a picture."""
-        kept = list(pictures)
-        return cls(b"".join(kept), np.cumsum([len(picture) for picture in kept], dtype=np.int64))
+        """Builds the thumbnails from one JPEG file per image; b"" if an image has none."""
+        files = list(pictures)
+        return cls(b"".join(files), np.cumsum([len(file) for file in files], dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, row: int) -> bytes | None:
-        """The JPEG of one neighbour, None if it has no picture."""
-        begin = int(self.ends[row - 1]) if row else 0
-        return self.content[begin : int(self.ends[row])] or None
+        """The JPEG file of one image; None if it has no thumbnail."""
+        start = int(self.ends[row - 1]) if row else 0
+        return self.content[start : int(self.ends[row])] or None
 
     def save(self, path: Path) -> None:
-        """Writes the .npz; plain arrays only, so that it can be read without pickle."""
+        """Writes an .npz file. It contains only plain arrays, so that it can be read without pickle."""
         np.savez(path, content=np.frombuffer(self.content, np.uint8), ends=self.ends)
 
     @classmethod
@@ -114,7 +112,7 @@ class Thumbnails:
 
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Vectors (..., D) at length 1; those of length 0 stay what they are, at distance 1 from everything."""
-    lengths = np.linalg.norm(vectors.astype(np.float32), axis=-1, keepdims=True)
-    scaled: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return scaled
+    """Scales vectors (..., D) to length 1. Zero vectors stay zero, at distance 1 from every vector."""
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=-1, keepdims=True)
+    normalized: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return normalized

@@ -1,4 +1,4 @@
-"""The CPU engine: ONNX graphs compiled by OpenVINO."""
+"""The CPU engine: ONNX models compiled by OpenVINO."""
 
 import threading
 from collections.abc import Collection
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 from .devices import cores
 from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
 
-MOST_FOR_ONE = 4  # cores; with more the parts of one image become too small to be worth handing out
+MOST_FOR_ONE = 4  # with more threads, the work per thread is too small to pay off
 
 
 @cache
 def core() -> "openvino.Core":
-    """The process's one OpenVINO, which lives as long as the process.
+    """The process's only OpenVINO Core; it lives as long as the process.
 
-    Each Core lends the thread that makes it a stack for signals and frees it when it ends; where two end in the wrong
-    order or in another thread, the next signal kills the process.
+    A Core installs a signal stack in the thread that creates it and frees it on deletion. If two Cores are deleted in the
+    wrong order or in another thread, the next signal kills the process.
     """
     import openvino
 
@@ -31,21 +31,21 @@ def core() -> "openvino.Core":
 
 
 class Graph:
-    """An ONNX file compiled for this CPU, one image at a time in each of `lanes` threads.
+    """An ONNX file compiled for the CPU. Runs one image at a time in each of `streams` threads.
 
-    One image a time because batches were no faster here, and because an image's answer then cannot depend on its
-    neighbours. Each calling thread gets a request of its own; OpenVINO lets go of the GIL while it computes.
+    Batches were no faster here, and with single images a result cannot depend on other images in the batch. Each calling
+    thread has its own inference request. OpenVINO releases the GIL during inference.
 
     Args:
-        lanes: default: one a core.
-        wanted: outputs by name; of the others nothing is computed or copied. Those that the graph has not are passed over.
-            Default: all.
-        threads: that compute, for all lanes together; default: one a core.
-        precision: "bf16" computes all of the graph in it; any other, what the graph itself says: f32, or partly int8.
-        size: height and width of the images, of a graph that bears others than its own; `outputs` then grow with them.
+        streams: number of parallel inference streams; default: one per CPU.
+        output_names: outputs to compute; unknown names are ignored. Default: all.
+        threads: number of threads for all streams together; default: one per CPU.
+        precision: "bf16" runs the whole model in bf16. Any other value uses the types in the file: f32, or partly int8.
+        size: (height, width) of the images, for a fully convolutional model; the outputs scale with it. Default: the size
+            in the file.
 
     Raises:
-        RuntimeError: if the graph does not bear that size.
+        RuntimeError: if the model does not support that size.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Graph:
         for output in model.outputs:
             if wanted is not None and output.get_any_name() not in wanted:
                 model.remove_result(output.get_node())
-        # Asked before compiling: an operation that does nothing, and is left out then, leaves its name beside these.
+        # Read before compiling: the compiler adds the names of the no-ops that it removes.
         self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in model.outputs)
         settings = {
             properties.hint.inference_precision: openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32,
@@ -78,28 +78,28 @@ class Graph:
         }
         self._compiled = core().compile_model(model, "CPU", settings)
         self._requests = threading.local()
-        # The bindings fill tables at a process's first inference, holding a lock while they wait for the GIL: two threads
-        # that make the first one at the same moment wait for each other for ever.
+        # Run a first inference in one thread: the bindings initialize tables in it and hold a lock while waiting for the GIL.
+        # Two threads that run their first inference at the same time would deadlock.
         self._compiled.create_infer_request().infer([np.zeros((1, height, width, 3), np.uint8)])
 
     def __call__(self, batch: Pixels) -> dict[str, Floats]:
-        """Every output of the graph, by name: float32 (N, ...), for uint8 (N, S, S, 3), or (N, *size, 3)."""
+        """Runs pixels, uint8 (N, S, S, 3) or (N, *size, 3). Returns the outputs by name, float32 (N, ...)."""
         request = getattr(self._requests, "request", None)
         if request is None:
             request = self._requests.request = self._compiled.create_infer_request()
-        found: dict[str, list[Floats]] = {name: [] for name in self.outputs}
+        outputs: dict[str, list[Floats]] = {name: [] for name in self.outputs}
         for pixels in batch:
             results = request.infer([pixels[None]], share_inputs=True)
             for index, name in enumerate(self.outputs):
-                found[name].append(results[index])
-        return {name: np.concatenate(rows) for name, rows in found.items()}
+                outputs[name].append(results[index])
+        return {name: np.concatenate(rows) for name, rows in outputs.items()}
 
 
 class CpuEngine:
-    """A package's graph on the CPU, compiled twice.
+    """Runs a package's graph on the CPU. The graph is compiled twice: for throughput and for latency.
 
-    Many calls side by side are fastest with a core each. A call that is alone is sooner done if it gets all of them, by a
-    third on two cores; the price is a second copy of the weights.
+    Parallel calls are fastest with one core each. A single call is faster on all cores, by a third on two cores. The cost is
+    a second copy of the weights.
     """
 
     device = "cpu"
@@ -115,9 +115,9 @@ class CpuEngine:
     def __call__(self, batch: Pixels) -> Outputs:
         with self._lock:
             self._inside += 1
-            graph = self._alone if self._inside == 1 else self._shared
+            model = self._alone if self._inside == 1 else self._shared
         try:
-            outputs = graph(batch)
+            outputs = model(batch)
         finally:
             with self._lock:
                 self._inside -= 1

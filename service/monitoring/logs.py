@@ -1,4 +1,4 @@
-"""One JSON object a line on stderr: what a collector can parse and a person can grep. Never a pixel, never a key."""
+"""JSON logging on stderr, one object per line. Pixels and keys must never be logged."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ logger = logging.getLogger("graft")
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON, with whatever stands in its `fields`."""
+    """Formats a record as JSON, with the entries of its `fields` attribute."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -25,14 +25,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class Tally:
-    """An event that may come a thousand times a second: a line once a second says how often it did."""
+    """Logs a frequent event at most once per second, with its count."""
 
     def __init__(self, event: str) -> None:
         self._event = event
         self._n = 0
 
     def count(self) -> None:
-        """Once more, in the event loop."""
+        """Counts one event. Call it in the event loop."""
         self._n += 1
         if self._n == 1:
             asyncio.get_running_loop().call_later(1.0, self._tell)
@@ -43,7 +43,7 @@ class Tally:
 
 
 def configure() -> None:
-    """Lets our own logger speak JSON; the libraries' stay as BentoML set them up."""
+    """Sets up Graft's logger. The loggers of libraries stay as BentoML configured them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logger.handlers = [handler]

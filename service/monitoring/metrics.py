@@ -1,6 +1,6 @@
-"""What an operator watches, in Prometheus' words. Every label has few values, whatever is asked.
+"""Prometheus metrics. Each label has few values, whatever is requested.
 
-One process, one registry: BentoML's own metrics, which make a new series of every path that anybody tries, are off.
+One process, one registry. BentoML's metrics are off: they create a new series for every path that is tried.
 """
 
 from collections.abc import Callable
@@ -25,28 +25,28 @@ class Metrics:
     """The service's counters.
 
     Attributes:
-        requests: by route, status and code of the problem ("ok" if none).
-        request_seconds: from the first header to the last byte of the answer, by route.
-        stage_seconds: waiting included, by stage: read, decode, network or explain.
-        batch_size: images of one call of the network.
+        requests: by route, status, and the problem's code ("ok" if none).
+        request_seconds: from the first header to the last byte of the response, by route.
+        stage_seconds: queueing included, by stage: read, decode, network, or explain.
+        batch_size: images per forward pass.
         abstentions: by reason.
         outlier_score: cosine distances.
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, which no query here needs
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would add a second series per metric, which no query here needs
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.requests = Counter("graft_requests", "Requests answered", ["route", "status", "code"], registry=registry)
+        self.requests = Counter("graft_requests", "Requests", ["route", "status", "code"], registry=registry)
         self.request_seconds = Histogram(
-            "graft_request_seconds", "Seconds from headers to answer", ["route"], buckets=SECONDS, registry=registry
+            "graft_request_seconds", "Seconds from headers to response", ["route"], buckets=SECONDS, registry=registry
         )
         self.stage_seconds = Histogram(
-            "graft_stage_seconds", "Seconds in one stage, waiting included", ["stage"], buckets=SECONDS, registry=registry
+            "graft_stage_seconds", "Seconds in one stage, queueing included", ["stage"], buckets=SECONDS, registry=registry
         )
-        self.batch_size = Histogram("graft_batch_size", "Images of one call of the network", buckets=SIZES, registry=registry)
-        self.images = Counter("graft_images", "Images answered", registry=registry)
-        self.abstentions = Counter("graft_abstentions", "Answers that nobody should rely on", ["reason"], registry=registry)
+        self.batch_size = Histogram("graft_batch_size", "Images per forward pass", buckets=SIZES, registry=registry)
+        self.images = Counter("graft_images", "Images classified", registry=registry)
+        self.abstentions = Counter("graft_abstentions", "Predictions with abstain set", ["reason"], registry=registry)
         self.outlier_score = Histogram(
             "graft_outlier_score",
             "Cosine distance to the training images",
@@ -56,18 +56,18 @@ class Metrics:
         self._waiting = Gauge("graft_waiting", "Images in a queue", ["queue"], registry=registry)
         self._model = Gauge(
             "graft_model_info",
-            "What is served",
+            "The served model",
             ["name", "version", "sha256", "backbone", "device", "precision"],
             registry=registry,
         )
 
     def watch(self, queue: str, depth: Callable[[], float]) -> None:
-        """Tells the depth of a queue whenever somebody looks."""
+        """Exports the depth of a queue; `depth` is called at each scrape."""
         self._waiting.labels(queue).set_function(depth)
 
     def tell_model(self, **facts: str) -> None:
         self._model.labels(**facts).set(1)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""Networks that the lectures name and timm has not, as timm's own kind. Loads torch. torchvision's: `graft.service.networks.torchvision`.
+"""Registers classic networks that timm lacks (MLP, LeNet-5, AlexNet) as timm models. Imports torch.
 
-They stand here and not in training, because a GPU's engine builds a package's network by its name. `graft.training.backbones.registry`
-reads this file's text for the names.
+They are part of the service because the CUDA engine builds a package's network by name. `graft.training.backbones.registry`
+parses this file's source for the model names. torchvision's models are in `graft.service.networks.torchvision`.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def config(side: int, mean: Sequence[float], std: Sequence[float], **told: Any) -> dict[str, Any]:
-    """What timm asks of a network's weights; of random ones, how its input is to be prepared."""
+    """A timm pretrained config. For a network without weights it only describes the preprocessing."""
     return {
         "input_size": (3, side, side),
         "mean": mean,
@@ -28,7 +28,7 @@ def config(side: int, mean: Sequence[float], std: Sequence[float], **told: Any) 
     } | told
 
 
-Size = int | tuple[int, int]  # a square's side, or height and width; timm gives either
+Size = int | tuple[int, int]  # side of a square, or (height, width); timm passes either
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -44,20 +44,20 @@ default_cfgs = generate_default_cfgs(
 
 
 def chosen(indices: Sequence[int] | int | None, maps: list[Tensor]) -> list[Tensor]:
-    """The stages that are asked for: by number, the last so many, or all."""
+    """The requested stages: by index, the last n, or all."""
     if indices is None:
         return maps
     return maps[-indices:] if isinstance(indices, int) else [maps[index] for index in indices]
 
 
 class Tower(nn.Module):
-    """Stages one behind the other, then fully connected layers: how the first networks were built.
+    """A sequential CNN: convolutional stages, then fully connected layers.
 
     Args:
-        stages: of convolutions and pooling; none for a multilayer perceptron.
-        widths: of the fully connected layers before the classifier.
-        img_size: the input's pixels, on which the first fully connected layer's width depends.
-        drop_rate: share of each fully connected layer's outputs that is hidden while it learns.
+        stages: convolutions and pooling; none for a multilayer perceptron.
+        widths: output widths of the hidden fully connected layers.
+        img_size: input size in pixels; determines the input width of the first fully connected layer.
+        drop_rate: dropout probability after each hidden fully connected layer.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class Tower(nn.Module):
         super().__init__()
         self.stages = nn.Sequential(*stages)
         width, layers = self._flat(img_size), OrderedDict[str, nn.Module]()
-        for number, wide in enumerate(widths, 1):
-            layers[f"fc{number}"] = nn.Linear(width, wide)
+        for number, out_width in enumerate(widths, 1):
+            layers[f"fc{number}"] = nn.Linear(width, out_width)
             layers[f"relu{number}"] = nn.ReLU()
             layers[f"drop{number}"] = nn.Dropout(drop_rate)
-            width = wide
+            width = out_width
         self.hidden = nn.Sequential(layers)
         self.num_features = self.head_hidden_size = width
         self.feature_info = [
-            {"module": f"stages.{number}", "num_chs": next(reversed(list(stage.parameters()))).shape[0]}
-            for number, stage in enumerate(stages)
+            {"module": f"stages.{index}", "num_chs": next(reversed(list(stage.parameters()))).shape[0]}
+            for index, stage in enumerate(stages)
         ]
         self.reset_classifier(num_classes)
         for module in self.modules():
@@ -84,28 +84,28 @@ class Tower(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def _flat(self, img_size: Size) -> int:
-        """How many numbers the stages leave of an image."""
+        """The length of the flattened output of the stages."""
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         try:
             with torch.no_grad():
-                left: Tensor = self.stages(torch.zeros(1, 3, height, width))
+                output: Tensor = self.stages(torch.zeros(1, 3, height, width))
         except RuntimeError:
-            raise ValueError(f"its stages leave nothing of {height} x {width} pixels") from None
-        return left.numel()
+            raise ValueError(f"an input of {height} x {width} pixels is too small for its stages") from None
+        return output.numel()
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another classifier with random weights; 0 labels: none."""
+        """Replaces the classifier by one with random weights; 0 classes removes it."""
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The parameters layer by layer, as timm's own networks tell them."""
+        """Groups the parameters by layer, as timm models do."""
         return {"stem": r"^stages\.0", "blocks": [(r"^stages\.(\d+)", None), (r"^hidden\.fc(\d+)", (99,))]}
 
     def forward_intermediates(
         self, x: Tensor, indices: Sequence[int] | int | None = None, output_fmt: str = "NCHW"
     ) -> tuple[Tensor, list[Tensor]]:
-        """What the stages end with, and the maps (N, C, h, w) after those that are asked for."""
+        """The last feature map, and the maps (N, C, h, w) after the requested stages."""
         maps = []
         for stage in self.stages:
             x = stage(x)
@@ -114,18 +114,18 @@ class Tower(nn.Module):
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The fully connected layers."""
-        found: Tensor = self.classifier(self.hidden(x.flatten(1)))
-        return found
+        output: Tensor = self.classifier(self.hidden(x.flatten(1)))
+        return output
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, C) of pixels (N, 3, S, S); without a classifier, vectors (N, D)."""
+        """Pixels (N, 3, S, S) to logits (N, C), or to vectors (N, D) if there is no classifier."""
         return self.forward_head(self.stages(x))
 
 
 def _stage(number: int, convolutions: Sequence[nn.Conv2d], pool: nn.Module) -> nn.Sequential:
     layers = OrderedDict[str, nn.Module]()
-    for place, convolution in enumerate(convolutions, number):
-        layers[f"conv{place}"], layers[f"relu{place}"] = convolution, nn.ReLU()
+    for layer_number, convolution in enumerate(convolutions, number):
+        layers[f"conv{layer_number}"], layers[f"relu{layer_number}"] = convolution, nn.ReLU()
     layers["pool"] = pool
     return nn.Sequential(layers)
 
@@ -156,36 +156,36 @@ def _alexnet(img_size: Size, num_classes: int) -> Tower:
 
 
 def assembled(make: Any, name: str, pretrained: bool, choices: dict[str, Any], kept: Any = None) -> Any:
-    """What timm makes of a network: with its weights' facts, and its weights if they are to be had.
+    """Builds a model through timm, with its pretrained config and, if `pretrained`, its weights.
 
     Args:
-        make: builds it from timm's `num_classes` and `img_size`.
-        choices: what timm hands to an entry point; that is its own affair.
-        kept: leaves of a file's tensors those that the network has.
+        model_fn: builds the model from timm's `num_classes` and `img_size`.
+        kwargs: the keyword arguments that timm passes to the entry point.
+        pretrained_filter_fn: removes unneeded tensors from a checkpoint.
     """
-    unasked = ("global_pool", "in_chans")
-    return build_model_with_cfg(make, name, pretrained, kwargs_filter=unasked, pretrained_filter_fn=kept, **choices)
+    unsupported = ("global_pool", "in_chans")
+    return build_model_with_cfg(make, name, pretrained, kwargs_filter=unsupported, pretrained_filter_fn=kept, **choices)
 
 
 @register_model
 def mlp(pretrained: bool = False, **choices: Any) -> Tower:
-    """A multilayer perceptron of two hidden layers: what convolutions are to be compared with."""
-    built: Tower = assembled(_mlp, "mlp", pretrained, choices)
-    return built
+    """A multilayer perceptron with two hidden layers: a baseline without convolutions."""
+    model: Tower = assembled(_mlp, "mlp", pretrained, choices)
+    return model
 
 
 @register_model
 def lenet5(pretrained: bool = False, **choices: Any) -> Tower:
-    """LeNet-5 (LeCun et al. 1998) as the lectures draw it: colour in, ReLU, the largest of each 2 by 2."""
-    built: Tower = assembled(_lenet5, "lenet5", pretrained, choices)
-    return built
+    """LeNet-5 (LeCun et al. 1998) in its common modern form: color input, ReLU, 2 x 2 max pooling."""
+    model: Tower = assembled(_lenet5, "lenet5", pretrained, choices)
+    return model
 
 
 @register_model
 def alexnet(pretrained: bool = False, **choices: Any) -> Tower:
-    """AlexNet (Krizhevsky et al. 2012) as the lectures draw it: one tower, 227 pixels.
+    """AlexNet (Krizhevsky et al. 2012) in its common form: one tower, 227 x 227 pixels.
 
-    Without local response normalisation, which Simonyan and Zisserman (2015) found to bring nothing.
+    Without local response normalization, which has no benefit according to Simonyan and Zisserman (2015).
     """
-    built: Tower = assembled(_alexnet, "alexnet", pretrained, choices)
-    return built
+    model: Tower = assembled(_alexnet, "alexnet", pretrained, choices)
+    return model

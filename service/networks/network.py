@@ -1,6 +1,6 @@
-"""The torch network, the same object in training and on a GPU: pixels, normalisation, backbone, linear head.
+"""The torch model: normalization, backbone and linear head. Training and the CUDA engine share it.
 
-Only training and the CUDA engine import this; on a CPU the service needs no torch.
+Only these two import this module: on a CPU the service needs no torch.
 """
 
 from typing import Any
@@ -11,17 +11,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..artifact import Artifact, Backbone, Preprocessing
-from . import torchvision  # noqa: F401 - their networks become timm's, to be built by name
+from . import torchvision  # noqa: F401 - registers its models and those of `classic` with timm
 
 
 class Network(nn.Module):
-    """A backbone with a linear head grafted on.
+    """A backbone with a linear head.
 
     Args:
-        body: a timm network without a classifier: float (N, 3, S, S) -> (N, D).
-        facts: what is known of it, and what the head sees.
+        backbone: a timm network without a classifier: float (N, 3, S, S) -> (N, D).
+        backbone_info: its metadata, including the head's input.
         n_labels: C.
-        preprocessing: whose mean and deviation become constants of the network.
+        preprocessing: its mean and standard deviation become buffers of the network.
     """
 
     mean: Tensor
@@ -29,7 +29,7 @@ class Network(nn.Module):
 
     def __init__(self, body: nn.Module, facts: Backbone, n_labels: int, preprocessing: Preprocessing) -> None:
         super().__init__()
-        # On the scale of the pixels, so that no division by 255 is needed. Not in the weights: the manifest has them.
+        # Scaled to uint8 pixels, so no division by 255 is needed. Not persistent: the manifest stores them.
         self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.backbone = body
@@ -38,7 +38,7 @@ class Network(nn.Module):
         self.head = nn.Linear(facts.width + (sum(facts.stages.values()) if facts.sees == "all" else 0), n_labels)
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float (N, C) and vectors float (N, D) of uint8 (N, S, S, 3)."""
+        """Pixels uint8 (N, S, S, 3) to logits float (N, C) and vectors float (N, D)."""
         if self.facts.sees == "last":
             vectors = self.vectors(batch)
             return self.head(vectors), vectors
@@ -46,12 +46,12 @@ class Network(nn.Module):
         return self.head(torch.cat([stages, vectors], dim=1)), vectors
 
     def vectors(self, batch: Tensor) -> Tensor:
-        """What the backbone says in the end: float (N, D) of uint8 (N, S, S, 3)."""
-        found: Tensor = self.backbone(self._normalised(batch))
-        return found.float()
+        """The output vectors of the backbone: pixels uint8 (N, S, S, 3) to float (N, D)."""
+        vectors: Tensor = self.backbone(self._normalised(batch))
+        return vectors.float()
 
     def features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The stages' means over their positions, side by side, float (N, sum of their widths); and the vectors."""
+        """The pooled stages, concatenated, float (N, sum of their widths); and the vectors."""
         if not self.facts.stages:
             vectors = self.vectors(batch)
             return vectors[:, :0], vectors
@@ -59,33 +59,38 @@ class Network(nn.Module):
         return torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1).float(), vectors
 
     def maps(self, batch: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """What is behind the features, of a network that shows its stages.
+        """The feature maps of the stages; only for a backbone that has stages.
 
         Returns:
-            each stage float (N, its width, its h, its w); what the body ends with, in its own layout; the vectors (N, D).
+            the stages, each float (N, width, h, w); the last feature map, in the backbone's own layout; the vectors (N, D).
         """
-        body: Any = self.backbone
-        # Never pooled from what the body returns: Swin's is NHWC, and a ViT's has tokens of other kinds.
-        last, stages = body.forward_intermediates(self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW")
-        return stages, last, body.forward_head(last).float()
+        backbone: Any = self.backbone
+        # Let the backbone pool its last map: Swin's is NHWC, and a ViT's contains class and register tokens.
+        last, stages = backbone.forward_intermediates(
+            self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW"
+        )
+        return stages, last, backbone.forward_head(last).float()
 
     def ending(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """What the body ends with, in its own layout, and the logits (N, C) that follow from it.
+        """The last feature map, in the backbone's own layout, and the logits (N, C) computed from it.
 
-        Of a body without stages, as a perceptron's is, that is the image itself, flat.
+        For a backbone without stages, such as an MLP, the map is the flattened image.
         """
         if self.facts.stages:
             stages, last, vectors = self.maps(batch)
-            means = [stage.mean(dim=(2, 3)) for stage in stages] if self.facts.sees == "all" else []
-            return last, self.head(torch.cat([*means, vectors], dim=1))
-        body: Any = self.backbone
-        shown = self._normalised(batch)
-        last = body.forward_features(shown) if hasattr(body, "forward_features") else body.forward_intermediates(shown)[0]
-        last = last.flatten(1) if last is shown else last
-        return last, self.head(body.forward_head(last).float())
+            pooled = [stage.mean(dim=(2, 3)) for stage in stages] if self.facts.sees == "all" else []
+            return last, self.head(torch.cat([*pooled, vectors], dim=1))
+        backbone: Any = self.backbone
+        images = self._normalised(batch)
+        if hasattr(backbone, "forward_features"):
+            last = backbone.forward_features(images)
+        else:
+            last = backbone.forward_intermediates(images)[0]
+        last = last.flatten(1) if last is images else last
+        return last, self.head(backbone.forward_head(last).float())
 
     def lower(self, kind: torch.dtype) -> "Network":
-        """Lets the backbone compute in 16 bits, but for BatchNorm's statistics; normalisation and head stay in 32."""
+        """Casts the backbone to 16 bits, except BatchNorm layers. Normalization and head stay in 32 bits."""
         self._kind = kind
         for module in self.backbone.modules():
             if not isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -98,18 +103,18 @@ class Network(nn.Module):
 
 
 def sized(name: str, crop: int | None) -> dict[str, int]:
-    """The argument that builds a network with position embeddings for one input size; other networks refuse it."""
+    """The `img_size` argument for a timm network with a fixed input size; empty for others, which reject it."""
     return {"img_size": crop} if crop and timm.models.get_pretrained_cfg_value(name, "fixed_input_size") else {}
 
 
 def build(backbone: Backbone, n_labels: int, preprocessing: Preprocessing) -> Network:
-    """The network that a backbone's facts describe, with random weights."""
-    body = timm.create_model(backbone.name, pretrained=False, num_classes=0, **sized(backbone.name, preprocessing.crop))
-    return Network(body, backbone, n_labels, preprocessing)
+    """Builds the network for a backbone record, with random weights."""
+    model = timm.create_model(backbone.name, pretrained=False, num_classes=0, **sized(backbone.name, preprocessing.crop))
+    return Network(model, backbone, n_labels, preprocessing)
 
 
 def load(artifact: Artifact) -> Network:
-    """The network of a package, every tensor of its weights matched."""
+    """Loads the network of a package; the weights must match exactly."""
     manifest = artifact.manifest
     network = build(manifest.backbone, len(manifest.labels), manifest.preprocessing)
     network.load_state_dict(load_file(artifact.weights), strict=True)

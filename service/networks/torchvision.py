@@ -1,4 +1,4 @@
-"""torchvision's networks that timm has not, as timm's own kind, under their own tensors' names. Loads torch."""
+"""Registers torchvision models that timm lacks as timm models, with torchvision's parameter names. Imports torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torchvision import models
 
 from .classic import assembled, chosen, config
 
-HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # GoogLeNet's and Inception-v3's, as torchvision's files and timm's hold them
+HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception-v3, in torchvision's and timm's checkpoints
 _TORCHVISION = "https://download.pytorch.org/models"
 
 default_cfgs = generate_default_cfgs(
@@ -24,7 +24,7 @@ default_cfgs = generate_default_cfgs(
             first_conv="features.0",
             classifier="classifier.6",
         ),
-        # Its weights came from TensorFlow, and with them how pixels are scaled.
+        # The weights were ported from TensorFlow, so they need its pixel scaling.
         "googlenet.tv_in1k": config(
             224,
             IMAGENET_INCEPTION_MEAN,
@@ -39,27 +39,29 @@ default_cfgs = generate_default_cfgs(
 
 
 class TorchvisionAlexNet(models.AlexNet):
-    """torchvision's AlexNet, after Krizhevsky's later paper, under its own tensors' names."""
+    """torchvision's AlexNet (Krizhevsky 2014), with torchvision's parameter names."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_features, self.head_hidden_size = 256, 4096
-        self.feature_info = [{"module": f"features.{end}", "num_chs": width} for end, width in ((2, 64), (5, 192), (12, 256))]
+        self.feature_info = [
+            {"module": f"features.{index}", "num_chs": width} for index, width in ((2, 64), (5, 192), (12, 256))
+        ]
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another classifier with random weights; 0 labels: none."""
+        """Replaces the classifier by one with random weights; 0 classes removes it."""
         self.num_classes = num_classes
         self.classifier[6] = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The parameters layer by layer, as timm's own networks tell them."""
+        """Groups the parameters by layer, as timm models do."""
         return {"stem": r"^features\.0", "blocks": [(r"^features\.(\d+)", None), (r"^classifier\.(\d+)", (99,))]}
 
     def forward_intermediates(
         self, x: Tensor, indices: Sequence[int] | int | None = None, output_fmt: str = "NCHW"
     ) -> tuple[Tensor, list[Tensor]]:
-        """What the convolutions end with, and the maps (N, C, h, w) after each pooling that is asked for."""
+        """The last feature map, and the maps (N, C, h, w) after the requested pooling layers."""
         maps = []
         for layer in self.features:
             x = layer(x)
@@ -69,12 +71,12 @@ class TorchvisionAlexNet(models.AlexNet):
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The fully connected layers."""
-        found: Tensor = self.classifier(self.avgpool(x).flatten(1))
-        return found
+        output: Tensor = self.classifier(self.avgpool(x).flatten(1))
+        return output
 
 
 class GoogLeNet(models.GoogLeNet):
-    """torchvision's GoogLeNet under its own tensors' names, without the two classifiers that only helped to train it."""
+    """torchvision's GoogLeNet, with torchvision's parameter names, without the two auxiliary classifiers."""
 
     ENDS = ("maxpool1", "maxpool2", "inception3b", "inception4e", "inception5b")
     WIDTHS = (64, 192, 480, 832, 1024)
@@ -82,23 +84,23 @@ class GoogLeNet(models.GoogLeNet):
     def __init__(self, num_classes: int) -> None:
         super().__init__(aux_logits=False, init_weights=True)
         self.num_features = self.head_hidden_size = 1024
-        self.feature_info = [{"module": name, "num_chs": wide} for name, wide in zip(self.ENDS, self.WIDTHS, strict=True)]
+        self.feature_info = [{"module": name, "num_chs": width} for name, width in zip(self.ENDS, self.WIDTHS, strict=True)]
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another classifier with random weights; 0 labels: none."""
+        """Replaces the classifier by one with random weights; 0 classes removes it."""
         self.num_classes = num_classes
         self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The parameters layer by layer, as timm's own networks tell them."""
-        with_weights = [name for name, layer in self.named_children() if next(layer.parameters(), None) is not None]
-        return {"stem": r"^conv1", "blocks": [(rf"^{name}\.", (number,)) for number, name in enumerate(with_weights)]}
+        """Groups the parameters by layer, as timm models do."""
+        layer_names = [name for name, layer in self.named_children() if next(layer.parameters(), None) is not None]
+        return {"stem": r"^conv1", "blocks": [(rf"^{name}\.", (depth,)) for depth, name in enumerate(layer_names)]}
 
     def forward_intermediates(
         self, x: Tensor, indices: Sequence[int] | int | None = None, output_fmt: str = "NCHW"
     ) -> tuple[Tensor, list[Tensor]]:
-        """What the convolutions end with, and the maps (N, C, h, w) at the end of each resolution that is asked for."""
+        """The last feature map, and the maps (N, C, h, w) at the end of the requested stages."""
         maps = []
         for name, layer in self.named_children():
             if name == "avgpool":
@@ -109,26 +111,26 @@ class GoogLeNet(models.GoogLeNet):
         return x, chosen(indices, maps)
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """The mean over all positions, and the classifier."""
-        found: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
-        return found
+        """Global average pooling and the classifier."""
+        output: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        return output
 
 
 def without_helpers(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """A file's tensors but those of classifiers that only helped to train, unless the network has them too."""
-    own = network.state_dict()
-    return {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(HELPERS)}
+    """Removes the tensors of auxiliary classifiers from a checkpoint, unless the network has them too."""
+    state_dict = network.state_dict()
+    return {name: tensor for name, tensor in tensors.items() if name in state_dict or not name.startswith(HELPERS)}
 
 
 @register_model
 def tv_alexnet(pretrained: bool = False, **choices: Any) -> TorchvisionAlexNet:
-    """torchvision's AlexNet, of which there are weights."""
-    built: TorchvisionAlexNet = assembled(TorchvisionAlexNet, "tv_alexnet", pretrained, choices)
-    return built
+    """torchvision's AlexNet; pretrained weights are available."""
+    model: TorchvisionAlexNet = assembled(TorchvisionAlexNet, "tv_alexnet", pretrained, choices)
+    return model
 
 
 @register_model
 def googlenet(pretrained: bool = False, **choices: Any) -> GoogLeNet:
-    """torchvision's GoogLeNet (Szegedy et al. 2015), of which there are weights."""
-    built: GoogLeNet = assembled(GoogLeNet, "googlenet", pretrained, choices, without_helpers)
-    return built
+    """torchvision's GoogLeNet (Szegedy et al. 2015); pretrained weights are available."""
+    model: GoogLeNet = assembled(GoogLeNet, "googlenet", pretrained, choices, without_helpers)
+    return model

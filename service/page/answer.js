@@ -1,79 +1,79 @@
-// The answer to one image: how probable, which labels it may be, how familiar, and what it took.
+// The result for one image: probabilities, prediction set, outlier score, warnings, and timing.
 
-import { $, make, percent, showChips, showFacts } from "./elements.js";
+import { $, make, percent, showChips, showDetails } from "./elements.js";
 
-/** Shows it; returns it in a sentence.
+/** Shows the result and returns a summary for screen readers.
 
-    answer: what v1/classify said; model: what v1/model says; bytes: of the file; elapsed: ms from question to answer. */
-export function showAnswer(answer, model, bytes, elapsed) {
+    result: the response of v1/classify; model: the response of v1/model; bytes: size of the file; elapsed: ms of the request. */
+export function showResult(result, model, bytes, elapsed) {
   $("result").replaceChildren(
-    ...(answer.abstain ? [abstention(answer, model.calibration)] : []),
-    bars(answer),
-    predictionSet(answer, model),
-    familiarity(answer.outlier_score, model.calibration.outlier_threshold),
-    make("ul", { class: "warnings" }, ...answer.warnings.map((text) => make("li", {}, text))),
-    measured(answer, bytes, elapsed),
+    ...(result.abstain ? [abstention(result, model.calibration)] : []),
+    probabilityBars(result),
+    predictionSet(result, model),
+    outlierScale(result.outlier_score, model.calibration.outlier_threshold),
+    make("ul", { class: "warnings" }, ...result.warnings.map((text) => make("li", {}, text))),
+    requestDetails(result, bytes, elapsed),
   );
-  const [{ label, probability }] = answer.predictions;
-  const best = `${label}, ${percent(probability)}`;
-  $("verdict").textContent = answer.abstain ? `The model abstains (${best})` : best;
-  if (answer.abstain) return `The model abstains. Its best guess is ${best}.`;
-  return `${best}. ${setSentence(answer, model)} ${answer.prediction_set.join(", ")}.`;
+  const [{ label, probability }] = result.predictions;
+  const top = `${label}, ${percent(probability)}`;
+  $("verdict").textContent = result.abstain ? `The model abstains (${top})` : top;
+  if (result.abstain) return `The model abstains. The most probable label is ${top}.`;
+  return `${top}. ${predictionSetText(result, model)} ${result.prediction_set.join(", ")}.`;
 }
 
 function abstention({ abstain_reason: reason, outlier_score: score }, calibration) {
-  const most = calibration.outlier_threshold.toFixed(2);
-  const why = reason === "outlier"
-    ? `This image is unlike the images it was trained on: its outlier score is ${score.toFixed(2)}, above ${most}.`
-    : "It cannot rule out any label, so its best guess is little more than that.";
-  return make("div", { class: "abstention" }, make("p", { class: "title" }, "The model abstains"), make("p", {}, why));
+  const threshold = calibration.outlier_threshold.toFixed(2);
+  const explanation = reason === "outlier"
+    ? `This image is unlike the training images: its outlier score is ${score.toFixed(2)}, above ${threshold}.`
+    : "It cannot rule out any label, so the most probable label is not reliable.";
+  return make("div", { class: "abstention" }, make("p", { class: "title" }, "The model abstains"), make("p", {}, explanation));
 }
 
-/** The most probable labels, those of the prediction set in the accent's colour. */
-function bars({ predictions, prediction_set: set, abstain }) {
+/** The most probable labels; those in the prediction set have the accent color. */
+function probabilityBars({ predictions, prediction_set: set, abstain }) {
   const bar = ({ label, probability }) => {
     const track = make("span", { class: "track", "aria-hidden": "true" });
     track.style.setProperty("--share", probability);
     const number = make("span", { class: "number" }, percent(probability));
-    const kept = set.includes(label) && !abstain ? { class: "kept" } : {};
-    return make("li", kept, make("span", { class: "label" }, label), number, track);
+    const attributes = set.includes(label) && !abstain ? { class: "in-set" } : {};
+    return make("li", attributes, make("span", { class: "label" }, label), number, track);
   };
   return make("ol", { class: "bars", "aria-label": "Most probable labels" }, ...predictions.map(bar));
 }
 
-function predictionSet(answer, model) {
+function predictionSet(result, model) {
   const chips = make("ul", { class: "chips" });
-  showChips(chips, answer.prediction_set);
-  return make("div", { class: "set" }, make("p", {}, setSentence(answer, model)), chips);
+  showChips(chips, result.prediction_set);
+  return make("div", { class: "set" }, make("p", {}, predictionSetText(result, model)), chips);
 }
 
-function setSentence({ prediction_set: set, abstain_reason: reason }, { multilabel, labels, calibration }) {
-  if (multilabel) return set.length ? "It is given these labels:" : "It is given no label: none is probable enough.";
+function predictionSetText({ prediction_set: set, abstain_reason: reason }, { multilabel, labels, calibration }) {
+  if (multilabel) return set.length ? "Predicted labels:" : "No predicted labels: all are below their thresholds.";
   if (set.length === labels.length) return "No label can be ruled out:";
   const coverage = `${+(100 * calibration.coverage).toFixed(1)}%`;
-  if (reason === "outlier") return `The promised ${coverage} coverage does not hold for such an image; the set would be:`;
-  return `With ${coverage} coverage, the right label is${set.length > 1 ? " one of" : ""}:`;
+  if (reason === "outlier") return `Prediction set; the ${coverage} coverage does not hold for outliers:`;
+  return `Prediction set (${coverage} coverage):`;
 }
 
-/** How unlike the training images it is, on a scale that ends well beyond what still counts as familiar. */
-function familiarity(score, most) {
-  const end = Math.max(1.5 * most, 1.1 * score);
+/** The outlier score on a scale that extends beyond the threshold. */
+function outlierScale(score, threshold) {
+  const end = Math.max(1.5 * threshold, 1.1 * score);
   const scale = make("span", { class: "scale", "aria-hidden": "true" }, make("span", { class: "point" }));
   scale.style.setProperty("--score", score / end);
-  scale.style.setProperty("--most", most / end);
-  const remark = make("span", { class: "soft" }, `${score.toFixed(2)}; up to ${most.toFixed(2)} counts as familiar`);
-  const look = score > most ? "familiarity beyond" : "familiarity";
-  return make("div", { class: look }, make("p", {}, "Outlier score ", remark), scale);
+  scale.style.setProperty("--threshold", threshold / end);
+  const note = make("span", { class: "soft" }, `${score.toFixed(2)} (threshold ${threshold.toFixed(2)})`);
+  const classes = score > threshold ? "outlier-score above" : "outlier-score";
+  return make("div", { class: classes }, make("p", {}, "Outlier score ", note), scale);
 }
 
-function measured({ image, timing_ms: timing, request_id: request }, bytes, elapsed) {
+function requestDetails({ image, timing_ms: timing, request_id: request }, bytes, elapsed) {
   const stages = Object.entries(timing).map(([stage, ms]) => `${stage} ${ms.toFixed(1)}`);
   const kibibytes = Math.ceil(bytes / 1024).toLocaleString("en");
   const list = make("dl", { class: "measured" });
-  showFacts(list, [
+  showDetails(list, [
     ["Image", `${image.width} × ${image.height} ${image.format}, ${kibibytes} KiB`],
-    ["Milliseconds", [...stages, `there and back ${elapsed.toFixed(0)}`].join(", ")],
-    ["Request", request],
+    ["Latency (ms)", [...stages, `round trip ${elapsed.toFixed(0)}`].join(", ")],
+    ["Request ID", request],
   ]);
   return list;
 }

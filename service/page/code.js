@@ -1,46 +1,46 @@
-// The same question from a program: code to copy, in tabs as the ARIA practices want them.
+// The code samples: the same request from a program, in tabs that follow the ARIA Authoring Practices.
 
-import { $, say } from "./elements.js";
+import { $, announce } from "./elements.js";
 
-// With a key the code reads it from GRAFT_API_KEY: what is copied ends up in chats and repositories.
+// The code reads the key from GRAFT_API_KEY, because copied code ends up in chats and repositories.
 const CODE = {
-  curl: (url, locked) => `curl -X POST -T photo.jpg${locked ? ' -H "Authorization: Bearer $GRAFT_API_KEY"' : ""} '${url}'`,
-  python: (url, locked) => `${locked ? "import os\n" : ""}from pathlib import Path
+  curl: (url, needsKey) => `curl -X POST -T photo.jpg${needsKey ? ' -H "Authorization: Bearer $GRAFT_API_KEY"' : ""} '${url}'`,
+  python: (url, needsKey) => `${needsKey ? "import os\n" : ""}from pathlib import Path
 
 import requests
 
-answer = requests.post(
+response = requests.post(
     ${JSON.stringify(url)},
     data=Path("photo.jpg").read_bytes(),
-${locked ? '    headers={"Authorization": f"Bearer {os.environ[\'GRAFT_API_KEY\']}"},\n' : ""}    timeout=30,
+${needsKey ? '    headers={"Authorization": f"Bearer {os.environ[\'GRAFT_API_KEY\']}"},\n' : ""}    timeout=30,
 )
-answer.raise_for_status()
-print(answer.json()["predictions"])`,
-  javascript: (url, locked) => `// node ask.mjs
+response.raise_for_status()
+print(response.json()["predictions"])`,
+  javascript: (url, needsKey) => `// node classify.mjs
 import { readFile } from "node:fs/promises";
 
 const response = await fetch(${JSON.stringify(url)}, {
   method: "POST",
-${locked ? "  headers: { Authorization: `Bearer ${process.env.GRAFT_API_KEY}` },\n" : ""}  body: await readFile("photo.jpg"),
+${needsKey ? "  headers: { Authorization: `Bearer ${process.env.GRAFT_API_KEY}` },\n" : ""}  body: await readFile("photo.jpg"),
 });
 if (!response.ok) throw new Error(await response.text());
 console.log((await response.json()).predictions);`,
 };
 
-/** Writes the code for this very service; `locked` says whether it wants a key. */
-export function showCode(locked) {
+/** Fills in the code for this service; `needsKey` is whether it requires a key. */
+export function showCode(needsKey) {
   const url = new URL("v1/classify", document.baseURI).href;
-  for (const [language, write] of Object.entries(CODE)) {
-    $(`code-${language}`).querySelector("code").textContent = write(url, locked);
+  for (const [language, render] of Object.entries(CODE)) {
+    $(`code-${language}`).querySelector("code").textContent = render(url, needsKey);
   }
 }
 
-function choose(tab) {
+function selectTab(tab) {
   for (const other of $("tabs").children) {
-    const chosen = other === tab;
-    other.setAttribute("aria-selected", String(chosen));
-    other.tabIndex = chosen ? 0 : -1;
-    $(other.getAttribute("aria-controls")).hidden = !chosen;
+    const selected = other === tab;
+    other.setAttribute("aria-selected", String(selected));
+    other.tabIndex = selected ? 0 : -1;
+    $(other.getAttribute("aria-controls")).hidden = !selected;
   }
 }
 
@@ -49,7 +49,7 @@ function moveBetweenTabs(event) {
   const next = { ArrowRight: now === last ? 0 : now + 1, ArrowLeft: now === 0 ? last : now - 1, Home: 0, End: last }[event.key];
   if (next === undefined) return;
   event.preventDefault();
-  choose(tabs[next]);
+  selectTab(tabs[next]);
   tabs[next].focus();
 }
 
@@ -58,16 +58,16 @@ async function copy() {
   try {
     await navigator.clipboard.writeText(code.textContent);
     $("copy").textContent = "Copied";
-  } catch { // no permission, or a page that came unencrypted from afar
+  } catch { // no permission, or not a secure context (HTTPS or localhost)
     getSelection().selectAllChildren(code);
     $("copy").textContent = "Selected: press Ctrl+C";
   }
-  say($("copy").textContent);
+  announce($("copy").textContent);
   setTimeout(() => { $("copy").textContent = "Copy"; }, 2500);
 }
 
-export function listenToCode() {
-  $("tabs").addEventListener("click", ({ target }) => { if (target.matches("[role=tab]")) choose(target); });
+export function connectCodeTabs() {
+  $("tabs").addEventListener("click", ({ target }) => { if (target.matches("[role=tab]")) selectTab(target); });
   $("tabs").addEventListener("keydown", moveBetweenTabs);
   $("copy").addEventListener("click", copy);
 }

@@ -1,10 +1,10 @@
-// Elements and words. Whatever the service says becomes text here, never markup.
+// DOM helpers. Data from the service is always inserted as text, never as HTML.
 
-const MOST_CHIPS = 16;
+const MAX_CHIPS = 16;
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element; strings among the children become text, so that no label can be markup. */
+/** Creates an element; string children become text nodes, so that a label cannot inject HTML. */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -18,48 +18,49 @@ export function percent(share) {
   return `${(100 * share).toFixed(1)}%`;
 }
 
-export function say(sentence) {
-  $("said").textContent = sentence;
+/** Announces a message to screen readers. */
+export function announce(message) {
+  $("status").textContent = message;
 }
 
-/** Labels as chips; those that are too many wait behind a button. */
+/** Shows labels as chips; a button reveals those beyond MAX_CHIPS. */
 export function showChips(list, names) {
-  const chips = (some) => some.map((name) => make("li", {}, name));
-  list.replaceChildren(...chips(names.slice(0, MOST_CHIPS)));
-  const rest = names.slice(MOST_CHIPS);
+  const chips = (labels) => labels.map((name) => make("li", {}, name));
+  list.replaceChildren(...chips(names.slice(0, MAX_CHIPS)));
+  const rest = names.slice(MAX_CHIPS);
   if (!rest.length) return;
   const button = make("button", { type: "button", class: "quiet" }, `and ${rest.length.toLocaleString("en")} more`);
   const item = make("li", { class: "more" }, button);
   button.addEventListener("click", () => {
     const added = chips(rest);
     item.replaceWith(...added);
-    added[0].tabIndex = -1; // the button that had the focus is gone
+    added[0].tabIndex = -1; // the button had the focus and was removed
     added[0].focus();
   });
   list.append(item);
 }
 
-/** Terms with what is said of them, and perhaps a remark. */
-export function showFacts(list, facts) {
-  const entry = ([term, value, remark]) =>
-    make("div", {}, make("dt", {}, term), make("dd", {}, value), ...(remark ? [make("dd", { class: "soft" }, remark)] : []));
-  list.replaceChildren(...facts.map(entry));
+/** Shows a description list; each entry is a term, a value, and an optional note. */
+export function showDetails(list, details) {
+  const entry = ([term, value, note]) =>
+    make("div", {}, make("dt", {}, term), make("dd", {}, value), ...(note ? [make("dd", { class: "soft" }, note)] : []));
+  list.replaceChildren(...details.map(entry));
 }
 
-/** A problem in words, with the limit that was hit, and a way to try again where that may help. */
-export function problemBox(problem, again) {
+/** A problem with the limit that was hit, and a retry button if a retry can help. */
+export function problemBox(problem, retry) {
   const { title, detail = "", limit, request_id: request, status } = problem;
   const box = make("div", { class: "problem" });
   box.append(make("p", { class: "title" }, title), make("p", {}, String(detail)));
   if (limit?.setting) {
     const value = Number(limit.value).toLocaleString("en");
-    const text = `Limit: ${limit.name} = ${value}. Who runs the service sets it with ${limit.setting}.`;
+    const text = `Limit: ${limit.name} = ${value}. The operator can change it with ${limit.setting}.`;
     box.append(make("p", { class: "soft" }, text));
   }
   if (request) box.append(make("p", { class: "soft" }, "Request ", make("code", {}, request)));
-  if (again && (!status || status >= 500 || status === 408 || status === 401)) {
+  if (retry && (!status || status >= 500 || status === 408 || status === 401)) {
     const button = make("button", { type: "button" }, "Try again");
-    button.addEventListener("click", again);
+    button.addEventListener("click", retry);
     box.append(button);
   }
   return box;

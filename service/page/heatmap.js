@@ -1,32 +1,32 @@
-// A map of values, laid over an image as colours. No requests, no controls.
+// Draws a heat map over an image. No requests, no controls.
 
-const TILE = 224; // values on the map's longer side before it is laid over the image
+const UPSAMPLED_SIZE = 224; // values on the longer side of the map when it is drawn
 
-/** Lays a map over its region of the image; what the model does not look at becomes grey.
+/** Draws a heat map over its region of the image; the area outside the model's input becomes gray.
 
-    values: rows of numbers from 0 on; region: left, top, width, height in pixels of the image, which may
-    reach outside it; image: width, height. */
-export function paint(canvas, values, { region, image }) {
+    values: rows of numbers >= 0; region: left, top, width, height in pixels of the image, possibly
+    beyond its edges; image: width, height. */
+export function paintHeatmap(canvas, values, { region, image }) {
   const scale = 768 / Math.max(image.width, image.height);
   Object.assign(canvas, { width: Math.ceil(image.width * scale), height: Math.ceil(image.height * scale) });
   const context = canvas.getContext("2d");
-  const place = [region.left, region.top, region.width, region.height].map((pixels) => pixels * scale);
+  const rectangle = [region.left, region.top, region.width, region.height].map((pixels) => pixels * scale);
   context.fillStyle = "rgb(110 115 112 / 50%)";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  context.clearRect(...place);
-  context.drawImage(coloured(smoothed(values)), ...place);
+  context.clearRect(...rectangle);
+  context.drawImage(applyColormap(upsample(values)), ...rectangle);
 }
 
-/** The same with about TILE values on the longer side. */
-function smoothed(values) {
-  const factor = Math.ceil(TILE / Math.max(values.length, values[0].length));
-  const transposed = (rows) => rows[0].map((_, column) => rows.map((row) => row[column]));
-  const stretched = (rows) => rows.map((row) => stretch(row, factor));
-  return transposed(stretched(transposed(stretched(values))));
+/** The values, interpolated to about UPSAMPLED_SIZE on the longer side. */
+function upsample(values) {
+  const factor = Math.ceil(UPSAMPLED_SIZE / Math.max(values.length, values[0].length));
+  const transpose = (rows) => rows[0].map((_, column) => rows.map((row) => row[column]));
+  const interpolateRows = (rows) => rows.map((row) => interpolate(row, factor));
+  return transpose(interpolateRows(transpose(interpolateRows(values))));
 }
 
-/** Values with `factor` times as many between them, by Catmull and Rom's curve; canvases smooth too, but each its own way. */
-function stretch(values, factor) {
+/** Catmull-Rom interpolation to `factor` times as many values. A canvas can smooth too, but each browser does it differently. */
+function interpolate(values, factor) {
   const at = (index) => values[Math.min(Math.max(index, 0), values.length - 1)];
   return Array.from({ length: values.length * factor }, (_, index) => {
     const position = (index + 0.5) / factor - 0.5;
@@ -36,23 +36,23 @@ function stretch(values, factor) {
   });
 }
 
-/** Values as a picture: the strongest opaque, none at all transparent. */
-function coloured(values) {
+/** A canvas with the values in color: the highest is opaque, 0 is transparent. */
+function applyColormap(values) {
   const canvas = Object.assign(document.createElement("canvas"), { width: values[0].length, height: values.length });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
   const flat = values.flat();
-  const peak = flat.reduce((most, value) => Math.max(most, value), Number.EPSILON);
+  const peak = flat.reduce((max, value) => Math.max(max, value), Number.EPSILON);
   flat.forEach((value, index) => {
     const strength = Math.max(0, value / peak);
-    pixels.data.set([...RAMP[Math.round(255 * strength)], 255 * Math.min(1, 1.6 * strength)], 4 * index);
+    pixels.data.set([...COLORMAP[Math.round(255 * strength)], 255 * Math.min(1, 1.6 * strength)], 4 * index);
   });
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
-/** From violet to yellow in even steps of lightness (OKLCH, Ottosson 2020), so that no edge appears that is not in the map. */
-function shade(strength) {
+/** Violet to yellow in equal steps of lightness (OKLCH, Ottosson 2020), so that the colors add no edges to the map. */
+function colorAt(strength) {
   const lightness = 0.28 + 0.6 * strength, chroma = 0.09 + 0.09 * Math.sin(0.75 * Math.PI * strength);
   const hue = ((295 + 160 * strength) * Math.PI) / 180;
   const a = chroma * Math.cos(hue), b = chroma * Math.sin(hue);
@@ -67,10 +67,10 @@ function shade(strength) {
   return linear.map((light) => 255 * (light <= 0.0031308 ? 12.92 * Math.max(0, light) : 1.055 * light ** (1 / 2.4) - 0.055));
 }
 
-const RAMP = Array.from({ length: 256 }, (_, step) => shade(step / 255));
+const COLORMAP = Array.from({ length: 256 }, (_, step) => colorAt(step / 255));
 
-/** All colours side by side, from none at all to the strongest. */
-export function paintRamp(canvas) {
+/** Draws the color bar, from 0 to the highest value. */
+export function paintColorbar(canvas) {
   const values = Array.from({ length: canvas.width }, (_, step) => step);
-  canvas.getContext("2d").drawImage(coloured([values]), 0, 0);
+  canvas.getContext("2d").drawImage(applyColormap([values]), 0, 0);
 }

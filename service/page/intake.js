@@ -1,89 +1,89 @@
-// The ways in: an image that is picked, dropped, pasted or taken by the camera.
+// The image inputs: file picker, drag and drop, clipboard, and camera.
 
 import { $ } from "./elements.js";
 
-/** Connects them all; `take` gets a file, `refuse` the problem if what came is none. */
-export function listenForImages(take, refuse) {
-  listenForPicks(take);
-  listenForDrops(take, refuse);
-  listenForPastes(take, refuse);
-  listenToCamera(take, refuse);
+/** Connects all inputs; `onFile` gets a file, `onProblem` the problem if there is no image. */
+export function connectImageInputs(onFile, onProblem) {
+  connectFilePicker(onFile);
+  connectDrop(onFile, onProblem);
+  connectPaste(onFile, onProblem);
+  connectCamera(onFile, onProblem);
 }
 
-function listenForPicks(take) {
+function connectFilePicker(onFile) {
   $("choose").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", ({ target }) => {
-    if (target.files.length) take(target.files[0]);
+    if (target.files.length) onFile(target.files[0]);
     target.value = ""; // so that the same file can be chosen again
   });
 }
 
-function listenForDrops(take, refuse) {
-  const show = (over) => document.body.classList.toggle("dragging", over && !isBusy());
+function connectDrop(onFile, onProblem) {
+  const highlight = (dragging) => document.body.classList.toggle("dragging", dragging && !isDialogOpen());
   addEventListener("dragover", (event) => {
     event.preventDefault();
-    show(true);
+    highlight(true);
   });
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) show(false); });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) highlight(false); });
   addEventListener("drop", (event) => {
-    event.preventDefault(); // or the browser would open the file in place of this page
-    show(false);
-    const file = imageAmong(event.dataTransfer.files);
-    if (isBusy()) return;
-    if (file) take(file);
-    else refuse(none("What was dropped is not a file. Addresses are not fetched: save the image and drop that."));
+    event.preventDefault(); // otherwise the browser would leave this page and open the file
+    highlight(false);
+    const file = firstImage(event.dataTransfer.files);
+    if (isDialogOpen()) return;
+    if (file) onFile(file);
+    else onProblem(missingImage("The dropped item is not a file. URLs are not fetched: save the image and drop the file."));
   });
 }
 
-function listenForPastes(take, refuse) {
+function connectPaste(onFile, onProblem) {
   addEventListener("paste", (event) => {
-    if (isBusy()) return;
-    const file = imageAmong(event.clipboardData.files);
-    if (file) take(file);
-    else refuse(none("The clipboard holds none. Copy an image, not its address, and paste again."));
+    if (isDialogOpen()) return;
+    const file = firstImage(event.clipboardData.files);
+    if (file) onFile(file);
+    else onProblem(missingImage("The clipboard contains no image. Copy an image, not its URL, and paste again."));
   });
 }
 
-/** The first image of several files; without any, the first file: it may be one under another name. */
-function imageAmong(files) {
+/** The first image file; if there is none, the first file, which may be an image with a wrong extension. */
+function firstImage(files) {
   return [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
 }
 
-function none(detail) {
-  return { title: "There is no image", detail, status: 422 };
+function missingImage(detail) {
+  return { title: "Missing image", detail, status: 422 };
 }
 
-/** While a dialog wants an answer, nothing is dropped or pasted behind it. */
-function isBusy() {
+/** Drops and pastes are ignored while a dialog is open. */
+function isDialogOpen() {
   return document.querySelector("dialog[open]") !== null;
 }
 
-function listenToCamera(take, refuse) {
-  $("camera").hidden = !navigator.mediaDevices?.getUserMedia; // absent where the page came unencrypted from afar
-  $("camera").addEventListener("click", () => openCamera(refuse));
-  $("shoot").addEventListener("click", () => shoot(take));
+function connectCamera(onFile, onProblem) {
+  $("camera").hidden = !navigator.mediaDevices?.getUserMedia; // undefined outside a secure context (HTTPS or localhost)
+  $("camera").addEventListener("click", () => openCamera(onProblem));
+  $("shoot").addEventListener("click", () => takePhoto(onFile));
   $("camera-cancel").addEventListener("click", () => $("camera-dialog").close());
   $("camera-dialog").addEventListener("close", stopCamera);
 }
 
-async function openCamera(refuse) {
-  const wanted = { video: { facingMode: "environment", width: { ideal: 1280 } } };
+async function openCamera(onProblem) {
+  const constraints = { video: { facingMode: "environment", width: { ideal: 1280 } } };
   try {
-    $("video").srcObject = await navigator.mediaDevices.getUserMedia(wanted);
+    $("video").srcObject = await navigator.mediaDevices.getUserMedia(constraints);
   } catch (error) {
-    refuse({ title: "The camera cannot be used", detail: `The browser says: ${error.message || error.name}.`, status: 422 });
+    onProblem({ title: "Camera not available", detail: `The browser reports: ${error.message || error.name}.`, status: 422 });
     return;
   }
   $("camera-dialog").showModal();
 }
 
-function shoot(take) {
+function takePhoto(onFile) {
   const { videoWidth: width, videoHeight: height } = $("video");
-  if (!width) return; // nothing was seen yet
+  if (!width) return; // no frame has arrived yet
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   canvas.getContext("2d").drawImage($("video"), 0, 0);
   $("camera-dialog").close();
-  canvas.toBlob((blob) => take(new File([blob], "camera.jpg", { type: blob.type })), "image/jpeg", 0.92);
+  canvas.toBlob((blob) => onFile(new File([blob], "camera.jpg", { type: blob.type })), "image/jpeg", 0.92);
 }
 
 function stopCamera() {

@@ -1,25 +1,25 @@
-// The training images that look most like an image to the model.
+// The panel of nearest training images.
 
 import { $, make, pending, problemBox } from "./elements.js";
-import { ask, attempt, upload } from "./service.js";
+import { callApi, uploadOptions, withProblems } from "./service.js";
 
-const NEAREST = 5;
+const N_NEIGHBORS = 5;
 
 export function showNeighbours(image, signal) {
   $("similar").hidden = false;
   $("neighbours").replaceChildren();
-  $("similar-state").replaceChildren(pending("Comparing with the training images …"));
-  const refused = (problem) => $("similar-state").replaceChildren(problemBox(problem, () => showNeighbours(image, signal)));
-  return attempt(async () => {
-    const { neighbours } = await ask(`v1/similar?k=${NEAREST}&thumbnails=true`, upload(image, signal));
+  $("similar-state").replaceChildren(pending("Finding the nearest training images …"));
+  const onProblem = (problem) => $("similar-state").replaceChildren(problemBox(problem, () => showNeighbours(image, signal)));
+  return withProblems(async () => {
+    const { neighbours } = await callApi(`v1/similar?k=${N_NEIGHBORS}&thumbnails=true`, uploadOptions(image, signal));
     signal.throwIfAborted();
     $("similar-state").replaceChildren();
     $("neighbours").classList.toggle("plain", !neighbours.some(({ thumbnail }) => thumbnail));
-    $("neighbours").replaceChildren(...neighbours.map(neighbour));
-  }, refused);
+    $("neighbours").replaceChildren(...neighbours.map(neighborItem));
+  }, onProblem);
 }
 
-function neighbour({ path, labels, distance, thumbnail }) {
+function neighborItem({ path, labels, distance, thumbnail }) {
   const names = labels.join(", ") || "no label";
   const caption = make(
     "figcaption",

@@ -1,21 +1,21 @@
-// The try-it page: what is served, and one image's way through it. It asks only the service it came from.
+// The demo page: describes the model and classifies images. It calls only the service that serves it.
 
-import { showAnswer } from "./answer.js";
-import { listenToCode, showCode } from "./code.js";
-import { $, percent, problemBox, say, showChips, showFacts } from "./elements.js";
-import { explainImage, listenToHeat, stopExplaining } from "./explanation.js";
-import { listenForImages } from "./intake.js";
+import { showResult } from "./answer.js";
+import { connectCodeTabs, showCode } from "./code.js";
+import { $, announce, percent, problemBox, showChips, showDetails } from "./elements.js";
+import { cancelExplanation, connectHeatmapControls, explainImage } from "./explanation.js";
+import { connectImageInputs } from "./intake.js";
 import { showNeighbours } from "./neighbours.js";
-import { ask, attempt, listenToKey, Refusal, upload } from "./service.js";
+import { callApi, connectKeyDialog, ProblemError, uploadOptions, withProblems } from "./service.js";
 
-let model = null; // what v1/model said
+let model = null; // the response of v1/model
 let limits = {}; // by name: {value, setting}
-let round = new AbortController(); // of everything that is asked about the present image
+let controller = new AbortController(); // of all requests for the current image
 
-async function describe() {
-  const [described, known] = await Promise.all([ask("v1/model"), ask("v1/limits")]);
-  model = described;
-  limits = Object.fromEntries(known.limits.map(({ name, ...limit }) => [name, limit]));
+async function loadModel() {
+  const [modelResponse, limitsResponse] = await Promise.all([callApi("v1/model"), callApi("v1/limits")]);
+  model = modelResponse;
+  limits = Object.fromEntries(limitsResponse.limits.map(({ name, ...limit }) => [name, limit]));
   showModel(model);
   showLimits(limits);
 }
@@ -25,20 +25,20 @@ function showModel(model) {
   document.title = `${model.name} · Graft`;
   $("name").textContent = model.name;
   $("locked").hidden = true;
-  showFacts($("facts"), [
-    [model.multilabel ? "Exactly right on test" : "Test accuracy", ...measured(model.scores.test)],
-    ["Labels", count, model.multilabel ? "any number to an image" : "one to an image"],
+  showDetails($("facts"), [
+    [model.multilabel ? "Test exact-match accuracy" : "Test accuracy", ...accuracyText(model.scores.test)],
+    ["Labels", count, model.multilabel ? "multi-label" : "single-label"],
     ["Backbone", model.backbone.name, `strategy: ${model.strategy}`],
     ["Version", model.version, `sha256 ${model.sha256.slice(0, 12)}…`],
-    ["Runs on", model.device === "cpu" ? "CPU" : model.device],
+    ["Device", model.device === "cpu" ? "CPU" : model.device],
   ]);
   showChips($("labels"), model.labels);
   $("known-title").hidden = false;
-  $("known-title").textContent = model.multilabel ? "Any of these may be in it" : "It will be one of these";
+  $("known-title").textContent = model.multilabel ? "Labels (any number per image)" : "Labels (one per image)";
 }
 
-/** A score and how sure it is; a model may have been given no test images. */
-function measured(score) {
+/** A score with its confidence interval; a model may have no test images. */
+function accuracyText(score) {
   if (!score?.n) return ["not measured"];
   return [percent(score.accuracy), `${percent(score.low)} to ${percent(score.high)}, ${score.n.toLocaleString("en")} images`];
 }
@@ -48,8 +48,8 @@ function showLimits({ max_body_bytes: bytes, max_pixels: pixels }) {
   $("limits").textContent = `JPEG, PNG, WebP, GIF or BMP; at most ${size} MiB and ${megapixels} megapixels.`;
 }
 
-/** A problem of the very start: without a key there is still a page, which can be given one later. */
-function showUndescribed(problem) {
+/** Shows a problem of the first requests. Without a key the page still works, and the user can enter one later. */
+function showStartProblem(problem) {
   if (problem.status === 401) $("locked").hidden = false;
   else showProblem(problem, start);
 }
@@ -57,43 +57,43 @@ function showUndescribed(problem) {
 function start() {
   $("problem").replaceChildren();
   $("known").hidden = false;
-  return attempt(describe, showUndescribed);
+  return withProblems(loadModel, showStartProblem);
 }
 
-/** One image through everything; what is still being asked about the one before is given up. */
-async function take(file) {
-  round.abort();
-  const { signal } = (round = new AbortController());
+/** Shows and classifies an image, and aborts the requests for the previous one. */
+async function classifyFile(file) {
+  controller.abort();
+  const { signal } = (controller = new AbortController());
   showImage(file);
-  const refused = (problem) => { if (!signal.aborted) showProblem(problem, () => take(file)); };
-  await attempt(() => classify(file, signal), refused);
+  const onProblem = (problem) => { if (!signal.aborted) showProblem(problem, () => classifyFile(file)); };
+  await withProblems(() => classify(file, signal), onProblem);
 }
 
 async function classify(file, signal) {
-  const image = await bytesOf(file);
-  const begun = performance.now();
-  const answer = await ask("v1/classify", upload(image, signal));
-  const elapsed = performance.now() - begun;
-  if (model?.sha256 !== answer.model.sha256) await describe(); // not known yet, or another one since
+  const image = await readFile(file);
+  const startTime = performance.now();
+  const result = await callApi("v1/classify", uploadOptions(image, signal));
+  const elapsed = performance.now() - startTime;
+  if (model?.sha256 !== result.model.sha256) await loadModel(); // not loaded yet, or replaced since
   signal.throwIfAborted();
   $("waiting").hidden = true;
-  say(showAnswer(answer, model, image.byteLength, elapsed));
-  explainImage(image, answer.predictions);
+  announce(showResult(result, model, image.byteLength, elapsed));
+  explainImage(image, result.predictions);
   showNeighbours(image, signal);
 }
 
-/** The file's content, read once so that every question is about the same bytes. Throws Refusal. */
-async function bytesOf(file) {
+/** The file's content, read once so that all requests send the same bytes. Throws ProblemError. */
+async function readFile(file) {
   const limit = limits.max_body_bytes;
   if (limit && file.size > limit.value) {
     const detail = `The file has ${file.size.toLocaleString("en")} bytes; it was not sent.`;
-    throw new Refusal({ title: "The file is too large", detail, status: 413, limit: { name: "max_body_bytes", ...limit } });
+    throw new ProblemError({ title: "File too large", detail, status: 413, limit: { name: "max_body_bytes", ...limit } });
   }
   try {
     return await file.arrayBuffer();
   } catch {
-    const detail = "The browser could not read it. Is it a folder, or was it moved meanwhile?";
-    throw new Refusal({ title: "The file cannot be read", detail, status: 422 });
+    const detail = "The browser could not read the file. It may be a folder, or may have been moved.";
+    throw new ProblemError({ title: "Unreadable file", detail, status: 422 });
   }
 }
 
@@ -103,18 +103,18 @@ function showImage(file) {
   picture.src = URL.createObjectURL(file);
   picture.alt = `Your image: ${file.name}`;
   $("stage").classList.add("filled");
-  stopExplaining();
+  cancelExplanation();
   $("similar").hidden = $("known").hidden = true;
   $("verdict").textContent = "";
   $("problem").replaceChildren();
   $("result").replaceChildren();
   $("waiting").hidden = false;
-  $("stage").scrollIntoView({ block: "nearest" }); // what is dropped or pasted may come while somebody reads further down
-  say("");
+  $("stage").scrollIntoView({ block: "nearest" }); // the page may be scrolled down when an image is dropped or pasted
+  announce("");
 }
 
-/** The frame takes the picture's own proportions, so that the heat map fits it exactly. */
-function showPicture() {
+/** Gives the frame the image's aspect ratio, so that the heat map fits it exactly. */
+function fitFrame() {
   const { naturalWidth: width, naturalHeight: height } = $("picture");
   $("frame").hidden = !width;
   $("unshown").hidden = Boolean(width);
@@ -123,24 +123,24 @@ function showPicture() {
   $("frame").classList.toggle("tiny", Math.max(width, height) < 160);
 }
 
-/** A problem in place of an answer. */
-function showProblem(problem, again) {
+/** Shows a problem in place of a result. */
+function showProblem(problem, retry) {
   $("waiting").hidden = $("known").hidden = true;
   $("result").replaceChildren();
-  $("problem").replaceChildren(problemBox(problem, again));
+  $("problem").replaceChildren(problemBox(problem, retry));
 }
 
-/** A problem beside whatever is shown: nothing was asked. */
+/** Shows a problem and keeps the current result, because no request was sent. */
 function showNotice(problem) {
   $("problem").replaceChildren(problemBox(problem));
 }
 
-listenForImages(take, showNotice);
-listenToHeat();
-listenToCode();
-listenToKey(showCode);
+connectImageInputs(classifyFile, showNotice);
+connectHeatmapControls();
+connectCodeTabs();
+connectKeyDialog(showCode);
 $("unlock").addEventListener("click", start);
-$("picture").addEventListener("load", showPicture);
-$("picture").addEventListener("error", showPicture);
+$("picture").addEventListener("load", fitFrame);
+$("picture").addEventListener("error", fitFrame);
 showCode(false);
 start();

@@ -1,107 +1,107 @@
-// Asking the service: its answers, what it refuses, and the key it may want.
+// Calls the API: requests, problems, and the API key.
 
-import { $, say } from "./elements.js";
+import { $, announce } from "./elements.js";
 
-let key = ""; // only here: neither stored nor shown, so it is gone with the page
-let keyDialog = null; // several requests may be refused at once; one dialog serves them all
-let declined = 0; // how often the dialog was closed without a key
+let key = ""; // only in memory: neither stored nor shown
+let keyPrompt = null; // one dialog for all requests that fail for lack of a key
+let nDismissed = 0; // how often the dialog was closed without a key
 
-/** What the service, or the way to it, has against a request: a problem as RFC 9457 has it. */
-export class Refusal extends Error {
+/** A failed request, with its problem as in RFC 9457. */
+export class ProblemError extends Error {
   constructor(problem) {
     super(problem.title);
     this.problem = problem;
   }
 }
 
-/** What a route answers, once there is a key if it needs one. Throws Refusal; AbortError if `init.signal` was aborted. */
-export async function ask(route, init = {}) {
-  const used = key, before = declined;
-  const headers = { Accept: "application/json", ...(used && { Authorization: `Bearer ${used}` }), ...init.headers };
-  const response = await reached(fetch(route, { ...init, headers }));
-  const answer = await parsed(response);
-  if (response.ok) return answer;
-  const refusal = new Refusal({ title: `The service answered ${response.status}`, ...answer, status: response.status });
-  if (response.status !== 401) throw refusal;
-  await anotherKey(used, before, refusal);
-  return ask(route, init);
+/** The JSON response of a route; prompts for a key on 401. Throws ProblemError; AbortError if `init.signal` was aborted. */
+export async function callApi(route, init = {}) {
+  const usedKey = key, nDismissedBefore = nDismissed;
+  const headers = { Accept: "application/json", ...(usedKey && { Authorization: `Bearer ${usedKey}` }), ...init.headers };
+  const response = await withNetworkErrors(fetch(route, { ...init, headers }));
+  const body = await parseJson(response);
+  if (response.ok) return body;
+  const error = new ProblemError({ title: `HTTP status ${response.status}`, ...body, status: response.status });
+  if (response.status !== 401) throw error;
+  await waitForNewKey(usedKey, nDismissedBefore, error);
+  return callApi(route, init);
 }
 
-async function reached(request) {
+async function withNetworkErrors(request) {
   try {
     return await request;
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    const detail = "No answer came back. Is the service running, and is this machine connected to it?";
-    throw new Refusal({ title: "The service cannot be reached", detail });
+    const detail = "There was no response. Check that the service is running and that this machine can reach it.";
+    throw new ProblemError({ title: "Service unreachable", detail });
   }
 }
 
-async function parsed(response) {
+async function parseJson(response) {
   try {
     return await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    const detail = `Status ${response.status} came without JSON, so something on the way may have answered instead.`;
-    throw new Refusal({ title: "The answer cannot be read", detail, status: response.status });
+    const detail = `The response with status ${response.status} is not JSON. It may come from a proxy.`;
+    throw new ProblemError({ title: "Invalid response", detail, status: response.status });
   }
 }
 
-/** Runs it; a refusal goes to `show`, and that a newer image took its place is nobody's concern. */
-export async function attempt(work, show) {
+/** Runs `work`; passes a problem to `onProblem`, and ignores requests that a newer image has aborted. */
+export async function withProblems(work, onProblem) {
   try {
     await work();
   } catch (error) {
     if (error.name === "AbortError") return;
-    if (!(error instanceof Refusal)) throw error;
-    show(error.problem);
+    if (!(error instanceof ProblemError)) throw error;
+    onProblem(error.problem);
   }
 }
 
-/** An image as a request. Its kind is left to the service, which looks at the bytes; a file's name may lie. */
-export function upload(image, signal) {
+/** The fetch options to upload an image. The service detects the format from the bytes, since a file name may be wrong. */
+export function uploadOptions(image, signal) {
   return { method: "POST", body: image, headers: { "Content-Type": "application/octet-stream" }, signal };
 }
 
-/** Ends when there is another key than the refused one; throws the refusal if none is given. */
-async function anotherKey(refused, before, refusal) {
-  if (key !== refused) return;
-  if (declined !== before) throw refusal; // who closed the dialog meanwhile is not asked again on this one's account
-  keyDialog ??= keyFromDialog(refused).finally(() => { keyDialog = null; });
-  if (!(await keyDialog)) throw refusal;
+/** Resolves once the key differs from the rejected one; throws `error` if the user enters none. */
+async function waitForNewKey(rejectedKey, nDismissedBefore, error) {
+  if (key !== rejectedKey) return;
+  if (nDismissed !== nDismissedBefore) throw error; // the user dismissed the dialog during this request: do not open it again
+  keyPrompt ??= promptForKey(rejectedKey).finally(() => { keyPrompt = null; });
+  if (!(await keyPrompt)) throw error;
 }
 
-function keyFromDialog(refused) {
+function promptForKey(rejectedKey) {
   const dialog = $("key-dialog");
-  $("key-refused").hidden = !refused;
+  $("key-refused").hidden = !rejectedKey;
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "given"), { once: true });
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "submitted"), { once: true });
   });
 }
 
-/** Connects the key's dialog and buttons; `changed` is told whether there is a key now. */
-export function listenToKey(changed) {
-  const use = (given) => {
-    key = given;
-    $("forget").hidden = !given;
-    changed(given !== "");
+/** Connects the key dialog and its buttons; `onChange` gets whether a key is set. */
+export function connectKeyDialog(onChange) {
+  const setKey = (value) => {
+    key = value;
+    $("forget").hidden = !value;
+    onChange(value !== "");
   };
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    use($("key").value);
-    $("key-dialog").close("given");
+    setKey($("key").value);
+    $("key-dialog").close("submitted");
   });
   $("key-dialog").addEventListener("close", () => {
     $("key").value = "";
-    if ($("key-dialog").returnValue === "given") return;
-    declined += 1;
-    use(""); // it was opened because the one before, if any, is no good
+    if ($("key-dialog").returnValue === "submitted") return;
+    nDismissed += 1;
+    setKey(""); // the dialog opens only if the previous key, if any, was rejected
   });
   $("key-cancel").addEventListener("click", () => $("key-dialog").close());
   $("forget").addEventListener("click", () => {
-    use("");
-    say("The key is forgotten.");
+    setKey("");
+    announce("API key removed.");
   });
 }

@@ -1,4 +1,4 @@
-"""How many images may be in the service at once. Only the event loop counts here, so nothing is locked."""
+"""Admission control: limits how many images are in the service at once. Used only by the event loop, so it has no locks."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,17 +6,17 @@ from contextlib import contextmanager
 
 from ..errors import Overloaded
 
-ARRIVES_WITHIN_S = 0.25  # how long a place is kept for an upload: who dawdles must not keep others out
+ARRIVES_WITHIN_S = 0.25  # a slot is reserved for an upload for this long: a slow upload must not block others
 
 
 class Room:
-    """A number of places.
+    """A fixed number of slots for images.
 
     Args:
-        most: how many images may be inside; one more is refused.
+        most: the number of slots; one more image is rejected.
 
     Attributes:
-        inside: how many are.
+        inside: how many slots are in use.
     """
 
     def __init__(self, most: int) -> None:
@@ -25,23 +25,24 @@ class Room:
         self.inside = 0
 
     def check(self) -> None:
-        """Raises Overloaded if there is no place: to be asked before an image's bytes are read."""
+        """Raises Overloaded if no slot is free. Call it before an image's bytes are read."""
         if self.inside >= self._most:
-            raise Overloaded(f"{self.inside} images are waiting already.", "max_waiting")
+            raise Overloaded(f"{self.inside} images are already waiting.", "max_waiting")
 
     def expect(self) -> "Arrival":
-        """Keeps a place for an image that is on its way. Raises Overloaded if there is none.
+        """Reserves a slot for an image that is being uploaded. Raises Overloaded if no slot is free.
 
-        Without that, a thousand requests whose headers come in one moment would all find the same free place, and all but
-        one would be read in vain.
+        Without reservations, a thousand requests that arrive together would all find the same free slot, and all uploads
+        but one would be read in vain.
         """
         if self.inside + self._expected >= self._most:
-            raise Overloaded(f"{self.inside} images are waiting already, and {self._expected} are coming.", "max_waiting")
+            detail = f"{self.inside} images are already waiting, and {self._expected} are being uploaded."
+            raise Overloaded(detail, "max_waiting")
         return Arrival(self)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """One image is inside until the block ends. Raises Overloaded if there is no place."""
+        """Holds a slot until the block ends. Raises Overloaded if no slot is free."""
         self.check()
         self.inside += 1
         try:
@@ -54,7 +55,7 @@ class Room:
 
 
 class Arrival:
-    """A place that is kept, for a moment."""
+    """A slot that is reserved for `RESERVATION_S`."""
 
     def __init__(self, room: Room) -> None:
         self._room: Room | None = room
@@ -62,7 +63,7 @@ class Arrival:
         room._count(1)
 
     def end(self) -> None:
-        """The image is there, or will not come, or is late."""
+        """Gives the slot back: the upload is complete, was aborted, or is late."""
         if self._room is not None:
             self._room._count(-1)
             self._room = None

@@ -1,4 +1,4 @@
-"""The explainer's own slot: one thread with a short queue, so that explaining never stands in front of answering."""
+"""Runs explanations in one thread with a short queue, so that they never delay predictions."""
 
 import asyncio
 import threading
@@ -17,10 +17,10 @@ R = TypeVar("R")
 
 
 class Explaining:
-    """Explains decoded images, one after the other.
+    """Explains decoded images, one at a time.
 
     Args:
-        most: how many explanations may be waiting or being made; one more is refused.
+        most: how many explanations may be waiting or running; one more is rejected.
     """
 
     def __init__(self, model: Model, most: int, metrics: Metrics) -> None:
@@ -32,50 +32,50 @@ class Explaining:
         metrics.watch("explain", lambda: self._inside)
 
     def check_room(self) -> None:
-        """Raises Overloaded if one more explanation would be refused."""
+        """Raises Overloaded if the queue is full."""
         if self._inside >= self._most:
-            raise Overloaded(f"{self._inside} explanations are waiting or being made already.", "max_explanations")
+            raise Overloaded(f"{self._inside} explanations are already waiting or running.", "max_explanations")
 
     async def explained(
         self, decoded: Decoded, label: int | None, method: Method | None, finish: Callable[[Explanation], R]
     ) -> R:
-        """What `finish`, which runs in the explainer's thread, makes of the explanation of an image.
+        """Explains an image and returns the result of `finish`, which runs in the explainer's thread.
 
         Raises:
-            Overloaded: if there is no room.
-            Refused: if the network cannot be explained in that way, or gives no usable answer.
+            Overloaded: if the queue is full.
+            ProblemError: if the network does not support the method, or its outputs are not finite.
         """
-        return await self._run(lambda wanted: finish(self._explainer.explain(decoded, label, method, wanted)))
+        return await self._run(lambda should_continue: finish(self._explainer.explain(decoded, label, method, should_continue)))
 
     async def judged(self, decoded: Decoded, label: int | None, method: Method | None) -> tuple[Explanation, Deletion]:
-        """The explanation of an image, and whether it explains anything. Raises as `explained` does."""
+        """Explains an image and computes the deletion score. Raises as `explain` does."""
 
-        def both(wanted: Callable[[], bool]) -> tuple[Explanation, Deletion]:
-            found = self._explainer.explain(decoded, label, method, wanted)
-            return found, self._explainer.deletion(found, wanted)
+        def explain_and_score(should_continue: Callable[[], bool]) -> tuple[Explanation, Deletion]:
+            explanation = self._explainer.explain(decoded, label, method, should_continue)
+            return explanation, self._explainer.deletion(explanation, should_continue)
 
-        return await self._run(both)
+        return await self._run(explain_and_score)
 
     async def _run(self, work: Callable[[Callable[[], bool]], R]) -> R:
-        """The outcome of work in the explainer's thread, which may ask whether anybody still waits for it."""
+        """Runs `work` in the explainer's thread. It gets a function that returns False once the request is cancelled."""
         self.check_room()
         self._inside += 1
-        gone = threading.Event()  # so that an answer that nobody waits for any more is given up between two passes
+        cancelled = threading.Event()  # checked between two forward passes
 
-        def explain() -> R:
+        def run() -> R:
             with self._seconds.time():
-                return work(lambda: not gone.is_set())
+                return work(lambda: not cancelled.is_set())
 
         try:
-            return await asyncio.wrap_future(self._thread.submit(explain))
+            return await asyncio.wrap_future(self._thread.submit(run))
         except Unexplainable as error:
             raise Refused("bad_method", str(error), field="method") from None
         except FloatingPointError as error:
             raise Refused("model_output_invalid", str(error)) from None
         finally:
-            gone.set()
+            cancelled.set()
             self._inside -= 1
 
     def close(self) -> None:
-        """Gives up what waits, finishes what is being made."""
+        """Cancels the waiting explanations and finishes the running one."""
         self._thread.shutdown(cancel_futures=True)

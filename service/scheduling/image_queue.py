@@ -1,4 +1,7 @@
-"""One image's road to the network's outputs: looked at, admitted, decoded, computed. Every queue on it is bounded."""
+"""Takes one image from bytes to the network's outputs: checks the header, admits, decodes, computes. Every queue is bounded.
+
+No options and no response schemas: those are in `predictor`.
+"""
 
 import asyncio
 import time
@@ -19,13 +22,13 @@ from ..settings import Settings
 from .admission import Room
 
 LATE = "The image waited past its deadline."
-MOST_INVALID = 3  # answers in a row that are no numbers, until the service no longer calls itself ready
+MOST_INVALID = 3  # consecutive non-finite outputs after which the service is no longer ready
 
 R = TypeVar("R")
 
 
 class Seen(NamedTuple):
-    """One image, decoded and looked at."""
+    """One image, decoded, with the network's outputs."""
 
     decoded: Decoded
     outputs: Outputs
@@ -33,10 +36,10 @@ class Seen(NamedTuple):
 
 
 class Road:
-    """The decoder's and the engine's queues, and what is known about their health.
+    """The queues of the decoder pool and the batcher, and their health.
 
     Attributes:
-        room: for images.
+        room: the slots for images.
         broken: whether the network has run out of memory.
     """
 
@@ -62,12 +65,12 @@ class Road:
 
     @property
     def healthy(self) -> bool:
-        """False once the network gives no usable answers, or none at all."""
+        """False if recent outputs are all non-finite, or if the network no longer responds."""
         return self._invalid < MOST_INVALID and not self.beyond_repair
 
     @property
     def beyond_repair(self) -> bool:
-        """Whether only a new process helps: no memory, or a call of the network that has lasted longer than any answer may."""
+        """Whether the process must restart: it is out of memory, or a forward pass exceeds the response deadline."""
         return self.broken or self._batcher.computing_s > self._settings.answer_deadline_s
 
     async def decoded(self, encoded: bytes) -> Decoded:
@@ -77,36 +80,36 @@ class Road:
             return await _begun_by(time.perf_counter() + self._settings.queue_deadline_s, self.decode(encoded))
 
     async def seen(self, encoded: bytes) -> Seen:
-        """One image through both queues, once its header was judged.
+        """Decodes one image and runs the network on it.
 
-        Raises ImageError, Overloaded, or Refused if the network's answer is not finite.
+        Raises ImageError, Overloaded, or ProblemError if the outputs are not finite.
         """
         check(sniff(encoded), self._limits)
         with self.room.place():
             return await _begun_by(time.perf_counter() + self._settings.queue_deadline_s, Errand(self, encoded))
 
     def decode(self, encoded: bytes) -> Future[Decoded]:
-        """The promise of one image's pixels. Raises Overloaded."""
+        """A future of one image's pixels. Raises Overloaded."""
         return self._decoder.submit(encoded)
 
     def compute(self, decoded: Decoded) -> Future[Outputs]:
-        """The promise of what the network says of them. Raises Overloaded."""
+        """A future of the network's outputs for decoded pixels. Raises Overloaded."""
         return self._batcher.submit(decoded.pixels)
 
     def judged(self, outputs: Future[Outputs]) -> Outputs:
-        """What the network said, if it can be used. Raises Refused, and whatever went wrong."""
+        """The network's outputs, if they are finite. Raises ProblemError, or the error of the forward pass."""
         try:
-            said = outputs.result()
+            result = outputs.result()
         except Exception as error:
             if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's own
                 raise
             self.broken = True
-            raise Refused("out_of_memory", "There was not enough memory for the network; the service starts anew.") from None
-        self._check_finite(said)
-        return said
+            raise Refused("out_of_memory", "The network ran out of memory; the service restarts.") from None
+        self._check_finite(result)
+        return result
 
     def observe(self, stage: str, seconds: float) -> None:
-        """Notes how long one image was in a stage, waiting included."""
+        """Records how long one image was in a stage, queueing included."""
         self._stage_seconds[stage].observe(seconds)
 
     def _check_finite(self, outputs: Outputs) -> None:
@@ -114,18 +117,18 @@ class Road:
             self._invalid = 0
             return
         self._invalid += 1
-        raise Refused("model_output_invalid", "The network's answer to this image is not a number.")
+        raise Refused("model_output_invalid", "The network's output for this image is not finite.")
 
     def close(self) -> None:
-        """Finishes what was accepted."""
+        """Finishes the accepted images."""
         self._decoder.close()
         self._batcher.close()
 
 
 class Errand(Future[Seen]):
-    """The promise of what is seen in one image: from the decoder's queue to the network's with no stop at the event loop.
+    """Future that chains decoding and inference without a stop at the event loop.
 
-    Every such stop wakes another thread twice, which costs more than what is done there.
+    Each stop wakes another thread twice, which costs more than the work done there.
     """
 
     def __init__(self, road: Road, encoded: bytes) -> None:
@@ -137,7 +140,7 @@ class Errand(Future[Seen]):
         self._step.add_done_callback(self._compute)
 
     def cancel(self) -> bool:
-        """Takes the image out of the queue where it waits; one that is being decoded now goes no further."""
+        """Removes the image from the queue it waits in; an image that is being decoded is not passed on."""
         self._unwanted = True
         return self._step.cancel() and super().cancel()
 
@@ -151,7 +154,7 @@ class Errand(Future[Seen]):
             if self._unwanted:
                 raise Overloaded(LATE, "queue_deadline_s")
             self._step = self._road.compute(self._decoded)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             self.set_exception(error)
         else:
             self._step.add_done_callback(self._finish)
@@ -159,21 +162,21 @@ class Errand(Future[Seen]):
     def _finish(self, computing: Future[Outputs]) -> None:
         if computing.cancelled():
             return
-        done = time.perf_counter()
-        self._road.observe("network", done - self._ready)
-        timing = {"decode": round(1e3 * (self._ready - self._begun), 3), "network": round(1e3 * (done - self._ready), 3)}
+        end = time.perf_counter()
+        self._road.observe("network", end - self._ready)
+        timing = {"decode": round(1e3 * (self._ready - self._begun), 3), "network": round(1e3 * (end - self._ready), 3)}
         try:
             self.set_result(Seen(self._decoded, self._road.judged(computing), timing))
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             self.set_exception(error)
 
 
 async def _begun_by(deadline: float, promise: Future[R]) -> R:
-    """The result of work that has begun before a moment on time.perf_counter()'s clock. Raises Overloaded if it has not.
+    """The result of work that must start before a deadline on the time.perf_counter() clock. Raises Overloaded otherwise.
 
-    Being cancelled cancels the work, so what a vanished caller asked for is not computed if it has not begun.
+    Cancelling this coroutine cancels the work, so work for a disconnected client is skipped if it has not started.
     """
-    late = asyncio.get_running_loop().call_later(max(0, deadline - time.perf_counter()), promise.cancel)
+    timer = asyncio.get_running_loop().call_later(max(0, deadline - time.perf_counter()), promise.cancel)
     try:
         return await asyncio.wrap_future(promise)
     except asyncio.CancelledError:
@@ -181,4 +184,4 @@ async def _begun_by(deadline: float, promise: Future[R]) -> R:
             raise
         raise Overloaded(LATE, "queue_deadline_s") from None
     finally:
-        late.cancel()
+        timer.cancel()

@@ -1,4 +1,4 @@
-"""What is asked about an image, and what is told: between the HTTP contract and the road to the network."""
+"""Turns request options and an image into a response model. No HTTP; the queues are in `image_queue` and `explain_queue`."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ from ..api.schemas import (
     Similar,
 )
 from ..errors import Refused
-from ..explain.deletion import Deletion as Judged
+from ..explain.deletion import Deletion as DeletionScore
 from ..explain.explainer import Explanation
 from ..explain.overlay import overlay
 from ..imaging.preprocess import Decoded
@@ -37,10 +37,10 @@ R = TypeVar("R")
 
 
 class Pipeline:
-    """A model and everything that answers with it.
+    """A model with its queues; one method per API operation.
 
     Attributes:
-        road: to the network's outputs.
+        road: the queue that decodes images and runs the network.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
@@ -60,10 +60,10 @@ class Pipeline:
         )
 
     async def classify(self, encoded: bytes, options: ClassifyOptions, request_id: str) -> Classification:
-        """Raises ImageError, Overloaded, or Refused if the network's answer is not finite."""
-        seen = await self.road.seen(encoded)
+        """Classifies one image. Raises ImageError, Overloaded, or ProblemError if the outputs are not finite."""
+        result = await self.road.seen(encoded)
         n_labels = len(self.model.manifest.labels)
-        answer = self.model.answer(seen.outputs, min(options.top_k, n_labels))
+        answer = self.model.answer(result.outputs, min(options.top_k, n_labels))
         self._count(answer)
         warnings = _short("top_k", options, n_labels, f"the model has only {n_labels} labels")
         return Classification(
@@ -76,76 +76,77 @@ class Pipeline:
             outlier_score=answer.outlier_score,
             abstain=answer.doubt is not None,
             abstain_reason=answer.doubt,
-            **self._told(seen.decoded, seen.timing_ms, warnings, request_id),
+            **self._told(result.decoded, result.timing_ms, warnings, request_id),
         )
 
     async def classify_many(self, images: list[bytes], options: ClassifyOptions, request_id: str) -> Batch:
-        """An answer, or what is wrong, for each image."""
+        """A result or an error for each image."""
 
-        async def one(index: int, encoded: bytes) -> BatchItem:
+        async def classify_one(index: int, encoded: bytes) -> BatchItem:
             try:
                 answer = await self.classify(encoded, options, request_id)
             except EXPECTED as error:
                 return BatchItem(index=index, error=explained(error, self.settings, request_id))
             return BatchItem(index=index, answer=answer)
 
-        results = await asyncio.gather(*(one(index, encoded) for index, encoded in enumerate(images)))
+        results = await asyncio.gather(*(classify_one(index, encoded) for index, encoded in enumerate(images)))
         return Batch(results=results, request_id=request_id)
 
     async def embed(self, encoded: bytes, request_id: str) -> Embedding:
-        """What the network sees in one image. Raises as `classify` does."""
-        seen = await self.road.seen(encoded)
-        vector = seen.outputs.vectors[0].tolist()
-        return Embedding(vector=vector, **self._told(seen.decoded, seen.timing_ms, [], request_id))
+        """The feature vector of one image. Raises as `classify` does."""
+        result = await self.road.seen(encoded)
+        vector = result.outputs.vectors[0].tolist()
+        return Embedding(vector=vector, **self._told(result.decoded, result.timing_ms, [], request_id))
 
     async def similar(self, encoded: bytes, options: SimilarOptions, request_id: str) -> Similar:
-        """The training images that are most like one image. Raises as `classify` does."""
-        seen = await self.road.seen(encoded)
-        labels, n_known = self.model.manifest.labels, len(self.model.neighbours.paths)
-        near = [
+        """The nearest training images of one image. Raises as `classify` does."""
+        result = await self.road.seen(encoded)
+        labels, n_indexed = self.model.manifest.labels, len(self.model.neighbours.paths)
+        nearest = [
             Neighbour(
                 path=path,
-                labels=[labels[label] for label in own],
+                labels=[labels[label] for label in own_labels],
                 distance=distance,
                 thumbnail=self._thumbnail(row) if options.thumbnails else None,
             )
-            for row, path, own, distance in self.model.neighbours.nearest(seen.outputs.vectors[0], options.k)
+            for row, path, own_labels, distance in self.model.neighbours.nearest(result.outputs.vectors[0], options.k)
         ]
-        warnings = _short("k", options, n_known, f"the package holds only {n_known} training images")
-        return Similar(neighbours=near, **self._told(seen.decoded, seen.timing_ms, warnings, request_id))
+        warnings = _short("k", options, n_indexed, f"the package contains only {n_indexed} training images")
+        return Similar(neighbours=nearest, **self._told(result.decoded, result.timing_ms, warnings, request_id))
 
     def _thumbnail(self, row: int) -> str | None:
-        picture = self.model.thumbnails[row]
-        return base64.b64encode(picture).decode() if picture else None
+        jpeg = self.model.thumbnails[row]
+        return base64.b64encode(jpeg).decode() if jpeg else None
 
     async def explain(self, encoded: bytes, options: ExplainOptions, request_id: str) -> Explained:
-        """Which parts of one image speak for a label. Raises as `classify` does, and for what cannot be explained."""
-        begun = time.perf_counter()
-        judged: Judged | None = None
+        """A heat map for one label. Raises as `classify` does, and ProblemError for an unsupported method."""
+        start = time.perf_counter()
+        score: DeletionScore | None = None
         if options.deletion:
-            found, judged = await self._judged(encoded, options)
+            explanation, score = await self._judged(encoded, options)
         else:
-            found = await self._explained(encoded, options, lambda explanation: explanation)
+            explanation = await self._explained(encoded, options, lambda explanation: explanation)
+        timing_ms = {"explain": round(1e3 * (time.perf_counter() - start), 3)}
         return Explained(
-            label=found.label,
-            probability=found.probability,
-            method=found.method,
-            map=found.map.tolist(),
-            bias=found.bias,
-            region=Region(**found.region._asdict()),
-            deletion=judged and _told_of(judged),
-            **self._told(found.decoded, {"explain": round(1e3 * (time.perf_counter() - begun), 3)}, [], request_id),
+            label=explanation.label,
+            probability=explanation.probability,
+            method=explanation.method,
+            map=explanation.map.tolist(),
+            bias=explanation.bias,
+            region=Region(**explanation.region._asdict()),
+            deletion=score and _told_of(score),
+            **self._told(explanation.decoded, timing_ms, [], request_id),
         )
 
     async def overlay(self, encoded: bytes, options: ExplainOptions) -> bytes:
-        """The same as a PNG over the picture."""
+        """The heat map as a PNG overlay."""
         return await self._explained(encoded, options, overlay)
 
     async def _explained(self, encoded: bytes, options: ExplainOptions, finish: Callable[[Explanation], R]) -> R:
         label, decoded = await self._explainable(encoded, options)
         return await self._explaining.explained(decoded, label, options.method, finish)
 
-    async def _judged(self, encoded: bytes, options: ExplainOptions) -> tuple[Explanation, Judged]:
+    async def _judged(self, encoded: bytes, options: ExplainOptions) -> tuple[Explanation, DeletionScore]:
         label, decoded = await self._explainable(encoded, options)
         return await self._explaining.judged(decoded, label, options.method)
 
@@ -159,7 +160,7 @@ class Pipeline:
         if name is None:
             return None
         if name not in labels:
-            raise Refused("bad_label", f"There is no label {name!r}. See /v1/labels for what there is.", field="label")
+            raise Refused("bad_label", f"There is no label {name!r}. See /v1/labels for the labels.", field="label")
         return labels.index(name)
 
     def _count(self, answer: Answer) -> None:
@@ -169,7 +170,7 @@ class Pipeline:
             self._metrics.abstentions.labels(answer.doubt).inc()
 
     def _told(self, decoded: Decoded, timing_ms: dict[str, float], warnings: list[str], request_id: str) -> dict[str, Any]:
-        """What every answer says beside its own."""
+        """The fields that all responses about one image share."""
         manifest = self.model.manifest
         return {
             "model": ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256),
@@ -180,17 +181,17 @@ class Pipeline:
         }
 
     def close(self) -> None:
-        """Finishes what was accepted."""
+        """Finishes the accepted requests."""
         self._explaining.close()
         self.road.close()
 
 
 def _short(name: str, options: ClassifyOptions | SimilarOptions, most: int, why: str) -> list[str]:
-    """A warning if more was asked for than there is; the default never is."""
+    """A warning if the request explicitly asks for more than is available; the default value never warns."""
     return [f"{name}: {why}"] if name in options.model_fields_set and getattr(options, name) > most else []
 
 
-def _told_of(judged: Judged) -> Deletion:
+def _told_of(judged: DeletionScore) -> Deletion:
     return Deletion(
         score=judged.score,
         chance=judged.chance,

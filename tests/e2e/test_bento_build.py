@@ -1,4 +1,4 @@
-"""`bentoml build` makes something that serves by itself: moved anywhere, with no network, it gives the model's own answers."""
+"""Tests the Bento made by `bentoml build`: it is self-contained and serves the model's predictions without network."""
 
 import json
 import os
@@ -23,15 +23,15 @@ CAN_BE_ALONE = shutil.which("unshare") is not None and subprocess.run([*ALONE, "
 
 
 def bentoml(*words: str, home: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    given = {name: value for name, value in os.environ.items() if not name.startswith(("GRAFT_", "BENTOML_"))}
-    given |= {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GRAFT_", "BENTOML_"))}
+    env |= {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     command = [sys.executable, "-m", "bentoml", *words]
-    return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def checkout(fitted, workplace, tmp_path_factory) -> Path:
-    """The repository as `graft fit` leaves it, without anybody else's runs."""
+    """A copy of the repository with only the fitted run."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in SHIPPED:
         source = ROOT / name
@@ -44,10 +44,10 @@ def checkout(fitted, workplace, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(checkout, tmp_path_factory) -> Path:
-    """A BentoML home that was empty before the one Bento in it was built."""
+    """A fresh BentoML home with one Bento."""
     home = tmp_path_factory.mktemp("home")
-    built = bentoml("build", "--output", "tag", home=home, cwd=checkout)
-    assert built.returncode == 0, built.stderr
+    result = bentoml("build", "--output", "tag", home=home, cwd=checkout)
+    assert result.returncode == 0, result.stderr
     return home
 
 
@@ -59,43 +59,43 @@ def bento(home) -> Path:
 
 @pytest.fixture(scope="module")
 def served(home, clothes, tmp_path_factory) -> dict[str, Any]:
-    """What the Bento answers about the first picture of clothes, out of reach of any network, started amid traps."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    for trap in ("service", "runs/latest/package", "runs/latest-package"):
-        (elsewhere / trap).mkdir(parents=True)
-    (elsewhere / "service" / "__init__.py").write_text("raise ImportError('this is somebody else\\'s service')")
+    """Responses of the Bento, served without network from a folder with misleading names (`service/`, `runs/`)."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for name in ("service", "runs/latest/package", "runs/latest-package"):
+        (folder / name).mkdir(parents=True)
+    (folder / "service" / "__init__.py").write_text("raise ImportError('this is another package\\'s service')")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     serve = [str(Path(sys.executable).with_name("bentoml")), "serve", "graft:latest", "--port", port]
-    done = subprocess.run(
+    result = subprocess.run(
         [*(ALONE if CAN_BE_ALONE else []), sys.executable, str(ROOT / "tests" / "support" / "offline_server.py"), port, *serve],
         input=clothes[0][1],
-        cwd=elsewhere,
+        cwd=folder,
         env={"PATH": os.environ["PATH"], "BENTOML_HOME": str(home)} | ({"NEW_NETWORK": "1"} if CAN_BE_ALONE else {}),
         capture_output=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr.decode()
+    return json.loads(result.stdout)
 
 
-def test_it_holds_the_service_its_page_and_the_package_and_nothing_else(bento):
+def test_bento_contains_only_service_and_package(bento):
     source = bento / "src"
-    found = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     service = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*") if path.is_file()}
     code = {path for path in service if "__pycache__" not in path}
     package = {f"runs/latest-package/{name}" for name in (*FILES, MANIFEST)}
-    assert found == code | package | {"bentofile.yaml"}
+    assert files == code | package | {"bentofile.yaml"}
     assert not [path for path in bento.rglob("*") if path.is_symlink()]
 
 
-def test_its_package_is_the_latest_runs_byte_for_byte(bento, fitted):
+def test_package_is_identical_to_that_of_the_latest_run(bento, fitted):
     for name in (*FILES, MANIFEST):
         assert (bento / "src/runs/latest-package" / name).read_bytes() == (fitted.artifact.path / name).read_bytes()
 
 
-def test_it_holds_no_pickle(bento):
+def test_bento_contains_no_pickle(bento):
     package = bento / "src/runs/latest-package"
     for path in package.glob("*.npz"):
         with zipfile.ZipFile(path) as archive:
@@ -104,44 +104,46 @@ def test_it_holds_no_pickle(bento):
     assert not [path for path in package.iterdir() if path.suffix in {".pkl", ".pt", ".pth", ".ckpt", ".bin"}]
 
 
-def test_it_installs_what_the_lock_file_names_and_no_torch(bento):
-    wanted = (bento / "env/python/requirements.txt").read_text()
-    pinned = r"^\S+==[^\s;]+|--hash=\S+"
-    assert set(re.findall(pinned, wanted, re.M)) == set(re.findall(pinned, (ROOT / LOCK).read_text(), re.M))
-    assert re.findall(r"^(?:torch|timm|pytorch-lightning|nvidia-cu\S*)\b", wanted, re.M) == []
+def test_requirements_match_the_lock_file_without_torch(bento):
+    requirements = (bento / "env/python/requirements.txt").read_text()
+    pattern = r"^\S+==[^\s;]+|--hash=\S+"
+    assert set(re.findall(pattern, requirements, re.M)) == set(re.findall(pattern, (ROOT / LOCK).read_text(), re.M))
+    assert re.findall(r"^(?:torch|timm|pytorch-lightning|nvidia-cu\S*)\b", requirements, re.M) == []
 
 
-def test_its_own_image_listens_to_the_outside_and_reports_to_nobody(bento):
+def test_container_listens_on_all_interfaces_and_disables_tracking(bento):
     dockerfile = (bento / "env/docker/Dockerfile").read_text()
     assert "ARG BENTOML_HOST=0.0.0.0\n" in dockerfile
     assert "ARG BENTOML_DO_NOT_TRACK=True\n" in dockerfile
 
 
-def test_its_readme_is_the_model_card(bento, fitted):
+def test_readme_is_the_model_card(bento, fitted):
     assert (bento / "README.md").read_text() == (fitted.artifact.path / "README.md").read_text()
 
 
-def test_it_gives_the_answers_of_the_model_in_memory(served, model, clothes):
+def test_bento_gives_the_predictions_of_the_model(served, model, clothes):
     expected = model.classify(clothes[0][1], 5)
-    answered = [(found["label"], found["probability"]) for found in served["answer"]["predictions"]]
-    assert [label for label, _ in answered] == [ranked.label for ranked in expected.ranked]
-    assert [chance for _, chance in answered] == pytest.approx([ranked.probability for ranked in expected.ranked], abs=1e-6)
+    predictions = [(item["label"], item["probability"]) for item in served["answer"]["predictions"]]
+    assert [label for label, _ in predictions] == [ranked.label for ranked in expected.ranked]
+    assert [probability for _, probability in predictions] == pytest.approx(
+        [ranked.probability for ranked in expected.ranked], abs=1e-6
+    )
     assert served["answer"]["prediction_set"] == list(expected.prediction_set)
     assert served["model"]["sha256"] == model.manifest.sha256
 
 
-@pytest.mark.skipif(not CAN_BE_ALONE, reason="a network of one's own needs `unshare --net`, which this user may not")
-def test_it_needs_no_network(served):
+@pytest.mark.skipif(not CAN_BE_ALONE, reason="`unshare --net` is not permitted for this user")
+def test_bento_needs_no_network(served):
     assert served["code"] == 0
 
 
-def test_on_a_host_it_is_reached_from_that_host_only(served):
-    assert "listening on http://127.0.0.1:" in served["said"]
-    assert "WARNING: anybody" not in served["said"]
+def test_outside_a_container_it_listens_on_localhost(served):
+    assert "listening on http://127.0.0.1:" in served["log"]
+    assert "WARNING: no API key is set" not in served["log"]
 
 
-def test_without_a_package_nothing_is_built(checkout, tmp_path):
+def test_build_fails_without_a_package(checkout, tmp_path):
     shutil.copytree(checkout, tmp_path / "checkout", symlinks=True, ignore=shutil.ignore_patterns("latest-package"))
-    built = bentoml("build", home=tmp_path / "home", cwd=tmp_path / "checkout")
-    assert built.returncode != 0
-    assert "runs/latest-package/README.md not found" in built.stdout + built.stderr
+    result = bentoml("build", home=tmp_path / "home", cwd=tmp_path / "checkout")
+    assert result.returncode != 0
+    assert "runs/latest-package/README.md not found" in result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""The whole road in one readable test: a folder of images in, the same answer out of every door."""
+"""End to end: fit on a folder of images; every API returns the same predictions."""
 
 import base64
 import subprocess
@@ -22,7 +22,7 @@ def image(clothes, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(fitted, image) -> dict[str, float]:
-    """What the network in memory, right after training, says: label -> probability."""
+    """Predictions of the network in memory after training: label -> probability."""
     from graft.service.imaging.preprocess import decode
 
     trained = fitted.trained
@@ -33,13 +33,13 @@ def expected(fitted, image) -> dict[str, float]:
 
 
 def by_raw_body(url: str, image: Path) -> list[dict]:
-    answer = httpx.post(f"{url}/v1/classify?top_k=10", content=image.read_bytes(), headers={"Content-Type": "image/png"})
-    return answer.json()["predictions"]
+    response = httpx.post(f"{url}/v1/classify?top_k=10", content=image.read_bytes(), headers={"Content-Type": "image/png"})
+    return response.json()["predictions"]
 
 
 def by_multipart(url: str, image: Path) -> list[dict]:
-    answer = httpx.post(f"{url}/v1/classify", files={"image": image.open("rb")}, data={"top_k": "10"})
-    return answer.json()["predictions"]
+    response = httpx.post(f"{url}/v1/classify", files={"image": image.open("rb")}, data={"top_k": "10"})
+    return response.json()["predictions"]
 
 
 def by_json(url: str, image: Path) -> list[dict]:
@@ -56,23 +56,23 @@ def by_command_line(package: Path, image: Path) -> list[dict]:
     import json
 
     command = [sys.executable, "-m", "graft", "predict", str(package), str(image), "--top-k", "10", "--json"]
-    [answer] = json.loads(subprocess.check_output(command))["images"]
-    return answer["predictions"]
+    [result] = json.loads(subprocess.check_output(command))["images"]
+    return result["predictions"]
 
 
-@pytest.mark.parametrize("ask", [by_raw_body, by_multipart, by_json, by_bentoml_client])
-def test_http_answers_what_the_network_said_in_memory(ask, server, image, expected):
-    assert_same(ask(server, image), expected)
+@pytest.mark.parametrize("send", [by_raw_body, by_multipart, by_json, by_bentoml_client])
+def test_http_predictions_match_the_network_in_memory(send, server, image, expected):
+    assert_same(send(server, image), expected)
 
 
-def test_the_command_line_answers_what_the_network_said_in_memory(fitted, image, expected):
+def test_command_line_predictions_match_the_network_in_memory(fitted, image, expected):
     assert_same(by_command_line(fitted.artifact.path, image), expected)
 
 
-def test_the_model_learned_something_from_the_sample(fitted):
+def test_model_is_better_than_chance(fitted):
     score = fitted.artifact.manifest.scores["test"]
     assert score.n == 500
-    assert score.low > 0.75  # ten labels: guessing gets 0.1
+    assert score.low > 0.75  # chance level is 0.1 with ten labels
 
 
 def assert_same(predictions: list[dict], expected: dict[str, float]) -> None:

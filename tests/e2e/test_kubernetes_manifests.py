@@ -1,4 +1,4 @@
-"""What the manifests name exists: ports, probes, settings, users, metrics. A cluster would notice only at night."""
+"""Checks that everything named in the Kubernetes manifests exists: ports, probes, settings, users, metrics."""
 
 import json
 import re
@@ -26,29 +26,29 @@ RULES = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"][0]["rules
 SELECTOR = re.compile(r"(graft_\w+)(?:\{([^}]*)\})?")
 
 
-def test_there_is_everything_that_a_rollout_and_a_drain_need():
+def test_all_needed_resources_exist():
     assert set(KINDS) == {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_every_probe_asks_a_route_that_needs_no_key(probe):
-    asked = CONTAINER[probe]["httpGet"]
-    assert asked["path"] in PROBES
-    assert asked["port"] == CONTAINER["ports"][0]["name"]
+def test_probes_use_routes_without_api_key(probe):
+    http_get = CONTAINER[probe]["httpGet"]
+    assert http_get["path"] in PROBES
+    assert http_get["port"] == CONTAINER["ports"][0]["name"]
 
 
-def test_a_pod_is_kept_by_livez_and_used_by_readyz():
+def test_liveness_uses_livez_and_readiness_uses_readyz():
     probes = {probe: CONTAINER[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
     assert probes == {"livenessProbe": "/livez", "readinessProbe": "/readyz"}
 
 
-def test_the_port_is_the_images():
+def test_port_matches_the_image():
     port = CONTAINER["ports"][0]["containerPort"]
     assert str(port) == only("EXPOSE") == json.loads(only("CMD"))[-1] == POD["metadata"]["annotations"]["prometheus.io/port"]
     assert KINDS["Service"]["spec"]["ports"][0]["targetPort"] == CONTAINER["ports"][0]["name"]
 
 
-def test_everything_selects_the_same_pods():
+def test_all_selectors_match_the_same_pods():
     labels = POD["metadata"]["labels"]
     assert KINDS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     assert KINDS["Service"]["spec"]["selector"] == labels
@@ -56,33 +56,33 @@ def test_everything_selects_the_same_pods():
     assert KINDS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == KINDS["Deployment"]["metadata"]["name"]
 
 
-def test_the_settings_are_settings(tmp_path):
+def test_settings_are_valid(tmp_path):
     key = tmp_path / "key"
     key.write_text("0123456789abcdef")
     settings = Settings.from_environment(GIVEN | {"GRAFT_API_KEY_FILE": str(key)})
     assert settings.key == "0123456789abcdef"
 
 
-def test_the_key_comes_from_where_the_secret_is_mounted():
+def test_key_file_is_in_the_mounted_secret():
     mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     assert GIVEN["GRAFT_API_KEY_FILE"] == f"{mounts['key']}/key"
     [secret] = [volume["secret"] for volume in POD["spec"]["volumes"] if volume["name"] == "key"]
     assert (secret["secretName"], secret["defaultMode"]) == ("graft-key", 0o440)
 
 
-def test_kubernetes_adds_no_variable_that_looks_like_a_setting():
+def test_service_links_are_disabled():
     name = KINDS["Service"]["metadata"]["name"]
     assert f"{name}_PORT".upper().startswith(PREFIX)
     assert POD["spec"]["enableServiceLinks"] is False
 
 
-def test_a_stop_has_time_to_drain():
+def test_grace_period_covers_the_drain():
     [_, pre_stop_s] = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
     drain_s = float(GIVEN["GRAFT_DRAIN_DEADLINE_S"])
     assert int(pre_stop_s) + NOTICE_S + drain_s < POD["spec"]["terminationGracePeriodSeconds"]
 
 
-def test_the_user_is_the_images_and_has_no_rights():
+def test_user_matches_the_image_and_is_unprivileged():
     pod, container = POD["spec"]["securityContext"], CONTAINER["securityContext"]
     assert any(f"--uid {pod['runAsUser']} graft" in rest for word, rest in instructions() if word == "RUN")
     assert pod["runAsNonRoot"] is True
@@ -93,20 +93,20 @@ def test_the_user_is_the_images_and_has_no_rights():
     assert POD["spec"]["automountServiceAccountToken"] is False
 
 
-def test_what_is_written_lies_on_a_volume():
+def test_writable_folder_is_a_volume():
     mounts = [mount["mountPath"] for mount in CONTAINER["volumeMounts"] if not mount.get("readOnly")]
     assert mounts == ["/tmp"]
     assert environment()["BENTOML_HOME"].startswith("/tmp/")
 
 
-def test_memory_is_enough_for_the_worst_images_on_every_processor():
+def test_memory_limit_covers_the_largest_images_on_every_cpu():
     limits, settings = CONTAINER["resources"]["limits"], Settings()
-    at_rest, worst = 0.35 * 2**30, int(limits["cpu"]) * settings.max_decode_bytes + settings.max_upload_bytes
+    idle_bytes, worst_bytes = 0.35 * 2**30, int(limits["cpu"]) * settings.max_decode_bytes + settings.max_upload_bytes
     assert limits["memory"].endswith("Gi")
-    assert int(limits["memory"].removesuffix("Gi")) * 2**30 > at_rest + worst
+    assert int(limits["memory"].removesuffix("Gi")) * 2**30 > idle_bytes + worst_bytes
 
 
-def test_metrics_are_scraped_where_they_are_and_with_the_key():
+def test_prometheus_scrapes_the_metrics_with_the_key():
     assert SCRAPE["metrics_path"] == POD["metadata"]["annotations"]["prometheus.io/path"]
     assert table()[SCRAPE["metrics_path"]].open is False
     assert SCRAPE["authorization"]["type"] == "Bearer"
@@ -114,18 +114,18 @@ def test_metrics_are_scraped_where_they_are_and_with_the_key():
 
 @pytest.fixture(scope="module")
 def samples(model, clothes) -> dict[str, list[dict[str, str]]]:
-    """The labels of every series that is there once an image was classified, by metric."""
-    found: dict[str, list[dict[str, str]]] = {}
+    """Labels of all metric series after one image was classified, by metric."""
+    labels_by_metric: dict[str, list[dict[str, str]]] = {}
     with mounted(model) as app, TestClient(app) as client:
         client.post("/v1/classify", content=clothes[0][1], headers={"Content-Type": "image/png"})
         for line in client.get("/metrics").text.splitlines():
             if series := re.fullmatch(r"(\w+)(?:\{(.*)\})? \S+", line):
-                found.setdefault(series[1], []).append(dict(re.findall(r'(\w+)="([^"]*)"', series[2] or "")))
-    return found
+                labels_by_metric.setdefault(series[1], []).append(dict(re.findall(r'(\w+)="([^"]*)"', series[2] or "")))
+    return labels_by_metric
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_every_alert_reads_metrics_that_exist_by_labels_that_they_have(samples, rule: dict[str, Any]):
+def test_alerts_use_existing_metrics_and_labels(samples, rule: dict[str, Any]):
     selected = SELECTOR.findall(rule["expr"])
     assert selected
     for metric, matchers in selected:
@@ -134,13 +134,13 @@ def test_every_alert_reads_metrics_that_exist_by_labels_that_they_have(samples, 
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_every_route_that_an_alert_names_exists(rule: dict[str, Any]):
-    named = [route for routes in re.findall(r'route[=!]~"([^"]+)"', rule["expr"]) for route in routes.split("|")]
-    assert named
-    assert set(named) <= set(table())
+def test_routes_in_alerts_exist(rule: dict[str, Any]):
+    routes_in_rule = [route for routes in re.findall(r'route[=!]~"([^"]+)"', rule["expr"]) for route in routes.split("|")]
+    assert routes_in_rule
+    assert set(routes_in_rule) <= set(table())
 
 
-def test_what_an_alert_says_names_metrics_that_exist(samples):
-    said = " ".join(rule["annotations"]["summary"] for rule in RULES)
+def test_alert_summaries_name_existing_metrics(samples):
+    summaries = " ".join(rule["annotations"]["summary"] for rule in RULES)
     families = {re.sub(r"_(bucket|count|sum|total)$", "", metric) for metric in samples}
-    assert set(re.findall(r"graft_\w+", said)) <= families
+    assert set(re.findall(r"graft_\w+", summaries)) <= families

@@ -1,4 +1,4 @@
-"""Two hundred images of every kind: the same answer from the network in memory, `graft predict`, REST and every batch size."""
+"""200 images of all formats and modes: torch, the engine, `graft predict` and REST agree at all batch sizes."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from graft.training.pipelines.predict import predict
 N_IMAGES = 200
 SIZES = [(28, 28), (64, 64), (640, 480), (37, 300), (480, 640), (1, 1), (3, 40), (1000, 20), (20, 1000), (224, 224), (501, 333)]
 EXIF_ORIENTATION = 0x0112
-Kind = tuple[str, str, dict[str, object]]  # format, Pillow's mode, what to save it with
+Kind = tuple[str, str, dict[str, object]]  # format, Pillow mode, save options
 KINDS: list[Kind] = [
     *(("PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
     ("PNG", "P", {"transparency": 7}),
@@ -37,15 +37,15 @@ KINDS: list[Kind] = [
 
 
 def picture(number: int, size: tuple[int, int], mode: str) -> Image.Image:
-    """Soft shapes with some noise, different for every number."""
+    """A smooth image with some noise, different for each number."""
     random = np.random.default_rng(number)
     coarse = random.integers(0, 256, (4, 4, 4), dtype=np.uint8)
-    soft = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-    pixels = np.clip(soft + random.integers(-20, 21, soft.shape), 0, 255).astype(np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+    pixels = np.clip(smooth + random.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
     if mode == "I;16":
         return Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
-    whole = Image.fromarray(pixels)
-    return whole if mode == "RGBA" else whole.convert("RGB").convert(mode) if mode != "LA" else whole.convert("LA")
+    image = Image.fromarray(pixels)
+    return image if mode == "RGBA" else image.convert("RGB").convert(mode) if mode != "LA" else image.convert("LA")
 
 
 def encoded(number: int, size: tuple[int, int], kind: Kind) -> bytes:
@@ -60,20 +60,20 @@ def encoded(number: int, size: tuple[int, int], kind: Kind) -> bytes:
 
 @pytest.fixture(scope="module")
 def images() -> list[bytes]:
-    """Every kind with every size in turn, and one photo of 12 megapixels."""
+    """All kinds and sizes in turn, and one 12-megapixel photo."""
     turns = zip(range(N_IMAGES - 1), itertools.cycle(SIZES), itertools.cycle(KINDS), strict=False)
     return [*(encoded(number, size, kind) for number, size, kind in turns), encoded(999, (4000, 3000), KINDS[13])]
 
 
 @pytest.fixture(scope="module")
 def pixels(model, images) -> np.ndarray:
-    """What the network sees of each: uint8 (200, S, S, 3)."""
+    """Preprocessed images: uint8 (200, S, S, 3)."""
     return np.stack([model.decode(image).pixels for image in images])
 
 
 @pytest.fixture(scope="module")
 def expected(fitted, model, pixels) -> np.ndarray:
-    """Probabilities (200, C) by torch, with the package's own weights: what was trained."""
+    """Probabilities (200, C) from torch with the weights of the package."""
     import torch
 
     trained = network.load(fitted.artifact).eval()
@@ -89,7 +89,7 @@ def url(model) -> Iterator[str]:
 
 
 def rows(answers: Sequence[Sequence[tuple[str, float]]], labels: Sequence[str]) -> np.ndarray:
-    """Ranked answers as probabilities (N, C) in the labels' own order."""
+    """Ranked predictions as probabilities (N, C) in the order of the labels."""
     return np.array([[dict(answer)[label] for label in labels] for answer in answers])
 
 
@@ -101,24 +101,24 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.shape == expected.shape == (N_IMAGES, 10)
     assert np.abs(found - expected).max() <= 1e-4
     runner_up, best = np.sort(expected, axis=1)[:, -2:].T
-    clear = best - runner_up > 2e-4  # of two that are as probable as each other, either may come first
-    assert clear.sum() >= N_IMAGES - 5
-    assert (found.argmax(axis=1) == expected.argmax(axis=1))[clear].all()
+    is_clear = best - runner_up > 2e-4  # with a near tie, either label may come first
+    assert is_clear.sum() >= N_IMAGES - 5
+    assert (found.argmax(axis=1) == expected.argmax(axis=1))[is_clear].all()
 
 
-def test_the_images_are_of_every_kind_and_differ(images, pixels, expected):
+def test_images_are_distinct_and_cover_all_kinds(images, pixels, expected):
     assert len(images) == N_IMAGES == len(set(images))
     assert len(np.unique(expected.argmax(axis=1))) >= 3
     assert pixels.std() > 40
 
 
 @pytest.mark.parametrize("size", [1, 8, 32])
-def test_the_engine_answers_like_the_trained_network_in_batches(model, pixels, expected, size):
+def test_engine_matches_torch_in_batches(model, pixels, expected, size):
     batches = np.array_split(pixels, range(size, N_IMAGES, size))
     same(np.concatenate([model.probabilities(model.engine(batch).logits) for batch in batches]), expected)
 
 
-def test_predict_answers_like_the_trained_network(model, images, expected, tmp_path):
+def test_predict_matches_torch(model, images, expected, tmp_path):
     paths = [tmp_path / f"{number:03d}" for number in range(N_IMAGES)]
     for path, image in zip(paths, images, strict=True):
         path.write_bytes(image)
@@ -127,14 +127,14 @@ def test_predict_answers_like_the_trained_network(model, images, expected, tmp_p
     same(rows([answer.ranked for answer in answers], model.manifest.labels), expected)
 
 
-def test_rest_answers_like_the_trained_network_one_by_one(url, model, images, expected):
+def test_rest_matches_torch_for_single_images(url, model, images, expected):
     with httpx.Client(timeout=PATIENCE) as client:
         answers = [client.post(f"{url}/v1/classify?top_k=10", content=image).json() for image in images]
     same(rows([told(answer) for answer in answers], model.manifest.labels), expected)
 
 
 @pytest.mark.parametrize("size", [1, 8, 32])
-def test_rest_answers_like_the_trained_network_in_batches(url, model, images, expected, size):
+def test_rest_matches_torch_in_batches(url, model, images, expected, size):
     answers = []
     with httpx.Client(timeout=PATIENCE) as client:
         for begin in range(0, N_IMAGES, size):
@@ -144,14 +144,14 @@ def test_rest_answers_like_the_trained_network_in_batches(url, model, images, ex
     same(rows(answers, model.manifest.labels), expected)
 
 
-def test_a_decoders_child_sees_the_very_pixels_that_training_sees(model, images, pixels):
+def test_decode_worker_returns_the_same_pixels_as_training(model, images, pixels):
     settings = Settings()
-    recipe, limits = model.manifest.preprocessing, settings.image_limits
-    decoder = Decoder(recipe, limits, 2, N_IMAGES, settings.decode_deadline_s, settings.max_decode_bytes)
+    preprocessing, limits = model.manifest.preprocessing, settings.image_limits
+    pool = Decoder(preprocessing, limits, 2, N_IMAGES, settings.decode_deadline_s, settings.max_decode_bytes)
     try:
-        promises = [decoder.submit(image) for image in images]
-        for promise, expected in zip(promises, pixels, strict=True):
-            np.testing.assert_array_equal(promise.result(PATIENCE).pixels, expected)
+        futures = [pool.submit(image) for image in images]
+        for future, expected in zip(futures, pixels, strict=True):
+            np.testing.assert_array_equal(future.result(PATIENCE).pixels, expected)
     finally:
-        decoder.close()
-    np.testing.assert_array_equal(decode(images[0], recipe, limits).pixels, pixels[0])
+        pool.close()
+    np.testing.assert_array_equal(decode(images[0], preprocessing, limits).pixels, pixels[0])

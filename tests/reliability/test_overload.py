@@ -1,4 +1,4 @@
-"""More than there is room for: everybody gets an answer, the right one or a refusal at once, and it is soon over."""
+"""Overload: every request gets the right response or an immediate rejection, and the service recovers quickly."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
 
 
 class SlowEngine:
-    """A network that takes its time, and tells how often it was asked."""
+    """An engine with a fixed delay that counts its calls."""
 
     device, precision, lanes, max_batch = "cpu", "f32", 1, 1
 
@@ -37,27 +37,22 @@ class SlowEngine:
 
 @pytest.fixture(scope="module")
 def asks(clothes) -> list[Ask]:
-    """One image of each label, which the answer must name."""
-    shown = {label: encoded for label, encoded in clothes if label in {"ankle boot", "bag", "sandal", "trouser"}}
+    """One image per label; the response must name the label."""
+    images = {label: encoded for label, encoded in clothes if label in {"ankle boot", "bag", "sandal", "trouser"}}
     return [
         Ask(label, post("/v1/classify", encoded), expects=b'"predictions":[{"label":"%s"' % label.encode())
-        for label, encoded in shown.items()
+        for label, encoded in images.items()
     ]
-
-
-@pytest.fixture(scope="module")
-def shirt(clothes) -> bytes:
-    return clothes[6][1]
 
 
 @contextmanager
 def full(model: Model, shirt: bytes, **settings: object) -> Iterator[tuple[int, threading.Event]]:
-    """A service whose one place is taken until the event is set: its port, and the event."""
+    """A service with one slot, which is occupied until the event is set; yields port and event."""
     engine = HeldEngine(model)
     key = settings.get("api_key")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with listening(Model(model.artifact, engine), max_waiting=1, **settings) as port, ThreadPoolExecutor(1) as elsewhere:
-        first = elsewhere.submit(
+    with listening(Model(model.artifact, engine), max_waiting=1, **settings) as port, ThreadPoolExecutor(1) as executor:
+        first = executor.submit(
             httpx.post, f"http://127.0.0.1:{port}/v1/classify", content=shirt, headers=headers, timeout=PATIENCE
         )
         try:
@@ -73,27 +68,27 @@ def opened(port: int) -> socket.socket:
 
 
 def answers(connection: socket.socket, n_answers: int) -> list[tuple[int, dict[str, str], bytes]]:
-    """Status, headers and body of the next answers."""
-    received, found = b"", []
-    while len(found) < n_answers:
+    """Read the next `n_responses` responses: status, headers and body."""
+    received, responses = b"", []
+    while len(responses) < n_answers:
         while b"\r\n\r\n" not in received:
             received += heard(connection)
-        head, _, received = received.partition(b"\r\n\r\n")
-        status, *lines = head.decode().split("\r\n")
+        header, _, received = received.partition(b"\r\n\r\n")
+        status, *lines = header.decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         size = int(headers["content-length"])
         while len(received) < size:
             received += heard(connection)
-        found.append((int(status.split()[1]), headers, received[:size]))
+        responses.append((int(status.split()[1]), headers, received[:size]))
         received = received[size:]
     assert received == b""
-    return found
+    return responses
 
 
 def heard(connection: socket.socket) -> bytes:
-    piece = connection.recv(2**16)
-    assert piece, "hung up"
-    return piece
+    chunk = connection.recv(2**16)
+    assert chunk, "connection closed"
+    return chunk
 
 
 def metrics(port: int) -> str:
@@ -104,25 +99,25 @@ def length(body: bytes) -> bytes:
     return b"Content-Length: %d\r\n\r\n" % len(body)
 
 
-def test_everybody_gets_an_answer_or_a_refusal_at_once(model, asks):
+def test_every_request_gets_a_response_or_an_immediate_rejection(model, asks):
     engine = SlowEngine(model, 0.01)
-    with listening(Model(model.artifact, engine), max_waiting=8) as port, crowd(port) as callers:
-        outcomes = callers.offer(asks, [Phase(400, 2)]).result().outcomes
-        afterwards = callers.offer(asks, [Phase(20, 1)], seed=1).result().outcomes
+    with listening(Model(model.artifact, engine), max_waiting=8) as port, crowd(port) as clients:
+        outcomes = clients.offer(asks, [Phase(400, 2)]).result().outcomes
+        later_outcomes = clients.offer(asks, [Phase(20, 1)], seed=1).result().outcomes
     good = [outcome for outcome in outcomes if outcome.status == 200]
-    refused = [outcome for outcome in outcomes if outcome.status == 503]
-    assert len(good) + len(refused) == len(outcomes) > 500
+    rejected = [outcome for outcome in outcomes if outcome.status == 503]
+    assert len(good) + len(rejected) == len(outcomes) > 500
     assert {outcome.code for outcome in good} == {""}
-    assert {outcome.code for outcome in refused} == {"overloaded"}
-    assert {outcome.retry_after for outcome in refused} == {"1", "2", "3"}
-    assert engine.calls == len(good) + len(afterwards)
-    assert {(outcome.status, outcome.code) for outcome in afterwards} == {(200, "")}
+    assert {outcome.code for outcome in rejected} == {"overloaded"}
+    assert {outcome.retry_after for outcome in rejected} == {"1", "2", "3"}
+    assert engine.calls == len(good) + len(later_outcomes)
+    assert {(outcome.status, outcome.code) for outcome in later_outcomes} == {(200, "")}
 
 
-def test_nothing_is_computed_past_its_deadline(model, asks):
+def test_no_inference_after_the_deadline(model, asks):
     engine = SlowEngine(model, 0.05)
-    with listening(Model(model.artifact, engine), queue_deadline_s=0.2) as port, crowd(port) as callers:
-        outcomes = callers.offer(asks, [Phase(60, 2)]).result().outcomes
+    with listening(Model(model.artifact, engine), queue_deadline_s=0.2) as port, crowd(port) as clients:
+        outcomes = clients.offer(asks, [Phase(60, 2)]).result().outcomes
     good = [outcome for outcome in outcomes if outcome.status == 200]
     late = [outcome for outcome in outcomes if (outcome.status, outcome.code) == (503, "overloaded")]
     assert len(good) + len(late) == len(outcomes)
@@ -130,19 +125,19 @@ def test_nothing_is_computed_past_its_deadline(model, asks):
     assert engine.calls == len(good)
 
 
-def test_afterwards_nothing_is_left_inside(model, asks):
+def test_queues_are_empty_afterwards(model, asks):
     engine = SlowEngine(model, 0.01)
-    with listening(Model(model.artifact, engine), max_waiting=4) as port, crowd(port) as callers:
-        outcomes = callers.offer(asks, [Phase(300, 1)]).result().outcomes
+    with listening(Model(model.artifact, engine), max_waiting=4) as port, crowd(port) as clients:
+        outcomes = clients.offer(asks, [Phase(300, 1)]).result().outcomes
         lines = metrics(port).splitlines()
-    found = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("graft_waiting", "graft_requests_total")))
-    assert {found[f'graft_waiting{{queue="{queue}"}}'] for queue in ("images", "decode", "network")} == {"0.0"}
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("graft_waiting", "graft_requests_total")))
+    assert {values[f'graft_waiting{{queue="{queue}"}}'] for queue in ("images", "decode", "network")} == {"0.0"}
     for status, code in ((200, "ok"), (503, "overloaded")):
-        counted = found[f'graft_requests_total{{code="{code}",route="/v1/classify",status="{status}"}}']
-        assert float(counted) == sum(outcome.status == status for outcome in outcomes)
+        count = values[f'graft_requests_total{{code="{code}",route="/v1/classify",status="{status}"}}']
+        assert float(count) == sum(outcome.status == status for outcome in outcomes)
 
 
-def test_its_headers_are_enough_to_refuse_an_image(model, shirt):
+def test_image_is_rejected_from_its_headers(model, shirt):
     with full(model, shirt) as (port, _), opened(port) as connection:
         connection.sendall(HEAD + b"X-Request-ID: mine\r\nContent-Length: 40000\r\n\r\n")
         [(status, headers, body)] = answers(connection, 1)
@@ -156,13 +151,13 @@ def test_its_headers_are_enough_to_refuse_an_image(model, shirt):
 
 
 @pytest.mark.parametrize("path", [b"/v1/classify?top_k=3", b"/v1/classify/batch", b"/v1/embed", b"/v1/similar", b"/classify"])
-def test_every_way_to_ask_about_an_image_is_refused_like_that(model, shirt, path):
+def test_every_image_route_rejects_from_headers(model, shirt, path):
     with full(model, shirt) as (port, _), opened(port) as connection:
         connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n")
         assert answers(connection, 1)[0][0] == 503
 
 
-def test_after_a_refusal_the_connection_carries_the_next_request(model, shirt):
+def test_connection_is_reused_after_a_rejection(model, shirt):
     with full(model, shirt) as (port, go), opened(port) as connection:
         connection.sendall(HEAD + length(shirt))
         assert answers(connection, 1)[0][0] == 503
@@ -185,14 +180,14 @@ def wait_for_room(port: int) -> None:
 @pytest.mark.parametrize(
     "body", [length(bytes(40_000)) + bytes(40_000), b"Transfer-Encoding: chunked\r\n\r\n5\r\nGET /\r\n0\r\n\r\n"]
 )
-def test_a_refused_body_is_never_taken_for_the_next_request(model, shirt, body):
+def test_rejected_body_is_not_parsed_as_the_next_request(model, shirt, body):
     with full(model, shirt) as (port, _), opened(port) as connection:
         for _ in range(3):
             connection.sendall(HEAD + body + LIVEZ + b"\r\n")
             assert [status for status, _, _ in answers(connection, 2)] == [503, 200]
 
 
-def test_a_request_behind_one_that_is_being_answered_waits_for_its_turn(model, shirt):
+def test_pipelined_request_waits_for_the_previous_one(model, shirt):
     engine = HeldEngine(model)
     with listening(Model(model.artifact, engine), max_waiting=1) as port, opened(port) as connection:
         connection.sendall((HEAD + length(shirt) + shirt) * 2)
@@ -207,7 +202,7 @@ def test_a_request_behind_one_that_is_being_answered_waits_for_its_turn(model, s
         assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
 
 
-def test_who_wants_to_hang_up_after_a_refusal_can(model, shirt):
+def test_connection_close_is_honored_after_a_rejection(model, shirt):
     with full(model, shirt) as (port, _), opened(port) as connection:
         connection.sendall(HEAD + b"Connection: close\r\n" + length(shirt) + shirt)
         [(status, headers, _)] = answers(connection, 1)
@@ -215,7 +210,7 @@ def test_who_wants_to_hang_up_after_a_refusal_can(model, shirt):
         assert connection.recv(1) == b""
 
 
-def test_who_asks_before_sending_a_body_is_told_not_to(model, shirt):
+def test_expect_100_continue_is_rejected_before_the_body(model, shirt):
     with full(model, shirt) as (port, _), opened(port) as connection:
         connection.sendall(HEAD + b"Expect: 100-continue\r\n" + length(shirt))
         [(status, headers, _)] = answers(connection, 1)
@@ -223,29 +218,29 @@ def test_who_asks_before_sending_a_body_is_told_not_to(model, shirt):
         assert connection.recv(1) == b""
 
 
-def test_a_refused_body_that_does_not_come_is_not_waited_for(model, shirt):
+def test_missing_body_of_a_rejected_request_closes_the_connection(model, shirt):
     with full(model, shirt) as (port, _), opened(port) as connection:
         connection.sendall(HEAD + b"Content-Length: 40000\r\n\r\n" + bytes(100))
         assert answers(connection, 1)[0][0] == 503
         assert connection.recv(1) == b""
 
 
-def test_a_refused_body_that_is_broken_ends_the_connection_without_another_word(model, shirt):
+def test_malformed_body_of_a_rejected_request_closes_the_connection(model, shirt):
     with full(model, shirt) as (port, _), opened(port) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n")
         assert answers(connection, 1)[0][0] == 503
         assert connection.recv(1) == b""
 
 
-def test_what_brings_no_image_is_answered_as_ever(model, shirt):
+def test_requests_without_image_are_served_as_usual(model, shirt):
     with full(model, shirt) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        found = [client.get(path).status_code for path in ("/livez", "/readyz", "/metrics", "/v1/labels", "/")]
-        assert found == [200] * 5
+        statuses = [client.get(path).status_code for path in ("/livez", "/readyz", "/metrics", "/v1/labels", "/")]
+        assert statuses == [200] * 5
         assert client.get("/v1/classify").status_code == 405
         assert client.post("/v1/nothing", content=shirt).status_code == 404
 
 
-def test_without_the_key_nobody_learns_that_it_is_full(model, shirt):
+def test_overload_is_not_revealed_without_the_key(model, shirt):
     key = "correct horse battery staple"
     with full(model, shirt, api_key=key) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         assert client.post("/v1/classify", content=shirt).status_code == 401
@@ -253,24 +248,24 @@ def test_without_the_key_nobody_learns_that_it_is_full(model, shirt):
         assert client.post("/v1/classify", content=shirt, headers=headers).status_code == 503
 
 
-def test_of_a_wave_only_as_many_are_read_as_there_are_places(model, shirt):
+def test_burst_reads_only_as_many_bodies_as_slots(model, shirt):
     engine = HeldEngine(model)
     with listening(Model(model.artifact, engine), max_waiting=4) as port:
-        wave = [opened(port) for _ in range(40)]
+        connections = [opened(port) for _ in range(40)]
         try:
-            for connection in wave:  # nobody's image is there before everybody's headers are
+            for connection in connections:  # all headers arrive before any image
                 connection.sendall(HEAD + length(shirt))
-            for connection in wave:
+            for connection in connections:
                 connection.sendall(shirt)
             wait_until_refused(port, 36)
             assert 'graft_stage_seconds_count{stage="read"} 4.0' in metrics(port)
             engine.go.set()
-            found = [answers(connection, 1)[0][0] for connection in wave]
+            statuses = [answers(connection, 1)[0][0] for connection in connections]
         finally:
             engine.go.set()
-            for connection in wave:
+            for connection in connections:
                 connection.close()
-    assert sorted(found) == [200] * 4 + [503] * 36
+    assert sorted(statuses) == [200] * 4 + [503] * 36
 
 
 def wait_until_refused(port: int, n_requests: int) -> None:
@@ -281,31 +276,31 @@ def wait_until_refused(port: int, n_requests: int) -> None:
         time.sleep(0.01)
 
 
-def test_slow_uploads_keep_nobody_out(model, shirt):
+def test_slow_uploads_do_not_block_other_requests(model, shirt):
     with listening(model, max_waiting=2) as port:
         slow = [opened(port) for _ in range(20)]
         try:
             for connection in slow:
                 connection.sendall(HEAD + length(shirt) + shirt[:100])
-            time.sleep(0.5)  # longer than a place is kept
+            time.sleep(0.5)  # longer than a slot stays reserved
             assert httpx.post(f"http://127.0.0.1:{port}/v1/classify", content=shirt).status_code == 200
         finally:
             for connection in slow:
                 connection.close()
 
 
-def test_refusals_are_told_in_one_line_a_second(model, shirt, caplog):
+def test_rejections_are_logged_once_per_second(model, shirt, caplog):
     with caplog.at_level("INFO", "graft"), full(model, shirt) as (port, _):
         with httpx.Client() as client:
-            found = [client.post(f"http://127.0.0.1:{port}/v1/classify", content=shirt).status_code for _ in range(20)]
-        assert found == [503] * 20
+            statuses = [client.post(f"http://127.0.0.1:{port}/v1/classify", content=shirt).status_code for _ in range(20)]
+        assert statuses == [503] * 20
         deadline = time.monotonic() + PATIENCE
         while told(caplog) < 20:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    lines = [record for record in caplog.records if record.getMessage() == "turned away"]
+    lines = [record for record in caplog.records if record.getMessage() == "requests rejected"]
     assert len(lines) <= 10
 
 
 def told(caplog: pytest.LogCaptureFixture) -> int:
-    return sum(record.fields["times"] for record in caplog.records if record.getMessage() == "turned away")
+    return sum(record.fields["times"] for record in caplog.records if record.getMessage() == "requests rejected")

@@ -1,4 +1,4 @@
-"""Mutated images never raise anything but an ImageError."""
+"""Decoding mutated images raises no exception but ImageError."""
 
 import os
 import re
@@ -15,7 +15,7 @@ SEED = 20260101
 
 
 def fuzz(folder: Path, *arguments: str) -> str:
-    """What the fuzzer says; the test fails with it if something was found."""
+    """Run the fuzzer and return its output; fail if it found something."""
     command = [
         sys.executable,
         str(ROOT / "tests" / "support" / "fuzz_decode.py"),
@@ -25,12 +25,12 @@ def fuzz(folder: Path, *arguments: str) -> str:
     ]
     command += ["-max_len=16384", f"-artifact_prefix={folder}/", *arguments, str(folder / "seeds")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # By a shell that forks: Linux counts the memory of whoever starts a program as the program's own peak.
+    # Run through a shell that forks: on Linux, the peak memory of the starting process counts for the program.
     shell = ["sh", "-c", '"$@"; exit "$?"', "sh"]
-    done = subprocess.run([*shell, *command], cwd=folder, env=environment, capture_output=True, check=False, timeout=500)
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    assert done.returncode == 0, f"again: {' '.join(command)}\n{said[-3000:]}"
-    return said
+    result = subprocess.run([*shell, *command], cwd=folder, env=environment, capture_output=True, check=False, timeout=500)
+    output = (result.stdout + result.stderr).decode(errors="replace")
+    assert result.returncode == 0, f"to repeat: {' '.join(command)}\n{output[-3000:]}"
+    return output
 
 
 def runs(said: str) -> int:
@@ -38,21 +38,21 @@ def runs(said: str) -> int:
     return int(number)
 
 
-def test_a_short_run_finds_nothing(tmp_path):
+def test_short_run_finds_nothing(tmp_path):
     assert runs(fuzz(tmp_path, "-runs=5000")) >= 5000
 
 
 @pytest.mark.nightly
-def test_a_minutes_run_finds_nothing(tmp_path):
+def test_one_minute_run_finds_nothing(tmp_path):
     assert runs(fuzz(tmp_path, "-max_total_time=60")) >= 20_000
 
 
-def test_a_bug_would_be_found(tmp_path):
-    """The harness itself: an image that makes Pillow raise what nobody expects must end the run."""
+def test_fuzzer_detects_an_unexpected_exception(tmp_path):
+    """Checks the harness: an unexpected exception in Pillow must end the run."""
     (tmp_path / "sitecustomize.py").write_text(
         "from PIL import ImageFile\nImageFile.ImageFile.load = lambda self: {}['nothing']\n", encoding="utf-8"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, str(ROOT / "tests" / "support" / "fuzz_decode.py"), "-runs=1000", str(tmp_path / "seeds")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=500)
-    assert (done.returncode != 0, b"KeyError: 'nothing'" in done.stdout + done.stderr) == (True, True)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=500)
+    assert (result.returncode != 0, b"KeyError: 'nothing'" in result.stdout + result.stderr) == (True, True)

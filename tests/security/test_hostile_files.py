@@ -1,4 +1,4 @@
-"""Every hostile file gets exactly its status and code, from the decoding function and over HTTP."""
+"""Every hostile file gets the expected status and code, from the decode function and over HTTP."""
 
 from collections.abc import Iterator
 
@@ -17,13 +17,13 @@ CASES = corpus()
 
 
 @pytest.fixture(scope="module")
-def asker(server) -> Iterator[httpx.Client]:
+def http_client(server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server, timeout=30) as client:
         yield client
 
 
 def refused(encoded: bytes) -> str | None:
-    """The code of the first of all checks that refuses a file."""
+    """The code of the first check that rejects a file; None if it is accepted."""
     try:
         check(sniff(encoded), ImageLimits())
         decode(encoded, RECIPE)
@@ -32,44 +32,44 @@ def refused(encoded: bytes) -> str | None:
     return None
 
 
-def test_there_are_enough_of_them():
+def test_the_corpus_has_at_least_120_files():
     assert len(CASES) >= 120
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_file_gets_its_code(name):
+def test_hostile_file_gets_expected_code(name):
     assert refused(CASES[name].content) == CASES[name].code
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_code_is_answered_with_its_status(name):
+def test_code_matches_status(name):
     assert CASES[name].code is None or PROBLEMS[CASES[name].code][0] == CASES[name].status
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_file_gets_its_answer_over_http(asker, name):
+def test_hostile_file_gets_expected_response_over_http(http_client, name):
     case = CASES[name]
-    response = asker.post("/v1/classify", content=case.content, headers={"Content-Type": "image/jpeg"})
+    response = http_client.post("/v1/classify", content=case.content, headers={"Content-Type": "image/jpeg"})
     assert (response.status_code, response.json().get("code")) == (case.status, case.code)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.code in {"image_too_large", "too_many_scans"}])
-def test_a_bomb_is_refused_by_its_header_alone(name):
+def test_bomb_is_rejected_from_its_header(name):
     with pytest.raises(ImageError) as caught:
         check(sniff(CASES[name].content), ImageLimits())
     assert caught.value.code == CASES[name].code
 
 
 @pytest.mark.parametrize("name", ["invisible PNG", "invisible WebP", "invisible GIF"])
-def test_a_picture_of_nothing_is_noted(name):
+def test_fully_transparent_image_is_noted(name):
     assert decode(CASES[name].content, RECIPE).notes == ("transparent: every pixel is fully transparent",)
 
 
-@pytest.mark.parametrize("name", ["GIF that moves", "WEBP that moves", "PNG that moves", "GIF of 10,000 frames"])
-def test_a_moving_picture_is_noted(name):
+@pytest.mark.parametrize("name", ["animated GIF", "animated WEBP", "animated PNG", "GIF of 10,000 frames"])
+def test_animation_is_noted(name):
     assert "animated: first frame used" in decode(CASES[name].content, RECIPE).notes
 
 
-def test_pictures_behind_a_jpeg_are_not_frames_of_it():
+def test_images_after_a_jpeg_are_not_counted_as_frames():
     found = decode(CASES["several JPEGs in one"].content, RECIPE)
     assert (found.format, found.notes) == ("JPEG", ())

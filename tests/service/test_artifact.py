@@ -1,4 +1,4 @@
-"""A package is refused for any one thing that is wrong with it, by the name of the file."""
+"""Reading a package: every single defect is rejected with a message that names the file."""
 
 import json
 import pickle
@@ -35,7 +35,7 @@ MAPS_OF = [
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package of a few hundred bytes: the reader looks at digests, never inside."""
+    """A package of a few hundred bytes with dummy files: the reader checks only digests."""
     folder = tmp_path / "package"
     folder.mkdir()
     for name in FILES:
@@ -72,14 +72,14 @@ def seal(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(manifest.sealed().content())
 
 
-def refusal(folder: Path) -> str:
+def error_message(folder: Path) -> str:
     with pytest.raises(ArtifactError) as caught:
         read(folder)
     return str(caught.value)
 
 
 def edit(folder: Path, change: Callable[[dict], object]) -> None:
-    """Rewrites the manifest in its own spelling, its old sha256 left in."""
+    """Rewrites the manifest in canonical form with its old sha256."""
     path = folder / MANIFEST
     fields = json.loads(path.read_bytes())
     change(fields)
@@ -90,7 +90,7 @@ def test_a_fitted_package_is_accepted(fitted):
     assert read(fitted.artifact.path).manifest.labels == fitted.artifact.manifest.labels
 
 
-def test_a_fitted_package_is_refused_after_any_flipped_byte(fitted, tmp_path):
+def test_a_fitted_package_is_rejected_after_any_flipped_byte(fitted, tmp_path):
     seed = 20260101
     dice = random.Random(seed)
     folder = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
@@ -98,8 +98,8 @@ def test_a_fitted_package_is_refused_after_any_flipped_byte(fitted, tmp_path):
         name = dice.choice(EVERY_FILE)
         place, mask = dice.randrange((folder / name).stat().st_size), dice.randrange(1, 256)
         flip(folder / name, place, mask)
-        told = refused(folder)
-        assert told.startswith(str(folder / name)), f"seed {seed}, flip {number}: {name}[{place}] ^ {mask}: {told!r}"
+        message = refused(folder)
+        assert message.startswith(str(folder / name)), f"seed {seed}, flip {number}: {name}[{place}] ^ {mask}: {message!r}"
         flip(folder / name, place, mask)
     assert read(folder).manifest == fitted.artifact.manifest
 
@@ -120,7 +120,7 @@ def refused(folder: Path) -> str:
     return "accepted"
 
 
-def test_what_is_read_is_what_was_sealed(package):
+def test_the_manifest_is_read_back_unchanged(package):
     artifact = read(package)
     assert (artifact.path, artifact.manifest.labels) == (package, ("bag", "coat", "dress"))
 
@@ -128,59 +128,59 @@ def test_what_is_read_is_what_was_sealed(package):
 @pytest.mark.parametrize("name", EVERY_FILE)
 def test_a_missing_file_is_named(package, name):
     (package / name).unlink()
-    assert f"{package / name} is missing" in refusal(package)
+    assert f"{package / name} is missing" in error_message(package)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_longer_file_is_named(package, name):
     with (package / name).open("ab") as file:
         file.write(b"\0")
-    assert f"{package / name} has " in refusal(package)
+    assert f"{package / name} has " in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
-def test_a_cut_file_is_named(package, name):
+def test_a_truncated_file_is_named(package, name):
     content = (package / name).read_bytes()
     (package / name).write_bytes(content[:-1])
-    assert str(package / name) in refusal(package)
+    assert str(package / name) in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
 def test_an_emptied_file_is_named(package, name):
     (package / name).write_bytes(b"")
-    assert str(package / name) in refusal(package)
+    assert str(package / name) in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
 def test_one_replaced_byte_is_named(package, name):
     flip(package / name, 100, 1)
-    assert str(package / name) in refusal(package)
+    assert str(package / name) in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
-def test_a_link_in_place_of_a_file_is_refused(package, tmp_path, name):
+def test_a_link_instead_of_a_file_is_rejected(package, tmp_path, name):
     elsewhere = tmp_path / "elsewhere"
     shutil.move(package / name, elsewhere)
     (package / name).symlink_to(elsewhere)
-    assert str(package / name) in refusal(package)
+    assert str(package / name) in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
-def test_a_folder_in_place_of_a_file_is_refused(package, name):
+def test_a_directory_instead_of_a_file_is_rejected(package, name):
     (package / name).unlink()
     (package / name).mkdir()
-    assert str(package / name) in refusal(package)
+    assert str(package / name) in error_message(package)
 
 
 @pytest.mark.parametrize("name", ["custom_objects.pkl", ".DS_Store", "manifest.json~", "café.txt"])
 def test_an_extra_file_is_named(package, name):
     (package / name).write_bytes(b"\x80\x04.")
-    assert f"{package / name} is not in the manifest" in refusal(package)
+    assert f"{package / name} is not in the manifest" in error_message(package)
 
 
-def test_an_extra_folder_is_named(package):
+def test_an_extra_directory_is_named(package):
     (package / "__pycache__").mkdir()
-    assert str(package / "__pycache__") in refusal(package)
+    assert str(package / "__pycache__") in error_message(package)
 
 
 @pytest.mark.parametrize(
@@ -201,13 +201,13 @@ def test_an_extra_folder_is_named(package):
         lambda fields: fields["files"].update({"../outside": {"sha256": "0" * 64, "bytes": 1}}),
     ],
 )
-def test_an_edited_manifest_is_refused(package, change):
+def test_an_edited_manifest_is_rejected(package, change):
     edit(package, change)
-    assert str(package / MANIFEST) in refusal(package)
+    assert str(package / MANIFEST) in error_message(package)
 
 
 @pytest.mark.parametrize(
-    "respell",
+    "rewrite",
     [
         lambda content: content + b"\n",
         lambda content: b" " + content,
@@ -218,76 +218,76 @@ def test_an_edited_manifest_is_refused(package, change):
         lambda content: json.dumps(json.loads(content)).encode(),
     ],
 )
-def test_a_manifest_of_equal_meaning_but_other_bytes_is_refused(package, respell):
+def test_a_manifest_in_non_canonical_form_is_rejected(package, rewrite):
     path = package / MANIFEST
-    path.write_bytes(respell(path.read_bytes()))
-    assert str(path) in refusal(package)
+    path.write_bytes(rewrite(path.read_bytes()))
+    assert str(path) in error_message(package)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"{}", b"not json", b"\xff\xfe\x00", b"[" * 100_000, b"\x80\x04}."])
-def test_a_manifest_that_is_none_is_refused(package, content):
+def test_an_invalid_manifest_is_rejected(package, content):
     (package / MANIFEST).write_bytes(content)
-    assert f"{package / MANIFEST} is not a Graft manifest" in refusal(package)
+    assert f"{package / MANIFEST} is not a Graft manifest" in error_message(package)
 
 
 @pytest.mark.parametrize(("found", "shown"), [(1, "1"), (2, "2"), (3, "3"), (5, "5"), (0, "0"), ("3", "'3'"), (None, "None")])
-def test_another_format_is_named_beside_ours(package, found, shown):
+def test_an_unsupported_format_version_is_named(package, found, shown):
     edit(package, lambda fields: fields.update(format=found))
-    assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT}" in refusal(package)
+    assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT}" in error_message(package)
 
 
-def test_even_a_sealed_manifest_cannot_name_files_of_its_own(package):
+def test_a_manifest_with_a_valid_digest_cannot_list_other_files(package):
     path = package / MANIFEST
     manifest = Manifest.model_validate_json(path.read_bytes())
     files = {**manifest.files, "../outside": manifest.files["README.md"]}
     path.write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
-    assert f"{path} promises the wrong files (../outside)" in refusal(package)
+    assert f"{path} lists the wrong files (../outside)" in error_message(package)
 
 
-def test_an_absent_folder_is_refused(tmp_path):
-    assert f"{tmp_path / 'nowhere'} is not a package" in refusal(tmp_path / "nowhere")
+def test_a_missing_directory_is_rejected(tmp_path):
+    assert f"{tmp_path / 'nowhere'} is not a package" in error_message(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_package(package):
-    assert f"{package / MANIFEST} is not a package" in refusal(package / MANIFEST)
+def test_a_file_is_not_a_package(package):
+    assert f"{package / MANIFEST} is not a package" in error_message(package / MANIFEST)
 
 
-def test_an_empty_folder_is_no_package(tmp_path):
-    assert f"{tmp_path / MANIFEST} is missing" in refusal(tmp_path)
+def test_an_empty_directory_is_not_a_package(tmp_path):
+    assert f"{tmp_path / MANIFEST} is missing" in error_message(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["with spaces", "käse-чай-🧦", "a'b\"c"])
-def test_a_package_may_move_to_any_path(package, tmp_path, name):
+def test_a_package_can_be_at_any_path(package, tmp_path, name):
     moved = package.rename(tmp_path / name)
     assert read(moved).manifest.name == "clothes"
 
 
-def test_a_link_to_a_whole_package_is_followed(package, tmp_path):
+def test_a_link_to_a_package_directory_is_followed(package, tmp_path):
     (tmp_path / "latest").symlink_to(package, target_is_directory=True)
     assert read(tmp_path / "latest").manifest.name == "clothes"
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"labels": ("bag", "coat")}, "there are 2 labels, but 3 thresholds"),
-        ({"multilabel": True}, "several labels an image need a threshold each"),
-        ({"calibration": {"set_threshold": None}}, "one label an image needs a threshold for its prediction set"),
+        ({"multilabel": True}, "every label of a multilabel model needs a threshold"),
+        ({"calibration": {"set_threshold": None}}, "a multiclass model needs a set_threshold"),
         ({"calibration": {"outlier_k": 0}}, "calibration.outlier_k"),
         ({"calibration": {"outlier_threshold": 3}}, "calibration.outlier_threshold"),
     ],
 )
-def test_a_calibration_that_does_not_fit_is_refused_even_if_sealed(package, changes, told):
+def test_an_inconsistent_calibration_is_rejected_despite_a_valid_digest(package, changes, message):
     path = package / MANIFEST
     manifest = Manifest.model_validate_json(path.read_bytes())
     if "calibration" in changes:
         changes = {"calibration": manifest.calibration.model_copy(update=changes["calibration"])}
     path.write_bytes(manifest.model_copy(update=changes).sealed().content())
-    assert told in refusal(package)
+    assert message in error_message(package)
 
 
-def test_a_package_of_the_first_format_says_which_graft_reads_it(package):
-    """What was written first: no calibration, no neighbours."""
+def test_format_1_is_rejected(package):
+    """Format 1 has no calibration and no neighbors."""
     (package / "neighbours.npz").unlink()
     (package / "thumbnails.npz").unlink()
     path = package / MANIFEST
@@ -295,46 +295,46 @@ def test_a_package_of_the_first_format_says_which_graft_reads_it(package):
     del fields["calibration"], fields["multilabel"], fields["files"]["neighbours.npz"], fields["files"]["thumbnails.npz"]
     fields["format"] = 1
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 1; this Graft reads format 4. Install the Graft it names." in refusal(package)
+    assert f"{path} has format 1; this Graft reads format 4. Install a matching Graft version." in error_message(package)
 
 
-def test_a_package_of_the_second_format_says_which_graft_reads_it(package):
-    """What was written next: no thumbnails, and nobody knew whether the network is pooled."""
+def test_format_2_is_rejected(package):
+    """Format 2 has no thumbnails and no `pooled` field."""
     (package / "thumbnails.npz").unlink()
     path = package / MANIFEST
     fields = json.loads(path.read_bytes())
     del fields["files"]["thumbnails.npz"], fields["backbone"]["pooled"]
     fields["format"] = 2
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 2; this Graft reads format 4. Install the Graft it names." in refusal(package)
+    assert f"{path} has format 2; this Graft reads format 4. Install a matching Graft version." in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)
-def test_a_file_that_may_not_be_read_is_named(package, name):
+def test_an_unreadable_file_is_named(package, name):
     (package / name).chmod(0o200)
-    told = as_nobody(package, lambda: read(package))
-    assert told == f"ArtifactError: {package / name} cannot be read: Permission denied."
+    message = as_nobody(package, lambda: read(package))
+    assert message == f"ArtifactError: {package / name} cannot be read: Permission denied."
 
 
-def test_a_package_that_may_only_be_read_is_accepted(package):
+def test_a_read_only_package_is_accepted(package):
     for path in (*package.iterdir(), package):
         path.chmod(0o444 if path.is_file() else 0o555)
     assert as_nobody(package, lambda: read(package)) == ""
 
 
-def test_a_pickle_in_place_of_the_weights_is_refused_by_name(package):
+def test_a_pickle_instead_of_the_weights_is_rejected(package):
     n_bytes = (package / WEIGHTS).stat().st_size
     (package / WEIGHTS).write_bytes(pickle.dumps(print).ljust(n_bytes, b"\0"))
-    assert f"{package / WEIGHTS} has sha256 " in refusal(package)
+    assert f"{package / WEIGHTS} has sha256 " in error_message(package)
 
 
 @pytest.mark.parametrize(("sees", "pooled", "maps"), MAPS_OF)
-def test_maps_are_named_in_the_order_of_the_heads_columns(sees, pooled, maps):
+def test_map_outputs_are_in_the_order_of_the_head_columns(sees, pooled, maps):
     facts = {"name": "tiny", "weights": "", "license": "", "sha256": "", "width": 8, "stages": {1: 4, 3: 6}}
     found = Backbone(**facts, sees=sees, pooled=pooled).maps
     assert list(found.items()) == maps
 
 
-def test_a_manifest_that_is_sealed_twice_stays_the_same(package):
+def test_adding_the_digest_twice_changes_nothing(package):
     manifest = read(package).manifest
     assert manifest.sealed() == manifest

@@ -1,4 +1,4 @@
-"""Settings from the environment."""
+"""Settings read from the environment."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from graft.service.imaging.preprocess import ImageLimits
 from graft.service.settings import Settings, SettingsError
 
 
-def test_nothing_set_means_the_defaults():
+def test_an_empty_environment_gives_the_defaults():
     assert Settings.from_environment({}) == Settings()
 
 
@@ -30,30 +30,30 @@ def test_a_variable_sets_its_setting(variable, value, name, expected):
     assert getattr(Settings.from_environment({variable: value}), name) == expected
 
 
-def test_outside_a_bento_the_latest_runs_package_is_served():
+def test_the_default_package_outside_a_bento_is_the_latest_run():
     assert Settings().package == Path("runs/latest/package")
 
 
-def test_other_peoples_variables_are_none_of_ours():
+def test_variables_without_the_prefix_are_ignored():
     assert Settings.from_environment({"PATH": "/bin", "BENTOML_HOME": "/b", "GRAFTED": "1"}) == Settings()
 
 
-def test_the_cache_of_training_is_not_a_mistake():
+def test_graft_cache_is_accepted():
     assert Settings.from_environment({"GRAFT_CACHE": "/cache"}) == Settings()
 
 
 @pytest.mark.parametrize(
-    ("variable", "told"),
+    ("variable", "message"),
     [
         ("GRAFT_MAX_BODY_BYTE", "GRAFT_MAX_BODY_BYTE is not a setting of Graft. Did you mean GRAFT_MAX_BODY_BYTES?"),
         ("GRAFT_DEVCE", "GRAFT_DEVCE is not a setting of Graft. Did you mean GRAFT_DEVICE?"),
         ("GRAFT_ZZZ", "GRAFT_ZZZ is not a setting of Graft."),
     ],
 )
-def test_an_unknown_variable_is_refused_with_the_nearest_name(variable, told):
+def test_an_unknown_variable_is_rejected_with_a_suggestion(variable, message):
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({variable: "1"})
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(variable, told):
         ("GRAFT_READ_DEADLINE_S", "0"),
     ],
 )
-def test_an_impossible_value_is_told_with_its_variable(variable, value):
+def test_an_invalid_value_is_reported_with_its_variable(variable, value):
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({variable: value})
     assert str(caught.value).startswith(f"{variable}={value}: ")
 
 
-def test_every_limit_is_shown_with_its_value_and_its_variable():
+def test_every_limit_is_listed_with_its_value_and_variable():
     settings = Settings(max_body_bytes=1000, queue_deadline_s=1.5)
     assert [(limit.name, limit.value, limit.setting) for limit in settings.limits()] == [
         ("max_body_bytes", 1000, "GRAFT_MAX_BODY_BYTES"),
@@ -103,38 +103,38 @@ def test_every_limit_is_shown_with_its_value_and_its_variable():
 KEY = "a key of enough characters"
 
 
-def test_a_key_comes_from_the_environment_and_is_never_shown():
+def test_the_key_is_read_from_the_environment_and_never_shown():
     settings = Settings.from_environment({"GRAFT_API_KEY": KEY})
     assert settings.key == KEY
     assert KEY not in repr(settings) + str(settings.limits()) + settings.model_dump_json()
 
 
-def test_a_key_comes_from_a_file_without_its_line_end(tmp_path):
+def test_the_key_file_is_stripped_of_its_newline(tmp_path):
     (tmp_path / "key").write_text(f"{KEY}\n")
     assert Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "key")}).key == KEY
 
 
-def test_no_key_means_that_anybody_may_ask():
+def test_the_default_is_no_key():
     assert Settings().key is None
 
 
 @pytest.mark.parametrize("key", ["", "short", "x" * 15])
-def test_a_key_that_can_be_guessed_is_refused_without_being_told(key):
+def test_a_short_key_is_rejected_without_printing_it(key):
     with pytest.raises(SettingsError, match="at least 16 characters") as caught:
         Settings.from_environment({"GRAFT_API_KEY": key})
     assert not key or key not in str(caught.value)
 
 
-def test_a_key_file_that_is_missing_is_named(tmp_path):
+def test_a_missing_key_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match="nothing cannot be read"):
         Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "nothing")})
 
 
-def test_two_keys_are_refused(tmp_path):
+def test_key_and_key_file_together_are_rejected(tmp_path):
     (tmp_path / "key").write_text(KEY)
     with pytest.raises(SettingsError, match="both set"):
         Settings.from_environment({"GRAFT_API_KEY": KEY, "GRAFT_API_KEY_FILE": str(tmp_path / "key")})
 
 
-def test_images_are_judged_by_the_settings():
+def test_image_limits_come_from_the_settings():
     assert Settings(max_pixels=1, max_side=2, max_aspect=3, max_scans=4).image_limits == ImageLimits(1, 2, 3, 4)

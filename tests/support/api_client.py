@@ -1,4 +1,4 @@
-"""What the tests of the routes share: the routes mounted, ways to spell a request, and what every problem must have."""
+"""Shared by the tests of the routes: the ASGI app without BentoML, request bodies, and checks of problem responses."""
 
 import base64
 import threading
@@ -21,12 +21,12 @@ from graft.service.scheduling.predictor import Pipeline
 from graft.service.settings import Settings
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=cut"}
-PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
+PATIENCE = 30  # seconds until a hanging test fails
 JSON = {"Content-Type": "application/json"}
 
 
 class HeldEngine:
-    """A network that answers only once `go` is set."""
+    """An engine that blocks until `release` is set."""
 
     device, precision, lanes, max_batch = "cpu", "f32", 1, 1
 
@@ -44,7 +44,7 @@ class HeldEngine:
 
 @contextmanager
 def mounted(model: Model | None, **settings: Any) -> Iterator[Gate]:
-    """The service without BentoML: the gate and every route behind it; without a model, one that is still loading."""
+    """The service without BentoML: middleware and all routes; without a model, it acts as if still loading."""
     serving = Serving()
     serving.use(Settings(**settings))
     if model is not None:
@@ -59,7 +59,7 @@ def mounted(model: Model | None, **settings: Any) -> Iterator[Gate]:
 
 @contextmanager
 def listening(model: Model | None, **settings: Any) -> Iterator[int]:
-    """The same on a port, over our own protocol: yields the port."""
+    """The same on a TCP port, with Graft's HTTP protocol; yields the port."""
     with mounted(model, **settings) as app:
         protocol = type("Bound", (Protocol,), {"serving": app.serving, "routes": table()})
         server = uvicorn.Server(uvicorn.Config(app, http=protocol, port=0, log_level="critical", lifespan="off"))
@@ -77,23 +77,25 @@ def listening(model: Model | None, **settings: Any) -> Iterator[int]:
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Where BentoML would be."""
+    """Stands in for the BentoML app."""
     if scope["type"] == "lifespan":
         return await Starlette()(scope, receive, send)
-    raise AssertionError("nothing but its schema may reach BentoML")
+    raise AssertionError("only requests for the schema may reach BentoML")
 
 
 def text(encoded: bytes) -> str:
+    """Base64, as in JSON request bodies."""
     return base64.b64encode(encoded).decode()
 
 
 def form(encoded: bytes, name: str = "image") -> bytes:
+    """A multipart body with one file; goes with the header `BOUNDARY`."""
     head = f'--cut\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'
     return head.encode() + encoded + b"\r\n--cut--\r\n"
 
 
 def problem(response: Any, status: int, code: str) -> dict[str, Any]:
-    """The problem of a response, once everything that every problem must have is there."""
+    """Check the fields that every problem response must have; return its JSON."""
     assert response.headers["Content-Type"] == "application/problem+json"
     fields = response.json()
     assert (response.status_code, fields["status"], fields["code"]) == (status, status, code)

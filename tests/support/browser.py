@@ -1,8 +1,8 @@
-"""What the tests of the page share: Chromium, the page before the real routes, and ways to ask it.
+"""Shared by the tests of the page: Chromium, the page served with the real routes, and helpers to use it.
 
-What a heat map and thumbnails look like on the wire is answered here, with the fields of the contract; all else is the
-service's own answer. Every test ends with three more: nothing was asked of another origin, no script failed, and the page's
-security policy had nothing to refuse.
+Responses with heat maps and thumbnails are stubbed here, with the fields of the API; all other responses come from the
+service. After every test, `visit` also checks that the page sent no request to another origin, that no script failed, and
+that nothing violated the content security policy.
 """
 
 import base64
@@ -18,8 +18,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 PATIENCE_MS = 30_000
-MAP = [[1.0, 0.0, 0.0], [0.0, 0.0, -0.5]]  # the top left speaks for the label, the bottom right against it
-# Chromium itself writes a line about every answer from 400 on; those answers are what some tests ask for.
+MAP = [[1.0, 0.0, 0.0], [0.0, 0.0, -0.5]]  # top left is evidence for the label, bottom right against it
+# Chromium logs an error for every response of 400 and above; some tests cause such responses on purpose.
 NO_ERROR = "Failed to load resource"
 
 Visit = Callable[..., Page]
@@ -27,16 +27,16 @@ Visit = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def site(model) -> Iterator[str]:
-    """The address of the page, before the real routes."""
+    """URL of the page, served with the real routes."""
     with listening(model) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, with a camera that shows a test picture."""
+    """Chromium with a fake camera."""
     if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("Debian's chromium is not installed")
+        pytest.skip("chromium is not installed")
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *camera])
@@ -46,16 +46,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser, site) -> Iterator[Visit]:
-    """Opens the page: `visit(color_scheme="dark")`; `prepare` gets it before it is loaded."""
-    asked: list[str] = []
+    """Opens the page: `visit(color_scheme="dark")`; `prepare` is called with it before it loads."""
+    requested: list[str] = []
     errors: list[str] = []
     contexts = []
 
-    def opened(prepare: Callable[[Page], None] = lambda page: None, **context: Any) -> Page:
+    def open_page(prepare: Callable[[Page], None] = lambda page: None, **context: Any) -> Page:
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
         page.set_default_timeout(PATIENCE_MS)
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
         page.route("**/v1/explain?*", lambda route: route.fulfill(json=explanation()))
@@ -64,16 +64,11 @@ def visit(browser, site) -> Iterator[Visit]:
         page.goto(site)
         return page
 
-    yield opened
+    yield open_page
     for context in contexts:
         context.close()
-    assert [url for url in asked if not url.startswith((site, f"blob:{site}", "data:image/jpeg;base64,"))] == []
+    assert [url for url in requested if not url.startswith((site, f"blob:{site}", "data:image/jpeg;base64,"))] == []
     assert [error for error in errors if not error.startswith(NO_ERROR)] == []
-
-
-@pytest.fixture(scope="module")
-def shirt(clothes) -> bytes:
-    return clothes[6][1]
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +98,8 @@ def neighbours(**changed: Any) -> list[dict[str, Any]]:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "teal").save(file, "JPEG")
     thumbnail = base64.b64encode(file.getvalue()).decode()
-    near = {"labels": ["shirt"], "thumbnail": thumbnail}
-    return [near | {"path": f"train/shirt/{n}.png", "distance": n / 10} | changed for n in range(1, 6)]
+    neighbor = {"labels": ["shirt"], "thumbnail": thumbnail}
+    return [neighbor | {"path": f"train/shirt/{n}.png", "distance": n / 10} | changed for n in range(1, 6)]
 
 
 def pick(page: Page, content: bytes, name: str = "photo.png", kind: str = "image/png") -> None:
@@ -112,7 +107,7 @@ def pick(page: Page, content: bytes, name: str = "photo.png", kind: str = "image
 
 
 def answered(page: Page, content: bytes) -> Page:
-    """The page with the answer to an image, and all that is shown beside it."""
+    """Upload an image and wait for the predictions, neighbors and heat map."""
     pick(page, content)
     expect(page.locator(".bars li").first).to_be_visible()
     expect(page.locator("#neighbours li")).to_have_count(5)
@@ -121,7 +116,7 @@ def answered(page: Page, content: bytes) -> Page:
 
 
 def shown(page: Page) -> list[tuple[str, str]]:
-    """The labels with their percentages, as they stand there."""
+    """The displayed labels and percentages."""
     expect(page.locator(".bars li").first).to_be_visible()
     labels, numbers = page.locator(".bars .label"), page.locator(".bars .number")
     return list(zip(labels.all_text_contents(), numbers.all_text_contents(), strict=True))
@@ -132,7 +127,7 @@ def worded(chance: float) -> str:
 
 
 def said(model: Any, content: bytes) -> list[tuple[str, str]]:
-    return [(label, worded(chance)) for label, chance in model.classify(content, 5).ranked]
+    return [(label, worded(probability)) for label, probability in model.classify(content, 5).ranked]
 
 
 def problem(page: Page, title: str) -> Locator:
@@ -142,7 +137,7 @@ def problem(page: Page, title: str) -> Locator:
 
 
 def changed(fields: dict[str, Any]) -> Callable[[Page], None]:
-    """The real answer of a route, with some fields changed."""
+    """A route handler that returns the real response with some fields changed."""
 
     def answer(route: Route) -> None:
         response = route.fetch()
@@ -152,8 +147,8 @@ def changed(fields: dict[str, Any]) -> Callable[[Page], None]:
 
 
 def guarded(route: Route) -> None:
-    """The service as it would be with the key `a-secret`."""
+    """A route handler that requires the API key `a-secret`."""
     if route.request.headers.get("authorization") == "Bearer a-secret":
         return route.fallback()
-    fields = {"title": "A key is needed", "status": 401, "detail": "Send one.", "code": "unauthorized", "request_id": "r1"}
+    fields = {"title": "API key required", "status": 401, "detail": "Send one.", "code": "unauthorized", "request_id": "r1"}
     return route.fulfill(status=401, json=fields, content_type="application/problem+json")

@@ -1,8 +1,8 @@
-"""Children of a decoder that do what an image says, for tests of what no real image can be made to do.
+"""Decode workers that perform an action named in the image bytes, for failures that no real image can cause.
 
-Give `ACTORS` to `Decoder` as its command, or put it into a pipeline by
-`monkeypatch.setattr("graft.service.scheduling.image_queue.Decoder", partial(Decoder, command=ACTORS))`. What `act` returns goes behind any real
-image, which is then what a sniff sees. Pixels are black, and as wide as the file is long.
+Give `ACTORS` to `DecoderPool` as its command, or patch it into a predictor with
+`monkeypatch.setattr("graft.service.scheduling.image_queue.DecoderPool", partial(DecoderPool, command=ACTORS))`. Append the
+result of `act` to a real image, so that its format is detected. Pixels are black; the reported width is the file's length.
 """
 
 import sys
@@ -39,7 +39,7 @@ def perform(encoded, preprocessing, limits):
     if word == "lie":
         for descriptor in range(3, 16):
             try:
-                os.write(descriptor, b"no message of ours" * 9)
+                os.write(descriptor, b"not a valid message" * 9)
             except OSError:
                 pass
     if word == "break":
@@ -55,9 +55,9 @@ ACTORS = (sys.executable, "-c", _PROGRAM)
 
 
 def act(what: str, behind: bytes = b"") -> bytes:
-    """What makes a child sleep, hold FOLDER (until there is a file `go` in it), die, crash, burn, eat BYTES, lie or break.
+    """Bytes that make a worker sleep, hold FOLDER (until it contains a file `go`), die, crash, burn, eat BYTES, lie or break.
 
     Args:
-        behind: the image that it looks like.
+        behind: a real image to append the action to.
     """
     return behind + b"ACT " + what.encode()

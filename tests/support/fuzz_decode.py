@@ -1,6 +1,6 @@
-"""Mutates images as long as it is told, and fails on anything but an ImageError. Not a test by itself: test_fuzz.py runs it.
+"""Fuzzes image decoding and fails on any exception but ImageError. Run by tests/security/test_fuzz_decode.py.
 
-python tests/fuzz_decode.py -runs=5000 SEEDS    libFuzzer's arguments; the folder SEEDS is filled if it is empty
+python tests/support/fuzz_decode.py -runs=5000 SEEDS    libFuzzer arguments; an empty folder SEEDS is filled with seeds
 """
 
 import sys
@@ -20,23 +20,23 @@ from types import SimpleNamespace
 
 from hostile_corpus import corpus
 
-LIMITS = ImageLimits(max_pixels=4_000_000)  # so that one run is fast
+LIMITS = ImageLimits(max_pixels=4_000_000)  # keeps a single run fast
 RECIPE = SimpleNamespace(resize=36, crop=32, fit="crop", interpolation="bicubic")
 MOST_SEED_BYTES = 2**14
 
 
 def once(encoded: bytes) -> None:
-    """What a server and its child do with an image."""
+    """Check and decode one image, as server and decode worker do."""
     try:
         check(sniff(encoded), LIMITS)
-        found = preprocess.decode(encoded, RECIPE, LIMITS)
+        decoded = preprocess.decode(encoded, RECIPE, LIMITS)
     except ImageError:
         return
-    assert found.pixels.shape == (32, 32, 3)
+    assert decoded.pixels.shape == (32, 32, 3)
 
 
 def plant(folder: Path) -> None:
-    """The corpus' small files as seeds."""
+    """Write the small files of the hostile corpus as seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         return
@@ -46,11 +46,11 @@ def plant(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # No mutation gets a checksum right; without them it is the chunks that are tried, and not only their sums.
+    # Mutations break the checksums; without this, the fuzzer would never get past them.
     PngImagePlugin.ChunkStream.crc = lambda stream, _cid, _content: stream.fp.read(4)
     warnings.simplefilter("ignore")
-    for word in sys.argv[1:]:
-        if not word.startswith("-"):
-            plant(Path(word))
+    for argument in sys.argv[1:]:
+        if not argument.startswith("-"):
+            plant(Path(argument))
     atheris.Setup(sys.argv, once)
     atheris.Fuzz()

@@ -1,4 +1,4 @@
-"""Files written byte by byte, for whatever no honest program writes."""
+"""Builds image files byte by byte, including invalid ones that no normal program writes."""
 
 import io
 import struct
@@ -10,8 +10,8 @@ from PIL import Image
 
 def saved(image: Image.Image | np.ndarray, format: str = "PNG", **settings: object) -> bytes:
     file = io.BytesIO()
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture.save(file, format, **settings)
+    pil_image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    pil_image.save(file, format, **settings)
     return file.getvalue()
 
 
@@ -29,14 +29,14 @@ def png(*chunks: bytes) -> bytes:
 
 
 def zeros(n_bytes: int) -> bytes:
-    """So many zeros, compressed without ever being there at once."""
-    packer, piece = zlib.compressobj(1), bytes(2**20)
-    packed = [packer.compress(piece[: min(2**20, n_bytes - start)]) for start in range(0, n_bytes, 2**20)]
-    return b"".join([*packed, packer.flush()])
+    """`n_bytes` zeros, zlib-compressed in chunks so that they are never all in memory."""
+    compressor, chunk_bytes = zlib.compressobj(1), bytes(2**20)
+    compressed = [compressor.compress(chunk_bytes[: min(2**20, n_bytes - start)]) for start in range(0, n_bytes, 2**20)]
+    return b"".join([*compressed, compressor.flush()])
 
 
 def grey_png(width: int, height: int, *extra: bytes, data: bytes | None = None) -> bytes:
-    """A black picture, with any chunks between its header and its pixels."""
+    """A black grayscale PNG, with optional chunks between header and pixels."""
     pixels = zeros((width + 1) * height) if data is None else data
     return png(ihdr(width, height), *extra, chunk(b"IDAT", pixels))
 
@@ -48,7 +48,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 _QUANTS = segment(0xDB, b"\0" + b"\1" * 64)
-# One code each, a single 0 bit: of the DC table "no difference", of the AC tables "the band ends".
+# One code per table, a single 0 bit: "no difference" in the DC table, "end of band" in the AC table.
 _CODES = segment(0xC4, b"\0\1" + bytes(15) + b"\0" + b"\x10\1" + bytes(15) + b"\0")
 
 
@@ -66,24 +66,24 @@ def jpeg(*parts: bytes) -> bytes:
 
 
 def progressive(width: int, height: int, n_scans: int, between: bytes = b"") -> bytes:
-    """A JPEG that goes over the whole picture again and again; 10 bytes are enough for a scan without any data.
+    """A progressive JPEG with many scans of the whole image; a scan without data takes only 10 bytes.
 
     Args:
-        between: what stands behind the first scan.
+        between: bytes inserted after the first scan.
     """
-    # The first scan is the DC's, which every other needs; then the AC's, over and over.
+    # The first scan is the DC scan, which all others need; then the AC scan, repeated.
     blocks = ((width + 7) // 8) * ((height + 7) // 8)
     first = scan(last=0, data=bytes(blocks // 8 + 1)) + between
     return jpeg(frame(width, height, 0xC2), first, scan(first=1) * (n_scans - 1))
 
 
 def gif(width: int, height: int, *blocks: bytes) -> bytes:
-    """With a palette of two colours."""
+    """A GIF with a palette of two colors."""
     return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + b"".join(blocks) + b";"
 
 
 def gif_frame(width: int, height: int, left: int = 0, top: int = 0, data: bytes = b"\2\2\x44\1\0") -> bytes:
-    """By default with the data of a single pixel."""
+    """One GIF frame, by default with the data of a single pixel."""
     return b"," + struct.pack("<HHHHB", left, top, width, height, 0) + data
 
 
@@ -93,7 +93,7 @@ def webp(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def vp8l(width: int, height: int) -> bytes:
-    """The header of a lossless picture, and next to nothing behind it."""
+    """The header of a lossless WebP image, with almost no data."""
     return b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes(9)
 
 
@@ -102,8 +102,8 @@ def vp8x(width: int, height: int, flags: int = 0) -> bytes:
 
 
 def bmp(width: int, height: int, bits: int = 24, compression: int = 0, data: bytes = b"", colours: int = 0) -> bytes:
-    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, colours, 0)
-    return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + head + data
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, colours, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + header + data
 
 
 def os2_bmp(width: int, height: int, data: bytes = b"") -> bytes:
@@ -111,7 +111,7 @@ def os2_bmp(width: int, height: int, data: bytes = b"") -> bytes:
 
 
 def tiff(entries: list[tuple[int, int, int, int]], following: int = 0) -> bytes:
-    """Little-endian: a directory of (tag, type, count, value), and where the next one stands."""
+    """A little-endian TIFF: one directory of (tag, type, count, value) and the offset of the next directory."""
     fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + fields + struct.pack("<I", following)
 
@@ -121,5 +121,5 @@ def exif(*entries: tuple[int, int, int, int], following: int = 0) -> bytes:
 
 
 def boxed(brand: bytes, *others: bytes) -> bytes:
-    """The beginning of HEIC, AVIF, MP4 and their kin."""
+    """The start of an ISO base media file, such as HEIC, AVIF or MP4."""
     return struct.pack(">I", 16 + 4 * len(others)) + b"ftyp" + brand + bytes(4) + b"".join(others) + bytes(32)

@@ -1,6 +1,6 @@
-"""Files that were made to hurt, to fool or to confuse, and what each must be told: BAD-INPUTS' rows 1 to 67.
+"""Hostile and unusual image files with their expected status and code: rows 1 to 67 of BAD-INPUTS.
 
-Everything is generated from one seed; nothing is downloaded, and no binary file lies in the repository.
+All files are generated from a fixed seed; nothing is downloaded, and the repository contains no binary files.
 """
 
 import functools
@@ -42,7 +42,7 @@ OTHERS = ("TIFF", "AVIF")
 
 @dataclass(frozen=True)
 class Case:
-    """A file, and the status and code of its answer; no code if it is answered like any other image."""
+    """A file with the expected status and problem code; the code is None if the file is accepted."""
 
     content: bytes
     status: int
@@ -75,7 +75,7 @@ def passes(content: bytes) -> Case:
 
 @functools.cache
 def corpus() -> dict[str, Case]:
-    """Every file by its name."""
+    """All files by name."""
     return (
         {"empty": Case(b"", 422, "empty_image")}
         | _cut()
@@ -89,7 +89,7 @@ def corpus() -> dict[str, Case]:
 
 
 def _noise(channels: int = 3) -> np.ndarray:
-    """Pixels that cannot be compressed, so that every part of a file matters: uint8 (60, 80, channels)."""
+    """Incompressible noise, so that every part of the file matters: uint8 (60, 80, channels)."""
     return np.random.default_rng(20260101).integers(0, 256, (60, 80, channels), dtype=np.uint8)
 
 
@@ -99,41 +99,41 @@ def _scene() -> np.ndarray:
 
 
 def _cut() -> dict[str, Case]:
-    """Rows 2 to 23: files that end too early."""
-    whole = {format: saved(_noise(), format) for format in (*ACCEPTED, *OTHERS)}
+    """Rows 2 to 23: truncated files."""
+    encoded_images = {format: saved(_noise(), format) for format in (*ACCEPTED, *OTHERS)}
     magic = {"JPEG": 2, "PNG": 7, "WEBP": 11, "GIF": 5, "BMP": 1}
-    cases = {f"{format} cut in its magic": foreign(whole[format][:end]) for format, end in magic.items()}
-    for format, encoded in whole.items():
-        refused = corrupt if format in ACCEPTED else foreign
-        cases[f"{format} cut in its header"] = refused(encoded[:20])
-        cases[f"{format} cut in half"] = refused(encoded[: len(encoded) // 2])
-        cases[f"{format} without its last twentieth"] = refused(encoded[: len(encoded) * 19 // 20])
-    photo = whole["JPEG"]
-    size = photo.index(b"\xff\xc0") + 5
+    cases = {f"{format} cut in its magic": foreign(encoded_images[format][:end]) for format, end in magic.items()}
+    for format, encoded in encoded_images.items():
+        rejected = corrupt if format in ACCEPTED else foreign
+        cases[f"{format} cut in its header"] = rejected(encoded[:20])
+        cases[f"{format} cut in half"] = rejected(encoded[: len(encoded) // 2])
+        cases[f"{format} without its last twentieth"] = rejected(encoded[: len(encoded) * 19 // 20])
+    photo = encoded_images["JPEG"]
+    size_offset = photo.index(b"\xff\xc0") + 5
     return cases | {
         "JPEG of nothing but its magic": corrupt(photo[:3]),
         "JPEG cut and closed": fine(photo[: len(photo) // 2] + EOI),
-        "JPEG that claims more rows than it has": fine(photo[:size] + struct.pack(">H", 90) + photo[size + 2 :]),
+        "JPEG that claims more rows than it has": fine(photo[:size_offset] + struct.pack(">H", 90) + photo[size_offset + 2 :]),
         "JPEG without an end": corrupt(photo[:-2]),
     }
 
 
 def _flipped(encoded: bytes, share: float) -> bytes:
-    place = int(share * len(encoded))
-    return encoded[:place] + bytes([encoded[place] ^ 0x10]) + encoded[place + 1 :]
+    offset = int(share * len(encoded))
+    return encoded[:offset] + bytes([encoded[offset] ^ 0x10]) + encoded[offset + 1 :]
 
 
 def _changed() -> dict[str, Case]:
-    """Rows 24 and 28: flipped bytes, and files that are two things at once."""
-    whole = {format: saved(_noise(), format) for format in ACCEPTED}
+    """Rows 24 and 28: flipped bytes, and polyglot files."""
+    encoded_images = {format: saved(_noise(), format) for format in ACCEPTED}
     page, archive = b"<script>alert(1)</script>", b"PK\x03\x04" + bytes(40)
-    cases = {f"{format} that is a web page too": fine(encoded + page) for format, encoded in whole.items()}
-    cases |= {f"{format} that is a ZIP too": fine(encoded + archive) for format, encoded in whole.items()}
+    cases = {f"{format} that is also a web page": fine(encoded + page) for format, encoded in encoded_images.items()}
+    cases |= {f"{format} that is also a ZIP": fine(encoded + archive) for format, encoded in encoded_images.items()}
     return cases | {
-        "PNG with a flipped byte": corrupt(_flipped(whole["PNG"], 0.5)),
-        "PNG with a flipped byte in its header": corrupt(_flipped(whole["PNG"], 30 / len(whole["PNG"]))),
-        "JPEG with a flipped byte": fine(_flipped(whole["JPEG"], 0.5)),
-        "BMP with a flipped byte": fine(_flipped(whole["BMP"], 0.5)),
+        "PNG with a flipped byte": corrupt(_flipped(encoded_images["PNG"], 0.5)),
+        "PNG with a flipped byte in its header": corrupt(_flipped(encoded_images["PNG"], 30 / len(encoded_images["PNG"]))),
+        "JPEG with a flipped byte": fine(_flipped(encoded_images["JPEG"], 0.5)),
+        "BMP with a flipped byte": fine(_flipped(encoded_images["BMP"], 0.5)),
         "PNG with PHP in its text": fine(grey_png(40, 40, chunk(b"tEXt", b"Comment\0<?php system($_GET[0]); ?>"))),
     }
 
@@ -144,9 +144,9 @@ PICKLE = b"\x80\x04\x95\x05\0\0\0\0\0\0\0\x8c\x01a\x94."
 
 
 def _foreign() -> dict[str, Case]:
-    """Rows 25 to 27, 34, 36, 40, 45, 49, 64 and 65: other kinds of files, none of which is ever parsed."""
+    """Rows 25 to 27, 34, 36, 40, 45, 49, 64 and 65: unsupported file types, which must never be parsed."""
     scene = Image.fromarray(_scene())
-    ours = {format: saved(scene, format) for format in ("ICO", "TGA", "PPM", "DDS", "PCX", "JPEG2000", "EPS", "PDF")}
+    other_formats = {format: saved(scene, format) for format in ("ICO", "TGA", "PPM", "DDS", "PCX", "JPEG2000", "EPS", "PDF")}
     tiffs = {
         "in LAB": saved(scene.convert("RGB").convert("LAB"), "TIFF"),
         "in YCbCr": saved(scene.convert("YCbCr"), "TIFF"),
@@ -157,7 +157,7 @@ def _foreign() -> dict[str, Case]:
         "whose directory points to itself": tiff([(256, 4, 1, 40), (257, 4, 1, 40)], following=8),
     }
     texts = {
-        "text": b"hello, this is no picture",
+        "text": b"hello, this is not an image",
         "one zero": b"\0",
         "text that begins like a BMP": b"BMW makes cars, and this is no picture of one",
         "web page": b"<!DOCTYPE html><html><body><img src=x></body></html>",
@@ -184,15 +184,15 @@ def _foreign() -> dict[str, Case]:
     brands = {
         brand: boxed(brand.encode()) for brand in ("heic", "heix", "hevc", "mif1", "msf1", "avif", "avis", "mp42", "qt  ")
     }
-    cases = ours | {f"TIFF {name}": content for name, content in tiffs.items()} | texts
+    cases = other_formats | {f"TIFF {name}": content for name, content in tiffs.items()} | texts
     cases |= {f"box of brand {brand.strip()}": boxed(brand.encode()) for brand in brands}
     cases["AVIF that calls itself mif1"] = boxed(b"mif1", b"mif1", b"avif")
     return {name: foreign(content) for name, content in cases.items()}
 
 
 def _bombs() -> dict[str, Case]:
-    """Rows 29 to 38 and 59 to 63: small files that claim or unpack to very much, or to nothing."""
-    swollen = zeros(8 * 2**20)
+    """Rows 29 to 38 and 59 to 63: decompression bombs, and files that claim huge or zero sizes."""
+    bomb = zeros(8 * 2**20)
     return {
         "PNG of 400 million zeros": large(grey_png(20_000, 20_000)),
         "PNG that claims 60000x60000": large(grey_png(60_000, 60_000, data=b"")),
@@ -203,17 +203,17 @@ def _bombs() -> dict[str, Case]:
         "JPEG that claims 65500x65500": large(jpeg(frame(65_500, 65_500), scan())),
         "GIF with a screen of 65535x65535": large(gif(65_535, 65_535, gif_frame(1, 1))),
         "GIF whose first frame lies far outside": large(gif(9, 9, gif_frame(65_535, 65_535, 65_535, 65_535))),
-        "GIF whose first frame wants to be undone": large(gif(9, 9, b"!\xf9\4\x08\0\0\0\0", gif_frame(65_535, 65_535))),
+        "GIF with a disposal method in its first frame": large(gif(9, 9, b"!\xf9\4\x08\0\0\0\0", gif_frame(65_535, 65_535))),
         "WebP of 34 bytes that claims 12000x12000": large(webp((b"VP8L", vp8l(12_000, 12_000)))),
         "WebP with a canvas of 16 million squared": large(webp((b"VP8X", vp8x(2**24, 2**24)))),
         "WebP that claims 16383x16383": large(webp((b"VP8 ", b"\x10\0\0\x9d\x01\x2a" + b"\xff\x3f" * 2 + bytes(9)))),
         "BMP that claims 100000x100000": large(bmp(100_000, 100_000)),
-        "BMP from the top that claims 100000x100000": large(bmp(100_000, -100_000)),
+        "top-down BMP that claims 100000x100000": large(bmp(100_000, -100_000)),
         "BMP of a negative width": large(bmp(-40, 40)),
         "BMP of OS/2 that claims 65535x65535": large(os2_bmp(65_535, 65_535)),
-        "PNG with 8 MB of text in 8 KB": corrupt(grey_png(40, 40, chunk(b"zTXt", b"Comment\0\0" + swollen))),
-        "PNG with 8 MB of Unicode in 8 KB": corrupt(grey_png(40, 40, chunk(b"iTXt", b"Comment\0\1\0\0\0" + swollen))),
-        "PNG with 8 MB of profile in 8 KB": corrupt(grey_png(40, 40, chunk(b"iCCP", b"ICC\0\0" + swollen))),
+        "PNG with 8 MB of text in 8 KB": corrupt(grey_png(40, 40, chunk(b"zTXt", b"Comment\0\0" + bomb))),
+        "PNG with 8 MB of Unicode in 8 KB": corrupt(grey_png(40, 40, chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb))),
+        "PNG with 8 MB of profile in 8 KB": corrupt(grey_png(40, 40, chunk(b"iCCP", b"ICC\0\0" + bomb))),
         "PNG with ever more text": corrupt(grey_png(40, 40, chunk(b"zTXt", b"a\0\0" + zeros(2**20 - 9)) * 80)),
         "PNG that unpacks to more than it claims": fine(grey_png(40, 40, data=zeros(50 * 2**20))),
         "PNG without width and height": corrupt(grey_png(0, 0, data=b"")),
@@ -234,47 +234,47 @@ def _bombs() -> dict[str, Case]:
 
 
 def _passes() -> dict[str, Case]:
-    """Row 37: JPEGs that go over the picture again and again, and those that only look so."""
+    """Row 37: JPEGs with many scans, and files that only seem to have many."""
     photo, smooth = saved(_noise(), "JPEG"), saved(_scene(), "JPEG", progressive=True)
     many = scan() * 200
     thumbnail = segment(0xE1, b"Exif\0\0" + many)
     return {
-        "JPEG of 20,000 passes": passes(progressive(1000, 1000, 20_000)),
-        "JPEG of 101 passes": passes(progressive(40, 40, 101)),
-        "JPEG of 100 passes": fine(progressive(40, 40, 100)),
-        "JPEG that hides its passes behind a false end": passes(progressive(40, 40, 200, segment(0xFE, EOI))),
-        "JPEG that hides its passes behind padding": passes(progressive(40, 40, 200, b"\xff" * 1000)),
-        "JPEG that is not progressive but comes in 200 passes": passes(jpeg(frame(40, 40, n_components=3), scan() * 200)),
-        "JPEG with passes in its thumbnail": fine(smooth[:2] + thumbnail + smooth[2:]),
-        "JPEG with passes in a comment between its own": fine(progressive(40, 40, 3, segment(0xFE, many))),
-        "JPEG with passes behind its end": fine(smooth + many),
-        "JPEG that is done after the first of its passes": corrupt(photo[:-2] + many + EOI),
-        "JPEG in a million pieces": corrupt(SOI + segment(0xFE, b"") * 1_000_000 + photo[2:]),
-        "JPEG in a million pieces between its passes": corrupt(progressive(40, 40, 3, segment(0xFE, b"") * 1_000_000)),
+        "JPEG with 20,000 scans": passes(progressive(1000, 1000, 20_000)),
+        "JPEG with 101 scans": passes(progressive(40, 40, 101)),
+        "JPEG with 100 scans": fine(progressive(40, 40, 100)),
+        "JPEG that hides its scans after a false end marker": passes(progressive(40, 40, 200, segment(0xFE, EOI))),
+        "JPEG that hides its scans after padding": passes(progressive(40, 40, 200, b"\xff" * 1000)),
+        "non-progressive JPEG with 200 scans": passes(jpeg(frame(40, 40, n_components=3), scan() * 200)),
+        "JPEG with scans in its thumbnail": fine(smooth[:2] + thumbnail + smooth[2:]),
+        "JPEG with scans in a comment between its own": fine(progressive(40, 40, 3, segment(0xFE, many))),
+        "JPEG with scans after its end": fine(smooth + many),
+        "JPEG that is complete after its first scan": corrupt(photo[:-2] + many + EOI),
+        "JPEG with a million segments": corrupt(SOI + segment(0xFE, b"") * 1_000_000 + photo[2:]),
+        "JPEG with a million segments between its scans": corrupt(progressive(40, 40, 3, segment(0xFE, b"") * 1_000_000)),
     }
 
 
 def _built() -> dict[str, Case]:
-    """Rows 38 to 42, 58 and more: what only a hand can write."""
+    """Rows 38 to 42, 58 and more: malformed structures written byte by byte."""
     black = chunk(b"IDAT", zeros(41 * 40))
-    photo, moving = saved(_scene(), "JPEG"), [Image.new("P", (40, 40), number % 2) for number in range(2)]
-    note, frames = b"!\xf9\4\0\0\0\0\0", gif_frame(1, 1)
-    loop = exif((0x8769, 4, 1, 8), (0x0112, 3, 1, 6), following=8)
+    photo, frames_of_two_colors = saved(_scene(), "JPEG"), [Image.new("P", (40, 40), number % 2) for number in range(2)]
+    control, frame_block = b"!\xf9\4\0\0\0\0\0", gif_frame(1, 1)
+    circular_exif = exif((0x8769, 4, 1, 8), (0x0112, 3, 1, 6), following=8)
     return {
         "PNG with 20,000 texts": fine(grey_png(40, 40, chunk(b"tEXt", b"Comment\0x") * 20_000)),
-        "PNG in a million pieces": corrupt(grey_png(40, 40, chunk(b"teXt", b"") * 800_000)),
-        "PNG with a million pieces behind its pixels": corrupt(grey_png(40, 40)[:-12] + chunk(b"teXt", b"") * 800_000),
+        "PNG with a million chunks": corrupt(grey_png(40, 40, chunk(b"teXt", b"") * 800_000)),
+        "PNG with a million chunks after its pixels": corrupt(grey_png(40, 40)[:-12] + chunk(b"teXt", b"") * 800_000),
         "PNG with two headers, the second of a bomb": corrupt(png(ihdr(40, 40), ihdr(30_000, 30_000), black)),
         "PNG whose header comes second": corrupt(png(chunk(b"tEXt", b"a\0b"), ihdr(40, 40), black)),
         "PNG of an unknown colour type": corrupt(png(ihdr(40, 40, colour=5), black)),
         "PNG of an unknown filter": corrupt(png(ihdr(2, 2), chunk(b"IDAT", zlib.compress(b"\x09\0\0" * 2)))),
         "PNG without pixels": corrupt(png(ihdr(40, 40))),
         "PNG with too few pixels, in good order": fine(png(ihdr(40, 40), chunk(b"IDAT", zeros(41 * 20)))),
-        "PNG that is no zlib": corrupt(png(ihdr(40, 40), chunk(b"IDAT", b"no zlib at all"))),
+        "PNG without a zlib stream": corrupt(png(ihdr(40, 40), chunk(b"IDAT", b"not zlib at all"))),
         "PNG with a palette of nothing": corrupt(png(ihdr(40, 40, colour=3), black)),
-        "PNG that says it moves": fine(grey_png(40, 40, chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)))),
+        "PNG that claims to be animated": fine(grey_png(40, 40, chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)))),
         "PNG interlaced": fine(png(ihdr(1, 1, interlaced=1), chunk(b"IDAT", zlib.compress(b"\0\0")))),
-        "JPEG whose EXIF goes in circles": fine(photo[:2] + segment(0xE1, loop) + photo[2:]),
+        "JPEG whose EXIF goes in circles": fine(photo[:2] + segment(0xE1, circular_exif) + photo[2:]),
         "JPEG whose EXIF claims a billion entries": fine(photo[:2] + segment(0xE1, exif((0x0112, 3, 2**30, 8))) + photo[2:]),
         "JPEG of 12 bits": corrupt(jpeg(frame(40, 40, 0xC1, bits=12), scan())),
         "JPEG of two components": corrupt(jpeg(frame(40, 40, n_components=2), scan())),
@@ -283,79 +283,79 @@ def _built() -> dict[str, Case]:
         "JPEG without tables": corrupt(SOI + frame(40, 40) + scan(data=bytes(9)) + EOI),
         "JPEG without pixels": corrupt(jpeg(frame(40, 40))),
         "JPEG without a frame": corrupt(jpeg(scan())),
-        "GIF of 10,000 frames": fine(gif(40, 40, note, frames, (note + frames) * 9_999)),
-        "GIF with a later frame larger than the first": fine(gif(40, 40, frames, gif_frame(60_000, 60_000))),
+        "GIF of 10,000 frames": fine(gif(40, 40, control, frame_block, (control + frame_block) * 9_999)),
+        "GIF with a later frame larger than the first": fine(gif(40, 40, frame_block, gif_frame(60_000, 60_000))),
         "GIF without a frame": corrupt(gif(40, 40)),
-        "GIF of a million empty notes": corrupt(gif(40, 40, b"!\xfe\0" * 1_000_000, frames)),
-        "GIF of a note in a million blocks": corrupt(gif(40, 40, b"!\xfe" + b"\1x" * 1_000_000 + b"\0", frames)),
+        "GIF with a million empty extensions": corrupt(gif(40, 40, b"!\xfe\0" * 1_000_000, frame_block)),
+        "GIF with an extension of a million blocks": corrupt(gif(40, 40, b"!\xfe" + b"\1x" * 1_000_000 + b"\0", frame_block)),
         "GIF of impossible codes": corrupt(gif(40, 40, gif_frame(40, 40, data=b"\x0d\2\xff\xff\0"))),
         "WebP whose canvas is not its picture's": corrupt(webp((b"VP8X", vp8x(40, 40)), (b"VP8L", vp8l(80, 80)))),
         "WebP of nothing but a canvas": corrupt(webp((b"VP8X", vp8x(40, 40)))),
-        "WebP that says it moves, and does not": corrupt(webp((b"VP8X", vp8x(40, 40, 2)), (b"ANIM", bytes(6)))),
+        "WebP that claims to be animated": corrupt(webp((b"VP8X", vp8x(40, 40, 2)), (b"ANIM", bytes(6)))),
         "WebP of an unknown chunk": corrupt(webp((b"JUNK", bytes(40)))),
-        "BMP that holds a PNG": corrupt(bmp(40, 40, compression=5, data=saved(moving[0]))),
+        "BMP that holds a PNG": corrupt(bmp(40, 40, compression=5, data=saved(frames_of_two_colors[0]))),
         "BMP of too few bytes": corrupt(bmp(4000, 4000, data=bytes(100))),
         "BMP with a palette of 4 billion": corrupt(bmp(40, 40, bits=8, colours=2**32 - 1)),
         "BMP of run lengths that jump ahead": fine(bmp(40, 40, bits=8, compression=1, colours=2, data=b"\0\2\xff\xff" * 99)),
     }
 
 
-STORED = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that a camera did, by orientation
+STORED = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose of the stored image, by EXIF orientation
 
 
 def _honest() -> dict[str, Case]:
-    """Rows 41 to 48, 50 to 60 and 66: unusual, but right."""
+    """Rows 41 to 48, 50 to 60 and 66: unusual but valid files."""
     scene = Image.fromarray(_scene())
     alpha = np.concatenate([_scene(), np.zeros((60, 80, 1), np.uint8)], axis=-1)
-    deep = np.arange(4800, dtype=np.uint16).reshape(60, 80) * 13
+    gray16 = np.arange(4800, dtype=np.uint16).reshape(60, 80) * 13
     cmyk = saved(scene.convert("CMYK"), "JPEG")
     adobe = cmyk.index(b"Adobe") + 11
     profile = bytes(2**23)
-    moving = [scene, Image.eval(scene, lambda value: 255 - value)]
+    animation = [scene, Image.eval(scene, lambda value: 255 - value)]
     cases = {
         "CMYK": cmyk,
         "YCCK": cmyk[:adobe] + b"\2" + cmyk[adobe + 1 :],
         "CMYK that is red": saved(Image.new("CMYK", (40, 40), (0, 255, 255, 0)), "JPEG"),
-        "16-bit grey": saved(deep),
+        "16-bit grey": saved(gray16),
         "16-bit colour": png(ihdr(40, 40, 16, 2), chunk(b"IDAT", zeros(241 * 40))),
         "16-bit grey with alpha": png(ihdr(40, 40, 16, 4), chunk(b"IDAT", zeros(161 * 40))),
         "16-bit colour with alpha": png(ihdr(40, 40, 16, 6), chunk(b"IDAT", zeros(321 * 40))),
         "palette of 2 colours": png(ihdr(40, 40, 1, 3), chunk(b"PLTE", b"\xff\0\0\0\xff\0"), chunk(b"IDAT", zeros(240))),
-        "palette that shows through": saved(scene.quantize(16), transparency=bytes(range(0, 256, 16))),
-        "GIF that shows through": saved(scene.quantize(16), "GIF", transparency=3),
-        "colour that shows through": saved(Image.new("RGB", (40, 40), (9, 8, 7)), transparency=(9, 8, 7)),
-        "grey that shows through": saved(Image.new("L", (40, 40), 77), transparency=77),
+        "palette with transparency": saved(scene.quantize(16), transparency=bytes(range(0, 256, 16))),
+        "GIF with transparency": saved(scene.quantize(16), "GIF", transparency=3),
+        "color with transparency": saved(Image.new("RGB", (40, 40), (9, 8, 7)), transparency=(9, 8, 7)),
+        "gray with transparency": saved(Image.new("L", (40, 40), 77), transparency=77),
         "invisible PNG": saved(alpha),
         "invisible WebP": saved(alpha, "WEBP", lossless=True),
         "invisible GIF": saved(Image.new("P", (40, 40), 1), "GIF", transparency=1),
         "progressive JPEG": saved(scene, "JPEG", progressive=True),
         "lossy WebP": saved(scene, "WEBP", quality=50),
-        "BMP from the top": bmp(40, -40, data=bytes(4800)),
+        "top-down BMP": bmp(40, -40, data=bytes(4800)),
         "BMP of OS/2": os2_bmp(40, 40, data=bytes(4800)),
-        "PNG with a profile of garbage": saved(scene, icc_profile=b"no profile at all"),
+        "PNG with a profile of garbage": saved(scene, icc_profile=b"not a profile"),
         "JPEG with a profile of 8 MB": saved(scene, "JPEG", icc_profile=profile),
-        "several JPEGs in one": saved(scene, "MPO", save_all=True, append_images=moving[1:]),
+        "several JPEGs in one": saved(scene, "MPO", save_all=True, append_images=animation[1:]),
     }
     for mode in ("1", "L", "LA", "P"):
         cases[f"PNG of mode {mode}"] = saved(scene.convert(mode))
     for format in ACCEPTED:
         cases[f"{format} of one pixel"] = saved(scene.crop((0, 0, 1, 1)), format)
     for format in ("GIF", "WEBP", "PNG"):
-        cases[f"{format} that moves"] = saved(moving[0], format, save_all=True, append_images=moving[1:])
+        cases[f"animated {format}"] = saved(animation[0], format, save_all=True, append_images=animation[1:])
     return {name: fine(content) for name, content in (cases | _turned(scene)).items()}
 
 
 def _turned(scene: Image.Image) -> dict[str, bytes]:
     cases = {}
-    for orientation, turn in STORED.items():
-        stored = scene if turn is None else scene.transpose(Image.Transpose(turn))
+    for orientation, transpose in STORED.items():
+        stored = scene if transpose is None else scene.transpose(Image.Transpose(transpose))
         for format in ("JPEG", "PNG", "WEBP"):
-            note = exif((0x0112, 3, 1, orientation))
-            cases[f"{format} of orientation {orientation}"] = saved(stored, format, exif=note)
+            exif_bytes = exif((0x0112, 3, 1, orientation))
+            cases[f"{format} of orientation {orientation}"] = saved(stored, format, exif=exif_bytes)
     for orientation in (0, 9, 99, 65_535):
         cases[f"JPEG of orientation {orientation}"] = saved(scene, "JPEG", exif=exif((0x0112, 3, 1, orientation)))
-    garbage = {"garbage": b"Exif\0\0garbage", "nothing": b"Exif\0\0", "a far directory": b"Exif\0\0II*\0\xff\xff\xff\xff"}
-    for name, note in garbage.items():
+    broken_exif = {"garbage": b"Exif\0\0garbage", "nothing": b"Exif\0\0", "a far directory": b"Exif\0\0II*\0\xff\xff\xff\xff"}
+    for name, exif_bytes in broken_exif.items():
         for format in ("JPEG", "PNG", "WEBP"):
-            cases[f"{format} with EXIF of {name}"] = saved(scene, format, exif=note)
+            cases[f"{format} with EXIF of {name}"] = saved(scene, format, exif=exif_bytes)
     return cases

@@ -1,4 +1,4 @@
-"""The service with a leak, which a soak must notice: ten kilobytes of every request stay for ever."""
+"""The service with a deliberate memory leak of 10 KB per request, which the soak test must detect."""
 
 from typing import Any, cast
 
@@ -8,16 +8,16 @@ from graft.service import app
 from graft.service.http import middleware
 from graft.service.http.exchange import Visit
 
-LEAK = 10_000  # bytes
+LEAK = 10_000  # bytes per request
 kept: list[bytes] = []
 
 
 class LeakyVisit(Visit):
-    """A visit that is not forgotten."""
+    """An exchange that leaks memory."""
 
     def __init__(self, *channel: Any) -> None:
         super().__init__(*channel)
-        kept.append(bytes([len(kept) % 255 + 1]) * LEAK)  # no zeros, which may cost nothing
+        kept.append(bytes([len(kept) % 255 + 1]) * LEAK)  # not zeros: pages of zeros may take no memory
 
 
 middleware.Visit = LeakyVisit  # type: ignore[misc]
@@ -25,7 +25,7 @@ middleware.Visit = LeakyVisit  # type: ignore[misc]
 
 @bentoml.service(name="graft", workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 class Leaky(app.Graft.inner):  # type: ignore[name-defined, misc]
-    """The same under another name, so that BentoML's worker finds it here."""
+    """The service under another name, so that BentoML's worker finds it in this module."""
 
 
 cast(bentoml.Service[Any], Leaky).add_asgi_middleware(middleware.Gate, serving=app.serving, routes=app.routes)

@@ -1,7 +1,8 @@
-"""A crowd of callers on real sockets: requests that come whether or not the server keeps up, each outcome on record.
+"""Load generator with real sockets: sends requests whether or not the server keeps up, and records each outcome.
 
-Open loop: arrivals are random, and a latency counts from the moment when its request was due. A crowd that waited for each
-answer before it asked again would hide what a stall costs everybody behind it. It runs in a process of its own.
+Open loop: arrivals are random, and latency counts from the time when a request was due. A closed loop, which waits for each
+response before the next request, would hide the effect of a stall on later requests (coordinated omission). Runs in a
+separate process.
 """
 
 import asyncio
@@ -17,20 +18,20 @@ from typing import Literal, NamedTuple
 import uvloop
 
 HOST = "127.0.0.1"
-FRESH_S = 2.0  # how long an idle connection is used again; the server closes it after five seconds
-PATIENCE_S = 60.0  # until an answer counts as lost
-LINGER_S = 0.02  # how long a caller who hangs up early has stayed
+FRESH_S = 2.0  # maximum idle time of a reused connection; the server closes it after five seconds
+PATIENCE_S = 60.0  # until a response counts as lost
+LINGER_S = 0.02  # how long a client waits before it disconnects early
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What one caller does.
+    """A request, and how the client behaves.
 
     Attributes:
-        kind: its name in the record.
-        request: every byte of it.
-        stays: until the answer has come; or only until the request has been sent, or half of it.
-        expects: what must stand in the body of an answer of 200.
+        kind: name in the record.
+        request: the complete request.
+        stays: "answer" waits for the response; "sent" and "half" disconnect after the request, or half of it, was sent.
+        expects: bytes that the body of a response with status 200 must contain.
     """
 
     kind: str
@@ -40,15 +41,15 @@ class Ask:
 
 
 class Outcome(NamedTuple):
-    """What came of one request.
+    """Outcome of one request.
 
     Attributes:
-        kind: the caller's.
-        due: seconds from the beginning until it was to be sent.
-        seconds: from then on until its last byte was there.
-        status: 0 if the connection ended without an answer, and for callers who hung up.
-        code: of the problem; "wrong" for an answer that does not hold what was expected; or "".
-        retry_after: the header, or "".
+        kind: that of the request.
+        due: scheduled send time, in seconds from the start.
+        seconds: time from `due` until the last byte of the response.
+        status: HTTP status; 0 if the connection ended without a response, or the client disconnected.
+        code: problem code; "wrong" if the body lacks the expected bytes; otherwise "".
+        retry_after: the Retry-After header, or "".
     """
 
     kind: str
@@ -60,10 +61,10 @@ class Outcome(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What came of many.
+    """Outcomes of one load.
 
     Attributes:
-        begun: on time.monotonic()'s clock, which all processes of a machine share.
+        started_at: time.monotonic() at the start; this clock is the same in all processes of a machine.
     """
 
     begun: float
@@ -71,96 +72,100 @@ class Record(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """So many requests a second, on average, for so long."""
+    """A period with an average number of requests per second."""
 
     rate: float
     seconds: float
 
 
 def post(path: str, body: bytes, headers: str = "") -> bytes:
-    """A whole request. `headers` is lines that each end with CR LF."""
+    """A complete request. Each line of `headers` ends with CR LF."""
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Callers in a process of their own, of one server."""
+    """Clients of one server, in a separate process."""
 
     port: int
     pool: ProcessPoolExecutor
 
     def offer(self, asks: Sequence[Ask], phases: Sequence[Phase], seed: int = 0) -> Future[Record]:
-        """Random ones of `asks` at random moments; done when every answer has come."""
+        """Open loop: send randomly chosen requests at random times; done when all responses have arrived."""
         return self.pool.submit(_run, _offer, self.port, asks, phases, seed)
 
     def keep(self, asks: Sequence[Ask], callers: int, seconds: float, seed: int = 0) -> Future[Record]:
-        """So many callers for so long, each of whom asks again as soon as it has an answer."""
+        """Closed loop: each client sends the next request as soon as it has a response."""
         return self.pool.submit(_run, _keep, self.port, asks, callers, seconds, seed)
 
     def each(self, asks: Sequence[Ask], callers: int) -> Future[Record]:
-        """Every one of `asks` once, by so many callers."""
+        """Send each request once, with several concurrent clients."""
         return self.pool.submit(_run, _each, self.port, asks, callers)
 
 
 @contextmanager
 def crowd(port: int) -> Iterator[Crowd]:
-    """Callers until the block ends."""
+    """Run a client process until the block ends."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         yield Crowd(port, pool)
 
 
 def _run(play: Callable[..., Awaitable[list[Outcome]]], port: int, *arguments: object) -> Record:
-    async def played() -> Record:
-        lines = _Lines(port)
-        record = Record(lines.begun, await play(lines, *arguments))
-        lines.close()
+    async def run_clients() -> Record:
+        pool = _Lines(port)
+        record = Record(pool.begun, await play(pool, *arguments))
+        pool.close()
         return record
 
-    return uvloop.run(played())
+    return uvloop.run(run_clients())
 
 
 async def _offer(lines: "_Lines", asks: Sequence[Ask], phases: Sequence[Phase], seed: int) -> list[Outcome]:
-    chance, callers = random.Random(seed), []
-    for due in _arrivals(phases, chance):
+    rng, tasks = random.Random(seed), []
+    for due in _arrivals(phases, rng):
         await asyncio.sleep(max(0.0, due - lines.now()))
-        callers.append(asyncio.create_task(lines.ask(chance.choice(asks), due)))
-    return list(await asyncio.gather(*callers))
+        tasks.append(asyncio.create_task(lines.ask(rng.choice(asks), due)))
+    return list(await asyncio.gather(*tasks))
 
 
 def _arrivals(phases: Sequence[Phase], chance: random.Random) -> Iterator[float]:
-    """Seconds from the beginning, of a Poisson process whose rate changes with the phases."""
-    begin = 0.0
+    """Arrival times in seconds, from a Poisson process with one rate per phase."""
+    phase_start = 0.0
     for phase in phases:
-        moment = begin + chance.expovariate(phase.rate)
-        while moment < begin + phase.seconds:
-            yield moment
-            moment += chance.expovariate(phase.rate)
-        begin += phase.seconds
+        arrival = phase_start + chance.expovariate(phase.rate)
+        while arrival < phase_start + phase.seconds:
+            yield arrival
+            arrival += chance.expovariate(phase.rate)
+        phase_start += phase.seconds
 
 
 async def _keep(lines: "_Lines", asks: Sequence[Ask], callers: int, seconds: float, seed: int) -> list[Outcome]:
-    chance, found = random.Random(seed), []
+    rng, outcomes = random.Random(seed), []
 
-    async def call() -> None:
+    async def run_client() -> None:
         while (now := lines.now()) < seconds:
-            found.append(await lines.ask(chance.choice(asks), now))
+            outcomes.append(await lines.ask(rng.choice(asks), now))
 
-    await asyncio.gather(*(call() for _ in range(callers)))
-    return found
+    await asyncio.gather(*(run_client() for _ in range(callers)))
+    return outcomes
 
 
 async def _each(lines: "_Lines", asks: Sequence[Ask], callers: int) -> list[Outcome]:
-    rest = iter(asks)  # which all callers share
+    remaining = iter(asks)  # shared by all clients
 
-    async def call() -> list[Outcome]:
-        return [await lines.ask(ask, lines.now()) for ask in rest]
+    async def run_client() -> list[Outcome]:
+        return [await lines.ask(request, lines.now()) for request in remaining]
 
-    return [outcome for found in await asyncio.gather(*(call() for _ in range(callers))) for outcome in found]
+    return [
+        outcome
+        for client_outcomes in await asyncio.gather(*(run_client() for _ in range(callers)))
+        for outcome in client_outcomes
+    ]
 
 
 class _Lines:
-    """The connections of one crowd; idle ones are used again."""
+    """Keeps idle connections for reuse."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -169,45 +174,45 @@ class _Lines:
         self.begun = time.monotonic()
 
     def now(self) -> float:
-        """Seconds from the beginning."""
+        """Seconds since the start."""
         return time.monotonic() - self.begun
 
     async def ask(self, ask: Ask, due: float) -> Outcome:
-        """One request, from when it was due."""
+        """Send one request and return its outcome."""
         try:
-            line = self._again() or (await self._loop.create_connection(_Line, HOST, self._port))[1]
+            connection = self._again() or (await self._loop.create_connection(_Line, HOST, self._port))[1]
             if ask.stays != "answer":
-                await line.leave(ask)
+                await connection.leave(ask)
                 return self._outcome(ask, due, None)
             async with asyncio.timeout(PATIENCE_S):
-                answer = await line.ask(ask.request)
-        except OSError:  # TimeoutError is one of them
+                response = await connection.ask(ask.request)
+        except OSError:  # includes TimeoutError
             return self._outcome(ask, due, None)
-        if answer.lasts:
-            line.idle_since = self.now()
-            self._idle.append(line)
+        if response.lasts:
+            connection.idle_since = self.now()
+            self._idle.append(connection)
         else:
-            line.transport.close()
-        return self._outcome(ask, due, answer)
+            connection.transport.close()
+        return self._outcome(ask, due, response)
 
     def close(self) -> None:
-        for line in self._idle:
-            line.transport.close()
+        for connection in self._idle:
+            connection.transport.close()
 
     def _again(self) -> "_Line | None":
         while self._idle:
-            line = self._idle.pop()
-            if not line.transport.is_closing() and self.now() - line.idle_since < FRESH_S:
-                return line
-            line.transport.close()
+            connection = self._idle.pop()
+            if not connection.transport.is_closing() and self.now() - connection.idle_since < FRESH_S:
+                return connection
+            connection.transport.close()
         return None
 
     def _outcome(self, ask: Ask, due: float, answer: "_Answer | None") -> Outcome:
         seconds = self.now() - due
         if answer is None:
             return Outcome(ask.kind, due, seconds, 0, "", "")
-        wrong = answer.status == 200 and ask.expects not in answer.body
-        return Outcome(ask.kind, due, seconds, answer.status, "wrong" if wrong else answer.code, answer.retry_after)
+        unexpected = answer.status == 200 and ask.expects not in answer.body
+        return Outcome(ask.kind, due, seconds, answer.status, "wrong" if unexpected else answer.code, answer.retry_after)
 
 
 class _Answer(NamedTuple):
@@ -215,11 +220,11 @@ class _Answer(NamedTuple):
     code: str
     retry_after: str
     body: bytes
-    lasts: bool  # whether the connection does
+    lasts: bool  # whether the connection stays open
 
 
 class _Line(asyncio.Protocol):
-    """One connection, and the answer that it waits for."""
+    """One connection and its pending response."""
 
     transport: asyncio.Transport
     idle_since = 0.0
@@ -232,24 +237,24 @@ class _Line(asyncio.Protocol):
         self.transport = transport
 
     async def ask(self, request: bytes) -> _Answer:
-        """The answer. Raises OSError if there is none."""
+        """Send a request and wait for the response. Raises OSError if the connection is lost."""
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await self._answer
 
     async def leave(self, ask: Ask) -> None:
-        """Hangs up early."""
+        """Send the request, or half of it, and disconnect early."""
         self.transport.write(ask.request if ask.stays == "sent" else ask.request[: len(ask.request) // 2])
         await asyncio.sleep(LINGER_S)
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self._answer is None:  # nobody asked: it is being hung up on, or left behind
+        if self._answer is None:  # no pending request: an early disconnect, or an unexpected response
             self.transport.close()
-        elif (answer := _whole(self._received)) and not self._answer.done():
+        elif (response := _whole(self._received)) and not self._answer.done():
             self._received = b""
-            self._answer.set_result(answer)
+            self._answer.set_result(response)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
@@ -257,7 +262,7 @@ class _Line(asyncio.Protocol):
 
 
 def _whole(received: bytes) -> _Answer | None:
-    """The answer, once all of it is there."""
+    """Parse the response; None while it is incomplete."""
     head, end, body = received.partition(b"\r\n\r\n")
     if not end:
         return None
@@ -266,5 +271,5 @@ def _whole(received: bytes) -> _Answer | None:
     if len(body) < int(headers["content-length"]):
         return None
     code = body.partition(b'"code":"')[2].partition(b'"')[0].decode()
-    lasts = headers.get("connection", "").lower() != "close"
-    return _Answer(int(lines[0].split()[1]), code, headers.get("retry-after", ""), body, lasts)
+    keep_alive = headers.get("connection", "").lower() != "close"
+    return _Answer(int(lines[0].split()[1]), code, headers.get("retry-after", ""), body, keep_alive)

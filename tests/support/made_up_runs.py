@@ -1,4 +1,4 @@
-"""Made-up runs with something to tell, for the tests of the pages; and how a browser would read a page."""
+"""Fake runs with content in every section, for tests of the report pages, and an HTML parser for the pages."""
 
 import hashlib
 import io
@@ -15,60 +15,61 @@ from graft.training.visualization.gallery import Answers
 
 FINDINGS = (
     Finding("wrong-extension", "note", "2 files are not what their names say: a.jpg, b.jpg", ("a.jpg", "b.jpg")),
-    Finding("leak", "error", "one image to learn from and held out: x/1.png, y/1.png", ("x/1.png", "y/1.png"), ("x/1.png",),
+    Finding("leak", "error", "duplicates across train and test: x/1.png, y/1.png", ("x/1.png", "y/1.png"), ("x/1.png",),
             "--drop-duplicates"),
     Finding("near-duplicate", "warning", "3 images look the same", ("x/2.png", "x/3.png", "x/4.png")),
 )  # fmt: skip
 
 
 def around(value: float, half: float = 0.05) -> Estimate:
+    """An estimate with a symmetric confidence interval."""
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
 def picture(path: str) -> bytes:
-    """A photo that is different for each path, as a JPEG of 200x150 pixels."""
+    """A JPEG of 200x150 pixels, different for each path."""
     seed = int.from_bytes(hashlib.sha256(path.encode("utf-8", "replace")).digest()[:4], "big")
-    colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    colors = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(colours).resize((200, 150), Image.Resampling.BICUBIC).save(file, "JPEG")
+    Image.fromarray(colors).resize((200, 150), Image.Resampling.BICUBIC).save(file, "JPEG")
     return file.getvalue()
 
 
 def made_up_answers(n: int, n_labels: int, multilabel: bool) -> Answers:
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(n, n_labels)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(n, n_labels)).astype(np.float32)
     if multilabel:
-        truth = tuple(tuple(np.flatnonzero(row).tolist()) for row in random.random((n, n_labels)) < 0.3)
-        for row, own in enumerate(truth):
+        truth = tuple(tuple(np.flatnonzero(row).tolist()) for row in rng.random((n, n_labels)) < 0.3)
+        for row, labels_of_row in enumerate(truth):
             logits[row] -= 1.5
-            logits[row, list(own)] += 3
+            logits[row, list(labels_of_row)] += 3
         probabilities = 1 / (1 + np.exp(-logits))
     else:
         truth = tuple((row % n_labels,) for row in range(n))
         logits[np.arange(n), np.arange(n) % n_labels] += 3
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     paths = tuple(f"test/{row:05d}.jpg" for row in range(n))
-    return Answers(paths, truth, probabilities, random.random(n).astype(np.float32))
+    return Answers(paths, truth, probabilities, rng.random(n).astype(np.float32))
 
 
 def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bool) -> Evaluation:
     confusion = np.zeros((len(labels), len(labels)), int)
-    for own, said in zip(answers.truth, answers.probabilities.argmax(axis=1), strict=True):
-        confusion[own[0] if own else 0, said] += 1
+    for true_labels, predicted in zip(answers.truth, answers.probabilities.argmax(axis=1), strict=True):
+        confusion[true_labels[0] if true_labels else 0, predicted] += 1
     metrics = (
         ("map", "micro_f1", "exact_match", "log_loss")
         if multilabel
         else ("accuracy", "top5", "log_loss", "ece_before", "ece_after")
     )
-    share = around(0.84)
+    estimate = around(0.84)
     scores = tuple(
         LabelScores(
             label=label,
             support=len(answers.paths) // len(labels),
             precision=around(0.7 + 0.3 * index / len(labels)),
-            recall=None if index == 1 else share,
+            recall=None if index == 1 else estimate,
             f1=around(0.75 + 0.2 * index / len(labels)),
-            average_precision=share if multilabel else None,
+            average_precision=estimate if multilabel else None,
             threshold=0.4 if index else None,
         )
         for index, label in enumerate(labels)
@@ -84,7 +85,7 @@ def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bo
         n=len(answers.paths),
         multilabel=multilabel,
         temperature=1.37,
-        metrics=dict.fromkeys(metrics, share),
+        metrics=dict.fromkeys(metrics, estimate),
         labels=scores,
         confusion=None if multilabel else tuple(map(tuple, confusion.tolist())),
         reliability_before=overconfident,
@@ -98,15 +99,18 @@ def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bo
 
 
 def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> render.Story:
-    """A story with something in every section."""
+    """A report with content in every section."""
     answers = made_up_answers(n, len(labels), multilabel)
-    better, level = "really better: +8.8 points (+5.9 to +11.6)", "+0.9 points (-0.4 to +2.1): not really better"
-    rungs = (
-        Rung(strategy="probe", validation=around(0.82), seconds=12.4, kept=True, verdict="the first rung, always tried"),
-        Rung(strategy="stages", validation=around(0.83), seconds=8.1, kept=False, verdict=level),
-        Rung(strategy="finetune", validation=around(0.91, 0.03), seconds=312, kept=True, verdict=better),
+    significant, not_significant = (
+        "significantly better: +8.8 points (+5.9 to +11.6)",
+        "+0.9 points (-0.4 to +2.1): not significant",
     )
-    choices = (render.Choice("epochs", "8", True), render.Choice("strategy", "auto", False))
+    attempts = (
+        Rung(strategy="probe", validation=around(0.82), seconds=12.4, kept=True, verdict="always trained first"),
+        Rung(strategy="stages", validation=around(0.83), seconds=8.1, kept=False, verdict=not_significant),
+        Rung(strategy="finetune", validation=around(0.91, 0.03), seconds=312, kept=True, verdict=significant),
+    )
+    config = (render.Choice("epochs", "8", True), render.Choice("strategy", "auto", False))
     return render.Story(
         name="clothes",
         created="2026-11-21 10:41 UTC",
@@ -120,14 +124,14 @@ def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> 
         package="runs/clothes-20261121-104154/package",
         evaluation=made_up_evaluation(labels, answers, multilabel),
         answers=answers,
-        repeat=render.Repeat("graft fit clothes/ --seed 3", choices, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
-        left_out={"x/1.png": "duplicate", "x/9.png": "The image is damaged or cut off."},
+        repeat=render.Repeat("graft fit clothes/ --seed 3", config, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
+        left_out={"x/1.png": "duplicate", "x/9.png": "The image is damaged or truncated."},
         findings=FINDINGS,
-        rungs=rungs,
+        rungs=attempts,
         quadrant=Quadrant(
             large=False,
             different=True,
-            sentence="the data are small and different from ImageNet: a probe on stage3 is the best",
+            sentence="the dataset is small and different from ImageNet: a probe on stage3 has the lowest log-loss",
         ),
         epochs=tuple(Epoch(k, 1.2 / k, 0.3 + 1 / k, 0.91 - 0.1 / k) for k in range(1, 9)),
         suspects=(Suspect("train/7.jpg", labels[0], labels[1], 0.973), Suspect("train/8.jpg", labels[1], labels[0], 0.991)),
@@ -136,7 +140,7 @@ def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> 
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and the text."""
+    """A parsed page: elements with their attributes, and the text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -155,4 +159,4 @@ class Page(HTMLParser):
         return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
 
     def count(self, tag: str) -> int:
-        return sum(found == tag for found, _ in self.elements)
+        return sum(name == tag for name, _ in self.elements)

@@ -1,8 +1,8 @@
-"""Starts a server where there is no network but the machine's own, asks it about images, and stops it.
+"""Starts a server without network access except loopback, sends requests, and stops it.
 
-    python alone.py PORT COMMAND... < IMAGE    (below `unshare --net` where nobody else's network shall be reachable)
+    python offline_server.py PORT COMMAND... < IMAGE    (under `unshare --net`, to make other networks unreachable)
 
-Prints one JSON object: `answer` to /v1/classify, `model`, the exit `code`, and what was `said`.
+Prints one JSON object: the `answer` of /v1/classify, the `model`, the exit `code`, and the `log`.
 """
 
 import fcntl
@@ -30,8 +30,8 @@ def main() -> None:
         answer = _ask(urllib.request.Request(f"{url}/v1/classify", data=image, headers={"Content-Type": "image/png"}))
         model = _ask(f"{url}/v1/model")
         server.send_signal(signal.SIGTERM)
-        said = server.communicate(timeout=PATIENCE)[0]
-    print(json.dumps({"answer": answer, "model": model, "code": server.returncode, "said": said}))
+        log = server.communicate(timeout=PATIENCE)[0]
+    print(json.dumps({"answer": answer, "model": model, "code": server.returncode, "log": log}))
 
 
 def _raise_loopback() -> None:

@@ -1,4 +1,4 @@
-"""What was trained, with answers to other held-out images than its run's own, for the tests of what is packaged."""
+"""A trained model with predictions for other validation and test images than those of its run, for tests of packaging."""
 
 import dataclasses
 
@@ -12,11 +12,11 @@ from graft.training.strategies.trained_model import Trained
 
 
 def answering(trained: Trained, dataset: Dataset, splits: Splits) -> Trained:
-    """Asks the network itself, image by image."""
+    """Replace the validation and test predictions by those of the network for the given splits."""
 
-    def asked(samples: tuple[Sample, ...]) -> Answered:
-        said = [trained.network(decode(dataset.read(one), trained.preprocessing).pixels[None]) for one in samples]
-        logits, vectors = (np.concatenate([getattr(one, name) for one in said]) for name in ("logits", "vectors"))
+    def predict(samples: tuple[Sample, ...]) -> Answered:
+        outputs = [trained.network(decode(dataset.read(sample), trained.preprocessing).pixels[None]) for sample in samples]
+        logits, vectors = (np.concatenate([getattr(output, name) for output in outputs]) for name in ("logits", "vectors"))
         return Answered(logits, vectors, dataset.targets(samples))
 
-    return dataclasses.replace(trained, validation=asked(splits.validation), test=asked(splits.test))
+    return dataclasses.replace(trained, validation=predict(splits.validation), test=predict(splits.test))

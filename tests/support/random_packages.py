@@ -1,4 +1,4 @@
-"""Packages of other backbones than the sample's, with random weights and random heads, for the tests of what is seen."""
+"""Packages of other backbones with random weights and random heads, for tests of explanations and feature maps."""
 
 import dataclasses
 import json
@@ -28,37 +28,37 @@ Pack = Callable[[str, str], model.Model]
 
 
 def packer(fitted: Result, folder: Path) -> Pack:
-    """Makes them, each once, from what a run on the sample left: `pack("resnet18", "all")`."""
+    """Return a cached function that creates packages, based on a run on the sample: `pack("resnet18", "all")`."""
     dataset = scan(SAMPLE)
 
     @cache
-    def packed(name: str, sees: str) -> model.Model:
+    def create_package(name: str, sees: str) -> model.Model:
         if not (folder / f"{name}-64").exists():
             export_backbone(Choice(name, "none"), folder / name, 64, 64)
-        card = json.loads((folder / f"{name}-64" / onnx_cache.CARD).read_text())
-        exported = onnx_cache.Exported(folder=folder / f"{name}-64", **card)
-        facts, random = exported.backbone.model_copy(update={"sees": sees}), np.random.default_rng(0)
-        width = onnx_cache.columns(facts)[sees].stop - onnx_cache.columns(facts)[sees].start
-        weight, bias = random.normal(size=(10, width)) / 10, random.normal(size=10)
+        metadata = json.loads((folder / f"{name}-64" / onnx_cache.CARD).read_text())
+        exported = onnx_cache.Exported(folder=folder / f"{name}-64", **metadata)
+        backbone, rng = exported.backbone.model_copy(update={"sees": sees}), np.random.default_rng(0)
+        width = onnx_cache.columns(backbone)[sees].stop - onnx_cache.columns(backbone)[sees].start
+        weight, bias = rng.normal(size=(10, width)) / 10, rng.normal(size=10)
         head = linear_probe.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
         graph = Graph(exported.graph, lanes=1)
 
         def network(batch: np.ndarray) -> Outputs:
-            said = graph(batch)
-            seen = [said[onnx_cache.STAGES], said["vectors"]] if sees == "all" else [said["vectors"]]
-            return Outputs(head(np.concatenate(seen, axis=1)), said["vectors"])
+            outputs = graph(batch)
+            features = [outputs[onnx_cache.STAGES], outputs["vectors"]] if sees == "all" else [outputs["vectors"]]
+            return Outputs(head(np.concatenate(features, axis=1)), outputs["vectors"])
 
         trained = dataclasses.replace(
             fitted.trained,
-            backbone=facts,
+            backbone=backbone,
             preprocessing=exported.preprocessing,
             network=network,
             graph=linear_probe.with_head(exported.graph, head, sees),
             weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-            neighbours=calibration.neighbours_of(dataset.samples[:40], random.normal(size=(40, facts.width))),
+            neighbours=calibration.neighbours_of(dataset.samples[:40], rng.normal(size=(40, backbone.width))),
         )
         splits = Splits(*[dataset.samples[:8]] * 3)
-        written = writer.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{sees}")
-        return model.load(written.path, "cpu", precision="f32")
+        artifact = writer.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{sees}")
+        return model.load(artifact.path, "cpu", precision="f32")
 
-    return packed
+    return create_package

@@ -1,4 +1,4 @@
-"""What Schemathesis must know that no schema can say: which bytes are an image, and which are one for this model."""
+"""Schemathesis hooks for what the schema cannot express: valid image bytes and the labels of this model."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""A real `bentoml serve` as its operator has it: its processes by what they are, and what it says."""
+"""Runs a real `bentoml serve` and gives access to its processes by role, and to its log."""
 
 import os
 import socket
@@ -18,18 +18,18 @@ import psutil
 
 from graft.training.pipelines.serve import ROOT, environment
 
-PATIENCE_S = 120.0  # until a hung test fails; never reached otherwise
+PATIENCE_S = 120.0  # until a hanging test fails
 SERVICE = "graft.service.app:Graft"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Operated:
-    """A server that was started.
+    """A running server.
 
     Attributes:
-        command: `bentoml serve` itself, which starts the worker, and another one if that dies.
-        port: where it listens.
+        command: the `bentoml serve` process, which starts the worker and replaces it if it dies.
+        port: TCP port.
     """
 
     command: subprocess.Popen[bytes]
@@ -41,41 +41,41 @@ class Operated:
         return f"http://127.0.0.1:{self.port}"
 
     def said(self) -> str:
-        """Everything up to now."""
+        """The log output so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def processes(self) -> list[psutil.Process]:
-        """All of it, the command first."""
+        """All processes, the command first."""
         command = psutil.Process(self.command.pid)
         return [command, *command.children(recursive=True)]
 
     def worker(self) -> psutil.Process:
-        """The process that holds the model."""
+        """The worker process, which runs the model."""
         return eventually(lambda: next(iter(self._named("_bentoml_impl.worker.service")), None))
 
     def nursery(self) -> psutil.Process:
-        """The process that decoders are forked from."""
+        """The fork server of the decode workers."""
         worker = self.worker()
-        return eventually(lambda: next((one for one in self._decoding() if one.ppid() == worker.pid), None))
+        return eventually(lambda: next((process for process in self._decoding() if process.ppid() == worker.pid), None))
 
     def decoders(self) -> list[psutil.Process]:
-        """The processes that decode."""
-        nursery = self.nursery()
-        return [one for one in self._decoding() if one.ppid() == nursery.pid]
+        """The decode workers."""
+        parent = self.nursery()
+        return [process for process in self._decoding() if process.ppid() == parent.pid]
 
     def _decoding(self) -> list[psutil.Process]:
         return self._named("graft.service.decoding.worker")
 
     def _named(self, module: str) -> list[psutil.Process]:
-        found = []
+        matching = []
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 if module in process.cmdline():
-                    found.append(process)
-        return found
+                    matching.append(process)
+        return matching
 
     def status(self, path: str) -> int | None:
-        """What a GET is answered with now; None if nobody answers."""
+        """Status of a GET request; None without a response."""
         try:
             with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as response:
                 return int(response.status)
@@ -87,16 +87,16 @@ class Operated:
 
 @contextmanager
 def operating(package: Path, service: str = SERVICE, **settings: str) -> Iterator[Operated]:
-    """`bentoml serve` on a free port, in a process group of its own; from ready until the block ends, if not before."""
+    """Run `bentoml serve` on a free port in a new process group; yields when it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = {**environment(package, port), **settings}
+    env = {**environment(package, port), **settings}
     command = [sys.executable, "-m", "bentoml", "serve", service, "--port", str(port)]
     with TemporaryDirectory() as folder:
-        log = Path(folder, "said")
-        with log.open("wb") as said:
-            process = subprocess.Popen(command, cwd=ROOT, env=given, stdout=said, stderr=said, start_new_session=True)
+        log = Path(folder, "log")
+        with log.open("wb") as log_file:
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log_file, stderr=log_file, start_new_session=True)
         server = Operated(process, port, log)
         try:
             eventually(lambda: process.poll() is not None or server.status("/readyz") == 200)
@@ -109,14 +109,14 @@ def operating(package: Path, service: str = SERVICE, **settings: str) -> Iterato
 
 
 def eventually(look: Callable[[], T | None]) -> T:
-    """What is seen once there is something to see."""
+    """Poll until the function returns a true value; return that value."""
     deadline = time.monotonic() + PATIENCE_S
-    while not (seen := look()):
+    while not (value := look()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return seen
+    return value
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether none of them runs any more, soon."""
+    """Wait for the processes to exit; False on timeout."""
     return not psutil.wait_procs(processes, PATIENCE_S)[1]

@@ -1,4 +1,4 @@
-"""Work done by somebody without rights, for tests that root runs: root may read and write everywhere."""
+"""Runs code as an unprivileged user, for tests that run as root, which ignores file permissions."""
 
 import os
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def as_nobody(reachable: Path, work: Callable[[], object]) -> str:
-    """The error that work ends with for somebody without rights, as `Type: text`; "" for none."""
-    for above in (reachable, *reachable.parents):
-        if above.stat().st_uid == os.geteuid():
-            above.chmod(above.stat().st_mode | 0o055)
+    """Run `work` as user 65534; return its error as `Type: text`, or ""."""
+    for folder in (reachable, *reachable.parents):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o055)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -19,7 +19,7 @@ def as_nobody(reachable: Path, work: Callable[[], object]) -> str:
                 os.setgid(65534)
                 os.setuid(65534)
             work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        except Exception as error:  # noqa: BLE001 - any error is reported
             os.write(write, f"{type(error).__name__}: {error}".encode())
         finally:
             os._exit(0)

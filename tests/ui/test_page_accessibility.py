@@ -1,4 +1,4 @@
-"""The page for every kind of visitor: keyboard and screen reader, light and dark, phone and desk, with and without motion."""
+"""Accessibility of the page: keyboard, screen reader, color schemes, window widths, and reduced motion."""
 
 import browser as browsing
 import pytest
@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 site, browser, visit = browsing.site, browsing.browser, browsing.visit
 shirt, noise = browsing.shirt, browsing.noise
-# Of every element with text of its own: the contrast with the first opaque colour beneath, as WCAG 2.2 reckons it.
+# The WCAG 2.2 contrast of every element with text against the first opaque background color.
 CONTRASTS = """() => {
   const parse = (colour) => {
     const context = new OffscreenCanvas(1, 1).getContext("2d");
@@ -33,7 +33,7 @@ CONTRASTS = """() => {
 }"""
 
 
-def test_all_of_it_can_be_done_by_keyboard(visit, model, shirt):
+def test_page_works_with_the_keyboard(visit, model, shirt):
     page = visit()
     page.on("filechooser", lambda chooser: None)  # from the first listener on, Chromium hands its dialogs over
     expect(page.locator("#labels li")).to_have_count(10)
@@ -52,10 +52,10 @@ def test_all_of_it_can_be_done_by_keyboard(visit, model, shirt):
     while "Copy" not in met and len(met) < 20:
         page.keyboard.press("Tab")
         met.append(page.evaluate("document.activeElement.labels?.[0]?.innerText ?? document.activeElement.innerText"))
-    assert met == ["Use camera", "Heat map", "Opacity", "Evidence for", "found by", "curl", "Copy"]
+    assert met == ["Use camera", "Heat map", "Opacity", "Target label", "Method", "curl", "Copy"]
 
 
-def test_arrow_keys_move_between_the_tabs(visit):
+def test_arrow_keys_switch_tabs(visit):
     page = visit()
     page.get_by_role("tab", name="curl").focus()
     for key, name in [("ArrowRight", "Python"), ("End", "JavaScript"), ("ArrowRight", "curl"), ("ArrowLeft", "JavaScript")]:
@@ -77,7 +77,7 @@ def test_every_control_and_landmark_has_a_name(visit, shirt):
     assert {"button", "combobox", "slider", "tab", "image"} <= {role for role, _ in told}
 
 
-def test_headings_go_down_one_step_at_a_time(visit, shirt):
+def test_heading_levels_are_not_skipped(visit, shirt):
     page = answered(visit(), shirt)
     levels = page.locator("h1, h2, h3, h4").evaluate_all(
         "(all) => all.filter((h) => h.checkVisibility()).map((h) => +h.tagName[1])"
@@ -86,20 +86,20 @@ def test_headings_go_down_one_step_at_a_time(visit, shirt):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read_in_light_and_dark(visit, shirt, noise, scheme):
+def test_text_contrast(visit, shirt, noise, scheme):
     page = answered(visit(color_scheme=scheme, reduced_motion="reduce"), shirt)
     seen = page.evaluate(CONTRASTS)
     pick(page, noise)
     expect(page.locator(".abstention")).to_be_visible()
     seen += page.evaluate(CONTRASTS)
     pick(page, b"hello")
-    problem(page, "The image is of a kind that is not accepted")
+    problem(page, "Unsupported image format")
     seen += page.evaluate(CONTRASTS)
     assert len(seen) > 100
     assert [(round(contrast, 2), text) for contrast, text in seen if contrast < 4.5] == []
 
 
-def test_the_page_is_dark_where_the_visitor_wants_it_dark(visit):
+def test_dark_color_scheme(visit):
     tones = [
         visit(color_scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor") for scheme in ("light", "dark")
     ]
@@ -107,7 +107,7 @@ def test_the_page_is_dark_where_the_visitor_wants_it_dark(visit):
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_is_wider_than_the_window(visit, shirt, width):
+def test_no_horizontal_scrolling(visit, shirt, width):
     long = "un" * 60
     long_answer = {"predictions": [{"label": long, "probability": 0.5}], "prediction_set": [long]}
 
@@ -120,6 +120,6 @@ def test_nothing_is_wider_than_the_window(visit, shirt, width):
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_nothing_moves_for_who_wants_no_motion(visit, shirt):
+def test_reduced_motion_disables_animations(visit, shirt):
     page = answered(visit(reduced_motion="reduce"), shirt)
     assert page.evaluate("document.getAnimations().length") == 0

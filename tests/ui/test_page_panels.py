@@ -1,4 +1,4 @@
-"""What the page shows beside an answer: heat map, training images, code to copy; and how it asks for a key."""
+"""The page's panels: heat map, nearest training images, code samples, and the API key dialog."""
 
 import json
 import os
@@ -19,7 +19,7 @@ shirt = browsing.shirt
 
 
 def overlay(page: Page, x: float, y: float) -> list[int]:
-    """Red, green, blue and opacity of the overlay's pixel there, as shares of its width and height."""
+    """RGBA of the overlay's pixel at a position, given as fractions of its width and height."""
     return page.evaluate(
         "([x, y]) => { const c = document.getElementById('overlay');"
         " return [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data]; }",
@@ -27,7 +27,7 @@ def overlay(page: Page, x: float, y: float) -> list[int]:
     )
 
 
-def test_the_services_own_heat_map_and_neighbours_are_shown(browser, site, model, shirt):
+def test_heat_map_and_neighbors_of_the_service_are_shown(browser, site, model, shirt):
     page = browser.new_page()
     page.goto(site)
     answered(page, shirt)
@@ -42,7 +42,7 @@ def test_the_services_own_heat_map_and_neighbours_are_shown(browser, site, model
     page.close()
 
 
-def test_the_heat_map_lies_over_what_speaks_for_the_label(visit, shirt):
+def test_heat_map_is_aligned_with_the_image(visit, shirt):
     page = answered(visit(), shirt)
     expect(page.locator("#overlay")).to_be_visible()
     assert overlay(page, 0.05, 0.05)[3] == 255
@@ -52,21 +52,21 @@ def test_the_heat_map_lies_over_what_speaks_for_the_label(visit, shirt):
 
 
 @pytest.mark.parametrize(("bias", "top_left", "elsewhere"), [(0.5, 255, 136), (-0.9, 255, 0)])
-def test_an_activation_speaks_for_the_label_if_the_constant_added_it_is_above_0(visit, shirt, bias, top_left, elsewhere):
+def test_bias_is_added_to_the_map(visit, shirt, bias, top_left, elsewhere):
     shifted = explanation() | {"bias": bias}
     page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=shifted))), shirt)
     assert overlay(page, 0.05, 0.05)[3] == top_left
-    assert overlay(page, 0.95, 0.05)[3] == pytest.approx(elsewhere, abs=5)  # the curve between values swings a little
+    assert overlay(page, 0.95, 0.05)[3] == pytest.approx(elsewhere, abs=5)  # the interpolation overshoots a little
 
 
-def test_a_label_that_nothing_speaks_for_is_told_so(visit, shirt):
+def test_map_without_positive_values_shows_a_note(visit, shirt):
     against = explanation() | {"map": [[-1.0, -2.0]]}
     page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=against))), shirt)
-    expect(page.locator("#heat-state")).to_have_text("Nothing in this image speaks for shirt.")
+    expect(page.locator("#heat-state")).to_have_text("No part of this image supports shirt.")
     assert overlay(page, 0.5, 0.5)[3] == 0
 
 
-def test_the_heat_map_can_be_switched_off_and_made_fainter(visit, shirt):
+def test_heat_map_toggle_and_opacity(visit, shirt):
     page = answered(visit(), shirt)
     toggle = page.get_by_role("button", name="Heat map", pressed=True)
     page.get_by_label("Opacity").fill("30")
@@ -77,7 +77,7 @@ def test_the_heat_map_can_be_switched_off_and_made_fainter(visit, shirt):
     expect(page.locator("#overlay")).to_be_visible()
 
 
-def test_what_the_model_does_not_look_at_is_greyed(visit, shirt):
+def test_area_outside_the_input_is_gray(visit, shirt):
     middle = explanation(left=7, width=14)
     page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=middle))), shirt)
     red, green, blue, opacity = overlay(page, 0.1, 0.5)
@@ -87,14 +87,14 @@ def test_what_the_model_does_not_look_at_is_greyed(visit, shirt):
     expect(page.locator("#heat-outside")).to_be_visible()
 
 
-def test_a_region_that_reaches_beyond_the_image_leaves_nothing_grey(visit, shirt):
+def test_region_larger_than_the_image_has_no_gray_area(visit, shirt):
     wider = explanation(left=-14, width=56)
     page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=wider))), shirt)
     expect(page.locator("#heat-outside")).to_be_hidden()
     assert overlay(page, 0.99, 0.99)[3] < 5  # grey would be 128
 
 
-def test_label_and_method_of_the_heat_map_can_be_chosen(visit, model, shirt):
+def test_label_and_method_can_be_selected(visit, model, shirt):
     asked: list[dict[str, list[str]]] = []
 
     def explain(route: Route) -> None:
@@ -103,23 +103,23 @@ def test_label_and_method_of_the_heat_map_can_be_chosen(visit, model, shirt):
 
     page = answered(visit(lambda page: page.route("**/v1/explain?*", explain)), shirt)
     second = said(model, shirt)[1][0]
-    page.get_by_label("Evidence for").select_option(second)
+    page.get_by_label("Target label").select_option(second)
     expect(page.locator("#heat-state")).to_be_empty()
-    page.get_by_label("found by").select_option("occlusion")
+    page.get_by_label("Method").select_option("occlusion")
     expect(page.locator("#heat-state")).to_be_empty()
     chosen = [{"label": [second], "method": ["cam"]}, {"label": [second], "method": ["occlusion"]}]
     assert asked == [{}, *chosen]
-    expect(page.get_by_label("Evidence for")).to_have_value(second)
+    expect(page.get_by_label("Target label")).to_have_value(second)
 
 
-def test_where_only_occlusion_works_no_other_method_is_offered(visit, shirt):
+def test_method_is_hidden_if_only_occlusion_works(visit, shirt):
     only = explanation(method="occlusion")
     page = answered(visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(json=only))), shirt)
     expect(page.locator("#heat-methods")).to_be_hidden()
 
 
 @pytest.mark.parametrize("status", [404, 422])
-def test_a_model_that_cannot_be_explained_shows_no_heat_map(visit, shirt, status):
+def test_heat_map_is_hidden_if_unsupported(visit, shirt, status):
     page = visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(status=status, json={"title": "No"})))
     pick(page, shirt)
     assert len(shown(page)) == 5
@@ -128,25 +128,25 @@ def test_a_model_that_cannot_be_explained_shows_no_heat_map(visit, shirt, status
     expect(page.get_by_role("alert")).to_be_empty()
 
 
-def test_a_heat_map_that_failed_can_be_asked_for_again(visit, shirt):
-    busy = {"status": 503, "json": {"title": "Too much to do at once", "detail": "Later.", "request_id": "r1"}}
+def test_failed_heat_map_can_be_retried(visit, shirt):
+    busy = {"status": 503, "json": {"title": "Service overloaded", "detail": "Later.", "request_id": "r1"}}
     page = visit(lambda page: page.route("**/v1/explain?*", lambda route: route.fulfill(**busy), times=1))
     pick(page, shirt)
-    expect(page.locator("#heat-state")).to_contain_text("Too much to do at once")
+    expect(page.locator("#heat-state")).to_contain_text("Service overloaded")
     page.locator("#heat-state").get_by_role("button", name="Try again").click()
     expect(page.locator("#overlay")).to_be_visible()
 
 
-def test_a_choice_that_failed_leaves_no_map_of_another_choice(visit, shirt):
+def test_failed_selection_removes_the_previous_map(visit, shirt):
     page = answered(visit(), shirt)
-    page.route("**/v1/explain?*", lambda route: route.fulfill(status=422, json={"title": "method cannot be used"}))
-    page.get_by_label("found by").select_option("occlusion")
-    expect(page.locator("#heat-state")).to_contain_text("method cannot be used")
+    page.route("**/v1/explain?*", lambda route: route.fulfill(status=422, json={"title": "Invalid method"}))
+    page.get_by_label("Method").select_option("occlusion")
+    expect(page.locator("#heat-state")).to_contain_text("Invalid method")
     expect(page.locator("#heat-controls")).to_be_visible()
     expect(page.locator("#overlay")).to_have_js_property("width", 0)
 
 
-def test_the_nearest_training_images_are_shown_with_label_and_distance(visit, shirt):
+def test_neighbors_are_shown_with_label_and_distance(visit, shirt):
     page = answered(visit(), shirt)
     first = page.locator("#neighbours figure").first
     expect(first.get_by_role("img", name="Training image: shirt")).to_be_visible()
@@ -154,37 +154,37 @@ def test_the_nearest_training_images_are_shown_with_label_and_distance(visit, sh
     expect(first.locator("figcaption")).to_contain_text("distance 0.10")
 
 
-def test_without_thumbnails_their_paths_are_listed(visit, shirt):
+def test_neighbors_without_thumbnails_are_listed_by_path(visit, shirt):
     bare = {"neighbours": neighbours(thumbnail=None)}
     page = answered(visit(lambda page: page.route("**/v1/similar?*", lambda route: route.fulfill(json=bare))), shirt)
     expect(page.locator("#neighbours img")).to_have_count(0)
     expect(page.locator("#neighbours .path").first).to_have_text("train/shirt/1.png")
 
 
-def test_a_failed_comparison_leaves_the_answer_alone(visit, shirt):
+def test_failed_neighbor_search_keeps_the_result(visit, shirt):
     page = visit(lambda page: page.route("**/v1/similar?*", lambda route: route.abort(), times=1))
     pick(page, shirt)
-    expect(page.locator("#similar-state")).to_contain_text("The service cannot be reached")
+    expect(page.locator("#similar-state")).to_contain_text("Service unreachable")
     assert len(shown(page)) == 5
     page.locator("#similar-state").get_by_role("button", name="Try again").click()
     expect(page.locator("#neighbours li")).to_have_count(5)
 
 
-def test_a_key_is_asked_for_until_it_is_right(visit, model, shirt):
+def test_key_dialog_repeats_until_the_key_is_valid(visit, model, shirt):
     page = visit(lambda page: page.route("**/v1/**", guarded))
-    dialog = page.get_by_role("dialog", name="This service asks for a key")
-    dialog.get_by_label("Key").fill("a-guess")
+    dialog = page.get_by_role("dialog", name="API key required")
+    dialog.get_by_label("API key").fill("a-guess")
     page.keyboard.press("Enter")
-    expect(dialog).to_contain_text("The last one was not accepted.")
-    expect(dialog.get_by_label("Key")).to_be_focused()
-    dialog.get_by_label("Key").fill("a-secret")
+    expect(dialog).to_contain_text("The previous key was not accepted.")
+    expect(dialog.get_by_label("API key")).to_be_focused()
+    dialog.get_by_label("API key").fill("a-secret")
     dialog.get_by_role("button", name="Use this key").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("fashion-mnist")
     pick(page, shirt)
     assert shown(page) == said(model, shirt)
 
 
-def test_one_key_serves_every_question_that_was_refused(visit):
+def test_one_key_serves_all_rejected_requests(visit):
     held: list[Route] = []
 
     def prepare(page: Page) -> None:
@@ -192,15 +192,15 @@ def test_one_key_serves_every_question_that_was_refused(visit):
         page.route("**/v1/limits", lambda route: guarded(route) if held else held.append(route))
 
     page = visit(prepare)
-    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.get_by_label("API key", exact=True).fill("a-secret")
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_be_hidden()
-    guarded(held[0])  # refused only now, when there is a key
+    guarded(held[0])  # rejected only now, after the key was entered
     expect(page.locator("#limits")).to_contain_text("10 MiB")
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-def test_who_closes_the_dialog_is_not_asked_again_for_what_was_under_way(visit):
+def test_dismissed_dialog_does_not_reopen_for_pending_requests(visit):
     held: list[Route] = []
 
     def hold(route: Route) -> None:  # a list's own method is no handler for Playwright
@@ -213,30 +213,30 @@ def test_who_closes_the_dialog_is_not_asked_again_for_what_was_under_way(visit):
     page = visit(prepare)
     expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.get_by_role("button", name="Enter the key")).to_be_visible()
+    expect(page.get_by_role("button", name="Enter API key")).to_be_visible()
     with page.expect_response("**/v1/limits"):
-        guarded(held[0])  # refused only now
-    page.wait_for_timeout(100)  # for a dialog that must not come
+        guarded(held[0])  # rejected only now
+    page.wait_for_timeout(100)  # for a dialog that must not open
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-def test_a_key_is_neither_stored_nor_shown(visit):
+def test_key_is_neither_stored_nor_shown(visit):
     page = visit(lambda page: page.route("**/v1/**", guarded))
-    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.get_by_label("API key", exact=True).fill("a-secret")
     page.keyboard.press("Enter")
     expect(page.locator("#code-curl")).to_contain_text("$GRAFT_API_KEY")
     assert "a-secret" not in page.content()
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
-    page.get_by_role("button", name="Forget the key").click()
+    page.get_by_role("button", name="Forget API key").click()
     expect(page.locator("#code-curl")).not_to_contain_text("$GRAFT_API_KEY")
 
 
-def test_who_has_no_key_can_come_back_with_one(visit):
+def test_key_can_be_entered_after_dismissal(visit):
     page = visit(lambda page: page.route("**/v1/**", guarded))
     expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
-    page.get_by_role("button", name="Enter the key").click()
-    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.get_by_role("button", name="Enter API key").click()
+    page.get_by_label("API key", exact=True).fill("a-secret")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("fashion-mnist")
     expect(page.locator("#locked")).to_be_hidden()
@@ -254,13 +254,13 @@ def run(command: list[str], folder: Path) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_curl_command_gets_the_models_own_answer(visit, model, shirt, tmp_path):
+def test_curl_sample_works(visit, model, shirt, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(shirt)
     answer = json.loads(run(["sh", "-c", code(visit(), "curl")], tmp_path))
     assert [prediction["label"] for prediction in answer["predictions"]] == [label for label, _ in said(model, shirt)]
 
 
-def test_the_python_program_gets_the_models_own_answer(visit, model, shirt, tmp_path):
+def test_python_sample_works(visit, model, shirt, tmp_path):
     pytest.importorskip("requests")
     (tmp_path / "photo.jpg").write_bytes(shirt)
     found = run([sys.executable, "-c", code(visit(), "Python")], tmp_path)
@@ -268,21 +268,21 @@ def test_the_python_program_gets_the_models_own_answer(visit, model, shirt, tmp_
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed; the JavaScript program needs it")
-def test_the_javascript_program_gets_the_models_own_answer(visit, model, shirt, tmp_path):
+def test_javascript_sample_works(visit, model, shirt, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(shirt)
-    (tmp_path / "ask.mjs").write_text(code(visit(), "JavaScript"), encoding="utf-8")
-    assert f"label: '{said(model, shirt)[0][0]}'" in run(["node", "ask.mjs"], tmp_path)
+    (tmp_path / "classify.mjs").write_text(code(visit(), "JavaScript"), encoding="utf-8")
+    assert f"label: '{said(model, shirt)[0][0]}'" in run(["node", "classify.mjs"], tmp_path)
 
 
 @pytest.mark.parametrize(
     ("tab", "program", "file"),
-    [("curl", "sh", "ask.sh"), ("Python", sys.executable, "ask.py"), ("JavaScript", "node", "ask.mjs")],
+    [("curl", "sh", "classify.sh"), ("Python", sys.executable, "classify.py"), ("JavaScript", "node", "classify.mjs")],
 )
-def test_with_a_key_the_code_sends_what_the_environment_holds(visit, tmp_path, tab, program, file):
+def test_samples_read_the_key_from_the_environment(visit, tmp_path, tab, program, file):
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
     page = visit(lambda page: page.route("**/v1/**", guarded))
-    page.get_by_label("Key", exact=True).fill("a-secret")
+    page.get_by_label("API key", exact=True).fill("a-secret")
     page.keyboard.press("Enter")
     expect(page.locator("#code-curl")).to_contain_text("$GRAFT_API_KEY")
     (tmp_path / "photo.jpg").write_bytes(b"pixels")
@@ -293,7 +293,7 @@ def test_with_a_key_the_code_sends_what_the_environment_holds(visit, tmp_path, t
 
 
 def heard(door: socket.socket, command: list[str], folder: Path) -> list[str]:
-    """The lines of a request's head, in lower case, that a command sends to who only listens."""
+    """The header lines, in lower case, of the request that a command sends."""
     door.settimeout(PATIENCE_MS / 1000)
     environment = os.environ | {"GRAFT_API_KEY": "from-the-environment"}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
@@ -302,14 +302,14 @@ def heard(door: socket.socket, command: list[str], folder: Path) -> list[str]:
             return caller.recv(65536).decode("latin-1").lower().splitlines()
 
 
-def test_copying_says_that_it_did(visit):
+def test_copy_button_confirms(visit):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == page.get_by_role("tabpanel", name="curl").inner_text()
 
 
-def test_where_copying_is_not_allowed_the_code_is_selected(visit):
+def test_copy_button_selects_the_code_without_permission(visit):
     page = visit(lambda page: page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })"))
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Selected: press Ctrl+C")).to_be_visible()

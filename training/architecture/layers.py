@@ -1,4 +1,4 @@
-"""A network's layers as records: one operation of torch's -> its sizes, weights and operations, by our own arithmetic."""
+"""Layer records of a model summary: converts a torch operation to sizes, weights and multiply-adds, computed by formula."""
 
 import math
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ class Layer:
     """One layer.
 
     Attributes:
-        name: the torch module's.
+        name: of the torch module.
         kind: such as `convolution` or `max pool`.
-        output: height, width, channels; of tokens: their number, 1, channels.
-        receptive_field: of each position; None where it is not known.
-        weights: numbers that are learned.
-        multiply_adds: of one image; norms count none, because they can be folded into what precedes them.
-        kernel: (height, width) of the window, if one slides over the map, which then has stride and padding too.
-        padding: cells at each end; 0.5 where one is added, at the end alone.
+        output: height, width, channels; for tokens: number of tokens, 1, channels.
+        receptive_field: of each position; None if unknown.
+        weights: number of learned parameters.
+        multiply_adds: for one image; 0 for norms, because they can be folded into the layer before them.
+        kernel: (height, width) of the sliding window; None if there is none, and then no stride and padding either.
+        padding: cells at each end; 0.5 if one cell is added at one end only.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A network's layers in the order in which they run, and what they come to.
+    """The layers of a network in execution order, and their totals.
 
     Attributes:
-        image: the input's height and width in pixels.
-        n_bytes: of all weights and statistics in memory.
+        image_size: height and width of the input in pixels.
+        n_bytes: memory of all parameters and buffers.
     """
 
     layers: tuple[Layer, ...]
@@ -69,17 +69,17 @@ class Anatomy:
 
     @property
     def multiply_adds(self) -> int:
-        """Of one image."""
+        """The multiply-adds for one image."""
         return sum(layer.multiply_adds for layer in self.layers)
 
 
 def layer(name: str, operation: Operation, seen: Seen, fresh: Mapping[str, int]) -> Layer | None:
-    """The layer that an operation is; None if it is none of its own, as ReLU is not.
+    """Converts an operation to a layer; None if it is not listed as one, such as ReLU.
 
     Args:
-        name: of the module that it runs in.
-        seen: what is known of its result.
-        fresh: sizes, by name, of the learned weights that it is the first to use.
+        name: of the module that runs the operation.
+        info: of the operation's result.
+        new_weights: sizes, by name, of the parameters that no earlier operation used.
     """
     output, field = _output(operation.out, seen), seen.field
     if operation.name == "convolution":
@@ -95,26 +95,26 @@ def layer(name: str, operation: Operation, seen: Seen, fresh: Mapping[str, int])
     if kind is None and not fresh:
         return None
     kind = kind or ("scale" if operation.name.startswith("mul") else "learned")
-    named, weights = name or ", ".join(sorted(fresh)) or kind, sum(fresh.values())
+    layer_name, weights = name or ", ".join(sorted(fresh)) or kind, sum(fresh.values())
     if window is None:
-        return Layer(named, kind, output, field, weights)
-    return Layer(named, kind, output, field, weights, 0, window.kernel, window.stride, window.padding)
+        return Layer(layer_name, kind, output, field, weights)
+    return Layer(layer_name, kind, output, field, weights, 0, window.kernel, window.stride, window.padding)
 
 
 def _convolution(name: str, operation: Operation, seen: Seen, fresh: bool) -> Layer:
     weight: Tensor = operation.given["weight"]
     groups, c_out = operation.given["groups"], weight.shape[0]
     c_in, window = weight.shape[1] * groups, op_rules.window(operation)
-    cells = (1, math.prod(weight.shape[2:])) if window is None else window.kernel
+    kernel = (1, math.prod(weight.shape[2:])) if window is None else window.kernel
     depthwise = 1 < groups == c_in
     kind = "depthwise" if depthwise else "grouped" if groups > 1 else "convolution"
     height, width, _ = _output(operation.out, seen)
-    weights = conv_weights(cells, c_in, c_out, groups, operation.given["bias"] is not None) if fresh else 0
-    operations = conv_multiply_adds(cells, c_in, (height, width), c_out, groups)
+    weights = conv_weights(kernel, c_in, c_out, groups, operation.given["bias"] is not None) if fresh else 0
+    multiply_adds = conv_multiply_adds(kernel, c_in, (height, width), c_out, groups)
     output = (height, width, c_out)
     if window is None:
-        return Layer(name, kind, output, seen.field, weights, operations)
-    return Layer(name, kind, output, seen.field, weights, operations, window.kernel, window.stride, window.padding)
+        return Layer(name, kind, output, seen.field, weights, multiply_adds)
+    return Layer(name, kind, output, seen.field, weights, multiply_adds, window.kernel, window.stride, window.padding)
 
 
 def _product(name: str, operation: Operation, seen: Seen, fresh: bool) -> Layer:
@@ -127,14 +127,14 @@ def _product(name: str, operation: Operation, seen: Seen, fresh: bool) -> Layer:
     if operation.name.startswith("_scaled"):
         query, key = operation.given["query"], operation.given["key"]
         return Layer(name, "attention", output, seen.field, 0, 2 * query.numel() * key.shape[-2])
-    shared = operation.inputs[0][0].shape[-1]
-    return Layer(name, "attention", output, seen.field, 0, out.numel() * shared)
+    inner = operation.inputs[0][0].shape[-1]
+    return Layer(name, "attention", output, seen.field, 0, out.numel() * inner)
 
 
 def _output(tensor: "Tensor", seen: Seen) -> tuple[int, int, int]:
-    """Height, width and channels, by our arithmetic where the map's two axes stand apart."""
-    along = [axis for axis in seen.axes if axis]
-    if {frozenset({DOWN}), frozenset({ACROSS})} <= set(along):
+    """Height, width and channels; computed by formula where height and width are separate dimensions."""
+    spatial_axes = [axis for axis in seen.axes if axis]
+    if {frozenset({DOWN}), frozenset({ACROSS})} <= set(spatial_axes):
         height, width = seen.size
     else:
         height, width = math.prod(n for n, axis in zip(tensor.shape, seen.axes, strict=True) if axis), 1
@@ -142,46 +142,46 @@ def _output(tensor: "Tensor", seen: Seen) -> tuple[int, int, int]:
 
 
 def merged(layers: list[Layer], new: Layer) -> list[Layer]:
-    """With one more layer; attention's two products are one, and what a bias adds belongs to its layer."""
+    """Appends a layer. The two products of attention become one layer, and a separate bias joins its layer."""
     last = layers[-1] if layers else None
     if last and last.name == new.name and (new.kind == last.kind == "attention" or new.kind == "learned"):
         kind = last.kind if new.kind == "learned" else new.kind
-        operations = last.multiply_adds + new.multiply_adds
-        joined = Layer(
+        multiply_adds = last.multiply_adds + new.multiply_adds
+        combined = Layer(
             new.name,
             kind,
             new.output,
             new.receptive_field,
             last.weights + new.weights,
-            operations,
+            multiply_adds,
             last.kernel,
             last.stride,
             last.padding,
         )
-        return [*layers[:-1], joined]
+        return [*layers[:-1], combined]
     return [*layers, new]
 
 
-Shape = tuple[int, ...]  # of a map: channels, height, width
+Shape = tuple[int, ...]  # of a feature map: channels, height, width
 
 
 def fields(anatomy: Anatomy, modules: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, ReceptiveField]:
-    """The receptive field of each stage's map; stages of which it is not known are left out.
+    """The receptive field of each stage's feature map; stages with an unknown field are left out.
 
-    Where branches meet, as behind a shortcut, that of the branch that sees most.
+    Where branches join, as after a shortcut, it is the largest field among the branches.
 
     Args:
-        modules: by stage, the name of the module that says it; "" for one that the whole network says.
-        shapes: of each stage's map.
+        modules: by stage, the name of the module that outputs it; "" for an output of the whole network.
+        shapes: shape of each stage's map.
     """
-    found = {stage: _widest(anatomy, modules.get(stage, ""), shape) for stage, shape in shapes.items()}
-    return {stage: field for stage, field in found.items() if field is not None}
+    by_stage = {stage: _widest(anatomy, modules.get(stage, ""), shape) for stage, shape in shapes.items()}
+    return {stage: field for stage, field in by_stage.items() if field is not None}
 
 
 def _widest(anatomy: Anatomy, module: str, shape: Shape) -> ReceptiveField | None:
-    saying = [layer for layer in anatomy.layers if _says(layer, shape)]
-    # A stage that ends in a module without layers, as VGG's in a ReLU, is the end of what has its shape.
-    inside = [layer for layer in saying if _within(layer, module)] or saying
+    matching = [layer for layer in anatomy.layers if _says(layer, shape)]
+    # A stage may end in a module without layers, such as a ReLU in VGG. Then all layers with its shape count.
+    inside = [layer for layer in matching if _within(layer, module)] or matching
     known = [layer.receptive_field for layer in inside if layer.receptive_field is not None]
     return max(known, key=lambda field: field.size) if inside and len(known) == len(inside) else None
 
@@ -191,8 +191,8 @@ def _within(layer: Layer, module: str) -> bool:
 
 
 def _says(layer: Layer, shape: Shape) -> bool:
-    """Whether a layer's output is a map of that shape, or as many tokens of that width, one of their own perhaps among them."""
-    depth, tall, wide = shape
-    return layer.output == (tall, wide, depth) or (
-        layer.output[1:] == (1, depth) and layer.output[0] - tall * wide in (0, 1, 2)
+    """Whether a layer outputs a map of that shape, or as many tokens, possibly with one or two extra (class, distillation)."""
+    channels, height, width = shape
+    return layer.output == (height, width, channels) or (
+        layer.output[1:] == (1, channels) and layer.output[0] - height * width in (0, 1, 2)
     )

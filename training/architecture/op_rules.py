@@ -1,8 +1,8 @@
-"""Torch's operations -> what becomes of a map's positions: their number, and which pixels of the image each can see.
+"""Rules by torch operator: how map size and receptive field propagate.
 
-Rules for what convolutional networks and transformers are made of; after any other operation the field is unknown, and
-nothing is guessed. Two influences are left out, as is usual: a gate (squeeze-and-excitation) and a norm's statistics see the
-whole image, and yet what passes through them keeps its own field.
+They cover the operators of convolutional networks and transformers. After any other operator the field is unknown; it is
+never guessed. As usual, two influences are ignored: a gate (squeeze-and-excitation) and the statistics of a norm depend on
+the whole image, but the features that pass through them keep their field.
 """
 
 import math
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 
 def after(operation: Operation) -> Seen:
-    """What is known of an operation's result."""
+    """The info of an operation's result."""
     rule = RULES.get(operation.name, _elementwise if operation.pointwise else None)
-    seen = rule(operation) if rule else unknown(operation.out)
-    return seen if len(seen.axes) == operation.out.ndim else unknown(operation.out)
+    info = rule(operation) if rule else unknown(operation.out)
+    return info if len(info.axes) == operation.out.ndim else unknown(operation.out)
 
 
 def window(operation: Operation) -> Window | None:
-    """How a convolution or a pooling slides over the map, padding that was laid on before included.
+    """The sliding window of a convolution or pooling, including padding that was added before it.
 
-    None if it does not: it runs along channels, or its windows are not all alike.
+    None if it does not slide over the map (it runs along channels), or if its windows are not all equal.
     """
-    [(_, seen), *_] = operation.inputs
-    if seen.axes[-2:] != MAP:
+    [(_, info), *_] = operation.inputs
+    if info.axes[-2:] != MAP:
         return None
-    given = operation.given
+    arguments = operation.given
     if "adaptive" in operation.name:
-        return _adaptive(seen.settled.size, _two(given["output_size"]))
-    kernel = given["weight"].shape[2:] if operation.name == "convolution" else _two(given["kernel_size"])
-    stride = _two(given["stride"] or kernel)
-    padding, dilation = _two(given["padding"]), _two(given.get("dilation") or 1)
-    before, behind = _plus(padding, seen.before), _plus(padding, seen.after)
-    if given.get("ceil_mode"):
-        axes = zip(seen.size, kernel, stride, padding, dilation, strict=True)
-        behind = _two([ceil_padding(*axis)[1] for axis in axes])
-    return None if given.get("transposed") else Window(_two(kernel), stride, before, behind, dilation)
+        return _adaptive(info.settled.size, _two(arguments["output_size"]))
+    kernel = arguments["weight"].shape[2:] if operation.name == "convolution" else _two(arguments["kernel_size"])
+    stride = _two(arguments["stride"] or kernel)
+    padding, dilation = _two(arguments["padding"]), _two(arguments.get("dilation") or 1)
+    pad_before, pad_after = _plus(padding, info.before), _plus(padding, info.after)
+    if arguments.get("ceil_mode"):
+        axes = zip(info.size, kernel, stride, padding, dilation, strict=True)
+        pad_after = _two([ceil_padding(*axis)[1] for axis in axes])
+    return None if arguments.get("transposed") else Window(_two(kernel), stride, pad_before, pad_after, dilation)
 
 
 def _adaptive(size: Pair, wanted: Pair) -> Window | None:
@@ -54,35 +54,35 @@ def _adaptive(size: Pair, wanted: Pair) -> Window | None:
 
 
 def _slid(operation: Operation) -> Seen:
-    [(_, seen), *_] = operation.inputs
-    found = window(operation)
-    if found:
-        return seen.through(found)
-    on_map = any(seen.axes[2:])
-    return unknown(operation.out) if on_map or len(seen.axes) != operation.out.ndim else mixed(seen, seen.axes[1], operation)
+    [(_, info), *_] = operation.inputs
+    conv_window = window(operation)
+    if conv_window:
+        return info.through(conv_window)
+    on_map = any(info.axes[2:])
+    return unknown(operation.out) if on_map or len(info.axes) != operation.out.ndim else mixed(info, info.axes[1], operation)
 
 
 def _padded(operation: Operation) -> Seen:
-    [(_, seen), *_] = operation.inputs
+    [(_, info), *_] = operation.inputs
     pad = [*operation.given["pad"], 0, 0, 0, 0]
-    if seen.axes[-2:] != MAP or any(pad[4:]):
+    if info.axes[-2:] != MAP or any(pad[4:]):
         return _elementwise(operation)
-    return replace(seen, before=_plus(seen.before, (pad[2], pad[0])), after=_plus(seen.after, (pad[3], pad[1])))
+    return replace(info, before=_plus(info.before, (pad[2], pad[0])), after=_plus(info.after, (pad[3], pad[1])))
 
 
 def _reduced(operation: Operation) -> Seen:
-    """A mean, sum, maximum or the like over some dimensions."""
-    [(_, seen), *_] = operation.inputs
-    seen, gone = seen.settled, _gone(operation)
-    along = NONE.union(*(seen.axes[dim] for dim in gone))
-    keep = operation.given.get("keepdim", False)
-    axes = tuple(axis for dim, axis in enumerate(seen.axes) if keep or dim not in gone)
-    size = (1 if DOWN in along else seen.size[0], 1 if ACROSS in along else seen.size[1])
-    return replace(mixed(seen, along, operation), axes=axes, size=size)
+    """A reduction such as mean, sum or max over some dimensions."""
+    [(_, info), *_] = operation.inputs
+    info, dims = info.settled, _gone(operation)
+    along = NONE.union(*(info.axes[dim] for dim in dims))
+    keepdim = operation.given.get("keepdim", False)
+    axes = tuple(axis for dim, axis in enumerate(info.axes) if keepdim or dim not in dims)
+    size = (1 if DOWN in along else info.size[0], 1 if ACROSS in along else info.size[1])
+    return replace(mixed(info, along, operation), axes=axes, size=size)
 
 
 def _gone(operation: Operation) -> set[int]:
-    """The dimensions that a reduction is over."""
+    """The dimensions that a reduction removes."""
     [(tensor, _), *_] = operation.inputs
     dims = operation.given.get("dim")
     if dims is None or dims == []:
@@ -91,37 +91,37 @@ def _gone(operation: Operation) -> set[int]:
 
 
 def all_over(operation: Operation) -> Window | None:
-    """The window that a mean over all of a map is; None if it is not one over a map."""
-    [(_, seen), *_] = operation.inputs
-    along = NONE.union(*(seen.axes[dim] for dim in _gone(operation)))
-    size = seen.settled.size
+    """The window of a global average pool; None if a mean is not over a whole map."""
+    [(_, info), *_] = operation.inputs
+    along = NONE.union(*(info.axes[dim] for dim in _gone(operation)))
+    size = info.settled.size
     return Window(size, size) if along == {DOWN, ACROSS} and size != (1, 1) else None
 
 
 def _normalised_along(operation: Operation) -> Seen:
-    """A softmax: every result depends on all along its dimension."""
-    [(_, seen), *_] = operation.inputs
-    return mixed(seen, seen.axes[operation.given["dim"]], operation)
+    """A softmax: every result depends on all values along its dimension."""
+    [(_, info), *_] = operation.inputs
+    return mixed(info, info.axes[operation.given["dim"]], operation)
 
 
 def _multiplied(operation: Operation) -> Seen:
-    """A product of matrices: (..., n, k) by (..., k, m), one of which may be weights."""
+    """A matrix product, (..., n, k) by (..., k, m); one factor may be weights."""
     names = ("mat1", "mat2") if operation.name == "addmm" else ("batch1", "batch2") if operation.name == "baddbmm" else None
     first, second = names or ("self", "mat2")
     left, right = operation.seen(first), operation.seen(second)
     n_axes = operation.out.ndim
-    a = left.axes if left else (NONE,) * n_axes
-    b = right.axes if right else (NONE,) * n_axes
-    joined = _joined([seen for seen in (left, right) if seen])
-    axes = (*(one | other for one, other in zip(a[:-2], b[:-2], strict=True)), a[-2], b[-1])
-    along = a[-1] | b[-2]
-    done = mixed(joined, along, operation)
-    size = done.size if DOWN in a[-2] | b[-1] else (1, 1)
-    return replace(done, axes=axes, size=size)
+    left_axes = left.axes if left else (NONE,) * n_axes
+    right_axes = right.axes if right else (NONE,) * n_axes
+    merged = _joined([info for info in (left, right) if info])
+    batch_axes = (a | b for a, b in zip(left_axes[:-2], right_axes[:-2], strict=True))
+    axes = (*batch_axes, left_axes[-2], right_axes[-1])
+    mixed_info = mixed(merged, left_axes[-1] | right_axes[-2], operation)
+    size = mixed_info.size if DOWN in left_axes[-2] | right_axes[-1] else (1, 1)
+    return replace(mixed_info, axes=axes, size=size)
 
 
 def _attended(operation: Operation) -> Seen:
-    """Attention in one operation: each position of the query sees every key's."""
+    """Fused attention: each position of the query depends on every key."""
     query, key, value = (operation.seen(name) for name in ("query", "key", "value"))
     if not query or not key or not value:
         return unknown(operation.out)
@@ -129,27 +129,27 @@ def _attended(operation: Operation) -> Seen:
 
 
 def _joined(seen: Sequence[Seen]) -> Seen:
-    """What is known of several tensors together."""
-    settled = [one.settled for one in seen]
-    fields = [one.field for one in settled if one.field]
+    """The joint info of several tensors."""
+    padded = [info.settled for info in seen]
+    fields = [info.field for info in padded if info.field]
     try:
-        field = union(fields) if len(fields) == len(settled) else None
-    except ValueError:  # of branches that have no field in common nothing can be said
+        field = union(fields) if len(fields) == len(padded) else None
+    except ValueError:  # the branches have no field in common
         field = None
-    return replace(settled[0], field=field)
+    return replace(padded[0], field=field)
 
 
 def _elementwise(operation: Operation) -> Seen:
-    """Whatever leaves each position where it is; a smaller tensor that is spread over the map is a gate."""
+    """An operation that keeps every position in place. A smaller tensor broadcast over the map is a gate and is ignored."""
     shape = operation.out.shape
-    places = [_places(tensor, seen) for tensor, seen in operation.inputs]
-    full = [(t, s) for (t, s), n_places in zip(operation.inputs, places, strict=True) if n_places == max(places)]
+    n_positions = [_places(tensor, info) for tensor, info in operation.inputs]
+    full = [pair for pair, n in zip(operation.inputs, n_positions, strict=True) if n == max(n_positions)]
     if math.prod(shape) != max(tensor.numel() for tensor, _ in full) and len(shape) != max(t.ndim for t, _ in full):
         return unknown(operation.out)
-    joined = _joined([seen for _, seen in full])
-    if any(seen.field is None for _, seen in operation.inputs):
-        joined = replace(joined, field=None)
-    return replace(joined, axes=(NONE,) * (len(shape) - len(joined.axes)) + joined.axes)
+    merged = _joined([info for _, info in full])
+    if any(info.field is None for _, info in operation.inputs):
+        merged = replace(merged, field=None)
+    return replace(merged, axes=(NONE,) * (len(shape) - len(merged.axes)) + merged.axes)
 
 
 def _places(tensor: "Tensor", seen: Seen) -> int:
@@ -157,7 +157,7 @@ def _places(tensor: "Tensor", seen: Seen) -> int:
 
 
 def _concatenated(operation: Operation) -> Seen:
-    return _joined([seen for _, seen in operation.inputs])
+    return _joined([info for _, info in operation.inputs])
 
 
 def _two(given: Any) -> Pair:

@@ -1,5 +1,6 @@
-"""Operations that change a tensor's shape or the order of its dimensions -> where its positions lie afterwards."""
+"""Tracks which tensor dimensions run along the image's height and width through reshape, permute, select and slice."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,24 +10,22 @@ from graft.training.architecture.receptive_field import Pair, ReceptiveField, Wi
 if TYPE_CHECKING:
     from torch import Tensor
 
-import math
-
-DOWN, ACROSS = "down", "across"
-PART = "part"  # of an axis that was cut into several, as windows of attention are
+DOWN, ACROSS = "height", "width"
+PART = "partial"  # an axis that was split into several dimensions, as in window attention
 NONE: frozenset[str] = frozenset()
 MAP = (frozenset({DOWN}), frozenset({ACROSS}))
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a tensor that depends on the image.
+    """The spatial layout and receptive field of a tensor that depends on the image.
 
     Attributes:
-        axes: for each of its dimensions, along which of the map's two it runs: none of them, one, or both.
-        size: the map's rows and columns, as our arithmetic says.
-        field: of each position; None where it is not known.
-        before: padding above and to the left that was laid on, and that no window has used yet.
-        after: the same below and to the right.
+        axes: for each dimension of the tensor, the axes of the map that it runs along: none, one, or both.
+        size: the map's rows and columns, as computed.
+        field: of each position; None if unknown.
+        pad_before: padding at the top and on the left that was added separately and that no window has consumed yet.
+        pad_after: the same at the bottom and on the right.
     """
 
     axes: tuple[frozenset[str], ...]
@@ -36,28 +35,28 @@ class Seen:
     after: Pair = (0, 0)
 
     def through(self, window: Window) -> "Seen":
-        """After a window has slid over the map."""
+        """The tensor after a sliding window."""
         field = self.field.through(window) if self.field else None
         return replace(self, size=window.output(self.size), field=field, before=(0, 0), after=(0, 0))
 
     @property
     def settled(self) -> "Seen":
-        """With its padding as part of the map."""
-        padded = self.before != (0, 0) or self.after != (0, 0)
-        return self.through(Window((1, 1), before=self.before, after=self.after)) if padded else self
+        """The tensor with its pending padding as part of the map."""
+        has_padding = self.before != (0, 0) or self.after != (0, 0)
+        return self.through(Window((1, 1), before=self.before, after=self.after)) if has_padding else self
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One call of torch's.
+    """One call of a torch operator.
 
     Attributes:
-        name: torch's own of the operation, without its variant: `convolution`.
-        pointwise: whether torch says that each number of its result depends on those in the same place alone.
-        given: its arguments by name, those that were left out too.
-        inputs: the tensors among them that depend on the image.
-        out: its first result.
-        image: the image's height and width.
+        name: the operator's name without its overload: `convolution`.
+        pointwise: whether torch tags the operator as pointwise.
+        arguments: by name, including defaults.
+        inputs: the tensors among the arguments that depend on the image.
+        out: the first result.
+        image_size: the image's height and width.
     """
 
     name: str
@@ -68,17 +67,17 @@ class Operation:
     image: Pair
 
     def seen(self, argument: str) -> Seen | None:
-        """What is known of one argument."""
-        return next((seen for tensor, seen in self.inputs if tensor is self.given[argument]), None)
+        """The info of one argument; None if it does not depend on the image."""
+        return next((info for tensor, info in self.inputs if tensor is self.given[argument]), None)
 
 
 def unknown(tensor: "Tensor") -> Seen:
-    """What is known of a tensor of which nothing is but that it depends on the image."""
+    """The info of a tensor that depends on the image in an unknown way."""
     return Seen((NONE,) * tensor.ndim, (1, 1), None)
 
 
 def mixed(seen: Seen, along: frozenset[str], operation: Operation) -> Seen:
-    """After all cells along some axes were mixed."""
+    """The tensor after an operation that mixes all positions along some axes."""
     if not along or seen.field is None:
         return seen
     field = seen.field.over(seen.size, operation.image) if along == {DOWN, ACROSS} else None
@@ -86,31 +85,32 @@ def mixed(seen: Seen, along: frozenset[str], operation: Operation) -> Seen:
 
 
 def reshaped(operation: Operation) -> Seen:
-    """The same numbers in the same order, in another shape."""
-    [(tensor, seen), *_] = operation.inputs
-    seen = seen.settled
-    return replace(seen, axes=regrouped(seen, tensor.shape, operation.out.shape))
+    """A new shape; the values keep their order."""
+    [(tensor, info), *_] = operation.inputs
+    info = info.settled
+    return replace(info, axes=regrouped(info, tensor.shape, operation.out.shape))
 
 
 def regrouped(seen: Seen, old: Sequence[int], new: Sequence[int]) -> tuple[frozenset[str], ...]:
-    """The axes of a tensor whose shape is read otherwise, its numbers staying in their order."""
-    found: list[frozenset[str]] = []
-    left, right = list(zip(old, seen.axes, strict=True)), list(new)
-    while right:
-        group, wide = ([left.pop(0)] if left else []), [right.pop(0)]
-        while math.prod(n for n, _ in group) != math.prod(wide):
-            if math.prod(n for n, _ in group) < math.prod(wide):
-                group.append(left.pop(0))
+    """The axes after a reshape: matches groups of old and new dimensions that have the same product."""
+    axes: list[frozenset[str]] = []
+    old_dims, new_dims = list(zip(old, seen.axes, strict=True)), list(new)
+    while new_dims:
+        old_group, new_group = ([old_dims.pop(0)] if old_dims else []), [new_dims.pop(0)]
+        while math.prod(n for n, _ in old_group) != math.prod(new_group):
+            if math.prod(n for n, _ in old_group) < math.prod(new_group):
+                old_group.append(old_dims.pop(0))
             else:
-                wide.append(right.pop(0))
-        found += _shared_out(NONE.union(*(axis for _, axis in group)), wide, seen.size)
-    return tuple(found)
+                new_group.append(new_dims.pop(0))
+        axes += _shared_out(NONE.union(*(axis for _, axis in old_group)), new_group, seen.size)
+    return tuple(axes)
 
 
 def _shared_out(axis: frozenset[str], wide: Sequence[int], size: Pair) -> list[frozenset[str]]:
-    cut = [n for n in wide if n > 1]
-    if not axis or len(cut) < 2:
-        # A dimension of one cell may have been left beside it.
+    """Assigns the axes of one group of old dimensions to its new dimensions."""
+    non_trivial = [n for n in wide if n > 1]
+    if not axis or len(non_trivial) < 2:
+        # A dimension of size 1 may be part of the group.
         return [axis if n > 1 or len(wide) == 1 else NONE for n in wide]
     if axis == {DOWN, ACROSS} and tuple(wide) == size:
         return list(MAP)
@@ -118,30 +118,30 @@ def _shared_out(axis: frozenset[str], wide: Sequence[int], size: Pair) -> list[f
 
 
 def permuted(operation: Operation) -> Seen:
-    """Dimensions in another order."""
-    [(_, seen), *_] = operation.inputs
-    seen = seen.settled
-    axes = list(seen.axes)
+    """A new order of the dimensions."""
+    [(_, info), *_] = operation.inputs
+    info = info.settled
+    axes = list(info.axes)
     if operation.name == "permute":
         axes = [axes[dim] for dim in operation.given["dims"]]
     else:
-        one, other = (0, len(axes) - 1) if operation.name == "t" else (operation.given["dim0"], operation.given["dim1"])
-        axes[one], axes[other] = axes[other], axes[one]
-    return replace(seen, axes=tuple(axes))
+        dim0, dim1 = (0, len(axes) - 1) if operation.name == "t" else (operation.given["dim0"], operation.given["dim1"])
+        axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+    return replace(info, axes=tuple(axes))
 
 
 def picked(operation: Operation) -> Seen:
-    """One index along a dimension, or one after the other, which takes the dimension away."""
-    [(_, seen), *_] = operation.inputs
-    axes = list(seen.settled.axes)
+    """`select` or `unbind`: indexing that removes a dimension."""
+    [(_, info), *_] = operation.inputs
+    axes = list(info.settled.axes)
     del axes[operation.given["dim"]]
-    return replace(seen.settled, axes=tuple(axes))
+    return replace(info.settled, axes=tuple(axes))
 
 
 def sliced(operation: Operation) -> Seen:
-    """Part of a dimension; where it is the map's, the positions stand elsewhere from then on."""
-    [(tensor, seen), *_] = operation.inputs
-    seen = seen.settled
+    """A part of a dimension. If it runs along the map, the positions shift, and the field becomes unknown."""
+    [(tensor, info), *_] = operation.inputs
+    info = info.settled
     dim = operation.given["dim"]
-    moved = seen.axes[dim] in MAP and operation.out.shape[dim] != tensor.shape[dim]
-    return replace(seen, field=None) if moved else seen
+    shifts = info.axes[dim] in MAP and operation.out.shape[dim] != tensor.shape[dim]
+    return replace(info, field=None) if shifts else info

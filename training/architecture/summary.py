@@ -1,4 +1,4 @@
-"""`graft inspect`: a backbone by name, or a package -> what its network is, as a table, as JSON, and as a page."""
+"""`graft inspect`: summarizes the network of a backbone or a package as a table, as JSON and for the HTML page."""
 
 import statistics
 import time
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-RUNS, ENOUGH_S = 7, 4.0  # how often an image is timed, and the seconds after which fewer will do
-WIDTH = 120  # columns of a terminal
-SAYS = "sees: pixels that each position can depend on (its square's side); by: from one to the next; from: the first's centre"
-RANDOM = "random weights: sizes, operations and time do not depend on them"
+RUNS, ENOUGH_S = 7, 4.0  # timed forward passes; fewer once they have taken this many seconds
+WIDTH = 120
+SAYS = "RF: receptive field (side of a square) of each position, RF stride and RF start (center of the first field), in pixels"
+RANDOM = "random weights, because sizes, multiply-adds and time do not depend on them"
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a network is.
+    """A network's model summary, description and timing.
 
     Attributes:
-        name: the backbone's, or the package's folder.
-        what: in words: which network, with which weights.
-        milliseconds: that torch takes for one image here, in the median.
-        engine_milliseconds: that a package's engine does, which is what serves; None for a backbone.
-        engine: its device and precision.
+        name: the backbone's name, or the package's folder.
+        description: which network with which weights.
+        milliseconds: median time of one image with torch on this machine.
+        engine_milliseconds: time of one image with the package's inference engine, which `graft serve` uses; None for a
+            backbone.
+        engine: device and precision of that engine.
     """
 
     name: str
@@ -41,12 +42,12 @@ class Inspection:
     engine: str = ""
 
     def facts(self) -> dict[str, object]:
-        """What `--json` prints. Windows and fields are one number where they are squares, else [down, across]."""
-        anatomy = self.anatomy
+        """The content of `--json`. A square window or field is one number, any other one [height, width]."""
+        model_summary = self.anatomy
         totals: dict[str, object] = {
-            "weights": anatomy.weights,
-            "multiply_adds": anatomy.multiply_adds,
-            "bytes": anatomy.n_bytes,
+            "weights": model_summary.weights,
+            "multiply_adds": model_summary.multiply_adds,
+            "bytes": model_summary.n_bytes,
             "milliseconds": round(self.milliseconds, 3),
         }
         if self.engine_milliseconds is not None:
@@ -54,27 +55,29 @@ class Inspection:
         return {
             "name": self.name,
             "what": self.what,
-            "input": [*anatomy.image, 3],
-            "layers": [_facts(layer, anatomy) for layer in anatomy.layers],
+            "input": [*model_summary.image, 3],
+            "layers": [_facts(layer, model_summary) for layer in model_summary.layers],
             "totals": totals,
         }
 
 
 def inspect(subject: str, input_size: int | None = None) -> Inspection:
-    """What a package's network is, or a backbone's, of which no weights are needed and none are asked for.
+    """Inspects the network of a package, or of a backbone with random weights, so that nothing is downloaded.
 
     Args:
         subject: a package's folder, or a backbone's name.
-        input_size: of a backbone, in pixels; default: the pretrained size.
+        input_size: for a backbone, in pixels; default: the pretrained size.
 
     Raises:
-        ValueError: if there is no such backbone, or it cannot look at images of that size.
+        ValueError: if the backbone does not exist or does not accept that input size.
         ArtifactError: if the package is damaged.
     """
     if not (Path(subject).exists() or "/" in subject):
         return _of_backbone(choose(subject, "none"), input_size)
     if input_size is not None:
-        raise ValueError(f"--input-size {input_size}: {subject} is a package, which has a size of its own.")
+        raise ValueError(
+            f"--input-size {input_size}: {subject} is a package, and its input size is fixed. Leave the option out."
+        )
     return _of_package(Path(subject))
 
 
@@ -89,9 +92,11 @@ def _of_backbone(choice: Choice, side: int | None) -> Inspection:
         milliseconds = _timed(network, torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise BackboneError(f"{choice.name} cannot look at {side} pixels: {reason} Another --input-size may do.") from None
-    what = f"{choice.name} with its own classifier; {RANDOM}"
-    return Inspection(choice.name, what, _dissected(network, torch.empty(1, 3, side, side)), milliseconds)
+        raise BackboneError(
+            f"{choice.name} does not accept an input size of {side} pixels: {reason} Try another --input-size."
+        ) from None
+    description = f"{choice.name} with its original classifier; {RANDOM}"
+    return Inspection(choice.name, description, _dissected(network, torch.empty(1, 3, side, side)), milliseconds)
 
 
 def _of_package(path: Path) -> Inspection:
@@ -104,9 +109,9 @@ def _of_package(path: Path) -> Inspection:
     backbone, side = loaded.manifest.backbone, loaded.manifest.preprocessing.crop
     batch, built = torch.zeros(1, side, side, 3, dtype=torch.uint8), network.load(loaded.artifact)
     milliseconds = _timed(built, batch)
-    what = f"{backbone.name} ({backbone.weights}) with a head for {len(loaded.manifest.labels)} labels"
+    description = f"{backbone.name} ({backbone.weights}) with a head for {len(loaded.manifest.labels)} labels"
     engine = f"{loaded.engine.device}, {loaded.engine.precision}"
-    return Inspection(str(path), what, _dissected(built, batch), milliseconds, 1000 * loaded.checked.seconds, engine)
+    return Inspection(str(path), description, _dissected(built, batch), milliseconds, 1000 * loaded.checked.seconds, engine)
 
 
 def _dissected(network: "nn.Module", batch: "Tensor") -> Anatomy:
@@ -116,7 +121,7 @@ def _dissected(network: "nn.Module", batch: "Tensor") -> Anatomy:
 
 
 def _timed(network: "nn.Module", batch: "Tensor") -> float:
-    """Milliseconds of one image through torch, in the median of several runs."""
+    """The median milliseconds of one image's forward pass in torch."""
     import torch
 
     network.eval()
@@ -128,9 +133,9 @@ def _timed(network: "nn.Module", batch: "Tensor") -> float:
 def _median_seconds(run: Callable[[], object]) -> float:
     seconds: list[float] = []
     while len(seconds) < RUNS and sum(seconds) < ENOUGH_S:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         run()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
@@ -153,33 +158,33 @@ def _facts(layer: Layer, anatomy: Anatomy) -> dict[str, object]:
 
 
 def share(part: int, total: int) -> float:
-    """A part of a total, from 0 to 1."""
+    """A part of a total, in [0, 1]."""
     return round(part / total, 6) if total else 0.0
 
 
 def operations_share(layer: Layer, anatomy: Anatomy) -> float:
-    """A layer's part of the multiply-adds."""
+    """A layer's share of the multiply-adds."""
     return share(layer.multiply_adds, anatomy.multiply_adds)
 
 
 def _number(pair: Sequence[float] | None) -> float | list[float] | None:
-    """One number where down and across are alike, as torch takes its windows; else both."""
+    """One number if height and width are equal, as in torch's arguments; else both."""
     if pair is None:
         return None
-    down, across = (int(cells) if cells == int(cells) else cells for cells in pair)
-    return down if down == across else [down, across]
+    height, width = (int(cells) if cells == int(cells) else cells for cells in pair)
+    return height if height == width else [height, width]
 
 
 def side(pair: Sequence[float] | None) -> str:
-    """`3` for a square of 3, `1x7` for one row of 7; nothing for nothing."""
+    """Formats (3, 3) as `3` and (1, 7) as `1x7`; None as an empty string."""
     if pair is None:
         return ""
-    down, across = pair
-    return f"{down:g}" if down == across else f"{down:g}x{across:g}"
+    height, width = pair
+    return f"{height:g}" if height == width else f"{height:g}x{width:g}"
 
 
 def sees(layer: Layer, image: Pair) -> tuple[str, str, str]:
-    """A layer's receptive field for a person: its size, its stride, its offset."""
+    """A layer's receptive field as text: size, stride and offset."""
     field = layer.receptive_field
     if field is None:
         return "?", "", ""
@@ -189,22 +194,36 @@ def sees(layer: Layer, image: Pair) -> tuple[str, str, str]:
 
 
 def millions(count: int) -> str:
-    """Multiply-adds in millions; small ones with the digits that tell them apart."""
+    """Multiply-adds in millions; small numbers with two significant digits."""
     amount = count / 1e6
     return "" if not count else f"{amount:,.1f}" if amount >= 1 else f"{amount:.2g}"
 
 
 def percent(part: float) -> str:
-    """A share in a narrow column: whole percents."""
+    """A fraction as whole percent, for a narrow column."""
     return "" if not part else f"{100 * part:.0f}%" if part >= 0.01 else "<1%"
 
 
 def text(found: Inspection) -> str:
-    """The table for a terminal, and what all layers come to."""
-    head = ("layer", "kind", "kernel", "stride", "pad", "output", "weights", "", "M mult-adds", "", "sees", "by", "from")
-    rows = [head, *(_row(layer, found.anatomy) for layer in found.anatomy.layers)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(head) - 1))
+    """The layer table and the totals, for the terminal."""
+    header = (
+        "layer",
+        "kind",
+        "kernel",
+        "stride",
+        "pad",
+        "output",
+        "weights",
+        "",
+        "M mult-adds",
+        "",
+        "RF",
+        "RF stride",
+        "RF start",
+    )
+    rows = [header, *(_row(layer, found.anatomy) for layer in found.anatomy.layers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(header) - 1))
     lines = ["  ".join(_cells(row, widths)).rstrip() for row in rows]
     return "\n".join([f"{found.name}: {found.what}", "", *lines, "", SAYS, *totals(found)])
 
@@ -227,17 +246,18 @@ def _row(layer: Layer, anatomy: Anatomy) -> tuple[str, ...]:
 
 
 def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first = row[0] if len(row[0]) <= widths[0] else f"…{row[0][1 - widths[0] :]}"
-    named = [f"{first:<{widths[0]}}", f"{row[1]:<{widths[1]}}"]
-    return named + [f"{cell:>{width}}" for cell, width in zip(row[2:], widths[2:], strict=True)]
+    name = row[0] if len(row[0]) <= widths[0] else f"…{row[0][1 - widths[0] :]}"
+    left_aligned = [f"{name:<{widths[0]}}", f"{row[1]:<{widths[1]}}"]
+    return left_aligned + [f"{cell:>{width}}" for cell, width in zip(row[2:], widths[2:], strict=True)]
 
 
 def totals(found: Inspection) -> list[str]:
-    """What all layers come to, a fact a line."""
-    anatomy = found.anatomy
-    size = f"{anatomy.weights:,} weights, {anatomy.n_bytes / 2**20:,.1f} MiB in memory"
-    work = f"{anatomy.multiply_adds / 1e6:,.1f} million multiply-adds for an image of {'x'.join(map(str, anatomy.image))}"
-    times = f"{found.milliseconds:,.1f} ms an image on this machine with torch"
+    """The totals over all layers, one per line."""
+    model_summary = found.anatomy
+    size = f"{model_summary.weights:,} weights, {model_summary.n_bytes / 2**20:,.1f} MiB in memory"
+    image_size = "x".join(map(str, model_summary.image))
+    compute = f"{model_summary.multiply_adds / 1e6:,.1f} million multiply-adds per image of {image_size} pixels"
+    latency = f"{found.milliseconds:,.1f} ms per image on this machine with torch"
     if found.engine_milliseconds is not None:
-        times += f", {found.engine_milliseconds:,.1f} ms with what serves it ({found.engine})"
-    return [size, work, times]
+        latency += f", {found.engine_milliseconds:,.1f} ms with the inference engine ({found.engine})"
+    return [size, compute, latency]

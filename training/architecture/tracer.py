@@ -1,7 +1,7 @@
-"""A torch network -> its anatomy.
+"""Traces a torch network into a layer-by-layer model summary.
 
-One pass with tensors that hold no numbers (torch's `meta` device), each operation of which is looked at: so branches, gates
-and functions that are no modules are met as they really run, and a network of 150 layers takes a second.
+One forward pass on torch's `meta` device (tensors without data) intercepts every operation. So branches, gates and functions
+outside modules are recorded as they really run, and a network of 150 layers takes a second.
 """
 
 from typing import Any
@@ -18,19 +18,19 @@ from graft.training.architecture.spatial_dims import MAP, NONE, Operation, Seen
 
 
 def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
-    """The layers of a network on torch's `meta` device, met by one image.
+    """Summarizes the layers of a network on torch's `meta` device, in the order of one image's forward pass.
 
     Args:
         batch: float (1, 3, H, W) or uint8 (1, H, W, 3), on the same device.
     """
-    top = 2 if batch.is_floating_point() else 1  # the height's dimension
-    image = (batch.shape[top], batch.shape[top + 1])
-    axes = tuple(MAP[dim - top] if dim in (top, top + 1) else NONE for dim in range(4))
-    knife = _Knife(network, image)
-    knife.know(batch, Seen(axes, image, ReceptiveField()))
-    hooks = [hook for name, module in network.named_modules() for hook in knife.follow(name, module)]
+    height_dim = 2 if batch.is_floating_point() else 1
+    image_size = (batch.shape[height_dim], batch.shape[height_dim + 1])
+    axes = tuple(MAP[dim - height_dim] if dim in (height_dim, height_dim + 1) else NONE for dim in range(4))
+    tracer = _Knife(network, image_size)
+    tracer.know(batch, Seen(axes, image_size, ReceptiveField()))
+    hooks = [hook for name, module in network.named_modules() for hook in tracer.follow(name, module)]
     try:
-        with torch.no_grad(), knife:
+        with torch.no_grad(), tracer:
             network.eval()(batch)
     finally:
         for hook in hooks:
@@ -38,25 +38,25 @@ def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
     parameters = list(network.parameters())
     n_weights = sum(tensor.numel() for tensor in parameters)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *network.buffers()])
-    return Anatomy(knife.all_layers(), image, n_weights, n_bytes)
+    return Anatomy(tracer.all_layers(), image_size, n_weights, n_bytes)
 
 
 class _Knife(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks at every operation while a network runs."""
+    """Intercepts every operation during a forward pass."""
 
     def __init__(self, network: nn.Module, image: Pair) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._layers: list[Layer] = []
         self._image = image
-        self._inside = [""]  # the names of the modules that are running, the innermost last
+        self._inside = [""]  # names of the running modules, innermost last
         self._seen: dict[int, Seen] = {}
         self._learned = {id(tensor): frozenset([name]) for name, tensor in network.named_parameters()}
         self._unused = {name: tensor.numel() for name, tensor in network.named_parameters()}
-        self._beside = 0  # what is learned beside a convolution's own weights, such as their scale
-        self._kept: list[Tensor] = []  # lest another tensor gets the id of one that is gone
+        self._beside = 0  # number of weights beside those of the layers, such as the scale of a standardized convolution
+        self._kept: list[Tensor] = []  # keeps tensors alive, because the id of a deleted one can be reused
 
     def follow(self, name: str, module: nn.Module) -> tuple[Any, Any]:
-        """Hooks that tell when a module runs."""
+        """Adds hooks that record which module is running."""
 
         def enter(*_: object) -> None:
             self._inside.append(name)
@@ -67,46 +67,46 @@ class _Knife(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
 
     def know(self, tensor: Tensor, seen: Seen) -> None:
-        """Remembers what is known of a tensor."""
+        """Stores the info of a tensor."""
         self._seen[id(tensor)] = seen
         self._kept.append(tensor)
 
     def all_layers(self) -> tuple[Layer, ...]:
-        """Those met, and what is learned beside their own weights, or is not used for one image's answer."""
-        left = sum(self._unused.values()) + self._beside
-        rest = [Layer("(others)", "learned", (0, 0, 0), None, left)] if left else []
-        return (*self._layers, *rest)
+        """All layers, and a last entry for the weights beside those of the layers or unused in inference."""
+        n_other = sum(self._unused.values()) + self._beside
+        others = [Layer("(others)", "learned", (0, 0, 0), None, n_other)] if n_other else []
+        return (*self._layers, *others)
 
     def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
         result = function(*given, **(named or {}))
         arguments = _by_name(function, given, named or {})
         tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        learned = NONE.union(*(self._learned.get(id(tensor), NONE) for tensor in tensors))
+        names = NONE.union(*(self._learned.get(id(tensor), NONE) for tensor in tensors))
         inputs = [(tensor, self._seen[id(tensor)]) for tensor in tensors if id(tensor) in self._seen]
-        if not inputs:  # weights on their way to where they are used
-            self._learned.update({id(tensor): learned for tensor in results if learned})
+        if not inputs:  # transforms weights before they are used
+            self._learned.update({id(tensor): names for tensor in results if names})
             self._kept += results
         elif results:
             name, pointwise = function.overloadpacket.__name__, torch.Tag.pointwise in function.tags
-            done = [Operation(name, pointwise, arguments, inputs, out, self._image) for out in results]
-            known = [op_rules.after(operation) for operation in done]
-            self._note(done[0], known[0], learned)
-            for out, seen in zip(results, known, strict=True):
-                self.know(out, seen)
+            operations = [Operation(name, pointwise, arguments, inputs, out, self._image) for out in results]
+            infos = [op_rules.after(operation) for operation in operations]
+            self._note(operations[0], infos[0], names)
+            for out, info in zip(results, infos, strict=True):
+                self.know(out, info)
         return result
 
     def _note(self, operation: Operation, seen: Seen, learned: frozenset[str]) -> None:
-        fresh = {name: self._unused[name] for name in learned if name in self._unused}
-        layer = layers.layer(self._inside[-1], operation, seen, fresh)
+        new_weights = {name: self._unused[name] for name in learned if name in self._unused}
+        layer = layers.layer(self._inside[-1], operation, seen, new_weights)
         if layer:
             self._layers = layers.merged(self._layers, layer)
-            self._beside += sum(fresh.values()) - layer.weights
-            self._unused = {name: size for name, size in self._unused.items() if name not in fresh}
+            self._beside += sum(new_weights.values()) - layer.weights
+            self._unused = {name: size for name, size in self._unused.items() if name not in new_weights}
 
 
 def _by_name(function: Any, given: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """An operation's arguments by name, with the defaults of those that were left out."""
-    wanted = function._schema.arguments
-    first = {argument.name: value for argument, value in zip(wanted, given, strict=False)}
-    return {argument.name: argument.default_value for argument in wanted} | first | named
+    """An operator's arguments by name, including defaults."""
+    schema = function._schema.arguments
+    positional = {argument.name: value for argument, value in zip(schema, given, strict=False)}
+    return {argument.name: argument.default_value for argument in schema} | positional | named

@@ -1,6 +1,6 @@
-"""One look at every file: its digest, what its header says, and two hashes of what it shows.
+"""Image scan: reads every file once and records its digest, its header and two difference hashes.
 
-Each file is read once, on all cores, and only numbers are kept: 28 bytes a file beside its digest.
+All cores are used, and only numbers are kept: 28 bytes per file besides its digest. No findings here, no decoded images.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from graft.training.runtime.progress import Progress
 from graft.training.runtime.thread_map import each
 
 MODES = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L", "I;16N")
-SAME = 2  # grey levels that encoding may put between equal colours
-NOTHING = 255  # the format and the mode of what could not be looked at
+SAME = 2  # gray levels by which encoding may change equal colors
+NOTHING = 255  # format and mode of a file that cannot be used
 ANIMATED, TRANSPARENT, GREY, BLANK, FILLED = 1, 2, 4, 8, 16
-NOTHING_SEEN = np.zeros((SIDE, SIDE), np.float32)  # correlates with no picture
+NOTHING_SEEN = np.zeros((SIDE, SIDE), np.float32)  # its correlation with every image is 0
 
 LOOK = np.dtype(
     [
@@ -37,14 +37,14 @@ LOOK = np.dtype(
         ("mode", np.uint8),
         ("orientation", np.uint8),
         ("flags", np.uint8),
-        ("across", np.uint64),
-        ("down", np.uint64),
+        ("dhash_horizontal", np.uint64),
+        ("dhash_vertical", np.uint64),
     ]
 )
 
 
 class Trouble(NamedTuple):
-    """Why a file cannot be used: a code of `ImageError`, or "unreadable_file" where not even its bytes could be had."""
+    """Why a file cannot be used: a code of `ImageError`, or "unreadable_file" if its bytes cannot be read."""
 
     code: str
     text: str
@@ -52,15 +52,15 @@ class Trouble(NamedTuple):
 
 @dataclass(frozen=True)
 class Looks:
-    """What one look at each file of a data set told.
+    """The result of scanning every file of a data set.
 
     Attributes:
-        columns: of dtype LOOK, (N,); row i is about the i-th sample. Width and height are as a person sees the image;
-            `flags` is a sum of ANIMATED, TRANSPARENT, GREY (no colour in it), BLANK (one colour) and FILLED (ends in
-            the grey that stands for missing data); `across` and `down` are what `graft.training.data.near_duplicates` compares.
-        troubles: by path, of the files that cannot be used; their row holds NOTHING.
-        warnings: by path, what Pillow said of files that it read all the same.
-        alike: digests of images that differ in their bytes and show the same.
+        records: of dtype SCAN_DTYPE, (N,); row i belongs to the i-th sample. Width and height are those after the EXIF
+            rotation; `flags` is a sum of ANIMATED, TRANSPARENT, GRAYSCALE, BLANK (one color) and GRAY_FILL (ends in the gray
+            that stands for missing data); the hashes are compared by `graft.training.data.near_duplicates`.
+        unreadable: by path, the files that cannot be used; their format and mode are UNKNOWN.
+        warnings: by path, Pillow's warnings about files that it could read.
+        near_duplicates: pairs of digests of images that differ in their bytes but look the same.
     """
 
     columns: NDArray[np.void]
@@ -69,21 +69,21 @@ class Looks:
     alike: tuple[tuple[bytes, bytes], ...] = ()
 
     def usable(self) -> NDArray[np.bool_]:
-        """Which rows are about an image that can be used, bool (N,)."""
+        """Mask of the rows with a usable image, bool (N,)."""
         usable: NDArray[np.bool_] = self.columns["format"] != NOTHING
         return usable
 
     def has(self, flag: int) -> NDArray[np.bool_]:
-        """Which rows have a flag, bool (N,)."""
+        """Mask of the rows that have a flag, bool (N,)."""
         flagged: NDArray[np.bool_] = (self.columns["flags"] & flag) != 0
         return flagged
 
 
 def median_side(looks: Looks) -> int:
-    """The typical shorter side, in pixels, of the images that can be used.
+    """The median shorter side of the usable images, in pixels.
 
     Raises:
-        DatasetError: if there is none.
+        DatasetError: if no image is usable.
     """
     usable = looks.columns[looks.usable()]
     if not len(usable):
@@ -92,11 +92,11 @@ def median_side(looks: Looks) -> int:
 
 
 def sizes(looks: Looks) -> str:
-    """How large the images are, for a person."""
+    """The image sizes as text: smallest, largest and median by area."""
     usable = looks.columns[looks.usable()]
     order = np.argsort(usable["width"].astype(np.int64) * usable["height"], kind="stable")
-    smallest, middle, largest = (f"{usable[row]['width']}x{usable[row]['height']}" for row in order[[0, len(order) // 2, -1]])
-    return f"all {smallest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, typically {middle}"
+    smallest, median, largest = (f"{usable[row]['width']}x{usable[row]['height']}" for row in order[[0, len(order) // 2, -1]])
+    return f"all {smallest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, typically {median}"
 
 
 class _Seen(NamedTuple):
@@ -107,37 +107,37 @@ class _Seen(NamedTuple):
 
 
 def examine(dataset: Dataset) -> tuple[Dataset, Looks]:
-    """Reads every file once; the same data with the samples' digests, and what was seen.
+    """Reads every file once; returns the data set with the samples' digests, and the scan.
 
-    A sample without a group gets its digest for one. A file that cannot be used stays in the data, and is in `troubles`.
+    A sample without a group gets its digest as its group. An unusable file stays in the data set and is in `unreadable`.
     """
-    samples, columns = list(dataset.samples), np.zeros(len(dataset.samples), LOOK)
-    # The samples are replaced one by one: where the caller keeps no hold on the old data either, a million of them are
-    # never held twice.
-    bare, read = replace(dataset, samples=()), dataset.source.read
+    samples, records = list(dataset.samples), np.zeros(len(dataset.samples), LOOK)
+    # The samples are replaced one by one: if the caller drops the old data set too, a million samples are never held twice.
+    without_samples, read = replace(dataset, samples=()), dataset.source.read
     del dataset
-    troubles: dict[str, Trouble] = {}
-    warned: dict[str, str] = {}
+    unreadable: dict[str, Trouble] = {}
+    read_warnings: dict[str, str] = {}
 
-    with Progress("reading", len(samples), "images") as progress, _attentive() as heard:
+    with Progress("reading", len(samples), "images") as progress, _attentive() as captured:
 
-        def look(row: int) -> _Seen:
-            return _look(read, samples[row].path, heard)
+        def scan_row(row: int) -> _Seen:
+            return _look(read, samples[row].path, captured)
 
-        for row, seen in enumerate(progress.each(each(look, range(len(samples)), cores()))):
+        for row, scanned in enumerate(progress.each(each(scan_row, range(len(samples)), cores()))):
             sample = samples[row]
-            columns[row] = seen.row
-            if seen.trouble:
-                troubles[sample.path] = seen.trouble
-            elif seen.warning:
-                warned[sample.path] = seen.warning
-            samples[row] = replace(sample, digest=seen.digest, group=sample.group or seen.digest)
-    examined, looks = replace(bare, samples=tuple(samples)), Looks(columns, troubles, warned)
-    return examined, replace(looks, alike=tuple(_near_copies(examined, looks)))
+            records[row] = scanned.row
+            if scanned.trouble:
+                unreadable[sample.path] = scanned.trouble
+            elif scanned.warning:
+                read_warnings[sample.path] = scanned.warning
+            samples[row] = replace(sample, digest=scanned.digest, group=sample.group or scanned.digest)
+    scanned_dataset = replace(without_samples, samples=tuple(samples))
+    table = Looks(records, unreadable, read_warnings)
+    return scanned_dataset, replace(table, alike=tuple(_near_copies(scanned_dataset, table)))
 
 
 class _Heard(threading.local):
-    """What Pillow warned of in this thread since it last began a file."""
+    """Pillow's warnings in this thread about the current file."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -145,16 +145,16 @@ class _Heard(threading.local):
 
 @contextmanager
 def _attentive() -> Iterator[_Heard]:
-    """Collects Python's warnings by thread; `warnings.catch_warnings` alone would mix those of several files."""
-    heard = _Heard()
+    """Collects Python's warnings per thread; `warnings.catch_warnings` alone would mix those of several files."""
+    captured = _Heard()
 
-    def note(message: Warning | str, *_: object, **__: object) -> None:
-        heard.messages.append(" ".join(str(message).split()))
+    def append(message: Warning | str, *_: object, **__: object) -> None:
+        captured.messages.append(" ".join(str(message).split()))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = note
-        yield heard
+        warnings.showwarning = append
+        yield captured
 
 
 def _look(read: Callable[[str], bytes], path: str, heard: _Heard) -> _Seen:
@@ -162,25 +162,25 @@ def _look(read: Callable[[str], bytes], path: str, heard: _Heard) -> _Seen:
     try:
         encoded = read(path)
     except DatasetError as error:
-        # Nothing is known of its content, so it is like no other file.
-        unknown = hashlib.sha256(b"unread " + path.encode("utf-8", "surrogateescape")).digest()
-        return _Seen(unknown, _row(0, None), Trouble("unreadable_file", str(error)), "")
+        # The content is unknown, so the digest must differ from that of every other file.
+        unique = hashlib.sha256(b"unread " + path.encode("utf-8", "surrogateescape")).digest()
+        return _Seen(unique, _row(0, None), Trouble("unreadable_file", str(error)), "")
     digest = hashlib.sha256(encoded).digest()
     try:
-        seen = glance(encoded, SIDE)
+        preview = glance(encoded, SIDE)
     except ImageError as error:
         return _Seen(digest, _row(len(encoded), None), Trouble(error.code, str(error)), "")
-    return _Seen(digest, _row(len(encoded), seen), None, "; ".join(dict.fromkeys(heard.messages)))
+    return _Seen(digest, _row(len(encoded), preview), None, "; ".join(dict.fromkeys(heard.messages)))
 
 
 def _row(n_bytes: int, seen: Glance | None) -> tuple[int, ...]:
-    """One file's values in LOOK's order."""
+    """The values of one file in the order of SCAN_DTYPE."""
     if seen is None:
         return n_bytes, 0, 0, NOTHING, NOTHING, 0, 0, 0, 0
     mode = MODES.index(seen.mode) if seen.mode in MODES else NOTHING
     code = FORMATS.index(seen.format)
-    across, down = hash_of(grey_of(seen.pixels))
-    return n_bytes, seen.width, seen.height, code, mode, seen.orientation, _flags(seen), across, down
+    horizontal, vertical = hash_of(grey_of(seen.pixels))
+    return n_bytes, seen.width, seen.height, code, mode, seen.orientation, _flags(seen), horizontal, vertical
 
 
 def _flags(seen: Glance) -> int:
@@ -194,16 +194,16 @@ def _flags(seen: Glance) -> int:
 
 
 def _near_copies(dataset: Dataset, looks: Looks) -> list[tuple[bytes, bytes]]:
-    """Digests of images that differ in their bytes but show the same: re-encoded, resized, brightened.
+    """Pairs of digests of images that look the same but differ in their bytes: re-encoded, resized, brightened.
 
-    Only the few that look alike by their hashes are read a second time. What changed or vanished meanwhile is passed over.
+    Only candidates with similar hashes are read again. Files that changed or disappeared since the scan are skipped.
     """
     rows = _different(dataset, looks)
-    columns = looks.columns[rows]
-    pairs = candidates(columns["across"], columns["down"])
+    records = looks.columns[rows]
+    pairs = candidates(records["dhash_horizontal"], records["dhash_vertical"])
 
-    def thumbnail(place: int) -> Grey:
-        sample = dataset.samples[rows[place]]
+    def thumbnail(index: int) -> Grey:
+        sample = dataset.samples[rows[index]]
         try:
             encoded = dataset.read(sample)
             unchanged = hashlib.sha256(encoded).digest() == sample.digest
@@ -211,14 +211,14 @@ def _near_copies(dataset: Dataset, looks: Looks) -> list[tuple[bytes, bytes]]:
         except (DatasetError, ImageError):
             return NOTHING_SEEN
 
-    same = judged(pairs, lambda places: each(thumbnail, places.tolist(), cores()))
-    return [(dataset.samples[rows[one]].digest, dataset.samples[rows[other]].digest) for one, other in same]
+    verified = judged(pairs, lambda indices: each(thumbnail, indices.tolist(), cores()))
+    return [(dataset.samples[rows[one]].digest, dataset.samples[rows[other]].digest) for one, other in verified]
 
 
 def _different(dataset: Dataset, looks: Looks) -> NDArray[np.int64]:
-    """One row for each content among the images that can be used and show more than one colour."""
+    """One row per distinct content among the usable images that have more than one color."""
     rows: NDArray[np.int64] = np.flatnonzero(looks.usable() & ~looks.has(BLANK))
-    # Eight bytes of a digest are enough to tell a million files apart, and cost a fifth of a set of them.
-    starts = (int.from_bytes(dataset.samples[row].digest[:8], "big") for row in rows.tolist())
-    _, first = np.unique(np.fromiter(starts, np.uint64, len(rows)), return_index=True)
+    # Eight bytes of a digest tell a million files apart, and need a fifth of the memory of a set of digests.
+    prefixes = (int.from_bytes(dataset.samples[row].digest[:8], "big") for row in rows.tolist())
+    _, first = np.unique(np.fromiter(prefixes, np.uint64, len(rows)), return_index=True)
     return rows[np.sort(first)]

@@ -1,4 +1,4 @@
-"""A backbone as an ONNX graph on disk, made once per machine, by a child process. Imports neither torch nor timm."""
+"""Cache of backbones exported to ONNX, each exported once per machine in a child process. Imports neither torch nor timm."""
 
 import hashlib
 import json
@@ -18,15 +18,16 @@ from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import say
 
 CARD = "backbone.json"
-STAGES = "stages"  # the output beside `vectors`
-EXPORT_FORMAT = 3  # raise it when the exported graph changes, so that old ones are made anew
+STAGES = "stages"  # name of the ONNX output with the stage features
+EXPORT_FORMAT = 3  # increase when the exported graph changes, so that cached graphs are exported again
 
 
 class Exported(BaseModel):
-    """A backbone as a graph on disk: uint8 (N, S, S, 3) -> `vectors` float32 (N, D).
+    """A backbone exported to ONNX: uint8 (N, S, S, 3) -> `vectors` float32 (N, D).
 
-    Where the network lets its stages be seen, also `stages`: their means over all positions, side by side. Where the
-    vectors are the mean of a map, also that map and the stages', by the names in `Backbone.maps`.
+    If the network gives access to its stages, there is an output `stages`: their globally pooled feature maps, concatenated.
+    If the vectors are a globally pooled feature map, that map and those of the stages are outputs too, by the names in
+    `Backbone.maps`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,51 +46,51 @@ class Exported(BaseModel):
 
 
 def columns(backbone: Backbone) -> dict[str, slice]:
-    """Where each block of features stands in a row of all of them: every stage's, then the last vector.
+    """The columns of each feature set in a row of all features: every stage's, then the final vector.
 
-    `stage1`, `stage3`, … by timm's own number; `last`, the vector; and `all`, the whole row.
+    `stage1`, `stage3`, … by timm's number; `last`, the final vector; and `all`, the whole row.
     """
-    blocks: dict[str, slice] = {}
+    slices: dict[str, slice] = {}
     end = 0
     for number, width in backbone.stages.items():
-        blocks[f"stage{number + 1}"] = slice(end, end := end + width)
-    return blocks | {"last": slice(end, end + backbone.width), "all": slice(0, end + backbone.width)}
+        slices[f"stage{number + 1}"] = slice(end, end := end + width)
+    return slices | {"last": slice(end, end + backbone.width), "all": slice(0, end + backbone.width)}
 
 
 def export(choice: Choice, crop: int | None, median_side: int, fit: str) -> Exported:
-    """The backbone's graph: at once if this machine has made it before, else by a child process.
+    """Returns the exported backbone: from the cache if this machine has exported it before, else by a child process.
 
-    A child, so that a run on features needs neither torch's memory nor, the next time, its import.
+    A child process, so that a run on features does not need torch's memory, and a later run does not import torch.
 
     Args:
-        crop: the input's side in pixels; None derives it from the images.
-        median_side: of the images' shorter sides, in pixels.
-        fit: how images are made square.
+        crop: input side in pixels; None derives it from the images.
+        median_side: median of the images' shorter sides, in pixels.
+        fit: how images are resized to a square.
 
     Raises:
-        BackboneError: if the weights cannot be had, or the graph does not say what torch says.
+        BackboneError: if the weights are not available, or the graph's outputs differ from torch's.
     """
     base = cache_folder() / "backbones" / _key(choice)
     folder = _known(base, crop, median_side)
     if folder is None:
-        say(f"preparing {choice.name}: once for this machine, about 15 s")
+        say(f"exporting {choice.name} to ONNX: once on this machine, about 15 s")
         base.parent.mkdir(parents=True, exist_ok=True)
         _export_in_child(choice, base, crop, median_side)
         folder = _known(base, crop, median_side)
     if folder is None:
-        raise BackboneError(f"The export of {choice.name} left nothing at {base}.")
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    exported = Exported(folder=folder, **card)
+        raise BackboneError(f"The export of {choice.name} wrote no graph at {base}.")
+    metadata = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    exported = Exported(folder=folder, **metadata)
     return exported.model_copy(update={"preprocessing": exported.preprocessing.model_copy(update={"fit": fit})})
 
 
 def graph_folder(base: Path, side: int) -> Path:
-    """Where the graph for one input size is kept."""
+    """The cache folder of the graph for one input size."""
     return base.with_name(f"{base.name}-{side}")
 
 
 def size_file(base: Path) -> Path:
-    """Remembers the pretrained input size, which only timm knows, so that the next run need not import it."""
+    """The file with the pretrained input size, so that the next run does not import timm to get it."""
     return base.with_name(f"{base.name}.size")
 
 
@@ -113,23 +114,23 @@ def _export_in_child(choice: Choice, base: Path, crop: int | None, median_side: 
     ]
     root = str(Path(graft.__file__).parents[1])
     environment = {
-        "HF_HUB_ETAG_TIMEOUT": "5",  # the hub's library reads it when it is imported, so it must be there before
+        "HF_HUB_ETAG_TIMEOUT": "5",  # huggingface_hub reads it when it is imported, so it must be set before
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0:
-        said = done.stderr.strip()
-        raise BackboneError(said.rpartition("BackboneError: ")[2] or f"The export ended with code {done.returncode}.")
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if process.returncode != 0:
+        message = process.stderr.strip().rpartition("BackboneError: ")[2]
+        raise BackboneError(message or f"The export ended with exit code {process.returncode}.")
 
 
 def _key(choice: Choice) -> str:
-    """A name that changes with anything that changes the graph but the input size."""
+    """A cache key of everything that affects the graph except the input size."""
     if choice.weights == "package":
-        identity = record(packaged(choice.name)).sha256
+        weights = record(packaged(choice.name)).sha256
     elif Path(choice.weights).is_file():
-        identity = record(Path(choice.weights)).sha256
+        weights = record(Path(choice.weights)).sha256
     else:
-        identity = choice.weights
-    parts = [EXPORT_FORMAT, choice.name, identity, version("timm"), version("torch")]
-    return f"{choice.name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
+        weights = choice.weights
+    fields = [EXPORT_FORMAT, choice.name, weights, version("timm"), version("torch")]
+    return f"{choice.name}-{hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]}"

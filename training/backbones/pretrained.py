@@ -1,4 +1,4 @@
-"""A choice of backbone -> the timm network with its weights, every tensor matched, and its preprocessing. Slow to import."""
+"""Loads a timm network with its weights, every tensor matched, and its preprocessing. Slow to import: needs timm and torch."""
 
 import hashlib
 from pathlib import Path
@@ -18,23 +18,23 @@ from graft.training.backbones.registry import PACKAGED, BackboneError, Choice, p
 
 
 def load(choice: Choice, crop: int | None = None) -> Any:
-    """The timm network with its weights and its own classifier, every tensor matched.
+    """Loads the timm network with its weights and its original classifier.
 
     Args:
-        crop: the input's side for networks that are built for one size; default: the pretrained size.
+        crop: input side in pixels for networks that are built for one size; default: the pretrained size.
 
     Raises:
-        BackboneError: if a tensor is missing, left over, or of another shape.
+        BackboneError: if a tensor is missing, unexpected, or of another shape.
     """
-    sized = sized_for(choice.name, crop)
+    size_arguments = sized_for(choice.name, crop)
     if choice.weights.startswith("local-dir:"):
-        return _checked_timm(choice, choice.weights, sized)
+        return _checked_timm(choice, choice.weights, size_arguments)
     if choice.weights == "hub":
-        return _checked_timm(choice, choice.name, sized)
+        return _checked_timm(choice, choice.name, size_arguments)
     try:
-        network = timm.create_model(choice.name, pretrained=False, **sized)
+        network = timm.create_model(choice.name, pretrained=False, **size_arguments)
     except ValueError as error:
-        raise BackboneError(f"{choice.name} cannot be built for {crop} pixels: {error}. Another --input-size may do.") from None
+        raise BackboneError(f"{choice.name} cannot be built for {crop} pixels: {error}. Try another --input-size.") from None
     if choice.weights == "package":
         tensors = torch.load(packaged(choice.name), map_location="cpu", weights_only=True)
         _load_by_position(network, tensors, choice.name)
@@ -55,39 +55,40 @@ def _checked_timm(choice: Choice, name: str, sized: dict[str, int]) -> Any:
 
 
 def _load_by_position(network: Any, tensors: dict[str, Tensor], name: str) -> None:
-    """Loads tensors whose names are another library's but whose order and shapes are the network's own."""
-    own = network.state_dict()
-    if len(own) != len(tensors):
-        raise BackboneError(f"{name} has {len(own)} tensors, but its weights file has {len(tensors)}.")
-    for (ours, expected), (theirs, found) in zip(own.items(), tensors.items(), strict=True):
-        # The last word says what a tensor is for (weight, bias, running_mean), in both libraries alike.
-        if expected.shape != found.shape or ours.rpartition(".")[2] != theirs.rpartition(".")[2]:
-            raise BackboneError(f"{name}: {ours} {tuple(expected.shape)} does not match {theirs} {tuple(found.shape)}.")
-    network.load_state_dict(dict(zip(own, tensors.values(), strict=True)), strict=True)
+    """Loads tensors with another library's names but the network's order and shapes."""
+    state = network.state_dict()
+    if len(state) != len(tensors):
+        raise BackboneError(f"{name} has {len(state)} tensors, but its weights file has {len(tensors)}.")
+    for (key, expected), (file_key, actual) in zip(state.items(), tensors.items(), strict=True):
+        # The last component is the tensor's role (weight, bias, running_mean), which is the same in both libraries.
+        if expected.shape != actual.shape or key.rpartition(".")[2] != file_key.rpartition(".")[2]:
+            raise BackboneError(f"{name}: {key} {tuple(expected.shape)} does not match {file_key} {tuple(actual.shape)}.")
+    network.load_state_dict(dict(zip(state, tensors.values(), strict=True)), strict=True)
 
 
 def _load_by_name(network: Any, tensors: dict[str, Tensor], file: str) -> None:
-    """Loads a state dict; only the old classifier may be missing, left over, or of another width.
+    """Loads a state dict; only the original classifier may be missing, unexpected, or of another width.
 
-    Classifiers that only helped to train, as Inception networks have, may be left over too.
+    Auxiliary classifiers, as Inception networks have for training, may be unexpected too.
     """
-    own, tensors = network.state_dict(), without_helpers(tensors, network)
+    state, tensors = network.state_dict(), without_helpers(tensors, network)
     classifier = network.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     prefixes = tuple(f"{head}." for head in heads)
-    wrong = [
+    mismatches = [
         key
-        for key in sorted(set(own) | set(tensors))
-        if not key.startswith(prefixes) and (key not in own or key not in tensors or own[key].shape != tensors[key].shape)
+        for key in sorted(set(state) | set(tensors))
+        if not key.startswith(prefixes) and (key not in state or key not in tensors or state[key].shape != tensors[key].shape)
     ]
-    if wrong:
-        raise BackboneError(f"{file} does not fit {type(network).__name__}: {len(wrong)} tensors differ, first {wrong[0]}.")
-    fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
-    network.load_state_dict(own | fitting, strict=True)
+    if mismatches:
+        network_name = type(network).__name__
+        raise BackboneError(f"{file} does not fit {network_name}: {len(mismatches)} tensors differ, first {mismatches[0]}.")
+    matching = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
+    network.load_state_dict(state | matching, strict=True)
 
 
 def preprocessing(network: Any, crop: int | None, fit: str) -> Preprocessing:
-    """The preprocessing that these weights were trained with, for an input of `crop` pixels (default: their own)."""
+    """The preprocessing of the pretrained weights, for an input of `crop` pixels (default: the pretrained size)."""
     config = resolve_model_data_config(network)
     side = crop or config["input_size"][-1]
     interpolation = config["interpolation"] if config["interpolation"] in ("bilinear", "lanczos") else "bicubic"
@@ -104,7 +105,7 @@ def preprocessing(network: Any, crop: int | None, fit: str) -> Preprocessing:
 
 
 def describe(choice: Choice, network: Any, tensors: dict[str, Tensor]) -> Backbone:
-    """The backbone's facts for the manifest, from its headless network and that network's tensors."""
+    """The backbone's entry in the manifest, from the network without its classifier and that network's tensors."""
     config: dict[str, Any] = network.pretrained_cfg
     origin = {
         "package": f"PyPI package {PACKAGED.get(choice.name)}",

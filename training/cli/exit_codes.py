@@ -1,4 +1,4 @@
-"""Exceptions to exit codes and one-line messages."""
+"""Maps exceptions to exit codes and error messages."""
 
 import errno
 
@@ -15,8 +15,8 @@ CODES = {
 
 
 def _code(error: BaseException) -> int:
-    """The exit code for an error that has a text for people; 0 means: a bug of ours, show the traceback."""
-    # By name, because their modules take seconds to import.
+    """The exit code of an expected error; 0 for a bug, which needs a traceback."""
+    # By class name, because importing the classes takes seconds.
     if code := CODES.get(type(error).__name__):
         return code
     if isinstance(error, OSError) and error.errno is not None:

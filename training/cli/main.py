@@ -1,4 +1,4 @@
-"""The `graft` command: call one function, print. Heavy imports sit inside the verbs, so `--help` is instant."""
+"""Entry point of the `graft` command. Handlers import heavy modules lazily, so that `--help` is fast."""
 
 import argparse
 import signal
@@ -16,7 +16,7 @@ def _terminated(_: int, __: FrameType | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb; the exit code."""
+    """Runs one command; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser(argv, ACTIONS).parse_args(argv)
     signal.signal(signal.SIGTERM, _terminated)
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         action: Callable[[argparse.Namespace], int] = arguments.action
         return action(arguments)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         code = _code(error)

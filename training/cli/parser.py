@@ -1,4 +1,4 @@
-"""The words of the `graft` command: its verbs and their flags. Nothing heavy is imported before a verb needs it."""
+"""The command-line parser: commands, options and help texts. Must not import heavy modules at the top level."""
 
 import argparse
 import sys
@@ -14,52 +14,64 @@ if TYPE_CHECKING:
 
 Action = Callable[[argparse.Namespace], int]
 Verb = argparse.ArgumentParser
-CHECKED = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}  # what a check asks of a recipe
-WRONG_USE = 2  # the exit code
+CHECKED = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}  # the recipe fields that `graft check` uses
+WRONG_USE = 2  # exit code
 
 
 def parser(argv: list[str], actions: Mapping[str, Action]) -> argparse.ArgumentParser:
-    """The command line; the flags of `fit` are the fields of `Recipe`, so none is declared twice.
+    """Builds the parser. The options of `fit` are generated from the fields of `Recipe`.
 
     Args:
-        actions: what each verb does.
+        handlers: the function that runs each command, by name.
     """
-    root = _Parser(prog="graft", description="From a folder of labelled images to an answering endpoint.")
+    root = _Parser(prog="graft", description="Train, evaluate and serve image classifiers.")
     root.add_argument("--version", action=_Version)
-    verbs = root.add_subparsers(metavar="VERB", required=True)
-    for name, (help_text, add) in VERBS.items():
-        verb = verbs.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
-        verb.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
-        verb.set_defaults(action=actions[name])
-        # The recipe's model takes longer to import than `graft --help` may take in all.
-        add(verb, name in argv)
+    subparsers = root.add_subparsers(metavar="COMMAND", required=True)
+    for name, (help_text, add_arguments) in VERBS.items():
+        command = subparsers.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
+        command.add_argument("--debug", action="store_true", help="show the full traceback of an error (default: one line)")
+        command.set_defaults(action=actions[name])
+        # Importing the recipe is slow, so only the selected command gets its options.
+        add_arguments(command, name in argv)
     return root
 
 
 def _fit(verb: Verb, named: bool) -> None:
-    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of images for each label, a .zip of that, a .csv, ...")
-    verb.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: a new one below runs/)")
-    again = verb.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with --out, or the newest unfinished run (default: no)")
-    again.add_argument("--replay", type=Path, metavar="RUN", help="repeat a finished run and compare (default: none)")
+    verb.add_argument(
+        "data", type=Path, metavar="DATA", help="a folder with one subfolder per label, a .zip of it, a .csv, ..."
+    )
+    verb.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: a new folder in runs/)")
+    mode = verb.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--resume", action="store_true", help="resume the run in --out, or the newest unfinished run (default: no)"
+    )
+    mode.add_argument(
+        "--replay", type=Path, metavar="RUN", help="repeat a finished run and compare the results (default: none)"
+    )
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
     _add_recipe(verb, named)
 
 
 def _check(verb: Verb, named: bool) -> None:
     verb.add_argument("data", type=Path, metavar="DATA", help="as for fit")
-    verb.add_argument("--report", type=Path, metavar="FILE", help="write a page with the images concerned (default: none)")
-    verb.add_argument("--no-vectors", action="store_true", help="no search for suspect labels and outliers (default: both)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a line for each finding)")
+    verb.add_argument(
+        "--report", type=Path, metavar="FILE", help="write an HTML report with the affected images (default: none)"
+    )
+    verb.add_argument("--no-vectors", action="store_true", help="skip the search for label issues and outliers (default: both)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: one line per finding)")
     _add_recipe(verb, named, only=CHECKED)
 
 
 def _compare(verb: Verb, named: bool) -> None:
     verb.add_argument("data", type=Path, metavar="DATA", help="as for fit")
-    verb.add_argument("--strategies", default="probe,finetune", metavar="A,B", help="(default: probe,finetune)")
-    verb.add_argument("--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="(default: %(default)s)")
-    verb.add_argument("--seeds", type=_positive, default=1, metavar="N", help="runs of each, with seeds 0 to N-1 (default: 1)")
-    verb.add_argument("--out", type=Path, metavar="FOLDER", help="for compare.csv (default: one below compare/)")
+    verb.add_argument(
+        "--strategies", default="probe,finetune", metavar="A,B", help="strategies to compare (default: probe,finetune)"
+    )
+    verb.add_argument("--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="timm models (default: %(default)s)")
+    verb.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="runs of each combination, with seeds 0 to N-1 (default: 1)"
+    )
+    verb.add_argument("--out", type=Path, metavar="FOLDER", help="output folder (default: a new folder in compare/)")
     _add_recipe(verb, named, without={"strategy", "backbone", "seed"})
 
 
@@ -67,38 +79,50 @@ def _predict(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, metavar="PACKAGE")
     verb.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
     verb.add_argument("--top-k", type=_positive, default=3, metavar="K", help="labels per image (default: 3)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a line per image)")
-    verb.add_argument("--csv", type=Path, metavar="FILE", help="write a table instead of lines (default: none)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: one line per image)")
+    verb.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
 
 
 def _evaluate(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, metavar="PACKAGE")
     verb.add_argument("data", type=Path, metavar="DATA")
-    verb.add_argument("--min-accuracy", type=float, default=0.0, help="exit with 1 below it, or below that mAP (default: 0)")
-    verb.add_argument("--ten-crop", action="store_true", help="look at each image ten times too (default: no)")
-    verb.add_argument("--robust", action="store_true", help="disturb the images, and see what answers change (default: no)")
     verb.add_argument(
-        "--sample", type=_positive, default=SAMPLE, metavar="N", help="images for --robust (default: %(default)s)"
+        "--min-accuracy", type=float, default=0.0, help="exit with code 1 if accuracy (or mAP) is lower (default: 0)"
     )
-    verb.add_argument("--report", type=Path, metavar="FILE", help="write a page of what --robust found (default: none)")
+    verb.add_argument("--ten-crop", action="store_true", help="also measure ten-crop accuracy (default: no)")
+    verb.add_argument("--robust", action="store_true", help="measure robustness to image corruptions (default: no)")
+    verb.add_argument(
+        "--sample", type=_positive, default=SAMPLE, metavar="N", help="number of images for --robust (default: %(default)s)"
+    )
+    verb.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report of --robust (default: none)")
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
 def _locate(verb: Verb, _: bool) -> None:
     verb.add_argument("package", type=Path, metavar="PACKAGE")
     verb.add_argument("image", type=Path, metavar="IMAGE")
-    verb.add_argument("--out", type=Path, metavar="FILE", help="write a PNG of the image with its boxes (default: none)")
-    verb.add_argument("--probable", type=_share, default=0.9, metavar="P", help="least probability of a box (default: 0.9)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a line per box)")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write a PNG of the image with the boxes (default: none)")
+    verb.add_argument(
+        "--min-probability", type=_share, default=0.9, metavar="P", help="minimum probability of a box (default: 0.9)"
+    )
+    verb.add_argument("--json", action="store_true", help="print one JSON object (default: one line per box)")
 
 
 def _inspect(verb: Verb, _: bool) -> None:
-    verb.add_argument("subject", metavar="BACKBONE|PACKAGE", help="a network's name, or a package's folder")
-    verb.add_argument("--input-size", type=_positive, metavar="N", help="pixels, for a backbone (default: its own)")
-    verb.add_argument("--data", type=Path, metavar="DATA", help="show on the page what a package sees in it (default: none)")
-    verb.add_argument("--images", type=_positive, default=300, metavar="N", help="of DATA, at most (default: 300)")
-    verb.add_argument("--channels", default="", metavar="A,B", help="such as 17,stage3:5 (default: those that tell most)")
-    verb.add_argument("--html", type=Path, metavar="FILE", help="write a page (default: none)")
+    verb.add_argument("subject", metavar="BACKBONE|PACKAGE", help="name of a backbone, or folder of a package")
+    verb.add_argument(
+        "--input-size", type=_positive, metavar="N", help="input size of a backbone in pixels (default: its pretrained size)"
+    )
+    verb.add_argument(
+        "--data", type=Path, metavar="DATA", help="add heat maps and activations on these images to the page (default: none)"
+    )
+    verb.add_argument(
+        "--images", type=_positive, default=300, metavar="N", help="maximum number of images from DATA (default: 300)"
+    )
+    verb.add_argument(
+        "--channels", default="", metavar="A,B", help="channels to show, such as 17,stage3:5 (default: the most discriminative)"
+    )
+    verb.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page (default: none)")
     verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
@@ -107,31 +131,42 @@ def _verify(verb: Verb, _: bool) -> None:
 
 
 def _package(verb: Verb, _: bool) -> None:
-    verb.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), metavar="RUN", help="(default: the latest)")
+    verb.add_argument(
+        "run", type=Path, nargs="?", default=Path("runs/latest"), metavar="RUN", help="run folder (default: the latest run)"
+    )
 
 
 def _serve(verb: Verb, _: bool) -> None:
-    verb.add_argument("package", type=Path, nargs="?", metavar="PACKAGE", help="default: the latest run's")
-    verb.add_argument("--host", default="127.0.0.1", help="an IP address to listen on (default: 127.0.0.1)")
-    verb.add_argument("--port", type=int, default=3000, help="(default: 3000)")
+    verb.add_argument(
+        "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
+    )
+    verb.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: 127.0.0.1)")
+    verb.add_argument("--port", type=int, default=3000, help="port to listen on (default: 3000)")
+
+
+def _build(verb: Verb, _: bool) -> None:
+    verb.add_argument(
+        "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
+    )
 
 
 def _demo(_: Verb, __: bool) -> None:
-    """It has no flags of its own."""
+    """`graft demo` has no options."""
 
 
 VERBS = {
-    "check": ("find what is wrong with images before anything is learned from them; exit with 1 if a fit would stop", _check),
-    "fit": ("learn from labelled images, and package the result", _fit),
-    "compare": ("learn in several ways and show which is really better on your images", _compare),
-    "evaluate": ("score a package on labelled images", _evaluate),
+    "check": ("check a data set for issues before training; exit with code 1 if fit would stop", _check),
+    "fit": ("train a classifier on labeled images and package it", _fit),
+    "compare": ("compare strategies and backbones on your images, with significance tests", _compare),
+    "evaluate": ("evaluate a package on labeled images", _evaluate),
     "predict": ("classify images with a package", _predict),
-    "locate": ("find where in an image the things are that a package knows", _locate),
-    "inspect": ("show what a network is, layer by layer", _inspect),
-    "verify": ("check every byte of a package, and its golden answers", _verify),
-    "package": ("choose the run whose package is served, built into a Bento, and shipped in an image", _package),
-    "serve": ("answer over HTTP", _serve),
-    "demo": ("the whole road on a small sample: fit, package, serve, ask", _demo),
+    "locate": ("locate objects in an image with a trained classifier", _locate),
+    "inspect": ("show the layers of a network: shapes, parameters, receptive fields", _inspect),
+    "verify": ("verify the checksums and golden outputs of a package", _verify),
+    "package": ("select the run that is served by default and built into a Bento or a container image", _package),
+    "serve": ("serve a package over HTTP", _serve),
+    "build": ("build a Bento of the service and a package", _build),
+    "demo": ("run fit, package, serve and a request on a small sample", _demo),
 }
 
 
@@ -142,8 +177,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(nargs=0, help="print the version", **{k: v for k, v in settings.items() if k != "nargs"})
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, help="print the version", **{k: v for k, v in options.items() if k != "nargs"})
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
@@ -153,7 +188,7 @@ class _Version(argparse.Action):
 
 
 def _add_recipe(verb: Verb, named: bool, without: Collection[str] = (), only: Collection[str] = ()) -> None:
-    verb.add_argument("--recipe", type=Path, metavar="FILE", help="YAML with any of the choices below (default: none)")
+    verb.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file with any of the options below (default: none)")
     if not named:
         return
     from graft.training.config.recipe import Recipe
@@ -163,41 +198,41 @@ def _add_recipe(verb: Verb, named: bool, without: Collection[str] = (), only: Co
         if name in without or (only and name not in only):
             continue
         default = _unset(field) if field.default in (None, ()) else field.default
-        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
-        settings["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+        options["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
         if field.annotation in (bool, bool | None):
-            settings["action"] = argparse.BooleanOptionalAction
+            options["action"] = argparse.BooleanOptionalAction
         else:
-            settings["metavar"] = _metavar(name, field)
-        group.add_argument(f"--{name.replace('_', '-')}", **settings)
+            options["metavar"] = _metavar(name, field)
+        group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def _metavar(name: str, field: "FieldInfo") -> str:
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "metavar" in extra:
         return str(extra["metavar"])
-    kinds = (field.annotation, *get_args(field.annotation))  # a Literal by itself, or beside None
-    choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    types = (field.annotation, *get_args(field.annotation))  # a Literal, or a Literal in a union with None
+    choices = next((get_args(kind) for kind in types if get_origin(kind) is Literal), ())
     return "|".join(map(str, choices)) or name.upper()
 
 
 def _unset(field: "FieldInfo") -> object:
-    """What None means, for a person."""
+    """What None means, for the help text."""
     extra = field.json_schema_extra
     return extra["unset"] if isinstance(extra, dict) and "unset" in extra else "derived from the data"
 
 
 def _share(text: str) -> float:
     try:
-        share = float(text)
+        value = float(text)
     except ValueError:
-        share = -1
-    if not 0 < share < 1:
+        value = -1
+    if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return share
+    return value
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)

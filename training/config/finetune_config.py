@@ -1,4 +1,4 @@
-"""What fine-tuning will do, nothing left open: the recipe, and what the size of the data says of the rest. No torch."""
+"""Complete configuration of a fine-tuning run: the recipe, with defaults derived from the data. No torch."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules need to know of the data and of the network.
+    """Facts about the data, the weights and the machine that the defaults depend on.
 
     Attributes:
-        counts: how many images to learn from have each label, in the labels' order.
-        n_images: how many there are to learn from.
+        n_images: number of training images.
+        counts: training images of each label, in the order of the labels.
         multilabel: whether an image may have several labels, or none.
-        pretrained: whether the network's weights are anything but random.
-        gpu: whether the network learns on one.
+        pretrained: whether the weights are pretrained, not random.
+        gpu: whether training runs on a GPU.
     """
 
     n_images: int
@@ -31,14 +31,14 @@ class Facts:
 
 
 class Plan(BaseModel):
-    """Every choice of one fine-tuning. The names are the recipe's; what a recipe leaves open is decided here.
+    """All hyperparameters of one fine-tuning run. Fields shared with `Recipe` have the same names; none is None here.
 
     Attributes:
-        scratch: no probe's head to start from, and nothing held back.
-        fresh: scratch, from random weights.
-        accumulate: how many batches make one step, where memory holds no larger ones.
-        averaging: the decay of the averaged weights; 0 for none.
-        average_every: after how many steps they are brought up to date.
+        from_scratch: whether to train without a probe head, all layers at the full rate.
+        random_init: whether the backbone starts from random weights; implies `from_scratch`.
+        accumulate_grad_batches: batches per optimizer step, if memory limits the batch size.
+        averaging: decay of the exponential moving average of the weights; 0 for none.
+        averaging_interval: steps between updates of the average.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -79,107 +79,109 @@ class Plan(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return hyperparameters.steps(self.n_images, self.batch_size)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run, if it is not ended early."""
+        """Optimizer steps of the whole run without early stopping."""
         return self.epochs * -(-self.steps // self.accumulate)
 
 
 def check(choices: Recipe) -> None:
-    """Refuses `--harden` where nothing may ever be shown changed images, before any data are read.
+    """Rejects `--augment-corruptions` with a strategy that may not fine-tune, before any data is read.
 
     Raises:
-        ValueError: with what to do about it.
+        ValueError: with a remedy.
     """
     if choices.harden and choices.strategy not in FINE_TUNINGS:
         raise ValueError(
-            f"--harden changes the images that fine-tuning is shown; --strategy {choices.strategy} learns from unchanged ones,"
-            " or may keep what did. It goes with --strategy last, finetune or scratch."
+            f"--augment-corruptions applies to fine-tuning only, and --strategy {choices.strategy} may not fine-tune."
+            " Use --strategy finetune-last, finetune or scratch."
         )
 
 
 def plan(recipe: Recipe, facts: Facts) -> Plan:
-    """The whole plan of fine-tuning by a recipe.
+    """Completes a recipe: values that it leaves open are derived from the data.
 
     Raises:
-        ValueError: if two choices exclude each other.
+        ValueError: if two options are incompatible.
     """
     if facts.multilabel and recipe.balance == "logits":
-        raise ValueError("--balance logits: images have several labels here; choose weights, sampling or none.")
-    fresh = not facts.pretrained or (recipe.strategy == "scratch" and recipe.start == "random")
-    scratch = fresh or recipe.strategy == "scratch"
+        raise ValueError("--balance logits does not support multilabel data; choose weights, sampling or none.")
+    random_init = not facts.pretrained or (recipe.strategy == "scratch" and recipe.start == "random")
+    from_scratch = random_init or recipe.strategy == "scratch"
     batch_size = _given(recipe.batch_size, hyperparameters.batch_size(facts.n_images, facts.gpu))
-    usual = hyperparameters.epochs(facts.n_images)
-    epochs = _given(recipe.epochs, hyperparameters.fresh_epochs(usual) if fresh else usual)
-    head_rate, backbone_rate = hyperparameters.rates(recipe.optimizer, scratch, fresh, batch_size)
-    decay, every = hyperparameters.averaging(epochs * hyperparameters.steps(facts.n_images, batch_size), bool(recipe.averaging))
+    default_epochs = hyperparameters.epochs(facts.n_images)
+    epochs = _given(recipe.epochs, hyperparameters.fresh_epochs(default_epochs) if random_init else default_epochs)
+    head_lr, backbone_lr = hyperparameters.rates(recipe.optimizer, from_scratch, random_init, batch_size)
+    total_steps = epochs * hyperparameters.steps(facts.n_images, batch_size)
+    decay, interval = hyperparameters.averaging(total_steps, bool(recipe.averaging))
     derived = {
         "unfreeze": "last" if recipe.strategy == "last" else "all",
-        "head_rate": head_rate,
-        "backbone_rate": backbone_rate,
-        "bottom_ratio": hyperparameters.bottom_ratio(facts.n_images, scratch),
-        "weight_decay": hyperparameters.weight_decay(recipe.optimizer, fresh),
+        "head_rate": head_lr,
+        "backbone_rate": backbone_lr,
+        "bottom_ratio": hyperparameters.bottom_ratio(facts.n_images, from_scratch),
+        "weight_decay": hyperparameters.weight_decay(recipe.optimizer, random_init),
         "dropout": hyperparameters.dropout(facts.n_images),
         "label_smoothing": hyperparameters.LABEL_SMOOTHING,
-        "mixup": hyperparameters.mixup(fresh, epochs),
+        "mixup": hyperparameters.mixup(random_init, epochs),
         "cutmix": 0.0,
-        "frozen_norm": hyperparameters.frozen_norm(facts.n_images, scratch),
+        "frozen_norm": hyperparameters.frozen_norm(facts.n_images, from_scratch),
         "balance": hyperparameters.balance(facts.counts, facts.multilabel),
-        "augment": hyperparameters.augment(facts.n_images, fresh),
+        "augment": hyperparameters.augment(facts.n_images, random_init),
     }
-    chosen = {name: value for name in Plan.model_fields if (value := getattr(recipe, name, None)) is not None}
-    known = {"n_images": facts.n_images, "counts": facts.counts, "multilabel": facts.multilabel}
-    decided = {
-        "scratch": scratch,
-        "fresh": fresh,
+    from_recipe = {name: value for name in Plan.model_fields if (value := getattr(recipe, name, None)) is not None}
+    from_data = {"n_images": facts.n_images, "counts": facts.counts, "multilabel": facts.multilabel}
+    resolved = {
+        "scratch": from_scratch,
+        "fresh": random_init,
         "epochs": epochs,
         "batch_size": batch_size,
         "accumulate": 1,
         "averaging": 0.0 if recipe.averaging is False else decay,
-        "average_every": every,
+        "average_every": interval,
     }
-    return Plan.model_validate(derived | chosen | known | decided)
+    return Plan.model_validate(derived | from_recipe | from_data | resolved)
 
 
 def describe(plan: Plan) -> str:
-    """The plan in a few lines for a person."""
+    """Summary in three lines: data, optimizer, regularization."""
     return "\n".join((_looks(plan), _moves(plan), _holds(plan)))
 
 
 def _looks(plan: Plan) -> str:
-    """What is shown, and how often."""
+    """Schedule, augmentations and mixing."""
     batch = f"{plan.batch_size}" if plan.accumulate == 1 else f"{plan.accumulate} x {plan.batch_size}"
-    turned = plan.rotations and plan.augment != "light"
-    allowed = [word for word, on in (("mirrored", plan.flips), ("turned", turned)) if on]
-    changes = "unchanged" if plan.augment == "none" else f"{plan.augment} changes ({', '.join(['cropped', *allowed])})"
-    harder = [f"hardened against {', '.join(plan.harden)}"] if plan.harden else []
+    rotate = plan.rotations and plan.augment != "light"
+    optional = [name for name, enabled in (("flip", plan.flips), ("rotation", rotate)) if enabled]
+    augmentation = "none" if plan.augment == "none" else f"{plan.augment} ({', '.join(['crop', *optional])})"
+    corruptions = [f"corruptions {', '.join(plan.harden)}"] if plan.harden else []
     mixed = [f"{name} {alpha:g}" for name, alpha in (("mixup", plan.mixup), ("cutmix", plan.cutmix)) if alpha]
-    return f"up to {plan.epochs} epochs of {plan.steps} steps of {batch} images; {', '.join([changes, *harder, *mixed])}"
+    augmentations = ", ".join([augmentation, *corruptions, *mixed])
+    return f"up to {plan.epochs} epochs of {plan.steps} steps, batch size {batch}; augmentation: {augmentations}"
 
 
 def _moves(plan: Plan) -> str:
-    """What changes, and how fast."""
-    name = {"adamw": "AdamW", "sgd": "SGD with momentum"}[plan.optimizer]
+    """Optimizer, learning rates and schedule."""
+    optimizer = {"adamw": "AdamW", "sgd": "SGD with momentum"}[plan.optimizer]
     backbone = f"backbone {plan.backbone_rate:g}"
     if plan.bottom_ratio < 1:
-        backbone += f" down to {plan.bottom_ratio * plan.backbone_rate:.2g} at its first layer"
+        backbone += f" (first layer {plan.bottom_ratio * plan.backbone_rate:.2g})"
     if plan.unfreeze == "last":
-        backbone = f"the backbone's last layers {plan.backbone_rate:g}"
-    falls = {"cosine": "then falling as a cosine", "plateau": "then falling whenever validation is stuck"}[plan.schedule]
-    return f"{name}: head {plan.head_rate:g}, {backbone}; rising for {plan.warmup:.0%} of the steps, {falls}"
+        backbone = f"last backbone layers {plan.backbone_rate:g}"
+    decay = {"cosine": "cosine decay", "plateau": "decay when the validation loss plateaus"}[plan.schedule]
+    return f"{optimizer}: learning rates head {plan.head_rate:g}, {backbone}; {plan.warmup:.0%} warm-up, then {decay}"
 
 
 def _holds(plan: Plan) -> str:
-    """What keeps it from learning by heart."""
+    """Regularization and class balancing."""
     parts = [f"weight decay {plan.weight_decay:g}, label smoothing {plan.label_smoothing:g}, dropout {plan.dropout:g}"]
-    parts += ["BatchNorm keeps its statistics"] if plan.frozen_norm else []
-    parts += ["weights averaged"] if plan.averaging else []
+    parts += ["frozen BatchNorm statistics"] if plan.frozen_norm else []
+    parts += ["EMA of the weights"] if plan.averaging else []
     if plan.balance != "none":
-        how = {"weights": "rare ones weigh more", "sampling": "rare ones are shown more often", "logits": "logits adjusted"}
-        parts.append(f"labels {hyperparameters.imbalance(plan.counts):.0f}:1, {how[plan.balance]}")
+        methods = {"weights": "class weights", "sampling": "balanced sampling", "logits": "logit adjustment"}
+        parts.append(f"class imbalance {hyperparameters.imbalance(plan.counts):.0f}:1, {methods[plan.balance]}")
     return "; ".join(parts)
 
 

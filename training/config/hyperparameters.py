@@ -1,7 +1,8 @@
-"""How fine-tuning's choices follow from the size of the data: pure functions of a few numbers, each a rule of thumb.
+"""Default hyperparameters, derived from the size of the dataset. Pure functions of a few numbers; no torch.
 
-In the spirit of BiT's HyperRule (Kolesnikov et al. 2020): few rules, one look each, overridable one by one.
-`fresh` means that the network starts from random weights.
+In the spirit of BiT's HyperRule (Kolesnikov et al. 2020): a few simple rules, each of which the recipe can override.
+`from_scratch` means that no probe head is used and all layers train at the full rate; `random_init` means that the
+backbone also starts from random weights.
 """
 
 import math
@@ -10,66 +11,66 @@ SIDE_STEP = 32  # every backbone here halves its input five times
 
 
 def input_size(median_side: int, pretrained: int) -> int:
-    """The side of the square to train on, in pixels, for images whose shorter side is typically `median_side`.
+    """Side of the square network input, in pixels, for images with a median shorter side of `median_side`.
 
-    Enlarging a small picture to the pretrained size adds no information and costs time by its square; enlarging it
-    fourfold keeps the features' scale usable. Photos get the size that the weights were trained with.
+    Upscaling a small image to the pretrained size adds no information, and the cost grows with its square. Upscaling it
+    fourfold keeps the scale of the features usable. Photos get the size that the weights were trained with.
     """
-    enough = SIDE_STEP * math.ceil(4 * median_side / SIDE_STEP)
-    return min(pretrained, max(3 * SIDE_STEP, enough))
+    upscaled = SIDE_STEP * math.ceil(4 * median_side / SIDE_STEP)
+    return min(pretrained, max(3 * SIDE_STEP, upscaled))
 
 
 def epochs(n_images: int) -> int:
-    """How many times fine-tuning sees every image: about 40,000 image-steps, from 5 epochs to 20."""
+    """Number of fine-tuning epochs: about 40,000 images in total, between 5 and 20 epochs."""
     return max(5, min(20, round(40_000 / max(1, n_images))))
 
 
 def folds(smallest_class: int, n_images: int) -> int:
-    """How many parts cross-validation cuts the training images into; each must hold an image of every class."""
+    """Number of cross-validation folds; each needs an image of every class."""
     return max(2, min(5 if n_images < 2_000 else 3, smallest_class))
 
 
 def mirrored(flips: bool, n_images: int) -> bool:
-    """Whether a probe also learns from every image's mirror image: it doubles the pass, and pays where images are few."""
+    """Whether a probe also trains on mirrored images. This doubles feature extraction, and helps if there are few images."""
     return flips and n_images <= 5_000
 
 
 def lr_scale(step: int, total_steps: int, warmup: float = 0.1) -> float:
-    """Linear warm-up, then cosine to 0; the factor in [0, 1] that multiplies every base rate."""
-    warm = max(1, round(warmup * total_steps))
-    if step < warm:
-        return (step + 1) / warm
-    progress = (step - warm) / max(1, total_steps - warm)
+    """Learning-rate factor in [0, 1]: linear warm-up, then cosine decay to 0."""
+    warmup_steps = max(1, round(warmup * total_steps))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 SMALLEST_BATCH, LARGEST_BATCH, LARGEST_BATCH_GPU = 16, 32, 128
-REFERENCE_BATCH = 32  # what the learning rates below were chosen at
+REFERENCE_BATCH = 32  # the learning rates below were tuned for this batch size
 LABEL_SMOOTHING = 0.1
-BALANCED = 3.0  # the largest label may have this many times the images of the smallest before anything is done about it
+BALANCED = 3.0  # largest label over smallest; classes are rebalanced from this ratio on
 
 
 def batch_size(n_images: int, gpu: bool) -> int:
-    """Images of one step: a power of two that leaves at least eight steps an epoch, within limits."""
-    most = LARGEST_BATCH_GPU if gpu else LARGEST_BATCH
-    wanted = 1 << math.floor(math.log2(max(1, n_images / 8)))
-    return max(SMALLEST_BATCH, min(most, wanted))
+    """Batch size: a power of two, within limits, with at least eight steps per epoch."""
+    maximum = LARGEST_BATCH_GPU if gpu else LARGEST_BATCH
+    preferred = 1 << math.floor(math.log2(max(1, n_images / 8)))
+    return max(SMALLEST_BATCH, min(maximum, preferred))
 
 
 def steps(n_images: int, batch_size: int) -> int:
-    """Batches of an epoch: a last, smaller one is left out, unless it is the only one."""
+    """Batches per epoch: the last incomplete batch is dropped, unless it is the only one."""
     return max(1, n_images // batch_size)
 
 
 def fresh_epochs(epochs: int) -> int:
-    """A network that knows nothing yet looks at everything four times as often."""
+    """Number of epochs for a randomly initialized network: four times as many."""
     return 4 * epochs
 
 
 def rates(optimizer: str, scratch: bool, fresh: bool, batch_size: int) -> tuple[float, float]:
     """Peak learning rates of the head and of the backbone's last layer.
 
-    Larger batches have less noise, and bear larger steps: by the root for AdamW, in proportion for SGD.
+    Larger batches have less gradient noise and allow larger steps: square-root scaling for AdamW, linear scaling for SGD.
     """
     adamw, sgd = {
         (False, False): ((1e-3, 2e-4), (1e-2, 3e-3)),
@@ -82,60 +83,60 @@ def rates(optimizer: str, scratch: bool, fresh: bool, batch_size: int) -> tuple[
 
 
 def bottom_ratio(n_images: int, scratch: bool) -> float:
-    """The first layer's learning rate as a share of the last's: edges and colours look alike everywhere."""
+    """Learning rate of the first layer as a fraction of the last layer's. Early features (edges, colors) transfer best."""
     if scratch or n_images >= 50_000:
         return 1.0
     return 0.1 if n_images < 1_000 else 0.3
 
 
 def weight_decay(optimizer: str, fresh: bool) -> float:
-    """AdamW's is multiplied by the learning rate alone, SGD's acts through the gradient: hence the two scales."""
+    """AdamW decouples weight decay from the gradient and SGD adds it to the gradient, so their scales differ."""
     if optimizer == "adamw":
         return 0.05 if fresh else 0.02
     return 5e-4 if fresh else 1e-4
 
 
 def dropout(n_images: int) -> float:
-    """Share of the features that the head does without at each step; many images need no such help."""
+    """Dropout probability of the features before the head; none for large datasets."""
     return 0.2 if n_images < 5_000 else 0.0
 
 
 def frozen_norm(n_images: int, scratch: bool) -> bool:
-    """Whether BatchNorm keeps its pretrained statistics: small data, and the small batches they make, estimate poor ones."""
+    """Whether BatchNorm keeps its pretrained statistics. Small datasets and small batches give poor estimates."""
     return not scratch and n_images < 50_000
 
 
 def mixup(fresh: bool, epochs: int) -> float:
-    """Alpha of blending pairs of images: it pays in long runs from random weights, and slows short ones down."""
+    """Alpha of mixup. It helps in long runs from random weights, and slows short runs down."""
     return 0.2 if fresh and epochs >= 20 else 0.0
 
 
 def augment(n_images: int, fresh: bool) -> str:
-    """How much training images are changed: the fewer there are, and the more often each is seen, the more."""
+    """Augmentation strength: the fewer images and the more epochs, the stronger."""
     if n_images >= 100_000:
         return "light"
     return "strong" if fresh or n_images < 500 else "medium"
 
 
 def balance(counts: tuple[int, ...], multilabel: bool) -> str:
-    """How rare labels are made up for: by logit adjustment (Menon et al. 2021) once they are three times rarer.
+    """How class imbalance is handled: by logit adjustment (Menon et al. 2021) from a ratio of 3:1 on.
 
-    Several labels an image are several yes-or-no questions, each mostly answered no; nothing is done about that.
+    Multilabel data is a set of binary problems with mostly negative targets; no correction is applied there.
     """
     return "none" if multilabel or imbalance(counts) < BALANCED else "logits"
 
 
 def imbalance(counts: tuple[int, ...]) -> float:
-    """How many images the largest label has for one of the smallest."""
+    """Imbalance ratio: images of the largest label over images of the smallest."""
     return max(counts) / max(1, min(counts))
 
 
 def averaging(total_steps: int, always: bool = False) -> tuple[float, int]:
-    """Of the averaged weights: their decay, and after how many steps they are brought up to date.
+    """Decay of the exponential moving average (EMA) of the weights, and the number of steps between its updates.
 
-    They look back over a tenth of the run, whatever its length; a fixed 0.999 would keep 87 % of the first weights in a
-    run of 140 steps. Five hundred updates are as good as any number. A decay of 0 means: no averaging, too few steps; in
-    a run as short as that, `always` averages the last two.
+    The EMA covers the last tenth of the run at any length. A fixed decay of 0.999 would keep 87% of the initial weights in
+    a run of 140 steps. More than 500 updates bring no gain. A decay of 0 means no EMA, because there are too few steps;
+    with `always`, such a short run averages the last two steps.
     """
     every = max(1, total_steps // 500)
     horizon = total_steps / every / 10
@@ -145,15 +146,15 @@ def averaging(total_steps: int, always: bool = False) -> tuple[float, int]:
 
 
 def layer_rates(top: float, bottom_ratio: float, n_layers: int) -> list[float]:
-    """The learning rate of each layer, from the first to the last: a geometric row that ends at `top`."""
+    """Learning rate of each layer, first to last: a geometric sequence that ends at `peak`."""
     return [top * bottom_ratio ** ((n_layers - 1 - layer) / max(1, n_layers - 1)) for layer in range(n_layers)]
 
 
 def open_layers(n_layers: int, unfreeze: str) -> int:
-    """How many layers from the end may change."""
+    """Number of layers to train, counted from the end."""
     return n_layers if unfreeze == "all" else max(1, round(n_layers / 4))
 
 
 def _rounded(value: float) -> float:
-    """Two digits are all that a rule of thumb has."""
+    """Rounds to two significant digits; a heuristic has no more precision."""
     return float(f"{value:.2g}") if value < 0.9 else round(value, 4)

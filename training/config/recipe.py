@@ -1,7 +1,7 @@
-"""Every choice of a run, and the pure rules that derive the rest from the size of the data. No torch, no files but YAML.
+"""Options of a training run. No torch; reads and writes only YAML.
 
-The command line's flags, the YAML file and the run folder's `recipe.yaml` are all this one model. How fine-tuning's own
-choices are derived stands in `graft.training.config.hyperparameters`, and what came of it in `graft.training.config.finetune_config`.
+The command-line flags, the YAML file and `recipe.yaml` in the run folder all use this model. The defaults of fine-tuning
+are derived in `graft.training.config.hyperparameters` and combined in `graft.training.config.finetune_config`.
 """
 
 import math
@@ -17,79 +17,89 @@ from graft.training.config.corruptions import HARDENING, hardening
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
-FINE_TUNINGS = ("last", "finetune", "scratch")  # the strategies that surely come to fine-tuning
+FINE_TUNINGS = ("last", "finetune", "scratch")  # strategies that always fine-tune
 
 Strategy = Literal["auto", "probe", "svm", "stages", "last", "finetune", "scratch"]
 
 
 class Recipe(BaseModel):
-    """What a person may choose. What is left at None is derived from the data, printed, and recorded."""
+    """Options that a user can set. A value of None is derived from the data, printed, and saved."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    strategy: Strategy = Field("auto", description="how to learn; auto climbs from the cheapest while it pays")
-    budget: str = Field("10m", description="time that auto may take, such as 90s, 10m or 1h30m")
-    backbone: str = Field(DEFAULT_BACKBONE, description="any timm network")
-    weights: str = Field("pretrained", description="or a .safetensors file, local-dir:FOLDER, or none for random ones")
-    start: Literal["pretrained", "random"] = Field("pretrained", description="the weights that scratch starts from")
-    input_size: int | None = Field(None, ge=32, le=1024, description="pixels of the square that the network sees")
+    strategy: Strategy = Field(
+        "auto", description="training strategy; auto starts with the cheapest and continues while validation improves"
+    )
+    budget: str = Field("10m", description="time budget of auto, such as 90s, 10m or 1h30m")
+    backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm model")
+    weights: str = Field(
+        "pretrained", description="pretrained, a .safetensors file, local-dir:FOLDER, or none for random weights"
+    )
+    start: Literal["pretrained", "random"] = Field("pretrained", description="initial weights of --strategy scratch")
+    input_size: int | None = Field(None, ge=32, le=1024, description="side of the square network input, in pixels")
     fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
-    seed: int = Field(0, ge=0, lt=2**32, description="of every random choice")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="where the network runs while it learns")
+    seed: int = Field(0, ge=0, lt=2**32, description="random seed")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="device for training")
     group_by: str | None = Field(
         None,
         min_length=1,
-        description="what no split may tear apart: a CSV column, or a regular expression on the path",
-        json_schema_extra={"unset": "each image by itself"},
+        description="keep images that share this value in one split: a CSV column or a regex on the path",
+        json_schema_extra={"unset": "no groups"},
     )
-    follow_links: bool = Field(False, description="follow symbolic links that lead out of the folder")
-    skip_bad: bool = Field(False, description="leave unreadable images out instead of stopping")
-    drop_duplicates: bool = Field(False, description="leave out leaked and doubly labelled images instead of stopping")
-    precision: float = Field(0.95, gt=0, lt=1, description="wanted of each label; the report says from which probability on")
-    coverage: float = Field(0.9, gt=0, lt=1, description="how often a prediction set shall hold the right label")
-    thumbnails: bool = Field(True, description="keep small pictures of training images in the package, to be shown as similar")
-    int8: bool = Field(False, description="package an int8 network too, for GRAFT_PRECISION=int8; needs graft-vision[int8]")
-    ten_crop: bool = Field(False, description="also look at each test image ten times, and report what that gains")
-    tracker: Literal["none", "tensorboard", "mlflow"] = Field("none", description="where the curves go besides metrics.csv")
-    pixel_cache: float = Field(16, ge=0, le=10_000, description="GiB of disk for decoded images")
+    follow_links: bool = Field(False, description="follow symbolic links that point outside the folder")
+    skip_bad: bool = Field(False, description="exclude unreadable images instead of stopping")
+    drop_duplicates: bool = Field(
+        False, description="exclude leaked images and images with conflicting labels instead of stopping"
+    )
+    precision: float = Field(
+        0.95, gt=0, lt=1, description="target precision per label; the report lists the probability thresholds"
+    )
+    coverage: float = Field(0.9, gt=0, lt=1, description="coverage of prediction sets: how often they contain the true label")
+    thumbnails: bool = Field(
+        True, description="store thumbnails of training images in the package, for the list of similar images"
+    )
+    int8: bool = Field(False, description="also package an int8 model, for GRAFT_PRECISION=int8; needs graft-vision[int8]")
+    ten_crop: bool = Field(False, description="also evaluate with ten-crop test-time augmentation")
+    tracker: Literal["none", "tensorboard", "mlflow"] = Field(
+        "none", description="experiment tracker, in addition to metrics.csv"
+    )
+    pixel_cache: float = Field(16, ge=0, le=10_000, description="disk space for cached decoded images, in GiB")
 
-    epochs: int | None = Field(None, gt=0, le=10_000, description="of fine-tuning")
+    epochs: int | None = Field(None, gt=0, le=10_000, description="fine-tuning epochs")
     search: int | None = Field(
         None,
         gt=0,
         le=10_000,
-        description="trials of fine-tuning's choices; it learns with the best",
+        description="number of hyperparameter search trials; the best configuration is trained",
         json_schema_extra={"unset": "no search"},
     )
-    batch_size: int | None = Field(None, gt=0, le=65_536, description="images of one fine-tuning step")
-    unfreeze: Literal["last", "all"] | None = Field(None, description="how much of the network fine-tuning changes")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum")
+    batch_size: int | None = Field(None, gt=0, le=65_536, description="fine-tuning batch size")
+    unfreeze: Literal["last", "all"] | None = Field(None, description="layers to fine-tune")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer; sgd uses momentum 0.9")
     head_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the head")
     backbone_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the backbone's last layer")
     bottom_ratio: float | None = Field(
-        None, gt=0, le=1, description="the first layer's learning rate, as a share of the last's"
+        None, gt=0, le=1, description="learning rate of the first layer, as a fraction of the last layer's"
     )
-    find_rates: bool = Field(False, description="scale the learning rates by what a short trial says")
-    schedule: Literal["cosine", "plateau"] = Field("cosine", description="how the rates fall: steadily, or when stuck")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rates rise")
-    weight_decay: float | None = Field(None, ge=0, le=10, description="how much the weights shrink")
-    clip: float = Field(1.0, gt=0, le=1e6, description="the largest norm that a gradient keeps")
-    dropout: float | None = Field(None, ge=0, lt=1, description="share of the features hidden from the head while it learns")
-    label_smoothing: float | None = Field(
-        None, ge=0, lt=1, description="share of certainty spread over the other labels", json_schema_extra={"unset": "0.1"}
-    )
-    mixup: float | None = Field(None, ge=0, le=10, description="alpha of blending two images; 0: never")
-    cutmix: float | None = Field(None, ge=0, le=10, description="alpha of pasting one image into another; 0: never")
-    averaging: bool | None = Field(None, description="keep the running average of the weights")
-    frozen_norm: bool | None = Field(None, description="keep BatchNorm's pretrained statistics")
-    patience: int = Field(4, gt=0, description="epochs without progress on validation before fine-tuning ends")
-    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(None, description="what is done for rare labels")
-    augment: Literal["none", "light", "medium", "strong"] | None = Field(None, description="how much images are changed")
-    flips: bool = Field(True, description="learn from mirror images too; rule them out for digits and text")
-    rotations: bool = Field(True, description="learn from slightly turned images too")
+    find_rates: bool = Field(False, description="scale the learning rates with a learning-rate range test")
+    schedule: Literal["cosine", "plateau"] = Field("cosine", description="learning-rate schedule after warm-up")
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps used for learning-rate warm-up")
+    weight_decay: float | None = Field(None, ge=0, le=10, description="weight decay")
+    clip: float = Field(1.0, gt=0, le=1e6, description="maximum gradient norm; larger gradients are clipped")
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout probability of the features before the head")
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description="label smoothing", json_schema_extra={"unset": "0.1"})
+    mixup: float | None = Field(None, ge=0, le=10, description="alpha of mixup; 0 turns it off")
+    cutmix: float | None = Field(None, ge=0, le=10, description="alpha of CutMix; 0 turns it off")
+    averaging: bool | None = Field(None, description="use an exponential moving average of the weights")
+    frozen_norm: bool | None = Field(None, description="freeze the pretrained BatchNorm statistics")
+    patience: int = Field(4, gt=0, description="epochs without improvement of the validation loss before early stopping")
+    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(None, description="method against class imbalance")
+    augment: Literal["none", "light", "medium", "strong"] | None = Field(None, description="augmentation strength")
+    flips: bool = Field(True, description="augment with horizontal flips; turn off for digits and text")
+    rotations: bool = Field(True, description="augment with small rotations")
     harden: tuple[str, ...] = Field(
         (),
-        description=f"what fine-tuning's images suffer too, joined by commas, of {', '.join(HARDENING)}",
+        description=f"also augment with these corruptions, separated by commas: {', '.join(HARDENING)}",
         json_schema_extra={"unset": "none", "metavar": "A,B"},
     )
 
@@ -111,37 +121,37 @@ class Recipe(BaseModel):
 
     @classmethod
     def load(cls, path: Path, overrides: dict[str, Any]) -> "Recipe":
-        """The recipe in a YAML file, with the choices of the command line on top.
+        """Reads a YAML file; options from the command line take precedence.
 
         Raises:
-            ValueError: if the file is no YAML mapping, or a choice is impossible (pydantic's ValidationError).
+            ValueError: if the file is not a YAML mapping, or an option is invalid (pydantic's ValidationError).
         """
         try:
-            choices = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"{path} cannot be read as a recipe: {error}") from None
-        if not isinstance(choices, dict):
+        if not isinstance(options, dict):
             raise ValueError(f"{path} is not a recipe: expected lines such as `epochs: 8`.")
-        return cls.model_validate(choices | overrides)
+        return cls.model_validate(options | overrides)
 
     def text(self) -> str:
-        """The YAML that `load` reads."""
-        written: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        return written
+        """The recipe as YAML, for `load`."""
+        document: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return document
 
     def save(self, path: Path) -> None:
-        """Writes the file that `load` reads."""
+        """Writes a YAML file for `load`."""
         path.write_text(self.text(), encoding="utf-8")
 
 
 def seconds(text: str) -> float:
-    """A span of time such as `90s`, `10m`, `1h30m` or `1.5h` in seconds.
+    """Parses a duration such as `90s`, `10m`, `1h30m` or `1.5h` into seconds.
 
     Raises:
-        ValueError: if it is none, or no time at all.
+        ValueError: if it is not a positive duration.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
     total = sum(float(number) * SECONDS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or not 0 < total < math.inf:
-        raise ValueError(f"{text!r} is no span of time; expected one such as 90s, 10m or 1h30m")
+        raise ValueError(f"{text!r} is not a duration; expected a value such as 90s, 10m or 1h30m")
     return total

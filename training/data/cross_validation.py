@@ -1,4 +1,4 @@
-"""Images -> parts with the same mix of labels, for cross-validation. Numpy only."""
+"""Stratified, grouped k-fold splits and stratified subsets. NumPy only."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -6,34 +6,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Targets = NDArray[Any]  # int64 (N,), each in [0, C); or bool (N, C) where an image may have several labels
-Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # the images to learn from, and those to judge by
-Groups = Sequence[Hashable] | None  # of each image, what must stay together; None where each stands alone
+Targets = NDArray[Any]  # int64 (N,), each in [0, C); or bool (N, C) for multi-label data
+Part = tuple[NDArray[np.intp], NDArray[np.intp]]  # training indices, validation indices
+Groups = Sequence[Hashable] | None  # the group of each image; None if every image is its own group
 
 
 def deal(targets: Targets, n_folds: int, seed: int, groups: Groups = None) -> list[Part]:
-    """N images in `n_folds` parts with the same mix of labels, groups kept together: for each part, the rest and itself."""
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups or range(len(targets))))}
-    member = np.array([numbers[group] for group in groups or range(len(targets))])
-    first = np.unique(member, return_index=True)[1]
-    # As cards are dealt: those of one label come one after the other, so every hand gets its share.
-    cards = _alike_together(_strata(targets)[first], seed)
-    hand = np.empty(len(cards), np.int64)
-    hand[cards] = np.arange(len(cards)) % n_folds
-    return [(np.flatnonzero(hand[member] != part), np.flatnonzero(hand[member] == part)) for part in range(n_folds)]
+    """Split N images into `n_folds` folds with the same label distribution; images of one group stay in one fold."""
+    index_of = {group: index for index, group in enumerate(dict.fromkeys(groups or range(len(targets))))}
+    group_indices = np.array([index_of[group] for group in groups or range(len(targets))])
+    first = np.unique(group_indices, return_index=True)[1]
+    # Round-robin over the groups sorted by label, so that every fold gets an equal share of each label.
+    order = _alike_together(_strata(targets)[first], seed)
+    fold_of = np.empty(len(order), np.int64)
+    fold_of[order] = np.arange(len(order)) % n_folds
+    folds = fold_of[group_indices]
+    return [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(n_folds)]
 
 
 def subset(targets: Targets, most: int, seed: int) -> NDArray[np.intp]:
-    """Indices of at most `most` images with the same mix of labels; all of them if there are no more."""
+    """Return the sorted indices of at most `max_size` images with the same label distribution."""
     if len(targets) <= most:
         return np.arange(len(targets))
-    evenly = np.linspace(0, len(targets) - 1, most).round().astype(np.intp)
-    return np.sort(_alike_together(_strata(targets), seed)[evenly])
+    positions = np.linspace(0, len(targets) - 1, most).round().astype(np.intp)
+    return np.sort(_alike_together(_strata(targets), seed)[positions])
 
 
 def among(groups: Groups, images: NDArray[np.intp]) -> Groups:
-    """The groups of some images."""
-    return None if groups is None else [groups[image] for image in images]
+    """Return the groups of the images at the given indices."""
+    return None if groups is None else [groups[index] for index in images]
 
 
 def _alike_together(strata: NDArray[np.int64], seed: int) -> NDArray[np.intp]:
@@ -42,7 +43,7 @@ def _alike_together(strata: NDArray[np.int64], seed: int) -> NDArray[np.intp]:
 
 
 def _strata(targets: Targets) -> NDArray[np.int64]:
-    """Each image's label; of several, the rarest, because that one is the hardest to share out; C for none."""
+    """Return one label per image: the rarest of several, because it is the hardest to balance; C for none."""
     if targets.ndim == 1:
         return targets.astype(np.int64)
     counts = np.where(targets, targets.sum(axis=0), len(targets) + 1)

@@ -1,4 +1,4 @@
-"""Labelled images -> Dataset: what every input becomes. Reads names; reads no image, decodes nothing, imports no torch."""
+"""Builds a `Dataset` from any supported input. Reads file names only: decodes no image, imports no torch."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ from graft.training.data.readers.source import Source
 from graft.training.runtime.progress import Progress
 
 __all__ = ["Dataset", "DatasetError", "Sample", "Source", "describe", "scan"]
-MOST_OTHERS = 10_000  # files that are no images, kept by name to see what they are if there is no image at all
+MOST_OTHERS = 10_000  # non-image paths to keep: if there are no images, they are checked for Parquet, MNIST and CIFAR files
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Sample:
     """One labelled image.
 
     Attributes:
-        path: below the data set's root, with forward slashes.
-        labels: those that are true of it, each in [0, C), ascending; exactly one unless the data set is multi-label.
-        part: "train", "validation" or "test" where the data came in parts, else "".
-        digest: sha256 of the image's bytes, 32 bytes; b"" until they have been read.
-        group: names what must not be torn apart by a split; b"" where nobody said.
+        path: relative to the data set's root, with forward slashes.
+        labels: its label indices, each in [0, C), ascending; exactly one unless the data set is multi-label.
+        split: "train", "validation" or "test" if the data set is already split, else "".
+        digest: SHA-256 of the encoded image, 32 bytes; b"" until the image has been read.
+        group: ID of the group that must stay in one split; b"" if the sample has none.
     """
 
     path: str
@@ -43,20 +43,20 @@ class Sample:
 
     @property
     def label(self) -> int:
-        """The one label of an image that has exactly one."""
+        """The label of a single-label sample."""
         [label] = self.labels
         return label
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images that exist.
+    """A set of labeled images.
 
     Attributes:
-        labels: the class names, in order; kept exactly as the folders spell them.
-        multilabel: whether an image may have several labels, or none.
-        findings: what was wrong with the layout; more is found by `graft.training.audit.data_audit`.
-        ignored: how many files were passed over because they are no images.
+        labels: the label names in index order, spelled exactly as in the folders.
+        multilabel: whether an image can have any number of labels, including none.
+        findings: issues with the layout; `graft.training.audit.data_audit` adds more.
+        n_ignored: the number of files ignored because they are not images.
     """
 
     source: Source
@@ -67,11 +67,11 @@ class Dataset:
     ignored: int = 0
 
     def read(self, sample: Sample) -> bytes:
-        """One image's encoded bytes, the very ones that its digest was taken of.
+        """Read one encoded image and verify its digest.
 
         Raises:
-            DatasetError: if they cannot be read, or have changed since: nobody audited those, and what is kept of an image is
-                kept under its digest.
+            DatasetError: if it cannot be read or has changed since the scan. A changed image has not been audited, and caches
+                use the digest as the key.
         """
         encoded = self.source.read(sample.path)
         if sample.digest and hashlib.sha256(encoded).digest() != sample.digest:
@@ -79,7 +79,7 @@ class Dataset:
         return encoded
 
     def targets(self, samples: Sequence[Sample]) -> Targets:
-        """What is true of each sample: int64 (N,), or bool (N, C) where images may have several labels."""
+        """Return the targets: int64 (N,) label indices, or bool (N, C) if the data set is multi-label."""
         if not self.multilabel:
             return np.array([sample.label for sample in samples], np.int64)
         targets = np.zeros((len(samples), len(self.labels)), bool)
@@ -88,53 +88,54 @@ class Dataset:
         return targets
 
     def counts(self, samples: Iterable[Sample]) -> tuple[int, ...]:
-        """How many of the samples have each label."""
-        having = [label for sample in samples for label in sample.labels]
-        return tuple(np.bincount(np.array(having, np.intp), minlength=len(self.labels)).tolist())
+        """Count the samples of each label."""
+        indices = [label for sample in samples for label in sample.labels]
+        return tuple(np.bincount(np.array(indices, np.intp), minlength=len(self.labels)).tolist())
 
     def without(self, paths: Iterable[str]) -> "Dataset":
-        """The same data, some files left out."""
-        out = set(paths)
-        return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in out))
+        """Return a copy without the given paths."""
+        excluded = set(paths)
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in excluded))
 
 
 def scan(root: Path, group_by: str | None = None, follow_links: bool = False) -> Dataset:
-    """The labelled images of a folder, an archive, a table, or a file of many images.
+    """List the labeled images in a folder, an archive, a table or a binary file.
 
     Args:
-        root: class folders, the same in parts, a .zip or .tar of either; a .csv; .parquet files; MNIST's or CIFAR's files.
-        group_by: a column of the table, or a regular expression on the path, whose first group (or all of it) names what
-            must not be torn apart.
-        follow_links: whether links out of the root count as what they lead to.
+        root: label folders, optionally inside train/validation/test folders; a .zip or .tar of these; a .csv; .parquet files;
+            MNIST or CIFAR files.
+        group_by: a table column, or a regular expression on the path. Images with the same value (for an expression: its
+            first capture group, or the whole match if it has none) stay in one split.
+        follow_links: whether to follow symbolic links out of the root.
 
     Raises:
-        DatasetError: if nothing can be understood. What is wrong, yet leaves something, becomes `Dataset.findings`.
+        DatasetError: if no data set can be built. Any other issue goes to `Dataset.findings`.
     """
     if not root.exists():
         raise DatasetError(f"{root} does not exist.")
-    mishaps = Mishaps()
-    source, listing, grouped = _listed(root, group_by, follow_links, mishaps)
-    labels, findings = understood(root, listing, mishaps)
-    if group_by and not grouped:
+    issues = Mishaps()
+    source, listing, has_group_column = _listed(root, group_by, follow_links, issues)
+    labels, findings = understood(root, listing, issues)
+    if group_by and not has_group_column:
         listing.groups = _groups(listing.paths, group_by)
     samples = _samples(listing, labels)
-    ordered = sorted([*findings, *mishaps.findings()], key=lambda finding: ("error", "warning", "note").index(finding.severity))
-    return Dataset(source, labels, samples, listing.multilabel, tuple(ordered), mishaps.count("ignored"))
+    ordered = sorted([*findings, *issues.findings()], key=lambda finding: ("error", "warning", "note").index(finding.severity))
+    return Dataset(source, labels, samples, listing.multilabel, tuple(ordered), issues.count("ignored"))
 
 
 def describe(dataset: Dataset) -> str:
-    """What was understood, in one line for a person."""
-    parts = Counter(sample.part for sample in dataset.samples)
-    chosen = f", {parts['validation']:,} to choose by" if parts["validation"] else ""
-    given = f", {parts['train']:,} to learn from{chosen} and {parts['test']:,} held out" if parts["test"] else ""
+    """Summarize the data set in one line."""
+    sizes = Counter(sample.part for sample in dataset.samples)
+    validation = f", {sizes['validation']:,} validation" if sizes["validation"] else ""
+    splits = f"; {sizes['train']:,} train{validation}, {sizes['test']:,} test" if sizes["test"] else ""
     names = ", ".join(dataset.labels[:6]) + (", …" if len(dataset.labels) > 6 else "")
-    several = "; an image may have several" if dataset.multilabel else ""
+    multilabel = ", multi-label" if dataset.multilabel else ""
     ignored = f"; {dataset.ignored:,} other file{'s' * (dataset.ignored > 1)} ignored" if dataset.ignored else ""
-    return f"{len(dataset.samples):,} images of {len(dataset.labels)} labels ({names}){several}{given}{ignored}"
+    return f"{len(dataset.samples):,} images, {len(dataset.labels)} labels ({names}){multilabel}{splits}{ignored}"
 
 
 def _listed(root: Path, group_by: str | None, follow_links: bool, mishaps: Mishaps) -> tuple[Source, Listing, bool]:
-    """Where the bytes are, what is there, and whether `group_by` named a column of it."""
+    """Return the source, the listing, and whether `group_by` is a column of the table."""
     if suffix(root.name) in csv_table.SUFFIXES:
         return csv_table.listed(root, group_by, follow_links, mishaps)
     if suffix(root.name) == parquet.SUFFIX:
@@ -143,16 +144,16 @@ def _listed(root: Path, group_by: str | None, follow_links: bool, mishaps: Misha
     paths, others = _images(source, follow_links, mishaps)
     if paths:
         return source, by_folders(root, paths, mishaps), False
-    mishaps.forget("ignored")  # among files that are no images are those that hold them
+    mishaps.forget("ignored")  # the data may be in some of these files
     if shards := [path for path in others if suffix(path) == parquet.SUFFIX]:
         return parquet.listed(root, shards, group_by, mishaps)
-    if found := mnist_cifar.listed(source, others):
-        return *found, False
-    raise DatasetError(f"{root} holds no images.{nearest(root, paths)}\n{LAYOUT}{also(mishaps)}")
+    if result := mnist_cifar.listed(source, others):
+        return *result, False
+    raise DatasetError(f"{root} contains no images.{nearest(root, paths)}\n{LAYOUT}{also(mishaps)}")
 
 
 def _images(source: Source, follow_links: bool, mishaps: Mishaps) -> tuple[list[str], list[str]]:
-    """The paths that are images by name or by their first bytes, and the first of the others."""
+    """Return the image paths, detected by name or by magic bytes, and the first of the other paths."""
     paths: list[str] = []
     others: list[str] = []
     with Progress("listing", 0, "files") as progress:
@@ -168,7 +169,7 @@ def _images(source: Source, follow_links: bool, mishaps: Mishaps) -> tuple[list[
 
 
 def _kind(source: Source, path: str, n_bytes: int) -> str:
-    """What is amiss with a file, as a kind of mishap; "" if it is an image for all that its name and head tell."""
+    """Return the kind of issue with a file; "" if its name or its magic bytes are those of an image."""
     try:
         if not source.holds_image(path):
             return "ignored"
@@ -178,24 +179,24 @@ def _kind(source: Source, path: str, n_bytes: int) -> str:
 
 
 def _groups(paths: list[str], pattern: str) -> list[bytes]:
-    """What each path says of its group: a regular expression's first group or whole match; b"" where it does not match."""
+    """Return a group ID for each path: from the pattern's first capture group or whole match; b"" if it does not match."""
     try:
         search = re.compile(pattern).search
     except re.error as error:
-        raise DatasetError(f"--group-by {pattern} is no regular expression: {error}.") from None
-    found = [search(path) for path in paths]
-    if not any(found):
-        text = f"--group-by {pattern} names no column, and matches none of {len(paths):,} paths, such as {plain(paths[0])}."
-        raise DatasetError(text)
-    known: dict[str, bytes] = {}
-    texts = [match and (match.group(1 if match.re.groups else 0) or "") for match in found]
-    return [known.setdefault(text, group(text)) if text else b"" for text in texts]
+        raise DatasetError(f"--group-by {pattern} is not a valid regular expression: {error}.") from None
+    matches = [search(path) for path in paths]
+    if not any(matches):
+        reason = f"is not a column and matches none of the {len(paths):,} paths, such as {plain(paths[0])}"
+        raise DatasetError(f"--group-by {pattern} {reason}.")
+    ids: dict[str, bytes] = {}
+    names = [match and (match.group(1 if match.re.groups else 0) or "") for match in matches]
+    return [ids.setdefault(name, group(name)) if name else b"" for name in names]
 
 
 def _samples(listing: Listing, labels: tuple[str, ...]) -> tuple[Sample, ...]:
-    """One sample for each row; whatever many of them share exists once."""
-    number = {name: index for index, name in enumerate(labels)}
-    numbers = {names: tuple(sorted({number[name] for name in names})) for names in set(listing.names)}
+    """Build one sample per row; equal label tuples are shared to save memory."""
+    index_of = {name: index for index, name in enumerate(labels)}
+    indices = {names: tuple(sorted({index_of[name] for name in names})) for names in set(listing.names)}
     groups = listing.groups or repeat(b"")
-    rows = zip(listing.paths, listing.names, listing.parts, groups)  # noqa: B905 - groups may be endless
-    return tuple([Sample(path, numbers[names], part, b"", group) for path, names, part, group in rows])
+    rows = zip(listing.paths, listing.names, listing.parts, groups)  # noqa: B905 - groups may be infinite
+    return tuple([Sample(path, indices[names], split, b"", group) for path, names, split, group in rows])

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, as a record: written by whoever finds it, read by the command line and the report."""
+"""Records of data issues: created by the checks, shown by the command line and the report. Records only, no checks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,11 +6,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image whose label is probably wrong.
+    """An image with a probably wrong label.
 
     Attributes:
-        given, suggested: names of labels; several are joined by commas.
-        probability: of the suggested label, by a model that did not learn from this image.
+        given_label, predicted_label: label names, joined by commas if there are several.
+        probability: out-of-sample probability of the predicted label: the model was not trained on this image.
     """
 
     path: str
@@ -24,15 +24,15 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a person should know about the data.
+    """One issue in the data.
 
     Attributes:
-        kind: a stable slug, such as "leak" or "near-duplicate".
-        severity: an error stops a fit; a warning should be looked at; a note is for the record.
-        text: one line: what was found, where, and what to do about it.
-        paths: the files concerned, below the data set's root.
-        drop: the files that would have to be left out for an error to be mended; empty if leaving out does not mend it.
-        flag: the flag that leaves them out: "--skip-bad", "--drop-duplicates", or "" if there is none.
+        kind: a stable identifier, such as "leak" or "near-duplicate".
+        severity: an error stops training; a warning should be checked; a note is informational.
+        text: one line: what was found, where, and how to fix it.
+        paths: the affected files, relative to the data set's root.
+        drop: the files to exclude to fix the error; empty if excluding files does not fix it.
+        flag: the command-line flag that excludes them: "--skip-bad", "--drop-duplicates", or "" if there is none.
     """
 
     kind: str

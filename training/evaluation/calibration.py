@@ -1,7 +1,7 @@
-"""What validation teaches about trusting an answer: temperature, thresholds, prediction sets, outliers. Numpy only.
+"""Calibration on validation images: temperature, thresholds, prediction sets and outlier threshold. Numpy only.
 
-Validation also chose among networks, so what is promised here is a little rosy; `graft.training.evaluation.metrics` measures on test what
-came of each promise. Test images never enter this room.
+Validation is also used for model selection, so its estimates are slightly optimistic; `graft.training.evaluation.metrics`
+measures each of them on test images. Test images must not be used here.
 """
 
 import math
@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.artifact import Calibration
+from graft.service.inference import postprocess
 from graft.service.inference.devices import cores
 from graft.service.inference.neighbours import Neighbours, unit
-from graft.service.inference.postprocess import probabilities
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Sample
 from graft.training.evaluation.predictions import Answered
 from graft.training.features.feature_arrays import Vectors
 from graft.training.runtime.thread_map import each
 
-PRECISION = 0.95  # wanted, unless told otherwise
-COVERAGE = 0.9  # promised for prediction sets, unless told otherwise
-ORDINARY = 0.95  # of images like validation's that must not count as outliers
-FEWEST_SURE = 5  # cases that a precision must be seen on; one right answer is a precision of 100 %
-FARTHEST = 2.0  # the largest cosine distance there is
-BLOCK = 512  # images that are compared with all neighbours at once
+PRECISION = 0.95  # default target precision
+COVERAGE = 0.9  # default coverage of prediction sets
+ORDINARY = 0.95  # fraction of in-distribution images that must not be flagged as outliers
+FEWEST_SURE = 5  # predictions above a threshold; one correct prediction alone is already a precision of 100 %
+FARTHEST = 2.0  # the maximum of the cosine distance
+BLOCK = 512  # images compared with all neighbors in one matrix product
 MOST_NEIGHBOURS = 5_000
-MOST_NUMBERS = 4_000_000  # in all neighbours' vectors: 8 MB of a package, half a millisecond of every answer
+MOST_NUMBERS = 4_000_000  # values in all reference vectors: 8 MB of a package, half a millisecond of every request
 
 Floats = NDArray[np.float64]
 
@@ -39,27 +39,28 @@ def calibrate(
     wanted_precision: float = PRECISION,
     coverage: float = COVERAGE,
 ) -> Calibration:
-    """Everything that validation teaches but the temperature, which it must have taught before."""
-    chances = probabilities(validation.logits, temperature, validation.multilabel)
+    """Computes everything that is calibrated on validation, given the temperature, which is fitted first."""
+    probabilities = postprocess.probabilities(validation.logits, temperature, validation.multilabel)
     k = outlier_k(len(neighbours.paths))
     distances = outlier_scores(neighbours, validation.vectors, k)
-    farthest = exceeded_rarely(distances, ORDINARY)
-    several = validation.multilabel
+    outlier_threshold = exceeded_rarely(distances, ORDINARY)
+    multilabel, targets = validation.multilabel, validation.targets
+    thresholds = best_f1(probabilities, targets) if multilabel else sure(probabilities, targets, wanted_precision)
     return Calibration(
         wanted_precision=wanted_precision,
-        thresholds=best_f1(chances, validation.targets) if several else sure(chances, validation.targets, wanted_precision),
-        coverage=None if several else coverage,
-        set_threshold=None if several else set_threshold(chances, validation.targets, coverage),
+        thresholds=thresholds,
+        coverage=None if multilabel else coverage,
+        set_threshold=None if multilabel else set_threshold(probabilities, targets, coverage),
         outlier_k=k,
-        outlier_threshold=FARTHEST if farthest is None else farthest,
+        outlier_threshold=FARTHEST if outlier_threshold is None else outlier_threshold,
     )
 
 
 def temperature(logits: NDArray[np.float32], targets: Targets) -> float:
-    """What to divide the logits by so that probabilities mean what they say, in [1/4, 4].
+    """The temperature for temperature scaling: the divisor of the logits that calibrates the probabilities, in [1/4, 4].
 
-    Minimises the log-loss on held-out images (Guo et al. 2017) under a weak belief that 1 is about right, worth five
-    images: a small validation set that happens to be all right would otherwise ask for certainty.
+    Minimizes the log-loss on held-out images (Guo et al. 2017) with a weak prior around 1, worth five images: without it, a
+    small validation set that happens to be classified without error would drive the temperature to its lower limit.
     """
 
     def cost(log_temperature: float) -> float:
@@ -69,7 +70,7 @@ def temperature(logits: NDArray[np.float32], targets: Targets) -> float:
 
 
 def _lowest(cost: Callable[[float], float], low: float, high: float, steps: int = 18) -> float:
-    """Where a function with one valley is lowest, by golden sections; each of the steps asks it once."""
+    """The minimum of a unimodal function by golden-section search; every step evaluates the function once."""
     golden = (math.sqrt(5) - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)
     at_left, at_right = cost(left), cost(right)
@@ -86,57 +87,56 @@ def _lowest(cost: Callable[[float], float], low: float, high: float, steps: int 
 
 
 def losses(logits: NDArray[np.floating], targets: Targets, temperature: float = 1.0) -> Floats:
-    """The negative log-probability of the truth about each image, (N,), in nats; for several labels the mean over them."""
+    """Negative log-likelihood of each image, (N,), in nats; for multi-label data the mean over labels."""
     scaled = logits.astype(np.float64) / temperature
     if targets.ndim == 2:
-        each: Floats = (np.logaddexp(0, scaled) - scaled * targets).mean(axis=1)
-        return each
+        binary_nll: Floats = (np.logaddexp(0, scaled) - scaled * targets).mean(axis=1)
+        return binary_nll
     scaled -= scaled.max(axis=1, keepdims=True)
-    right: Floats = np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(targets)), targets]
-    return right
+    nll: Floats = np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(targets)), targets]
+    return nll
 
 
 def exceeded_rarely(scores: Floats, share: float) -> float | None:
-    """What the score of one more image stays at or below with probability `share`, if it is drawn like the others.
+    """Conformal quantile of exchangeable scores: an upper bound for the next score with probability `coverage`.
 
-    The ceil((n + 1) share)-th smallest of n (Vovk et al. 2005; Papadopoulos et al. 2002). None where n is too small for
-    any of them to be high enough.
+    The ceil((n + 1) * coverage)-th smallest of n (Vovk et al. 2005; Papadopoulos et al. 2002). None if n is too small.
     """
-    position = math.ceil((len(scores) + 1) * share - 1e-9)
-    return float(np.sort(scores)[position - 1]) if position <= len(scores) else None
+    rank = math.ceil((len(scores) + 1) * share - 1e-9)
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else None
 
 
 def set_threshold(chances: Floats, labels: NDArray[np.int64], coverage: float) -> float:
-    """How probable a label must be to be in the prediction set, so that the right one is with probability `coverage`.
+    """The minimum probability of a label in the prediction set, so that the set has the true label with probability `coverage`.
 
-    Split conformal prediction with the right label's improbability as the score (Sadinle, Lei & Wasserman 2019). Returns
-    0, so that every label is in the set, where there are too few images for the promise.
+    Split conformal prediction; the score is one minus the true label's probability (Sadinle, Lei & Wasserman 2019). Returns
+    0, so that every label is in the set, if there are too few images to guarantee the coverage.
     """
-    improbable = exceeded_rarely(1 - chances[np.arange(len(labels)), labels], coverage)
-    return 0.0 if improbable is None else max(0.0, 1 - improbable)
+    quantile = exceeded_rarely(1 - chances[np.arange(len(labels)), labels], coverage)
+    return 0.0 if quantile is None else max(0.0, 1 - quantile)
 
 
 def sure(chances: Floats, labels: NDArray[np.int64], precision: float) -> tuple[float | None, ...]:
-    """For each label the lowest probability at which those given it were right with the wanted precision; None if never."""
-    said, n_labels = chances.argmax(axis=1), chances.shape[1]
-    top = chances.max(axis=1)
-    groups = ((top[said == label], labels[said == label] == label) for label in range(n_labels))
-    return tuple(_lowest_sure(claims, right, precision) for claims, right in groups)
+    """The lowest probability per label at which its predictions reach the target precision; None if there is none."""
+    predicted, n_labels = chances.argmax(axis=1), chances.shape[1]
+    confidence = chances.max(axis=1)
+    groups = ((confidence[predicted == label], labels[predicted == label] == label) for label in range(n_labels))
+    return tuple(_lowest_sure(confidences, correct, precision) for confidences, correct in groups)
 
 
 def _lowest_sure(claims: Floats, right: NDArray[np.bool_], precision: float) -> float | None:
     order = np.argsort(-claims, kind="stable")
     ranked = claims[order]
     n_above = np.arange(1, len(ranked) + 1)
-    reached = right[order].cumsum() >= precision * n_above - 1e-9
-    # Equal probabilities are above a threshold together or not at all.
-    last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
-    enough = np.flatnonzero(reached & last & (n_above >= FEWEST_SURE))
-    return float(ranked[enough[-1]]) if len(enough) else None
+    precise = right[order].cumsum() >= precision * n_above - 1e-9
+    # A threshold cannot separate equal probabilities.
+    last_of_ties = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
+    candidates = np.flatnonzero(precise & last_of_ties & (n_above >= FEWEST_SURE))
+    return float(ranked[candidates[-1]]) if len(candidates) else None
 
 
 def best_f1(chances: Floats, targets: NDArray[np.bool_]) -> tuple[float, ...]:
-    """For each label the probability from which on giving it makes its F1 the highest; 1/2 if no image has it."""
+    """The probability threshold per label that maximizes its F1; 1/2 if no image has the label."""
     return tuple(_best_f1(chances[:, label], targets[:, label]) for label in range(targets.shape[1]))
 
 
@@ -144,56 +144,55 @@ def _best_f1(claims: Floats, has: NDArray[np.bool_]) -> float:
     if not has.any():
         return 0.5
     order = np.argsort(-claims, kind="stable")
-    ranked, found = claims[order], has[order].cumsum()
-    score = 2 * found / (np.arange(1, len(ranked) + 1) + has.sum())
-    score[:-1][ranked[1:] == ranked[:-1]] = -1  # equal probabilities are above a threshold together or not at all
-    best = int(score.argmax())
-    # Half-way down to the next image: the very probability of one validation image means nothing.
+    ranked, true_positives = claims[order], has[order].cumsum()
+    f1 = 2 * true_positives / (np.arange(1, len(ranked) + 1) + has.sum())
+    f1[:-1][ranked[1:] == ranked[:-1]] = -1  # a threshold cannot separate equal probabilities
+    best = int(f1.argmax())
+    # The midpoint between this probability and the next lower one, so that it does not depend on one validation image alone.
     below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
     return float((ranked[best] + below) / 2)
 
 
 def outlier_scores(neighbours: Neighbours, vectors: Vectors, k: int) -> Floats:
-    """The cosine distance of each of many vectors (N, D) to its k-th nearest neighbour, float64 (N,), in [0, 2].
+    """The cosine distance of each vector of (N, D) to its k-th nearest neighbor, float64 (N,), in [0, 2].
 
-    What `Neighbours.outlier_score` says of each, but for the rounding of float32; many at once are a matrix product,
-    thirty times as fast.
+    The same as `Neighbours.outlier_score` of each, up to float32 rounding, but as matrix products: thirty times as fast.
     """
     from threadpoolctl import threadpool_limits
 
-    def one(start: int) -> NDArray[np.float32]:
-        likeness = unit(vectors[start : start + BLOCK]) @ neighbours.vectors.T
-        likeness.partition(likeness.shape[1] - k, axis=1)
-        return 1 - likeness[:, -k]
+    def block_distances(start: int) -> NDArray[np.float32]:
+        similarity = unit(vectors[start : start + BLOCK]) @ neighbours.vectors.T
+        similarity.partition(similarity.shape[1] - k, axis=1)
+        return 1 - similarity[:, -k]
 
-    with threadpool_limits(1):  # out here, because the limit is the whole process's
-        blocks = list(each(one, range(0, len(vectors), BLOCK), cores()))
+    with threadpool_limits(1):  # outside of the threads, because the limit holds for the whole process
+        blocks = list(each(block_distances, range(0, len(vectors), BLOCK), cores()))
     distances: Floats = np.concatenate([np.zeros(0), *blocks])
     return distances.clip(0, 2)
 
 
 def outlier_k(n_neighbours: int) -> int:
-    """Which nearest neighbour counts: the 10th, so that one odd training image excuses nothing; sooner among few."""
+    """The k of the outlier score: 10, so that one unusual training image has no effect; less if there are few neighbors."""
     return max(1, min(10, n_neighbours // 20))
 
 
 def chosen_neighbours(samples: Sequence[Sample], width: int) -> list[Sample]:
-    """The training images that new ones are compared with, at most 5,000 and as many as vectors of a width allow.
+    """Selects the training images that new images are compared with: at most 5,000, fewer if the vectors are wide.
 
-    Every label in turn, so that small ones are all there; within a label by digest, so that the choice does not depend on
-    names or order.
+    Round-robin over the labels, so that small labels are complete; ordered by digest within a label, so that the selection
+    does not depend on file names or order.
     """
-    turn: dict[tuple[int, ...], int] = {}
-    queued = []
+    rounds: dict[tuple[int, ...], int] = {}
+    entries = []
     for sample in sorted(samples, key=lambda sample: (sample.digest, sample.path)):
-        turn[sample.labels] = turn.get(sample.labels, 0) + 1
-        queued.append((turn[sample.labels], sample.digest, sample.path, sample))
-    most = max(1, min(MOST_NEIGHBOURS, MOST_NUMBERS // width))
-    return [sample for *_, sample in sorted(queued, key=lambda entry: entry[:3])[:most]]
+        rounds[sample.labels] = rounds.get(sample.labels, 0) + 1
+        entries.append((rounds[sample.labels], sample.digest, sample.path, sample))
+    n_max = max(1, min(MOST_NEIGHBOURS, MOST_NUMBERS // width))
+    return [sample for *_, sample in sorted(entries, key=lambda entry: entry[:3])[:n_max]]
 
 
 def neighbours_of(samples: Sequence[Sample], vectors: Vectors) -> Neighbours:
-    """Chosen samples with their vectors (M, D), as the package keeps them."""
-    # Rounded as they are stored, so that the threshold is chosen by the very numbers that it will be compared with.
+    """The neighbor index of reference samples and their vectors (M, D), as the package stores it."""
+    # Rounded to float16 as in the package, so that the outlier threshold is computed from the values used in serving.
     stored = unit(vectors[:]).astype(np.float16).astype(np.float32)
     return Neighbours(stored, tuple(sample.labels for sample in samples), tuple(sample.path for sample in samples))

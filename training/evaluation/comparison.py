@@ -1,4 +1,4 @@
-"""The table of the transfer-learning lectures, for a person's own images: strategies against each other, with intervals."""
+"""Compares training runs: accuracy of each strategy and backbone with intervals, and paired differences. No training here."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -17,12 +17,12 @@ DRAWS = 2_000
 
 @dataclass(frozen=True)
 class Cell:
-    """One network, learned once: what it made of the test images.
+    """The result of one training run on the test images.
 
     Attributes:
-        right: by test image's digest, whether it was answered right; for several labels an image, how well, in [0, 1].
-        seconds: that learning took, features included if they were not cached.
-        measure: what the mean over the images is called.
+        scores: by digest of the test image: 1 if predicted correctly, else 0; for multi-label data a score whose mean is mAP.
+        seconds: training time, including feature extraction if the features were not cached.
+        metric: name of the mean over the images.
     """
 
     strategy: str
@@ -39,12 +39,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy on one backbone, over all its seeds.
+    """One strategy on one backbone, averaged over its seeds.
 
     Attributes:
-        accuracy: mean over seeds; the interval is over images, each image's answers of all seeds kept together.
-        by_seed: the single runs.
-        seconds: median of the runs.
+        accuracy: mean over seeds; the interval is over images, with the predictions of all seeds for an image kept together.
+        by_seed: accuracy of each run.
+        seconds: median training time of the runs.
     """
 
     strategy: str
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, best first, and which differences between them are beyond chance."""
+    """All strategies, best first, and the paired differences between them with intervals."""
 
     rows: tuple[Row, ...]
     differences: tuple[tuple[Row, Row, Estimate], ...]
@@ -64,56 +64,56 @@ class Table:
 
 
 def table(cells: Sequence[Cell], seed: int = 0) -> Table:
-    """Means, intervals and paired differences of all (strategy, backbone) pairs.
+    """Computes means, intervals and paired differences of all (strategy, backbone) pairs.
 
     A cluster bootstrap over images (Field & Welsh 2007): an image that several seeds were tested on is drawn once, with all
-    its answers, so that seeds do not pass for images.
+    its predictions, so that more seeds do not count as more images.
     """
-    pairs = list(dict.fromkeys((cell.strategy, cell.backbone) for cell in cells))
-    images = sorted({digest for cell in cells for digest in cell.right})
-    draws = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=DRAWS)
-    sums = {pair: _sums([cell for cell in cells if (cell.strategy, cell.backbone) == pair], images) for pair in pairs}
-    drawn = {pair: (draws @ right) / np.maximum(draws @ count, 1e-9) for pair, (right, count) in sums.items()}
-    rows = []
-    for pair in pairs:
-        own = [cell for cell in cells if (cell.strategy, cell.backbone) == pair]
-        right, count = sums[pair]
-        by_seed = tuple(cell.accuracy for cell in own)
-        seconds = float(np.median([cell.seconds for cell in own]))
-        rows.append(Row(*pair, between(float(right.sum() / count.sum()), drawn[pair]), by_seed, seconds))
-    rows.sort(key=lambda row: -row.accuracy.value)
-    return Table(tuple(rows), tuple(_differences(rows, drawn)), cells[0].measure)
+    pairs = list(dict.fromkeys((run.strategy, run.backbone) for run in cells))
+    images = sorted({digest for run in cells for digest in run.right})
+    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=DRAWS)
+    runs_of = {pair: [run for run in cells if (run.strategy, run.backbone) == pair] for pair in pairs}
+    totals = {pair: _sums(pair_runs, images) for pair, pair_runs in runs_of.items()}
+    samples = {pair: (weights @ total) / np.maximum(weights @ count, 1e-9) for pair, (total, count) in totals.items()}
+    summaries = []
+    for pair, pair_runs in runs_of.items():
+        total, count = totals[pair]
+        by_seed = tuple(run.accuracy for run in pair_runs)
+        seconds = float(np.median([run.seconds for run in pair_runs]))
+        summaries.append(Row(*pair, between(float(total.sum() / count.sum()), samples[pair]), by_seed, seconds))
+    summaries.sort(key=lambda summary: -summary.accuracy.value)
+    return Table(tuple(summaries), tuple(_differences(summaries, samples)), cells[0].measure)
 
 
 def _sums(cells: Iterable[Cell], images: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each image, how often it was answered right and how often it was asked about: two float64 (M,)."""
-    row = {digest: index for index, digest in enumerate(images)}
-    right, count = np.zeros(len(images)), np.zeros(len(images))
-    for cell in cells:
-        for digest, value in cell.right.items():
-            right[row[digest]] += value
-            count[row[digest]] += 1
-    return right, count
+    """For each image the sum of its scores and the number of runs that predicted it: two float64 (M,)."""
+    index_of = {digest: index for index, digest in enumerate(images)}
+    total, count = np.zeros(len(images)), np.zeros(len(images))
+    for run in cells:
+        for digest, value in run.right.items():
+            total[index_of[digest]] += value
+            count[index_of[digest]] += 1
+    return total, count
 
 
 def _differences(rows: Sequence[Row], drawn: dict[tuple[str, str], NDArray[np.float64]]) -> Iterable[tuple[Row, Row, Estimate]]:
     for better, worse in combinations(rows, 2):
-        draws = drawn[better.strategy, better.backbone] - drawn[worse.strategy, worse.backbone]
-        yield better, worse, between(better.accuracy.value - worse.accuracy.value, draws)
+        gaps = drawn[better.strategy, better.backbone] - drawn[worse.strategy, worse.backbone]
+        yield better, worse, between(better.accuracy.value - worse.accuracy.value, gaps)
 
 
 def save(cells: Sequence[Cell], path: Path) -> None:
-    """Every run as a line of CSV."""
+    """Writes one CSV row per run."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["strategy", "backbone", "seed", "accuracy", "n_test", "seconds"])
-        for cell in cells:
-            row = [cell.strategy, cell.backbone, cell.seed, f"{cell.accuracy:.6f}", len(cell.right), f"{cell.seconds:.2f}"]
+        for run in cells:
+            row = [run.strategy, run.backbone, run.seed, f"{run.accuracy:.6f}", len(run.right), f"{run.seconds:.2f}"]
             writer.writerow(row)
 
 
 def text(found: Table) -> str:
-    """The table for a terminal."""
+    """The comparison as text for the terminal."""
     widths = [max(len(row.strategy) for row in found.rows), max(len(row.backbone) for row in found.rows)]
     lines = [f"{'strategy':{widths[0]}}  {'backbone':{widths[1]}}  {found.measure:>8}  95 % interval   by seed"]
     for row in found.rows:
@@ -125,16 +125,16 @@ def text(found: Table) -> str:
     for better, worse, gap in found.differences:
         if better is best:
             verdict = "beats" if gap.low > 0 else "is not shown to beat"
-            numbers = points(gap.value, gap.low, gap.high)
-            lines.append(f"{_named(better, found)} {verdict} {_named(worse, found)}: {numbers}")
+            difference = points(gap.value, gap.low, gap.high)
+            lines.append(f"{_named(better, found)} {verdict} {_named(worse, found)}: {difference}")
     return "\n".join(lines)
 
 
 def _named(row: Row, found: Table) -> str:
-    several = len({other.backbone for other in found.rows}) > 1
-    return f"{row.strategy} on {row.backbone}" if several else row.strategy
+    several_backbones = len({other.backbone for other in found.rows}) > 1
+    return f"{row.strategy} on {row.backbone}" if several_backbones else row.strategy
 
 
 def grid(strategies: Sequence[str], backbones: Sequence[str], n_seeds: int) -> list[tuple[str, int, str]]:
-    """What to run, as (backbone, seed, strategy): everything that shares features side by side."""
+    """The runs of a comparison as (backbone, seed, strategy); runs that share features are adjacent."""
     return list(product(backbones, range(n_seeds), strategies))

@@ -1,7 +1,7 @@
-"""A number measured on N images -> the same number with its 95 % interval. Numpy only; every draw is seeded.
+"""95 % confidence intervals of metrics measured on N images. Numpy only; every bootstrap is seeded.
 
-Shares get Wilson's interval, which stays honest where everything or nothing is right; a bootstrap would then say that
-there is nothing to doubt. What is no share is bootstrapped over the images.
+Proportions get the Wilson interval, which stays valid at 0 % and 100 %, where a bootstrap interval would have width 0.
+Everything else is bootstrapped over the images.
 """
 
 import math
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from graft.training.results import Estimate
 
 Z = 1.959964  # two-sided 95 %
-DRAWS = 2_000  # of a bootstrap: its limits then move by about a twentieth of the interval's width between seeds
+DRAWS = 2_000  # bootstrap samples: the limits then vary by about 1/20 of the interval's width between seeds
 CHUNK = 500_000  # image counts held in memory at once, in three arrays of eight bytes each
 
 Floats = NDArray[np.float64]
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a share of n (Wilson 1927); n need not be whole, where images do not count fully."""
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    # Rounding must not put the share itself outside of its interval.
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    """The 95 % Wilson interval of a proportion of n (Wilson 1927); n may be fractional, as an effective sample size is."""
+    center = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half_width = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    # Rounding must not put the proportion itself outside of its interval.
+    return max(0.0, min(share, center - half_width)), min(1.0, max(share, center + half_width))
 
 
 def share(part: float, n: float) -> Estimate | None:
-    """`part` of n as a share; None of none."""
+    """`count` / n with its Wilson interval; None if n is 0."""
     if n <= 0:
         return None
     low, high = wilson(part / n, n)
@@ -35,14 +35,14 @@ def share(part: float, n: float) -> Estimate | None:
 
 
 def f1(both: float, either: float, effect: float = 1.0) -> Estimate | None:
-    """F1 = 2J / (1 + J), where J is the share of those that have a label or are given it for which both is true.
+    """F1 = 2J / (1 + J) with its interval, where J is the Jaccard index of true and predicted labels.
 
-    J is a plain share, and F1 rises with it, so Wilson's limits of the one are limits of the other.
+    J is a proportion, and F1 increases with it, so the Wilson limits of J map to limits of F1.
 
     Args:
-        both: how many have the label and are given it.
-        either: how many have it or are given it.
-        effect: how many times more J varies than if all of them were independent.
+        intersection: number of true positives.
+        union: number of cases that have the label or are predicted to have it.
+        variance_inflation: variance of J relative to independent cases.
     """
     if either <= 0:
         return None
@@ -52,55 +52,55 @@ def f1(both: float, either: float, effect: float = 1.0) -> Estimate | None:
 
 
 def mean_of(values: Floats, sizes: Floats, effect: float = 1.0) -> Estimate:
-    """The mean of several shares (L,), each of its own number of images (L,), L > 0, none 0.
+    """The macro mean of L > 0 proportions, each of its own number of images, with its interval.
 
-    Wilson's interval, for as many images as would make one share vary as much as the mean does (Kish 1965's effective
-    size). How much each share varies is judged with one more image right and one more wrong, so that two right answers of
-    two bring doubt, where a bootstrap would see none.
+    A Wilson interval for the effective sample size (Kish 1965): the number of images at which one proportion varies as much
+    as the mean does. Each proportion's variance is computed with one success and one failure added, so that two correct
+    predictions out of two still have a variance, where a bootstrap would have none.
 
     Args:
         values, sizes: (L,), sizes > 0.
-        effect: how many times more the mean varies than if the shares were independent.
+        variance_inflation: variance of the mean relative to independent proportions.
     """
-    careful = (values * sizes + 1) / (sizes + 2)
-    variance = float((careful * (1 - careful) / sizes).sum()) / len(values) ** 2
-    centre = float(careful.mean())
-    low, high = wilson(float(values.mean()), centre * (1 - centre) / variance / max(1.0, effect))
+    smoothed = (values * sizes + 1) / (sizes + 2)
+    variance = float((smoothed * (1 - smoothed) / sizes).sum()) / len(values) ** 2
+    center = float(smoothed.mean())
+    low, high = wilson(float(values.mean()), center * (1 - center) / variance / max(1.0, effect))
     return Estimate(value=float(values.mean()), low=low, high=high)
 
 
 def design_effect(influences: Floats) -> float:
-    """How many times more a sum over labels varies than if labels were independent within an image (Kish 1965).
+    """The variance of a sum over labels relative to labels that are independent within an image (Kish 1965).
 
     Args:
-        influences: (N, C), by how much each image moves each label's number.
+        influences: (N, C), the influence of each image on each label's value.
     """
-    apart = float((influences**2).sum())
-    return float((influences.sum(axis=1) ** 2).sum()) / apart if apart > 0 else 1.0
+    independent = float((influences**2).sum())
+    return float((influences.sum(axis=1) ** 2).sum()) / independent if independent > 0 else 1.0
 
 
 def resampled(columns: Floats, seed: int = 0, draws: int = DRAWS) -> Floats:
-    """The columns' means, (draws, K), over images drawn with replacement from the N of `columns` (N, K).
+    """Bootstrap means (n_resamples, K) of `columns` (N, K), over images drawn with replacement.
 
-    Each draw takes an image's whole row, so what belongs together stays together (Efron & Tibshirani 1993).
+    A bootstrap sample takes an image's whole row, so the columns stay paired (Efron & Tibshirani 1993).
     """
     n, random = len(columns), np.random.default_rng(seed)
     means = np.empty((draws, columns.shape[1]))
     step = max(1, CHUNK // n)
     for start in range(0, draws, step):
         size = min(step, draws - start)
-        picked = random.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-        counts = np.bincount(picked.ravel(), minlength=size * n).reshape(size, n)
+        indices = random.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+        counts = np.bincount(indices.ravel(), minlength=size * n).reshape(size, n)
         means[start : start + size] = counts.astype(np.float64) @ columns / n
     return means
 
 
 def between(value: float, draws: Floats) -> Estimate:
-    """A number with the middle 95 % of its draws, which rounding must not put beside it."""
+    """A value with the 95 % percentile interval of its bootstrap samples, widened to contain the value if rounding needs it."""
     low, high = np.quantile(draws, [0.025, 0.975])
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
 
 
 def mean(values: Floats, seed: int = 0) -> Estimate:
-    """The mean of one number an image, (N,), N > 0."""
+    """The mean of per-image values (N,), N > 0, with its bootstrap interval."""
     return between(float(values.mean()), resampled(values[:, None].astype(np.float64), seed)[:, 0])

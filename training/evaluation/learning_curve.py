@@ -1,6 +1,7 @@
-"""How scores grow with images, and what twice as many would bring: a head refitted on ever larger parts of train.
+"""Learning curve: the score by number of training images, from a head refitted on nested subsets, and the gain from doubling.
 
-Only the head learns here, so a fine-tuned network's own curve may be steeper. Validation judges, never test.
+Only the head is trained here, so the curve of a fine-tuned network may be steeper. Scores are those on validation images,
+never on test images.
 """
 
 import math
@@ -15,11 +16,11 @@ from graft.training.evaluation.metrics import by_image
 from graft.training.features.feature_arrays import Vectors
 from graft.training.results import Estimate, LearningCurve
 
-PARTS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # of the images, and how many different draws of them
-MOST = 5_000  # images of the largest part that is learned from only for the curve
-FEWEST = 40  # images; an eighth of fewer says nothing
-EXPONENTS = np.geomspace(0.07, 1, 19)  # of learning curves in practice (Hestness et al. 2017; Viering & Loog 2022)
-GRID = 41  # values tried for the error at the largest size, and again for the share of it that goes on falling
+PARTS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # fraction of the images, and number of random subsets of that size
+MOST = 5_000  # images of the largest subset that is trained on only for the curve
+FEWEST = 40  # images; one eighth of fewer is too small to train on
+EXPONENTS = np.geomspace(0.07, 1, 19)  # of power laws measured in practice (Hestness et al. 2017; Viering & Loog 2022)
+GRID = 41  # grid points for the error at the largest size, and for the reducible fraction of it
 
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
@@ -35,109 +36,111 @@ def learning_curve(
     whole: Logits | None = None,
     seed: int = 0,
 ) -> LearningCurve | None:
-    """The score on held-out images by number of images learned from; None where there are too few for a curve.
+    """Computes the score on held-out images by number of training images; None if there are fewer than MIN_IMAGES.
 
     Args:
-        vectors: float32 (N, D), or (V, N, D) for several views of each image; all of a part's are learned from.
-        targets: of the N.
-        held_out: float32 (M, D).
-        truth: of the M.
-        fit: vectors (..., n, D) and targets of n -> what gives logits (M, C) of vectors (M, D).
-        whole: logits (M, C) by a head that learned from all N, if there is one already.
-        seed: of the draws.
+        vectors: float32 (N, D), or (V, N, D) for V augmented views of each image; all views of a subset are trained on.
+        targets: of the N images.
+        held_out_vectors: float32 (M, D).
+        held_out_targets: of the M images.
+        fit: takes vectors (..., n, D) and n targets; returns a function from vectors (M, D) to logits (M, C).
+        full_logits: logits (M, C) of a head trained on all N images, if there is one already.
+        seed: of the random subsets.
     """
     n_images = len(targets)
     if n_images < FEWEST:
         return None
     plan = _plan(n_images)
     scores = []
-    for size, n_draws in plan:
+    for size, n_repeats in plan:
         if size == n_images and whole is not None:
             scores.append([by_image(whole, truth)])
             continue
-        parts = [part(targets, size, seed + draw) for draw in range(n_draws)]
-        scores.append([by_image(fit(_images(vectors, chosen), targets[chosen])(held_out), truth) for chosen in parts])
+        subsets = [part(targets, size, seed + repeat) for repeat in range(n_repeats)]
+        scores.append([by_image(fit(_images(vectors, subset), targets[subset])(held_out), truth) for subset in subsets])
     sizes = np.array([size for size, _ in plan])
-    means = np.stack([np.mean(draws, axis=0) for draws in scores], axis=1)
-    drawn = resampled(means, seed) + _luck(sizes, scores, seed)
-    measured = zip(means.mean(axis=0).tolist(), drawn.T, strict=True)
+    means = np.stack([np.mean(repeats, axis=0) for repeats in scores], axis=1)
+    samples = resampled(means, seed) + _luck(sizes, scores, seed)
+    points = zip(means.mean(axis=0).tolist(), samples.T, strict=True)
     return LearningCurve(
         n_images=tuple(sizes.tolist()),
-        accuracy=tuple(between(value, np.clip(draws, 0, 1)) for value, draws in measured),
-        gain_of_doubling=gain_of_doubling(sizes, 1 - means.mean(axis=0), _doubt(drawn, len(truth))),
+        accuracy=tuple(between(value, np.clip(point_samples, 0, 1)) for value, point_samples in points),
+        gain_of_doubling=gain_of_doubling(sizes, 1 - means.mean(axis=0), _doubt(samples, len(truth))),
     )
 
 
 def _images(vectors: Vectors, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
-    """All views of some images."""
+    """All views of the selected images."""
     return vectors[chosen] if vectors.ndim == 2 else vectors[:, chosen]
 
 
 def _plan(n_images: int) -> list[tuple[int, int]]:
-    """How many images are learned from, ascending, and how often."""
-    most = min(n_images, MOST)
-    plan = {round(most * share): n_draws for share, n_draws in PARTS}
+    """The subset sizes, ascending, each with its number of random subsets."""
+    n_max = min(n_images, MOST)
+    plan = {round(n_max * fraction): n_repeats for fraction, n_repeats in PARTS}
     return sorted((plan | {n_images: 1}).items())
 
 
 def part(targets: Targets, size: int, seed: int) -> NDArray[np.intp]:
-    """Indices of about `size` images: every label's share, and at least one of each; smaller parts lie within larger."""
+    """Indices of a stratified subset of about `size` images, at least one per label; smaller subsets lie in larger ones."""
     random, n_images = np.random.default_rng(seed), len(targets)
     keys = targets if targets.ndim == 1 else _rarest(targets)
-    place = np.empty(n_images)
+    position = np.empty(n_images)
     for key in np.unique(keys):
-        own = random.permutation(np.flatnonzero(keys == key))
-        place[own] = (np.arange(len(own)) + 0.5) / len(own)
-        place[own[0]] = 0
-    return np.flatnonzero(place < size / n_images)
+        rows = random.permutation(np.flatnonzero(keys == key))
+        position[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+        position[rows[0]] = 0
+    return np.flatnonzero(position < size / n_images)
 
 
 def _rarest(targets: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Of each image's labels the rarest, (N,); C where it has none."""
+    """The rarest label of each image, (N,); C if it has none."""
     counts = np.append(targets.sum(axis=0), len(targets) + 1)
-    has = np.column_stack([targets, np.ones(len(targets), bool)])
-    rarest: NDArray[np.intp] = np.where(has, counts, len(targets) + 2).argmin(axis=1)
+    has_label = np.column_stack([targets, np.ones(len(targets), bool)])
+    rarest: NDArray[np.intp] = np.where(has_label, counts, len(targets) + 2).argmin(axis=1)
     return rarest
 
 
 def _luck(sizes: NDArray[np.int64], scores: list[list[Floats]], seed: int) -> Floats:
-    """Noise (draws, S) as large as what another draw of the images to learn from would have changed.
+    """Noise (n_resamples, S) with the variance that comes from the random choice of training images.
 
-    Seen where a size was learned more than once; its variance is taken to fall with the number of images.
+    Estimated from the sizes with several subsets; the variance is assumed to be proportional to 1 / size.
     """
-    several = [(size, draws) for size, draws in zip(sizes, scores, strict=True) if len(draws) > 1]
-    spread = [size * np.var([draw.mean() for draw in draws], ddof=1) for size, draws in several]
-    deviation = np.sqrt(np.mean(spread) / sizes / [len(draws) for draws in scores])
+    repeated = [(size, repeats) for size, repeats in zip(sizes, scores, strict=True) if len(repeats) > 1]
+    scaled_variances = [size * np.var([repeat.mean() for repeat in repeats], ddof=1) for size, repeats in repeated]
+    deviation = np.sqrt(np.mean(scaled_variances) / sizes / [len(repeats) for repeats in scores])
     noise: Floats = np.random.default_rng(seed + 1).normal(size=(DRAWS, len(sizes))) * deviation
     return noise
 
 
 def _doubt(drawn: Floats, n_held_out: int) -> Floats:
-    """The errors' covariance (S, S), with one held-out image more or less at each: few images that are all right doubt."""
+    """Covariance (S, S) of the errors, plus the variance of one held-out image: errors of 0 on few images stay uncertain."""
     return np.cov(drawn, rowvar=False) + np.eye(drawn.shape[1]) / n_held_out**2
 
 
 def gain_of_doubling(sizes: NDArray[np.int64], errors: Floats, covariance: Floats) -> Estimate:
-    """What twice the largest size would take off the error, by all curves a + b n^-c that the measured errors allow.
+    """The reduction of the error from twice the largest size, by power laws a + b n^-c fitted to the measured errors.
 
-    Every curve of a grid counts by its likelihood, because four points rarely tell a floor from a slow decay; the value is
-    the median, and the interval says how far the curves disagree. Errors are taken not to grow with images.
+    Every power law of a grid is weighted by its likelihood, because four points rarely separate an irreducible error from a
+    slow decay. The value is the weighted median, and the interval is that of the weighted distribution. Errors are assumed
+    not to increase with more images.
 
     Args:
         sizes: (S,), ascending.
         errors: (S,), measured.
-        covariance: (S, S), of the measurements.
+        covariance: (S, S), of the errors.
     """
-    spread = math.sqrt(covariance[-1, -1])
-    lasts = np.linspace(max(0.0, errors[-1] - 3 * spread), min(1.0, errors[-1] + 3 * spread), GRID)
-    last, share, exponent = (axis.ravel() for axis in np.meshgrid(lasts, np.sqrt(np.linspace(0, 1, GRID)), EXPONENTS))
-    # `share` of the last error goes on falling, the rest is the floor.
-    fall = (sizes / sizes[-1])[None] ** -exponent[:, None]
-    apart = last[:, None] * (1 - share[:, None] * (1 - fall)) - errors
-    misfit = np.einsum("gs,st,gt->g", apart, np.linalg.inv(covariance), apart, optimize=True)
-    weights = np.exp(-0.5 * (misfit - misfit.min()))
-    gains = last * share * (1 - 2**-exponent)
+    deviation = math.sqrt(covariance[-1, -1])
+    last_errors = np.linspace(max(0.0, errors[-1] - 3 * deviation), min(1.0, errors[-1] + 3 * deviation), GRID)
+    grid = np.meshgrid(last_errors, np.sqrt(np.linspace(0, 1, GRID)), EXPONENTS)
+    last, reducible, exponent = (axis.ravel() for axis in grid)
+    # `reducible` is the fraction of the last error that decays; the rest is irreducible.
+    decay = (sizes / sizes[-1])[None] ** -exponent[:, None]
+    residuals = last[:, None] * (1 - reducible[:, None] * (1 - decay)) - errors
+    chi_squared = np.einsum("gs,st,gt->g", residuals, np.linalg.inv(covariance), residuals, optimize=True)
+    weights = np.exp(-0.5 * (chi_squared - chi_squared.min()))
+    gains = last * reducible * (1 - 2**-exponent)
     order = gains.argsort()
-    below = weights[order].cumsum() / weights.sum()
-    low, value, high = gains[order][np.searchsorted(below, [0.025, 0.5, 0.975])].tolist()
+    cumulative = weights[order].cumsum() / weights.sum()
+    low, value, high = gains[order][np.searchsorted(cumulative, [0.025, 0.5, 0.975])].tolist()
     return Estimate(value=value, low=low, high=high)

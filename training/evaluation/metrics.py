@@ -1,15 +1,15 @@
-"""Logits and targets -> honest numbers: scores with intervals, paired comparison, everything known on test. Numpy only.
+"""Metrics with confidence intervals from logits and targets, paired comparisons, and the test evaluation. Numpy only.
 
-Targets are int64 (N,) where an image has one label, and bool (N, C) where it may have several; what is asked of either is
-asked by the same function.
+Targets are int64 (N,) for one label per image and bool (N, C) for multi-label data; functions that make sense for both accept
+both.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.artifact import Calibration, Score
+from graft.service.inference import postprocess
 from graft.service.inference.neighbours import Neighbours
-from graft.service.inference.postprocess import conforming, given, probabilities
 from graft.training.data.cross_validation import Targets
 from graft.training.evaluation import confidence_intervals
 from graft.training.evaluation.calibration import losses, outlier_scores
@@ -29,8 +29,8 @@ def score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Score:
 
 
 def score_several(chances: Floats, targets: NDArray[np.bool_], thresholds: Floats) -> Score:
-    """The share of images whose labels are all right, none missing and none too many, by thresholds (C,)."""
-    return _score((given(chances, thresholds) == targets).all(axis=1))
+    """Exact-match ratio: images with all labels predicted correctly, by thresholds (C,), with its 95 % Wilson interval."""
+    return _score((postprocess.given(chances, thresholds) == targets).all(axis=1))
 
 
 def _score(right: NDArray[np.bool_]) -> Score:
@@ -41,35 +41,35 @@ def _score(right: NDArray[np.bool_]) -> Score:
 
 
 def log_loss(logits: NDArray[np.float32], targets: Targets, temperature: float = 1.0) -> float:
-    """The mean negative log-probability of the truth, in nats; for several labels an image the mean over them, too."""
+    """Mean negative log-likelihood in nats; for multi-label data the mean over labels too."""
     return float(losses(logits, targets, temperature).mean())
 
 
 def by_image(logits: NDArray[np.float32], targets: Targets) -> Floats:
-    """One number an image, (N,), whose mean is the score: accuracy, or mean average precision for several labels.
+    """One value per image, (N,), whose mean is the score: accuracy, or mean average precision for multi-label data.
 
-    For accuracy that is 1 or 0. Mean average precision is no mean over images; these are its jackknife's pseudo-values,
-    whose mean it is, and whose spread is that of the score.
+    For accuracy the values are 1 or 0. Mean average precision is not a mean over images, so its values are jackknife
+    pseudo-values, which have its mean and its variance.
     """
     if targets.ndim == 1:
-        right: Floats = (logits.argmax(axis=1) == targets).astype(np.float64)
-        return right
+        correct: Floats = (logits.argmax(axis=1) == targets).astype(np.float64)
+        return correct
     values, influences = average_precisions(logits, targets)
-    known = ~np.isnan(values)
-    pseudo: Floats = values[known].mean() + len(targets) * influences[:, known].mean(axis=1)
-    return pseudo
+    present = ~np.isnan(values)
+    pseudo_values: Floats = values[present].mean() + len(targets) * influences[:, present].mean(axis=1)
+    return pseudo_values
 
 
 def headline(said: Answered) -> Estimate:
-    """The one number that a network is known by: accuracy, or mean average precision for several labels an image."""
+    """Accuracy, or mean average precision for multi-label data."""
     if said.multilabel:
         return mean_average_precision(said.logits, said.targets)
-    found = score(said.logits, said.targets)
-    return _estimate(found.accuracy, found.low, found.high)
+    accuracy = score(said.logits, said.targets)
+    return _estimate(accuracy.accuracy, accuracy.low, accuracy.high)
 
 
 def mistakes(logits: NDArray[np.float32], targets: Targets) -> int:
-    """How many answers are wrong: labels, or yes-or-no answers for several labels an image."""
+    """Number of wrong predictions: labels, or binary decisions for multi-label data."""
     wrong = logits.argmax(axis=1) != targets if targets.ndim == 1 else (logits > 0) != targets
     return int(wrong.sum())
 
@@ -77,11 +77,10 @@ def mistakes(logits: NDArray[np.float32], targets: Targets) -> int:
 def paired_difference(
     logits: NDArray[np.float32], rival: NDArray[np.float32], targets: Targets, seed: int = 0
 ) -> tuple[float, float, float]:
-    """By how much the score exceeds the rival's on the same images, with a 95 % interval.
+    """Score minus the baseline's score on the same images, with a 95 % interval.
 
-    The score is accuracy, or mean average precision for several labels an image. A paired bootstrap over the images
-    (Efron & Tibshirani 1993): each draw keeps both answers to an image together, so what the two have in common cancels
-    out.
+    The score is accuracy, or mean average precision for multi-label data. A paired bootstrap over the images (Efron &
+    Tibshirani 1993): each sample keeps both predictions for an image together, so their shared variance cancels out.
 
     Returns:
         (difference, low, high), each in [-1, 1].
@@ -98,17 +97,17 @@ def paired_log_loss(
     rival_temperature: float = 1.0,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """By how many nats an image the log-loss lies below the rival's, with a 95 % interval as in `paired_difference`."""
+    """The baseline's log-loss minus the log-loss, in nats per image, with a 95 % interval as in `paired_difference`."""
     return _paired(losses(rival, targets, rival_temperature) - losses(logits, targets, temperature), seed)
 
 
 def _paired(gains: Floats, seed: int) -> tuple[float, float, float]:
-    found = confidence_intervals.mean(gains, seed)
-    return found.value, found.low, found.high
+    gain = confidence_intervals.mean(gains, seed)
+    return gain.value, gain.low, gain.high
 
 
 def mean_average_precision(logits: NDArray[np.floating], targets: NDArray[np.bool_]) -> Estimate:
-    """The mean over labels of the average precision; labels that no image has are left out.
+    """Mean average precision over the labels that have images.
 
     Raises:
         ValueError: if no image has any label.
@@ -125,34 +124,34 @@ def evaluate(
     curve: LearningCurve | None = None,
     ten_crop: NDArray[np.float32] | None = None,
 ) -> Evaluation:
-    """Everything about a network's answers to test images, by rules that validation had fixed before.
+    """Evaluates predictions on test images, with the temperature and thresholds chosen on validation.
 
     Args:
-        test: images that nothing was chosen by.
-        labels: names of the C.
+        test: predictions on held-out images that were not used for any choice.
+        labels: names of the C labels.
         temperature, calibration: chosen on validation.
-        neighbours: what outlier scores are measured from.
-        curve: how the score grew with images, if that was asked.
-        ten_crop: logits (N, C) of ten looks at each test image, if they were taken.
+        neighbours: reference vectors of the outlier scores.
+        curve: the learning curve, if it was computed.
+        ten_crop: ten-crop logits (N, C) of the test images, if they were computed.
 
     Raises:
         ValueError: if there are no images.
     """
     if len(test.targets) == 0:
         raise ValueError("There are no test images to evaluate on.")
-    before, after = (probabilities(test.logits, divisor, test.multilabel) for divisor in (1.0, temperature))
+    before, after = (postprocess.probabilities(test.logits, divisor, test.multilabel) for divisor in (1.0, temperature))
     if test.multilabel:
         metrics, by_label = several(after, test.targets, labels, calibration)
-        (claims, true), (calm, _) = (before, test.targets), (after, test.targets)
+        correct, confidence_before, confidence_after = test.targets, before, after
     else:
         metrics, by_label = single(after, test.targets, labels, calibration)
-        true = (after.argmax(axis=1) == test.targets)[:, None]
-        claims, calm = before.max(axis=1, keepdims=True), after.max(axis=1, keepdims=True)
+        correct = (after.argmax(axis=1) == test.targets)[:, None]
+        confidence_before, confidence_after = before.max(axis=1, keepdims=True), after.max(axis=1, keepdims=True)
     metrics |= {
         "log_loss": confidence_intervals.mean(losses(test.logits, test.targets, temperature)),
         "brier": confidence_intervals.mean(_brier(after, test.targets)),
-        "ece_before": calibration_error(claims, true),
-        "ece_after": calibration_error(calm, true),
+        "ece_before": calibration_error(confidence_before, correct),
+        "ece_after": calibration_error(confidence_after, correct),
     }
     return Evaluation(
         n=len(test.targets),
@@ -161,8 +160,8 @@ def evaluate(
         metrics=metrics,
         labels=by_label,
         confusion=None if test.multilabel else tuple(map(tuple, confusion(after, test.targets).tolist())),
-        reliability_before=reliability(claims, true),
-        reliability_after=reliability(calm, true),
+        reliability_before=reliability(confidence_before, correct),
+        reliability_after=reliability(confidence_after, correct),
         conformal=None if test.multilabel else _conformal(after, test.targets, calibration),
         outliers=_outliers(test.vectors, calibration, neighbours),
         curve=curve,
@@ -171,28 +170,28 @@ def evaluate(
 
 
 def _brier(chances: Floats, targets: Targets) -> Floats:
-    """The squared distance of each image's probabilities from the truth (Brier 1950), (N,).
+    """Brier score of each image (Brier 1950), (N,).
 
-    One label an image: summed over labels, in [0, 2]. Several: the mean over labels, in [0, 1].
+    One label per image: summed over labels, in [0, 2]. Multi-label: the mean over labels, in [0, 1].
     """
     if targets.ndim == 2:
-        apart: Floats = ((chances - targets) ** 2).mean(axis=1)
-        return apart
-    right = chances[np.arange(len(targets)), targets]
+        squared_errors: Floats = ((chances - targets) ** 2).mean(axis=1)
+        return squared_errors
+    target_probability = chances[np.arange(len(targets)), targets]
     squares: Floats = np.einsum("nc,nc->n", chances, chances)
-    return squares - 2 * right + 1
+    return squares - 2 * target_probability + 1
 
 
 def _conformal(chances: Floats, labels: NDArray[np.int64], calibration: Calibration) -> Conformal:
-    promised, threshold = calibration.coverage, calibration.set_threshold
-    if promised is None or threshold is None:
-        raise ValueError("This calibration is one for several labels an image; the answers are not.")
-    members = conforming(chances, threshold)
-    sizes = members.sum(axis=1)
+    nominal, threshold = calibration.coverage, calibration.set_threshold
+    if nominal is None or threshold is None:
+        raise ValueError("The calibration is for multi-label data; the predictions have one label per image.")
+    in_set = postprocess.conforming(chances, threshold)
+    sizes = in_set.sum(axis=1)
     return Conformal(
-        promised=promised,
+        promised=nominal,
         threshold=threshold,
-        coverage=_of_all(members[np.arange(len(labels)), labels]),
+        coverage=_of_all(in_set[np.arange(len(labels)), labels]),
         mean_size=float(sizes.mean()),
         sizes={int(size): int(n) for size, n in zip(*np.unique(sizes, return_counts=True), strict=True)},
     )

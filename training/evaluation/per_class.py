@@ -1,7 +1,7 @@
-"""How each label fares, and the scores that are put together from that. Numpy only.
+"""Per-class metrics, and the metrics averaged over classes. Numpy only.
 
-Every share's interval is Wilson's, and every mean over labels puts theirs together, so that a label of two test images
-brings its own doubt with it.
+Every proportion has a Wilson interval, and every mean over labels combines theirs, so that a label with two test images adds
+its own uncertainty.
 """
 
 import numpy as np
@@ -17,33 +17,33 @@ Floats = NDArray[np.float64]
 
 
 def average_precision(scores: NDArray[np.floating], targets: NDArray[np.bool_]) -> tuple[float, Floats]:
-    """One label's average precision: the mean, over the images that have it, of the precision down to them.
+    """One label's average precision: the mean precision at the rank of each positive image.
 
-    Images of equal score count as one step, as in scikit-learn: their order means nothing.
+    Images with equal scores are one step, as in scikit-learn, because their order is arbitrary.
 
     Args:
         scores: (N,), higher is more likely.
-        targets: (N,), which images have the label.
+        targets: (N,), whether each image has the label.
 
     Returns:
-        The value in [0, 1], NaN if no image has the label; and its derivative (N,) by each image's weight (the
+        The value in [0, 1], NaN if no image has the label; and its derivative (N,) with respect to each image's weight (the
         infinitesimal jackknife, Jaeckel 1972), whose squares sum to the value's variance.
     """
     n_positive = int(targets.sum())
     if n_positive == 0:
         return float("nan"), np.zeros(len(targets))
     order = np.argsort(-scores, kind="stable")
-    ranked, has = scores[order], targets[order].astype(np.float64)
+    ranked, positive = scores[order], targets[order].astype(np.float64)
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
     step = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))
-    found, looked_at = has.cumsum()[ends][step], (ends + 1.0)[step]
-    value = float((has * found / looked_at).sum() / n_positive)
-    # An image raises `found` and `looked_at` of every image that is ranked no higher than itself.
+    true_positives, retrieved = positive.cumsum()[ends][step], (ends + 1.0)[step]
+    value = float((positive * true_positives / retrieved).sum() / n_positive)
+    # An image adds to `true_positives` and `retrieved` of every image that is ranked no higher than itself.
     starts = np.append(0, ends[:-1] + 1)
-    more_found = _from_here_on(has / looked_at)[starts][step]
-    more_looked_at = _from_here_on(has * found / looked_at**2)[starts][step]
+    gain = _from_here_on(positive / retrieved)[starts][step]
+    loss = _from_here_on(positive * true_positives / retrieved**2)[starts][step]
     influence = np.empty(len(targets))
-    influence[order] = has * (found / looked_at - value + more_found) - more_looked_at
+    influence[order] = positive * (true_positives / retrieved - value + gain) - loss
     return value, influence / n_positive
 
 
@@ -52,7 +52,7 @@ def _from_here_on(values: Floats) -> Floats:
 
 
 def average_precisions(scores: NDArray[np.floating], targets: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Every label's average precision, (C,), and the images' influences, (N, C), of scores and targets (N, C)."""
+    """Average precision of every label, (C,), and the influences of the images, (N, C), from scores and targets (N, C)."""
     pairs = [average_precision(scores[:, label], targets[:, label]) for label in range(targets.shape[1])]
     return np.array([value for value, _ in pairs]), np.stack([influence for _, influence in pairs], axis=1)
 
@@ -62,67 +62,67 @@ Table = tuple[dict[str, Estimate], tuple[LabelScores, ...]]
 
 
 def single(chances: Floats, targets: Counts, labels: tuple[str, ...], calibration: Calibration) -> Table:
-    """Accuracy, top-5 and balanced accuracy, and each label's scores, where every image has one label.
+    """Accuracy, top-5 and balanced accuracy, and per-class metrics, for data with one label per image.
 
     Args:
-        chances: float64 (N, C), calibrated; N > 0.
+        probabilities: float64 (N, C), calibrated; N > 0.
         targets: int64 (N,).
     """
     counts = confusion(chances, targets)
-    right, support, said = (each.tolist() for each in (counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)))
-    above = _above(chances, targets, calibration)
+    correct, support, n_predicted = (axis.tolist() for axis in (counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)))
+    precision_above = _above(chances, targets, calibration)
     by_label = tuple(
         LabelScores(
             label=label,
             support=support[c],
-            precision=share(right[c], said[c]),
-            recall=share(right[c], support[c]),
-            f1=confidence_intervals.f1(right[c], support[c] + said[c] - right[c]),
+            precision=share(correct[c], n_predicted[c]),
+            recall=share(correct[c], support[c]),
+            f1=confidence_intervals.f1(correct[c], support[c] + n_predicted[c] - correct[c]),
             threshold=calibration.thresholds[c],
-            precision_above=above[c],
+            precision_above=precision_above[c],
         )
         for c, label in enumerate(labels)
     )
-    found = {"accuracy": share(sum(right), len(targets))}
+    metrics = {"accuracy": share(sum(correct), len(targets))}
     if len(labels) > 5:
-        found["top5"] = share(_n_in_top(chances, targets, 5), len(targets))
-    found["balanced_accuracy"] = _balanced(counts)
-    return _known(found), by_label
+        metrics["top5"] = share(_n_in_top(chances, targets, 5), len(targets))
+    metrics["balanced_accuracy"] = _balanced(counts)
+    return _known(metrics), by_label
 
 
 def several(chances: Floats, targets: NDArray[np.bool_], labels: tuple[str, ...], calibration: Calibration) -> Table:
-    """Mean average precision, F1 and exact match, and each label's scores, where an image may have several labels.
+    """Mean average precision, F1 and exact match, and per-class metrics, for multi-label data.
 
     Args:
-        chances: float64 (N, C), calibrated; N > 0.
+        probabilities: float64 (N, C), calibrated; N > 0.
         targets: bool (N, C).
 
     Raises:
         ValueError: if no image has any label.
     """
-    said = given(chances, np.array(calibration.thresholds, np.float64))
-    right, support, n_said = (each.sum(axis=0).tolist() for each in (said & targets, targets, said))
+    predicted = given(chances, np.array(calibration.thresholds, np.float64))
+    correct, support, n_predicted = (mask.sum(axis=0).tolist() for mask in (predicted & targets, targets, predicted))
     mean_precision, precisions = macro_precision(*average_precisions(chances, targets), targets)
     by_label = tuple(
         LabelScores(
             label=label,
             support=support[c],
-            precision=share(right[c], n_said[c]),
-            recall=share(right[c], support[c]),
-            f1=confidence_intervals.f1(right[c], support[c] + n_said[c] - right[c]),
+            precision=share(correct[c], n_predicted[c]),
+            recall=share(correct[c], support[c]),
+            f1=confidence_intervals.f1(correct[c], support[c] + n_predicted[c] - correct[c]),
             average_precision=precisions[c],
             threshold=calibration.thresholds[c],
-            precision_above=share(right[c], n_said[c]),
+            precision_above=share(correct[c], n_predicted[c]),
         )
         for c, label in enumerate(labels)
     )
-    found = {
+    metrics = {
         "map": mean_precision,
-        "micro_f1": _micro_f1(said, targets),
-        "macro_f1": _macro_f1(said, targets),
-        "exact_match": share(int((said == targets).all(axis=1).sum()), len(targets)),
+        "micro_f1": _micro_f1(predicted, targets),
+        "macro_f1": _macro_f1(predicted, targets),
+        "exact_match": share(int((predicted == targets).all(axis=1).sum()), len(targets)),
     }
-    return _known(found), by_label
+    return _known(metrics), by_label
 
 
 def _known(found: dict[str, Estimate | None]) -> dict[str, Estimate]:
@@ -130,79 +130,80 @@ def _known(found: dict[str, Estimate | None]) -> dict[str, Estimate]:
 
 
 def confusion(chances: Floats, labels: Counts) -> Counts:
-    """How many images of each label (row) were given each label (column): int64 (C, C)."""
+    """Confusion matrix: number of images of each true label (row) per predicted label (column), int64 (C, C)."""
     n_labels = chances.shape[1]
     cells = labels * n_labels + chances.argmax(axis=1)
     return np.bincount(cells, minlength=n_labels**2).reshape(n_labels, n_labels)
 
 
 def _above(chances: Floats, targets: Counts, calibration: Calibration) -> list[Estimate | None]:
-    """How often each label was right where it was given with at least its threshold's probability."""
-    said, top = chances.argmax(axis=1), chances.max(axis=1)
-    # Where there is no threshold, nothing is probable enough.
-    least = np.array([2.0 if threshold is None else threshold for threshold in calibration.thresholds])[said]
-    n_said = np.bincount(said[top >= least], minlength=chances.shape[1]).tolist()
-    n_right = np.bincount(said[(top >= least) & (said == targets)], minlength=chances.shape[1]).tolist()
-    return [share(right, n) for right, n in zip(n_right, n_said, strict=True)]
+    """Precision of each label among the images predicted with at least its threshold's probability."""
+    predicted, confidence = chances.argmax(axis=1), chances.max(axis=1)
+    # A label without a threshold gets one that no probability reaches.
+    thresholds = np.array([2.0 if threshold is None else threshold for threshold in calibration.thresholds])[predicted]
+    above = confidence >= thresholds
+    n_predicted = np.bincount(predicted[above], minlength=chances.shape[1]).tolist()
+    n_correct = np.bincount(predicted[above & (predicted == targets)], minlength=chances.shape[1]).tolist()
+    return [share(correct, n) for correct, n in zip(n_correct, n_predicted, strict=True)]
 
 
 def _n_in_top(chances: Floats, targets: Counts, k: int) -> int:
-    """In how many images the right label is among the k most probable; equal ones in the labels' own order."""
-    own = chances[np.arange(len(targets)), targets][:, None]
-    earlier = np.arange(chances.shape[1]) < targets[:, None]
-    n_before = (chances > own).sum(axis=1) + ((chances == own) & earlier).sum(axis=1)
-    return int((n_before < k).sum())
+    """Number of images with the true label among the k most probable; ties are broken by label index."""
+    target_probability = chances[np.arange(len(targets)), targets][:, None]
+    lower_index = np.arange(chances.shape[1]) < targets[:, None]
+    rank = (chances > target_probability).sum(axis=1) + ((chances == target_probability) & lower_index).sum(axis=1)
+    return int((rank < k).sum())
 
 
 def macro_precision(
     values: Floats, influences: Floats, targets: NDArray[np.bool_]
 ) -> tuple[Estimate, tuple[Estimate | None, ...]]:
-    """The mean average precision and each label's, None for a label that no image has.
+    """Mean average precision and the average precision of each label, None for a label without images.
 
-    A label's is taken for a share of the images that have it (Boyd, Eng & Page 2013, "Area under the Precision-Recall
-    Curve: Point Estimates and Confidence Intervals": this holds where they are few).
+    A label's interval is that of a proportion of its images (Boyd, Eng & Page 2013, "Area under the Precision-Recall
+    Curve: Point Estimates and Confidence Intervals": valid for few images).
 
     Args:
-        values, influences: (C,) and (N, C), as from `average_precisions`.
+        values, influences: (C,) and (N, C), from `average_precisions`.
         targets: bool (N, C).
 
     Raises:
         ValueError: if no image has any label.
     """
     counts = targets.sum(axis=0).tolist()
-    found = tuple(share(value * n, n) if n else None for value, n in zip(values.tolist(), counts, strict=True))
-    known = np.array(counts) > 0
-    if not known.any():
+    by_label = tuple(share(value * n, n) if n else None for value, n in zip(values.tolist(), counts, strict=True))
+    present = np.array(counts) > 0
+    if not present.any():
         raise ValueError("None of the images has any label, so there is nothing to rank.")
-    return mean_of(values[known], np.array(counts, np.float64)[known], design_effect(influences)), found
+    return mean_of(values[present], np.array(counts, np.float64)[present], design_effect(influences)), by_label
 
 
 def _micro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate | None:
-    """F1 of all labels of all images together; what an image says about several labels does not count as independent."""
-    both, either = (said & targets).sum(axis=1), (said | targets).sum(axis=1)
-    if either.sum() == 0:
+    """F1 over all (image, label) pairs. The pairs of one image do not count as independent."""
+    intersection, union = (said & targets).sum(axis=1), (said | targets).sum(axis=1)
+    if union.sum() == 0:
         return None
-    jaccard = float(both.sum() / either.sum())
-    independent = jaccard * (1 - jaccard) * float(either.sum())
-    effect = float(((both - jaccard * either) ** 2).sum()) / independent if independent > 0 else 1.0
-    return confidence_intervals.f1(float(both.sum()), float(either.sum()), effect)
+    jaccard = float(intersection.sum() / union.sum())
+    independent = jaccard * (1 - jaccard) * float(union.sum())
+    inflation = float(((intersection - jaccard * union) ** 2).sum()) / independent if independent > 0 else 1.0
+    return confidence_intervals.f1(float(intersection.sum()), float(union.sum()), inflation)
 
 
 def _macro_f1(said: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate | None:
-    """The mean over the labels that any image has or was given."""
-    both, either = ((each).sum(axis=0).astype(np.float64) for each in (said & targets, said | targets))
-    known = either > 0
-    if not known.any():
+    """Mean F1 of the labels that any image has or is predicted to have."""
+    intersection, union = (mask.sum(axis=0).astype(np.float64) for mask in (said & targets, said | targets))
+    present = union > 0
+    if not present.any():
         return None
-    jaccard, total = both[known] / either[known], (either + both)[known]
+    jaccard, total = intersection[present] / union[present], (union + intersection)[present]
     values = 2 * jaccard / (1 + jaccard)
-    influences = (2.0 * (said & targets)[:, known] - values * (said.astype(int) + targets)[:, known]) / total
-    # F1 varies as a share of this many would; see `intervals.f1`.
-    return mean_of(values, either[known] * (1 + jaccard) ** 2 / 2, design_effect(influences))
+    influences = (2.0 * (said & targets)[:, present] - values * (said.astype(int) + targets)[:, present]) / total
+    # The sample size at which a proportion has the variance of F1; see `confidence_intervals.f1_interval`.
+    return mean_of(values, union[present] * (1 + jaccard) ** 2 / 2, design_effect(influences))
 
 
 def _balanced(counts: Counts) -> Estimate:
-    """The mean recall, of the labels that any image has."""
+    """Mean recall of the labels that have images."""
     support = counts.sum(axis=1)
-    known = support > 0
-    return mean_of(counts.diagonal()[known] / support[known], support[known].astype(np.float64))
+    present = support > 0
+    return mean_of(counts.diagonal()[present] / support[present], support[present].astype(np.float64))

@@ -1,4 +1,4 @@
-"""A network's outputs on labelled images."""
+"""A network's outputs on labelled images. Data only, no metrics."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from graft.training.features.feature_arrays import Vectors
 
 @dataclass(frozen=True)
 class Answered:
-    """What a network said of N images that it did not learn from, and what is true of them.
+    """Outputs for N images that the network was not trained on, with their targets.
 
     Attributes:
         logits: float32 (N, C).
-        vectors: float32 (N, D), what the head saw; perhaps still on disk.
-        targets: (N,), or (N, C) where an image may have several labels.
+        vectors: float32 (N, D), the head's input; may be memory-mapped.
+        targets: (N,), or (N, C) for multi-label data.
     """
 
     logits: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Features on disk, read as they are asked for: arrays in all but memory. Numpy only."""
+"""Lazily loaded feature arrays, memory-mapped from disk. Numpy only."""
 
 import math
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PIECE = 1024  # rows read at once: a few megabytes, which stay in a processor's cache while they are worked on
-_SCALE = np.float32(2.0**112)  # the exponent of a float32 is counted from 127, that of a float16 from 15
+PIECE = 1024  # rows loaded at once: a few megabytes, which fit in the CPU cache
+_SCALE = np.float32(2.0**112)  # exponent bias: 127 in float32, 15 in float16
 _SIGN_AND_REST = np.int32(np.uint32(0x8FFFE000).view(np.int32))
 
 Floats = NDArray[np.float32]
@@ -17,11 +17,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a file in any arrangement: float32 (..., W), of which nothing is in memory before it is asked for.
+    """Rows of a memory-mapped array, float32 (..., W); indexing loads them.
 
     Attributes:
-        stored: float16 (R, W), mapped from the file; finite.
-        places: int (...), which row stands where, such as (V, N) for V views of N images.
+        array: float16 (R, W), memory-mapped; finite.
+        indices: int (...), row indices, such as (V, N) for V views of N images.
     """
 
     stored: NDArray[np.float16]
@@ -43,15 +43,15 @@ class Rows:
         return len(self.places)
 
     def __getitem__(self, chosen: Any) -> Floats:
-        """Whole rows, chosen as numpy chooses by every axis but the last: `rows[:, images]` is float32 (V, n, W)."""
+        """Loads rows; numpy indexing of all axes but the last: `features[:, images]` is float32 (V, n, W)."""
         return widened(self.stored[self.places[chosen]])
 
     def columns(self, place: slice) -> "Rows":
-        """The same rows, but only some of their columns; still nothing is read."""
+        """The same rows with a range of columns; loads nothing."""
         return Rows(self.stored[:, place], self.places)
 
     def pieces(self) -> Iterator[Floats]:
-        """The rows of each image, (n, W), a few at a time and in order."""
+        """Loads the rows in order, in chunks (n, W)."""
         return (self[start : start + PIECE] for start in range(0, len(self), PIECE))
 
 
@@ -59,19 +59,19 @@ Vectors = Floats | Rows
 
 
 def columns_of(vectors: Vectors, place: slice) -> Vectors:
-    """Some columns of features (..., W), copied in neither case."""
+    """A range of columns of features (..., W), without a copy."""
     return vectors.columns(place) if isinstance(vectors, Rows) else vectors[..., place]
 
 
 def widened(halves: NDArray[np.float16]) -> Floats:
-    """The very same numbers as float32; infinite ones excepted, which no feature is.
+    """Converts float16 to float32 exactly; wrong for infinities and NaN, which features never are.
 
-    By moving bits, sixfold as fast as numpy's own conversion, which is what would take the time where every step of a
-    search reads all features.
+    Uses bit operations, six times as fast as numpy's conversion. The conversion would dominate the run time, because every
+    solver iteration reads all features.
     """
-    bits = halves.view(np.int16).astype(np.int32)  # keeps the sign in front
+    bits = halves.view(np.int16).astype(np.int32)  # sign-extended
     bits <<= 13
     bits &= _SIGN_AND_REST
-    wide: Floats = bits.view(np.float32)
-    wide *= _SCALE
-    return wide
+    floats: Floats = bits.view(np.float32)
+    floats *= _SCALE
+    return floats

@@ -1,4 +1,4 @@
-"""The feature pass with torch, for GPUs: a Lightning module and a loader that keeps it fed. The CPU's road needs none."""
+"""Feature extraction on a GPU with Lightning. On a CPU, `graft.training.features.extraction` does it without torch."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ Batch = tuple[list[int], Tensor, dict[int, DatasetError]]
 
 
 class FeatureExtractor(LightningModule):
-    """A frozen backbone: `predict` gives the rows of a batch, every stage's features and then the vectors."""
+    """A frozen backbone; `predict_step` returns the features of every stage and the vectors, concatenated."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class FeatureExtractor(LightningModule):
 
     def predict_step(self, batch: Batch, _: int) -> tuple[list[int], Tensor, dict[int, DatasetError]]:
         indices, pixels, unreadable = batch  # uint8 (N, crop, crop, 3)
-        if not indices:  # not every network takes a batch of nothing
+        if not indices:  # not every network accepts an empty batch
             return [], torch.zeros(0, 0, dtype=torch.float16), unreadable
-        seen = torch.cat(self.network.features(pixels), dim=1)
-        return indices, seen.clamp(-MOST, MOST).to(torch.float16).cpu(), unreadable
+        features = torch.cat(self.network.features(pixels), dim=1)
+        return indices, features.clamp(-MOST, MOST).to(torch.float16).cpu(), unreadable
 
 
 def load_headless(exported: Exported, n_labels: int = 2) -> Network:
-    """An exported backbone as a torch network, every tensor of the backbone matched, the head still random."""
+    """The exported backbone as a torch network with a randomly initialized head."""
     network = networks.build(exported.backbone, n_labels, exported.preprocessing)
     head = {key: value for key, value in network.state_dict().items() if key.startswith("head.")}
     network.load_state_dict(load_file(exported.weights) | head, strict=True)
@@ -48,10 +48,10 @@ def load_headless(exported: Exported, n_labels: int = 2) -> Network:
 
 
 def passes(images: Images, views: list[View], exported: Exported, accelerator: str = "gpu") -> Iterator[Result]:
-    """Each view with its row float16 (W,), or with why it has none."""
+    """Yields each view with its row, float16 (W,), or with the error of an unreadable image."""
     extractor = FeatureExtractor(load_headless(exported))
     trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
-    for start in range(0, len(views), SHARD):  # so that what is done can be kept before all is done
+    for start in range(0, len(views), SHARD):  # one prediction run per shard, so that finished shards are cached early
         shard = views[start : start + SHARD]
         for indices, rows, unreadable in trainer.predict(extractor, _loader(images, shard, exported, accelerator)) or []:
             yield from ((shard[index], row) for index, row in zip(indices, rows.numpy(), strict=True))
@@ -70,7 +70,7 @@ def _loader(images: Images, views: list[View], exported: Exported, accelerator: 
 
 
 class _Views(Dataset[Read]):
-    """Views as pixels uint8 (crop, crop, 3), or as the reason why there are none."""
+    """Views as pixels uint8 (crop, crop, 3), or as the error of an unreadable image."""
 
     def __init__(self, images: Images, views: list[View], exported: Exported) -> None:
         self._images, self._views, self._preprocessing = images, views, exported.preprocessing
@@ -83,11 +83,11 @@ class _Views(Dataset[Read]):
         try:
             return index, view.turned(decode(self._images.read(view.sample), self._preprocessing).pixels)
         except (ImageError, DatasetError) as error:
-            return index, DatasetError(str(error))  # an ImageError does not survive the way out of a loader's process
+            return index, DatasetError(str(error))  # an ImageError cannot be pickled out of a DataLoader worker
 
 
 def _collate(items: list[Read]) -> Batch:
-    good = {index: pixels for index, pixels in items if not isinstance(pixels, DatasetError)}
+    readable = {index: pixels for index, pixels in items if not isinstance(pixels, DatasetError)}
     unreadable = {index: error for index, error in items if isinstance(error, DatasetError)}
-    batch = np.stack(list(good.values())) if good else np.zeros((0, 32, 32, 3), np.uint8)
-    return list(good), torch.from_numpy(batch), unreadable
+    batch = np.stack(list(readable.values())) if readable else np.zeros((0, 32, 32, 3), np.uint8)
+    return list(readable), torch.from_numpy(batch), unreadable

@@ -1,8 +1,10 @@
-"""Features -> a linear head whose regularisation cross-validation chose. No torch.
+"""Linear probe: trains a linear head on features, with regularization selected by cross-validation. No torch.
 
-Targets are labels int (N,), or bool (N, C) where an image may have several labels. One number judges every head: its
-log-loss on images it did not learn from, after the temperature that suits it best. It says more of few images than
-accuracy does, it can compare an SVM's margins with logits, and a package calibrates its logits anyway.
+Targets are labels int (N,), or bool (N, C) for multi-label data. Heads are compared by their held-out log-loss after
+temperature scaling. It is less noisy than accuracy on small sets, it can compare an SVM's margins with logits, and a package
+calibrates its logits anyway.
+
+In shapes, C is the number of labels. As a parameter, `C` is the inverse regularization strength, as in scikit-learn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,21 +43,21 @@ if TYPE_CHECKING:
 
 
 STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4.5, 1.01, 0.5))  # scikit-learn's C
-ONE_THREAD = 1  # the products are small: more threads gain little, and on a busy machine wait for each other (50 times slower)
-MOST_IN_MEMORY = 2**23  # numbers that a head is learned from, in one copy: 32 MB
-MOST_FOR_CHOOSING = 5_000  # images; the best strength hardly moves beyond, and the search grows with every one
-ROUGH, FINE = 1e-3, 1e-4  # slopes left: while searching, and of a head that is kept
+ONE_THREAD = 1  # for BLAS: matrices are small, and on a busy machine more threads wait for each other (50 times slower)
+MOST_IN_MEMORY = 2**23  # elements of one copy of the training features: 32 MB as float32
+MOST_FOR_CHOOSING = 5_000  # images in cross-validation; the best C hardly changes with more, and the cost is linear in them
+ROUGH, FINE = 1e-3, 1e-4  # gradient tolerance: in cross-validation, and for a final head
 WHOLE = (slice(None),)
 
 
 @dataclass(frozen=True)
 class Head:
-    """`logits = vectors @ weight.T + bias`: every head of Graft is this.
+    """A linear head: `logits = vectors @ weight.T + bias`.
 
     Attributes:
-        weight: float32 (C, D), on raw vectors: the scaler is folded in.
+        weight: float32 (C, D), for raw vectors: the standardization is folded in.
         bias: float32 (C,).
-        strength: the inverse regularisation, on standardised vectors: scikit-learn's C, with one row for each label.
+        C: inverse regularization strength on standardized vectors, as scikit-learn's C.
     """
 
     weight: NDArray[np.float32]
@@ -65,13 +67,13 @@ class Head:
     def __call__(self, vectors: Vectors) -> NDArray[np.float32]:
         """Logits float32 (N, C) of vectors (N, D)."""
         if isinstance(vectors, Rows):
-            return np.concatenate([self(piece) for piece in vectors.pieces()])
+            return np.concatenate([self(chunk) for chunk in vectors.pieces()])
         return vectors @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How one strength did on images not learned from: calibrated log-loss, and the share of right answers."""
+    """Cross-validated scores of one C: calibrated log-loss and accuracy."""
 
     loss: float
     accuracy: float
@@ -86,22 +88,22 @@ def choose_strength(
     balanced: bool = False,
     groups: Groups = None,
 ) -> dict[float, float]:
-    """The calibrated log-loss of each strength under stratified cross-validation; `preferred` makes the choice.
+    """The calibrated log-loss of each C by stratified grouped cross-validation; `one_percent_rule` selects from them.
 
     Args:
-        vectors: float32 (V, N, D): V views of N images; all are learned from, only the first is judged by.
+        vectors: float32 (V, N, D): V views of N images; all are trained on, only the first is evaluated.
         targets: int (N,) or bool (N, C).
-        n_folds: how many parts.
-        seed: of the shuffling.
-        kind: what the head minimises.
-        balanced: whether rare labels weigh as much as frequent ones.
-        groups: of each image; a group is never torn apart, so that no copy of an image answers for it.
+        n_folds: number of folds.
+        seed: of the shuffle.
+        kind: "logistic" or "svm".
+        balanced: whether to weight labels by inverse frequency.
+        groups: group of each image; a group is in one fold, so that duplicates do not leak.
     """
     mean, scale = standard(vectors)
-    kept = subset(targets, MOST_FOR_CHOOSING, seed)
-    search = Search(scaled(vectors[:, kept], mean, scale), targets[kept], kind, balanced)
-    trials = search.trials(deal(targets[kept], n_folds, seed, among(groups, kept)), STRENGTHS)
-    return {strength: trial.loss for strength, trial in trials.items()}
+    sampled = subset(targets, MOST_FOR_CHOOSING, seed)
+    trainer = Search(scaled(vectors[:, sampled], mean, scale), targets[sampled], kind, balanced)
+    path = trainer.trials(deal(targets[sampled], n_folds, seed, among(groups, sampled)), STRENGTHS)
+    return {C: score.loss for C, score in path.items()}
 
 
 def fit(
@@ -112,24 +114,24 @@ def fit(
     blocks: Sequence[slice] = WHOLE,
     balanced: bool = False,
 ) -> Head:
-    """A head learned from V views of N images, vectors (V, N, D). Features on disk that are large stay there.
+    """Trains a head on V views of N images, vectors (V, N, D). Features too large for memory are read from disk.
 
     Args:
         targets: int (N,) or bool (N, C).
-        strength: the inverse regularisation.
-        kind: "logistic" (a softmax, or with bool targets each label on its own) or "svm" (squared hinge).
-        blocks: columns that are brought to one scale together.
-        balanced: whether rare labels weigh as much as frequent ones.
+        C: inverse regularization strength.
+        kind: "logistic" (softmax, or one sigmoid per label for bool targets) or "svm" (squared hinge).
+        scale_groups: column ranges; the columns of a range share one scale.
+        balanced: whether to weight labels by inverse frequency.
     """
     mean, scale = standard(vectors, blocks)
     if isinstance(vectors, Rows) and vectors.size > MOST_IN_MEMORY:
         penalty = 1 / (strength * len(targets))
         with _one_thread():
-            rows = streaming_solver.learn(vectors, targets, Standard(mean, scale), kind, balanced, penalty, FINE)
+            parameters = streaming_solver.learn(vectors, targets, Standard(mean, scale), kind, balanced, penalty, FINE)
     else:
-        search, everything = Search(scaled(vectors[:, :], mean, scale), targets, kind, balanced), np.arange(len(targets))
-        _, [rows] = search.round([(everything, everything[:0])], strength, [None], FINE)
-    folded = Standard(mean, scale).folded(rows).astype(np.float32)
+        trainer, images = Search(scaled(vectors[:, :], mean, scale), targets, kind, balanced), np.arange(len(targets))
+        _, [parameters] = trainer.round([(images, images[:0])], strength, [None], FINE)
+    folded = Standard(mean, scale).folded(parameters).astype(np.float32)
     return Head(np.ascontiguousarray(folded[:, :-1]), folded[:, -1].copy(), strength)
 
 
@@ -142,25 +144,25 @@ def out_of_fold(
     kind: Kind = "logistic",
     groups: Groups = None,
 ) -> Floats:
-    """Calibrated probabilities float32 (N, C) of every image, from a head that learned from the other parts only.
+    """Out-of-fold calibrated probabilities float32 (N, C): each image is predicted by a head trained on the other folds.
 
     Args:
-        vectors: float32 (V, N, D): V views of N images; all are learned from, the first is asked about.
+        vectors: float32 (V, N, D): V views of N images; all are trained on, the first is predicted.
         targets: int (N,) or bool (N, C).
-        groups: as for `choose_strength`.
+        groups: as for `cross_validate`.
     """
-    search = Search(scaled(vectors, *standard(vectors)), targets, kind, balanced=False)
-    del vectors  # nobody else may hold them, and the parts to learn from take as much again
-    logits, _ = search.round(deal(targets, n_folds, seed, groups), strength, [None] * n_folds, FINE)
-    cooled = logits / np.float32(calibration(search.judge, logits, search.wanted)[0])
-    return sigmoid(cooled) if targets.ndim == 2 else softmax(cooled)
+    trainer = Search(scaled(vectors, *standard(vectors)), targets, kind, balanced=False)
+    del vectors  # frees memory unless the caller keeps a reference; the folds need as much again
+    logits, _ = trainer.round(deal(targets, n_folds, seed, groups), strength, [None] * n_folds, FINE)
+    scaled_logits = logits / np.float32(calibration(trainer.judge, logits, trainer.wanted)[0])
+    return sigmoid(scaled_logits) if targets.ndim == 2 else softmax(scaled_logits)
 
 
 class Search:
-    """Standardised features with their targets, to learn many heads from parts of them.
+    """Trains many heads on subsets of the same standardized features.
 
     Args:
-        scaled: float32 (V, N, D): V views of N images.
+        features: float32 (V, N, D): V views of N images.
         targets: int (N,) or bool (N, C).
     """
 
@@ -170,83 +172,84 @@ class Search:
         self._weights = weights_of(self.wanted, self._multilabel, balanced)
 
     def learn(self, images: NDArray[np.intp], strength: float, start: Parameters | None, tolerance: float) -> Parameters:
-        """Rows (C, D + 1) learned from some images, from where an earlier search ended."""
+        """Parameters (C, D + 1) of a head trained on some images; `init` is a warm start."""
         n_views, n_images, width = self.scaled.shape
-        some = self.scaled if len(images) == n_images else self.scaled[:, images]  # all of a million are not copied again
-        flat = some.reshape(-1, width)
-        wanted, weights = (np.tile(array[images], (n_views, 1)) for array in (self.wanted, self._weights))
-        # Views of one image are not new evidence, so together they weigh as much as one.
-        return minimise(self._loss, flat, wanted, weights, 1 / (strength * len(images)), start, tolerance)
+        subset_features = self.scaled if len(images) == n_images else self.scaled[:, images]  # no copy of the full set
+        flat = subset_features.reshape(-1, width)
+        targets, weights = (np.tile(array[images], (n_views, 1)) for array in (self.wanted, self._weights))
+        # Views of one image are not independent samples, so together they count as one in the penalty.
+        return minimise(self._loss, flat, targets, weights, 1 / (strength * len(images)), start, tolerance)
 
     def round(
         self, parts: Sequence[Part], strength: float, starts: Sequence[Parameters | None], tolerance: float = ROUGH
     ) -> tuple[Floats, list[Parameters]]:
-        """Logits float32 (N, C) of the images judged by, NaN for the others; and each part's rows."""
-        jobs = [(learned, start) for (learned, _), start in zip(parts, starts, strict=True)]
-        with _one_thread():  # out here, because the limit is the whole process's
-            found = list(each(lambda job: self.learn(job[0], strength, job[1], tolerance), jobs, cores()))
+        """Trains one head per fold; returns the held-out logits float32 (N, C), NaN elsewhere, and each fold's parameters."""
+        jobs = [(train, start) for (train, _), start in zip(parts, starts, strict=True)]
+        with _one_thread():  # outside the threads, because the limit applies to the whole process
+            solutions = list(each(lambda job: self.learn(job[0], strength, job[1], tolerance), jobs, cores()))
         logits = np.full(self.wanted.shape, np.nan, np.float32)
-        for (_, judged), rows in zip(parts, found, strict=True):
-            logits[judged] = self.scaled[0, judged] @ rows[:, :-1].T.astype(np.float32) + rows[:, -1].astype(np.float32)
-        return logits, found
+        for (_, held_out), solution in zip(parts, solutions, strict=True):
+            weight, bias = solution[:, :-1].astype(np.float32), solution[:, -1].astype(np.float32)
+            logits[held_out] = self.scaled[0, held_out] @ weight.T + bias
+        return logits, solutions
 
     def trials(self, parts: Sequence[Part], strengths: Sequence[float]) -> dict[float, Trial]:
-        """What came of each strength, from strong regularisation to weak, each starting from where the last one ended."""
-        judged = np.sort(np.concatenate([part for _, part in parts]))
+        """The regularization path: scores by C, from strong to weak regularization, each warm-started from the previous one."""
+        held_out = np.sort(np.concatenate([indices for _, indices in parts]))
         starts: Sequence[Parameters | None] = [None] * len(parts)
-        trials: dict[float, Trial] = {}
-        for strength in strengths:
-            logits, starts = self.round(parts, strength, starts)
-            loss = calibration(self.judge, logits[judged], self.wanted[judged])[1]
-            trials[strength] = Trial(loss, self._accuracy(logits[judged], self.wanted[judged]))
-            if past_the_valley([trial.loss for trial in trials.values()]):
+        scores: dict[float, Trial] = {}
+        for C in strengths:
+            logits, starts = self.round(parts, C, starts)
+            loss = calibration(self.judge, logits[held_out], self.wanted[held_out])[1]
+            scores[C] = Trial(loss, self._accuracy(logits[held_out], self.wanted[held_out]))
+            if past_the_valley([score.loss for score in scores.values()]):
                 break
-        return trials
+        return scores
 
     def _accuracy(self, logits: Floats, wanted: Floats) -> float:
-        right = (logits > 0) == (wanted > 0) if self._multilabel else logits.argmax(axis=1) == wanted.argmax(axis=1)
-        return float(right.mean())
+        correct = (logits > 0) == (wanted > 0) if self._multilabel else logits.argmax(axis=1) == wanted.argmax(axis=1)
+        return float(correct.mean())
 
 
 def preferred(losses: Mapping[float, float]) -> float:
-    """The strength to take: of those whose losses differ from the lowest by less than 1 %, the strongest regularisation.
+    """Selects C: the strongest regularization with a loss at most 1 % above the lowest.
 
-    Where images can be told apart perfectly the losses end in a plain, and its far end is chosen by luck; there the
-    weights only grow, and the temperature takes it back.
+    For separable data the loss becomes flat towards weak regularization, so the exact minimum is arbitrary. There the
+    weights only grow, and temperature scaling reverses that.
     """
     lowest = min(losses.values())
-    return min(strength for strength, loss in losses.items() if loss <= 1.01 * lowest)
+    return min(C for C, loss in losses.items() if loss <= 1.01 * lowest)
 
 
 def past_the_valley(losses: Sequence[float]) -> bool:
-    """Whether still weaker regularisation would only overfit more, and converge more slowly.
+    """Whether weaker regularization would only overfit more and converge more slowly.
 
-    Two steps uphill say so; so do five that brought nothing, as where labels are noise. Fewer might be the plain before
-    the valley, where regularisation is so strong that weights change in size only.
+    It would after two steps above the minimum, or after five steps without an improvement, as with random labels. Fewer
+    steps could be the flat start of the path, where regularization is so strong that only the norm of the weights changes.
     """
     return min(losses[-2:]) > 1.001 * min(losses) or (len(losses) > 5 and min(losses[-5:]) > 0.999 * min(losses[:-5]))
 
 
 def standard(vectors: Vectors, blocks: Sequence[slice] = WHOLE) -> tuple[Floats, Floats]:
-    """Mean and scale float32 (D,) of the first view of (V, N, D); the columns of a block share one scale.
+    """Mean and scale float32 (D,) of the first view of (V, N, D); the columns of a range share one scale.
 
-    Dividing each column by its own would blow up those that hardly ever fire.
+    A scale per column would amplify columns that are almost always zero.
     """
     n_images, scale = vectors.shape[1], np.ones(vectors.shape[-1], np.float32)
-    pieces = [slice(start, start + PIECE) for start in range(0, n_images, PIECE)]
-    mean: Floats = (sum(vectors[0, piece].sum(axis=0, dtype=np.float64) for piece in pieces) / n_images).astype(np.float32)
-    apart = (vectors[0, piece] - mean for piece in pieces)
-    spread = np.sqrt(sum((each * each).sum(axis=0, dtype=np.float64) for each in apart) / n_images)
-    for block in blocks:
-        scale[block] = float(spread[block].mean()) or 1.0
+    chunks = [slice(start, start + PIECE) for start in range(0, n_images, PIECE)]
+    mean: Floats = (sum(vectors[0, chunk].sum(axis=0, dtype=np.float64) for chunk in chunks) / n_images).astype(np.float32)
+    deviations = (vectors[0, chunk] - mean for chunk in chunks)
+    std = np.sqrt(sum((deviation * deviation).sum(axis=0, dtype=np.float64) for deviation in deviations) / n_images)
+    for columns in blocks:
+        scale[columns] = float(std[columns].mean()) or 1.0
     return mean, scale
 
 
 def scaled(vectors: Floats, mean: Floats, scale: Floats) -> Floats:
-    """Standardised features, in new memory for one copy of them and no more."""
-    found: Floats = vectors - mean
-    found /= scale
-    return found
+    """Standardizes features; allocates exactly one copy."""
+    standardized: Floats = vectors - mean
+    standardized /= scale
+    return standardized
 
 
 def _one_thread() -> AbstractContextManager[object]:
@@ -257,22 +260,22 @@ def _one_thread() -> AbstractContextManager[object]:
 
 
 def calibration(loss: Loss, logits: Floats, wanted: Floats) -> tuple[float, float]:
-    """The temperature that suits logits (N, C) best, and the mean log-loss that is left then."""
+    """Fits the temperature of logits (N, C); returns it and the mean loss with it."""
     from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
-    def cost(log_temperature: float) -> float:
+    def mean_loss(log_temperature: float) -> float:
         return float(loss(logits / np.float32(np.exp(log_temperature)), wanted)[0].sum(dtype=np.float64)) / len(logits)
 
-    found = minimize_scalar(cost, bounds=(-9, 9), method="bounded", options={"xatol": 0.01})
-    return float(np.exp(found.x)), float(found.fun)
+    result = minimize_scalar(mean_loss, bounds=(-9, 9), method="bounded", options={"xatol": 0.01})
+    return float(np.exp(result.x)), float(result.fun)
 
 
 def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") -> bytes:
-    """A backbone's ONNX file with the head appended: `logits`, `vectors`, the maps behind what the head sees, no more.
+    """Appends the head to a backbone's ONNX file; keeps the outputs `logits`, `vectors` and the head's feature maps.
 
     Args:
-        graph: with the outputs `vectors`, perhaps `stages`, and perhaps the maps behind these.
-        sees: whether the head takes the vectors, or the stages with the vectors after them.
+        graph: ONNX file with the output `vectors`, optionally `stages` and feature maps.
+        head_input: the head's input: "last" for the vectors, "all" for the stages followed by the vectors.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -280,16 +283,16 @@ def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") ->
     model = onnx.load(graph)
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
     model.graph.initializer.extend(numpy_helper.from_array(tensor, name) for name, tensor in tensors.items())
-    seen, names = VECTORS, [output.name for output in model.graph.output]
+    features, names = VECTORS, [output.name for output in model.graph.output]
     if sees == "all" and STAGES in names:
-        seen = "seen"
-        model.graph.node.append(helper.make_node("Concat", [STAGES, VECTORS], [seen], axis=1))
-    model.graph.node.append(helper.make_node("Gemm", [seen, *tensors], [LOGITS], transB=1))
+        features = "head_input"
+        model.graph.node.append(helper.make_node("Concat", [STAGES, VECTORS], [features], axis=1))
+    model.graph.node.append(helper.make_node("Gemm", [features, *tensors], [LOGITS], transB=1))
     logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(head.bias)])
-    explained = [name for name in names if name == MAPS or (sees == "all" and name.endswith(MAPS))]
-    kept = [output for output in model.graph.output if output.name in (VECTORS, *explained)]
+    maps = [name for name in names if name == MAPS or (sees == "all" and name.endswith(MAPS))]
+    outputs = [output for output in model.graph.output if output.name in (VECTORS, *maps)]
     del model.graph.output[:]
-    model.graph.output.extend([logits, *kept])
+    model.graph.output.extend([logits, *outputs])
     _prune(model.graph)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
@@ -297,19 +300,19 @@ def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") ->
 
 
 def _prune(graph: "onnx.GraphProto") -> None:
-    """Leaves out what no output needs, such as means of stages that the head does not see."""
-    needed, kept = {output.name for output in graph.output}, []
-    for node in reversed(graph.node):  # every node stands behind those that it needs
+    """Removes nodes and tensors that no output needs, such as the pooling of unused stages."""
+    needed, nodes = {output.name for output in graph.output}, []
+    for node in reversed(graph.node):  # nodes are in topological order
         if needed & set(node.output):
-            kept.append(node)
+            nodes.append(node)
             needed |= _named(node)
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(nodes))
     graph.initializer.extend(tensors)
 
 
 def _named(node: "onnx.NodeProto") -> set[str]:
-    """What a node takes, its branches' insides included."""
-    inside = (_named(inner) for attribute in node.attribute for inner in attribute.g.node)
-    return set(node.input).union(*inside)
+    """The names of a node's inputs, including those of its subgraphs."""
+    subgraph_inputs = (_named(inner) for attribute in node.attribute for inner in attribute.g.node)
+    return set(node.input).union(*subgraph_inputs)

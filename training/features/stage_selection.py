@@ -1,4 +1,4 @@
-"""Which features a head should see: one stage's, the last vector, or all of it side by side; and learned how. No torch."""
+"""Feature selection: one stage, the last vector or all of them, and the kind of head, by cross-validation. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,20 +22,21 @@ from graft.training.features.linear_probe import (
 from graft.training.features.linear_solver import Floats, Kind
 
 MOST_FOR_SCREENING = 2_000  # images
-ENOUGH_TO_SCREEN = 400  # images to judge by; where there are fewer, every part judges
+ENOUGH_TO_SCREEN = 400  # held-out images for screening; with fewer images, all folds are used
 FINALISTS = 3
 KINDS: tuple[Kind, ...] = ("logistic", "svm")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One block of features, one kind of head, and how it did on images that it did not learn from.
+    """A feature set and a kind of head, with their cross-validated scores.
 
     Attributes:
-        strength: the best one tried.
-        loss: log-loss after the temperature that suits it best; what candidates are compared by.
-        accuracy: the share of right labels; where an image may have several, of right yes-or-no answers.
-        n_judged: images it was judged by; fewer for one that was not among the best after the first part.
+        feature_set: name of the feature set: a stage, `last` or `all`.
+        C: selected C, the inverse regularization strength.
+        loss: log-loss after temperature scaling, by which candidates are compared.
+        accuracy: for multi-label data, the accuracy of all binary decisions.
+        n_held_out: held-out images behind the scores; fewer for candidates that were only screened.
     """
 
     block: str
@@ -47,13 +48,13 @@ class Candidate:
 
     @property
     def sees(self) -> Literal["last", "all"]:
-        """What a head on this block takes, as the manifest says it."""
+        """The head's input as stored in the manifest: the last vector, or all features."""
         return "last" if self.block == "last" else "all"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The best candidate, and the table it was chosen from, best first; finalists before those that were not."""
+    """The best candidate, and all candidates: the finalists first, each group sorted by loss."""
 
     best: Candidate
     table: tuple[Candidate, ...]
@@ -68,33 +69,41 @@ def best_of(
     balanced: bool = False,
     groups: Groups = None,
 ) -> Chosen:
-    """The block and kind of head that cross-validation on these images prefers.
+    """Selects the feature set and kind of head with the lowest cross-validated log-loss.
 
-    Every candidate is screened on at most 2,000 images, judged by about 400; the best three then meet on all parts of at
-    most 5,000. So the time does not grow with the images.
+    All candidates are screened with at most 2,000 images, about 400 of them held out. The best three are compared by full
+    cross-validation on at most 5,000. So the run time does not grow with the dataset.
 
     Args:
-        seen: float32 (V, N, W): V views of N images, rows as `columns` divides them.
-        columns: blocks by name, such as `graft.training.backbones.onnx_cache.columns` gives.
+        features: features float32 (V, N, W): V views of N images.
+        slices: column range of each feature set, from `graft.training.backbones.onnx_cache.feature_slices`.
         targets: int (N,) or bool (N, C).
-        balanced: whether rare labels weigh as much as frequent ones.
-        groups: of each image; a group is never torn apart.
+        balanced: whether to weight labels by inverse frequency.
+        groups: group of each image; a group is in one fold.
     """
     mean, scale = standard(seen, _stages(columns))
-    few, many = (subset(targets, most, seed) for most in (MOST_FOR_SCREENING, MOST_FOR_CHOOSING))
-    parts = deal(targets[few], n_folds, seed, among(groups, few))[: -(-ENOUGH_TO_SCREEN * n_folds // len(few))]
-    upright = scaled(seen[:1, few], mean, scale)
+    few, many = (subset(targets, n_images, seed) for n_images in (MOST_FOR_SCREENING, MOST_FOR_CHOOSING))
+    folds = deal(targets[few], n_folds, seed, among(groups, few))[: -(-ENOUGH_TO_SCREEN * n_folds // len(few))]
+    unmirrored = scaled(seen[:1, few], mean, scale)
     screened = [
-        _judged(block, kind, upright[:, :, place], targets[few], parts, STRENGTHS, balanced)
-        for block, place in columns.items()
+        _judged(name, kind, unmirrored[:, :, selected], targets[few], folds, STRENGTHS, balanced)
+        for name, selected in columns.items()
         for kind in KINDS
-        if block != "all" or place != columns["last"]
+        if name != "all" or selected != columns["last"]
     ]
     screened.sort(key=lambda candidate: candidate.loss)
-    parts, ready = deal(targets[many], n_folds, seed, among(groups, many)), scaled(seen[:, many], mean, scale)
+    folds, standardized = deal(targets[many], n_folds, seed, among(groups, many)), scaled(seen[:, many], mean, scale)
     finalists = [
-        _judged(one.block, one.kind, ready[:, :, columns[one.block]], targets[many], parts, _around(one.strength), balanced)
-        for one in screened[:FINALISTS]
+        _judged(
+            candidate.block,
+            candidate.kind,
+            standardized[:, :, columns[candidate.block]],
+            targets[many],
+            folds,
+            _around(candidate.strength),
+            balanced,
+        )
+        for candidate in screened[:FINALISTS]
     ]
     finalists.sort(key=lambda candidate: candidate.loss)
     return Chosen(finalists[0], (*finalists, *screened[FINALISTS:]))
@@ -109,32 +118,33 @@ def _judged(
     strengths: Sequence[float],
     balanced: bool,
 ) -> Candidate:
-    trials = Search(standardised, targets, kind, balanced).trials(parts, strengths)
-    strength = preferred({strength: trial.loss for strength, trial in trials.items()})
-    n_judged = sum(len(judged) for _, judged in parts)
-    return Candidate(block, kind, strength, trials[strength].loss, trials[strength].accuracy, n_judged)
+    path = Search(standardised, targets, kind, balanced).trials(parts, strengths)
+    best_C = preferred({C: score.loss for C, score in path.items()})
+    n_held_out = sum(len(held_out) for _, held_out in parts)
+    return Candidate(block, kind, best_C, path[best_C].loss, path[best_C].accuracy, n_held_out)
 
 
 def _around(strength: float) -> tuple[float, ...]:
-    place = STRENGTHS.index(strength)
-    return STRENGTHS[max(0, place - 1) : place + 2]
+    """The value and its neighbors in the grid."""
+    index = STRENGTHS.index(strength)
+    return STRENGTHS[max(0, index - 1) : index + 2]
 
 
 def _stages(columns: Mapping[str, slice]) -> list[slice]:
-    """The blocks that make up a row: each has a scale of its own."""
-    return [place for block, place in columns.items() if block != "all"]
+    """The column ranges of the single stages; each is standardized with its own scale."""
+    return [selected for name, selected in columns.items() if name != "all"]
 
 
 def learn(candidate: Candidate, seen: Vectors, columns: Mapping[str, slice], targets: Targets, balanced: bool = False) -> Head:
-    """The candidate's head, learned from all of these images: it takes what `candidate.sees` says.
+    """Trains the candidate's head on all of these images; its input is `candidate.head_input`.
 
-    A head on one stage takes whole rows with zeros for all else, so that two kinds of package are enough.
+    A head on a single stage takes all features, with zero weights for the other stages, so that two kinds of package suffice.
     """
-    place = columns[candidate.block]
-    together = _stages(columns) if candidate.block == "all" else WHOLE
-    head = fit(columns_of(seen, place), targets, candidate.strength, candidate.kind, together, balanced)
+    selected = columns[candidate.block]
+    scale_groups = _stages(columns) if candidate.block == "all" else WHOLE
+    head = fit(columns_of(seen, selected), targets, candidate.strength, candidate.kind, scale_groups, balanced)
     if candidate.block == "last":
         return head
     weight = np.zeros((len(head.bias), columns["all"].stop), np.float32)
-    weight[:, place] = head.weight
+    weight[:, selected] = head.weight
     return Head(weight, head.bias, head.strength)

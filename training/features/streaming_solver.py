@@ -1,7 +1,6 @@
-"""A linear head learned from more features than belong into memory: each step of the search reads them again. No torch.
+"""Trains a linear head on features that do not fit in memory: every solver iteration reads them from disk. No torch.
 
-The standardised features exist nowhere, not even in pieces: what standardising would do to the features is done to the
-weights and, the other way round, to the slopes.
+Standardized features are never computed. Standardization is applied to the weights instead, and its inverse to the gradient.
 """
 
 from dataclasses import dataclass
@@ -18,18 +17,18 @@ from graft.training.runtime.thread_map import each
 
 @dataclass(frozen=True)
 class Standard:
-    """What is subtracted from each column and what it is divided by, float32 (D,) each."""
+    """Mean and scale of each column, float32 (D,) each."""
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
 
     def folded(self, rows: Parameters) -> Parameters:
-        """Rows (C, D + 1) for standardised features as rows for raw ones."""
+        """Converts parameters (C, D + 1) for standardized features to parameters for raw features."""
         weight = rows[:, :-1] / self.scale
         return np.column_stack([weight, rows[:, -1] - weight @ self.mean])
 
     def unfolded(self, gradient: Parameters) -> Parameters:
-        """Slopes (C, D + 1) by rows for raw features as slopes by rows for standardised ones."""
+        """Converts a gradient (C, D + 1) with respect to raw-feature parameters to one for standardized features."""
         bias = gradient[:, -1]
         return np.column_stack([(gradient[:, :-1] - np.outer(bias, self.mean)) / self.scale, bias])
 
@@ -37,30 +36,31 @@ class Standard:
 def learn(
     seen: Rows, targets: Targets, standard: Standard, kind: Kind, balanced: bool, penalty: float, tolerance: float
 ) -> Parameters:
-    """Rows (C, D + 1) for standardised features, as `linear.minimise` finds them.
+    """Fits parameters (C, D + 1) for standardized features, as `linear_solver.fit_lbfgs` does in memory.
 
     Args:
-        seen: (V, N, D): V views of N images.
+        features: features (V, N, D): V views of N images.
         targets: int (N,) or bool (N, C).
-        penalty, tolerance: as there.
+        penalty: L2 penalty of the weights, above 0.
+        tolerance: the solver stops at this largest absolute gradient.
     """
     multilabel = targets.ndim == 2
     counts = targets.sum(axis=0) if multilabel else np.bincount(targets)
-    places = seen.places.ravel()
-    order = np.argsort(places)  # so that the file is read from its beginning to its end
-    pieces = [order[start : start + PIECE] for start in range(0, len(order), PIECE)]
+    indices = seen.places.ravel()
+    order = np.argsort(indices)  # so that the file is read sequentially
+    chunks = [order[start : start + PIECE] for start in range(0, len(order), PIECE)]
     loss = loss_of(kind, multilabel)
 
-    def one(piece: NDArray[np.intp], rows: Parameters) -> Summed:
-        wanted = one_hot(targets[piece % len(targets)], len(counts))
-        weights = weights_among(wanted, counts.astype(np.float32), len(targets), multilabel, balanced)
-        return summed(loss, widened(seen.stored[places[piece]]), wanted, weights, rows)
+    def evaluate_chunk(chunk: NDArray[np.intp], parameters: Parameters) -> Summed:
+        chunk_targets = one_hot(targets[chunk % len(targets)], len(counts))
+        weights = weights_among(chunk_targets, counts.astype(np.float32), len(targets), multilabel, balanced)
+        return summed(loss, widened(seen.stored[indices[chunk]]), chunk_targets, weights, parameters)
 
-    def sums(rows: Parameters) -> Summed:
-        folded, total, gradient = standard.folded(rows), 0.0, np.zeros_like(rows)
-        for losses, slopes in each(lambda piece: one(piece, folded), pieces, cores()):
-            total += losses
-            gradient += slopes
+    def evaluate(parameters: Parameters) -> Summed:
+        folded, total, gradient = standard.folded(parameters), 0.0, np.zeros_like(parameters)
+        for chunk_loss, chunk_gradient in each(lambda chunk: evaluate_chunk(chunk, folded), chunks, cores()):
+            total += chunk_loss
+            gradient += chunk_gradient
         return total, standard.unfolded(gradient)
 
-    return descend(sums, len(order), np.zeros((len(counts), seen.shape[-1] + 1)), penalty, tolerance)
+    return descend(evaluate, len(order), np.zeros((len(counts), seen.shape[-1] + 1)), penalty, tolerance)

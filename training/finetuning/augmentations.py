@@ -1,11 +1,20 @@
 """Random training-time augmentations; the only importer of albumentations."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
-import albumentations as A
 import cv2
 
-# What `--harden` adds to the changes, each to one image in two: up to about the worst that `graft evaluate --robust` tries.
+# Otherwise albumentations checks for updates over the network on import.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+
+Augmentation: TypeAlias = A.Compose
+
+# Augmentations of `--augment-corruptions`, each with probability 0.5. Their strength goes up to about the highest
+# severity of `graft evaluate --robust`.
 HARDER: Mapping[str, Callable[[], A.BasicTransform]] = {
     "translation": lambda: A.Affine(translate_percent=(-0.3, 0.3), border_mode=cv2.BORDER_REFLECT_101, p=0.5),
     "rotation": lambda: A.Rotate((-90, 90), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
@@ -22,21 +31,21 @@ HARDER: Mapping[str, Callable[[], A.BasicTransform]] = {
 
 
 def random_changes(side: int, augment: str, flips: bool, rotations: bool, harden: Sequence[str] = ()) -> A.Compose:
-    """Crop and scale, mirror, turn, recolour, harden: uint8 (H, W, 3) -> uint8 (side, side, 3).
+    """Random crop, flip, rotation, color jitter and corruptions: uint8 (H, W, 3) -> uint8 (side, side, 3).
 
-    The crop comes first, so that everything after it works on few pixels; what was asked for by name comes last.
+    The crop comes first, so that the other transforms process fewer pixels. The corruptions come last.
     """
-    harder = [HARDER[name]() for name in harden]
+    corruptions = [HARDER[name]() for name in harden]
     if augment == "none":
-        return A.Compose([A.Resize(side, side), *harder], strict=True)  # of what has that size already
-    smallest = {"light": 0.7, "medium": 0.5, "strong": 0.35}[augment]
-    crop = A.RandomResizedCrop((side, side), scale=(smallest, 1.0), ratio=(3 / 4, 4 / 3), interpolation=cv2.INTER_LINEAR)
-    changes: list[A.BasicTransform] = [crop, *([A.HorizontalFlip(p=0.5)] if flips else [])]
+        return A.Compose([A.Resize(side, side), *corruptions], strict=True)  # a no-op: the images have this size
+    min_scale = {"light": 0.7, "medium": 0.5, "strong": 0.35}[augment]
+    crop = A.RandomResizedCrop((side, side), scale=(min_scale, 1.0), ratio=(3 / 4, 4 / 3), interpolation=cv2.INTER_LINEAR)
+    transforms: list[A.BasicTransform] = [crop, *([A.HorizontalFlip(p=0.5)] if flips else [])]
     if augment != "light":
-        degrees, light, hue = (20, 0.4, 0.04) if augment == "strong" else (10, 0.2, 0.02)
+        degrees, jitter, hue = (20, 0.4, 0.04) if augment == "strong" else (10, 0.2, 0.02)
         if rotations:
-            turn = A.Rotate((-degrees, degrees), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=0.5)
-            changes.append(turn)
-        around = (1 - light, 1 + light)
-        changes.append(A.ColorJitter(brightness=around, contrast=around, saturation=around, hue=(-hue, hue), p=0.5))
-    return A.Compose([*changes, *harder], strict=True)
+            rotation = A.Rotate((-degrees, degrees), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=0.5)
+            transforms.append(rotation)
+        limits = (1 - jitter, 1 + jitter)
+        transforms.append(A.ColorJitter(brightness=limits, contrast=limits, saturation=limits, hue=(-hue, hue), p=0.5))
+    return A.Compose([*transforms, *corruptions], strict=True)

@@ -1,4 +1,4 @@
-"""How many images fit into memory, measured on two of them; and the same step in smaller batches where they do not."""
+"""Finds the batch size that fits into memory, from the memory use of two images; uses gradient accumulation if needed."""
 
 from pathlib import Path
 
@@ -8,28 +8,28 @@ from torch import Tensor
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import Plan
 
-SHARE = 0.7  # of the free memory; the rest is for the loader, for gradients on their way, and for other people
-COPIES = 5  # of each weight: itself, its gradient, AdamW's two moments, and its average
-TRIED = 2  # images; with one, BatchNorm has nothing to normalise by
+SHARE = 0.7  # of the free memory; the rest is for the data loader, temporary gradients, and other processes
+COPIES = 5  # per parameter: weight, gradient, two AdamW moments, and EMA weight
+TRIED = 2  # images in the test batch; BatchNorm needs more than one
 
 
 def fitting(network: Network, plan: Plan, side: int, free_bytes: int) -> Plan:
-    """The plan with its batches halved, and twice as many of them to a step, until one fits into memory.
+    """Halves the batch size and doubles the gradient accumulation until a batch fits into memory.
 
     Args:
-        network: on a CPU.
-        side: of its input, in pixels.
-        free_bytes: of the device that it will learn on.
+        network: on the CPU.
+        side: input size in pixels.
+        free_bytes: free memory of the training device.
 
     Raises:
-        MemoryError: if not even one image fits.
+        MemoryError: if a single image does not fit.
     """
     weights = COPIES * sum(parameter.nbytes for parameter in network.parameters())
     image = bytes_per_image(network, side)
     while weights + plan.batch_size * image > SHARE * free_bytes:
         if plan.batch_size == 1:
             raise MemoryError(
-                f"Learning needs {(weights + image) / 2**30:.1f} GiB at {side} pixels; {free_bytes / 2**30:.1f} GiB are free."
+                f"Training needs {(weights + image) / 2**30:.1f} GiB at {side} pixels; {free_bytes / 2**30:.1f} GiB are free."
                 " Try a smaller --input-size or --backbone."
             )
         plan = halved(plan)
@@ -37,34 +37,34 @@ def fitting(network: Network, plan: Plan, side: int, free_bytes: int) -> Plan:
 
 
 def halved(plan: Plan) -> Plan:
-    """The same steps, each from two batches of half the size where there was one."""
+    """Halves the batch size and doubles the gradient accumulation, so that the optimizer steps stay the same."""
     return plan.model_copy(update={"batch_size": max(1, plan.batch_size // 2), "accumulate": 2 * plan.accumulate})
 
 
 def bytes_per_image(network: Network, side: int) -> int:
-    """What a forward pass keeps of each image for the way back."""
-    kept: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    """Bytes of activations per image that a forward pass saves for the backward pass."""
+    saved: dict[int, int] = {}
+    weight_pointers = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weight_pointers:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     batch = torch.zeros(TRIED, side, side, 3, dtype=torch.uint8)
     modes = {module: module.training for module in network.modules()}
-    network.eval()  # batch statistics must not follow a black picture; eval keeps the same tensors
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    network.eval()  # a black image must not change the BatchNorm statistics; eval mode saves the same tensors
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         logits, _vectors = network(batch)
     del logits
     for module, training in modes.items():
         module.training = training
-    return sum(kept.values()) // TRIED
+    return sum(saved.values()) // TRIED
 
 
 def free_memory(gpu: bool) -> int:
-    """Bytes that this process may still take of the GPU's memory or of the machine's, a container's limit minded."""
+    """Free memory of the GPU or of the machine in bytes, within the container's limit."""
     if gpu:
         return int(torch.cuda.mem_get_info()[0])
     return min(_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup")))
@@ -74,14 +74,14 @@ def _available(meminfo: Path) -> int:
     try:
         lines = meminfo.read_text().splitlines()
     except OSError:
-        return 2**63  # no Linux: nobody to ask
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else 2**63
+        return 2**63  # not Linux: unknown
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return available[0] if available else 2**63
 
 
 def _left_in_group(group: Path) -> int:
     try:
-        most, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
     except (OSError, ValueError):
         return 2**63
-    return max(0, int(most) - used) if most.isdecimal() else 2**63
+    return max(0, int(limit) - used) if limit.isdecimal() else 2**63

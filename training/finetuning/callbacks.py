@@ -1,4 +1,4 @@
-"""What the training loop does so that it can be killed, and gone on with exactly: saving, stopping, the random state."""
+"""Lightning callbacks for exact resume: checkpoints, graceful stop, and reseeding. Progress output is in `trainer`."""
 
 import csv
 import io
@@ -23,11 +23,11 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Trial:
-    """One of many fine-tunings, of which one is kept.
+    """One trial of a hyperparameter search.
 
     Attributes:
-        name: for a person, such as `trial 3/20`.
-        hopeless: asked after each epoch, given the loss on validation after each so far: whether to give up.
+        name: display name, such as `trial 3/20`.
+        should_prune: called after each epoch with the validation losses so far; returns whether to stop the trial.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Trial:
 
 
 class Keeper(Checkpoint):
-    """After every epoch saves all that is needed to go on from there, and brings `metrics.csv` up to date.
+    """Saves a checkpoint and updates `metrics.csv` after every epoch.
 
     Attributes:
-        history: a row for each epoch, of what was logged; epoch 0 is the start.
-        best: the epoch with the lowest validation loss.
-        ended: whether no epoch follows.
+        history: logged metrics, one row per epoch; epoch 0 is the state before training.
+        best_epoch: epoch with the lowest validation loss.
+        finished: whether training is complete.
     """
 
     def __init__(self, run: Path, trial: Trial | None = None) -> None:
@@ -51,7 +51,7 @@ class Keeper(Checkpoint):
 
     @property
     def epoch(self) -> int:
-        """How many epochs are done."""
+        """Number of completed epochs."""
         return len(self.history) - 1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: checkpoints.State) -> None:
@@ -62,23 +62,23 @@ class Keeper(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epoch:
-            say(f"going on after epoch {self.epoch}/{trainer.max_epochs}")
-            # Lightning lets a plateau's schedule look at an epoch's score only after that epoch is saved.
+            say(f"resuming after epoch {self.epoch}/{trainer.max_epochs}")
+            # Lightning steps ReduceLROnPlateau only after the checkpoint of the epoch was saved, so repeat that step here.
             for config in trainer.lr_scheduler_configs:
                 if isinstance(config.scheduler, ReduceLROnPlateau):
                     config.scheduler.step(self.history[-1][config.monitor or WATCHED])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not math.isfinite(scores[WATCHED]):
-            raise Diverged(f"The loss on validation became {scores[WATCHED]} after epoch {trainer.current_epoch + 1}.")
-        self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **scores})
-        self.best, before = _best(self.history), _best(self.history[:-1])
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not math.isfinite(metrics[WATCHED]):
+            raise Diverged(f"The validation loss became {metrics[WATCHED]} after epoch {trainer.current_epoch + 1}.")
+        self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
+        self.best, previous_best = _best(self.history), _best(self.history[:-1])
         if self._trial and self._trial.hopeless([row[WATCHED] for row in self.history[1:]]):
             trainer.should_stop = True
         self.ended = trainer.should_stop or self.epoch >= (trainer.max_epochs or 0)
         trainer.save_checkpoint(checkpoints.path_of(self._folder, self.epoch))
-        checkpoints.keep_only(self._folder, {self.epoch, self.epoch - 1, self.best, before})
+        checkpoints.keep_only(self._folder, {self.epoch, self.epoch - 1, self.best, previous_best})
         self.tell()
 
     def tell(self) -> None:
@@ -92,7 +92,7 @@ class Keeper(Checkpoint):
 
 
 class Asked(Callback):
-    """Ends between two batches if somebody asked; after an epoch's last batch, once that epoch is saved."""
+    """Stops training between two batches on request; after the last batch of an epoch, once its checkpoint is saved."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
@@ -110,7 +110,7 @@ class Asked(Callback):
 
 
 class Reseeded(Callback):
-    """Makes what is random in an epoch depend on the seed and the epoch alone, not on what ran before."""
+    """Reseeds torch in each epoch, so that randomness depends only on the seed and the epoch."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -119,16 +119,16 @@ class Reseeded(Callback):
         reseed(self._seed, trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        if batch_idx == 0:  # again: whether the loader has drawn its own seed by now differs after a resume
+        if batch_idx == 0:  # again, because a resumed run may draw the seed of the data loader at another point
             reseed(self._seed, trainer.current_epoch)
 
 
 def reseed(seed: int, epoch: int) -> None:
-    """Sets torch's random state to that of an epoch's beginning."""
+    """Sets torch's random state for the start of an epoch."""
     torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
 def _best(history: list[Row]) -> int:
-    """The epoch with the lowest loss on validation, the earliest of several; one that is no number never is."""
+    """First epoch with the lowest validation loss; NaN and infinity never win."""
     losses = [row[WATCHED] if math.isfinite(row[WATCHED]) else math.inf for row in history]
     return losses.index(min(losses))

@@ -1,7 +1,7 @@
-"""Checkpoints: whole or not there, each with its sha256 beside it, verified before it is believed. Data only, no code is run.
+"""Training checkpoints: written atomically, each with a sha256 file, and verified on load. Loading runs no code.
 
-`epoch-0003.ckpt` holds all that is needed to go on after epoch 3; epoch 0 is the start, and holds the weights alone.
-`best.ckpt` is written last, and means that learning has ended.
+`epoch-0003.ckpt` holds everything to resume after epoch 3. Epoch 0 is the state before training and holds only weights.
+`best.ckpt` is written last and marks the end of training.
 """
 
 import hashlib
@@ -20,88 +20,88 @@ State = dict[str, Any]
 
 
 class CorruptCheckpoint(ValueError):
-    """A checkpoint is not what was written."""
+    """A checkpoint does not match its checksum or cannot be read."""
 
 
 def path_of(folder: Path, epoch: int) -> Path:
-    """Where the state after an epoch is kept."""
+    """Path of the checkpoint of an epoch."""
     return folder / f"epoch-{epoch:04d}.ckpt"
 
 
 def save(state: State, path: Path) -> None:
-    """Writes a checkpoint, whole or not at all.
+    """Writes a checkpoint atomically.
 
     Raises:
-        OSError: with the bytes needed and free where the disk is full.
+        OSError: if the disk is full, with the bytes needed and free.
     """
     with atomic_files.whole(path, _n_bytes(state)) as file:
         hashed = _Hashed(file)
         try:
-            torch.save(state, cast(BinaryIO, hashed))  # it only ever writes
+            torch.save(state, cast(BinaryIO, hashed))  # torch only writes to it
         except RuntimeError:
-            raise hashed.failed or RuntimeError(f"{path} could not be written.") from None  # torch hides the reason
-        # First, so that a checkpoint under its final name is never without it.
+            raise hashed.failed or RuntimeError(f"{path} could not be written.") from None  # torch hides the cause
+        # Written before the rename, so that a checkpoint always has its checksum.
         atomic_files.write(_digest_file(path), f"{hashed.digest.hexdigest()}  {path.name}\n")
 
 
 def load(path: Path) -> State:
-    """A checkpoint's content.
+    """Loads and verifies a checkpoint.
 
     Raises:
-        CorruptCheckpoint: if it is not byte for byte what was written, or holds anything but data.
+        CorruptCheckpoint: if its checksum differs, or if it contains anything but plain data.
     """
     verify(path)
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CorruptCheckpoint(f"{path} is no checkpoint of ours: {reason}") from None
+        raise CorruptCheckpoint(f"{path} is not a Graft checkpoint: {reason}") from None
     return state
 
 
 def verify(path: Path) -> None:
-    """Raises CorruptCheckpoint if a file is not byte for byte what was written."""
+    """Raises CorruptCheckpoint if the checksum of a file differs."""
     try:
-        [promised, _] = _digest_file(path).read_text(encoding="ascii").split()
+        [expected, _] = _digest_file(path).read_text(encoding="ascii").split()
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise CorruptCheckpoint(f"{path} or its .sha256 cannot be read: {error}.") from None
-    if found != promised:
-        raise CorruptCheckpoint(f"{path} has sha256 {found[:12]}…, but {promised[:12]}… was written: it is damaged.")
+    if actual != expected:
+        raise CorruptCheckpoint(f"{path} has sha256 {actual[:12]}…, expected {expected[:12]}…: the file is corrupt.")
 
 
 def newest(folder: Path) -> State | None:
-    """The newest checkpoint that is good, and whose best epoch's is too; None where there never was one.
+    """Newest valid checkpoint with a valid checkpoint of its best epoch; None if there are no checkpoints.
 
-    Bad ones newer than it are removed, with a warning.
+    Corrupt newer ones are removed, with a warning.
 
     Raises:
-        CorruptCheckpoint: if there are some and none is good; they stay, so that nothing begins anew unless a person says so.
+        CorruptCheckpoint: if all are corrupt. They are kept, so that training never restarts without the user's consent.
     """
     atomic_files.remove_unfinished(folder)
-    bad: list[Path] = []
+    corrupt: list[Path] = []
     for path in sorted(folder.glob("epoch-*.ckpt"), reverse=True):
         try:
             state = load(path)
             verify(path_of(folder, state["best"]))
         except CorruptCheckpoint as error:
-            say(f"warning: {error} Going back to the one before.")
-            bad.append(path)
+            say(f"warning: {error} Falling back to the previous checkpoint.")
+            corrupt.append(path)
         else:
-            for later in bad:
-                remove(later)
+            for newer in corrupt:
+                remove(newer)
             return state
-    if bad:
-        raise CorruptCheckpoint(f"No checkpoint in {folder} is good. Remove that folder to learn again from the start.")
+    if corrupt:
+        raise CorruptCheckpoint(f"All checkpoints in {folder} are corrupt. Remove this folder to restart the training.")
     return None
 
 
 def ended(folder: Path) -> State | None:
-    """The best epoch's weights if learning has ended here, else None.
+    """Weights of the best epoch if training is complete, else None.
 
     Raises:
-        CorruptCheckpoint: if they are damaged, and there is nothing left to learn them from again.
+        CorruptCheckpoint: if they are corrupt and no epoch checkpoint is left to resume from.
     """
     best = folder / BEST
     if not best.exists():
@@ -110,31 +110,31 @@ def ended(folder: Path) -> State | None:
         return load(best)
     except CorruptCheckpoint as error:
         if not any(folder.glob("epoch-*.ckpt")):
-            raise CorruptCheckpoint(f"{error} Remove {folder} to learn again from the start.") from None
-        say(f"warning: {error} Going back to the last epoch.")
+            raise CorruptCheckpoint(f"{error} Remove {folder} to restart the training.") from None
+        say(f"warning: {error} Falling back to the last epoch.")
         remove(best)
         return None
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint and its digest; the digest last, so that no checkpoint is without it."""
+    """Removes a checkpoint, then its checksum file, so that a checkpoint always has its checksum."""
     path.unlink(missing_ok=True)
     _digest_file(path).unlink(missing_ok=True)
 
 
 def keep_only(folder: Path, epochs: set[int]) -> None:
-    """Removes every other epoch's checkpoint."""
+    """Removes the checkpoints of all other epochs."""
     kept = {path_of(folder, epoch) for epoch in epochs}
     for path in folder.glob("epoch-*.ckpt"):
         if path not in kept:
             remove(path)
-    for digest in folder.glob("epoch-*.ckpt.sha256"):  # of a checkpoint whose writing was interrupted
+    for digest in folder.glob("epoch-*.ckpt.sha256"):  # left over from an interrupted write
         if not digest.with_suffix("").exists():
             digest.unlink(missing_ok=True)
 
 
 class Files(CheckpointIO):
-    """Lightning's reading and writing of checkpoints, done here."""
+    """Lightning plugin that reads and writes checkpoints with this module."""
 
     def save_checkpoint(self, checkpoint: State, path: Any, storage_options: Any = None) -> None:
         save(checkpoint, Path(path))
@@ -147,7 +147,7 @@ class Files(CheckpointIO):
 
 
 class _Hashed:
-    """A file that counts its sha256 while it is written, and remembers why a write failed."""
+    """File wrapper that computes the sha256 of the written bytes and keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -171,7 +171,7 @@ def _digest_file(path: Path) -> Path:
 
 
 def _n_bytes(state: object) -> int:
-    """How large a checkpoint will be, roughly: its tensors."""
+    """Approximate size of a checkpoint: the bytes of its tensors."""
     if isinstance(state, torch.Tensor):
         return state.nbytes
     values = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()

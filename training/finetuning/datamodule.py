@@ -1,18 +1,16 @@
-"""Splits -> batches for fine-tuning. The only importer of albumentations, which makes random changes and nothing else.
+"""Lightning DataModule: training batches with augmentation, and validation batches without.
 
-What an epoch shows follows from the seed, the epoch and the image alone: not from which process makes it, how many there
-are, or what ran before. So two machines agree, and a run that was killed goes on exactly.
+The samples of an epoch depend only on the seed, the epoch and the image, not on the number of workers or on earlier
+epochs. Therefore runs are reproducible across machines, and a killed run resumes exactly.
 """
 
 import hashlib
-import os
 import random
 import struct
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-import albumentations as A
 import cv2
 import numpy as np
 import torch
@@ -27,20 +25,17 @@ from graft.training.config.finetune_config import Plan
 from graft.training.data.dataset import Dataset as Images
 from graft.training.data.dataset import Sample
 from graft.training.data.splits import Splits
-from graft.training.finetuning.augmentations import random_changes
+from graft.training.finetuning.augmentations import Augmentation, random_changes
 from graft.training.finetuning.pixel_cache import Pixels, pixels, square, whole
 from graft.training.finetuning.worker_errors import MOST_WORKERS, Reading
 
-# Importing it asks a server for its newest version unless told not to.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+LONGEST_WAIT_S = 120  # for one batch; a slower worker is considered hung
 
-LONGEST_WAIT_S = 120  # for one batch; whoever takes longer hangs
-
-Batch = tuple[Tensor, Tensor]  # uint8 (N, crop, crop, 3); int64 (N,), or float32 (N, C) where images have several labels
+Batch = tuple[Tensor, Tensor]  # uint8 (N, crop, crop, 3); int64 (N,), or float32 (N, C) for multilabel data
 
 
 class Draw(NamedTuple):
-    """One image in one epoch; `again` counts how often that epoch has shown it before."""
+    """One image in one epoch; `repeat` counts its earlier draws in the same epoch."""
 
     epoch: int
     row: int
@@ -48,11 +43,11 @@ class Draw(NamedTuple):
 
 
 class Order(Sampler[Draw]):
-    """Which images an epoch shows, in which order.
+    """Selects and orders the images of an epoch.
 
     Args:
-        n_images: how many there are, and how many an epoch shows.
-        chances: float (n_images,), how often each is shown, in proportion; None shows each once.
+        n_images: size of the dataset, and number of draws per epoch.
+        weights: float (n_images,), relative sampling weights; None draws each image once.
     """
 
     def __init__(self, n_images: int, seed: int, chances: NDArray[np.float64] | None = None) -> None:
@@ -60,7 +55,7 @@ class Order(Sampler[Draw]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it before each epoch."""
+        """Called by Lightning before each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -70,21 +65,21 @@ class Order(Sampler[Draw]):
         return self.draws(self._epoch)
 
     def draws(self, epoch: int) -> Iterator[Draw]:
-        """An epoch from its first image to its last."""
-        chance = np.random.default_rng([self._seed, epoch])
+        """The draws of an epoch, in order."""
+        rng = np.random.default_rng([self._seed, epoch])
         if self._chances is None:
-            yield from (Draw(epoch, int(index)) for index in chance.permutation(self._n_images))
+            yield from (Draw(epoch, int(index)) for index in rng.permutation(self._n_images))
             return
-        shown: dict[int, int] = {}
-        for index in chance.choice(self._n_images, self._n_images, p=self._chances / self._chances.sum()).tolist():
-            yield Draw(epoch, index, shown.get(index, 0))
-            shown[index] = shown.get(index, 0) + 1
+        counts: dict[int, int] = {}
+        for index in rng.choice(self._n_images, self._n_images, p=self._chances / self._chances.sum()).tolist():
+            yield Draw(epoch, index, counts.get(index, 0))
+            counts[index] = counts.get(index, 0) + 1
 
 
 class Random(Dataset[Batch]):
-    """Training images with random changes, other ones in every epoch."""
+    """Training images with random augmentation, different in every epoch."""
 
-    def __init__(self, images: Pixels, targets: Tensor, changes: A.Compose, side: int, seed: int) -> None:
+    def __init__(self, images: Pixels, targets: Tensor, changes: Augmentation, side: int, seed: int) -> None:
         self.images, self._targets, self._changes, self._side, self._seed = images, targets, changes, side, seed
         self.reading = Reading()
 
@@ -97,23 +92,23 @@ class Random(Dataset[Batch]):
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
         batch = np.empty((len(draws), self._side, self._side, 3), np.uint8)
-        for place, draw in zip(batch, draws, strict=True):
+        for slot, draw in zip(batch, draws, strict=True):
             self.reading.note(draw.row)
-            place[:] = self._changed(draw)
+            slot[:] = self._changed(draw)
         self.reading.note()
         return torch.from_numpy(batch), _chosen(self._targets, [draw.row for draw in draws])
 
     def _changed(self, draw: Draw) -> NDArray[np.uint8]:
         seed = _seed_of(self._seed, *draw)
-        # One stream for all changes. `set_random_seed` would give each change the same numbers: then the mirrored
-        # images are just those that are also turned and recoloured.
+        # One random stream for all transforms. `set_random_seed` would give each transform the same numbers, so that
+        # the flipped images would always be the rotated and color-jittered ones too.
         self._changes.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        changed: NDArray[np.uint8] = self._changes(image=self.images[draw.row])["image"]
-        return changed
+        augmented: NDArray[np.uint8] = self._changes(image=self.images[draw.row])["image"]
+        return augmented
 
 
 class Fixed(Dataset[Batch]):
-    """Images exactly as the service sees them."""
+    """Images preprocessed exactly as in the service."""
 
     def __init__(self, images: Pixels, targets: Tensor) -> None:
         self.images, self._targets = images, targets
@@ -127,16 +122,16 @@ class Fixed(Dataset[Batch]):
         return batch[0], targets[0]
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        shown = []
+        images = []
         for index in indices:
             self.reading.note(index)
-            shown.append(self.images[index])
+            images.append(self.images[index])
         self.reading.note()
-        return torch.from_numpy(np.stack(shown)), _chosen(self._targets, indices)
+        return torch.from_numpy(np.stack(images)), _chosen(self._targets, indices)
 
 
 class Batches(LightningDataModule):
-    """Random training batches and fixed validation batches."""
+    """Augmented training batches and plain validation batches."""
 
     def __init__(self, images: Images, splits: Splits, preprocessing: Preprocessing, plan: Plan, gpu: bool) -> None:
         super().__init__()
@@ -144,21 +139,21 @@ class Batches(LightningDataModule):
         self._plan, self._gpu = plan, gpu
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        plan, samples = self._plan, self._splits.train
-        # Only what is cropped when it is served may be cropped from the whole: the others' margins and proportions count.
-        look = whole if self._preprocessing.fit == "crop" and plan.augment != "none" else square
-        shown = pixels(self._images, samples, look, self._preprocessing, plan.pixel_cache)
+        config, samples = self._plan, self._splits.train
+        # Random crops of the whole image only match serving with fit="crop". Other fits keep margins and proportions.
+        transform = whole if self._preprocessing.fit == "crop" and config.augment != "none" else square
+        images = pixels(self._images, samples, transform, self._preprocessing, config.pixel_cache)
         side = self._preprocessing.crop
-        changes = random_changes(side, plan.augment, plan.flips, plan.rotations, plan.harden)
-        dataset = Random(shown, self._targets(samples), changes, side, plan.seed)
-        order = Order(len(samples), plan.seed, _chances(samples, plan))
-        # A last batch of one image would make BatchNorm's statistics meaningless.
-        return self._loader(dataset, order, drop_last=len(samples) > plan.batch_size)
+        transforms = random_changes(side, config.augment, config.flips, config.rotations, config.harden)
+        dataset = Random(images, self._targets(samples), transforms, side, config.seed)
+        sampler = Order(len(samples), config.seed, _chances(samples, config))
+        # BatchNorm statistics of a last batch with one image would be meaningless.
+        return self._loader(dataset, sampler, drop_last=len(samples) > config.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         samples = self._splits.validation
-        shown = pixels(self._images, samples, square, self._preprocessing, self._plan.pixel_cache)
-        return self._loader(Fixed(shown, self._targets(samples)), None)
+        images = pixels(self._images, samples, square, self._preprocessing, self._plan.pixel_cache)
+        return self._loader(Fixed(images, self._targets(samples)), None)
 
     def _targets(self, samples: tuple[Sample, ...]) -> Tensor:
         return torch.from_numpy(self._images.targets(samples))
@@ -169,11 +164,11 @@ class Batches(LightningDataModule):
             self._plan.batch_size,
             sampler=order,
             drop_last=drop_last,
-            # On a CPU the network wants all cores, and one process beside it is enough to change images.
+            # On a CPU the network needs all cores, and one worker is enough for augmentation.
             num_workers=min(cores(), MOST_WORKERS) if self._gpu else 1,
             collate_fn=_as_it_is,
             worker_init_fn=_one_thread,
-            generator=torch.Generator(),  # its own, so that making an iterator never moves torch's random state
+            generator=torch.Generator(),  # separate, so that a new iterator does not advance torch's global random state
             pin_memory=self._gpu,
             persistent_workers=True,
             timeout=LONGEST_WAIT_S,
@@ -181,36 +176,36 @@ class Batches(LightningDataModule):
 
 
 def shown(loader: Any, epoch: int, batch: int) -> list[str]:
-    """The paths of the images in one training batch; none if the loader is not one of ours."""
-    order, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None) or 1
-    if not isinstance(order, Order):
+    """Paths of the images in a training batch; empty for other data loaders."""
+    sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None) or 1
+    if not isinstance(sampler, Order):
         return []
-    draws = islice(order.draws(epoch), batch * size, (batch + 1) * size)
+    draws = islice(sampler.draws(epoch), batch * size, (batch + 1) * size)
     return [loader.dataset.images.samples[draw.row].path for draw in draws]
 
 
 def _chances(samples: tuple[Sample, ...], plan: Plan) -> NDArray[np.float64] | None:
-    """With balanced sampling, an image counts as much as its rarest label is rare."""
+    """Weights for balanced sampling: the inverse frequency of the rarest label of an image."""
     if plan.balance != "sampling":
         return None
     return np.array([1 / min((plan.counts[label] for label in sample.labels), default=plan.n_images) for sample in samples])
 
 
 def _chosen(targets: Tensor, indices: list[int]) -> Tensor:
-    chosen = targets[indices]
-    return chosen.float() if chosen.dtype == torch.bool else chosen
+    selected = targets[indices]
+    return selected.float() if selected.dtype == torch.bool else selected
 
 
 def _seed_of(*numbers: int) -> int:
-    """A seed that is another one for any other numbers, and the same on every machine."""
+    """Hashes numbers to a seed; the same on every machine."""
     return int.from_bytes(hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest(), "little")
 
 
 def _as_it_is(batch: Any) -> Any:
-    """A data set of ours gives whole batches."""
+    """The datasets here already return batches."""
     return batch
 
 
 def _one_thread(_: int) -> None:
-    """More threads in a loader's process would only take the cores from the network."""
+    """OpenCV threads in a worker would only take cores from the network."""
     cv2.setNumThreads(0)

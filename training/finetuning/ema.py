@@ -1,4 +1,4 @@
-"""The running average of the weights: what is validated and kept instead of the last step's, which is noisier."""
+"""Exponential moving average (EMA) of the weights. It replaces the noisier raw weights in validation and checkpoints."""
 
 from pytorch_lightning.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -7,10 +7,10 @@ from graft.training.config.finetune_config import Plan
 
 
 class Averaged(WeightAveraging):
-    """Lightning's averaging, with a decay and a pace that fit the length of the run."""
+    """Lightning's weight averaging with a given decay and update interval."""
 
     def __init__(self, decay: float, every: int) -> None:
-        # All tensors at once: one by one, a GPU would wait for a hundred small calls.
+        # The multi-tensor version avoids a hundred small GPU kernels.
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
         self._every = every
 
@@ -19,5 +19,5 @@ class Averaged(WeightAveraging):
 
 
 def averaging(plan: Plan) -> list[Averaged]:
-    """The callback, if the plan averages."""
+    """The EMA callback, if the configuration uses one."""
     return [Averaged(plan.averaging, plan.average_every)] if plan.averaging else []

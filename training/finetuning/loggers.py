@@ -1,4 +1,4 @@
-"""Where a run's curves go besides `metrics.csv`: TensorBoard or MLflow, as files in the run folder. No server, no network."""
+"""Experiment trackers in addition to `metrics.csv`: TensorBoard or MLflow, as files in the run folder. No server or network."""
 
 import os
 from importlib.util import find_spec
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def require(tracker: str) -> None:
-    """Raises ValueError, with what to install, if a tracker's library is not there."""
+    """Raises ValueError, with the command to install it, if the library of a tracker is missing."""
     if tracker != "none" and find_spec(tracker) is None:
         raise ValueError(f"--tracker {tracker}: {tracker} is not installed. Try: pip install 'graft-vision[track]'")
 
 
 def tracked(recipe: Recipe, run: Path) -> list["Logger"]:
-    """The tracker that the recipe names, told the recipe.
+    """Creates the logger of the recipe's tracker, and logs the recipe as hyperparameters.
 
     Raises:
         ValueError: if the tracker's library is not installed.
@@ -38,7 +38,7 @@ def _tensorboard(run: Path) -> "Logger":
 
 
 def _mlflow(run: Path) -> "Logger":
-    # Its newest versions want a database; files need none, and `mlflow ui` and `mlflow migrate-filestore` read them.
+    # Newer versions default to a database. `mlflow ui` and `mlflow migrate-filestore` also read a file store.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from pytorch_lightning.loggers import MLFlowLogger

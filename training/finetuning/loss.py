@@ -1,4 +1,4 @@
-"""What a network is told it got wrong: cross-entropy for one label an image, yes-or-no questions for several."""
+"""Training and validation loss: cross-entropy for multiclass data, binary cross-entropy for multilabel data."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,10 @@ from graft.training.config.finetune_config import Plan
 
 
 class Loss(nn.Module):
-    """The loss, rare labels made up for as the plan says.
+    """Loss with optional correction for class imbalance.
 
-    In training, logits are adjusted (Menon et al. 2021), rare labels weigh more, or they are shown more often. Judged is
-    by the weights in each case: what all three aim at is the error where labels are equally common.
+    Training uses logit adjustment (Menon et al. 2021), class weights, or balanced sampling. Validation uses class weights
+    for all three, because all three target the error under balanced classes.
     """
 
     prior: Tensor
@@ -25,33 +25,33 @@ class Loss(nn.Module):
         self._plan = plan
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """While learning: with smoothed labels.
+        """Training loss, with label smoothing.
 
         Args:
             logits: float (N, C).
-            targets: int64 (N,) or float (N, C); rows of shares where images were mixed, of zeros and ones for several labels.
+            targets: int64 (N,), or float (N, C): soft targets of mixed images, or zeros and ones for multilabel data.
         """
         smoothing = self._plan.label_smoothing
         if self._plan.multilabel:
-            smooth = targets * (1 - smoothing) + smoothing / 2
-            return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weight)
+            smoothed = targets * (1 - smoothing) + smoothing / 2
+            return F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=self.weight)
         adjusted = logits + self.prior if self._plan.balance == "logits" else logits
         weight = self.weight if self._plan.balance == "weights" else None
         return F.cross_entropy(adjusted, targets, weight=weight, label_smoothing=smoothing)
 
     def judged(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Each image's loss on validation, float (N,): unsmoothed, and rare labels weigh more if the plan says so."""
+        """Validation loss of each image, float (N,): class weights if configured, no label smoothing."""
         if self._plan.multilabel:
-            asked = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=self.weight)
-            return asked.mean(dim=1)
+            losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=self.weight)
+            return losses.mean(dim=1)
         return F.cross_entropy(logits, targets, reduction="none") * self.weight[targets]
 
 
 def _weights(counts: Tensor, plan: Plan) -> Tensor:
-    """float (C,): what an image of each label weighs, 1 on average over the images; or of several labels, what a yes weighs."""
+    """float (C,): class weights with mean 1 over the images; for multilabel data, weights of the positive targets."""
     if plan.balance == "none" or (plan.multilabel and plan.balance != "weights"):
         return torch.ones_like(counts)
     if plan.multilabel:
-        # The root, and a limit: a yes that weighs a thousand noes makes every answer a yes.
+        # Square root and upper limit: with a weight of 1,000, the model would predict every label as positive.
         return ((plan.n_images - counts).clamp(min=1) / counts).sqrt().clamp(1, 10)
     return counts.sum() / (len(counts) * counts)

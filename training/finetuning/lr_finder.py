@@ -1,4 +1,4 @@
-"""How fast this network can learn from these images: a short trial on a copy, the rates rising until the loss explodes.
+"""Learning-rate range test: trains a copy of the network with rising learning rates until the loss diverges.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks".
 """
@@ -17,16 +17,16 @@ from graft.training.finetuning.lightning_module import FineTune, make_optimizer
 from graft.training.finetuning.param_groups import settle
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-LOWEST, HIGHEST, TRIALS = 0.01, 100.0, 60  # times the plan's own rates
-SAFETY = 10.0  # how far below the rate at which the loss was lowest; there it is about to explode
-EXPLODED = 3.0  # times the lowest loss
+LOWEST, HIGHEST, TRIALS = 0.01, 100.0, 60  # factors of the configured learning rates; number of steps
+SAFETY = 10.0  # divides the learning rate of the lowest loss, where training is close to divergence
+EXPLODED = 3.0  # the test ends when the loss exceeds this multiple of its minimum
 
 
 def found_rates(network: Network, batches: Batches, plan: Plan, gpu: bool) -> Plan:
-    """The plan with its rates scaled by what a trial says; neither the network nor torch's random state is touched.
+    """Scales the configured learning rates with a range test. Leaves the network and torch's random state unchanged.
 
     Args:
-        batches: training batches; the trial ends with them if they are fewer than it wants.
+        batches: training batches; the test ends early if there are fewer than `N_STEPS`.
     """
     device = "cuda" if gpu else "cpu"
     with torch.random.fork_rng():
@@ -38,29 +38,29 @@ def found_rates(network: Network, batches: Batches, plan: Plan, gpu: bool) -> Pl
 
 
 def suggested(scales: list[float], losses: list[float]) -> float:
-    """The factor for the rates, from 0.1 to 10: a safe distance below where the smoothed loss was lowest; 1 if unclear.
+    """Factor for the learning rates, in [0.1, 10]: `SAFETY` below the minimum of the smoothed loss; 1 if inconclusive.
 
     Args:
-        scales: rising factors that were tried.
-        losses: what came of each.
+        scales: tested factors, rising.
+        losses: loss of each.
     """
     if len(losses) < TRIALS // 4:
         return 1.0
-    smooth = _smoothed(losses)
-    lowest = scales[min(range(len(smooth)), key=lambda trial: smooth[trial])]
-    return max(0.1, min(10.0, lowest / SAFETY))
+    smoothed = _smoothed(losses)
+    best = scales[min(range(len(smoothed)), key=lambda step: smoothed[step])]
+    return max(0.1, min(10.0, best / SAFETY))
 
 
 def _trial(module: FineTune, batches: Batches, plan: Plan, device: str) -> tuple[list[float], list[float]]:
-    """The factors that were tried, and the loss of each step."""
+    """Tested factors, and the loss of each."""
     module.network.train()
     settle(module.network, plan.frozen_norm)
     optimizer = make_optimizer(module.network, plan)
     peaks = [group["lr"] for group in optimizer.param_groups]
     scales: list[float] = []
     losses: list[float] = []
-    for trial, (images, targets) in zip(range(TRIALS), batches, strict=False):
-        scale = LOWEST * (HIGHEST / LOWEST) ** (trial / (TRIALS - 1))
+    for step, (images, targets) in zip(range(TRIALS), batches, strict=False):
+        scale = LOWEST * (HIGHEST / LOWEST) ** (step / (TRIALS - 1))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = scale * peak
         optimizer.zero_grad()
@@ -76,6 +76,9 @@ def _trial(module: FineTune, batches: Batches, plan: Plan, device: str) -> tuple
 
 
 def _smoothed(losses: list[float]) -> list[float]:
-    """Each with its two neighbours: one lucky batch must not decide."""
+    """Moving average over three losses, to reduce the noise of single batches."""
     padded = [losses[0], *losses, losses[-1]]
-    return [(before + here + after) / 3 for (before, here), after in zip(pairwise(padded), padded[2:], strict=False)]
+    return [
+        (previous + current + following) / 3
+        for (previous, current), following in zip(pairwise(padded), padded[2:], strict=False)
+    ]

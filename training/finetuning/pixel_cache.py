@@ -1,7 +1,7 @@
-"""Decoded images, kept on disk as memory maps, so that only the first epoch ever decodes. No torch.
+"""Disk cache of decoded images, read as memory maps, so that only the first epoch decodes. No torch.
 
-One place for all data sets: an image is found by its content, so another split, seed or copy of the data finds it too.
-A shard is two files, the pixels and then the index that makes them count: whole, or not there.
+All datasets share one cache. Its key is the image content, so that other splits, seeds and copies of the data hit it too.
+A shard has two files: the pixels, and an index that is written last and makes the shard valid.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import Progress, say
 from graft.training.runtime.thread_map import each
 
-FORMAT = 1  # raise it when `graft.service.imaging.preprocess` gives other pixels of the same file
+FORMAT = 1  # increment when `graft.service.imaging.preprocess` returns other pixels for the same file
 GIB = 2**30
 SHARD_BYTES = 256 * 2**20
-ABANDONED_S = 3600.0  # a file without an index that nobody has written to for so long belongs to nobody
+ABANDONED_S = 3600.0  # files without an index are removed after this time
 
 Image = NDArray[np.uint8]
 Look = Callable[[bytes, Preprocessing], Image]
@@ -40,22 +40,22 @@ NOWHERE = (-1, 0, 0, 0)
 
 
 def whole(encoded: bytes, preprocessing: Preprocessing) -> Image:
-    """The whole image, made small: uint8 (H, W, 3)."""
+    """Resizes the whole image: uint8 (H, W, 3)."""
     return shrink(encoded, preprocessing)
 
 
 def square(encoded: bytes, preprocessing: Preprocessing) -> Image:
-    """What the service sees: uint8 (crop, crop, 3)."""
+    """Preprocesses the image as in the service: uint8 (crop, crop, 3)."""
     return decode(encoded, preprocessing).pixels
 
 
 @dataclass
 class Pixels:
-    """The decoded images of some samples, by number; whatever the disk has no room for is decoded each time.
+    """Decoded images of samples, by index. Images that do not fit into the cache are decoded on each access.
 
     Attributes:
-        files: the memory maps that are read.
-        places: int64 (N, 4): which file (or -1), the first byte, height and width.
+        files: memory-mapped shards.
+        locations: int64 (N, 4): index into `files` (or -1), first byte, height and width.
     """
 
     images: Dataset
@@ -70,115 +70,115 @@ class Pixels:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Image:
-        """One image, uint8 (H, W, 3), not to be written to. Raises DatasetError, with the file's name."""
-        file, begin, height, width = (int(number) for number in self.places[index])
+        """Returns one image, read-only uint8 (H, W, 3). Raises DatasetError with the file name."""
+        file, start, height, width = (int(number) for number in self.places[index])
         if file < 0:
             return _decoded(self.images, self.samples[index], self.look, self.preprocessing)
         if file not in self._maps:
             self._maps[file] = np.memmap(self.files[file], np.uint8, "r")
-        return self._maps[file][begin : begin + height * width * 3].reshape(height, width, 3)
+        return self._maps[file][start : start + height * width * 3].reshape(height, width, 3)
 
     def __getstate__(self) -> dict[str, object]:
-        # A map would be pickled with all that it maps; another process opens its own.
+        # A pickled memory map would contain all its data; each process opens its own.
         return self.__dict__ | {"_maps": {}}
 
 
 def pixels(images: Dataset, samples: tuple[Sample, ...], look: Look, preprocessing: Preprocessing, limit_gib: float) -> Pixels:
-    """The samples' decoded images; those that no run has decoded before are, on all cores, as far as there is room.
+    """Returns the decoded images of the samples. Decodes missing ones into the cache on all cores, within the limit.
 
     Args:
-        look: `whole` or `square`.
-        limit_gib: what all decoded images may take of the disk together; 0 keeps none.
+        transform: `resized` or `cropped`.
+        limit_gib: maximum size of the whole cache; 0 disables it.
 
     Raises:
         DatasetError: if an image cannot be read.
     """
     folder = cache_folder() / "pixels" / _key(look, preprocessing)
     if limit_gib > 0:
-        known = {key for _, keys, _ in _shards(folder) for key in keys}
-        missing = {sample.digest: sample for sample in samples if sample.digest not in known}
+        cached = {key for _, keys, _ in _shards(folder) for key in keys}
+        missing = {sample.digest: sample for sample in samples if sample.digest not in cached}
         _fill(folder, images, list(missing.values()), look, preprocessing, limit_gib)
     files: list[Path] = []
-    found: dict[bytes, tuple[int, ...]] = {}
-    wanted = {sample.digest for sample in samples} if limit_gib > 0 else set()
-    for file, keys, places in _shards(folder) if wanted else ():
-        if not wanted.isdisjoint(keys):
-            os.utime(_index(file))  # used: the last to be thrown out
-            found |= {key: (len(files), *place) for key, place in zip(keys, places.tolist(), strict=True)}
+    located: dict[bytes, tuple[int, ...]] = {}
+    requested = {sample.digest for sample in samples} if limit_gib > 0 else set()
+    for file, keys, locations in _shards(folder) if requested else ():
+        if not requested.isdisjoint(keys):
+            os.utime(_index(file))  # marks it as recently used
+            located |= {key: (len(files), *location) for key, location in zip(keys, locations.tolist(), strict=True)}
             files.append(file)
-    where = np.array([found.get(sample.digest, NOWHERE) for sample in samples], np.int64).reshape(-1, 4)
-    return Pixels(images, samples, look, preprocessing, files, where)
+    locations = np.array([located.get(sample.digest, NOWHERE) for sample in samples], np.int64).reshape(-1, 4)
+    return Pixels(images, samples, look, preprocessing, files, locations)
 
 
 def _fill(
     folder: Path, images: Dataset, samples: list[Sample], look: Look, preprocessing: Preprocessing, limit_gib: float
 ) -> None:
-    """Decodes the samples into new shards until there is no more room."""
+    """Decodes the samples into new shards, as long as there is free space."""
     if not samples:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    room = _room(folder, len(samples) * 4 * preprocessing.resize**2, limit_gib)
+    free = _room(folder, len(samples) * 4 * preprocessing.resize**2, limit_gib)
     with Progress("decoding", len(samples), "images") as progress:
         decoded = each(lambda sample: _decoded(images, sample, look, preprocessing), samples, cores())
-        n_kept = 0
-        while room > 0 and n_kept < len(samples):
-            n_images, n_bytes = _write(folder, progress.each(decoded), samples[n_kept:], min(room, SHARD_BYTES))
-            n_kept, room = n_kept + n_images, room - n_bytes
-    if n_kept < len(samples):
-        say(f"{len(samples) - n_kept:,} decoded images have no room on disk: they are decoded in every epoch")
+        n_cached = 0
+        while free > 0 and n_cached < len(samples):
+            n_images, n_bytes = _write(folder, progress.each(decoded), samples[n_cached:], min(free, SHARD_BYTES))
+            n_cached, free = n_cached + n_images, free - n_bytes
+    if n_cached < len(samples):
+        say(f"{len(samples) - n_cached:,} decoded images do not fit into the pixel cache: they are decoded in every epoch")
 
 
 def _write(folder: Path, decoded: Iterator[Image], samples: list[Sample], most_bytes: int) -> tuple[int, int]:
-    """One shard, whole or not at all; how many images and bytes it holds."""
-    name, places, end = uuid.uuid4().hex, [], 0
+    """Writes one shard atomically; returns its number of images and bytes."""
+    name, locations, end = uuid.uuid4().hex, [], 0
     beside = folder / f".{name}.tmp"
     try:
         with beside.open("wb") as file:
             while end < most_bytes and (image := next(decoded, None)) is not None:
                 file.write(image.tobytes())
-                places.append((end, *image.shape[:2]))
+                locations.append((end, *image.shape[:2]))
                 end += image.size
             file.flush()
             os.fsync(file.fileno())
-        if places:
+        if locations:
             os.replace(beside, folder / f"{name}.bin")
             with beside.open("wb") as file:
-                keys = np.frombuffer(b"".join(sample.digest for sample in samples[: len(places)]), np.uint8)
-                np.savez(file, keys=keys.reshape(len(places), -1), places=np.array(places, np.int64))
+                keys = np.frombuffer(b"".join(sample.digest for sample in samples[: len(locations)]), np.uint8)
+                np.savez(file, keys=keys.reshape(len(locations), -1), places=np.array(locations, np.int64))
             os.replace(beside, folder / f"{name}.npz")
     finally:
         beside.unlink(missing_ok=True)
-    return len(places), end
+    return len(locations), end
 
 
 def _shards(folder: Path) -> Iterator[tuple[Path, list[bytes], NDArray[np.int64]]]:
-    """Every good shard: its pixels' file, the images' digests, and int64 (n, 3) first byte, height and width."""
+    """Yields each valid shard: its pixel file, image digests, and int64 (n, 3) with first byte, height and width."""
     for path in sorted(folder.glob("*.npz")):
         file = path.with_suffix(".bin")
         try:
             with np.load(path, allow_pickle=False) as index:
-                keys, places = [row.tobytes() for row in index["keys"]], index["places"]
-            begin, height, width = places[-1].tolist()
-            good = file.stat().st_size == begin + 3 * height * width
+                keys, locations = [row.tobytes() for row in index["keys"]], index["places"]
+            start, height, width = locations[-1].tolist()
+            valid = file.stat().st_size == start + 3 * height * width
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error):
-            good = False
-        if good:
-            yield file, keys, places
+            valid = False
+        if valid:
+            yield file, keys, locations
         else:
             _remove(file)
 
 
 def _room(folder: Path, needed: int, limit_gib: float) -> int:
-    """How many bytes may be added: below the limit, and leaving a tenth of the disk free.
+    """Bytes that may be added: within the limit, and with a tenth of the disk left free.
 
-    What has been left half written is removed, and what has not been used for longest, where that makes room.
+    Removes abandoned files, and if space is needed, the least recently used shards of other transforms.
     """
-    everything = folder.parent
-    for path in [*everything.glob("*/.*.tmp"), *everything.glob("*/*.bin")]:
+    cache = folder.parent
+    for path in [*cache.glob("*/.*.tmp"), *cache.glob("*/*.bin")]:
         if not _index(path).exists() and _age(path) > ABANDONED_S:
             path.unlink(missing_ok=True)
     limit = int(limit_gib * GIB)
-    shards = [path for path in everything.glob("*/*.bin") if _index(path).exists()]
+    shards = [path for path in cache.glob("*/*.bin") if _index(path).exists()]
     shards.sort(key=lambda path: _age(_index(path)), reverse=True)
     used = {path: path.stat().st_size for path in shards}
     others = [path for path in shards if path.parent != folder]
@@ -194,7 +194,7 @@ def _index(file: Path) -> Path:
 
 
 def _remove(file: Path) -> None:
-    """Removes a shard; whoever has mapped it can read on."""
+    """Removes a shard; processes that have mapped it can still read it."""
     _index(file).unlink(missing_ok=True)
     file.unlink(missing_ok=True)
 
@@ -203,7 +203,7 @@ def _age(path: Path) -> float:
     try:
         return time.time() - path.stat().st_mtime
     except OSError:
-        return 0.0  # just removed by another run
+        return 0.0  # another run has just removed it
 
 
 def _decoded(images: Dataset, sample: Sample, look: Look, preprocessing: Preprocessing) -> Image:
@@ -214,8 +214,8 @@ def _decoded(images: Dataset, sample: Sample, look: Look, preprocessing: Preproc
 
 
 def _key(look: Look, preprocessing: Preprocessing) -> str:
-    """A name that changes with anything that changes the pixels."""
-    matters = {"resize", "interpolation"} | ({"crop", "fit"} if look is square else set())
-    facts = preprocessing.model_dump(mode="json", include=matters)
-    text = json.dumps([FORMAT, PIL.__version__, look.__name__, facts], sort_keys=True)
+    """Cache key of everything that changes the pixels."""
+    relevant = {"resize", "interpolation"} | ({"crop", "fit"} if look is square else set())
+    settings = preprocessing.model_dump(mode="json", include=relevant)
+    text = json.dumps([FORMAT, PIL.__version__, look.__name__, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""The training loop around `graft.training.finetuning.lightning_module`: Lightning's trainer, and what a person sees meanwhile."""
+"""Runs the Lightning Trainer with checkpoints and early stopping, and reports progress."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import Progress, say
 from graft.training.runtime.signals import patience
 
-COPIES = 3  # of a checkpoint that there must be room for at the start
+COPIES = 3  # checkpoints that must fit on the disk at the start
 
 
 def learn(
@@ -37,23 +37,23 @@ def learn(
     tracked: Sequence[Logger] = (),
     trial: Trial | None = None,
 ) -> None:
-    """Trains the network, and leaves it as it was after its best epoch; epoch 0, the probe, counts too.
+    """Trains the network in place and restores the weights of the best epoch. Epoch 0, the state before training, counts.
 
-    What `run` already holds of this very training is not done again: it goes on after the last epoch that was saved.
+    Resumes after the last saved epoch if `run` holds checkpoints of this training.
 
     Args:
-        network: with the probe's head.
-        run: gets `metrics.csv` and `checkpoints/`.
-        tracked: who else is told the curves.
-        trial: if it is one of many; its epochs are not told one by one then.
+        network: with the head of the probe.
+        run: folder for `metrics.csv` and `checkpoints/`.
+        loggers: experiment trackers.
+        trial: set for a hyperparameter search trial; its epochs are not logged one by one.
 
     Raises:
-        DatasetError: if an image cannot be read any more, by name.
-        Diverged: if a loss becomes NaN or infinite; the checkpoints until then are kept.
-        CorruptCheckpoint: if there are checkpoints and none is good.
-        MemoryError: with the batch size that was too much.
+        DatasetError: if an image can no longer be read, with its name.
+        Diverged: if a loss becomes NaN or infinite; earlier checkpoints are kept.
+        CorruptCheckpoint: if there are checkpoints and all are corrupt.
+        MemoryError: with the batch size that did not fit.
         OSError: if the disk is full, with the bytes needed and free.
-        SystemExit: with 128 + signal at Ctrl-C or SIGTERM; what was finished is saved.
+        SystemExit: with 128 + signal on Ctrl-C or SIGTERM; completed epochs are saved.
     """
     _quiet()
     folder = run / "checkpoints"
@@ -72,30 +72,31 @@ def learn(
 def _best_of(
     module: FineTune, batches: Batches, epochs: int, run: Path, gpu: bool, tracked: Sequence[Logger], trial: Trial | None
 ) -> checkpoints.State:
-    """Learns to the end, from the newest checkpoint if there is one; the weights of the best epoch."""
-    folder, plan = run / "checkpoints", module.plan
-    atomic_files.require_room(run, COPIES * 3 * sum(weight.nbytes for weight in module.parameters()))  # weights and two moments
-    train, validation = batches.train_dataloader(), batches.val_dataloader()
-    keeper = Keeper(run, trial)
-    with patience() as stop, worker_errors.explained(train, validation), _memory_explained(plan.batch_size):
-        seed_everything(plan.seed, workers=True, verbose=False)
-        callbacks = [keeper, Asked(stop), Reseeded(plan.seed), Told(plan.batch_size, trial)]
-        trainer = _trainer(plan, epochs, run, gpu, callbacks, tracked)
-        state = checkpoints.newest(folder) or _start(trainer, module, validation, folder)
-        keeper.on_load_checkpoint(trainer, module, state)
-        keeper.tell()  # whoever was killed after an epoch's checkpoint may not have told its scores
-        if not keeper.ended:
+    """Trains to the end, from the newest checkpoint if there is one; returns the weights of the best epoch."""
+    folder, config = run / "checkpoints", module.plan
+    checkpoint_bytes = 3 * sum(weight.nbytes for weight in module.parameters())  # weights and two optimizer moments
+    atomic_files.require_room(run, COPIES * checkpoint_bytes)
+    train_loader, val_loader = batches.train_dataloader(), batches.val_dataloader()
+    checkpoint = Keeper(run, trial)
+    with patience() as stop, worker_errors.explained(train_loader, val_loader), _memory_explained(config.batch_size):
+        seed_everything(config.seed, workers=True, verbose=False)
+        callbacks = [checkpoint, Asked(stop), Reseeded(config.seed), Told(config.batch_size, trial)]
+        trainer = _trainer(config, epochs, run, gpu, callbacks, tracked)
+        state = checkpoints.newest(folder) or _start(trainer, module, val_loader, folder)
+        checkpoint.on_load_checkpoint(trainer, module, state)
+        checkpoint.tell()  # a run killed after a checkpoint may not have written the metrics of that epoch
+        if not checkpoint.ended:
             module.load_state_dict(state["state_dict"], strict=True)
-            _begin_at(train, keeper.epoch, plan.seed)
-            path = checkpoints.path_of(folder, keeper.epoch) if keeper.epoch else None
-            trainer.fit(module, train, validation, ckpt_path=path, weights_only=True)
-    return {"state_dict": checkpoints.load(checkpoints.path_of(folder, keeper.best))["state_dict"]}
+            _begin_at(train_loader, checkpoint.epoch, config.seed)
+            path = checkpoints.path_of(folder, checkpoint.epoch) if checkpoint.epoch else None
+            trainer.fit(module, train_loader, val_loader, ckpt_path=path, weights_only=True)
+    return {"state_dict": checkpoints.load(checkpoints.path_of(folder, checkpoint.best))["state_dict"]}
 
 
 def _start(trainer: Trainer, module: FineTune, validation: DataLoader[Any], folder: Path) -> checkpoints.State:
-    """Epoch 0: the network as it came, with its score."""
-    [scores] = trainer.validate(module, validation, verbose=False)
-    history = [{"epoch": 0, "step": 0, **scores}]
+    """Validates and saves the state before training as epoch 0."""
+    [metrics] = trainer.validate(module, validation, verbose=False)
+    history = [{"epoch": 0, "step": 0, **metrics}]
     state = {"state_dict": module.state_dict(), "history": history, "best": 0, "ended": False}
     checkpoints.save(state, checkpoints.path_of(folder, 0))
     return state
@@ -123,7 +124,7 @@ def _trainer(
 
 
 def _begin_at(loader: DataLoader[Any], epoch: int, seed: int) -> None:
-    """Lets a loader begin with a later epoch: Lightning makes its iterator before it tells it the epoch."""
+    """Sets the epoch of a data loader in advance: Lightning creates the iterator before it calls `set_epoch`."""
     reseed(seed, epoch)
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(epoch)
@@ -131,27 +132,27 @@ def _begin_at(loader: DataLoader[Any], epoch: int, seed: int) -> None:
 
 @contextmanager
 def _memory_explained(batch_size: int) -> Iterator[None]:
-    """Turns every way of running out of memory into a MemoryError that says what to try next."""
+    """Converts all out-of-memory errors to a MemoryError with a remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in text:
             raise
-        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --input-size"
+        remedy = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --input-size"
         raise MemoryError(
-            f"A batch of {batch_size} images does not fit into memory; try {smaller}. ({text.splitlines()[:1]})"
+            f"A batch of {batch_size} images does not fit into memory; try {remedy}. ({text.splitlines()[:1]})"
         ) from None
 
 
 def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what it says about hardware and loggers is said better here
+        logging.getLogger(name).setLevel(logging.ERROR)  # Graft reports hardware and loggers itself
     warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric)")
 
 
 class Told(Callback):
-    """Says how it goes: images/s and time left within an epoch, and a line after each that is not one of a trial's."""
+    """Progress output: images/s and remaining time within an epoch, and one line per epoch, except for trials."""
 
     def __init__(self, batch_size: int, trial: Trial | None = None) -> None:
         self._batch_size, self._trial = batch_size, trial
@@ -161,8 +162,8 @@ class Told(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = int(trainer.num_training_batches) * self._batch_size
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        what = f"{self._trial.name}, {epoch}" if self._trial else epoch
-        self._progress = Progress(what, images, "images").__enter__()
+        title = f"{self._trial.name}, {epoch}" if self._trial else epoch
+        self._progress = Progress(title, images, "images").__enter__()
         self._begun = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:

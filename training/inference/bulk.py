@@ -1,4 +1,7 @@
-"""Many images through a model, on all cores, in order: the same decoder, engine and classifier that serve HTTP."""
+"""Bulk inference: many images through one model, on all cores, results in input order.
+
+It uses the decoder, the engine and the batcher of the HTTP service, so that bulk and HTTP predictions are the same.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -17,27 +20,34 @@ from graft.training.runtime.progress import Progress
 from graft.training.runtime.thread_map import each
 
 T = TypeVar("T")
-FOREVER_S = 1e9  # nobody is waiting at the other end of a bulk job
+FOREVER_S = 1e9  # a bulk job has no client that could time out
 
 
 def outputs(
     engine: Engine, preprocessing: Preprocessing, items: Sequence[T], read: Callable[[T], bytes], what: str
 ) -> Iterator[Outputs | ImageError]:
-    """Each item's outputs, (1, C) and (1, D), or why it has none; in order, and only a few are ever ahead of who asks.
+    """Decodes encoded images and yields each one's outputs, (1, C) and (1, D), or its error, in input order.
+
+    Only a few items are processed ahead of the consumer.
 
     Args:
-        read: gives an item's encoded bytes.
-        what: is being done, for a person.
+        read: returns an item's encoded bytes.
+        description: label of the progress bar.
     """
     return through(engine, items, lambda item: decode(read(item), preprocessing).pixels, what)
 
 
 def through(engine: Engine, items: Sequence[T], look: Callable[[T], Pixels], what: str) -> Iterator[Outputs | ImageError]:
-    """The same for items that become pixels in any way; `look` is called in several threads, and may raise ImageError."""
-    workers = cores() + engine.lanes * engine.max_batch  # enough at once to fill every batch
+    """Yields the outputs of items that a function turns into pixels, in input order.
+
+    Args:
+        load_pixels: returns an item's pixels. It is called in several threads and may raise ImageError, which is yielded.
+        description: label of the progress bar.
+    """
+    workers = cores() + engine.lanes * engine.max_batch  # enough concurrent items to fill every batch
     batcher = Batcher(engine, workers, FOREVER_S)
 
-    def one(item: T) -> Outputs | ImageError:
+    def infer_one(item: T) -> Outputs | ImageError:
         try:
             pixels = look(item)
         except ImageError as error:
@@ -46,21 +56,24 @@ def through(engine: Engine, items: Sequence[T], look: Callable[[T], Pixels], wha
 
     try:
         with Progress(what, len(items), "images") as progress:
-            yield from progress.each(each(one, items, workers))
+            yield from progress.each(each(infer_one, items, workers))
     finally:
         batcher.close()
 
 
 def answered(engine: Engine, preprocessing: Preprocessing, dataset: Dataset, samples: Sequence[Sample], what: str) -> Answered:
-    """What a network says of samples that are known to be readable, and what is true of them.
+    """Predicts samples that were readable before, and pairs the predictions with the targets.
+
+    Args:
+        description: label of the progress bar.
 
     Raises:
-        ImageError: if one is no image any more.
+        ImageError: if a sample can no longer be read.
     """
-    rows = []
-    for row in outputs(engine, preprocessing, samples, dataset.read, what):
-        if isinstance(row, ImageError):
-            raise row
-        rows.append(row)
-    logits, vectors = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    results = []
+    for result in outputs(engine, preprocessing, samples, dataset.read, what):
+        if isinstance(result, ImageError):
+            raise result
+        results.append(result)
+    logits, vectors = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
     return Answered(logits, vectors, dataset.targets(samples))

@@ -1,15 +1,15 @@
-"""Where in an image something is that a classifier knows: boxes, from windows. No torch.
+"""Object detection with a trained classifier: boxes from sliding windows. No torch, no training on boxes.
 
-A classifier has no label for "nothing": whatever it is shown, its probabilities sum to 1. So a window counts only if
+A classifier has no "background" class: its probabilities sum to 1 on any input. So a window becomes a detection only if
 
-1. its label is probable enough, by the calibrated probability;
-2. its odds inside are at least e^2 = 7.4 times the odds around it, and at least the root of that of the clearest window of
-   the image (half of it in nats): what speaks no more for a label than its surroundings do is no thing of its own;
-3. it is no outlier: its vector is as near to training images as the package asks of a whole image.
+1. the calibrated probability of its label reaches a minimum;
+2. its log-odds exceed those of its surroundings by at least 2 nats (odds 7.4 times as high) and by at least half the margin
+   of the image's best window. An object differs from its surroundings; texture does not;
+3. it is not an outlier: its feature vector is as close to the training images as the package requires of a whole image.
 
-Of windows with one label that overlap, the clearest stays (greedy non-maximum suppression, as in Felzenszwalb et al. 2010).
-Nothing here has learned from boxes: they are as tight as the training images were, and what always lies near a thing, as a
-flower does near a bee, may count as part of it.
+Overlapping windows with the same label are reduced to the best one by greedy non-maximum suppression (Felzenszwalb
+et al. 2010). The boxes are as tight as the training images were, and they may include context that always occurs with an
+object, such as the flower under a bee.
 """
 
 import json
@@ -26,25 +26,26 @@ from graft.service.inference.model import Model
 from graft.service.inference.postprocess import log_odds
 from graft.training.inference.sliding_windows import ZOOMS, Numbers, Windows, windows
 
-CLEAR = 2.0  # nats that the log-odds inside a window must exceed those around it by
-SHARE = 0.5  # of the clearest window's nats
-OVERLAP = 0.2  # intersection over union from which on two windows show the same thing
-INSIDE = 0.5  # or so much of the smaller one lies in the other
+CLEAR = 2.0  # nats: minimum margin of the log-odds inside a window over those around it
+SHARE = 0.5  # minimum margin relative to the best window of the image
+OVERLAP = 0.2  # intersection over union at which two windows count as the same object
+INSIDE = 0.5  # intersection over the smaller area at which they do, too
 RULE = (
-    "A box is a window whose label has a calibrated probability of at least {probable:g}, whose odds are at least {clear:.1f}"
-    " times those of its surroundings (and, in nats, half as far above them as the clearest window's), and whose outlier"
-    " score is at most the package's {outlier:.3g}; of overlapping ones the clearest stays."
+    "A window is a detection if its label has a calibrated probability of at least {min_probability:g}, if its odds are at"
+    " least {min_odds_ratio:.1f} times those of its surroundings (and the log-odds margin is at least half that of the best"
+    " window), and if its outlier score is at most the package's {max_outlier_score:.3g}. Non-maximum suppression then removes"
+    " overlapping windows of the same label."
 )
 
 
 @dataclass(frozen=True)
 class Box:
-    """Something known, and where.
+    """One detection.
 
     Attributes:
-        probability: calibrated, of the window.
-        clearness: by how many nats the log-odds inside exceed those around.
-        outlier_score: as for a whole image, in [0, 2].
+        probability: calibrated probability of the label in the window.
+        clearness: nats by which the log-odds inside the window exceed those around it.
+        outlier_score: cosine distance, in [0, 2], as for a whole image.
         box: left, top, right and bottom in pixels of the upright image.
     """
 
@@ -57,14 +58,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in one image, clearest first.
+    """The detections in one image, best first.
 
     Attributes:
         width, height: of the upright image, in pixels.
-        n_windows: that were looked at.
-        shared: whether they shared one pass for each size.
-        rule: by which a window became a box, in words.
-        nearly: why nothing was found, if nothing was.
+        n_windows: number of windows evaluated.
+        dense: whether the windows of one scale shared a forward pass.
+        rule: the detection rule, in words.
+        no_detection_reason: why there are no detections; "" if there are some.
     """
 
     width: int
@@ -76,7 +77,7 @@ class Found:
     nearly: str = ""
 
     def facts(self) -> dict[str, object]:
-        """For `--json`."""
+        """The content of `--json`."""
         return {
             "image": {"width": self.width, "height": self.height},
             "boxes": [vars(box) | {"box": list(box.box)} for box in self.boxes],
@@ -87,13 +88,13 @@ class Found:
 
 
 class Claims(NamedTuple):
-    """What windows claim: M claims of K windows, each of one label.
+    """M scored (window, label) pairs out of K windows.
 
     Attributes:
-        rows: int (M,), of the windows.
+        window_indices: int (M,), indices of the windows.
         labels: int (M,).
-        chances: (M,), the labels' calibrated probabilities.
-        clearness: (M,), by how many nats the labels' log-odds inside exceed those around.
+        probabilities: (M,), calibrated probabilities of the labels.
+        clearness: (M,), nats by which the labels' log-odds inside exceed those around.
     """
 
     rows: NDArray[np.intp]
@@ -103,129 +104,137 @@ class Claims(NamedTuple):
 
 
 def locate(model: Model, encoded: bytes, probable: float) -> Found:
-    """What a model knows in an image file, and where.
+    """Detects the objects in an image file.
 
     Args:
-        probable: the least calibrated probability of a box, in (0, 1).
+        min_probability: the minimum calibrated probability of a box, in (0, 1).
 
     Raises:
-        ImageError: if the file is no image that can be used.
+        ImageError: if the file is not a usable image.
     """
-    picture, (width, height) = upright(model, encoded)
-    seen, shared = windows(model, picture)
+    image, (width, height) = upright(model, encoded)
+    candidates, dense = windows(model, image)
     manifest = model.manifest
-    claimed = claims(seen, manifest.temperature, manifest.multilabel)
-    known = _known(model, seen, claimed, probable)
+    window_scores = claims(candidates, manifest.temperature, manifest.multilabel)
+    accepted = _known(model, candidates, window_scores, probable)
     boxes = tuple(
         Box(
-            manifest.labels[claimed.labels[claim]],
-            float(claimed.chances[claim]),
-            float(claimed.clearness[claim]),
-            known[claim],
-            in_pixels(seen.boxes[claimed.rows[claim]], width, height),
+            manifest.labels[window_scores.labels[index]],
+            float(window_scores.chances[index]),
+            float(window_scores.clearness[index]),
+            accepted[index],
+            in_pixels(candidates.boxes[window_scores.rows[index]], width, height),
         )
-        for claim in _apart(seen, claimed, np.array(sorted(known), np.intp))
+        for index in _apart(candidates, window_scores, np.array(sorted(accepted), np.intp))
     )
-    rule = RULE.format(probable=probable, clear=np.exp(CLEAR), outlier=manifest.calibration.outlier_threshold)
-    nearly = "" if boxes else _nearly(claimed, manifest.labels, probable)
-    return Found(width, height, boxes, len(seen.boxes), shared, rule, nearly)
+    rule = RULE.format(
+        min_probability=probable,
+        min_odds_ratio=np.exp(CLEAR),
+        max_outlier_score=manifest.calibration.outlier_threshold,
+    )
+    reason = "" if boxes else _nearly(window_scores, manifest.labels, probable)
+    return Found(width, height, boxes, len(candidates.boxes), dense, rule, reason)
 
 
 def upright(model: Model, encoded: bytes) -> tuple[Image.Image, tuple[int, int]]:
-    """The whole image in RGB as a person sees it, no larger than the scan needs; and its own width and height."""
+    """The whole image in RGB with its EXIF orientation applied, no larger than the largest scale needs; and its full size.
+
+    Returns:
+        The image, and (width, height) of the original in pixels.
+    """
     decoded, preprocessing = model.decode(encoded), model.manifest.preprocessing
     side = min(*dimensions(encoded, model.limits), round(ZOOMS[-1] * preprocessing.crop))
-    whole = shrink(encoded, preprocessing.model_copy(update={"resize": side}), model.limits)
-    return Image.fromarray(whole), (decoded.width, decoded.height)
+    pixels = shrink(encoded, preprocessing.model_copy(update={"resize": side}), model.limits)
+    return Image.fromarray(pixels), (decoded.width, decoded.height)
 
 
 def claims(seen: Windows, temperature: float, multilabel: bool) -> Claims:
-    """What each window claims: its most probable label; where an image may have several, each label by itself.
+    """Scores each window: its most probable label, or every label if the model is multi-label.
 
-    Where nothing lies around a window, it is compared with indifference: log-odds of 0.
+    A window without surroundings is compared with log-odds of 0.
     """
     inside, around = seen.logits / temperature, seen.around / temperature
     if multilabel:
-        rows, labels = (found.ravel() for found in np.indices(inside.shape))
-        odds, others = inside[rows, labels], around[rows, labels]
+        rows, labels = (indices.ravel() for indices in np.indices(inside.shape))
+        odds_inside, odds_around = inside[rows, labels], around[rows, labels]
     else:
         rows, labels = np.arange(len(inside)), inside.argmax(axis=1)
-        odds, others = log_odds(inside, labels), log_odds(around, labels)
-    # Not from the probability: that is 1 to all digits long before the odds stop growing.
-    return Claims(rows, labels, 0.5 * (1 + np.tanh(0.5 * odds)), odds - np.nan_to_num(others))
+        odds_inside, odds_around = log_odds(inside, labels), log_odds(around, labels)
+    # Not computed from the probability, which rounds to 1 long before the odds stop growing.
+    return Claims(rows, labels, 0.5 * (1 + np.tanh(0.5 * odds_inside)), odds_inside - np.nan_to_num(odds_around))
 
 
 def _known(model: Model, seen: Windows, claimed: Claims, probable: float) -> dict[int, float]:
-    """The claims that count, by the three rules; of each the outlier score."""
+    """The outlier scores of the pairs that pass all three rules, by their index."""
     calibration = model.manifest.calibration
-    likely = np.flatnonzero((claimed.chances >= probable) & (claimed.clearness >= CLEAR))
-    scores = model.neighbours.outlier_scores(seen.vectors[claimed.rows[likely]], calibration.outlier_k)
-    known = scores <= calibration.outlier_threshold
-    least = SHARE * claimed.clearness[likely[known]].max(initial=0)
-    found = zip(likely[known].tolist(), scores[known].tolist(), strict=True)
-    return {claim: score for claim, score in found if claimed.clearness[claim] >= least}
+    probable_rows = np.flatnonzero((claimed.chances >= probable) & (claimed.clearness >= CLEAR))
+    outlier_scores = model.neighbours.outlier_scores(seen.vectors[claimed.rows[probable_rows]], calibration.outlier_k)
+    inliers = outlier_scores <= calibration.outlier_threshold
+    min_margin = SHARE * claimed.clearness[probable_rows[inliers]].max(initial=0)
+    pairs = zip(probable_rows[inliers].tolist(), outlier_scores[inliers].tolist(), strict=True)
+    return {index: score for index, score in pairs if claimed.clearness[index] >= min_margin}
 
 
 def _apart(seen: Windows, claimed: Claims, known: NDArray[np.intp]) -> list[int]:
-    """Of these claims those that no clearer one of the same label stands for, clearest first."""
-    kept: list[int] = []
+    """Per-label non-maximum suppression of the accepted pairs: the remaining indices, best first."""
+    remaining: list[int] = []
     for label in np.unique(claimed.labels[known]):
-        mine = known[claimed.labels[known] == label]
-        places = suppressed(seen.boxes[claimed.rows[mine]], claimed.clearness[mine])
-        kept += mine[places].tolist()
-    return sorted(kept, key=lambda claim: -claimed.clearness[claim])
+        same_label = known[claimed.labels[known] == label]
+        keep = suppressed(seen.boxes[claimed.rows[same_label]], claimed.clearness[same_label])
+        remaining += same_label[keep].tolist()
+    return sorted(remaining, key=lambda index: -claimed.clearness[index])
 
 
 def suppressed(boxes: Numbers, scores: Numbers, overlap: float = OVERLAP, inside: float = INSIDE) -> list[int]:
-    """Which boxes stay, best first, when each takes away those of a lower score that show the same.
+    """Greedy non-maximum suppression: the indices of the boxes to keep, best first.
 
     Args:
         boxes: (K, 4), left, top, right, bottom.
-        scores: (K,); of equal ones the first counts as higher.
-        overlap: the intersection over union from which on two show the same.
-        inside: or so much of the smaller one is common to both.
+        scores: (K,); of equal scores the first box wins.
+        iou_threshold: a box is removed if its intersection over union with a better one is at least this,
+        containment_threshold: or if at least this fraction of the smaller of the two is covered by the other.
     """
-    areas, kept = area(boxes), []
-    waiting = np.argsort(-scores, kind="stable")
-    while len(waiting):
-        best, waiting = waiting[0], waiting[1:]
-        kept.append(int(best))
-        common = area(
-            np.hstack([np.maximum(boxes[waiting, :2], boxes[best, :2]), np.minimum(boxes[waiting, 2:], boxes[best, 2:])])
+    areas, keep = area(boxes), []
+    remaining = np.argsort(-scores, kind="stable")
+    while len(remaining):
+        best, remaining = remaining[0], remaining[1:]
+        keep.append(int(best))
+        intersection = area(
+            np.hstack([np.maximum(boxes[remaining, :2], boxes[best, :2]), np.minimum(boxes[remaining, 2:], boxes[best, 2:])])
         )
-        union, smaller = areas[waiting] + areas[best] - common, np.minimum(areas[waiting], areas[best])
-        waiting = waiting[(common < overlap * union) & (common < inside * smaller)]
-    return kept
+        union, smaller = areas[remaining] + areas[best] - intersection, np.minimum(areas[remaining], areas[best])
+        remaining = remaining[(intersection < overlap * union) & (intersection < inside * smaller)]
+    return keep
 
 
 def area(boxes: Numbers) -> Numbers:
-    """(K,), of boxes (K, 4); 0 of those that end before they begin."""
-    found: Numbers = np.clip(boxes[:, 2] - boxes[:, 0], 0, None) * np.clip(boxes[:, 3] - boxes[:, 1], 0, None)
-    return found
+    """Areas (K,) of boxes (K, 4); 0 for an empty box, whose right or bottom edge lies before the left or top one."""
+    areas: Numbers = np.clip(boxes[:, 2] - boxes[:, 0], 0, None) * np.clip(boxes[:, 3] - boxes[:, 1], 0, None)
+    return areas
 
 
 def in_pixels(box: Numbers, width: int, height: int) -> tuple[int, int, int, int]:
-    """A box of shares as whole pixels."""
-    left, top, right, bottom = (round(float(share) * length) for share, length in zip(box, (width, height) * 2, strict=True))
+    """Converts a box in fractions of the image to whole pixels."""
+    left, top, right, bottom = (round(float(edge) * length) for edge, length in zip(box, (width, height) * 2, strict=True))
     return left, top, right, bottom
 
 
 def _nearly(claimed: Claims, names: tuple[str, ...], probable: float) -> str:
-    """Which window came nearest to being a box, and what it lacked."""
-    likely = claimed.chances >= probable
-    best = int((np.where(likely, claimed.clearness, -np.inf) if likely.any() else claimed.chances).argmax())
-    what = f"the clearest window is {names[claimed.labels[best]]} with {claimed.chances[best]:.1%}"
-    if not likely.any():
-        return f"{what}, less than {probable:.0%}"
+    """Names the best window of an image without detections, and the rule that it failed."""
+    passes = claimed.chances >= probable
+    best = int((np.where(passes, claimed.clearness, -np.inf) if passes.any() else claimed.chances).argmax())
+    start = f"the best window is {names[claimed.labels[best]]} with {claimed.chances[best]:.1%}"
+    if not passes.any():
+        return f"{start}, below {probable:.0%}"
     if claimed.clearness[best] < CLEAR:
-        return f"{what}, but its surroundings say nearly the same"
-    return f"{what}, but is unlike all that the network learned from"
+        return f"{start}, but its surroundings score nearly the same"
+    return f"{start}, but it is an outlier: unlike the training images"
 
 
 def text(found: Found) -> str:
-    """A line for each box, for a person."""
+    """One line per box, for the terminal."""
     if not found.boxes:
-        return f"nothing that the network knows: {found.nearly}"
+        return f"no objects detected: {found.nearly}"
     lines = []
     for box in found.boxes:
         left, top, right, bottom = box.box

@@ -1,4 +1,4 @@
-"""A data set in a package's own labels."""
+"""Loads the held-out images of a data set, with the labels in a package's order."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,25 +8,28 @@ from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
 
 
 def held_out(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ...]]:
-    """Labelled images in a package's own labels, and those that it is judged by: where they come in parts, the held-out one.
+    """A data set with the package's label indices, and its evaluation samples.
+
+    The samples are the test split if the data set has one, otherwise all of them.
 
     Raises:
-        DatasetError: if the data name a label that the package does not know, or several labels where it knows one.
+        DatasetError: if the data contain a label that the package lacks, or several labels per image for a
+            single-label package.
     """
     dataset = _in_words_of(model, scan(data))
     return dataset, tuple(sample for sample in dataset.samples if sample.part == "test") or dataset.samples
 
 
 def _in_words_of(model: Model, dataset: Dataset) -> Dataset:
-    """The data set with a package's labels in the package's order: they are matched by name."""
+    """The data set with the package's labels, matched by name, in the package's order."""
     manifest = model.manifest
-    known = {label: index for index, label in enumerate(manifest.labels)}
-    if unknown := sorted(set(dataset.labels) - set(known)):
-        raise DatasetError(f"The package knows no {', '.join(map(repr, unknown))}; it knows {', '.join(known)}.")
+    index_of = {label: index for index, label in enumerate(manifest.labels)}
+    if unknown := sorted(set(dataset.labels) - set(index_of)):
+        raise DatasetError(f"The package has no label {', '.join(map(repr, unknown))}. Its labels are {', '.join(index_of)}.")
     if dataset.multilabel and not manifest.multilabel:
-        raise DatasetError("The images have several labels each; the package gives an image exactly one.")
-    place = [known[label] for label in dataset.labels]
+        raise DatasetError("The images have several labels each, but the package predicts exactly one label per image.")
+    new_index = [index_of[label] for label in dataset.labels]
     samples = tuple(
-        replace(sample, labels=tuple(sorted(place[label] for label in sample.labels))) for sample in dataset.samples
+        replace(sample, labels=tuple(sorted(new_index[label] for label in sample.labels))) for sample in dataset.samples
     )
     return replace(dataset, labels=manifest.labels, samples=samples, multilabel=manifest.multilabel)

@@ -1,12 +1,12 @@
-"""A window at every place of an image and in several sizes, and what the network says of each. Numpy; no torch.
+"""Scans an image with sliding windows at several scales and returns the network's outputs for each. Numpy; no torch.
 
-A network whose vectors are means over a map is passed once a size over the whole image, and the head is applied to the
-means over each window of that map: neighbouring windows share nearly all of their computation (Sermanet et al. 2014,
-"OverFeat: Integrated Recognition, Localization and Detection using Convolutional Networks"). A window then ends where its
-map does; its network has also seen a little of what lies beside it, where one that is cut out sees an edge.
+Dense evaluation: if a network's feature vector is the mean over a feature map, the whole image runs through it once per
+scale, and the head is applied to the mean over each window of the map. Neighboring windows then share nearly all of their
+computation (Sermanet et al. 2014, "OverFeat: Integrated Recognition, Localization and Detection using Convolutional
+Networks"). The receptive field of such a window extends a little beyond its edge, where a cropped window is padded.
 
-Of any other network, of one whose graph takes no other size than its own, and of one whose map has too few cells (each of
-them then sees far more than a window), windows are cut out and asked one by one.
+Any other network evaluates cropped windows one by one. So does a network whose graph has a fixed input size, and one whose
+feature map has too few cells: the receptive field of each cell is then much larger than a window.
 """
 
 import math
@@ -26,21 +26,21 @@ from graft.training.runtime.thread_map import each
 Numbers = NDArray[np.float64]
 Cells = NDArray[np.int64]
 
-ZOOMS = tuple(2 ** (third / 3) for third in range(7))  # how many windows fit along the shorter side: 1 to 4
-FEWEST_CELLS = 6  # along a map's side; with 4, things on a noisy ground were found in windows that are cut out, and only there
-MOST_PIXELS = 2**21  # of one pass: 1448 x 1448, of which a small network's maps take some hundred megabytes
-LONG = 1.3  # a long window is so many times as wide and as much less high as a square one, or the other way round
-STEPS = 3  # of windows that are cut out, for each of their sides
+ZOOMS = tuple(2 ** (third / 3) for third in range(7))  # windows along the shorter side of the image: 1 to 4
+FEWEST_CELLS = 6  # along a map's side; with 4, only cropped windows detected objects on a noisy background
+MOST_PIXELS = 2**21  # of one pass: 1448 x 1448; the feature maps of a small network then take some hundred megabytes
+LONG = 1.3  # a wide window is this factor wider and lower than the square one; a tall window is the reverse
+STEPS = 3  # positions of a cropped window per window side
 
 
 class Windows(NamedTuple):
-    """What the network says of K windows.
+    """The network's outputs for K windows.
 
     Attributes:
-        boxes: (K, 4), left, top, right and bottom, as shares of the image's width and height.
-        logits: (K, C), of what is inside.
-        around: (K, C), of what lies around; NaN where nothing does.
-        vectors: float32 (K, D), of what is inside.
+        boxes: (K, 4), left, top, right and bottom, as fractions of the image's width and height.
+        logits: (K, C), of the window's content.
+        context_logits: (K, C), logits of its surroundings; NaN where there are none.
+        vectors: float32 (K, D), of the window's content.
     """
 
     boxes: Numbers
@@ -50,41 +50,43 @@ class Windows(NamedTuple):
 
 
 def windows(model: Model, picture: Image.Image) -> tuple[Windows, bool]:
-    """All windows over a picture in RGB, and whether they share one pass a size."""
+    """Evaluates all windows of an RGB image; also returns whether the evaluation was dense (one pass per scale)."""
     n_cells = side_of_map(model)
-    shared = passed(model, picture, n_cells) if n_cells >= FEWEST_CELLS else []
-    parts = shared or [cut(model, picture, zoom) for zoom in ZOOMS]
-    return Windows(*(np.concatenate(found) for found in zip(*parts, strict=True))), bool(shared)
+    dense = passed(model, picture, n_cells) if n_cells >= FEWEST_CELLS else []
+    by_scale = dense or [cut(model, picture, scale) for scale in ZOOMS]
+    return Windows(*(np.concatenate(arrays) for arrays in zip(*by_scale, strict=True))), bool(dense)
 
 
 def passed(model: Model, picture: Image.Image, n_cells: int) -> list[Windows]:
-    """The windows of each size, by one pass each; none at all if the graph does not bear every size.
+    """Dense evaluation: one pass for each scale. Empty if the graph does not accept every size.
 
     Args:
-        n_cells: as `side_of_map` gives it, and not 0.
+        n_cells: the result of `feature_map_size`, not 0.
     """
     crop, names = model.manifest.preprocessing.crop, model.manifest.backbone.maps
-    step, head, found = crop // n_cells, head_of(model.artifact), []
-    for zoom in ZOOMS:
-        height, width = size(picture.width, picture.height, zoom * crop, step)
-        if zoom > 1 and height * width > MOST_PIXELS:
+    stride, head, by_scale = crop // n_cells, head_of(model.artifact), []
+    for scale in ZOOMS:
+        height, width = size(picture.width, picture.height, scale * crop, stride)
+        if scale > 1 and height * width > MOST_PIXELS:
             break
         try:
             graph = Graph(model.artifact.graph, lanes=1, wanted=names, size=(height, width))
-            said = graph(_scaled(model, picture, width, height)[None])
-        except RuntimeError:  # OpenVINO's, for a graph with sizes written into it
+            results = graph(_scaled(model, picture, width, height)[None])
+        except RuntimeError:  # from OpenVINO, for a graph with fixed sizes
             return []
-        maps = {name: said[name][0] for name in names}
-        down, across = height // step, width // step
-        if not all(one.shape[1] % down == 0 and one.shape[2] % across == 0 for one in maps.values()):
+        maps = {name: results[name][0] for name in names}
+        n_rows, n_columns = height // stride, width // stride
+        if not all(
+            feature_map.shape[1] % n_rows == 0 and feature_map.shape[2] % n_columns == 0 for feature_map in maps.values()
+        ):
             return []
         margin = max(1, round(n_cells / 4))
-        found.append(of_maps(maps, head, (down, across), places(down, across, n_cells), margin))
-    return found
+        by_scale.append(of_maps(maps, head, (n_rows, n_columns), places(n_rows, n_columns, n_cells), margin))
+    return by_scale
 
 
 def side_of_map(model: Model) -> int:
-    """How many cells the last map has along each side at the network's own size; 0 if no map divides it evenly."""
+    """The side of the last feature map, in cells, at the network's input size; 0 if no map divides that size evenly."""
     crop, names = model.manifest.preprocessing.crop, list(model.manifest.backbone.maps)
     if not names:
         return 0
@@ -94,90 +96,91 @@ def side_of_map(model: Model) -> int:
 
 
 def size(width: int, height: int, side: float, step: int) -> tuple[int, int]:
-    """Height and width of an image whose shorter side becomes about `side`, in whole steps."""
+    """The height and width of an image resized so that its shorter side is about `shorter_side`, in multiples of a stride."""
     scale = side / min(width, height)
     return max(1, round(scale * height / step)) * step, max(1, round(scale * width / step)) * step
 
 
 def places(down: int, across: int, n_cells: int) -> Cells:
-    """Every window on a map of down x across cells: int64 (K, 4), top, left, bottom, right.
+    """Every window on a feature map of n_rows x n_columns cells: int64 (K, 4), top, left, bottom, right.
 
-    Windows are squares of `n_cells` x `n_cells`, what the network learned on, and as large ones that are wide or high.
+    Windows are squares of `n_cells` x `n_cells`, the size of a training image, and wide and tall ones of the same area.
     """
     short, long = max(1, round(n_cells / LONG)), round(n_cells * LONG)
-    found = [
-        (top, left, top + high, left + wide)
-        for high, wide in dict.fromkeys(((n_cells, n_cells), (short, long), (long, short)))
-        for top in range(down - high + 1)
-        for left in range(across - wide + 1)
+    boxes = [
+        (top, left, top + height, left + width)
+        for height, width in dict.fromkeys(((n_cells, n_cells), (short, long), (long, short)))
+        for top in range(down - height + 1)
+        for left in range(across - width + 1)
     ]
-    return np.array(found, np.int64).reshape(-1, 4)
+    return np.array(boxes, np.int64).reshape(-1, 4)
 
 
 def of_maps(
     maps: Mapping[str, NDArray[np.float32]], head: tuple[Numbers, Numbers], cells: tuple[int, int], found: Cells, margin: int
 ) -> Windows:
-    """What a head says of windows over maps.
+    """Applies the head to the mean over each window of the feature maps.
 
     Args:
-        maps: each (its D, its h, its w), h and w being multiples of `cells`; their means side by side are what the head
-            sees, and those of the last one the network's vectors.
+        maps: each (its D, its h, its w); h and w are multiples of `map_shape`. The head's input is the concatenation of
+            their means; the feature vector is the mean of the last map.
         head: weights (C, sum of all D) and bias (C,).
-        found: windows as `places` gives them.
-        margin: so many cells on each side of a window are what lies around it.
+        map_shape: rows and columns of the coarsest map.
+        cell_boxes: windows, the result of `window_cells`.
+        margin: width, in cells, of the surroundings on each side of a window.
     """
-    (down, across), (weight, bias) = cells, head
-    outer = np.clip(found + margin * np.array([-1, -1, 1, 1]), 0, [down, across, down, across])
+    (n_rows, n_columns), (weight, bias) = cells, head
+    outer_boxes = np.clip(found + margin * np.array([-1, -1, 1, 1]), 0, [n_rows, n_columns, n_rows, n_columns])
     inside, around = [], []
-    for one in maps.values():
-        sums = np.pad(one.astype(np.float64).cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-        ratio = np.array([one.shape[1] // down, one.shape[2] // across] * 2)
-        (within, n_within), (both, n_both) = _sums(sums, found * ratio), _sums(sums, outer * ratio)
-        inside.append(within / n_within)
-        with np.errstate(invalid="ignore"):  # 0 / 0 where nothing lies around
-            around.append((both - within) / np.where(n_both > n_within, n_both - n_within, np.nan))
-    boxes = found[:, [1, 0, 3, 2]] / np.array([across, down, across, down])
-    logits, beside = (weight @ np.concatenate(parts) + bias[:, None] for parts in (inside, around))
-    return Windows(boxes, logits.T, beside.T, inside[-1].T.astype(np.float32))
+    for feature_map in maps.values():
+        integral = np.pad(feature_map.astype(np.float64).cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+        ratio = np.array([feature_map.shape[1] // n_rows, feature_map.shape[2] // n_columns] * 2)
+        (inner, n_inner), (outer, n_outer) = _sums(integral, found * ratio), _sums(integral, outer_boxes * ratio)
+        inside.append(inner / n_inner)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where a window has no surroundings
+            around.append((outer - inner) / np.where(n_outer > n_inner, n_outer - n_inner, np.nan))
+    boxes = found[:, [1, 0, 3, 2]] / np.array([n_columns, n_rows, n_columns, n_rows])
+    logits, context_logits = (weight @ np.concatenate(means) + bias[:, None] for means in (inside, around))
+    return Windows(boxes, logits.T, context_logits.T, inside[-1].T.astype(np.float32))
 
 
 def _sums(sums: Numbers, found: Cells) -> tuple[Numbers, Cells]:
-    """The sums (D, K) of a map over windows, from its running sums (D, h + 1, w + 1), and over how many cells (K,)."""
+    """The sum over each window of a feature map (D, K), from its integral image (D, h + 1, w + 1), and the cell counts (K,)."""
     top, left, bottom, right = found.T
     total = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
     return total, (bottom - top) * (right - left)
 
 
 def cut(model: Model, picture: Image.Image, zoom: float) -> Windows:
-    """The square windows of one size, each cut out and asked by itself; around it are those of its size beside it."""
+    """Crops the square windows of one scale and evaluates each; its surroundings are the adjacent windows of that scale."""
     side, crop = min(picture.size) / zoom, model.manifest.preprocessing.crop
-    down, across = (max(1, round((length / side - 1) * STEPS) + 1) for length in (picture.height, picture.width))
-    tops, lefts = np.linspace(0, picture.height - side, down), np.linspace(0, picture.width - side, across)
+    n_rows, n_columns = (max(1, round((length / side - 1) * STEPS) + 1) for length in (picture.height, picture.width))
+    tops, lefts = np.linspace(0, picture.height - side, n_rows), np.linspace(0, picture.width - side, n_columns)
     corners = np.stack(np.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
-    how = FILTERS[model.manifest.preprocessing.interpolation]
+    resample = FILTERS[model.manifest.preprocessing.interpolation]
 
-    def asked(rows: Numbers) -> tuple[Numbers, NDArray[np.float32]]:
-        squares = [picture.resize((crop, crop), how, box=(left, top, left + side, top + side)) for top, left in rows]
-        said = model.engine(np.stack([np.asarray(square) for square in squares]))
-        return said.logits.astype(np.float64), said.vectors
+    def infer(corner_batch: Numbers) -> tuple[Numbers, NDArray[np.float32]]:
+        crops = [picture.resize((crop, crop), resample, box=(left, top, left + side, top + side)) for top, left in corner_batch]
+        results = model.engine(np.stack([np.asarray(pixels) for pixels in crops]))
+        return results.logits.astype(np.float64), results.vectors
 
-    some = np.array_split(corners, math.ceil(len(corners) / model.engine.max_batch))
-    logits, vectors = (np.concatenate(parts) for parts in zip(*each(asked, some, cores()), strict=True))
-    ends = np.concatenate([corners[:, ::-1], corners[:, ::-1] + side], axis=1)
-    return Windows(ends / np.array(picture.size * 2), logits, beside(corners, side, logits), vectors)
+    batches = np.array_split(corners, math.ceil(len(corners) / model.engine.max_batch))
+    logits, vectors = (np.concatenate(arrays) for arrays in zip(*each(infer, batches, cores()), strict=True))
+    boxes = np.concatenate([corners[:, ::-1], corners[:, ::-1] + side], axis=1)
+    return Windows(boxes / np.array(picture.size * 2), logits, beside(corners, side, logits), vectors)
 
 
 def beside(corners: Numbers, side: float, logits: Numbers) -> Numbers:
-    """The mean logits (K, C) of the windows beside each: those that are half a side to one and a half sides away.
+    """The mean logits (K, C) of each window's neighbors: the windows between half a side and one and a half sides away.
 
     Args:
         corners: (K, 2).
-        logits: (K, C); the result is NaN where there is no window beside.
+        logits: (K, C); the result is NaN for a window without neighbors.
     """
-    away = np.abs(corners[:, None] - corners[None]).max(axis=-1) / side
-    near = ((away > 0.5) & (away <= 1.5)).astype(np.float64)
+    distances = np.abs(corners[:, None] - corners[None]).max(axis=-1) / side
+    neighbors = ((distances > 0.5) & (distances <= 1.5)).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        means: Numbers = near @ logits / np.where(near.any(axis=1), near.sum(axis=1), np.nan)[:, None]
+        means: Numbers = neighbors @ logits / np.where(neighbors.any(axis=1), neighbors.sum(axis=1), np.nan)[:, None]
     return means
 
 

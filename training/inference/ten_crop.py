@@ -1,6 +1,7 @@
-"""Ten looks at an image instead of one: four corners and the centre, each in the mirror too, and the mean of the answers.
+"""Ten-crop evaluation: averages the probabilities of the four corner crops, the center crop and their horizontal flips.
 
-Krizhevsky, Sutskever & Hinton 2012 (AlexNet). It costs ten times as much, so it is a choice at evaluation, never a default.
+From Krizhevsky, Sutskever & Hinton 2012 (AlexNet). It costs ten times as much as one crop, so it is an option of the
+evaluation and never the default.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +21,19 @@ from graft.training.runtime.thread_map import each
 
 
 def looks(encoded: bytes, preprocessing: Preprocessing) -> Pixels:
-    """What the network sees of one file: uint8 (10, S, S, 3); (2, S, S, 3) where the whole image is made square.
+    """The crops of one image file: uint8 (10, S, S, 3), or (2, S, S, 3) if the whole image is resized to a square.
 
     Raises:
-        ImageError: if the file is no image that can be used.
+        ImageError: if the file is not a usable image.
     """
-    if preprocessing.fit != "crop":  # a square of everything has no corners to look at
-        squares = decode(encoded, preprocessing).pixels[None]
+    if preprocessing.fit != "crop":  # the whole image is the only crop
+        crops = decode(encoded, preprocessing).pixels[None]
     else:
         image, side = shrink(encoded, preprocessing), preprocessing.crop
-        down, right = image.shape[0] - side, image.shape[1] - side
-        corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
-        squares = np.stack([image[top : top + side, left : left + side] for top, left in corners])
-    return np.concatenate([squares, squares[:, :, ::-1]])
+        max_top, max_left = image.shape[0] - side, image.shape[1] - side
+        corners = [(0, 0), (0, max_left), (max_top, 0), (max_top, max_left), (max_top // 2, max_left // 2)]
+        crops = np.stack([image[top : top + side, left : left + side] for top, left in corners])
+    return np.concatenate([crops, crops[:, :, ::-1]])
 
 
 def ten_crop(
@@ -43,20 +44,20 @@ def ten_crop(
     multilabel: bool,
     what: str = "ten crops",
 ) -> NDArray[np.float32]:
-    """The logits (N, C) of the mean of each image's ten calibrated probabilities, at temperature 1.
+    """Logits (N, C), at temperature 1, of the mean of each image's ten calibrated probabilities.
 
     Args:
-        readers: give each image's encoded bytes.
-        temperature: what a single look's logits are divided by.
+        readers: functions that return each image's encoded bytes.
+        temperature: divides the logits of each crop.
         multilabel: whether an image may have several labels.
-        what: is being done, for a person.
+        description: label of the progress bar.
 
     Raises:
-        ImageError: if a file is no image that can be used.
+        ImageError: if a file is not a usable image.
     """
     rows = []
-    for outputs in _looked_at(engine, preprocessing, readers, what):
-        mean = probabilities(outputs, temperature, multilabel).mean(axis=0).clip(1e-12, 1 - 1e-12)
+    for crop_logits in _looked_at(engine, preprocessing, readers, what):
+        mean = probabilities(crop_logits, temperature, multilabel).mean(axis=0).clip(1e-12, 1 - 1e-12)
         rows.append(np.log(mean) - (np.log1p(-mean) if multilabel else 0))
     return np.array(rows, np.float32)
 
@@ -64,16 +65,16 @@ def ten_crop(
 def _looked_at(
     engine: Engine, preprocessing: Preprocessing, readers: Sequence[Callable[[], bytes]], what: str
 ) -> Iterator[NDArray[np.float32]]:
-    """Each image's logits by look, (10, C), in order."""
+    """Yields each image's logits by crop, (10, C), in input order."""
     workers = cores() + engine.lanes
     batcher = Batcher(engine, 10 * workers + engine.lanes * engine.max_batch, FOREVER_S)
 
-    def one(read: Callable[[], bytes]) -> NDArray[np.float32]:
-        waiting = [batcher.submit(look) for look in looks(read(), preprocessing)]
-        return np.concatenate([answer.result().logits for answer in waiting])
+    def infer_one(read: Callable[[], bytes]) -> NDArray[np.float32]:
+        futures = [batcher.submit(crop) for crop in looks(read(), preprocessing)]
+        return np.concatenate([future.result().logits for future in futures])
 
     try:
         with Progress(what, len(readers), "images") as progress:
-            yield from progress.each(each(one, readers, workers))
+            yield from progress.each(each(infer_one, readers, workers))
     finally:
         batcher.close()

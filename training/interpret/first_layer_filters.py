@@ -1,4 +1,4 @@
-"""What the first layer of a network looks for: its kernels as colour pictures, from the weights alone. No torch.
+"""Visualizes the kernels of the first layer as color images, from the weights alone. No torch.
 
 Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks", figure 3.
 """
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from graft.service.inference.engine import Floats, Pixels
 from graft.training.visualization import contact_sheet
 
-MOST = 128  # kernels that are shown
-IDLE = 0.05  # of the largest weight there is: a kernel with none above is next to zero
-SIDE = 44  # pixels of a small kernel's tile
-SHEET = 900  # pixels that a row of tiles may take
+MOST = 128  # kernels to show
+IDLE = 0.05  # share of the largest absolute weight; a kernel below it is dead
+SIDE = 44  # pixels of a tile
+SHEET = 900  # maximum width of a row of tiles in pixels
 COLOURED, GREY = 3, 1  # channels of an image
 
 
@@ -25,9 +25,9 @@ class Filters:
     """The kernels of a first layer.
 
     Attributes:
-        name: of its weights.
-        kernels: float32 (n, h, w, 3), in the network's order.
-        whole: whether each of them sees the whole image, as in a perceptron.
+        name: of the weight tensor.
+        kernels: float32 (n, h, w, 3), in the order of the network.
+        is_dense: whether each unit covers the entire image, as in a multilayer perceptron.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Filters:
 
     @property
     def n_idle(self) -> int:
-        """How many are next to zero."""
+        """Number of kernels with weights close to zero."""
         return int((self._largest() < IDLE * self._largest().max()).sum())
 
     def shown(self) -> Floats:
-        """At most 128, those with the largest weights, in the network's order."""
-        kept = np.sort(np.argsort(-self._largest(), kind="stable")[:MOST])
-        return self.kernels[kept]
+        """At most 128 kernels, those with the largest weights, in the order of the network."""
+        order = np.sort(np.argsort(-self._largest(), kind="stable")[:MOST])
+        return self.kernels[order]
 
     def _largest(self) -> Floats:
         largest: Floats = np.abs(self.kernels).max(axis=(1, 2, 3))
@@ -50,10 +50,10 @@ class Filters:
 
 
 def first_filters(weights: Path, crop: int) -> Filters | None:
-    """The first layer's kernels in a package's weights; None if that layer does not look at an image's colours.
+    """The kernels of the first layer in a package's weights; None if the first layer does not take image channels.
 
     Args:
-        crop: the side of the image that the network sees, in pixels.
+        crop: input size of the network in pixels.
     """
     from safetensors import safe_open
 
@@ -64,57 +64,57 @@ def first_filters(weights: Path, crop: int) -> Filters | None:
 
 
 def first_layer(shapes: Mapping[str, tuple[int, ...]], crop: int) -> str | None:
-    """The tensor that meets the image first, by its shape: a file of weights knows no order.
+    """Finds the weight tensor of the first layer by shape, because a weights file has no order.
 
-    Only a first layer has kernels of three channels, but for rare grouped ones, which are smaller. One that looks at grey
-    has kernels of one channel, as depthwise layers have, so there must be just one such layer.
+    Only a first layer has kernels with three input channels, except rare grouped convolutions, which are smaller. The
+    kernels of a grayscale first layer have one channel, as in depthwise convolutions, so that case needs a single match.
     """
     kernels = {name: shape for name, shape in shapes.items() if len(shape) == 4}
-    coloured = [name for name, shape in kernels.items() if shape[1] == COLOURED]
-    if coloured:
-        return min(coloured, key=lambda name: (-kernels[name][2] * kernels[name][3], name))
-    grey = [name for name, shape in kernels.items() if shape[1] == GREY]
-    if grey:
-        return grey[0] if len(grey) == 1 else None
+    rgb = [name for name, shape in kernels.items() if shape[1] == COLOURED]
+    if rgb:
+        return min(rgb, key=lambda name: (-kernels[name][2] * kernels[name][3], name))
+    gray = [name for name, shape in kernels.items() if shape[1] == GREY]
+    if gray:
+        return gray[0] if len(gray) == 1 else None
     inputs = (COLOURED * crop**2, GREY * crop**2)
-    rows = sorted(name for name, shape in shapes.items() if len(shape) == 2 and shape[1] in inputs)
-    return rows[0] if rows else None
+    dense = sorted(name for name, shape in shapes.items() if len(shape) == 2 and shape[1] in inputs)
+    return dense[0] if dense else None
 
 
 def as_filters(name: str, tensor: NDArray[np.floating], crop: int) -> Filters:
-    """Weights (n, channels, h, w), or (n, channels * crop * crop) of a layer that sees the whole image, as pictures."""
-    whole = tensor.ndim == 2
-    shaped = tensor.reshape(len(tensor), -1, crop, crop) if whole else tensor
-    coloured = shaped if shaped.shape[1] == COLOURED else shaped.repeat(COLOURED, axis=1)
-    return Filters(name, np.ascontiguousarray(coloured.transpose(0, 2, 3, 1), dtype=np.float32), whole)
+    """Converts convolution weights (n, channels, h, w) or dense weights (n, channels * crop * crop) to filters."""
+    is_dense = tensor.ndim == 2
+    weights = tensor.reshape(len(tensor), -1, crop, crop) if is_dense else tensor
+    rgb = weights if weights.shape[1] == COLOURED else weights.repeat(COLOURED, axis=1)
+    return Filters(name, np.ascontiguousarray(rgb.transpose(0, 2, 3, 1), dtype=np.float32), is_dense)
 
 
 def coloured(kernels: Floats) -> Pixels:
-    """Kernels (n, h, w, 3) as colours uint8: grey is a weight of 0, and each is as strong as its largest weight allows.
+    """Kernels (n, h, w, 3) as uint8 colors: gray is a weight of 0; each kernel is scaled by its largest weight.
 
-    One that is next to zero stays grey, instead of showing its noise.
+    A dead kernel stays gray, because scaling would only amplify noise.
     """
     largest = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     scale = np.maximum(largest, IDLE * largest.max()) + np.finfo(np.float32).tiny
-    shown: Pixels = np.round(127.5 * (1 + kernels / scale)).astype(np.uint8)
-    return shown
+    colors: Pixels = np.round(127.5 * (1 + kernels / scale)).astype(np.uint8)
+    return colors
 
 
 def picture(filters: Filters) -> bytes:
     """The kernels as a PNG of tiles."""
-    shown = coloured(filters.shown())
-    side = max(SIDE // shown.shape[1], 1) * shown.shape[1]
-    return contact_sheet.sheet(list(shown), max(1, SHEET // (side + contact_sheet.GAP)), side)
+    images = coloured(filters.shown())
+    side = max(SIDE // images.shape[1], 1) * images.shape[1]
+    return contact_sheet.sheet(list(images), max(1, SHEET // (side + contact_sheet.GAP)), side)
 
 
 def sentence(filters: Filters) -> str:
-    """What they are, for a person."""
-    n, tall, wide = filters.kernels.shape[:3]
-    many = f"All {n}" if n <= MOST else f"The {MOST} strongest of {n}"
-    what = (
-        f"units of the first layer, each with a weight for every one of {wide}x{tall} pixels"
+    """A caption for the filters."""
+    n, height, width = filters.kernels.shape[:3]
+    count = f"All {n}" if n <= MOST else f"The {MOST} strongest of {n}"
+    kind = (
+        f"units of the first layer, each with weights for {width}x{height} pixels"
         if filters.whole
-        else (f"kernels of the first layer, {wide}x{tall} pixels each")
+        else (f"kernels of the first layer, {width}x{height} pixels each")
     )
-    idle = f" Next to zero: {filters.n_idle} of them." if filters.n_idle else ""
-    return f"{many} {what}. Grey is a weight of 0; a colour is what the kernel answers to.{idle}"
+    dead = f" {filters.n_idle} dead kernels (weights close to zero)." if filters.n_idle else ""
+    return f"{count} {kind}. Gray is a weight of 0; a kernel responds to the colors it shows.{dead}"

@@ -1,4 +1,4 @@
-"""Where a network looks: heat maps over some images that it got right and some that it got wrong. No torch."""
+"""Heat maps for some correctly classified and some misclassified images. No torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from graft.training.visualization.charts import percent
 from graft.training.visualization.gallery import Answers
 from graft.training.visualization.thumbnails import data_uri
 
-SIDE = 176  # pixels of a picture
+SIDE = 176  # pixels
 WORD = {"cam": "class activation maps", "gradcam": "Grad-CAM", "occlusion": "occlusion maps"}
 
 
@@ -24,7 +24,7 @@ class Glow:
 
     Attributes:
         picture: a data URI.
-        judged: what its deletion score says; None where it was not asked for.
+        deletion: the deletion score; None if not measured.
     """
 
     label: str
@@ -35,12 +35,12 @@ class Glow:
 
 @dataclass(frozen=True)
 class Heat:
-    """One image, and where the network looked.
+    """One image with its heat maps.
 
     Attributes:
-        truth: the names of its labels.
-        picture: a data URI of what the network saw.
-        glows: for what it said; and if that was wrong, for what it should have said.
+        true_labels: their names.
+        picture: a data URI of the preprocessed image.
+        heatmaps: for the predicted label; for an error, also for the true label.
     """
 
     path: str
@@ -52,41 +52,41 @@ class Heat:
 
 @dataclass(frozen=True)
 class Heats:
-    """Some heat maps, all by one method, and what their deletion scores say together."""
+    """Heat maps by one method, with a summary of their deletion scores."""
 
     method: str
     shown: tuple[Heat, ...]
 
     @property
     def sentence(self) -> str:
-        """Whether these maps explain anything, for a person."""
-        judged = [glow.judged for heat in self.shown for glow in heat.glows if glow.judged]
-        n_good, n = sum(one.explains for one in judged), len(judged)
-        score, chance = (float(np.mean([getattr(one, name) for one in judged])) for name in ("score", "chance"))
+        """Whether the deletion test confirms the heat maps."""
+        deletions = [heatmap.judged for image in self.shown for heatmap in image.glows if heatmap.judged]
+        n_confirmed, n = sum(deletion.explains for deletion in deletions), len(deletions)
+        score, chance = (float(np.mean([getattr(deletion, name) for deletion in deletions])) for name in ("score", "chance"))
         return (
-            f"Deletion confirms {n_good or 'none'} of {n} maps: while what glows is covered, the label keeps"
-            f" {percent(score)} of probability on average; with the same shape in other places, {percent(chance)}."
+            f"The deletion test confirms {n_confirmed or 'none'} of {n} maps: the mean probability is"
+            f" {percent(score)} with the highlighted region occluded, and {percent(chance)} with other regions occluded."
         )
 
 
 def telling(answers: Answers, n_each: int) -> list[int]:
-    """Rows of images that were answered right, of as many labels as possible and none of them chosen for being easy, then of
-    those that were answered wrong with the most confidence.
-    """
-    said, sure = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
-    right = np.array([label in own for label, own in zip(said.tolist(), answers.truth, strict=True)], bool)
-    wrong = [row for row in np.argsort(-sure, kind="stable").tolist() if not right[row]]
-    by_label = [_from_the_middle(np.flatnonzero(right & (said == label)), sure) for label in np.unique(said[right])]
-    rounds = [rows[turn] for turn in range(n_each) for rows in by_label if turn < len(rows)]
-    return [*rounds[:n_each], *wrong[:n_each]]
+    """Rows of correct predictions with typical confidence, from many labels, then of the most confident errors."""
+    predicted, confidence = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
+    correct = np.array([label in target for label, target in zip(predicted.tolist(), answers.truth, strict=True)], bool)
+    wrong = [row for row in np.argsort(-confidence, kind="stable").tolist() if not correct[row]]
+    by_label = [
+        _from_the_middle(np.flatnonzero(correct & (predicted == label)), confidence) for label in np.unique(predicted[correct])
+    ]
+    round_robin = [rows[turn] for turn in range(n_each) for rows in by_label if turn < len(rows)]
+    return [*round_robin[:n_each], *wrong[:n_each]]
 
 
 def _from_the_middle(rows: np.ndarray, sure: np.ndarray) -> list[int]:
-    """Rows by how near their confidence is to the median of them all."""
+    """Rows sorted by the distance of their confidence rank to the median."""
     ranked = rows[np.argsort(sure[rows], kind="stable")]
     nearest = np.argsort(np.abs(np.arange(len(ranked)) - (len(ranked) - 1) / 2), kind="stable")
-    found: list[int] = ranked[nearest].tolist()
-    return found
+    result: list[int] = ranked[nearest].tolist()
+    return result
 
 
 def heats(
@@ -99,29 +99,29 @@ def heats(
     steps: int,
     moves: int,
 ) -> Heats | None:
-    """The heat maps of some rows of the answers; None of no image.
+    """Heat maps for some rows of the predictions; None without a readable image.
 
     Args:
-        decoded: the pixels of the image at a path; None if it cannot be read any more.
-        method: as of `Explainer.explain`.
-        steps, moves: how thoroughly the deletion scores are measured.
+        decode: returns the preprocessed image at a path; None if the file is unreadable.
+        method: as for `Explainer.explain`.
+        steps, moves: number of steps of the deletion test, and of random placements of the mask.
     """
-    shown: list[Heat] = []
-    told = ""
+    images: list[Heat] = []
+    method_name = ""
     for row in rows:
-        path, own, seen = answers.paths[row], answers.truth[row], decoded(answers.paths[row])
-        if seen is None:
+        path, target, image = answers.paths[row], answers.truth[row], decoded(answers.paths[row])
+        if image is None:
             continue
-        said = int(answers.probabilities[row].argmax())
-        asked = [said] if said in own or not own else [said, own[0]]
-        found = [explainer.explain(seen, label, method) for label in asked]
-        judged = explainer.deletion(found[0], steps=steps, moves=moves)
-        glows = [_glow(one, None if turn else judged) for turn, one in enumerate(found)]
-        truth = ", ".join(labels[label] for label in own) or "no label"
-        picture = data_uri(contact_sheet.photo(seen.pixels, SIDE))
-        shown.append(Heat(path, truth, said in own, picture, tuple(glows)))
-        told = WORD[found[0].method]
-    return Heats(told, tuple(shown)) if shown else None
+        predicted = int(answers.probabilities[row].argmax())
+        explained = [predicted] if predicted in target or not target else [predicted, target[0]]
+        explanations = [explainer.explain(image, label, method) for label in explained]
+        deletion = explainer.deletion(explanations[0], steps=steps, moves=moves)
+        heatmaps = [_glow(explanation, None if index else deletion) for index, explanation in enumerate(explanations)]
+        true_labels = ", ".join(labels[label] for label in target) or "no label"
+        picture = data_uri(contact_sheet.photo(image.pixels, SIDE))
+        images.append(Heat(path, true_labels, predicted in target, picture, tuple(heatmaps)))
+        method_name = WORD[explanations[0].method]
+    return Heats(method_name, tuple(images)) if images else None
 
 
 def _glow(explanation: Explanation, judged: Deletion | None) -> Glow:

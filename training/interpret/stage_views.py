@@ -1,4 +1,4 @@
-"""Inside a network, on a person's own images: what its stages say of an image, and what excites single channels. With torch."""
+"""Shows feature maps of every stage, and the image patches with the highest activation of single channels. Needs torch."""
 
 import tempfile
 from collections import Counter
@@ -26,17 +26,17 @@ from graft.training.visualization import contact_sheet
 from graft.training.visualization.gallery import Answers
 from graft.training.visualization.thumbnails import data_uri
 
-PATCHES, SIDE = 8, 88  # of a channel: patches, pixels of each
-OF_A_STAGE, OF_A_LABEL, OF_ALL_LABELS = 3, 2, 12  # channels that are shown
-PICTURE = 176  # pixels of an image beside its maps
+PATCHES, SIDE = 8, 88  # per channel: patches, pixels of each
+OF_A_STAGE, OF_A_LABEL, OF_ALL_LABELS = 3, 2, 12  # channels to show
+PICTURE = 176  # pixels of an image next to its feature maps
 
 Decode = Callable[[str], Pixels]
-Chosen = tuple[str, int]  # a stage's name and a channel's number
+Chosen = tuple[str, int]  # stage name, channel index
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage says of one image: `size` as height x width x channels; `picture` is a data URI of some channels."""
+    """Feature maps of one stage for one image: `size` is height x width x channels, `picture` a data URI of some channels."""
 
     name: str
     size: str
@@ -45,7 +45,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Look:
-    """One image, and what every stage says of it."""
+    """One image and the feature maps of every stage."""
 
     path: str
     picture: str
@@ -57,9 +57,9 @@ class Channel:
     """One channel of a stage.
 
     Attributes:
-        why: it was chosen.
-        answers: to images of which labels, in words.
-        picture: a data URI of a strip of patches, the one that excites it most first.
+        reason: why it is shown.
+        top_labels: labels of the images with the highest activation, as text.
+        picture: a data URI of a strip of patches, highest activation first.
     """
 
     number: int
@@ -70,7 +70,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Excited:
-    """Channels of one stage, and how much of an image each of their answers depends on."""
+    """Channels of one stage; the caption gives their receptive field."""
 
     stage: str
     sentence: str
@@ -79,7 +79,7 @@ class Excited:
 
 @dataclass(frozen=True)
 class Insides:
-    """All of it."""
+    """Feature maps of a few images, and top activations of channels over all images."""
 
     looks: tuple[Look, ...]
     excited: tuple[Excited, ...]
@@ -95,59 +95,60 @@ def insides(
     anatomy: Anatomy,
     chosen: Sequence[Chosen] = (),
 ) -> Insides | None:
-    """What a package's network says inside of images that it has answered; None if it has no stages, as a perceptron.
+    """Feature maps and top activations of a package's network; None if it has no stages, as a multilayer perceptron.
 
     Args:
-        vectors: of the images, (N, D).
-        decoded: the pixels of the image at a path.
-        looked_at: rows of the images whose maps are shown.
-        anatomy: of the network, which says how much of an image a channel sees.
-        chosen: the channels to show; those that tell most unless given.
+        vectors: features of the images, (N, D).
+        decode: returns the preprocessed pixels of the image at a path.
+        example_rows: rows of the images with feature maps.
+        model_summary: of the network, for the receptive fields.
+        requested: the channels to show; by default the most discriminative.
 
     Raises:
-        ValueError: if a chosen channel does not exist.
+        ValueError: if a requested channel does not exist.
     """
     network, labels, crop = networks.load(artifact), artifact.manifest.labels, artifact.manifest.preprocessing.crop
     with tempfile.TemporaryDirectory() as folder:
         graph = feature_maps.stages(network, crop, Path(folder))
         if graph is None:
             return None
-        looks = tuple(_look(graph, path, decoded(path)) for path in (answers.paths[row] for row in looked_at))
-        found = _peaks(graph, answers.paths, decoded)
-        _check(chosen, found)
+        images = tuple(_look(graph, path, decoded(path)) for path in (answers.paths[row] for row in looked_at))
+        maxima = _peaks(graph, answers.paths, decoded)
+        _check(chosen, maxima)
         weights = network.head.weight.detach().numpy()[:, -network.facts.width :]
-        picked = {stage: _picked(stage, seen, answers, labels, weights, vectors, chosen) for stage, seen in found.items()}
-        shapes = {name: map.shape for name, map in feature_maps.maps(graph, decoded(answers.paths[0])).items()}
-        seen_by = fields.fields(anatomy, feature_maps.modules(network), shapes)
-        gallery = _Gallery(graph, crop, answers, labels, decoded, seen_by)
-        excited = tuple(gallery.excited(stage, found[stage], channels) for stage, channels in picked.items() if channels)
-    return Insides(looks, excited, len(answers.paths))
+        channels = {stage: _picked(stage, one, answers, labels, weights, vectors, chosen) for stage, one in maxima.items()}
+        shapes = {name: output.shape for name, output in feature_maps.maps(graph, decoded(answers.paths[0])).items()}
+        receptive_fields = fields.fields(anatomy, feature_maps.modules(network), shapes)
+        renderer = _Gallery(graph, crop, answers, labels, decoded, receptive_fields)
+        stages = tuple(renderer.excited(stage, maxima[stage], shown) for stage, shown in channels.items() if shown)
+    return Insides(images, stages, len(answers.paths))
 
 
 def _look(graph: Graph, path: str, pixels: Pixels) -> Look:
     stages = []
-    for name, map in feature_maps.maps(graph, pixels).items():
-        depth, tall, wide = map.shape
-        stages.append(Stage(name, f"{tall}x{wide}x{depth}", data_uri(feature_maps.tiled(map))))
+    for name, output in feature_maps.maps(graph, pixels).items():
+        depth, height, width = output.shape
+        stages.append(Stage(name, f"{height}x{width}x{depth}", data_uri(feature_maps.tiled(output))))
     return Look(path, data_uri(contact_sheet.photo(pixels, PICTURE)), tuple(stages))
 
 
 def _peaks(graph: Graph, paths: Sequence[str], decoded: Decode) -> dict[str, Peaks]:
-    """Every stage's peaks over all images, of which only a few have their maps in memory at a time."""
+    """The channel maxima of every stage over all images. Only a few feature maps are in memory at a time."""
 
-    def one(path: str) -> dict[str, Peaks]:
-        return {name: max_activations.peaks([map]) for name, map in feature_maps.maps(graph, decoded(path)).items()}
+    def image_maxima(path: str) -> dict[str, Peaks]:
+        outputs = feature_maps.maps(graph, decoded(path))
+        return {name: max_activations.peaks([output]) for name, output in outputs.items()}
 
     with Progress("patches", len(paths), "images") as progress:
-        found = list(progress.each(each(one, paths, graph.lanes)))
-    return {name: max_activations.joined([peaks[name] for peaks in found]) for name in graph.outputs}
+        per_image = list(progress.each(each(image_maxima, paths, graph.lanes)))
+    return {name: max_activations.joined([maxima[name] for maxima in per_image]) for name in graph.outputs}
 
 
 def _check(chosen: Sequence[Chosen], found: Mapping[str, Peaks]) -> None:
-    there = ", ".join(f"{name}:0 to {name}:{peaks.values.shape[1] - 1}" for name, peaks in found.items())
+    available = ", ".join(f"{name}:0 to {name}:{one.values.shape[1] - 1}" for name, one in found.items())
     for stage, number in chosen:
         if stage not in found or not 0 <= number < found[stage].values.shape[1]:
-            raise ValueError(f"--channels {stage}:{number}: there is no such channel; there are {there}.")
+            raise ValueError(f"--channels {stage}:{number}: channel not found. Available: {available}.")
 
 
 def _picked(
@@ -159,20 +160,20 @@ def _picked(
     vectors: Vectors,
     chosen: Sequence[Chosen],
 ) -> list[tuple[int, str]]:
-    """The channels of a stage that are shown, each with why."""
+    """The channels of a stage to show, each with a reason."""
     if chosen:
-        return [(number, "chosen") for name, number in chosen if name == stage]
-    own = [truth[0] if truth else -1 for truth in answers.truth]
+        return [(number, "requested") for name, number in chosen if name == stage]
+    targets = [target[0] if target else -1 for target in answers.truth]
     if stage == LAST and found.values.shape[1] == weights.shape[1]:
         n_each = OF_A_LABEL if len(labels) <= OF_ALL_LABELS // OF_A_LABEL else 1
-        speaking = max_activations.speaking(weights, vectors[:], own, n_each)
-        return [(channel, f"speaks for {labels[label]}") for label, channel in speaking[:OF_ALL_LABELS]]
-    return [(channel, "tells labels apart") for channel in max_activations.telling(found.values, own, OF_A_STAGE)]
+        label_channels = max_activations.speaking(weights, vectors[:], targets, n_each)
+        return [(channel, f"evidence for {labels[label]}") for label, channel in label_channels[:OF_ALL_LABELS]]
+    return [(channel, "discriminative") for channel in max_activations.telling(found.values, targets, OF_A_STAGE)]
 
 
 @dataclass(frozen=True)
 class _Gallery:
-    """Where the pictures of channels come from."""
+    """Renders the patches of channels."""
 
     graph: Graph
     side: int
@@ -188,23 +189,23 @@ class _Gallery:
     def _sentence(self, stage: str) -> str:
         side, field = self.side, self.fields.get(stage)
         if field is None:
-            return "How much of the image each answer depends on is not known, so all of it is shown; the answer glows."
-        seen = f"{field.size[1]}x{field.size[0]} pixels"
+            return "The receptive field is unknown, so entire images are shown with the activation as a heat map."
+        size = f"{field.size[1]}x{field.size[0]} pixels"
         if max_activations.sees_all(field, side):
-            return f"Each answer depends on {seen}, all of an image of {side}x{side}; where the channel answers glows."
-        return f"Each answer depends on {seen} of {side}x{side}, which is what is shown."
+            return f"The receptive field of {size} covers the {side}x{side} image; the activation is shown as a heat map."
+        return f"Patches show the receptive field: {size} of {side}x{side}."
 
     def _channel(self, stage: str, found: Peaks, number: int, why: str) -> Channel:
         rows = max_activations.strongest(found, number, PATCHES)
         pictures = [self._picture(stage, found, row, number) for row in rows]
         strip = data_uri(contact_sheet.contact_sheet(pictures, PATCHES, SIDE)) if pictures else ""
         counts = Counter(", ".join(self.labels[label] for label in self.answers.truth[row]) for row in rows)
-        told = ", ".join(f"{n} {name}" for name, n in counts.most_common(3))
-        return Channel(number, why, told, strip)
+        top_labels = ", ".join(f"{n} {name}" for name, n in counts.most_common(3))
+        return Channel(number, why, top_labels, strip)
 
     def _picture(self, stage: str, found: Peaks, row: int, number: int) -> Pixels:
         pixels, field = self.decoded(self.answers.paths[row]), self.fields.get(stage)
         if field is not None and not max_activations.sees_all(field, len(pixels)):
             return max_activations.patch(pixels, found, row, number, field)
-        heat = np.maximum(feature_maps.maps(self.graph, pixels)[stage][number], 0)
-        return glowing(pixels, heat / max(float(heat.max()), 1e-12), SIDE)
+        activation = np.maximum(feature_maps.maps(self.graph, pixels)[stage][number], 0)
+        return glowing(pixels, activation / max(float(activation.max()), 1e-12), SIDE)

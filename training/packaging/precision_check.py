@@ -1,4 +1,4 @@
-"""How faithful a network stays to itself where it computes in fewer bits: measured before a package promises anything."""
+"""Compares a network's predictions in lower precision (bf16, f16, int8) with f32, before a package allows that precision."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,75 +19,82 @@ from graft.training.evaluation.predictions import Answered
 from graft.training.runtime.thread_map import each
 from graft.training.strategies.trained_model import Trained, score
 
-MOST = 500  # images: a few seconds, and one answer in 200 that changes is still all but certain to be met
+MOST = 500  # images per split: takes a few seconds, and detects a change of 1 prediction in 200 almost certainly
 
 Floats = NDArray[np.float32]
 Said = list[Floats]  # logits (N, C): of validation, of test
 
 
 def measure(graph: Path, int8: Path | None, trained: Trained, dataset: Dataset, splits: Splits) -> dict[Precision, Fidelity]:
-    """What becomes of the answers in every precision that this machine's CPU computes in by itself.
+    """Measures the fidelity of every precision that this machine's CPU supports natively.
 
     Args:
-        graph: the network, f32.
-        int8: the same with weights and activations of 8 bits; None if there is none.
-        trained: with what the network says of these splits in f32.
-        splits: validation tells how far answers move, test how many are right; at most 500 images of each.
+        graph: the f32 network.
+        int8: the quantized network; None if there is none.
+        trained: contains the f32 predictions of these splits.
+        splits: validation images measure the shift from f32, test images the accuracy; at most 500 of each.
+
+    Raises:
+        ValueError: if the predictions do not belong to these splits.
     """
     files: dict[Precision, Path] = {name: graph for name in loader.native("cpu") if name not in ("f32", "int8")}
     if int8:
         files["int8"] = int8
     if (len(trained.validation.logits), len(trained.test.logits)) != (len(splits.validation), len(splits.test)):
-        raise ValueError("The answers that come with the network are to other images.")
-    seen, tested = _chosen(splits.validation), _chosen(splits.test)
-    exact, truth = [trained.validation.logits[seen], trained.test.logits[tested]], dataset.targets(splits.test)[tested]
-    samples = [*(splits.validation[row] for row in seen), *(splits.test[row] for row in tested)]
-    pixels = list(each(lambda one: decode(dataset.read(one), trained.preprocessing).pixels, samples, devices.cores()))
-    said: dict[Precision, Said] = {"f32": exact}
-    said |= {name: np.split(_logits(file, name, pixels), [len(seen)]) for name, file in files.items()}
-    return {name: _fidelity(found, exact, trained, truth) for name, found in said.items()}
+        raise ValueError("The predictions of the trained model are not for these validation and test images.")
+    validation_rows, test_rows = _chosen(splits.validation), _chosen(splits.test)
+    reference = [trained.validation.logits[validation_rows], trained.test.logits[test_rows]]
+    targets = dataset.targets(splits.test)[test_rows]
+    samples = [*(splits.validation[row] for row in validation_rows), *(splits.test[row] for row in test_rows)]
+    pixels = list(each(lambda sample: decode(dataset.read(sample), trained.preprocessing).pixels, samples, devices.cores()))
+    by_precision: dict[Precision, Said] = {"f32": reference}
+    by_precision |= {name: np.split(_logits(file, name, pixels), [len(validation_rows)]) for name, file in files.items()}
+    return {name: _fidelity(logits, reference, trained, targets) for name, logits in by_precision.items()}
 
 
 def _chosen(samples: Sequence[Sample]) -> list[int]:
-    """Which of them are asked about: the same ones each time."""
+    """The rows of a reproducible subset: the samples with the smallest digests."""
     return sorted(range(len(samples)), key=lambda row: samples[row].digest)[:MOST]
 
 
 def _logits(path: Path, precision: Precision, pixels: Sequence[Pixels]) -> Floats:
-    """Of every image, float32 (N, C)."""
+    """The logits of every image, float32 (N, C)."""
     network = Graph(path, wanted=(LOGITS,), precision=precision)
-    rows: Iterator[Floats] = each(lambda one: network(one[None])[LOGITS], pixels, network.lanes)
+    rows: Iterator[Floats] = each(lambda image: network(image[None])[LOGITS], pixels, network.lanes)
     return np.concatenate(list(rows))
 
 
 def _fidelity(found: Said, exact: Said, trained: Trained, truth: Targets) -> Fidelity:
-    (seen, tested), before = found, exact[0]
+    validation, test = found
+    reference_validation = exact[0]
+    changed = _answers(validation, trained, truth) != _answers(reference_validation, trained, truth)
     return Fidelity(
-        moved=moved(seen, before, trained.temperature, several=truth.ndim == 2),
-        changed=int((_answers(seen, trained, truth) != _answers(before, trained, truth)).any(axis=1).sum()),
-        score=score(Answered(tested, tested, truth), trained.temperature, trained.calibration),
+        moved=moved(validation, reference_validation, trained.temperature, several=truth.ndim == 2),
+        changed=int(changed.any(axis=1).sum()),
+        score=score(Answered(test, test, truth), trained.temperature, trained.calibration),
     )
 
 
 def moved(logits: Floats, before: Floats, temperature: float, several: bool) -> float:
-    """How far the probability of an undecided image would move, by the worst that happened to the logits (N, C) of any.
+    """An upper bound of the probability shift: what the largest change of logits (N, C) would do to an undecided image.
 
-    An image between two labels has the probability 1 / (1 + exp(-d)), where d is the difference of their scaled logits; its
-    slope is 1/4 in the middle and nowhere more. So a few images tell it, even if the network happens to be sure of all.
+    For an image between two labels the probability is 1 / (1 + exp(-d)), where d is the difference of their scaled logits. Its
+    slope is at most 1/4, at d = 0. So a few images suffice, even if the network is confident on all of them.
 
     Args:
-        several: whether an image may have several labels; then each logit stands for itself.
+        reference: the f32 logits, (N, C).
+        multilabel: whether an image may have several labels; then each logit counts separately.
     """
     change = (logits - before).astype(np.float64) / temperature
-    widest = np.abs(change) if several else change.max(axis=1) - change.min(axis=1)
-    return min(1.0, float(widest.max()) / 4)
+    spread = np.abs(change) if several else change.max(axis=1) - change.min(axis=1)
+    return min(1.0, float(spread.max()) / 4)
 
 
 def _answers(logits: Floats, trained: Trained, truth: Targets) -> NDArray[np.generic]:
-    """What each image is told to be, (N, 1), or (N, C) where it may be several things."""
+    """The predicted label, (N, 1); for several labels per image, which are predicted, (N, C)."""
     if truth.ndim == 1:
-        best: NDArray[np.intp] = logits.argmax(axis=1)[:, None]
-        return best
-    chances = probabilities(logits, trained.temperature, multilabel=True)
-    labels: NDArray[np.bool_] = given(chances, np.array(trained.calibration.thresholds, np.float64))
+        top: NDArray[np.intp] = logits.argmax(axis=1)[:, None]
+        return top
+    label_probabilities = probabilities(logits, trained.temperature, multilabel=True)
+    labels: NDArray[np.bool_] = given(label_probabilities, np.array(trained.calibration.thresholds, np.float64))
     return labels

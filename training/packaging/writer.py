@@ -1,4 +1,4 @@
-"""Trained -> a package directory: written beside, read back with the service's own reader, compared, renamed."""
+"""Writes a trained model as a package directory: staged, read back with the service's reader, verified, then renamed."""
 
 import io
 import os
@@ -46,8 +46,8 @@ from graft.training.runtime import atomic_files
 from graft.training.strategies.trained_model import Trained
 
 N_GOLDEN = 8
-AGREEMENT = 1e-4  # of probabilities, between the packaged graph and the network that was trained, on this machine
-TOLERANCE = 1e-3  # of probabilities, on any other machine
+AGREEMENT = 1e-4  # of probabilities: maximum difference between the packaged graph and the trained network, on this machine
+TOLERANCE = 1e-3  # of probabilities: maximum difference from the golden predictions on any other machine
 
 
 def write(
@@ -59,39 +59,39 @@ def write(
     pictures: Thumbnails | None = None,
     int8: bool = False,
 ) -> Artifact:
-    """Publishes the package, whole or not at all; an older one at `target` is replaced only by a finished one.
+    """Writes the package atomically. An older package at `target` is replaced only by a complete one.
 
     Args:
-        splits: validation is what golden answers are about.
-        pictures: of the neighbours; None leaves them without.
-        int8: whether there shall be a second network, in int8.
+        splits: validation images are the source of the golden predictions; training images calibrate int8.
+        thumbnails: of the neighbors; None for no thumbnails.
+        int8: whether to add a second network, quantized to int8.
 
     Raises:
-        ArtifactError: if what was written does not answer as the trained network does.
+        ArtifactError: if the written package predicts differently from the trained network.
         OSError: if the disk is full, with the bytes needed and free.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    shown = Thumbnails.of([b""] * len(trained.neighbours.paths)) if pictures is None else pictures
-    n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(shown.content)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    neighbor_thumbnails = Thumbnails.of([b""] * len(trained.neighbours.paths)) if pictures is None else pictures
+    n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(neighbor_thumbnails.content)
     try:
         with atomic_files.room_for(target.parent, n_bytes):
-            _write_networks(beside, trained, dataset, splits.train if int8 else ())
-            fidelity = measure(beside / GRAPH, beside / INT8_GRAPH if int8 else None, trained, dataset, splits)
-            _fill(beside, trained, dataset, splits.validation, name, shown, fidelity)
-        artifact = read(beside)
+            _write_networks(staging, trained, dataset, splits.train if int8 else ())
+            fidelity = measure(staging / GRAPH, staging / INT8_GRAPH if int8 else None, trained, dataset, splits)
+            _fill(staging, trained, dataset, splits.validation, name, neighbor_thumbnails, fidelity)
+        artifact = read(staging)
         _compare(artifact)
-        _publish(beside, target)
+        _publish(staging, target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return replace(artifact, path=target)
 
 
 def _write_networks(folder: Path, trained: Trained, dataset: Dataset, quantised_by: Sequence[Sample]) -> None:
     (folder / GRAPH).write_bytes(trained.graph)
     if quantised_by:
-        chosen = sorted(quantised_by, key=lambda sample: sample.digest)[:MOST]
-        pixels = [decode(dataset.read(sample), trained.preprocessing).pixels for sample in chosen]
+        samples = sorted(quantised_by, key=lambda sample: sample.digest)[:MOST]
+        pixels = [decode(dataset.read(sample), trained.preprocessing).pixels for sample in samples]
         quantise(folder / GRAPH, pixels, folder / INT8_GRAPH)
 
 
@@ -105,7 +105,7 @@ def _fill(
     fidelity: dict[Precision, Fidelity],
 ) -> None:
     now = datetime.now(UTC)
-    # Written here, because safetensors' own writing hides why it failed.
+    # Written here, because safetensors' own writer hides the cause of a failure.
     (folder / WEIGHTS).write_bytes(to_bytes({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}))
     _golden(trained, dataset, held_out).save(folder / GOLDEN)
     trained.neighbours.save(folder / NEIGHBOURS)
@@ -128,10 +128,10 @@ def _fill(
         files={},
     )
     (folder / CARD).write_text(card(manifest, shown), encoding="utf-8")
-    promised = FILES | INT8_FILES if "int8" in fidelity else FILES
-    files = {file: record(folder / file) for file in sorted(promised)}
+    file_names = FILES | INT8_FILES if "int8" in fidelity else FILES
+    files = {file: record(folder / file) for file in sorted(file_names)}
     (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
-    # A server is often another user; temporary folders, and safetensors' files, are readable by their owner only.
+    # The server often runs as another user, but temporary folders are readable by their owner only.
     folder.chmod(0o755)
     for path in folder.iterdir():
         path.chmod(0o644)
@@ -140,7 +140,7 @@ def _fill(
 
 
 def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) -> Golden:
-    """A few images as small files, half JPEG and half PNG so that both decoders are checked, with their answers."""
+    """A few small images with their predictions, half JPEG and half PNG, so that both decoders are checked."""
     encoded = []
     for index, sample in enumerate(sorted(held_out, key=lambda sample: sample.digest)[:N_GOLDEN]):
         image, file = Image.fromarray(shrink(dataset.read(sample), trained.preprocessing)), io.BytesIO()
@@ -152,19 +152,19 @@ def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) ->
 
 def _compare(artifact: Artifact) -> None:
     model = Model(artifact, loader.load(artifact, "cpu"))
-    _ = model.neighbours, model.thumbnails  # read as a service will read them
-    moved = model.drift
-    if not moved <= AGREEMENT:
+    _ = model.neighbours, model.thumbnails  # checks that they load as they do in the service
+    difference = model.drift
+    if not difference <= AGREEMENT:
         raise ArtifactError(
-            f"{artifact.graph} answers differently from the network that was trained: by {moved:.2g} in probability;"
-            f" {AGREEMENT:.2g} is allowed. Nothing was published. This is a bug of ours, or of the exporter."
+            f"{artifact.graph} predicts differently from the trained network: its probabilities differ by {difference:.2g};"
+            f" at most {AGREEMENT:.2g} is allowed. No package was written. This is a bug in Graft or in the ONNX exporter."
         )
 
 
 def _publish(beside: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}-old-{os.getpid()}")
     if target.exists():
-        os.rename(target, old)  # a directory with content cannot be replaced in one step
+        os.rename(target, old)  # a non-empty directory cannot be replaced atomically
     os.rename(beside, target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)

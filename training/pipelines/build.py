@@ -1,4 +1,4 @@
-"""`graft build`: a Bento of the service and one package, made without a checkout."""
+"""`graft build`: builds a Bento from the service and one package. Needs no source checkout."""
 
 import os
 import shutil
@@ -16,33 +16,35 @@ SOURCES = ("bentofile.yaml", "requirements-service.lock", "service")
 
 
 class BuildError(RuntimeError):
-    """BentoML refused to build; the text is its own."""
+    """`bentoml build` failed; the message is its output."""
 
 
 def build(package: Path) -> str:
-    """Builds a Bento into BentoML's store.
+    """Builds a Bento in the local Bento store.
 
     Args:
-        package: the package that the Bento carries.
+        package: the package to include in the Bento.
 
     Returns:
         The Bento's tag, such as `graft:zk3v7xq2ysd5wjtm`.
 
     Raises:
         ArtifactError: if the package cannot be served.
-        BuildError: if BentoML fails, or if the temporary folder lies below a hidden one, which BentoML leaves out.
+        BuildError: if BentoML fails, or the temporary folder is inside a hidden folder, which BentoML skips.
     """
     read(package)
     with tempfile.TemporaryDirectory(prefix="graft-build-") as folder:
         context = Path(folder).resolve()
         if hidden := next((name for name in context.parts if name.startswith(".")), None):
-            raise BuildError(f"{context}: bentoml builds nothing below a hidden folder ({hidden}). Set TMPDIR to another one.")
+            raise BuildError(
+                f"{context}: bentoml cannot build inside a hidden folder ({hidden}). Set TMPDIR to another folder."
+            )
         _stage(context, package)
         return _bentoml_build(context)
 
 
 def _stage(context: Path, package: Path) -> None:
-    """Lays out the files as a checkout has them."""
+    """Copies the files into the layout of a checkout."""
     home = Path(graft.__file__).parent
     for name in SOURCES:
         if (home / name).is_dir():
@@ -53,11 +55,11 @@ def _stage(context: Path, package: Path) -> None:
 
 
 def _bentoml_build(context: Path) -> str:
-    # In a process of its own, because bentoml imports `service` there, and this process holds `graft.service`.
+    # In a subprocess, because bentoml imports `service`, and this process has already imported `graft.service`.
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
     environment = {"BENTOML_DO_NOT_TRACK": "True", **os.environ}
-    done = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, check=False)
-    tag = done.stdout.strip().rpartition("__tag__:")[2]
-    if done.returncode != 0 or not tag:
-        raise BuildError((done.stderr or done.stdout).strip())
+    result = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, check=False)
+    tag = result.stdout.strip().rpartition("__tag__:")[2]
+    if result.returncode != 0 or not tag:
+        raise BuildError((result.stderr or result.stdout).strip())
     return tag

@@ -1,4 +1,4 @@
-"""What is wrong with data, all of it at once: the audit that every fit begins with, and what only a backbone can see."""
+"""`graft check`: the audit that every fit starts with, plus checks that need backbone features, in one report."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -18,23 +18,23 @@ from graft.training.runtime.progress import duration, say
 from graft.training.visualization import gallery
 from graft.training.visualization.thumbnails import Album
 
-SIDE = 128  # pixels, at most: what looks out of place does so on a small picture too, and is found three times sooner
+SIDE = 128  # pixels, at most: finds the same outliers as a larger input, three times faster
 
 
 @dataclass(frozen=True)
 class Checked:
-    """All that was found in a data set, the gravest first."""
+    """The findings in a data set, most severe first."""
 
     dataset: Dataset
     findings: tuple[Finding, ...]
     seconds: float
 
     def count(self, severity: str) -> int:
-        """How many findings are that grave."""
+        """Number of findings of one severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def facts(self) -> dict[str, object]:
-        """For `--json`: nothing is shortened."""
+        """For `--json`: all findings, not truncated."""
         return {
             "images": len(self.dataset.samples),
             "labels": list(self.dataset.labels),
@@ -46,56 +46,56 @@ class Checked:
 
 
 def check(data: Path, choices: Recipe, vectors: bool = True) -> Checked:
-    """Finds what is wrong with the data; reads every file, writes nothing beside them.
+    """Finds issues in a data set. Reads every file; writes nothing into the data set's folder.
 
     Args:
-        vectors: also look for suspect labels and outliers, which takes a pass through the backbone.
+        use_features: also find label issues and outliers, which needs a pass through the backbone.
 
     Raises:
-        BackboneError, DatasetError: if nothing can be understood at all.
+        BackboneError, DatasetError: if the backbone or the data set cannot be used at all.
     """
-    begun = time.monotonic()
-    choice = registry.choose(choices.backbone, choices.weights)
+    start = time.monotonic()
+    backbone = registry.choose(choices.backbone, choices.weights)
     dataset = scan(data, choices.group_by, choices.follow_links)
     say(describe(dataset))
-    dataset, looks = examine(dataset)
-    found = audit(dataset, looks)
-    good = grouped(dataset.without(looks.troubles), looks.alike)
-    if vectors and len(good.samples) > label_errors.FEWEST_TO_JUDGE:
-        exported = onnx_cache.export(choice, choices.input_size or SIDE, median_side(looks), choices.fit)
-        features = extract(good, map(View, good.samples), exported)
-        seen = good.without(features.unreadable)
-        wrong, strange = label_errors.look(seen, seen.samples, features.rows_of(seen.samples))
-        found += label_errors.findings(wrong, strange)
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Checked(dataset, tuple(found), time.monotonic() - begun)
+    dataset, scanned = examine(dataset)
+    findings = audit(dataset, scanned)
+    usable = grouped(dataset.without(scanned.troubles), scanned.alike)
+    if vectors and len(usable.samples) > label_errors.FEWEST_TO_JUDGE:
+        exported = onnx_cache.export(backbone, choices.input_size or SIDE, median_side(scanned), choices.fit)
+        features = extract(usable, map(View, usable.samples), exported)
+        readable = usable.without(features.unreadable)
+        label_issues, outliers = label_errors.look(readable, readable.samples, features.rows_of(readable.samples))
+        findings += label_errors.findings(label_issues, outliers)
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Checked(dataset, tuple(findings), time.monotonic() - start)
 
 
 def text(checked: Checked) -> str:
-    """The findings for a terminal, the first few of each kind."""
+    """The findings as text, the first few of each kind."""
     lines = [f"{finding.severity}: {finding.text}" for finding in shortened(checked.findings)]
     return "\n".join([*lines, summary(checked)])
 
 
 def summary(checked: Checked) -> str:
-    """How much was found, in one line."""
+    """Number of findings by severity, in one line."""
     counts = {severity: checked.count(severity) for severity in SEVERITIES}
-    words = [f"{count:,} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count]
-    return f"{', '.join(words) or 'nothing wrong'} in {len(checked.dataset.samples):,} images ({duration(checked.seconds)})"
+    parts = [f"{count:,} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count]
+    return f"{', '.join(parts) or 'no issues'} in {len(checked.dataset.samples):,} images ({duration(checked.seconds)})"
 
 
 def advice(checked: Checked, data: Path) -> str:
-    """The next command, for a person."""
+    """The command to run next."""
     errors = [finding for finding in checked.findings if finding.severity == "error"]
     flags = sorted({finding.flag for finding in errors if finding.flag})
     if all(finding.flag for finding in errors):
         return " ".join(["graft fit", str(data), *flags])
-    return "mend what has no flag, then check again"
+    return "fix the errors that no flag resolves, then run graft check again"
 
 
 def page(checked: Checked, name: str) -> str:
-    """The findings as one offline HTML page with the images concerned."""
+    """The findings and the affected images as one self-contained HTML page."""
     by_path = {sample.path: sample for sample in checked.dataset.samples}
-    album = Album(lambda path: checked.dataset.read(by_path[path]))
-    pictures = {path: album.picture(path) for path in gallery.concerned(checked.findings)}
+    thumbnails = Album(lambda path: checked.dataset.read(by_path[path]))
+    pictures = {path: thumbnails.picture(path) for path in gallery.concerned(checked.findings)}
     return check_page(name, f"{describe(checked.dataset)}: {summary(checked)}", checked.findings, pictures)

@@ -1,4 +1,4 @@
-"""The whole road in one command: fit on the sample, package, serve, ask one question over HTTP."""
+"""`graft demo`: fits on the sample data set, packages, serves, and sends one request over HTTP."""
 
 import json
 import socket
@@ -23,41 +23,41 @@ READY_WITHIN_S = 60.0
 
 
 def demo() -> str:
-    """Runs it; returns what a person should read last.
+    """Runs the demo; returns the server's response and the next steps, as text.
 
     Raises:
         RuntimeError: if the server does not become ready.
     """
-    # Mirrored clothes are still clothes, so the default recipe fits.
+    # The default recipe flips images, which is valid for clothes.
     result = fit.fit(SAMPLE, None, Recipe(strategy="probe"))
     say(fit.summary(result))
     dataset = scan(SAMPLE)
-    question = next(sample for sample in dataset.samples if sample.part == "test")
+    image = next(sample for sample in dataset.samples if sample.part == "test")
     with serving(result.artifact.path) as url:
-        say(f"asking {url}/v1/classify about {question.path}")
-        answer = ask(url, dataset.read(question))
-    return f"{json.dumps(answer, indent=2)}\n\n{NEXT.format(package=result.artifact.path)}"
+        say(f"sending {image.path} to {url}/v1/classify")
+        response = ask(url, dataset.read(image))
+    return f"{json.dumps(response, indent=2)}\n\n{NEXT.format(package=result.artifact.path)}"
 
 
-NEXT = """That was the whole road. Next:
-  keep it running:    graft serve {package}      (or, here: bentoml serve)
-  your own images:    graft fit photos/          (one folder of images for each label, or a .zip)
+NEXT = """Next steps:
+  keep it running:    graft serve {package}      (or, in this folder: bentoml serve)
+  your own images:    graft fit photos/          (one folder per label, or a .zip)
 (The commands are in .venv/bin: `source .venv/bin/activate` first.)"""
 
 
 @contextmanager
 def serving(package: Path) -> Iterator[str]:
-    """`bentoml serve` on a free port, from ready until the block ends. Raises RuntimeError if it ends before."""
+    """Runs `bentoml serve` on a free port; yields its URL when ready. Raises RuntimeError if the server exits early."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    settings = environment(package, port)
-    # Into a file, because a pipe that nobody empties fills up and then holds the server.
-    with tempfile.TemporaryFile() as said:
-        server = subprocess.Popen(command("127.0.0.1", port), cwd=ROOT, env=settings, stdout=said, stderr=said)
+    env = environment(package, port)
+    # Output goes to a file, because a full pipe would block the server.
+    with tempfile.TemporaryFile() as log_file:
+        server = subprocess.Popen(command("127.0.0.1", port), cwd=ROOT, env=env, stdout=log_file, stderr=log_file)
         try:
-            _wait(server, url, said)
+            _wait(server, url, log_file)
             yield url
-            _check_running(server, said)
+            _check_running(server, log_file)
         finally:
             server.terminate()
             try:
@@ -67,7 +67,7 @@ def serving(package: Path) -> Iterator[str]:
 
 
 def ask(url: str, encoded: bytes) -> object:
-    """What the server answers to one image."""
+    """Sends one image; returns the parsed JSON response."""
     request = urllib.request.Request(f"{url}/v1/classify?top_k=3", data=encoded, headers={"Content-Type": "image/png"})
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
@@ -86,15 +86,15 @@ def _wait(server: subprocess.Popen[bytes], url: str, said: IO[bytes]) -> None:
 
 
 def _check_running(server: subprocess.Popen[bytes], said: IO[bytes]) -> None:
-    """Raises RuntimeError, with what it said last, if it ended by itself."""
+    """Raises RuntimeError, with the end of the server's output, if the server has exited."""
     if server.poll() is not None:
         said.seek(0)
         output = said.read().decode(errors="replace")
-        raise RuntimeError(f"bentoml serve ended with code {server.returncode}:\n{output[-2000:]}")
+        raise RuntimeError(f"bentoml serve exited with code {server.returncode}:\n{output[-2000:]}")
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""What a network is worth: of one that has just learned, and of a package on anybody's labelled images."""
+"""Evaluates a trained network on its test split, or a package on a labeled data set."""
 
 from collections.abc import Sequence
 
@@ -27,30 +27,30 @@ Floats = NDArray[np.float32]
 
 
 def network(ground: Ground, climbed: Climb, artifact: Artifact) -> Evaluation:
-    """All that the test images say of the network that was kept, and what more images would bring."""
-    trained, dataset, samples, many = climbed.trained, ground.dataset, ground.splits.test, None
+    """Evaluates the selected network on the test split, with the learning curve of the probe."""
+    trained, dataset, samples, ten_crops = climbed.trained, ground.dataset, ground.splits.test, None
     if ground.choices.ten_crop:
-        many = _many(loader.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
+        ten_crops = _many(loader.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
     curve = _curve(ground, climbed.probed)
     return evaluate(
-        trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbours, curve, ten_crop=many
+        trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbours, curve, ten_crop=ten_crops
     )
 
 
 def package(model: Model, dataset: Dataset, samples: tuple[Sample, ...], many_looks: bool = False) -> Evaluation:
-    """All that labelled images say of a package.
+    """Evaluates a package on labeled images.
 
     Args:
-        dataset, samples: as `held_out` gives them.
-        many_looks: also look at each image ten times, and say what that gains.
+        dataset, samples: from `load_test_split`.
+        with_ten_crop: also measure the gain of ten-crop evaluation.
 
     Raises:
         ImageError: if a file is unreadable.
     """
     manifest = model.manifest
-    said = answered(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
-    many = _many(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature) if many_looks else None
-    return evaluate(said, manifest.labels, manifest.temperature, manifest.calibration, model.neighbours, ten_crop=many)
+    outputs = answered(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
+    ten_crops = _many(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature) if many_looks else None
+    return evaluate(outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbours, ten_crop=ten_crops)
 
 
 def _many(
@@ -61,12 +61,12 @@ def _many(
 
 
 def _curve(ground: Ground, probed: Probed) -> LearningCurve | None:
-    """How the first rung's score on validation grows with the images it learns from."""
+    """Validation score of the probe by number of training images."""
     best, columns = probed.chosen.best, ground.features.columns
     train, validation = ground.splits.train, ground.splits.validation
 
-    def fit(seen: Vectors, targets: Targets) -> Head:
-        return stage_selection.learn(best, seen, columns, targets)
+    def fit(features: Vectors, targets: Targets) -> Head:
+        return stage_selection.learn(best, features, columns, targets)
 
     return learning_curve(
         ground.seen(train),
@@ -80,36 +80,36 @@ def _curve(ground: Ground, probed: Probed) -> LearningCurve | None:
 
 
 NAMES = {
-    "accuracy": "right",
-    "top5": "right label among the first five",
-    "balanced_accuracy": "mean of the labels' recalls",
+    "accuracy": "accuracy",
+    "top5": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy (mean recall)",
     "map": "mean average precision",
-    "micro_f1": "F1 of all answers together",
-    "macro_f1": "mean of the labels' F1",
-    "exact_match": "all labels right",
+    "micro_f1": "micro-averaged F1",
+    "macro_f1": "macro-averaged F1",
+    "exact_match": "exact match",
     "log_loss": "log-loss, in nats",
     "brier": "Brier score",
-    "ece_before": "calibration error before the temperature",
-    "ece_after": "calibration error",
+    "ece_before": "calibration error (ECE) before temperature scaling",
+    "ece_after": "calibration error (ECE)",
 }
 
 
 def headline(found: Evaluation) -> str:
-    """The first number of an evaluation, with its interval."""
+    """The primary metric with its 95 % confidence interval."""
     value, low, high = found.headline.value, found.headline.low, found.headline.high
-    words = f"{value:.1%} ({low:.1%} to {high:.1%})"
-    return f"mean average precision {words}" if found.multilabel else f"{words} right"
+    interval = f"{value:.1%} ({low:.1%} to {high:.1%})"
+    return f"mean average precision {interval}" if found.multilabel else f"accuracy {interval}"
 
 
 def text(found: Evaluation) -> str:
-    """An evaluation for a terminal: every metric with its 95 % interval."""
-    lines = [f"{found.n:,} images, 95 % intervals in brackets"]
+    """Every metric with its 95 % confidence interval, as text."""
+    lines = [f"{found.n:,} images, 95 % confidence intervals in parentheses"]
     for name, metric in found.metrics.items():
         value, low, high = (measured(name, number) for number in (metric.value, metric.low, metric.high))
         lines.append(f"{value:>8}  ({low} to {high})  {NAMES[name]}")
     if found.conformal:
         sets = found.conformal
-        lines.append(f"prediction sets hold the right label for {sets.coverage.value:.1%} ({sets.promised:.0%} were promised)")
+        lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%})")
     if found.ten_crop:
-        lines.append(f"ten looks at an image bring {points(found.ten_crop)}")
+        lines.append(f"ten-crop evaluation gains {points(found.ten_crop)}")
     return "\n".join(lines)

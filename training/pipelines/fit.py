@@ -1,4 +1,4 @@
-"""Training's table of contents."""
+"""`graft fit`: prepares the data, selects a strategy, evaluates, packages and reports. Each step is in another package."""
 
 import time
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from graft.training.visualization import thumbnails
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind."""
+    """The outcome of a run."""
 
     run: Path
     artifact: Artifact
@@ -36,14 +36,14 @@ class Result:
 
     @property
     def trained(self) -> Trained:
-        """The network that was kept."""
+        """The selected network."""
         return self.climbed.trained
 
     def facts(self) -> dict[str, object]:
         """For `--json`."""
         manifest = self.artifact.manifest
         test, validation = manifest.scores["test"], manifest.scores["validation"]
-        facts: dict[str, object] = {
+        result: dict[str, object] = {
             "run": str(self.run),
             "package": str(self.artifact.path),
             "report": str(self.run / render.NAME),
@@ -54,38 +54,38 @@ class Result:
             "validation": {"accuracy": validation.accuracy, "n": validation.n},
             "metrics": {name: metric.model_dump() for name, metric in self.evaluation.metrics.items()},
             "seconds": round(self.seconds, 2),
-            "rungs": [rung.model_dump() for rung in self.climbed.rungs],
+            "strategies": [attempt.model_dump() for attempt in self.climbed.rungs],
         }
         if gain := self.trained.gain:
-            facts["gain_over_probe"] = dict(zip(("difference", "low", "high"), gain, strict=True))
-        return facts
+            result["gain_over_probe"] = dict(zip(("difference", "low", "high"), gain, strict=True))
+        return result
 
 
 def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like: Path | None = None) -> Result:
-    """Learns from labelled images; leaves everything about the run, and the package, in `out`.
+    """Trains on labeled images; writes the run and the package to `out`.
 
     Args:
-        resume: go on with what `out` holds.
-        like: an earlier run, whose splits and decisions are repeated.
+        resume: continue the run in `out`.
+        replay_of: an earlier run, which provides the splits and decisions.
 
     Raises:
-        BackboneError, DatasetError, RunError, ArtifactError, OSError: with what to do about it.
+        BackboneError, DatasetError, RunError, ArtifactError, OSError: the message says what to do.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     finetune_config.check(recipe)
     hpo.check(recipe)
     loggers.require(recipe.tracker)
     quantize.require(recipe.int8)
-    registry.choose(recipe.backbone, recipe.weights)  # before a folder is made for a name that does not exist
+    registry.choose(recipe.backbone, recipe.weights)  # fail before a run folder is created
     with lifecycle.opened(out, data, recipe, resume, like) as folder:
-        ground = prepare(data, folder, recipe)
-        pictures = thumbnails.pictures(ground.dataset, ground.near) if recipe.thumbnails else None
+        context = prepare(data, folder, recipe)
+        pictures = thumbnails.pictures(context.dataset, context.near) if recipe.thumbnails else None
 
         def publish(trained: Trained) -> Artifact:
             artifact = writer.write(
                 trained,
-                ground.dataset,
-                ground.splits,
+                context.dataset,
+                context.splits,
                 lifecycle.name_of(data),
                 folder.path / PACKAGE,
                 pictures,
@@ -94,28 +94,29 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, like
             latest.choose(folder.path)
             return artifact
 
-        climbed = auto.climb(ground, begun, publish)
-        artifact = publish(climbed.trained)
-        evaluation = evaluate.network(ground, climbed, artifact)
-        atomic_files.write(folder.path / "ladder.json", to_json([rung.model_dump() for rung in climbed.rungs]))
+        selection = auto.climb(context, start, publish)
+        artifact = publish(selection.trained)
+        evaluation = evaluate.network(context, selection, artifact)
+        atomic_files.write(folder.path / "ladder.json", to_json([attempt.model_dump() for attempt in selection.rungs]))
         atomic_files.write(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
-        by_path = {sample.path: sample for sample in ground.dataset.samples}
-        story = collect.story(data, ground, climbed, evaluation, artifact, time.monotonic() - begun)
-        render.save(render.report_page(story, lambda path: ground.dataset.read(by_path[path])), folder.path / render.NAME)
+        by_path = {sample.path: sample for sample in context.dataset.samples}
+        report = collect.story(data, context, selection, evaluation, artifact, time.monotonic() - start)
+        page = render.report_page(report, lambda path: context.dataset.read(by_path[path]))
+        render.save(page, folder.path / render.NAME)
         lifecycle.finish(folder.path)
-    return Result(folder.path, artifact, climbed, evaluation, time.monotonic() - begun)
+    return Result(folder.path, artifact, selection, evaluation, time.monotonic() - start)
 
 
 def summary(result: Result) -> str:
-    """The end of a run, for a person."""
-    test = result.evaluation
-    lines = [f"test: {evaluate.headline(test)}, on {test.n:,} images that nothing was chosen by"]
+    """The results of a run as text for the terminal."""
+    evaluation = result.evaluation
+    lines = [f"test: {evaluate.headline(evaluation)} on {evaluation.n:,} held-out test images"]
     if gain := result.trained.gain:
         _, low, _ = gain
-        verdict = "beats" if low > 0 else "is not shown to beat"
-        lines.append(f"{result.trained.strategy} {verdict} its probe: {points(*gain)}")
-    if test.curve:
-        lines.append(test.curve.sentence())
+        verdict = "is significantly better than" if low > 0 else "is not significantly better than"
+        lines.append(f"{result.trained.strategy} {verdict} the probe: {points(*gain)}")
+    if evaluation.curve:
+        lines.append(evaluation.curve.sentence())
     lines.append(f"report: {result.run / render.NAME}")
     lines.append(f"package: {result.artifact.path}  ({duration(result.seconds)})")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`graft predict`: answers to many images as lines, JSON or CSV."""
+"""`graft predict`: predictions for many images as text, JSON or CSV."""
 
 import csv
 import io
@@ -15,11 +15,11 @@ from graft.training.runtime import atomic_files
 
 
 def predict(model: Model, paths: Sequence[Path], top_k: int) -> Iterator[tuple[Path, Answer | ImageError]]:
-    """Each image's answer, or why it has none; folders are searched for images."""
+    """Yields the prediction or the error for each image; folders are searched recursively."""
     files = [file for path in paths for file in _files(path)]
-    answers = outputs(model.engine, model.manifest.preprocessing, files, _read, "predicting")
-    for file, found in zip(files, answers, strict=True):
-        yield Path(file), found if isinstance(found, ImageError) else model.answer(found, top_k)
+    results = outputs(model.engine, model.manifest.preprocessing, files, _read, "predicting")
+    for file, result in zip(files, results, strict=True):
+        yield Path(file), result if isinstance(result, ImageError) else model.answer(result, top_k)
 
 
 def _read(file: str) -> bytes:
@@ -27,13 +27,13 @@ def _read(file: str) -> bytes:
 
 
 def line(answer: Answer) -> str:
-    """An answer for a person: the ranked labels, and why not to rely on them if there is a reason."""
-    doubt = [f"({answer.doubt})"] if answer.doubt else []
-    return "\t".join([f"{label} {probability:.1%}" for label, probability in answer.ranked] + doubt)
+    """A prediction as text: the ranked labels, and the reason to abstain if there is one."""
+    reason = [f"({answer.doubt})"] if answer.doubt else []
+    return "\t".join([f"{label} {probability:.1%}" for label, probability in answer.ranked] + reason)
 
 
 def facts(answer: Answer | ImageError) -> dict[str, object]:
-    """An answer for `--json`, in the names of the HTTP contract."""
+    """A prediction for `--json`, with the field names of the HTTP API."""
     if isinstance(answer, ImageError):
         return {"error": {"code": answer.code, "detail": str(answer)}}
     return {
@@ -46,11 +46,11 @@ def facts(answer: Answer | ImageError) -> dict[str, object]:
 
 
 def as_json(model: Model, answers: Iterable[tuple[Path, Answer | ImageError]]) -> Iterator[str]:
-    """One JSON object, piece by piece as the answers come: all of them in memory would be kilobytes an image."""
-    before = f'{{"model": {json.dumps(model.manifest.sha256)}, "images": ['
-    for path, answer in answers:  # what cannot be asked at all is refused here, before anything is written
-        yield before + json.dumps({"path": str(path)} | facts(answer), ensure_ascii=False)
-        before = ", "
+    """Yields one JSON object in chunks, because holding all predictions would take kilobytes per image."""
+    prefix = f'{{"model": {json.dumps(model.manifest.sha256)}, "images": ['
+    for path, result in answers:  # an invalid path raises here, before anything is written
+        yield prefix + json.dumps({"path": str(path)} | facts(result), ensure_ascii=False)
+        prefix = ", "
     yield "]}\n"
 
 
@@ -58,34 +58,34 @@ COLUMNS = ("path", "label", "probability", "prediction_set", "outlier_score", "a
 
 
 def saved(answers: Iterable[tuple[Path, Answer | ImageError]], table: Path) -> Iterator[tuple[Path, Answer | ImageError]]:
-    """The same answers; each becomes a row of a CSV file as it passes, and the file appears when the last one has.
+    """Passes predictions through and writes each as a row of a CSV file. The file appears after the last row.
 
-    Labels of a set are separated by `|`, as in the data that Graft reads.
+    The labels of a set are separated by `|`, as in CSV input.
     """
     with atomic_files.whole(table) as file:
-        # A file's name may be no text at all; its bytes are then written as they are.
+        # A file name may not be valid UTF-8; surrogateescape writes its bytes unchanged.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         writer = csv.writer(text)
         writer.writerow(COLUMNS)
-        for path, answer in answers:
-            writer.writerow([path, *_cells(answer)])
-            yield path, answer
-        text.detach()  # flushed, and left open for whoever opened it
+        for path, result in answers:
+            writer.writerow([path, *_cells(result)])
+            yield path, result
+        text.detach()  # flush, but leave the file open for `atomic_files`
 
 
 def _cells(answer: Answer | ImageError) -> list[object]:
     if isinstance(answer, ImageError):
         return ["", "", "", "", "", "", answer.code]
     best = answer.ranked[0]
-    members = "|".join(answer.prediction_set)
-    doubted = "true" if answer.doubt else "false"
-    return [best.label, best.probability, members, answer.outlier_score, doubted, answer.doubt or "", ""]
+    prediction_set = "|".join(answer.prediction_set)
+    abstain = "true" if answer.doubt else "false"
+    return [best.label, best.probability, prediction_set, answer.outlier_score, abstain, answer.doubt or "", ""]
 
 
 def _files(path: Path) -> list[str]:
-    """The file itself, or the images below a folder. Raises DatasetError if there are none.
+    """A file, or all images in a folder. Raises DatasetError if there are none.
 
-    As text: a `Path` takes four times the memory, and of these there may be a million.
+    As strings, because a `Path` takes four times the memory and there may be a million.
     """
     if path.is_file():
         return [str(path)]
@@ -94,5 +94,5 @@ def _files(path: Path) -> list[str]:
     source = Source(path)
     images = [os.path.join(path, name) for name, _ in source.names() if source.holds_image(name)]
     if not images:
-        raise DatasetError(f"{path} holds no images.")
+        raise DatasetError(f"{path} contains no images.")
     return images

@@ -1,4 +1,4 @@
-"""A run repeated, with its recipe, its splits and its decisions, and what then came out differently."""
+"""`graft fit --replay`: repeats a run with its recipe, splits and decisions, and lists the differences."""
 
 import csv
 import json
@@ -16,28 +16,28 @@ from graft.training.pipelines.fit import Result
 from graft.training.runs.lifecycle import finished
 from graft.training.runs.run_folder import PACKAGE, Row, RunError, recorded_recipe
 
-AGREEMENT = 1e-6  # of a metric, and of a weight
-# What names a package, not what it learned: files' digests hold the time of packaging.
+AGREEMENT = 1e-6  # relative and absolute, for metrics and weights
+# Manifest fields that identify a package; file digests depend on the time of packaging.
 NAMES = {"name", "version", "created", "sha256", "files", "libraries"}
 
 
 def replay(data: Path, out: Path | None, before: Path, given: dict[str, Any]) -> tuple[Result, list[Row]]:
-    """Fits again as `before` did, in a folder of its own; the result, and every difference.
+    """Repeats the run `before` in a new folder; returns the result and every difference.
 
     Args:
-        given: choices of a recipe; each must be the one made then.
+        overrides: recipe options; each must equal the recorded one.
 
     Raises:
-        RunError: if `before` is not finished, or something is not as it was then; and all that `run.fit` raises.
+        RunError: if `before` is unfinished or its inputs have changed; also everything that `fit.fit` raises.
     """
     if not finished(before):
-        raise RunError(f"{before} is no finished run, so there is nothing to compare with.")
+        raise RunError(f"{before} is not a finished run, so there is nothing to compare with.")
     result = fit.fit(data, out, recorded_recipe(before, given), like=before)
     return result, differences(before, result.run)
 
 
 def differences(before: Path, after: Path) -> list[Row]:
-    """Every metric and weight of two finished runs that is not the same: what, before, now."""
+    """The metrics and weights that differ between two finished runs: (name, before, after)."""
     metrics = _different(dict(_metrics(before)), dict(_metrics(after)))
     return [*metrics, *_weights(before / PACKAGE / WEIGHTS, after / PACKAGE / WEIGHTS)]
 
@@ -54,21 +54,21 @@ def _same(before: Any, after: Any) -> bool:
 
 
 def _metrics(path: Path) -> Iterator[tuple[str, Any]]:
-    """All that a run found out, by name."""
+    """Yields all metrics of a run by name."""
     manifest = json.loads((path / PACKAGE / MANIFEST).read_text(encoding="utf-8"))
     yield from _flat("package", {name: value for name, value in manifest.items() if name not in NAMES})
-    for name in ("evaluation", "ladder"):
+    for name in ("evaluation", "strategies"):
         if (path / f"{name}.json").exists():
             yield from _flat(name, json.loads((path / f"{name}.json").read_text(encoding="utf-8")))
     for table in sorted(path.rglob("metrics.csv")):
         with table.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                where = str(table.parent.relative_to(path) / f"epoch {row['epoch']}")
-                yield from ((f"{where} {name}", float(value) if value else None) for name, value in row.items())
+                epoch = str(table.parent.relative_to(path) / f"epoch {row['epoch']}")
+                yield from ((f"{epoch} {name}", float(value) if value else None) for name, value in row.items())
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every number and word in a JSON value, named by the way to it; how long it took is no metric."""
+    """Flattens a JSON value into (dotted path, scalar) pairs; skips `seconds`, which is not a metric."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key != "seconds":
@@ -85,11 +85,11 @@ def _weights(before: Path, after: Path) -> Iterator[Row]:
 
     first, second = load_file(before), load_file(after)
     for name in sorted(first.keys() | second.keys()):
-        one, other = first.get(name), second.get(name)
-        if one is None or other is None or one.shape != other.shape:
-            yield name, _shape(one), _shape(other)
-        elif (moved := float(np.abs(one.astype(np.float64) - other).max(initial=0))) > AGREEMENT:
-            yield name, "0", f"moved by {moved:.2g}"
+        old, new = first.get(name), second.get(name)
+        if old is None or new is None or old.shape != new.shape:
+            yield name, _shape(old), _shape(new)
+        elif (difference := float(np.abs(old.astype(np.float64) - new).max(initial=0))) > AGREEMENT:
+            yield name, "0", f"max difference {difference:.2g}"
 
 
 def _shape(tensor: NDArray[Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""`graft serve`: BentoML's own `serve`, with a package and an environment in which nothing is shared by accident."""
+"""`graft serve`: runs `bentoml serve` with a package and an isolated environment."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ import graft
 from graft.service.artifact import read
 from graft.training.runtime.cache_dir import cache_folder
 
-ROOT = Path(graft.__file__).parents[1]  # where `graft` is found
+ROOT = Path(graft.__file__).parents[1]  # the folder that contains the `graft` package
 
 
 def environment(package: Path, port: int) -> dict[str, str]:
-    """The environment for one server.
+    """The environment variables for one server.
 
-    A BentoML home of its own, because each `bentoml serve` deletes its home's metrics folder, a neighbour's included;
-    and a port can only have one server.
+    Each port gets a separate BentoML home, because `bentoml serve` deletes the metrics folder of its home, even when
+    another server uses it.
     """
     home = cache_folder() / "bentoml" / str(port)
     home.mkdir(parents=True, exist_ok=True)
@@ -28,13 +28,13 @@ def environment(package: Path, port: int) -> dict[str, str]:
 
 
 def command(host: str, port: int) -> list[str]:
-    """The command line of one server; it must run in ROOT."""
+    """The command line of one server; its working directory must be ROOT."""
     return [sys.executable, "-m", "bentoml", "serve", "graft.service.app:Graft", "--host", host, "--port", str(port)]
 
 
 def serve(package: Path, host: str, port: int) -> None:
-    """Becomes `bentoml serve`. Raises ArtifactError first if the package cannot be served."""
+    """Replaces this process with `bentoml serve`. Raises ArtifactError if the package cannot be served."""
     read(package)
-    settings = environment(package, port)
+    env = environment(package, port)
     os.chdir(ROOT)
-    os.execve(sys.executable, command(host, port), settings)
+    os.execve(sys.executable, command(host, port), env)

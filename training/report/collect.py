@@ -1,4 +1,4 @@
-"""What a run has to tell, gathered for its report: nothing is computed here that another room has not found out."""
+"""Collects the results of a run into a `RunReport`. Computes no metrics: every number comes from another package."""
 
 import platform
 import shlex
@@ -26,13 +26,13 @@ from graft.training.strategies.context import Ground, on_gpu
 from graft.training.strategies.trained_model import Trained
 from graft.training.visualization.gallery import Answers
 
-UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a plan
+UNTOLD = {"n_images", "counts", "multilabel", "scratch", "fresh", "seed", "find_rates", "average_every"}  # of a FineTuneConfig
 
 
 def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, artifact: Artifact, seconds: float) -> Story:
-    """A whole run, as its report tells it."""
+    """Builds the report of a run."""
     trained, dataset, splits = climbed.trained, ground.dataset, ground.splits
-    answers, by_path = _answers(ground, trained), {sample.path: sample for sample in splits.test}
+    predictions, by_path = _answers(ground, trained), {sample.path: sample for sample in splits.test}
     return Story(
         name=data.resolve().name,
         created=datetime.now().strftime("%d %B %Y, %H:%M").lstrip("0"),
@@ -45,18 +45,18 @@ def story(data: Path, ground: Ground, climbed: Climb, evaluation: Evaluation, ar
         seconds=seconds,
         package=str(artifact.path),
         evaluation=evaluation,
-        answers=answers,
+        answers=predictions,
         repeat=_repeat(data, ground, climbed),
         left_out=ground.audited.left_out,
         findings=tuple(
             finding for finding in ground.audited.findings if finding.kind != label_errors.KIND
-        ),  # these have a place of their own
+        ),  # label issues have a section of their own
         rungs=climbed.rungs,
         quadrant=climbed.quadrant,
         epochs=read_epochs(ground.folder.path / trained.strategy / "metrics.csv"),
         suspects=ground.audited.suspects,
         remarks=tuple(_remarks(climbed, evaluation)),
-        sees=collect.of_run(artifact, answers, trained.test.vectors, lambda path: dataset.read(by_path[path])),
+        sees=collect.of_run(artifact, predictions, trained.test.vectors, lambda path: dataset.read(by_path[path])),
     )
 
 
@@ -73,10 +73,10 @@ def _answers(ground: Ground, trained: Trained) -> Answers:
 def _remarks(climbed: Climb, evaluation: Evaluation) -> list[str]:
     remarks = [f"{climbed.ended}."] if climbed.ended else []
     if climbed.trained.gain:
-        remarks.append(f"Against its own probe, on test: {points(*climbed.trained.gain)}.")
+        remarks.append(f"Gain over the linear probe on the test set: {points(*climbed.trained.gain)}.")
     if evaluation.ten_crop:
-        many = evaluation.ten_crop
-        remarks.append(f"Ten looks at an image instead of one: {points(many.value, many.low, many.high)}.")
+        gain = evaluation.ten_crop
+        remarks.append(f"Gain of ten-crop evaluation: {points(gain.value, gain.low, gain.high)}.")
     return remarks
 
 
@@ -85,7 +85,12 @@ def _repeat(data: Path, ground: Ground, climbed: Climb) -> Repeat:
 
 
 def repeat(typed: str, choices: Recipe, seeds: Sequence[int], told: Sequence[Choice] = ()) -> Repeat:
-    """What it takes to do the same again: what was typed, which choices that meant, on which versions and machine."""
+    """Everything needed to reproduce a run: the command line, the resolved configuration, library versions and the machine.
+
+    Args:
+        command: the shell command.
+        config_lines: the resolved configuration.
+    """
     device = "on a GPU" if on_gpu(choices) else "no GPU"
     return Repeat(
         command=typed,
@@ -97,37 +102,37 @@ def repeat(typed: str, choices: Recipe, seeds: Sequence[int], told: Sequence[Cho
 
 
 def command(verb: str, data: Path, choices: Recipe, *more: str) -> str:
-    """What to type to get the same again."""
-    words = ["graft", verb, str(data), *more]
+    """The shell command that reproduces a run; options at their default are left out."""
+    arguments = ["graft", verb, str(data), *more]
     for name, value in choices.model_dump(exclude_defaults=True).items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            words.append(flag if value else f"--no-{name.replace('_', '-')}")
+            arguments.append(flag if value else f"--no-{name.replace('_', '-')}")
         else:
-            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
-    return shlex.join(words)
+            arguments += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return shlex.join(arguments)
 
 
 def _choices(ground: Ground, climbed: Climb) -> list[Choice]:
-    """What a person chose, and what followed from the size of the data."""
-    given, best = ground.choices.model_dump(), climbed.probed.chosen.best
-    size = str(ground.exported.preprocessing.crop)
-    always = ("strategy", "budget", "backbone", "weights", "fit")
-    chosen = [
-        *(Choice(_words(name), str(given[name]), derived=False) for name in always),
-        Choice("input size", size, derived=given["input_size"] is None),
+    """The resolved configuration: options from the recipe, and values derived from the data."""
+    options, best = ground.choices.model_dump(), climbed.probed.chosen.best
+    input_size = str(ground.exported.preprocessing.crop)
+    shown = ("strategy", "budget", "backbone", "weights", "fit")
+    config = [
+        *(Choice(_words(name), str(options[name]), derived=False) for name in shown),
+        Choice("input size", input_size, derived=options["input_size"] is None),
         Choice(
-            "mirror images for the probe",
-            _said(hyperparameters.mirrored(given["flips"], len(ground.splits.train))),
+            "horizontal flips for the probe",
+            _said(hyperparameters.mirrored(options["flips"], len(ground.splits.train))),
             derived=True,
         ),
-        Choice("the probe's strength (scikit-learn's C)", f"{best.strength:g}", derived=True),
-        Choice("the probe's features", f"{best.block}, {best.kind}", derived=True),
+        Choice("C of the probe (inverse regularization strength)", f"{best.strength:g}", derived=True),
+        Choice("features of the probe", f"{best.block}, {best.kind}", derived=True),
     ]
-    plans = read(ground.folder.path / PLAN)
-    if plan := plans.get(f"plan of {climbed.trained.strategy}"):
-        chosen += _planned(Plan.model_validate(plan), given)
-    return chosen
+    decisions = read(ground.folder.path / PLAN)
+    if plan := decisions.get(f"plan of {climbed.trained.strategy}"):
+        config += _planned(Plan.model_validate(plan), options)
+    return config
 
 
 def _planned(plan: Plan, given: Mapping[str, object]) -> list[Choice]:

@@ -1,7 +1,7 @@
-"""What a run has to tell -> one offline HTML file that a person enjoys. Numbers come in; nothing is computed but layout.
+"""Renders reports as self-contained HTML files. Computes only layout: every number comes from another package.
 
-Everything is escaped by Jinja2 (labels and file names are a stranger's text), nothing is asked of another origin, and
-the page's own content security policy allows just its own style and script, by their digests.
+Jinja2 escapes all text, because labels and file names are untrusted. A page makes no network requests, and its content
+security policy allows only its own style and script, by their hashes.
 """
 
 import base64
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from graft.training.architecture.summary import Inspection
 
 
-NAME = "report.html"  # in a run's folder, or a comparison's
+NAME = "report.html"  # in a run folder or a comparison folder
 PAGE = Path(__file__).parent / "templates"
-SCORES = ("val/accuracy", "val/map")  # what `metrics.csv` may call the validation score
+SCORES = ("val/accuracy", "val/map")  # possible columns of the validation score in `metrics.csv`
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One line of the recipe, and whether a person chose it or the data's size did."""
+    """One configuration value, and whether it was derived from the data or set in the recipe."""
 
     name: str
     value: str
@@ -49,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Repeat:
-    """What it takes to do the same again."""
+    """Everything needed to reproduce a run."""
 
     command: str
     choices: tuple[Choice, ...]
@@ -60,21 +60,21 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Story:
-    """A whole run, as its report tells it.
+    """The content of a run's report.
 
     Attributes:
         name: of the data set.
-        created: when, for a person.
+        created: date and time, formatted.
         counts: by split, images per label; in the order of `labels`.
         n_images: by split.
-        sizes: of the images, in words.
-        left_out: by path, why.
-        rungs: in the order in which they were climbed.
-        epochs: of the training that was kept, or none for a probe.
-        answers: what was said about each test image.
-        sees: the pictures of what the network looks at, and for.
-        remarks: further results in words: what ten crops gained, whether fine-tuning beat its probe.
-        package: where it lies, as a person would type it.
+        image_sizes: a text.
+        excluded: the reason by path.
+        attempts: the strategies, in the order in which they were tried.
+        epochs: of the selected training; empty for a probe.
+        predictions: for each test image.
+        interpretation: heat maps, the embedding map and filters of the network.
+        remarks: further results as sentences: the gains of ten-crop evaluation and of fine-tuning over the probe.
+        package: its path, as typed in a shell.
     """
 
     name: str
@@ -101,69 +101,87 @@ class Story:
 
 
 def report_page(story: Story, read: Callable[[str], bytes]) -> str:
-    """A run's report.
+    """Renders the report of a run.
 
     Args:
-        read: the encoded bytes of one of the data set's files; a file that cannot be read has no picture in the page.
+        read: returns the encoded bytes of a file of the data set; a file that cannot be read has no thumbnail.
     """
-    album = Album(read)
-    # In the order of what is missed most where the page is full, which is not the order in which it is read.
-    wrong = gallery.mistakes(story.answers, story.evaluation, story.labels, album)
-    suspects = gallery.suspects(story.suspects, album)
-    strange = gallery.strangest(story.answers, story.labels, album)
-    sheets = _sheets(story.findings, {path: album.picture(path) for path in gallery.concerned(story.findings)})
+    thumbnails = Album(read)
+    # In order of importance, because the thumbnail budget of a page may run out.
+    errors = gallery.mistakes(story.answers, story.evaluation, story.labels, thumbnails)
+    label_issues = gallery.suspects(story.suspects, thumbnails)
+    outliers = gallery.strangest(story.answers, story.labels, thumbnails)
+    sheets = _sheets(story.findings, {path: thumbnails.picture(path) for path in gallery.concerned(story.findings)})
     confusion = story.evaluation.confusion
-    behind = gallery.cells(story.answers, confusion, story.labels, album) if confusion else ()
+    cells = gallery.cells(story.answers, confusion, story.labels, thumbnails) if confusion else ()
     return _rendered(
         "report.html",
-        {"story": story, "wrong": wrong, "suspects": suspects, "strange": strange, "sheets": sheets, "cells": behind},
+        {
+            "report": story,
+            "errors": errors,
+            "label_issues": label_issues,
+            "outliers": outliers,
+            "sheets": sheets,
+            "cells": cells,
+        },
     )
 
 
 def check_page(name: str, summary: str, findings: Sequence[Finding], pictures: Mapping[str, str]) -> str:
-    """What is wrong with a data set, gravest first, with the images concerned.
+    """Renders the findings of a data check with the affected images, most severe first.
 
     Args:
-        summary: what the data set is, in a line.
-        pictures: data URIs by path; `gallery.concerned` says of which files, an `Album` makes them.
+        summary: one line about the data set.
+        pictures: data URIs by path, made by a `ThumbnailCache` for the files of `gallery.affected_paths`.
     """
     return _rendered("check.html", {"name": name, "summary": summary, "sheets": _sheets(findings, pictures)})
 
 
 def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = None) -> str:
-    """Strategies against each other: the lectures' table for a person's own images."""
-    return _rendered("compare.html", {"name": name, "summary": summary, "table": table, "repeat": repeat})
+    """Renders a comparison of strategies on the same images."""
+    return _rendered("compare.html", {"name": name, "summary": summary, "comparison": table, "reproduction": repeat})
 
 
 def robust_page(name: str, found: Robustness, advice: Advice) -> str:
-    """What a package's answers withstand, as curves with pictures, and what follows."""
-    told = {"name": name, "found": found, "advice": advice, "sample": sample(found), "chapters": list(chapters(found))}
-    return _rendered("robust.html", told)
+    """Renders robustness curves with example images, and a recommendation."""
+    context = {
+        "name": name,
+        "robustness": found,
+        "recommendation": advice,
+        "sample": sample(found),
+        "sections": list(chapters(found)),
+    }
+    return _rendered("robust.html", context)
 
 
 def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
-    """What a network is, layer by layer.
+    """Renders the layer table of a network.
 
     Args:
-        sees: what its template `sees.html` is told of what the network sees in images; None: there were none.
+        interpretation: heat maps, embedding maps and activations on images; None without images.
     """
-    from graft.training.architecture import summary as inspection
+    from graft.training.architecture import summary
 
     shares = [
-        max(layer.weights / found.anatomy.weights, inspection.operations_share(layer, found.anatomy))
+        max(layer.weights / found.anatomy.weights, summary.operations_share(layer, found.anatomy))
         for layer in found.anatomy.layers
     ]
-    told = {"found": found, "inspection": inspection, "largest": max(shares, default=1.0), "sees": sees}
-    return _rendered("inspect.html", told)
+    context = {
+        "inspection": found,
+        "summary": summary,
+        "largest": max(shares, default=1.0),
+        "interpretation": sees,
+    }
+    return _rendered("inspect.html", context)
 
 
 def save(page: str, path: Path) -> None:
-    """Writes a page, whole or not at all."""
+    """Writes a page atomically."""
     atomic_files.write(path, page)
 
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
-    """The training curves in a `metrics.csv`, from the start, epoch 0, on; none if there is no file."""
+    """Reads the training curves from a `metrics.csv`, starting at epoch 0; empty if the file does not exist."""
     if not path.is_file():
         return ()
     with path.open(encoding="utf-8", newline="") as file:
@@ -171,9 +189,9 @@ def read_epochs(path: Path) -> tuple[Epoch, ...]:
 
 
 def _epoch(row: Mapping[str, float]) -> Epoch:
-    known = {name: value for name, value in row.items() if math.isfinite(value)}
-    score = next((known[name] for name in SCORES if name in known), None)
-    return Epoch(int(row["epoch"]), known.get("train/loss"), known.get("val/loss"), score)
+    finite = {name: value for name, value in row.items() if math.isfinite(value)}
+    score = next((finite[name] for name in SCORES if name in finite), None)
+    return Epoch(int(row["epoch"]), finite.get("train/loss"), finite.get("val/loss"), score)
 
 
 def _sheets(findings: Sequence[Finding], pictures: Mapping[str, str]) -> tuple[Sheet, ...]:
@@ -190,7 +208,7 @@ def _rendered(template: str, told: Mapping[str, object]) -> str:
 
 
 def _digest(text: str) -> str:
-    """What a content security policy calls exactly this text."""
+    """The hash source of a text for a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -206,5 +224,5 @@ def _environment() -> "Environment":
         finalize=lambda value: charts.clean(value) if type(value) is str else value,
     )
     environment.filters.update(percent=charts.percent, duration=duration)
-    environment.globals.update(charts=charts, wording=formatting, panels=tables)
+    environment.globals.update(charts=charts, formatting=formatting, tables=tables)
     return environment

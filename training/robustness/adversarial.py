@@ -1,8 +1,9 @@
-"""Images that were changed just so that the network errs: no pixel by much, each in the direction that hurts. Needs torch.
+"""Adversarial attacks: bounded pixel changes that increase the loss, FGSM and PGD. Needs torch.
 
-FGSM makes one such step (Goodfellow, Shlens & Szegedy 2015, "Explaining and Harnessing Adversarial Examples"); PGD several
-smaller ones from a random start, never leaving the ball around the image (Madry et al. 2018, "Towards Deep Learning Models
-Resistant to Adversarial Attacks"). Steps are whole 255ths, so what comes out are images that a file can hold.
+FGSM takes one step along the sign of the gradient (Goodfellow, Shlens & Szegedy 2015, "Explaining and Harnessing Adversarial
+Examples"). PGD takes several smaller steps from a random start and projects each back onto the L-infinity ball around the
+image (Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks"). Steps are whole 255ths, so the
+results are valid 8-bit images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +23,17 @@ AT_ONCE = 24  # images
 
 
 def attacker(network: Network) -> Network:
-    """The network as attacks need it: its own weights at rest."""
+    """Prepares a network for attacks: evaluation mode, frozen weights, channels-last memory."""
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def losses(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
-    """Each image's loss in nats (N,), of float (N, S, S, 3) in [0, 255] and int64 (N,) or bool (N, C)."""
+    """The loss of each image, in nats, (N,).
+
+    Args:
+        pixels: float (N, S, S, 3) in [0, 255].
+        targets: int64 (N,), or bool (N, C) if an image may have several labels.
+    """
     logits, _ = network(pixels)
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets, reduction="none")
@@ -35,7 +41,7 @@ def losses(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
 
 
 def uphill(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
-    """The sign of the loss's gradient at each value of the images: -1, 0 or 1, float (N, S, S, 3)."""
+    """The sign of the gradient of the loss with respect to the images: -1, 0 or 1, float (N, S, S, 3)."""
     with torch.enable_grad():
         leaf = pixels.detach().requires_grad_()
         [gradient] = torch.autograd.grad(losses(network, leaf, targets).sum(), leaf)
@@ -43,24 +49,25 @@ def uphill(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
 
 
 def fgsm(network: Network, images: Pixels, targets: NDArray[np.generic], radii: Sequence[float]) -> Iterator[Pixels]:
-    """One step of each radius, in 255ths: uint8 (N, S, S, 3) for each; one gradient serves all of them."""
-    pixels, truth = _tensors(images, targets)
-    direction = uphill(network, pixels, truth)
+    """One gradient-sign step per radius, in 255ths: yields uint8 (N, S, S, 3) for each. All radii share one gradient."""
+    pixels, labels = _tensors(images, targets)
+    direction = uphill(network, pixels, labels)
     for radius in radii:
         yield _images(pixels + round(radius) * direction)
 
 
 def pgd(network: Network, images: Pixels, targets: NDArray[np.generic], radius: float, seed: int = 0) -> Pixels:
-    """Several steps of a quarter of the radius, in 255ths, that stay within it: uint8 (N, S, S, 3)."""
-    pixels, truth = _tensors(images, targets)
-    whole = round(radius)
+    """Projected gradient steps of a quarter of the radius, in 255ths, that stay within the radius: uint8 (N, S, S, 3)."""
+    pixels, labels = _tensors(images, targets)
+    epsilon = round(radius)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randint(-whole, whole + 1, pixels.shape, generator=generator)
-    low, high = (pixels - whole).clamp(min=0), (pixels + whole).clamp(max=255)
-    found = (pixels + start).clamp(low, high)
+    start = torch.randint(-epsilon, epsilon + 1, pixels.shape, generator=generator)
+    low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=255)
+    adversarial = (pixels + start).clamp(low, high)
     for _ in range(PGD_STEPS):
-        found = (found + max(1, whole // 4) * uphill(network, found, truth)).clamp(low, high)
-    return _images(found)
+        step = max(1, epsilon // 4) * uphill(network, adversarial, labels)
+        adversarial = (adversarial + step).clamp(low, high)
+    return _images(adversarial)
 
 
 def _tensors(images: Pixels, targets: NDArray[np.generic]) -> tuple[Tensor, Tensor]:
@@ -68,5 +75,5 @@ def _tensors(images: Pixels, targets: NDArray[np.generic]) -> tuple[Tensor, Tens
 
 
 def _images(pixels: Tensor) -> Pixels:
-    found: Pixels = pixels.clamp(0, 255).to(torch.uint8).numpy()
-    return found
+    images: Pixels = pixels.clamp(0, 255).to(torch.uint8).numpy()
+    return images

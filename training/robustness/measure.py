@@ -1,9 +1,9 @@
-"""What a package's answers withstand: the same labelled images, disturbed more and more.
+"""Measures a package's robustness: accuracy and flip rate on corrupted copies of labeled images, by severity.
 
-Every disturbance is made to the pixels that the network sees, and every disturbed image is answered by the engine that
-answers callers, so severity 0 is the evaluation itself. Attacks need gradients, and so torch and the package's weights;
-what they make is then judged by the same engine. A sample of the images is enough to see what matters; of the attacks,
-which cost a pass back through the network for each step, a smaller one.
+Corruptions apply to the preprocessed pixels, and the engine of the HTTP service predicts them. So the clean images
+reproduce the evaluation. Adversarial attacks need gradients, hence torch and the package's weights; the same engine then
+predicts the attacked images. A random subset of the images is enough to show the effects. Attacks run on a smaller subset,
+because each step costs a backward pass.
 """
 
 import zlib
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from graft.service.networks.network import Network
 
 
-ATTACKED = {"fgsm": 48, "pgd": 24}  # of them at most
+ATTACKED = {"fgsm": 48, "pgd": 24}  # maximum number of images by attack
 SEED = 0
 
 Said = NDArray[np.float32]
-Key = tuple[str, float]  # a disturbance and its severity
+Key = tuple[str, float]  # a corruption and its severity; ("", 0.0) for clean images
 
 
 @dataclass(frozen=True)
 class Withstood:
-    """What became of the answers at one severity.
+    """Accuracy and flip rate at one severity.
 
     Attributes:
-        right: share of n images that are answered rightly; where images have several labels, with exactly these.
-        changed: share of them that are answered otherwise than the unchanged image.
+        accuracy: fraction of n images predicted correctly; for several labels per image, with exactly these labels.
+        flip_rate: fraction of the images with another prediction than the clean image.
     """
 
     severity: float
@@ -57,7 +57,7 @@ class Withstood:
 
 @dataclass(frozen=True)
 class Example:
-    """One image as the network saw it, uint8 (S, S, 3), and what it answered."""
+    """One corrupted image, uint8 (S, S, 3), and its prediction as text."""
 
     severity: float
     path: str
@@ -67,13 +67,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Robustness:
-    """All that was measured.
+    """The results of a robustness measurement.
 
     Attributes:
-        n: images of the sample, out of `of`, drawn with `seed`.
-        unchanged: share of them that are answered rightly as they are.
-        curves: by the disturbances' names, the unchanged severity among the others.
-        examples: one image for each disturbance, at every severity.
+        n: number of images measured, drawn with `seed` from `n_available`.
+        clean_accuracy: accuracy on the clean images.
+        curves: results by corruption, in order of severity, including the clean images.
+        examples: one image for each corruption, at every severity.
     """
 
     n: int
@@ -86,7 +86,7 @@ class Robustness:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The sample, and what is said of it under every disturbance; of attacks, only the first images of the sample."""
+    """The images and the model's logits in every condition; attacks cover only the first images."""
 
     model: Model
     samples: tuple[Sample, ...]
@@ -96,40 +96,39 @@ class _Trial:
     attacked: dict[Key, Pixels]
 
     def shown(self, key: Key, row: int) -> Pixels:
-        """An image as the network saw it."""
+        """An image in one condition, as the network gets it."""
         return self.attacked[key][row] if key in self.attacked else disturbed(self.images[row], key, row)
 
 
 def measure(model: Model, dataset: Dataset, samples: Sequence[Sample], most: int = SAMPLE, seed: int = SEED) -> Robustness:
-    """What a package's answers to labelled images withstand.
+    """Measures the robustness of a package on labeled images.
 
     Args:
-        most: images that are drawn.
+        max_images: size of the random subset.
 
     Raises:
         ImageError: if a file is unreadable.
     """
-    trial = _tried(model, dataset, drawn(samples, most, seed), seed)
-    unchanged = trial.said["", 0.0]
-    right = _right(model, unchanged, trial.truth)
+    evaluation = _tried(model, dataset, drawn(samples, most, seed), seed)
+    correct = _right(model, evaluation.said["", 0.0], evaluation.truth)
     return Robustness(
-        n=len(trial.samples),
+        n=len(evaluation.samples),
         of=len(samples),
         seed=seed,
-        unchanged=_share(right),
-        curves={name: tuple(_curve(trial, name)) for name in DISTURBANCES},
-        examples={name: tuple(_examples(trial, name)) for name in DISTURBANCES},
+        unchanged=_share(correct),
+        curves={name: tuple(_curve(evaluation, name)) for name in DISTURBANCES},
+        examples={name: tuple(_examples(evaluation, name)) for name in DISTURBANCES},
     )
 
 
 def drawn(samples: Sequence[Sample], most: int, seed: int) -> tuple[Sample, ...]:
-    """At most so many samples, in random order, so that the first of them are a sample too."""
+    """A random subset in random order, so that every prefix of it is a random subset, too."""
     order = np.random.default_rng(seed).permutation(len(samples))[:most]
     return tuple(samples[row] for row in order.tolist())
 
 
 def disturbed(pixels: Pixels, key: Key, row: int) -> Pixels:
-    """One image, disturbed; which way, is drawn for each image and disturbance, and the same at every severity."""
+    """Corrupts one image. The random choices depend on image and corruption, and are the same at every severity."""
     name, severity = key
     if not name or severity == DISTURBANCES[name].unchanged:
         return pixels
@@ -140,50 +139,52 @@ def _tried(model: Model, dataset: Dataset, samples: tuple[Sample, ...], seed: in
     with Progress("decoding", len(samples), "images") as progress:
         decoded = each(lambda sample: model.decode(dataset.read(sample)).pixels, samples, cores())
         images = list(progress.each(decoded))
-    truth = dataset.targets(samples)
-    keys: list[Key] = [("", 0.0), *((one.name, severity) for one in NATURAL for severity in one.severities)]
-    items = [(key, row) for key in keys for row in range(len(images))]
-    said = np.concatenate(list(_said(model, [partial(disturbed, images[row], key, row) for key, row in items], "disturbing")))
-    natural = dict(zip(keys, said.reshape(len(keys), len(images), -1), strict=True))
-    attacked = _attacked(model, images, truth, seed)
-    flat = [partial(np.asarray, image) for batch in attacked.values() for image in batch]
+    targets = dataset.targets(samples)
+    conditions: list[Key] = [("", 0.0), *((kind.name, severity) for kind in NATURAL for severity in kind.severities)]
+    items = [(condition, row) for condition in conditions for row in range(len(images))]
+    loaders = [partial(disturbed, images[row], condition, row) for condition, row in items]
+    flat_logits = np.concatenate(list(_said(model, loaders, "corrupting")))
+    natural = dict(zip(conditions, flat_logits.reshape(len(conditions), len(images), -1), strict=True))
+    attacked = _attacked(model, images, targets, seed)
+    attacked_loaders = [partial(np.asarray, image) for batch in attacked.values() for image in batch]
     ends = np.cumsum([len(batch) for batch in attacked.values()])[:-1]
-    answers = np.split(np.concatenate(list(_said(model, flat, "asking about attacks"))), ends)
-    return _Trial(model, samples, images, truth, natural | dict(zip(attacked, answers, strict=True)), attacked)
+    attacked_logits = np.split(np.concatenate(list(_said(model, attacked_loaders, "predicting attacked images"))), ends)
+    return _Trial(model, samples, images, targets, natural | dict(zip(attacked, attacked_logits, strict=True)), attacked)
 
 
 def _said(model: Model, looks: "Sequence[partial[Pixels]]", what: str) -> Iterator[Said]:
-    """The engine's logits, (1, C) for each."""
-    for found in through(model.engine, looks, lambda look: look(), what):
-        if isinstance(found, ImageError):
-            raise found
-        yield found.logits
+    """Yields the engine's logits, (1, C) for each image."""
+    for result in through(model.engine, looks, lambda load: load(), what):
+        if isinstance(result, ImageError):
+            raise result
+        yield result.logits
 
 
 def _attacked(model: Model, images: list[Pixels], truth: NDArray[np.generic], seed: int) -> dict[Key, Pixels]:
-    """The attacked images of each radius, uint8 (M, S, S, 3), the first M of the sample."""
+    """Attacks the first M images with each radius: uint8 (M, S, S, 3) by condition."""
     from graft.service.networks import network
     from graft.training.robustness.adversarial import AT_ONCE, attacker
 
     target = attacker(network.load(model.artifact))
-    found: dict[Key, Pixels] = {}
-    n_images = {name: min(len(images), most) for name, most in ATTACKED.items()}
+    attacked: dict[Key, Pixels] = {}
+    n_images = {name: min(len(images), limit) for name, limit in ATTACKED.items()}
     with Progress("attacking", sum(n_images.values()), "images") as progress:
-        for one in ADVERSARIAL:
-            parts: dict[float, list[Pixels]] = {radius: [] for radius in one.severities}
-            for start in range(0, n_images[one.name], AT_ONCE):
-                rows = slice(start, min(start + AT_ONCE, n_images[one.name]))
+        for attack in ADVERSARIAL:
+            batches: dict[float, list[Pixels]] = {radius: [] for radius in attack.severities}
+            for start in range(0, n_images[attack.name], AT_ONCE):
+                rows = slice(start, min(start + AT_ONCE, n_images[attack.name]))
                 batch = np.stack(images[rows])
-                for radius, made in _attack(target, one.name, batch, truth[rows], one.severities, seed + start):
-                    parts[radius].append(made)
+                for radius, result in _attack(target, attack.name, batch, truth[rows], attack.severities, seed + start):
+                    batches[radius].append(result)
                 progress.advance(len(batch))
-            found |= {(one.name, radius): np.concatenate(made) for radius, made in parts.items()}
-    return found
+            attacked |= {(attack.name, radius): np.concatenate(results) for radius, results in batches.items()}
+    return attacked
 
 
 def _attack(
     target: "Network", name: str, batch: Pixels, truth: NDArray[np.generic], radii: Sequence[float], seed: int
 ) -> Iterator[tuple[float, Pixels]]:
+    """Yields each radius and the attacked batch."""
     from graft.training.robustness.adversarial import fgsm, pgd
 
     if name == "fgsm":
@@ -193,52 +194,53 @@ def _attack(
 
 
 def answers(model: Model, logits: Said) -> NDArray[np.generic]:
-    """What is answered: the label, int (N, 1); where an image may have several, which are given, bool (N, C)."""
-    chances = model.probabilities(logits)
+    """The predicted label, int (N, 1); for several labels per image, which are predicted, bool (N, C)."""
+    probabilities = model.probabilities(logits)
     if model.manifest.multilabel:
-        return given(chances, np.array(model.manifest.calibration.thresholds, np.float64))
-    best: NDArray[np.int64] = chances.argmax(axis=1)[:, None]
-    return best
+        return given(probabilities, np.array(model.manifest.calibration.thresholds, np.float64))
+    top: NDArray[np.int64] = probabilities.argmax(axis=1)[:, None]
+    return top
 
 
 def _right(model: Model, logits: Said, truth: NDArray[np.generic]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (answers(model, logits) == truth.reshape(len(truth), -1)).all(axis=1)
-    return found
+    correct: NDArray[np.bool_] = (answers(model, logits) == truth.reshape(len(truth), -1)).all(axis=1)
+    return correct
 
 
 def _curve(trial: _Trial, name: str) -> Iterator[Withstood]:
-    disturbance = DISTURBANCES[name]
+    corruption = DISTURBANCES[name]
     n_images = min(len(trial.samples), ATTACKED.get(name, len(trial.samples)))
-    before = trial.said["", 0.0][:n_images]
-    for severity in disturbance.curve:
-        now = before if severity == disturbance.unchanged else trial.said[name, severity]
-        changed = (answers(trial.model, now) != answers(trial.model, before)).any(axis=1)
-        yield Withstood(severity, n_images, _share(_right(trial.model, now, trial.truth[:n_images])), _share(changed))
+    clean = trial.said["", 0.0][:n_images]
+    for severity in corruption.curve:
+        logits = clean if severity == corruption.unchanged else trial.said[name, severity]
+        flipped = (answers(trial.model, logits) != answers(trial.model, clean)).any(axis=1)
+        yield Withstood(severity, n_images, _share(_right(trial.model, logits, trial.truth[:n_images])), _share(flipped))
 
 
 def _examples(trial: _Trial, name: str) -> Iterator[Example]:
-    """The image that is most surely right as it is and wrong in the end; the surest of all if none goes wrong."""
-    disturbance = DISTURBANCES[name]
-    n_images = len(trial.said[name, disturbance.severities[0]])
-    before = trial.said["", 0.0][:n_images]
-    truth = trial.truth[:n_images]
-    lost = [~_right(trial.model, trial.said[name, disturbance.severities[end]], truth) for end in (0, -1)]
-    telling = _right(trial.model, before, truth) & (lost[0] | lost[1])
-    row = int((telling + trial.model.probabilities(before).max(axis=1)).argmax())
-    for severity in disturbance.curve:
-        key = ("", 0.0) if severity == disturbance.unchanged else (name, severity)
-        said = trial.said[key][row : row + 1]
-        yield Example(severity, trial.samples[row].path, trial.shown(key, row), _told(trial.model, said))
+    """The most confident image that is correct when clean and wrong at an extreme severity; without one, the most confident."""
+    corruption = DISTURBANCES[name]
+    n_images = len(trial.said[name, corruption.severities[0]])
+    clean = trial.said["", 0.0][:n_images]
+    targets = trial.truth[:n_images]
+    wrong = [~_right(trial.model, trial.said[name, corruption.severities[end]], targets) for end in (0, -1)]
+    becomes_wrong = _right(trial.model, clean, targets) & (wrong[0] | wrong[1])
+    row = int((becomes_wrong + trial.model.probabilities(clean).max(axis=1)).argmax())
+    for severity in corruption.curve:
+        condition = ("", 0.0) if severity == corruption.unchanged else (name, severity)
+        logits = trial.said[condition][row : row + 1]
+        yield Example(severity, trial.samples[row].path, trial.shown(condition, row), _told(trial.model, logits))
 
 
 def _told(model: Model, logits: Said) -> str:
-    chances = model.probabilities(logits)[0]
-    best = int(chances.argmax())
-    return f"{model.manifest.labels[best]} {chances[best]:.0%}"
+    """The most probable label and its probability: `cat 93%`."""
+    probabilities = model.probabilities(logits)[0]
+    top = int(probabilities.argmax())
+    return f"{model.manifest.labels[top]} {probabilities[top]:.0%}"
 
 
 def _share(flags: NDArray[np.bool_]) -> Estimate:
-    found = share(float(flags.sum()), len(flags))
-    if found is None:
-        raise ValueError("There are no images to disturb.")
-    return found
+    estimate = share(float(flags.sum()), len(flags))
+    if estimate is None:
+        raise ValueError("There are no images to corrupt.")
+    return estimate

@@ -1,4 +1,4 @@
-"""What a package withstands, told: a table, the plain sentences that follow, and the flags that do something about it."""
+"""Presents a robustness measurement: a table, recommendations in plain sentences, and the `graft fit` flags they call for."""
 
 import io
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from graft.training.visualization.charts import percent
 from graft.training.visualization.gallery import Figure
 from graft.training.visualization.thumbnails import data_uri, thumbnail
 
-MOST_CHANGED = 0.05  # share of answers that may change at a usual severity before anything is advised
+MOST_CHANGED = 0.05  # flip rate at a typical severity above which augmentation is recommended
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What follows from a measurement.
+    """Recommendations drawn from a robustness measurement.
 
     Attributes:
-        sentences: one for each disturbance that changes too much; one that says so if none does.
-        harden: what `--harden` should name.
-        command: that fits again with it; "" if nothing is to be gained by that.
+        sentences: one for each corruption with a high flip rate; if there is none, one that says so.
+        augmentations: corruptions to pass to `--harden`.
+        command: the `graft fit` command with these augmentations; "" if none is recommended.
     """
 
     sentences: tuple[str, ...]
@@ -32,39 +32,40 @@ class Advice:
 
 
 def advise(found: Robustness, data: str, backbone: str = DEFAULT_BACKBONE) -> Advice:
-    """The sentences that follow, the gravest first; the attack that changes most comes last, for no flag answers it.
+    """Recommends augmentations, most severe corruption first. The worst attack comes last, because no flag helps against it.
 
-    A disturbance is named if at a usual severity more than one answer in twenty surely changes: if the lower end of the
-    interval says so.
+    A corruption counts if its flip rate at a typical severity significantly exceeds 5%: the lower end of the interval does.
 
     Args:
-        data: what to fit on, as a person types it.
+        data: the training data, as it appears in a command line.
     """
-    grave = [worst for name in DISTURBANCES if (worst := _worst(found, name))]
-    grave.sort(key=lambda one: -one[1].changed.low)
-    attacks = [one for one in grave if one[0] not in HARDENING]
-    grave = [one for one in grave if one[0] in HARDENING] + attacks[:1]
-    harden = tuple(name for name in HARDENING if name in {name for name, _ in grave})
-    sentences = tuple(_sentence(name, worst, data, backbone) for name, worst in grave)
-    return Advice(sentences or (_nothing(found),), harden, _command(data, backbone, harden) if harden else "")
+    severe = [worst for name in DISTURBANCES if (worst := _worst(found, name))]
+    severe.sort(key=lambda pair: -pair[1].changed.low)
+    attacks = [pair for pair in severe if pair[0] not in HARDENING]
+    severe = [pair for pair in severe if pair[0] in HARDENING] + attacks[:1]
+    names = {name for name, _ in severe}
+    augmentations = tuple(name for name in HARDENING if name in names)
+    sentences = tuple(_sentence(name, worst, data, backbone) for name, worst in severe)
+    command = _command(data, backbone, augmentations) if augmentations else ""
+    return Advice(sentences or (_nothing(found),), augmentations, command)
 
 
 def _worst(found: Robustness, name: str) -> tuple[str, Withstood] | None:
-    usual = [one for one in found.curves[name] if one.severity in DISTURBANCES[name].usual]
-    worst = max(usual, key=lambda one: one.changed.low)
+    typical = [result for result in found.curves[name] if result.severity in DISTURBANCES[name].usual]
+    worst = max(typical, key=lambda result: result.changed.low)
     return (name, worst) if worst.changed.low > MOST_CHANGED else None
 
 
 def _sentence(name: str, worst: Withstood, data: str, backbone: str) -> str:
-    changed = worst.changed
+    flip_rate = worst.changed
     start = (
-        f"answers change for {changed.value:.0%} ({changed.low:.0%} to {changed.high:.0%})"
-        f" of {DISTURBANCES[name].images(worst.severity)}"
+        f"{flip_rate.value:.0%} ({flip_rate.low:.0%} to {flip_rate.high:.0%}) of predictions change"
+        f" on {DISTURBANCES[name].images(worst.severity)}"
     )
     if name not in HARDENING:
-        return f"{start}: no flag cures that; where somebody gains by a wrong answer, let no answer decide alone"
-    proviso = " if its label is still true then" if name in ("rotation", "flip") else ""
-    return f"{start}: add {name} to the augmentation{proviso}: {_command(data, backbone, (name,))}"
+        return f"{start}: no training flag prevents this; do not act on a prediction alone where attackers profit from errors"
+    condition = " if it preserves the label" if name in ("rotation", "flip") else ""
+    return f"{start}: add {name} to the augmentations{condition}: {_command(data, backbone, (name,))}"
 
 
 def _command(data: str, backbone: str, harden: tuple[str, ...]) -> str:
@@ -73,49 +74,52 @@ def _command(data: str, backbone: str, harden: tuple[str, ...]) -> str:
 
 
 def _nothing(found: Robustness) -> str:
-    return f"no usual disturbance surely changes more than one answer in twenty, as far as {found.n:,} images can tell"
+    return (
+        f"no corruption at a typical severity significantly changes more than 5% of predictions, measured on {found.n:,} images"
+    )
 
 
 def facts(found: Robustness, advice: Advice) -> dict[str, object]:
-    """For `--json`, beside the evaluation."""
+    """The keys that `--robust` adds to `--json`."""
     return {
-        "robust": {name: [_fact(one) for one in curve] for name, curve in found.curves.items()},
+        "robust": {name: [_fact(result) for result in curve] for name, curve in found.curves.items()},
         "robust_sample": {"n": found.n, "of": found.of, "seed": found.seed, "unchanged": found.unchanged.model_dump()},
         "advice": list(advice.sentences),
     }
 
 
 def _fact(one: Withstood) -> dict[str, float]:
-    right, changed = one.right, one.changed
-    numbers = {"severity": one.severity, "accuracy": right.value, "low": right.low, "high": right.high}
-    return numbers | {"changed": changed.value, "n": one.n}
+    accuracy = one.right
+    numbers = {"severity": one.severity, "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
+    return numbers | {"changed": one.changed.value, "n": one.n}
 
 
 def text(found: Robustness, advice: Advice) -> str:
-    """The table and the advice, for a terminal."""
+    """The table and the recommendations, for the terminal."""
     lines = [
-        f"disturbed: {sample(found)}; unchanged, {percent(found.unchanged.value)} are right",
-        f"{'':12} {'':>13}  {'right, with its interval':26}  answers that change",
+        f"robustness: {sample(found)}; clean accuracy {percent(found.unchanged.value)}",
+        f"{'':12} {'':>13}  {'accuracy (95% interval)':26}  flip rate",
     ]
     for name, curve in found.curves.items():
-        for number, one in enumerate(one for one in curve if one.severity != DISTURBANCES[name].unchanged):
-            right = f"{percent(one.right.value):>6}  ({percent(one.right.low)} to {percent(one.right.high)})"
-            words = DISTURBANCES[name].words(one.severity)
-            lines.append(f"{name if number == 0 else '':12} {words:>13}  {right:26}  {percent(one.changed.value):>6}")
+        corrupted = [result for result in curve if result.severity != DISTURBANCES[name].unchanged]
+        for index, result in enumerate(corrupted):
+            accuracy, severity = result.right, DISTURBANCES[name].words(result.severity)
+            interval = f"{percent(accuracy.value):>6}  ({percent(accuracy.low)} to {percent(accuracy.high)})"
+            lines.append(f"{name if index == 0 else '':12} {severity:>13}  {interval:26}  {percent(result.changed.value):>6}")
     return "\n".join([*lines, *advice.sentences])
 
 
 def sample(found: Robustness) -> str:
-    """How many images were disturbed, in words."""
-    these = f"all {found.n:,} images" if found.n == found.of else f"{found.n:,} of {found.of:,} images (seed {found.seed})"
-    fewer = {one.name: found.curves[one.name][0].n for one in ADVERSARIAL}
-    attacks = " and ".join(f"{n:,} by {name.upper()}" for name, n in fewer.items() if n < found.n)
-    return f"{these}{f', attacked: {attacks}' * bool(attacks)}"
+    """The sample size, in words."""
+    images = f"all {found.n:,} images" if found.n == found.of else f"{found.n:,} of {found.of:,} images (seed {found.seed})"
+    n_attacked = {attack.name: found.curves[attack.name][0].n for attack in ADVERSARIAL}
+    attacks = ", ".join(f"{name.upper()}: {n:,}" for name, n in n_attacked.items() if n < found.n)
+    return f"{images}{f'; {attacks}' * bool(attacks)}"
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """One disturbance, as the page tells it."""
+    """The section of one corruption on the robustness page."""
 
     name: str
     axis: str
@@ -124,12 +128,12 @@ class Chapter:
 
 
 def chapters(found: Robustness) -> Iterator[Chapter]:
-    """The page's chapters, in the order of the table."""
+    """The sections of the robustness page, in the order of the table."""
     for name, curve in found.curves.items():
-        disturbance = DISTURBANCES[name]
-        rows = tuple((disturbance.words(one.severity), one) for one in curve)
-        figures = tuple(_figure(disturbance.words(example.severity), example) for example in found.examples[name])
-        yield Chapter(name, disturbance.axis, rows, figures)
+        corruption = DISTURBANCES[name]
+        rows = tuple((corruption.words(result.severity), result) for result in curve)
+        figures = tuple(_figure(corruption.words(example.severity), example) for example in found.examples[name])
+        yield Chapter(name, corruption.axis, rows, figures)
 
 
 def _figure(words: str, example: Example) -> Figure:

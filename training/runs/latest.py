@@ -1,4 +1,4 @@
-"""The package that is served and shipped, under two names that stay the same whichever run it came from."""
+"""Maintains `runs/latest` and `runs/latest-package`, the fixed paths of the package that is served and shipped."""
 
 import fcntl
 import os
@@ -18,13 +18,13 @@ HALF_DONE = ".latest-*"
 
 
 def choose(run: Path) -> Artifact:
-    """Makes a run's package the one that `bentoml serve`, `bentoml build` and the image take.
+    """Selects the package of a run for `bentoml serve`, `bentoml build` and the image.
 
-    `runs/latest` is a link to the run, replaced in one step. `runs/latest-package` holds the package's files themselves, as
-    hard links where the disk has them, because builders follow no links.
+    `runs/latest` is a symbolic link to the run, replaced atomically. `runs/latest-package` contains the files of the package
+    (hard links if possible), because image builders do not follow symbolic links.
 
     Raises:
-        ArtifactError: if the run has no package, or one that cannot be served; what was chosen before stays.
+        ArtifactError: if the run has no valid package; the previous selection stays.
     """
     artifact = read(run / PACKAGE)
     RUNS.mkdir(exist_ok=True)
@@ -37,33 +37,33 @@ def choose(run: Path) -> Artifact:
 
 
 def _link(run: Path) -> None:
-    beside = RUNS / f".latest-{os.getpid()}"
-    beside.symlink_to(os.path.relpath(run.resolve(), RUNS.resolve()), target_is_directory=True)
-    os.replace(beside, LATEST)
+    temporary = RUNS / f".latest-{os.getpid()}"
+    temporary.symlink_to(os.path.relpath(run.resolve(), RUNS.resolve()), target_is_directory=True)
+    os.replace(temporary, LATEST)
 
 
 def _put(package: Path) -> None:
-    beside, before = RUNS / f".latest-new-{os.getpid()}", RUNS / f".latest-old-{os.getpid()}"
-    shutil.copytree(package, beside, copy_function=_same)
+    new, old = RUNS / f".latest-new-{os.getpid()}", RUNS / f".latest-old-{os.getpid()}"
+    shutil.copytree(package, new, copy_function=_same)
     if PACKED.exists():
-        os.rename(PACKED, before)  # a directory with content cannot be replaced in one step
-    os.rename(beside, PACKED)
-    shutil.rmtree(before, ignore_errors=True)
+        os.rename(PACKED, old)  # a non-empty directory cannot be replaced atomically
+    os.rename(new, PACKED)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _same(file: str, target: str) -> None:
     try:
         os.link(file, target)
-    except OSError:  # another disk, or one without hard links
+    except OSError:  # another filesystem, or no support for hard links
         shutil.copy2(file, target)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One process at a time renames here; the others wait for the moment it takes."""
+    """Lets one process at a time rename; others wait."""
     descriptor = os.open(RUNS, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems lock no directories
+        with suppress(OSError):  # some network filesystems cannot lock directories
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

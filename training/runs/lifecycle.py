@@ -1,4 +1,4 @@
-"""Where runs lie: a name for a new one, who works on it, and what a killed one left half done."""
+"""Lifecycle of run folders: naming, locking, resuming, cleanup after a killed run, and marking as finished."""
 
 import errno
 import fcntl
@@ -26,29 +26,29 @@ LIBRARIES = ("graft-vision", "torch", "timm", "pytorch-lightning", "albumentatio
 
 @contextmanager
 def opened(out: Path | None, data: Path, recipe: Recipe, resume: bool = False, like: Path | None = None) -> Iterator[Folder]:
-    """A run's folder, new or gone on with, held by this process alone until the block ends.
+    """Opens a new or resumed run folder, and locks it until the block ends.
 
-    A folder in which nothing was begun is not left behind by an error; at Ctrl-C and SIGTERM it stays.
+    After an error, a folder without a started run is removed. After Ctrl-C or SIGTERM, it is kept.
 
     Raises:
-        RunError: if it holds another run, lies inside the data, or another process is at it.
-        OSError: if it cannot be written.
+        RunError: if the folder contains another run, is inside the data, or is locked by another process.
+        OSError: if it is not writable.
     """
     path = out or _fresh(data)
     check(path, data)
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         if not resume and (path / SPLITS).exists():
-            raise RunError(f"{path} holds a run already. Go on with it by --resume, or choose another --out.")
+            raise RunError(f"{path} already contains a run. Use --resume to continue it, or choose another --out.")
         _tidy(path)
         try:
             if not resume or not (path / RUN).exists():
                 _begin(path, data, recipe, like)
-            began = read(path / RUN)
-            _warn_of_other_versions(began)
-            yield Folder(path, Path(began["like"]) if began.get("like") else None)
+            metadata = read(path / RUN)
+            _warn_of_other_versions(metadata)
+            yield Folder(path, Path(metadata["like"]) if metadata.get("like") else None)
         except (KeyboardInterrupt, SystemExit):
-            say(f"go on with: graft fit {shlex.quote(str(data))} --out {shlex.quote(str(path))} --resume")
+            say(f"resume with: graft fit {shlex.quote(str(data))} --out {shlex.quote(str(path))} --resume")
             raise
         except Exception:
             if not (path / SPLITS).exists():
@@ -57,46 +57,46 @@ def opened(out: Path | None, data: Path, recipe: Recipe, resume: bool = False, l
 
 
 def check(path: Path, data: Path) -> None:
-    """Refuses a run's folder that cannot be written or lies inside the data, before anything is computed."""
+    """Rejects a run folder that is not writable or is inside the data, before anything is computed."""
     if data.is_dir() and path.resolve().is_relative_to(data.resolve()):
-        raise RunError(f"The run's folder {path} would lie inside the data, where Graft never writes. Choose another --out.")
+        raise RunError(f"The run folder {path} is inside the data folder, and Graft never writes there. Choose another --out.")
     existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise PermissionError(errno.EACCES, "The run's folder cannot be written", str(existing))
+        raise PermissionError(errno.EACCES, "The run folder is not writable", str(existing))
 
 
 def resumable(data: Path, out: Path | None) -> Path:
-    """The run to go on with: `out`, or the newest unfinished one of these data below `runs/`.
+    """Finds the run to resume: `out`, or the newest unfinished run of this data in `runs/`.
 
     Raises:
         RunError: if there is none.
     """
     if out is not None:
         return out
-    ours = [path.parent for path in RUNS.glob(f"*/{RUN}") if not path.parent.is_symlink() and _is_of(path, data)]
-    if not ours:
-        raise RunError(f"There is no unfinished run of {data} below {RUNS}/; --out RUN names one elsewhere.")
-    return max(ours, key=lambda path: float(read(path / RUN)["begun"]))
+    candidates = [path.parent for path in RUNS.glob(f"*/{RUN}") if not path.parent.is_symlink() and _is_of(path, data)]
+    if not candidates:
+        raise RunError(f"There is no unfinished run of {data} in {RUNS}/; use --out RUN for another location.")
+    return max(candidates, key=lambda path: float(read(path / RUN)["begun"]))
 
 
 def finished(path: Path) -> bool:
-    """Whether a run came to its end and its package is there."""
+    """Whether a run is finished and its package exists."""
     return bool(read(path / RUN).get("finished")) and (path / PACKAGE / MANIFEST).is_file()
 
 
 def finish(path: Path) -> None:
-    """Marks a run as finished, and points at it."""
+    """Marks a run as finished, and makes it the latest."""
     latest.choose(path)
     atomic_files.write(path / RUN, to_json(read(path / RUN) | {"finished": time.time()}))
 
 
 def name_of(data: Path) -> str:
-    """What a run and its model are called after: the data's own name."""
+    """Name of a run and its model: the name of the data folder or file."""
     return data.resolve().stem or "model"
 
 
 def _fresh(data: Path) -> Path:
-    """A new folder below `runs/`, made at once so that nobody else takes the name."""
+    """Creates a new folder in `runs/` at once, so that no other process takes its name."""
     check(RUNS / "new", data)
     RUNS.mkdir(exist_ok=True)
     stamp, number = f"{name_of(data)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}", 1
@@ -112,10 +112,10 @@ def _fresh(data: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a folder for this process.
+    """Locks a folder for this process.
 
-    A lock of the kernel's, which ends with the process however that ends; a number in a file would outlive it, and in a
-    container the next process may well have the same number.
+    The kernel releases the lock when the process ends. A PID file would outlive a killed process, and in a container the
+    next process may get the same PID.
     """
     lock = path / LOCK
     while True:
@@ -126,11 +126,11 @@ def _locked(path: Path) -> Iterator[None]:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             file.seek(0)
-            raise RunError(f"{path} is being worked on by process {file.read().strip() or 'unknown'}.") from None
+            raise RunError(f"{path} is in use by process {file.read().strip() or 'unknown'}.") from None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 break
-        file.close()  # whoever held it has removed it meanwhile
+        file.close()  # the previous owner has removed the file meanwhile
     with file:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -143,26 +143,26 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _begin(path: Path, data: Path, recipe: Recipe, like: Path | None) -> None:
     atomic_files.write(path / RECIPE, recipe.text())
-    began = {
+    metadata = {
         "data": str(data.resolve()),
         "begun": time.time(),
         "versions": versions(),
         "like": str(like.resolve()) if like else None,
     }
-    atomic_files.write(path / RUN, to_json(began))
+    atomic_files.write(path / RUN, to_json(metadata))
 
 
 def _tidy(path: Path) -> None:
-    """Removes what a killed run left half done; a package that it had just set aside for a newer one comes back."""
+    """Removes unfinished files of a killed run, and restores a package that it was replacing."""
     if not (path / PACKAGE).exists():
-        for old in path.glob(f".{PACKAGE}-old-*"):
-            old.rename(path / PACKAGE)
+        for backup in path.glob(f".{PACKAGE}-old-*"):
+            backup.rename(path / PACKAGE)
             break
     atomic_files.remove_unfinished(path, *ORPHANS)
 
 
 def _forget(path: Path) -> None:
-    """Removes a folder in which nothing was begun, unless something of somebody else's is in it."""
+    """Removes a folder without a started run, unless it contains other files."""
     for name in (RUN, RECIPE, PLAN, LOCK):
         (path / name).unlink(missing_ok=True)
     with suppress(OSError):
@@ -172,18 +172,18 @@ def _forget(path: Path) -> None:
 
 
 def _is_of(run: Path, data: Path) -> bool:
-    began = read(run)
-    return began.get("data") == str(data.resolve()) and not finished(run.parent)
+    metadata = read(run)
+    return metadata.get("data") == str(data.resolve()) and not finished(run.parent)
 
 
 def _warn_of_other_versions(began: dict[str, Any]) -> None:
-    now, before = versions(), began.get("versions", {})
-    if rows := [(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]:
-        say(f"warning: other versions than when the run began, so its numbers may differ slightly:\n{table(rows)}")
+    current, recorded = versions(), began.get("versions", {})
+    if rows := [(name, recorded.get(name), current[name]) for name in current if recorded.get(name) != current[name]]:
+        say(f"warning: library versions have changed since the run started, so results may differ slightly:\n{table(rows)}")
 
 
 def versions() -> dict[str, str | None]:
-    """Of the libraries that a run's numbers depend on; None for one that is not there."""
+    """Versions of the libraries that affect the results; None if a library is not installed."""
     return {library: _version(library) for library in LIBRARIES}
 
 

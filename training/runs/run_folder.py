@@ -1,7 +1,7 @@
-"""What is written down in a run's folder, and whether a later start means the same run.
+"""Files of a run folder, and checks that a resumed run is the same run.
 
-`run.json` says what was started, `recipe.yaml` with which choices, `splits.csv` which image went where, `plan.json` what was
-decided on the way. Each is whole or not there. A run counts as begun once `splits.csv` is there.
+`run.json` has the metadata, `recipe.yaml` the options, `splits.csv` the split of each image, and `plan.json` the decisions made
+during the run. All are written atomically. A run counts as started once `splits.csv` exists.
 """
 
 import csv
@@ -25,85 +25,89 @@ RUN, RECIPE, SPLITS, PLAN, PACKAGE = "run.json", "recipe.yaml", "splits.csv", "p
 
 
 class RunError(ValueError):
-    """A run's folder cannot be used for what was asked."""
+    """A run folder cannot be used for the requested operation."""
 
 
 class RunDiffers(RunError):
-    """A run cannot be gone on with, because something is not as it was when it began."""
+    """A run cannot be resumed, because its inputs have changed since it started."""
 
     def __init__(self, path: Path, rows: Iterable[Row]) -> None:
-        way = "Give back what it began with, or begin another run: leave out --resume and choose another --out."
-        super().__init__(f"{path} began with something else:\n{table(rows)}\n{way}")
+        remedy = "Restore the original inputs, or start a new run without --resume and with another --out."
+        super().__init__(f"{path} was started with different inputs:\n{table(rows)}\n{remedy}")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A run's folder, held by this process alone.
+    """A run folder that this process has locked.
 
     Attributes:
-        like: another run, whose splits and decisions are repeated here.
+        replay_of: another run; its splits and decisions are repeated here.
     """
 
     path: Path
     like: Path | None = None
 
     def decided(self, name: str, make: Callable[[], T]) -> T:
-        """A decision that was made once, by measuring a time perhaps, and is repeated ever after.
+        """Returns a decision of this run. It is made once, for example from a measured time, and reused after a resume.
 
         Args:
-            make: gives it, as something that JSON can hold, where it was not made yet.
+            make: makes the decision; returns a JSON-serializable value.
         """
         if name not in read(self.path / PLAN):
-            earlier = read(self.like / PLAN) if self.like else {}
-            made = earlier[name] if name in earlier else make()
-            atomic_files.write(self.path / PLAN, to_json(read(self.path / PLAN) | {name: made}))  # `make` may have decided too
-        decided: T = read(self.path / PLAN)[name]  # read back: of the same type, whether just made or not
-        return decided
+            original = read(self.like / PLAN) if self.like else {}
+            value = original[name] if name in original else make()
+            # Read again, because `make` may have recorded other decisions.
+            atomic_files.write(self.path / PLAN, to_json(read(self.path / PLAN) | {name: value}))
+        decision: T = read(self.path / PLAN)[name]  # read back, so that its type is the same as after a resume
+        return decision
 
     def agree(self, facts: dict[str, object]) -> None:
-        """Writes down what a run depends on, or compares it with what was written down when it began.
+        """Records the inputs of the run, or compares them with the recorded ones.
 
         Raises:
-            RunDiffers: with a table of the differences.
+            RunMismatchError: with a table of the differences.
         """
-        before = self.decided("facts", lambda: facts)
-        now = json.loads(json.dumps(facts))
-        if rows := [(name, before.get(name), now.get(name)) for name in {**before, **now} if before.get(name) != now.get(name)]:
+        recorded = self.decided("facts", lambda: facts)
+        current = json.loads(json.dumps(facts))
+        names = {**recorded, **current}
+        if rows := [(name, recorded.get(name), current.get(name)) for name in names if recorded.get(name) != current.get(name)]:
             raise RunDiffers(self.like or self.path, rows)
 
     def splits(self, dataset: Dataset) -> Splits | None:
-        """The recorded splits, of the very images that were recorded; None where nothing was yet.
+        """Loads the recorded splits; None if there are none.
 
         Raises:
-            RunDiffers: if an image is missing, or changed, or has another label now.
+            RunMismatchError: if an image is missing, has changed, or has another label.
         """
         recorded = next((folder / SPLITS for folder in (self.path, self.like) if folder and (folder / SPLITS).exists()), None)
         if recorded is None:
             return None
-        now = {sample.path: sample for sample in dataset.samples}
-        parts: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
+        unmatched = {sample.path: sample for sample in dataset.samples}
+        by_split: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
         changed: list[Row] = []
         with recorded.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
-            sample = now.pop(row["path"], None)
-            if row["split"] not in parts:  # left out then, and again
+            sample = unmatched.pop(row["path"], None)
+            if row["split"] not in by_split:  # excluded images stay excluded
                 continue
-            found = (_label(dataset, sample), sample.digest.hex()) if sample else None
-            if sample is None or found != (row["label"], row["sha256"]):
-                changed.append((row["path"], _shown(row["label"], row["sha256"]), _shown(*found) if found else "missing"))
+            current = (_label(dataset, sample), sample.digest.hex()) if sample else None
+            if sample is None or current != (row["label"], row["sha256"]):
+                changed.append((row["path"], _shown(row["label"], row["sha256"]), _shown(*current) if current else "missing"))
             else:
-                parts[row["split"]].append(sample)
-        changed += [(path, "not there", _shown(_label(dataset, sample), sample.digest.hex())) for path, sample in now.items()]
+                by_split[row["split"]].append(sample)
+        changed += [
+            (path, "missing", _shown(_label(dataset, sample), sample.digest.hex())) for path, sample in unmatched.items()
+        ]
         if changed:
             raise RunDiffers(recorded.parent, changed)
-        return Splits(*map(tuple, parts.values()))
+        return Splits(*map(tuple, by_split.values()))
 
     def record(self, dataset: Dataset, splits: Splits, left_out: dict[str, str]) -> None:
-        """`splits.csv`: which image went where, by content. From here on the run counts as begun; what is there stays.
+        """Writes `splits.csv`, which marks the run as started. Keeps an existing file.
 
         Args:
-            left_out: why, by path.
+            excluded: reasons for exclusion, by path.
         """
         if (self.path / SPLITS).exists():
             return
@@ -117,31 +121,32 @@ class Folder:
 
 
 def recorded_recipe(path: Path, given: dict[str, Any]) -> Recipe:
-    """The recipe that a run began with.
+    """Loads the recipe of a run.
 
     Args:
-        given: choices made now; each must be the one made then.
+        options: current options; each must equal the recorded one.
 
     Raises:
-        RunDiffers: if one is not.
+        RunMismatchError: if an option differs.
     """
     if not (path / RECIPE).is_file():
-        say(f"nothing was recorded in {path} yet: beginning with the choices made here")
+        say(f"{path} has no recorded recipe: using the current options")
         return Recipe.model_validate(given)
-    before = Recipe.load(path / RECIPE, {}).model_dump()
-    now = Recipe.load(path / RECIPE, given).model_dump()
-    if rows := [(f"--{name.replace('_', '-')}", before[name], now[name]) for name in now if before[name] != now[name]]:
-        raise RunDiffers(path, rows)
-    return Recipe.model_validate(before)
+    recorded = Recipe.load(path / RECIPE, {}).model_dump()
+    current = Recipe.load(path / RECIPE, given).model_dump()
+    changed = [name for name in current if recorded[name] != current[name]]
+    if changed:
+        raise RunDiffers(path, [(f"--{name.replace('_', '-')}", recorded[name], current[name]) for name in changed])
+    return Recipe.model_validate(recorded)
 
 
 def table(rows: Iterable[Row], most: int = 10) -> str:
-    """Differences for a person: what, before, now; the first few, and how many more there are."""
+    """Formats differences as a text table with the columns name, before and now."""
     lines = [("", "before", "now"), *((name, str(before), str(now)) for name, before, now in rows)]
-    shown = lines[: most + 1]
-    widths = [max(len(line[column]) for line in shown) for column in (0, 1)]
-    text = [f"  {name:<{widths[0]}}  {before:<{widths[1]}}  {now}" for name, before, now in shown]
-    return "\n".join(text + ([f"  and {len(lines) - len(shown):,} more"] if len(lines) > len(shown) else []))
+    visible = lines[: most + 1]
+    widths = [max(len(line[column]) for line in visible) for column in (0, 1)]
+    text = [f"  {name:<{widths[0]}}  {before:<{widths[1]}}  {now}" for name, before, now in visible]
+    return "\n".join(text + ([f"  and {len(lines) - len(visible):,} more"] if len(lines) > len(visible) else []))
 
 
 def _label(dataset: Dataset, sample: Sample) -> str:
@@ -153,16 +158,16 @@ def _shown(label: str, digest: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object on disk; empty where there is none. Raises RunError if it is damaged."""
+    """Reads a JSON object; empty if the file does not exist. Raises RunError if it is invalid."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}. Begin another run.") from None
+        raise RunError(f"{path} is corrupt: {error}. Start a new run.") from None
     return content
 
 
 def to_json(content: object) -> str:
-    """JSON for people to read too."""
+    """Serializes to indented JSON."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

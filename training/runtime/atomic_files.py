@@ -1,4 +1,4 @@
-"""Files that appear under their name whole and on the disk, or not at all; and room for them."""
+"""Atomic, durable file writes and checks of free disk space."""
 
 import errno
 import os
@@ -14,41 +14,41 @@ UNFINISHED = ".*.tmp"
 
 @contextmanager
 def whole(path: Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
-    """A file to write, which appears as `path` once it is complete; until then an older one stays as it is.
+    """Write a file atomically: it replaces `path` only when it is complete.
 
-    It is written in the same folder, because a rename is atomic within one file system only, and TMPDIR may be another.
+    The temporary file is in the same folder: a rename is atomic only within one file system, and TMPDIR may be on another.
 
     Args:
-        n_bytes: how large it will be, for the message if there is no room.
+        n_bytes: expected size, for the error message if the disk is full.
 
     Raises:
-        OSError: with the bytes needed and free where the disk is full.
+        OSError: if the disk is full; the message has the required and free bytes.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise (no_room(path, n_bytes) if error.errno in FULL else error) from None
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write(path: Path, text: str) -> None:
-    """A whole text file. Raises OSError, as `whole` does."""
+    """Write a text file atomically, as UTF-8. Raises OSError like `atomic_write`."""
     content = text.encode()
     with whole(path, len(content)) as file:
         file.write(content)
 
 
 def sync(folder: Path) -> None:
-    """Puts the names in a folder on the disk: renames are kept only then."""
+    """Flush a folder to disk, which makes renames in it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,17 +57,17 @@ def sync(folder: Path) -> None:
 
 
 def require_room(folder: Path, n_bytes: int) -> None:
-    """Raises OSError if less than `n_bytes` are free where `folder` lies."""
+    """Raise OSError if the disk of `folder` has less than `n_bytes` free."""
     if free(folder) < n_bytes:
         raise no_room(folder, n_bytes)
 
 
 @contextmanager
 def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Room for what is written below a folder: asked for first, because that is cheap, and a full disk explained all the same.
+    """Check for free disk space before writing in a folder, and explain a disk that fills up while writing.
 
     Raises:
-        OSError: with the bytes needed and free where the disk is full.
+        OSError: if the disk is full; the message has the required and free bytes.
     """
     require_room(folder, n_bytes)
     try:
@@ -77,19 +77,19 @@ def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
 
 
 def no_room(path: Path, n_bytes: int) -> OSError:
-    """The error for a full disk, in words that say what would be enough."""
+    """Return the error for a full disk, with the required and free bytes."""
     folder = path if path.is_dir() else path.parent
-    text = f"The disk is full: {n_bytes:,} bytes are needed and {free(folder):,} are free; what was there is intact"
+    text = f"The disk is full: {n_bytes:,} bytes are needed and {free(folder):,} are free; existing files are unchanged"
     return OSError(errno.ENOSPC, text, str(path))
 
 
 def free(folder: Path) -> int:
-    """Bytes that may still be written there."""
+    """Return the free disk space in bytes."""
     return shutil.disk_usage(folder).free
 
 
 def remove_unfinished(folder: Path, *patterns: str) -> None:
-    """Removes what a killed process of ours left half written in a folder."""
+    """Remove temporary files that a killed process left in a folder."""
     for pattern in (UNFINISHED, *patterns):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

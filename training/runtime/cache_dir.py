@@ -1,11 +1,11 @@
-"""Where everything that can be made again is cached."""
+"""The folder of all caches."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where Graft keeps what it can make again: GRAFT_CACHE, or the user's cache folder."""
-    if given := os.environ.get("GRAFT_CACHE"):
-        return Path(given)
+    """Return GRAFT_CACHE, or `graft` in the user's cache folder. All its contents can be recreated."""
+    if folder := os.environ.get("GRAFT_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graft"

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar on a terminal, one plain line now and then elsewhere; always on stderr."""
+"""Progress reports on stderr: a progress bar on a terminal, otherwise one plain line every 15 s."""
 
 import sys
 import time
@@ -10,12 +10,12 @@ LINE_EVERY_S = 15.0
 
 
 class Progress:
-    """Counts things done, with their rate and the time left.
+    """Shows the number of items done, the rate and the remaining time.
 
     Args:
-        what: a word for the work, such as "reading".
-        total: how many there are; 0 if nobody knows yet.
-        unit: what is counted, such as "images".
+        description: the task, such as "reading".
+        total: the number of items; 0 if unknown.
+        unit: the unit of the items, such as "images".
     """
 
     def __init__(self, what: str, total: int, unit: str) -> None:
@@ -34,13 +34,13 @@ class Progress:
             sys.stderr.flush()
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items, counted as they pass."""
+        """Iterate over the items and count them."""
         for item in items:
             yield item
             self.advance(1)
 
     def advance(self, count: int, note: str = "") -> None:
-        """Counts `count` more as done, and shows so if it is time to."""
+        """Count `count` more items as done and refresh the output if the interval has passed."""
         self._done += count
         now = time.monotonic()
         if now - self._shown < self._every_s:
@@ -48,8 +48,8 @@ class Progress:
         self._shown = now
         line = describe(self._what, self._done, self._total, self._unit, now - self._begun) + note
         if self._terminal:
-            filled = round(24 * self._done / max(1, self._total))
-            bar = f"{'█' * filled}{'░' * (24 - filled)} " if self._total else ""
+            n_filled = round(24 * self._done / max(1, self._total))
+            bar = f"{'█' * n_filled}{'░' * (24 - n_filled)} " if self._total else ""
             sys.stderr.write(f"\r\x1b[K{bar}{line}")
         else:
             sys.stderr.write(line + "\n")
@@ -57,24 +57,24 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Tells whoever watches; results proper go to stdout."""
+    """Print a status line to stderr; results go to stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
 def describe(what: str, done: int, total: int, unit: str, seconds: float) -> str:
-    """One line: `reading 1,200/5,000 images, 310/s, 12 s left`; `listing 1,200 files, 310/s` where the end is unknown."""
+    """Format one line: `reading 1,200/5,000 images, 310/s, 12 s left`; without a total: `listing 1,200 files, 310/s`."""
     rate = done / max(seconds, 1e-9)
     if total == 0:
         return f"{what} {done:,} {unit}, {rate:,.0f}/s"
-    left = (total - done) / max(rate, 1e-9)
-    return f"{what} {done:,}/{total:,} {unit}, {rate:,.0f}/s, {duration(left)} left"
+    remaining_s = (total - done) / max(rate, 1e-9)
+    return f"{what} {done:,}/{total:,} {unit}, {rate:,.0f}/s, {duration(remaining_s)} left"
 
 
 def duration(seconds: float) -> str:
-    """A span of time as a person says it: `12 s`, `3 min 05 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    """Format a duration: `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    n_seconds = round(seconds)
+    if n_seconds < 60:
+        return f"{n_seconds} s"
+    if n_seconds < 3600:
+        return f"{n_seconds // 60} min {n_seconds % 60:02d} s"
+    return f"{n_seconds // 3600} h {n_seconds % 3600 // 60:02d} min"

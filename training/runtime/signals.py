@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, taken with patience: the first asks, the second leaves at once. No torch."""
+"""Graceful shutdown: the first SIGINT or SIGTERM requests a stop, the second exits at once. Imports no torch."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ ASKING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether somebody asked to stop.
+    """Flag that a signal handler sets to request a stop.
 
     Attributes:
-        signal: by which signal; 0 if nobody did.
+        signal: the number of the received signal; 0 if there was none.
     """
 
     def __init__(self) -> None:
@@ -24,33 +24,33 @@ class Stop:
         self._process = os.getpid()
 
     def ask(self, number: int, _: FrameType | None) -> None:
-        """A signal's handler."""
+        """Handle a signal: set the flag, or exit at once if it is already set."""
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        if os.getpid() == self._process:  # a loader process inherits the handler, and Ctrl-C reaches it too
-            say("stopping after this batch; once more leaves at once")
+        if os.getpid() == self._process:  # data loader workers inherit the handler and also receive Ctrl-C
+            say("stopping after this batch; interrupt again to exit at once")
 
 
 @contextmanager
 def patience() -> Iterator[Stop]:
-    """Within it a signal only asks; whoever works there looks at `Stop.signal` and ends in good order.
+    """Context in which a signal only sets a flag; the code inside must check `StopFlag.signal` and finish.
 
     Raises:
-        SystemExit: with 128 + signal, at the end, if somebody asked.
+        SystemExit: with 128 + signal, on exit, if a stop was requested.
     """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
-        yield stop
+    flag = Stop()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
+        yield flag
         return
-    before = {number: signal.signal(number, stop.ask) for number in ASKING}
+    previous = {number: signal.signal(number, flag.ask) for number in ASKING}
     try:
-        yield stop
-    except SystemExit:  # Lightning's own way of ending at a SIGTERM, with the code 0
-        if not stop.signal:
+        yield flag
+    except SystemExit:  # Lightning exits with code 0 on SIGTERM
+        if not flag.signal:
             raise
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
-    if stop.signal:
-        raise SystemExit(128 + stop.signal)
+    if flag.signal:
+        raise SystemExit(128 + flag.signal)

@@ -1,4 +1,4 @@
-"""One function over many items in several threads: results in order, and only a few items ever in flight."""
+"""Ordered thread-pool map with bounded look-ahead."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,26 +7,26 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 8  # items a worker may run ahead of the slowest one, so that one slow file does not stop the others
+AHEAD = 8  # pending items per worker, so that one slow file does not block the others
 
 
 def each(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """`map` in `workers` threads: the results in the order of the items, which are taken only as they are needed.
+    """Map `function` over `items` in `workers` threads, lazily; results have the order of the items.
 
-    `ThreadPoolExecutor.map` takes all items at once: of a million, a million waiting calls and finished results.
+    `ThreadPoolExecutor.map` consumes all items at once: a million items would mean a million pending calls and results.
 
     Raises:
-        whatever `function` raises, at that item's turn; what has not begun by then never does.
+        Exception: the exception of `function`, in item order. Calls that have not started are cancelled.
     """
-    waiting: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= workers * AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) >= workers * AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for call in waiting:
-                call.cancel()
+            for future in pending:
+                future.cancel()

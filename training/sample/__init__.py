@@ -1,4 +1,4 @@
-"""A small real dataset, so that the demo and the tests need no network: Fashion-MNIST, MIT licence."""
+"""A small real data set for the demo and the tests, so that they need no network access: Fashion-MNIST, MIT license."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
-"""Makes `fashion-mnist.zip` from Debian's package `dataset-fashion-mnist`: the first 100 training and 50 test images of
-each class, as PNG.
+"""Builds `fashion-mnist.zip` from Debian's package `dataset-fashion-mnist`.
+
+It contains the first 100 training images and the first 50 test images of each class, as PNG files.
 
     apt-get install dataset-fashion-mnist && python training/sample/make.py
 """
@@ -17,12 +18,12 @@ from PIL import Image
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 TARGET = Path(__file__).with_name("fashion-mnist.zip")
 LABELS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-PARTS = {"train": ("train", 100), "test": ("t10k", 50)}  # part: (name in the source, images of each class)
-MODIFIED = (2017, 8, 25, 0, 0, 0)  # a fixed date, so that the same images make the same bytes
+PARTS = {"train": ("train", 100), "test": ("t10k", 50)}  # split: (file prefix in the source, images per class)
+MODIFIED = (2017, 8, 25, 0, 0, 0)  # a fixed date makes the zip file reproducible
 
 
 def idx(path: Path) -> NDArray[np.uint8]:
-    """The array in an IDX file: a magic number that counts the dimensions, their sizes, then the bytes."""
+    """Reads the array in an IDX file: a magic number with the number of dimensions, their sizes, then the bytes."""
     with gzip.open(path) as file:
         content = file.read()
     n_dimensions = content[3]
@@ -31,22 +32,22 @@ def idx(path: Path) -> NDArray[np.uint8]:
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """A greyscale image, (28, 28), as a PNG file."""
+    """Encodes a grayscale image, (28, 28), as PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def make(source: Path, target: Path) -> None:
-    """Writes the zip."""
+    """Writes the zip file."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for part, (prefix, most) in PARTS.items():
+        for split, (prefix, max_per_class) in PARTS.items():
             images, labels = (idx(source / f"{prefix}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
-            taken: Counter[int] = Counter()
+            counts: Counter[int] = Counter()
             for image, label in zip(images, labels.tolist(), strict=True):
-                if taken[label] < most:
-                    taken[label] += 1
-                    name = f"{part}/{LABELS[label]}/{taken[label]:03d}.png"
+                if counts[label] < max_per_class:
+                    counts[label] += 1
+                    name = f"{split}/{LABELS[label]}/{counts[label]:03d}.png"
                     archive.writestr(zipfile.ZipInfo(name, MODIFIED), png(image))
 
 

@@ -1,4 +1,7 @@
-"""The climb: from the cheapest rung upwards, as long as validation and the time left say that it pays."""
+"""Strategy selection: trains the requested strategy, or tries them in order of cost and keeps the best (`auto`).
+
+A more expensive strategy is kept only if it is significantly better on validation. Test images are not used here.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,24 +10,24 @@ from dataclasses import dataclass
 from graft.training.evaluation import metrics
 from graft.training.results import Quadrant, Rung
 from graft.training.runtime.progress import duration, say
-from graft.training.strategies import finetune as rungs
-from graft.training.strategies import hpo, model_selection, probe
+from graft.training.strategies import finetune, hpo, model_selection, probe
 from graft.training.strategies.context import Ground
 from graft.training.strategies.probe import Probed
 from graft.training.strategies.trained_model import Trained
 
-START_S = 30.0  # what fine-tuning costs before its first step and after its last: imports, export, scoring
-WORTH_IT = 3  # epochs: with fewer, the learning rate has hardly risen before it falls
+START_S = 30.0  # fixed cost of fine-tuning outside its training steps: imports, ONNX export, scoring
+WORTH_IT = 3  # epochs; with fewer, most of the training is warm-up
 
 
 @dataclass(frozen=True)
 class Climb:
-    """The network that is kept, and the story of how it was chosen.
+    """The selected model and how it was selected.
 
     Attributes:
-        probed: the first rung, where all began.
-        quadrant: where the data were found; None if nobody looked.
-        ended: why no higher rung was tried, if one would have been worth it.
+        attempts: every strategy that was tried, in order.
+        probe_result: the linear probe, which is always trained first.
+        regime: dataset size and similarity to ImageNet; None if they were not measured.
+        stop_reason: why a more expensive strategy was skipped, "" if none was.
     """
 
     trained: Trained
@@ -35,117 +38,120 @@ class Climb:
 
 
 def climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
-    """Learns as the recipe's strategy says; `auto` keeps a higher rung only if validation shows that it is better.
+    """Trains the recipe's strategy; `auto` keeps a more expensive one only if it is better on validation.
 
     Args:
-        begun: when the run began, by time.monotonic(); the budget counts from there.
-        publish: packages a network; called with the first one as soon as it exists.
+        started_at: start of the run, as `time.monotonic()`; the budget counts from there.
+        publish: packages a model; `auto` calls it with the probe, so that a package exists early.
     """
     strategy = ground.choices.strategy
     if strategy == "auto":
         return _climb(ground, begun, publish)
     if strategy in ("probe", "svm", "stages"):
-        probed, trained, rung = _headed(ground, strategy)
-        return Climb(trained, (rung,), probed)
-    probed, _, first = _headed(ground, "probe")
-    say(f"probe: {first.validation.value:.1%} of validation")
+        probe_result, model, attempt = _headed(ground, strategy)
+        return Climb(model, (attempt,), probe_result)
+    probe_result, _, baseline = _headed(ground, "probe")
+    say(f"probe: {baseline.validation.value:.1%} on validation")
     epochs = max(1, _decided_epochs(ground, strategy, begun))
-    found = hpo.decide(ground, probed, strategy, epochs, lambda: _left(ground, begun) - START_S)
-    trained, rung = _finetuned(ground, probed, strategy, epochs)
-    rung = rung.model_copy(update={"verdict": "; ".join(filter(None, [rung.verdict, found]))})
-    return Climb(trained, (first.model_copy(update={"kept": False}), rung), probed)
+    search_summary = hpo.decide(ground, probe_result, strategy, epochs, lambda: _left(ground, begun) - START_S)
+    model, attempt = _finetuned(ground, probe_result, strategy, epochs)
+    attempt = attempt.model_copy(update={"verdict": "; ".join(filter(None, [attempt.verdict, search_summary]))})
+    return Climb(model, (baseline.model_copy(update={"kept": False}), attempt), probe_result)
 
 
 def _climb(ground: Ground, begun: float, publish: Callable[[Trained], object]) -> Climb:
-    probed, best, rung = _headed(ground, "probe")
-    story = [rung]
-    say(f"probe: {rung.validation.value:.1%} of validation")
+    probe_result, best, attempt = _headed(ground, "probe")
+    attempts = [attempt]
+    say(f"probe: {attempt.validation.value:.1%} on validation")
     publish(best)
-    n_mistakes = metrics.mistakes(best.validation.logits, best.validation.targets)
-    if reason := model_selection.nothing_to_gain(n_mistakes, len(ground.splits.validation)):
+    n_errors = metrics.mistakes(best.validation.logits, best.validation.targets)
+    if reason := model_selection.nothing_to_gain(n_errors, len(ground.splits.validation)):
         say(f"auto keeps the probe: {reason}")
-        return Climb(best, (rung.model_copy(update={"verdict": f"kept: {reason}"}),), probed)
-    say("a first model is ready; still climbing, Ctrl-C keeps it")
-    staged, trained, rung = _headed(ground, "stages")
-    best = _judged(best, trained, rung, story)
-    place = model_selection.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(staged))
-    say(place.sentence)
-    ended = ""
-    for strategy in _higher(place, ground):
+        return Climb(best, (attempt.model_copy(update={"verdict": f"kept: {reason}"}),), probe_result)
+    say("a first package is ready; trying more strategies (press Ctrl-C to stop and keep this package)")
+    stages_result, model, attempt = _headed(ground, "stages")
+    best = _judged(best, model, attempt, attempts)
+    regime = model_selection.quadrant(len(ground.splits.train), len(ground.dataset.labels), _costs(stages_result))
+    say(regime.sentence)
+    stop_reason = ""
+    for strategy in _higher(regime, ground):
         epochs = _decided_epochs(ground, strategy, begun)
         if epochs < WORTH_IT and not ground.choices.epochs:
-            ended = f"{strategy} is not tried: only {epochs} epochs fit into the budget; a longer --budget allows more"
-            say(ended)
+            stop_reason = f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it"
+            say(stop_reason)
             break
-        best = _judged(best, *_finetuned(ground, probed, strategy, epochs), story)
-    return Climb(best, tuple(story), probed, place, ended)
+        best = _judged(best, *_finetuned(ground, probe_result, strategy, epochs), attempts)
+    return Climb(best, tuple(attempts), probe_result, regime, stop_reason)
 
 
 def _higher(place: Quadrant, ground: Ground) -> list[str]:
-    """Which rungs are worth their time where the data were found.
+    """The fine-tuning strategies worth trying for this dataset size and similarity to ImageNet.
 
-    Few images that look like ImageNet's need little change, so the last layers are tried first; elsewhere the whole
-    network gets all the time there is. From scratch pays only with very many images.
+    A small dataset similar to ImageNet needs few changes, so the last layers are fine-tuned first. Otherwise the full
+    network gets the whole budget. Training from scratch pays only with a very large dataset.
     """
     n_images, n_labels = len(ground.splits.train), len(ground.dataset.labels)
-    last = [] if place.large or place.different else ["last"]
-    return [*last, "finetune", *(["scratch"] if n_images >= model_selection.ENOUGH_FOR_SCRATCH * n_labels else [])]
+    last_only = [] if place.large or place.different else ["last"]
+    return [*last_only, "finetune", *(["scratch"] if n_images >= model_selection.ENOUGH_FOR_SCRATCH * n_labels else [])]
 
 
 def _judged(best: Trained, higher: Trained, rung: Rung, story: list[Rung]) -> Trained:
-    """The higher one if it is really better, else the cheaper one; the story goes on."""
-    said, rival = higher.validation, best.validation
-    found = model_selection.compare(said.logits, higher.temperature, rival.logits, best.temperature, said.targets)
-    verdict = found.sentence(higher.strategy, best.strategy)
+    """The candidate if it is significantly better, else the cheaper model; records the attempt."""
+    predictions, baseline = higher.validation, best.validation
+    comparison = model_selection.compare(
+        predictions.logits, higher.temperature, baseline.logits, best.temperature, predictions.targets
+    )
+    verdict = comparison.sentence(higher.strategy, best.strategy)
     say(f"on validation, {verdict}")
-    if found.better:
+    if comparison.better:
         story[:] = [earlier.model_copy(update={"kept": False}) for earlier in story]
-    story.append(rung.model_copy(update={"kept": found.better, "verdict": verdict}))
-    return higher if found.better else best
+    story.append(rung.model_copy(update={"kept": comparison.better, "verdict": verdict}))
+    return higher if comparison.better else best
 
 
 def _costs(staged: Probed) -> dict[str, float]:
-    """The best log-loss of each block of features, under cross-validation."""
-    costs: dict[str, float] = {}
+    """The lowest cross-validated log-loss of each feature set."""
+    losses: dict[str, float] = {}
     for candidate in staged.chosen.table:
-        costs[candidate.block] = min(candidate.loss, costs.get(candidate.block, candidate.loss))
-    return costs
+        losses[candidate.block] = min(candidate.loss, losses.get(candidate.block, candidate.loss))
+    return losses
 
 
 def _headed(ground: Ground, strategy: str) -> tuple[Probed, Trained, Rung]:
     started = time.monotonic()
-    probed = probe.probe(ground, strategy)
-    trained = probe.finish_probe(probed, ground)
-    best = probed.chosen.best
+    probe_result = probe.probe(ground, strategy)
+    model = probe.finish_probe(probe_result, ground)
+    best = probe_result.chosen.best
     verdict = f"{best.kind} regression on {best.block}" if best.kind == "logistic" else f"linear SVM on {best.block}"
-    return probed, trained, _rung(trained, time.monotonic() - started, verdict)
+    return probe_result, model, _rung(model, time.monotonic() - started, verdict)
 
 
 def _finetuned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple[Trained, Rung]:
     started = time.monotonic()
-    trained = rungs.finetune(ground, probed, strategy, epochs)
-    return trained, _rung(trained, time.monotonic() - started, "asked for by name")
+    model = finetune.finetune(ground, probed, strategy, epochs)
+    return model, _rung(model, time.monotonic() - started, "requested by name")
 
 
 def _decided_epochs(ground: Ground, strategy: str, begun: float) -> int:
-    """As many as were found to fit when the run began: a measured time would differ after an interruption."""
+    """The number of epochs, computed once per run: a resumed run would measure another speed."""
     return ground.folder.decided(f"epochs of {strategy}", lambda: _epochs(ground, strategy, begun))
 
 
 def _epochs(ground: Ground, strategy: str, begun: float) -> int:
-    """How many epochs of fine-tuning: a person's choice, else what the rule asks for and the budget allows."""
+    """The recipe's number of epochs; by default as many as recommended for the dataset size, limited by the budget."""
     if ground.choices.epochs:
         return ground.choices.epochs
     train, validation = ground.splits.train, ground.splits.validation
-    speed = rungs.images_per_second(ground)
-    fit = model_selection.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
-    wanted = rungs.by_rule(ground, strategy).epochs
+    speed = finetune.images_per_second(ground)
+    n_fit = model_selection.epochs_that_fit(_left(ground, begun) - START_S, len(train), len(validation), speed)
+    recommended = finetune.by_rule(ground, strategy).epochs
     used, budget = duration(time.monotonic() - begun), duration(ground.choices.budget_s)
-    say(f"budget {budget}, {used} used; {speed:.0f} images/s of fine-tuning here: {fit} epochs fit, {wanted} are wanted")
-    return min(wanted, hpo.share(fit, ground.choices.search, WORTH_IT))
+    say(f"budget {budget}, {used} used; training speed {speed:.0f} images/s: {n_fit} epochs fit, {recommended} are recommended")
+    return min(recommended, hpo.share(n_fit, ground.choices.search, WORTH_IT))
 
 
 def _left(ground: Ground, begun: float) -> float:
+    """Seconds left of the budget."""
     return ground.choices.budget_s - (time.monotonic() - begun)
 
 

@@ -1,4 +1,4 @@
-"""A path -> what every way to learn stands on: data that were checked, splits, a backbone, and what it sees in each image."""
+"""Prepares what every strategy needs: the audited dataset, its splits, an exported backbone and the extracted features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from graft.service.inference.devices import cuda_devices
-from graft.training.audit import label_errors as suspects
+from graft.training.audit import label_errors
 from graft.training.audit.data_audit import audit, settled, shortened
 from graft.training.audit.image_scan import examine, median_side, sizes
 from graft.training.backbones import onnx_cache, registry
@@ -24,18 +24,18 @@ from graft.training.features.feature_arrays import Rows
 from graft.training.runs.run_folder import Folder
 from graft.training.runtime.progress import say
 
-MOST_TOLD = 3  # warnings of a kind; the report has the rest
+MOST_TOLD = 3  # warnings of each kind in the log; the report lists all
 
 
 @dataclass(frozen=True)
 class Audited:
-    """What the audit said.
+    """Result of the data audit.
 
     Attributes:
-        findings: all of them.
-        suspects: the images whose labels are probably wrong, the most certain first.
-        left_out: why, by path, for the files that nothing is learned from and nothing is judged by.
-        sizes: of the images, in words.
+        findings: all issues.
+        label_issues: images with a probably wrong label, most certain first.
+        excluded: excluded files and the reason, by path; they are in no split.
+        image_sizes: summary of the image sizes, as text.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -46,11 +46,11 @@ class Audited:
 
 @dataclass(frozen=True)
 class Ground:
-    """What every rung stands on.
+    """Inputs shared by all strategies.
 
     Attributes:
-        folder: what a rung may write into, and what was decided before.
-        audited: what is known of the data beside the samples.
+        folder: the run folder; it stores decisions, so that a resumed run repeats them.
+        audit: result of the data audit.
     """
 
     dataset: Dataset
@@ -63,48 +63,48 @@ class Ground:
 
     @property
     def near(self) -> tuple[Sample, ...]:
-        """The training images that a package keeps, to compare new ones with."""
+        """The training images stored in a package as references for similarity search and outlier detection."""
         return tuple(calibration.chosen_neighbours(self.splits.train, self.exported.backbone.width))
 
     def targets(self, samples: Sequence[Sample]) -> Targets:
-        """What is true of each image: int64 (N,), or bool (N, C) where images may have several labels."""
+        """Ground-truth labels: int64 (N,), or bool (N, C) for multi-label data."""
         return self.dataset.targets(samples)
 
     def seen(self, samples: Sequence[Sample]) -> Rows:
-        """All that the backbone saw in each image, and in its mirror image if that was looked at: (V, N, W), still unread."""
-        # Not asked of the recipe again: files that were left out since may have moved the answer.
-        mirrored = View(self.splits.train[0], mirrored=True).key in self.features.rows
-        views = (False, True) if mirrored else (False,)
-        places = [self.features.rows_of(samples, mirror).places for mirror in views]
-        return Rows(self.features.seen, np.stack(places))
+        """All features of the samples and, if extracted, of their mirror images: (V, N, W), not loaded yet."""
+        # Read from the features, not from the recipe: files excluded since then may have changed the recipe's answer.
+        has_mirrored = View(self.splits.train[0], mirrored=True).key in self.features.rows
+        views = (False, True) if has_mirrored else (False,)
+        indices = [self.features.rows_of(samples, mirrored).places for mirrored in views]
+        return Rows(self.features.seen, np.stack(indices))
 
 
 def prepare(data: Path, folder: Folder, choices: Recipe) -> Ground:
-    """Reads, checks and splits the data, makes one pass over every image, and records which image went where.
+    """Scans, audits and splits the data, extracts features of every image, and records the splits in the run folder.
 
     Raises:
         BackboneError, DatasetError: with what to do about it.
-        RunDiffers: if the folder has a record, and the data are not as they were.
+        RunMismatchError: if the run folder was created from different data.
     """
-    choice = registry.choose(choices.backbone, choices.weights)
+    spec = registry.choose(choices.backbone, choices.weights)
     dataset = scan(data, choices.group_by, choices.follow_links)
     say(describe(dataset))
-    dataset, looks = examine(dataset)
-    findings = audit(dataset, looks)
-    side = median_side(looks)
-    dataset, left_out = settled(dataset, findings, choices.skip_bad, choices.drop_duplicates)
+    dataset, scan_table = examine(dataset)
+    findings = audit(dataset, scan_table)
+    side = median_side(scan_table)
+    dataset, excluded = settled(dataset, findings, choices.skip_bad, choices.drop_duplicates)
     _warn(findings)
-    splits = folder.splits(dataset) or split(grouped(dataset, looks.alike), choices.seed)
-    exported = onnx_cache.export(choice, choices.input_size, side, choices.fit)
+    splits = folder.splits(dataset) or split(grouped(dataset, scan_table.alike), choices.seed)
+    exported = onnx_cache.export(spec, choices.input_size, side, choices.fit)
     folder.agree(_facts(dataset, exported))
-    features, splits, skipped = readable(dataset, splits, exported, choices)
-    folder.record(dataset, splits, left_out | skipped)
+    features, splits, unreadable = readable(dataset, splits, exported, choices)
+    folder.record(dataset, splits, excluded | unreadable)
     say(_plan(splits, exported, features.computed))
-    samples = [sample for part in splits.named().values() for sample in part]
-    wrong, strange = suspects.look(dataset, samples, features.rows_of(samples))
-    _warn(doubts := suspects.findings(wrong, strange))
-    found = Audited((*findings, *doubts), tuple(wrong), left_out | skipped, sizes(looks))
-    return Ground(dataset, splits, exported, features, choices, folder, found)
+    samples = [sample for split_samples in splits.named().values() for sample in split_samples]
+    label_issues, outliers = label_errors.look(dataset, samples, features.rows_of(samples))
+    _warn(feature_findings := label_errors.findings(label_issues, outliers))
+    audit_result = Audited((*findings, *feature_findings), tuple(label_issues), excluded | unreadable, sizes(scan_table))
+    return Ground(dataset, splits, exported, features, choices, folder, audit_result)
 
 
 def _warn(findings: Sequence[Finding]) -> None:
@@ -113,31 +113,36 @@ def _warn(findings: Sequence[Finding]) -> None:
 
 
 def readable(dataset: Dataset, splits: Splits, exported: Exported, choices: Recipe) -> tuple[Features, Splits, dict[str, str]]:
-    """One pass over every image: the features, and the splits without the files that are no images.
+    """Extracts the features of every image; returns them, the splits without unreadable files, and those files' errors.
 
     Raises:
-        DatasetError: if files are unreadable and nobody allowed to skip them, or more than 5 % are.
+        DatasetError: if files are unreadable and `skip_bad` is off, or if more than 5 % are unreadable.
     """
     views = [View(sample) for samples in splits.named().values() for sample in samples]
     if hyperparameters.mirrored(choices.flips, len(splits.train)):
         views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
     features = extract(dataset, views, exported, _passes(choices))
-    bad = features.unreadable
-    if bad and (not choices.skip_bad or len(bad) > 0.05 * len(dataset.samples)):
-        shown = "\n".join(f"  {path}: {reason}" for path, reason in sorted(bad.items())[:10])
-        way = "That is too many to skip." if choices.skip_bad else "Mend or remove them, or leave them out with --skip-bad."
-        raise DatasetError(f"{len(bad)} of {len(dataset.samples):,} files cannot be used:\n{shown}\n{way}")
-    kept = [tuple(sample for sample in part if sample.path not in bad) for part in splits.named().values()]
-    splits = Splits(*kept)
+    unreadable = features.unreadable
+    if unreadable and (not choices.skip_bad or len(unreadable) > 0.05 * len(dataset.samples)):
+        lines = "\n".join(f"  {path}: {reason}" for path, reason in sorted(unreadable.items())[:10])
+        remedy = (
+            "That is too many to exclude." if choices.skip_bad else "Repair or remove them, or exclude them with --skip-bad."
+        )
+        raise DatasetError(f"{len(unreadable)} of {len(dataset.samples):,} files cannot be used:\n{lines}\n{remedy}")
+    remaining = [tuple(sample for sample in samples if sample.path not in unreadable) for samples in splits.named().values()]
+    splits = Splits(*remaining)
     counts = zip(dataset.labels, dataset.counts(splits.train), dataset.counts(splits.validation), strict=True)
-    for name, n_train, n_validation in counts:
+    for label, n_train, n_validation in counts:
         if n_train < FEWEST or n_validation == 0:
-            raise DatasetError(f"Without its unreadable files, the label {name!r} has too few images: {n_train} to learn from.")
-    return features, splits, bad
+            raise DatasetError(
+                f"Without its unreadable files, the label {label!r} has too few images:"
+                f" {n_train} for training, {n_validation} for validation."
+            )
+    return features, splits, unreadable
 
 
 def on_gpu(choices: Recipe) -> bool:
-    """Whether a recipe means CUDA on this machine."""
+    """Whether the recipe's accelerator resolves to CUDA on this machine."""
     return choices.accelerator == "gpu" or (choices.accelerator == "auto" and cuda_devices() > 0)
 
 
@@ -150,7 +155,7 @@ def _passes(choices: Recipe) -> Passes:
 
 
 def _facts(dataset: Dataset, exported: Exported) -> dict[str, object]:
-    """What must not change while a run is interrupted, beside its recipe and its images."""
+    """What must be the same when a run is resumed, besides its recipe and its images."""
     return {
         "labels": dataset.labels,
         "backbone": exported.backbone.name,

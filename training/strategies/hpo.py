@@ -1,7 +1,7 @@
-"""Trials of fine-tuning with other choices, and the plan that did best in them. No torch.
+"""Hyperparameter optimization of fine-tuning. No torch at import.
 
-What is tried next follows from the trials on record alone, `search.csv` in the run's folder: a search that was killed goes
-on as if it had not been. Validation flatters the best of many trials; test is looked at by none of them.
+The next trial depends only on the finished trials in `search.csv` of the run folder, so a search that was killed continues
+as if it had not been interrupted. The best trial's validation score is optimistic; no trial uses test images.
 """
 
 import copy
@@ -30,7 +30,7 @@ TABLE, TRIAL = "search.csv", "trial-"
 
 
 def check(choices: Recipe) -> None:
-    """Refuses a search that cannot be, before any data are read.
+    """Rejects an impossible search before any data are read.
 
     Raises:
         ValueError: with what to do about it.
@@ -39,85 +39,86 @@ def check(choices: Recipe) -> None:
         return
     if choices.strategy not in FINE_TUNINGS:
         raise ValueError(
-            f"--search tries the choices of fine-tuning, which --strategy {choices.strategy} may never come to;"
-            " it goes with --strategy last, finetune or scratch."
+            f"--search tunes fine-tuning, which --strategy {choices.strategy} may not run."
+            " Use it with --strategy last, finetune or scratch."
         )
     if choices.find_rates:
-        raise ValueError("--search finds the learning rates itself; leave --find-rates out.")
+        raise ValueError("--search already tunes the learning rates; remove --find-rates.")
     if not left_open(choices):
-        raise ValueError("--search has nothing left to try: all that it could choose was chosen; leave a choice open.")
+        raise ValueError("--search has nothing to tune: every hyperparameter is set. Remove at least one of them.")
     if find_spec("optuna") is None:
         raise ValueError("--search: optuna is not installed. Try: pip install 'graft-vision[search]'")
 
 
 def decide(ground: Ground, probed: Probed, strategy: str, epochs: int, left_s: Callable[[], float]) -> str:
-    """Decides the plan of a fine-tuning by trials, if a search was asked for; what came of it, in words.
+    """Runs the search if the recipe asks for one, and records the best configuration; returns a summary, "" without a search.
 
     Args:
-        left_s: how many seconds of the budget are left now.
+        epochs: of each trial.
+        remaining_s: returns the seconds left of the budget.
     """
     if ground.choices.search is None:
         return ""
     folder = ground.folder
-    before = folder.decided(
+    default = folder.decided(
         f"plan of {strategy} before its search",
         lambda: finetune.measured(ground, *finetune.begun(ground, probed, strategy, epochs)),
     )
-    plan = Plan.model_validate(before)
+    config = Plan.model_validate(default)
 
-    def found() -> dict[str, object]:
+    def run_search() -> dict[str, object]:
         network, _ = finetune.begun(ground, probed, strategy, epochs)
-        tried = _search(ground, network, plan, left_s)
-        return {"plan": _best(plan, tried).model_dump(mode="json"), "told": hpo_trials.verdict(tried)}
+        trials = _search(ground, network, config, left_s)
+        return {"plan": _best(config, trials).model_dump(mode="json"), "told": hpo_trials.verdict(trials)}
 
-    decision = folder.decided(f"search of {strategy}", found)
+    decision = folder.decided(f"search of {strategy}", run_search)
     folder.decided(f"plan of {strategy}", lambda: decision["plan"])
     return str(decision["told"])
 
 
 def _search(ground: Ground, network: "Network", plan: Plan, left_s: Callable[[], float]) -> list[Tried]:
-    """As many trials as were asked for or as the budget has room for, those on record included."""
+    """Runs trials until the requested number or the budget is reached; returns all, including those on record."""
     run, n_trials = ground.folder.path, ground.choices.search or 0
-    tried = hpo_trials.load(run / TABLE)
-    spent = sum(trial.seconds for trial in tried)  # by the processes before this one
-    say(hpo_trials.intention(n_trials, plan.epochs, left_open(ground.choices), len(tried)))
-    _remove_trials(run, but=len(tried))
-    while len(tried) < n_trials:
-        if not has_room(tried, left_s() - spent):
-            say(f"the budget has no room for more than {len(tried)} of {n_trials} trials; a longer --budget allows more")
+    trials = hpo_trials.load(run / TABLE)
+    spent = sum(trial.seconds for trial in trials)  # by earlier processes of this run
+    say(hpo_trials.intention(n_trials, plan.epochs, left_open(ground.choices), len(trials)))
+    _remove_trials(run, but=len(trials))
+    while len(trials) < n_trials:
+        if not has_room(trials, left_s() - spent):
+            say(f"only {len(trials)} of {n_trials} trials fit in the budget; increase --budget to run more")
             break
-        tried.append(_try(ground, network, plan, tried))
-        hpo_trials.save(tried, run / TABLE)
+        trials.append(_try(ground, network, plan, trials))
+        hpo_trials.save(trials, run / TABLE)
         _remove_trials(run)
-        say(hpo_trials.line(tried, n_trials, plan.epochs))
-    say(hpo_trials.verdict(tried))
-    return tried
+        say(hpo_trials.line(trials, n_trials, plan.epochs))
+    say(hpo_trials.verdict(trials))
+    return trials
 
 
 def _try(ground: Ground, network: "Network", plan: Plan, tried: list[Tried]) -> Tried:
-    """The next trial, from its last epoch on if it was cut short."""
+    """Runs the next trial; resumes it from its last epoch if it was interrupted."""
     from graft.training.finetuning.callbacks import Trial
     from graft.training.finetuning.lightning_module import Diverged
 
-    begun, number = time.monotonic(), len(tried)
-    choices = proposed(tried, ground.choices, plan)
+    started, number = time.monotonic(), len(tried)
+    params = proposed(tried, ground.choices, plan)
     run = _folder(ground.folder.path, number)
 
-    def hopeless(losses: list[float]) -> bool:
+    def prune(losses: list[float]) -> bool:
         return is_hopeless(losses, tried, plan.epochs)
 
     name = f"trial {number + 1}/{ground.choices.search}"
     try:
-        finetune.teach(ground, copy.deepcopy(network), _altered(plan, choices), run, trial=Trial(name, hopeless))
+        finetune.teach(ground, copy.deepcopy(network), _altered(plan, params), run, trial=Trial(name, prune))
     except Diverged:
-        return Tried("diverged", (), time.monotonic() - begun, choices)
+        return Tried("diverged", (), time.monotonic() - started, params)
     losses = _losses(run / "metrics.csv")
-    given_up = len(losses) < plan.epochs and hopeless(list(losses))
-    return Tried("given up" if given_up else "complete", losses, time.monotonic() - begun, choices)
+    pruned = len(losses) < plan.epochs and prune(list(losses))
+    return Tried("given up" if pruned else "complete", losses, time.monotonic() - started, params)
 
 
 def _best(plan: Plan, tried: list[Tried]) -> Plan:
-    """The plan with what did best instead of its own choices; the plan itself if nothing came to its end."""
+    """The configuration with the best trial's hyperparameters; unchanged if no trial finished."""
     best = hpo_trials.best_of(tried)
     return plan if best is None else _altered(plan, tried[best].choices)
 
@@ -127,21 +128,23 @@ def _altered(plan: Plan, choices: Choices) -> Plan:
 
 
 def share(epochs: int, n_trials: int | None, fewest: int) -> int:
-    """How many of the epochs that fit into the budget each trial gets, and the last learning after them.
+    """The number of epochs of each trial and of the final training, which together should fit in the budget.
 
     Args:
-        fewest: with less than that no trial means anything; rather fewer trials, then.
+        epochs: that fit in the budget.
+        n_trials: requested; None without a search.
+        min_epochs: of a meaningful trial; if the budget is too small for it, fewer trials are run.
     """
     return epochs if n_trials is None else min(epochs, max(fewest, epochs // (n_trials + 1)))
 
 
 def has_room(tried: list[Tried], left_s: float) -> bool:
-    """Whether the time left is enough for another trial and for learning with the best one's choices after it."""
+    """Whether the time left is enough for another trial and for the final training after it."""
     return not tried or left_s >= 2 * max(trial.seconds for trial in tried)
 
 
 def _losses(metrics: Path) -> tuple[float, ...]:
-    """The log-loss on validation after each epoch, from the first on: the start is no trial's merit."""
+    """Validation log-loss after each epoch; without epoch 0, which is the same for all trials."""
     from graft.training.finetuning.lightning_module import WATCHED
 
     with metrics.open(encoding="utf-8", newline="") as file:
@@ -149,7 +152,7 @@ def _losses(metrics: Path) -> tuple[float, ...]:
 
 
 def _remove_trials(run: Path, but: int | None = None) -> None:
-    """Removes what trials left, except the one that is to be gone on with."""
+    """Removes the folders of trials, except the one to resume."""
     for folder in run.glob(f"{TRIAL}*"):
         if but is None or folder != _folder(run, but):
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""The trials of a search, on record and in words. No torch, no Optuna."""
+"""Finished trials of a hyperparameter search: the file `search.csv`, and their text form. No torch, no Optuna."""
 
 import csv
 import io
@@ -12,23 +12,24 @@ from graft.training.runtime.progress import duration
 Choices = dict[str, float | str]
 Ending = Literal["complete", "given up", "diverged"]
 WORDS = {
-    "head_rate": "head",
-    "backbone_rate": "backbone",
-    "bottom_ratio": "first layer",
-    "weight_decay": "decay",
+    "head_rate": "head lr",
+    "backbone_rate": "backbone lr",
+    "bottom_ratio": "layer decay",
+    "weight_decay": "weight decay",
     "dropout": "dropout",
-    "label_smoothing": "smoothing",
+    "label_smoothing": "label smoothing",
     "mixup": "mixup",
-    "augment": "changes",  # as in: strong changes
+    "augment": "augmentation",
 }
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial that has ended.
+    """A finished trial.
 
     Attributes:
-        losses: log-loss on validation after each epoch, from the first on; none if it diverged.
+        losses: validation log-loss after each epoch; empty if training diverged.
+        params: the hyperparameters by name.
     """
 
     ending: Ending
@@ -38,18 +39,18 @@ class Tried:
 
     @property
     def loss(self) -> float:
-        """Of its best epoch."""
+        """The loss of the best epoch; infinite if training diverged."""
         return min(self.losses, default=float("inf"))
 
 
 def best_of(tried: list[Tried]) -> int | None:
-    """The number of the trial with the lowest loss, the first of several; None if none came to its end."""
-    complete = [number for number, trial in enumerate(tried) if trial.ending == "complete"]
-    return min(complete, key=lambda number: tried[number].loss, default=None)
+    """The index of the complete trial with the lowest loss; None if no trial is complete."""
+    complete = [index for index, trial in enumerate(tried) if trial.ending == "complete"]
+    return min(complete, key=lambda index: tried[index].loss, default=None)
 
 
 def load(path: Path) -> list[Tried]:
-    """The trials on record, in their order; none where there is no record."""
+    """The trials in a file, in order; empty if there is no file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -57,7 +58,7 @@ def load(path: Path) -> list[Tried]:
 
 
 def save(tried: list[Tried], path: Path) -> None:
-    """Writes the record, whole or not at all: a row for each trial, its losses epoch by epoch, and what was chosen."""
+    """Writes the file atomically: one row per trial with its loss, its losses by epoch and its hyperparameters."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "ending", "log_loss", "seconds", "by_epoch", *tried[0].choices])
@@ -69,9 +70,9 @@ def save(tried: list[Tried], path: Path) -> None:
 
 
 def _tried(row: dict[str, str]) -> Tried:
-    [ending] = [known for known in get_args(Ending) if known == row["ending"]]
-    choices = {name: _read(row[name]) for name in row if name in WORDS}
-    return Tried(ending, tuple(map(float, row["by_epoch"].split())), float(row["seconds"]), choices)
+    [status] = [allowed for allowed in get_args(Ending) if allowed == row["ending"]]
+    params = {name: _read(row[name]) for name in row if name in WORDS}
+    return Tried(status, tuple(map(float, row["by_epoch"].split())), float(row["seconds"]), params)
 
 
 def _read(value: str) -> float | str:
@@ -82,24 +83,23 @@ def _read(value: str) -> float | str:
 
 
 def intention(n_trials: int, epochs: int, searched: list[str], done: int) -> str:
-    """What a search is about to do, for a person."""
-    over = ", ".join(WORDS[name] for name in searched)
-    before = f"; {done} are on record" if done else ""
-    return f"search: up to {n_trials} trials of up to {epochs} epochs, over {over}{before}"
+    """The first log line of a search."""
+    labels = ", ".join(WORDS[name] for name in searched)
+    resumed = f"; {done} are already finished" if done else ""
+    return f"search: up to {n_trials} trials of up to {epochs} epochs over {labels}{resumed}"
 
 
 def line(tried: list[Tried], n_trials: int, epochs: int) -> str:
-    """How the last trial went, for a person."""
+    """The log line of the last trial."""
     number, trial = len(tried), tried[-1]
-    after = f"epoch {len(trial.losses)}/{epochs}"
-    went = {
+    outcome = {
         "complete": f"log-loss {trial.loss:.4f} at epoch {1 + _best_epoch(trial)}/{epochs}",
-        "given up": f"given up after {after}, log-loss {trial.loss:.4f}",
+        "given up": f"pruned after epoch {len(trial.losses)}/{epochs}, log-loss {trial.loss:.4f}",
         "diverged": "diverged",
     }[trial.ending]
     best = ", the best so far" if number > 1 and best_of(tried) == number - 1 else ""
-    what = "the plan as it is" if number == 1 else in_words(trial.choices)
-    return f"trial {number:>{len(str(n_trials))}}/{n_trials}: {went}, {duration(trial.seconds)}{best}; {what}"
+    params = "default configuration" if number == 1 else in_words(trial.choices)
+    return f"trial {number:>{len(str(n_trials))}}/{n_trials}: {outcome}, {duration(trial.seconds)}{best}; {params}"
 
 
 def _best_epoch(trial: Tried) -> int:
@@ -107,7 +107,7 @@ def _best_epoch(trial: Tried) -> int:
 
 
 def in_words(choices: Choices) -> str:
-    """Each choice in a word and a number."""
+    """The hyperparameters as text, such as `head lr 0.002, no augmentation`."""
     return ", ".join(_in_words(name, value) for name, value in choices.items())
 
 
@@ -118,19 +118,18 @@ def _in_words(name: str, value: float | str) -> str:
 
 
 def as_flags(choices: Choices) -> str:
-    """The flags that choose the same without a search."""
+    """The command-line flags that set the same hyperparameters."""
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in choices.items())
 
 
 def verdict(tried: list[Tried]) -> str:
-    """Which trial is best, and by how much better than the plan as it was."""
-    best, plan = best_of(tried), tried[0]
+    """Summary of the search: the best trial and its improvement over the default configuration, which is the first trial."""
+    best, default = best_of(tried), tried[0]
     none = "no trial" if len(tried) == 1 else f"none of {len(tried)} trials"
     if best is None:
-        return f"{none} came to its end: the plan stays as it is"
+        return f"{none} finished: the default configuration is kept"
     if best == 0:
-        return f"{none} was better than the plan as it is, log-loss {plan.loss:.4f}"
-    better = f", {plan.loss - tried[best].loss:.4f} less than the plan as it is" if plan.losses else ""
-    return (
-        f"trial {best + 1} of {len(tried)} was best: log-loss {tried[best].loss:.4f}{better} ({as_flags(tried[best].choices)})"
-    )
+        return f"{none} was better than the default configuration, log-loss {default.loss:.4f}"
+    gain = f", {default.loss - tried[best].loss:.4f} lower than the default configuration" if default.losses else ""
+    flags = as_flags(tried[best].choices)
+    return f"trial {best + 1} of {len(tried)} is best: log-loss {tried[best].loss:.4f}{gain} ({flags})"

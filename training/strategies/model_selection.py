@@ -1,6 +1,6 @@
-"""The ladder's judgement, without its hands: what is really better, when climbing cannot pay, what kind of data this is.
+"""Statistics for model selection: significance of a difference, early exit, and the transfer-learning regime of a dataset.
 
-Pure functions of numbers; every one of them also has words for a person.
+Pure functions of numbers, most of which also return an explanation as text. No training, no files.
 """
 
 import math
@@ -14,14 +14,16 @@ from graft.training.data.cross_validation import Targets
 from graft.training.evaluation.metrics import paired_difference, paired_log_loss
 from graft.training.results import Quadrant, points
 
-LAST = "last"  # the stage that the pretrained classifier itself looked at
-FEWEST_MISTAKES = 4  # with e mistakes mended and none made, a bootstrap misses them all with exp(-e): 1.8 % for 4
-LARGE = 500  # images a label: from here on a network has more to learn from than to forget
-ENOUGH_FOR_SCRATCH = 5_000  # images a label, as CIFAR-10 has; with fewer, pretrained weights have always won
+LAST = "last"  # the pooled features that the pretrained classifier takes
+FEWEST_MISTAKES = (
+    4  # with e errors corrected and none added, a bootstrap sample contains none of them with probability exp(-e): 1.8 % for 4
+)
+LARGE = 500  # images per label; with more, fine-tuning the full network rarely overfits
+ENOUGH_FOR_SCRATCH = 5_000  # images per label, as in CIFAR-10; with fewer, pretrained weights were always better
 
 
 class Difference(NamedTuple):
-    """By how much the challenger is better, with a 95 % interval; positive is better, whatever the measure."""
+    """Improvement of the candidate over the baseline with its 95 % interval; positive is better for every metric."""
 
     value: float
     low: float
@@ -30,12 +32,12 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks' answers to the same validation images.
+    """Paired comparison of two models on the same validation images.
 
     Attributes:
-        accuracy: difference in [-1, 1]; of mean average precision for several labels an image.
-        log_loss: improvement, in nats an image.
-        measure: what `accuracy` is, for a person.
+        accuracy: difference in [-1, 1]; of mean average precision for multi-label data.
+        log_loss: improvement in nats per image.
+        metric: name of the metric in `accuracy`, for display.
     """
 
     accuracy: Difference
@@ -44,22 +46,22 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the challenger is really better.
+        """Whether the candidate is significantly better.
 
-        More right answers beyond chance are. So are better probabilities beyond chance, which need fewer images to show,
-        as long as they do not cost right answers.
+        It is if its accuracy is significantly higher. It also is if its log-loss is significantly lower, which takes fewer
+        images to show, and its accuracy is not lower.
         """
         return self.accuracy.low > 0 or (self.log_loss.low > 0 and self.accuracy.value >= 0)
 
     def sentence(self, challenger: str, incumbent: str) -> str:
-        """The verdict in words, with the numbers it rests on."""
+        """The verdict with its numbers, such as `finetune is significantly better than probe: +10.8 points of accuracy …`."""
         numbers = points(*self.accuracy, of=self.measure)
         if self.accuracy.low > 0:
-            return f"{challenger} is really better than {incumbent}: {numbers}; kept"
+            return f"{challenger} is significantly better than {incumbent}: {numbers}; kept"
         if self.better:
-            gain = f"log-loss lower by {self.log_loss.value:.3f} ({self.log_loss.low:.3f} to {self.log_loss.high:.3f})"
-            return f"{challenger} knows better how sure to be than {incumbent}: {gain}, {numbers}; kept"
-        return f"{challenger} is not shown to be better than {incumbent}: {numbers}; {incumbent} is kept, it is cheaper"
+            gain = f"lower by {self.log_loss.value:.3f} ({self.log_loss.low:.3f} to {self.log_loss.high:.3f})"
+            return f"{challenger} has a significantly lower log-loss than {incumbent}: {gain}, {numbers}; kept"
+        return f"{challenger} is not significantly better than {incumbent}: {numbers}; the cheaper {incumbent} is kept"
 
 
 def compare(
@@ -69,9 +71,9 @@ def compare(
     rival_temperature: float,
     targets: Targets,
 ) -> Comparison:
-    """A challenger against a rival on the same images: logits (N, C) each; targets int (N,), or bool (N, C).
+    """Compares a candidate's logits (N, C) with a baseline's on the same images; targets int (N,) or bool (N, C).
 
-    A paired bootstrap over the images (Efron & Tibshirani 1993), so what the two have in common cancels out.
+    Uses a paired bootstrap over the images (Efron & Tibshirani 1993), so that variance shared by both models cancels.
     """
     return Comparison(
         Difference(*paired_difference(logits, rival, targets)),
@@ -81,46 +83,47 @@ def compare(
 
 
 def nothing_to_gain(n_mistakes: int, n_images: int) -> str:
-    """Why no rung could be shown to be better, or "" if one could."""
+    """Why no other strategy could be significantly better on this validation set; "" if one could."""
     if n_mistakes >= FEWEST_MISTAKES:
         return ""
-    mistakes = "no mistake" if n_mistakes == 0 else f"{n_mistakes} mistake{'s' * (n_mistakes > 1)}"
-    return f"{mistakes} in {n_images:,} validation images: not even a flawless network could be shown to be better"
+    errors = "no error" if n_mistakes == 0 else f"{n_mistakes} error{'s' * (n_mistakes > 1)}"
+    return f"{errors} in {n_images:,} validation images: not even a perfect model would be significantly better"
 
 
 def quadrant(n_images: int, n_labels: int, costs: dict[str, float]) -> Quadrant:
-    """Where the data lie between small and large, and between similar to ImageNet and different from it.
+    """Classifies the dataset as small or large, and as similar to ImageNet or different from it.
 
-    The four cases of transfer learning (Yosinski et al. 2014; the lectures' table): what pretrained features are worth
-    is measured by which stage's features a linear probe likes best, not guessed.
+    These are the four cases of transfer learning (Yosinski et al. 2014). Similarity is measured, not guessed: the dataset
+    is similar if a linear probe on the last stage has the lowest log-loss.
 
     Args:
-        n_images: to learn from.
-        costs: a probe's cross-validated log-loss by stage; `last` is among them, `all` may be.
+        n_images: training images.
+        losses: cross-validated log-loss of a linear probe by stage; must have `last`, may have `all`.
     """
     large = n_images >= LARGE * n_labels
-    alone = {stage: cost for stage, cost in costs.items() if stage != "all"}
-    winner = min(alone, key=lambda stage: alone[stage])
-    # Features of several stages together are wider, so they win by a little even where the last stage says it all.
-    together = costs.get("all", math.inf) < 0.8 * costs[LAST]
-    different = winner != LAST or together
-    size = f"{'large' if large else 'small'} ({n_images:,} images, {n_images / n_labels:,.0f} a label)"
-    if winner != LAST:
-        evidence = f"a probe on {winner} beats one on the last stage, log-loss {alone[winner]:.3f} against {costs[LAST]:.3f}"
-    elif together:
-        evidence = f"all stages together beat the last one by far, log-loss {costs['all']:.3f} against {costs[LAST]:.3f}"
+    single_stage = {stage: loss for stage, loss in costs.items() if stage != "all"}
+    best_stage = min(single_stage, key=lambda stage: single_stage[stage])
+    # Concatenated stages have more features, so they win slightly even where the last stage is sufficient.
+    all_win = costs.get("all", math.inf) < 0.8 * costs[LAST]
+    different = best_stage != LAST or all_win
+    size = f"{'large' if large else 'small'} ({n_images:,} images, {n_images / n_labels:,.0f} per label)"
+    if best_stage != LAST:
+        evidence = f"log-loss of a probe on {best_stage} is {single_stage[best_stage]:.3f}, on the last stage {costs[LAST]:.3f}"
+    elif all_win:
+        evidence = f"log-loss of a probe on all stages is {costs['all']:.3f}, on the last stage {costs[LAST]:.3f}"
     else:
-        evidence = f"the last stage's features are the best, log-loss {costs[LAST]:.3f}"
-    likeness = "different from" if different else "similar to"
-    sentence = f"the data are {size} and {likeness} ImageNet: {evidence}"
+        evidence = f"a probe on the last stage has the lowest log-loss, {costs[LAST]:.3f}"
+    similarity = "different from" if different else "similar to"
+    sentence = f"the dataset is {size} and {similarity} ImageNet: {evidence}"
     return Quadrant(large=large, different=different, sentence=sentence)
 
 
 def epochs_that_fit(seconds: float, n_images: int, n_validation: int, images_per_second: float) -> int:
-    """How many epochs fit into a time: learning takes about three times as long as looking.
+    """How many epochs fit in the time left; a training step costs about three times as much as inference.
 
     Args:
         seconds: left of the budget.
-        images_per_second: learned from, as measured on this machine.
+        n_images: training images.
+        images_per_second: training speed measured on this machine.
     """
     return max(0, math.floor(seconds * images_per_second / (n_images + n_validation / 3)))

@@ -1,4 +1,4 @@
-"""Strategies that train a linear head on frozen features."""
+"""Strategies that train a linear head on frozen features: `probe`, `svm` and `stages`. No torch."""
 
 from dataclasses import dataclass
 
@@ -25,15 +25,15 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Probed:
-    """The probe's results, which fine-tuning starts from and is measured against.
+    """Result of a linear probe. Fine-tuning starts from it and is compared with it.
 
     Attributes:
-        start: the head learned from the train split alone.
-        final: the head learned from train and validation at the strength that train's cross-validation chose.
-        validation: `start`'s logits on validation.
-        test: `final`'s logits on test.
-        chosen: the features and the kind of head that cross-validation on train preferred.
-        strategy: the rung that this is.
+        train_head: the head trained on the train split alone.
+        final_head: the head trained on train and validation, with the hyperparameters selected on train.
+        validation_logits: logits of the first head on validation, float32 (N, C).
+        test_logits: logits of the final head on test, float32 (N, C).
+        selection: the feature set and kind of head selected by cross-validation on train.
+        strategy: `probe`, `svm` or `stages`.
     """
 
     start: Head
@@ -45,56 +45,58 @@ class Probed:
 
 
 def probe(ground: Ground, strategy: str = "probe") -> Probed:
-    """A linear head: on the backbone's last vectors (`probe`, `svm`), or on what cross-validation likes best (`stages`)."""
-    splits, columns = ground.splits, ground.features.columns
-    seen, targets = ground.seen(splits.train), ground.targets(splits.train)
+    """Trains a linear head on the last features (`probe`, `svm`) or on cross-validated features (`stages`)."""
+    splits, slices = ground.splits, ground.features.columns
+    features, targets = ground.seen(splits.train), ground.targets(splits.train)
     balanced = ground.choices.balance in ("weights", "sampling")
-    chosen = _chosen(ground, strategy, seen, targets, balanced)
-    start = stage_selection.learn(chosen.best, seen, columns, targets, balanced)
-    everything = (*splits.train, *splits.validation)
-    final = stage_selection.learn(chosen.best, ground.seen(everything), columns, ground.targets(everything), balanced)
-    validation, test = (ground.features.rows_of(some, block=chosen.best.sees) for some in (splits.validation, splits.test))
-    return Probed(start, final, start(validation), final(test), chosen, strategy)
+    selection = _chosen(ground, strategy, features, targets, balanced)
+    best = selection.best
+    train_head = stage_selection.learn(best, features, slices, targets, balanced)
+    samples = (*splits.train, *splits.validation)
+    final_head = stage_selection.learn(best, ground.seen(samples), slices, ground.targets(samples), balanced)
+    validation = ground.features.rows_of(splits.validation, block=best.sees)
+    test = ground.features.rows_of(splits.test, block=best.sees)
+    return Probed(train_head, final_head, train_head(validation), final_head(test), selection, strategy)
 
 
 def _chosen(ground: Ground, strategy: str, seen: Vectors, targets: Targets, balanced: bool) -> Chosen:
-    """The features and the head's kind and strength, by cross-validation that never tears a group apart."""
-    fewest = min(ground.dataset.counts(ground.splits.train))
-    n_folds, seed = hyperparameters.folds(fewest, len(targets)), ground.choices.seed
+    """Selects the feature set, the kind of head and its regularization by grouped cross-validation."""
+    smallest_class = min(ground.dataset.counts(ground.splits.train))
+    n_folds, seed = hyperparameters.folds(smallest_class, len(targets)), ground.choices.seed
     groups = [sample.group or sample.digest for sample in ground.splits.train]
-    columns = ground.features.columns
+    slices = ground.features.columns
     if strategy == "stages":
-        return stage_selection.best_of(seen, columns, targets, n_folds, seed, balanced, groups)
+        return stage_selection.best_of(seen, slices, targets, n_folds, seed, balanced, groups)
     kind: Kind = "svm" if strategy == "svm" else "logistic"
-    losses = linear_probe.choose_strength(columns_of(seen, columns["last"]), targets, n_folds, seed, kind, balanced, groups)
-    strength = linear_probe.preferred(losses)
-    best = Candidate("last", kind, strength, losses[strength], float("nan"), len(targets))
+    losses = linear_probe.choose_strength(columns_of(seen, slices["last"]), targets, n_folds, seed, kind, balanced, groups)
+    best_C = linear_probe.preferred(losses)
+    best = Candidate("last", kind, best_C, losses[best_C], float("nan"), len(targets))
     return Chosen(best, (best,))
 
 
 def finish_probe(probed: Probed, ground: Ground) -> Trained:
-    """The probe as a network: the backbone's graph with the head appended."""
+    """The probe as a model: the backbone's ONNX graph with the head appended."""
     from safetensors.numpy import load_file
 
     exported, splits, features = ground.exported, ground.splits, ground.features
     backbone = Graph(exported.graph, wanted=(STAGES, VECTORS))
-    head, sees = probed.final, probed.chosen.best.sees
+    head, head_input = probed.final, probed.chosen.best.sees
 
     def network(batch: Pixels) -> Outputs:
-        said = backbone(batch)
-        seen = [said[name] for name in (STAGES, VECTORS) if name in said] if sees == "all" else [said[VECTORS]]
-        return Outputs(head(np.concatenate(seen, axis=1)), said[VECTORS])
+        outputs = backbone(batch)
+        names = [name for name in (STAGES, VECTORS) if name in outputs] if head_input == "all" else [VECTORS]
+        return Outputs(head(np.concatenate([outputs[name] for name in names], axis=1)), outputs[VECTORS])
 
-    near = ground.near
+    references = ground.near
     return trained(
         strategy=probed.strategy,
-        backbone=exported.backbone.model_copy(update={"sees": sees}),
+        backbone=exported.backbone.model_copy(update={"sees": head_input}),
         preprocessing=exported.preprocessing,
         network=network,
-        graph=linear_probe.with_head(exported.graph, head, sees),
+        graph=linear_probe.with_head(exported.graph, head, head_input),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
         validation=Answered(probed.validation, features.rows_of(splits.validation), ground.targets(splits.validation)),
         test=Answered(probed.test, features.rows_of(splits.test), ground.targets(splits.test)),
-        neighbours=calibration.neighbours_of(near, features.rows_of(near)),
+        neighbours=calibration.neighbours_of(references, features.rows_of(references)),
         choices=ground.choices,
     )

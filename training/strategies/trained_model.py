@@ -1,4 +1,7 @@
-"""A network that has learned, and all that its validation images taught about it: where every way to learn ends."""
+"""The trained model, common to all strategies: network, predictions, calibration and scores.
+
+Code after training depends on this class and not on the strategy.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +14,7 @@ from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.neighbours import Neighbours
 from graft.service.inference.postprocess import probabilities
 from graft.training.config.recipe import Recipe
-from graft.training.evaluation import calibration as calibrate
-from graft.training.evaluation import metrics
+from graft.training.evaluation import calibration, metrics
 from graft.training.evaluation.predictions import Answered
 
 Network = Callable[[Pixels], Outputs]
@@ -21,19 +23,19 @@ Weights = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Trained:
-    """What is packaged, whatever it learned by: nothing after this asks how.
+    """A trained, calibrated and scored model, ready to be packaged.
 
     Attributes:
-        network: in memory, as it was trained: uint8 (N, S, S, 3) -> Outputs. What the package must match.
-        graph: the same network as an ONNX file's bytes.
-        weights: the same network's tensors by name.
-        validation: what it said of validation, which it had never seen.
-        test: what it said of the test images.
-        neighbours: some of the images it learned from, as it sees them.
-        temperature: chosen on validation.
-        calibration: chosen on validation, too.
+        network: the model in memory, uint8 (N, S, S, 3) -> Outputs; the package must reproduce its outputs.
+        graph: the same model as the bytes of an ONNX file.
+        weights: the same model's tensors by name.
+        validation: predictions on validation, by weights not trained on it.
+        test: predictions on test.
+        neighbours: reference training images with their vectors.
+        temperature: softmax temperature, fitted on validation.
+        calibration: thresholds, fitted on validation.
         scores: by split.
-        gain: over its own probe on the test images: difference, low, high; None for a probe.
+        gain_over_probe: over the probe on test: difference, low, high (95 % interval); None for a probe.
     """
 
     strategy: str
@@ -64,10 +66,11 @@ def trained(
     choices: Recipe,
     gain: tuple[float, float, float] | None = None,
 ) -> Trained:
-    """The network with what validation teaches about trusting it."""
-    temperature = calibrate.temperature(validation.logits, validation.targets)
-    calibration = calibrate.calibrate(validation, temperature, neighbours, choices.precision, choices.coverage)
-    scores = {name: score(said, temperature, calibration) for name, said in (("validation", validation), ("test", test))}
+    """Calibrates a model on validation, scores it on validation and test, and returns the `TrainedModel`."""
+    temperature = calibration.temperature(validation.logits, validation.targets)
+    calibrated = calibration.calibrate(validation, temperature, neighbours, choices.precision, choices.coverage)
+    splits = {"validation": validation, "test": test}
+    scores = {name: score(predictions, temperature, calibrated) for name, predictions in splits.items()}
     return Trained(
         strategy,
         backbone,
@@ -79,15 +82,15 @@ def trained(
         test,
         neighbours,
         temperature,
-        calibration,
+        calibrated,
         scores,
         gain,
     )
 
 
 def score(said: Answered, temperature: float, calibration: Calibration) -> Score:
-    """How many answers are right; where images may have several labels, how many of all yeses and noes."""
+    """Accuracy with its interval; for multi-label data, the accuracy of all binary decisions."""
     if not said.multilabel:
         return metrics.score(said.logits, said.targets)
-    chances = probabilities(said.logits, temperature, multilabel=True)
-    return metrics.score_several(chances, said.targets, np.array(calibration.thresholds, np.float64))
+    thresholds = np.array(calibration.thresholds, np.float64)
+    return metrics.score_several(probabilities(said.logits, temperature, multilabel=True), said.targets, thresholds)

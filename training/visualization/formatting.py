@@ -1,4 +1,4 @@
-"""Numbers -> the words that the report says them in."""
+"""Labels, descriptions and sentences for the report's numbers. No HTML."""
 
 from collections.abc import Mapping
 
@@ -6,69 +6,69 @@ from graft.training import results
 from graft.training.results import Conformal, Estimate, Evaluation, LearningCurve, Outliers, Rung
 from graft.training.visualization.charts import percent
 
-# name: (title, what it means, whether it is a share)
+# name: (title, description, whether it is a proportion)
 METRICS: Mapping[str, tuple[str, str, bool]] = {
-    "accuracy": ("Right answers", "share of images whose most probable label is the right one (top-1)", True),
-    "top5": ("Right among five", "share of images whose right label is among the five most probable (top-5)", True),
+    "accuracy": ("Accuracy", "share of images with the correct top-1 prediction", True),
+    "top5": ("Top-5 accuracy", "share of images with the true label among the five most probable", True),
     "balanced_accuracy": (
         "Balanced accuracy",
-        "mean recall of the labels: rare ones count as much as common ones",
+        "mean of the per-class recall",
         True,
     ),
-    "map": ("Mean average precision", "mean over the labels of how well each one ranks its images", True),
-    "micro_f1": ("F1 over all labels", "precision and recall in one number, every answer counting the same", True),
-    "macro_f1": ("Mean F1 of the labels", "precision and recall in one number, every label counting the same", True),
-    "exact_match": ("Exactly right", "share of images with every label right and none too many", True),
-    "log_loss": ("Log-loss", "what wrong and hesitant answers cost, in nats; lower is better", False),
+    "map": ("Mean average precision", "mean of the per-class average precision", True),
+    "micro_f1": ("Micro F1", "F1 over all predictions", True),
+    "macro_f1": ("Macro F1", "mean of the per-class F1", True),
+    "exact_match": ("Exact match", "share of images with exactly the true labels", True),
+    "log_loss": ("Log-loss", "mean negative log-likelihood in nats; lower is better", False),
     "brier": ("Brier score", "mean squared error of the probabilities; lower is better", False),
     "ece_before": (
-        "Calibration error, before",
-        "how far claims are from what comes true (ECE); lower is better",
+        "ECE before calibration",
+        "expected calibration error without temperature scaling; lower is better",
         True,
     ),
-    "ece_after": ("Calibration error, after", "the same after temperature scaling: what the package answers with", True),
+    "ece_after": ("ECE", "expected calibration error with temperature scaling, as served; lower is better", True),
 }
 STRATEGIES: Mapping[str, str] = {
-    "auto": "climbing while validation and the time left say that it pays",
-    "probe": "a linear head on the pretrained network's last features",
-    "svm": "a linear support vector machine on the last features",
-    "stages": "a linear head on the features of several stages",
-    "last": "fine-tuning of the last stages, starting from the probe",
-    "finetune": "fine-tuning of the whole network, starting from the probe",
-    "scratch": "training of the whole network from the start",
+    "auto": "automatic strategy selection within a time budget",
+    "probe": "linear probe on the last features of the pretrained backbone",
+    "svm": "linear SVM on the last features",
+    "stages": "linear probe on the features of several stages",
+    "last": "fine-tuning of the last stages, initialized with the probe",
+    "finetune": "fine-tuning of the whole network, initialized with the probe",
+    "scratch": "training of the whole network from scratch",
 }
 
-# name: (title, what it means)
+# name: (title, description)
 DISTURBANCES: Mapping[str, tuple[str, str]] = {
     "translation": (
         "Translation",
-        "Moved, each image in a direction of its own. Convolution moves its answer along, and pooling forgets where it was:"
-        " this is what they promise not to mind.",
+        "Each image is shifted in a random direction. Convolution is equivariant to translation, and pooling makes the"
+        " prediction nearly invariant.",
     ),
     "rotation": (
         "Rotation",
-        "Turned about the centre, some to the left and some to the right. Convolution promises nothing here.",
+        "Rotated around the center, in either direction. Convolution is not invariant to rotation.",
     ),
-    "scale": ("Scale", "Shown smaller, with what lies beyond the edge mirrored in, or larger, with less of it to see."),
-    "flip": ("Mirroring", "Left to right and upside down."),
-    "brightness": ("Brightness", "Every value multiplied; what exceeds white stays white."),
-    "blur": ("Blur", "Out of focus: a Gaussian blur, in pixels of what the network sees."),
-    "noise": ("Noise", "As in poor light: Gaussian noise on every value of every pixel."),
-    "jpeg": ("JPEG", "Saved as a JPEG file, worse and worse."),
-    "occlusion": ("Occlusion", "A square in the image's mean colour lies somewhere on it."),
+    "scale": ("Scale", "Scaled down with reflection padding, or scaled up and cropped."),
+    "flip": ("Flip", "Flipped horizontally and vertically."),
+    "brightness": ("Brightness", "Pixel values multiplied by a factor and clipped."),
+    "blur": ("Blur", "Gaussian blur; sigma in pixels of the network input."),
+    "noise": ("Noise", "Gaussian noise on every pixel value, as in low light."),
+    "jpeg": ("JPEG", "JPEG compression with decreasing quality."),
+    "occlusion": ("Occlusion", "A square in the mean color of the image, at a random position."),
     "fgsm": (
         "FGSM",
-        "An attack in one step against the right answer: every value moves by so much at most, in the direction that raises"
-        " the loss (Goodfellow et al. 2015). The attacker knows the network.",
+        "Fast gradient sign method, a one-step white-box attack (Goodfellow et al. 2015). No pixel value changes by more"
+        " than epsilon.",
     ),
-    "pgd": ("PGD", "An attack in five smaller steps from a random start, never further away than that (Madry et al. 2018)."),
+    "pgd": ("PGD", "Projected gradient descent: five steps from a random start within epsilon (Madry et al. 2018)."),
 }
 
 
 def measured(name: str, value: float) -> str:
-    """One metric's value, as a share or as a number."""
-    share = METRICS.get(name, ("", "", False))[2]
-    return percent(value) if share else f"{value:.3f}"
+    """A metric value, as a percentage or as a number."""
+    is_proportion = METRICS.get(name, ("", "", False))[2]
+    return percent(value) if is_proportion else f"{value:.3f}"
 
 
 def between(estimate: Estimate) -> str:
@@ -77,68 +77,65 @@ def between(estimate: Estimate) -> str:
 
 
 def points(gain: Estimate) -> str:
-    """A difference of two shares with its interval: `+1.2 points (+0.3 to +2.0)`."""
+    """A difference of two proportions with its confidence interval: `+1.2 points (+0.3 to +2.0)`."""
     return results.points(gain.value, gain.low, gain.high)
 
 
 def headline(evaluation: Evaluation) -> tuple[str, Estimate, str]:
-    """The one number of a run: its name in a sentence, itself, and how sure it is."""
-    name, what = (
-        ("map", "mean average precision") if evaluation.multilabel else ("accuracy", "of the test images answered right")
-    )
+    """The primary metric of a run: its name, its value, and a sentence about its confidence interval."""
+    name, title = ("map", "mean average precision") if evaluation.multilabel else ("accuracy", "test accuracy")
     estimate = evaluation.metrics[name]
     low, high = measured(name, estimate.low), measured(name, estimate.high)
-    sure = f"between {low} and {high} with 95% confidence, on {evaluation.n:,} images that nothing was chosen by"
-    return what, estimate, sure
+    confidence = f"95% confidence interval {low} to {high}, on {evaluation.n:,} held-out test images"
+    return title, estimate, confidence
 
 
 def doubling(curve: LearningCurve) -> str:
-    """What more images would bring, and whether that is known."""
+    """The expected gain from doubling the training set, and a recommendation."""
     gain = curve.gain_of_doubling
     if gain.low > 0.005:
-        advice = "Collecting more images is likely to pay."
+        advice = "Collecting more images is likely to help."
     elif gain.high < 0.005:
-        advice = "More images of the same kind would hardly help."
+        advice = "More images of the same kind are unlikely to help."
     else:
-        advice = "Whether more images would help cannot be told from these."
-    return f"Twice the images would bring about {points(gain)}. {advice}"
+        advice = "The data does not show whether more images would help."
+    return f"Estimated gain from twice as many images: {points(gain)}. {advice}"
 
 
 def calibration(evaluation: Evaluation) -> str:
-    """What temperature scaling did, in words."""
-    how = f"The logits are divided by {evaluation.temperature:.2f}, chosen on validation."
+    """The effect of temperature scaling."""
+    method = f"Temperature {evaluation.temperature:.2f}, fitted on the validation set."
     before, after = evaluation.metrics.get("ece_before"), evaluation.metrics.get("ece_after")
     if before is None or after is None:
-        return how
-    way = "overconfident" if evaluation.temperature > 1 else "too hesitant"
-    start = f"Uncalibrated, it was {way}; " if abs(evaluation.temperature - 1) > 0.1 else ""
-    off = f"claims were off by {percent(before.value)} on average, now by {percent(after.value)} ({between(after)})"
-    return f"{start}{off}. {how}" if start else f"{off[0].upper()}{off[1:]}. {how}"
+        return method
+    tendency = "overconfident" if evaluation.temperature > 1 else "underconfident"
+    start = f"The uncalibrated model was {tendency}. " if abs(evaluation.temperature - 1) > 0.1 else ""
+    change = f"Temperature scaling changes the ECE from {percent(before.value)} to {percent(after.value)} ({between(after)})."
+    return f"{start}{change} {method}"
 
 
 def conformal(sets: Conformal) -> str:
-    """What the prediction sets promise, and what they kept."""
-    kept = f"{percent(sets.coverage.value)} ({between(sets.coverage)})"
+    """The target and measured coverage of the prediction sets."""
+    measured_coverage = f"{percent(sets.coverage.value)} ({between(sets.coverage)})"
     return (
-        f"Beside one label, the model can answer with a set that holds the right one with a promised"
-        f" {percent(sets.promised)} probability. On the test images it did so for {kept}, with"
-        f" {sets.mean_size:.2f} labels a set on average."
+        f"Conformal prediction sets contain the true label with a target probability of {percent(sets.promised)}."
+        f" Coverage on the test set: {measured_coverage}, with {sets.mean_size:.2f} labels per set on average."
     )
 
 
 def outliers(measure: Outliers) -> str:
-    """When an image counts as unlike those learned from, and how many test images do."""
+    """The outlier threshold, and the share of test images above it."""
     return (
-        f"An image further than {measure.threshold:.3f} (cosine distance) from its {_th(measure.k)} nearest training image"
-        f" counts as an outlier: {percent(measure.flagged.value)} of the test images do ({between(measure.flagged)})."
+        f"An image is an outlier if its cosine distance to the {_th(measure.k)} nearest training image exceeds"
+        f" {measure.threshold:.3f}: {percent(measure.flagged.value)} of the test images ({between(measure.flagged)})."
     )
 
 
 def ladder(rungs: tuple[Rung, ...]) -> str:
-    """The ladder's story in a sentence."""
-    kept = next((rung for rung in reversed(rungs) if rung.kept), None)
-    tried = f"{len(rungs)} ways of learning were tried" if len(rungs) > 1 else "One way of learning was tried"
-    return f"{tried}; {STRATEGIES[kept.strategy]} was kept." if kept else f"{tried}."
+    """How many strategies were tried, and which was selected."""
+    selected = next((attempt for attempt in reversed(rungs) if attempt.kept), None)
+    tried = f"{len(rungs)} strategies were tried" if len(rungs) > 1 else "One strategy was tried"
+    return f"{tried}. Selected: {STRATEGIES[selected.strategy]}." if selected else f"{tried}."
 
 
 def _th(number: int) -> str:

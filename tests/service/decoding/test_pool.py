@@ -1,4 +1,4 @@
-"""Images are decoded in child processes; whatever one does to its child, only that image fails."""
+"""DecoderPool: an image that crashes or blocks its worker process fails alone."""
 
 import gc
 import signal
@@ -24,7 +24,7 @@ from graft.service.imaging.headers import ImageLimits
 from graft.service.imaging.preprocess import decode
 
 PATIENCE = 60  # seconds until a hung test fails; never reached otherwise
-RECIPE = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+PREPROCESSING = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def decoding(
     command: tuple[str, ...] = COMMAND,
     limits: ImageLimits = ImageLimits(),
 ) -> Iterator[Decoder]:
-    decoder = Decoder(RECIPE, limits, workers, max_waiting, deadline_s, max_bytes, command)
+    decoder = Decoder(PREPROCESSING, limits, workers, max_waiting, deadline_s, max_bytes, command)
     try:
         yield decoder
     finally:
@@ -44,15 +44,15 @@ def decoding(
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Decoder]:
-    """One decoder whose children act as the images say."""
+def fake_pool() -> Iterator[Decoder]:
+    """A decoder pool with workers that execute the command in the image."""
     with decoding(command=ACTORS) as decoder:
         yield decoder
 
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[Decoder, bytes, Callable[[], None]]]:
-    """A decoder of one worker with two places, an image that it holds on to, and how to let that go."""
+    """A pool with one worker and two slots, an image that blocks it, and a function that releases it."""
     with decoding(command=ACTORS, max_waiting=2) as decoder:
         try:
             yield decoder, act(f"hold {tmp_path}"), (tmp_path / "go").touch
@@ -60,9 +60,9 @@ def held(tmp_path: Path) -> Iterator[tuple[Decoder, bytes, Callable[[], None]]]:
             (tmp_path / "go").touch()
 
 
-def until(there: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
-    while not there():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -74,14 +74,14 @@ def error_of(decoder: Decoder, image: bytes) -> ImageError:
 
 
 def processes() -> list[psutil.Process]:
-    """The decoders' processes that this one started: a nursery and its children."""
+    """The child processes of this process: the fork server and its workers."""
     return psutil.Process().children(recursive=True)
 
 
 def test_pixels_are_those_of_the_one_decoding_function(encode, photo):
     encoded = encode(photo, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0")
     with decoding() as decoder:
-        found, expected = decoder.submit(encoded).result(PATIENCE), decode(encoded, RECIPE)
+        found, expected = decoder.submit(encoded).result(PATIENCE), decode(encoded, PREPROCESSING)
     assert np.array_equal(found.pixels, expected.pixels)
     assert (found.pixels.dtype, found.pixels.shape) == (np.uint8, (32, 32, 3))
     assert (found.width, found.height, found.format, found.notes) == (60, 80, "JPEG", ())
@@ -93,38 +93,38 @@ def test_notes_come_through(encode):
     assert notes == ("tiny: fewer than 16 pixels on a side", "transparent: every pixel is fully transparent")
 
 
-def test_every_hostile_file_gets_its_code():
+def test_every_hostile_file_gets_its_error_code():
     with decoding(workers=2, max_waiting=1000, deadline_s=PATIENCE, max_bytes=2**30) as decoder:
-        promises = {name: decoder.submit(case.content) for name, case in corpus().items()}
-        errors = {name: promise.exception(PATIENCE) for name, promise in promises.items()}
+        futures = {name: decoder.submit(case.content) for name, case in corpus().items()}
+        errors = {name: future.exception(PATIENCE) for name, future in futures.items()}
     found = {name: getattr(error, "code", error) for name, error in errors.items()}
     assert found == {name: case.code for name, case in corpus().items()}
 
 
-def test_an_images_error_is_told_in_full(encode, photo):
+def test_an_image_error_keeps_all_its_fields(encode, photo):
     with decoding() as decoder:
         error = error_of(decoder, encode(np.zeros((1, 51), np.uint8)))
     assert (error.code, error.limit) == ("bad_aspect", "max_aspect")
-    assert str(error) == "The image is 51x1 pixels; the longer side may be 50 times the shorter."
+    assert str(error) == "The image is 51x1 pixels; the longer side may be at most 50 times the shorter side."
 
 
-def test_limits_reach_the_children(encode, photo):
+def test_limits_reach_the_workers(encode, photo):
     with decoding(limits=ImageLimits(max_side=79)) as decoder:
         assert error_of(decoder, encode(photo)).limit == "max_side"
 
 
-def test_every_asker_gets_the_own_image():
+def test_every_caller_gets_its_own_image():
     with decoding(workers=3, command=ACTORS) as decoder:
-        promises = [decoder.submit(b"x" * size) for size in range(1, 50)]
-        assert [promise.result(PATIENCE).width for promise in promises] == list(range(1, 50))
+        futures = [decoder.submit(b"x" * size) for size in range(1, 50)]
+        assert [future.result(PATIENCE).width for future in futures] == list(range(1, 50))
 
 
-def test_without_a_place_it_refuses_at_once(held):
+def test_a_full_queue_rejects_immediately(held):
     decoder, hold, go = held
     first = decoder.submit(hold)
     decoder.submit(b"b")
     assert decoder.full
-    with pytest.raises(Overloaded, match="2 images are being decoded already"):
+    with pytest.raises(Overloaded, match="2 images are being decoded"):
         decoder.submit(b"c")
     assert not first.done()
     go()
@@ -132,7 +132,7 @@ def test_without_a_place_it_refuses_at_once(held):
     until(lambda: not decoder.full)
 
 
-def test_depth_counts_those_that_have_not_begun(held, tmp_path):
+def test_depth_counts_queued_images(held, tmp_path):
     decoder, hold, _ = held
     assert decoder.depth == 0
     decoder.submit(hold)
@@ -141,41 +141,41 @@ def test_depth_counts_those_that_have_not_begun(held, tmp_path):
     assert decoder.depth == 1
 
 
-def test_a_cancelled_image_gives_its_place_back_and_is_not_decoded(held, tmp_path):
+def test_a_cancelled_image_frees_its_slot_and_is_not_decoded(held, tmp_path):
     decoder, hold, go = held
     first = decoder.submit(hold)
     until((tmp_path / "begun").exists)
-    unwanted = decoder.submit(act("die"))
-    assert unwanted.cancel()
+    cancelled = decoder.submit(act("die"))
+    assert cancelled.cancel()
     last = decoder.submit(b"c")
     go()
     assert (first.result(PATIENCE).notes, last.result(PATIENCE).width) == (("acted",), 1)
     with pytest.raises(CancelledError):
-        unwanted.result()
+        cancelled.result()
 
 
 @pytest.mark.parametrize("image", [b"fine", act("die"), act("break")])
-def test_a_finished_image_gives_its_place_back(image):
+def test_a_finished_image_frees_its_slot(image):
     with decoding(max_waiting=1, command=ACTORS) as decoder:
         for _ in range(3):
             decoder.submit(image).exception(PATIENCE)
             until(lambda: not decoder.full)
 
 
-def test_closing_finishes_what_waits():
+def test_closing_finishes_queued_images():
     with decoding(command=ACTORS) as decoder:
-        promises = [decoder.submit(b"x" * size) for size in (1, 2, 3)]
-    assert [promise.result(0).width for promise in promises] == [1, 2, 3]
+        futures = [decoder.submit(b"x" * size) for size in (1, 2, 3)]
+    assert [future.result(0).width for future in futures] == [1, 2, 3]
 
 
-def test_after_closing_nothing_is_taken():
+def test_a_closed_pool_rejects_images():
     with decoding(command=ACTORS) as decoder:
         pass
     with pytest.raises(Overloaded, match="shutting down"):
         decoder.submit(b"x")
 
 
-def test_an_image_past_its_deadline_is_given_up():
+def test_an_image_past_its_deadline_is_cancelled():
     with decoding(deadline_s=0.2, command=ACTORS) as decoder:
         error = error_of(decoder, act("sleep"))
         assert (error.code, error.limit) == ("decode_limit", "decode_deadline_s")
@@ -183,58 +183,58 @@ def test_an_image_past_its_deadline_is_given_up():
         assert decoder.submit(b"next").result(PATIENCE).width == 4
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells a process's size, and holds it to a limit")
-def test_an_image_that_wants_too_much_memory_is_given_up(stage):
-    error = error_of(stage, act("eat 400000000"))
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory limit exists only on Linux")
+def test_an_image_that_needs_too_much_memory_fails(fake_pool):
+    error = error_of(fake_pool, act("eat 400000000"))
     assert (error.code, error.limit) == ("decode_limit", "max_decode_bytes")
     assert str(error) == "Decoding the image takes more than 268,435,456 bytes of memory."
-    assert stage.submit(act("eat 100000000")).result(PATIENCE).format == "PNG"
+    assert fake_pool.submit(act("eat 100000000")).result(PATIENCE).format == "PNG"
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux holds a process to a limit of memory")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory limit exists only on Linux")
 @pytest.mark.parametrize(("format", "settings"), [("WEBP", {"lossless": True}), ("JPEG", {"progressive": True}), ("PNG", {})])
-def test_too_little_memory_is_not_mistaken_for_damage(encode, format, settings):
+def test_out_of_memory_is_not_reported_as_a_damaged_file(encode, format, settings):
     image = encode(Image.new("RGB", (7000, 6000)), format, **settings)
     with decoding(max_bytes=2**26) as decoder:
         assert error_of(decoder, image).limit == "max_decode_bytes"
 
 
 @pytest.mark.parametrize("image", [act("die"), act("crash"), act("lie")])
-def test_an_image_that_kills_its_child_fails_alone(stage, image):
-    error = error_of(stage, image)
-    assert (error.code, error.limit, str(error)) == ("decode_limit", None, "The decoder died on this image.")
-    assert stage.submit(b"next").result(PATIENCE).width == 4
+def test_an_image_that_kills_its_worker_fails_alone(fake_pool, image):
+    error = error_of(fake_pool, image)
+    assert (error.code, error.limit, str(error)) == ("decode_limit", None, "The decoder crashed on this image.")
+    assert fake_pool.submit(b"next").result(PATIENCE).width == 4
 
 
-def test_those_beside_an_image_that_kills_its_child_are_answered():
+def test_a_killed_worker_does_not_fail_other_images():
     with decoding(workers=2, command=ACTORS) as decoder:
-        promises = [decoder.submit(act("die") if number % 3 == 0 else b"fine") for number in range(30)]
-        failed = [promise.exception(PATIENCE) is not None for promise in promises]
+        futures = [decoder.submit(act("die") if number % 3 == 0 else b"fine") for number in range(30)]
+        failed = [future.exception(PATIENCE) is not None for future in futures]
     assert failed == [number % 3 == 0 for number in range(30)]
 
 
-def test_a_bug_is_logged_and_not_told(stage, caplog):
+def test_a_bug_is_logged_but_not_exposed(fake_pool, caplog):
     with pytest.raises(RuntimeError) as caught:
-        stage.submit(act("break")).result(PATIENCE)
+        fake_pool.submit(act("break")).result(PATIENCE)
     assert "secret" not in str(caught.value)
     [record] = caplog.records
     assert (record.name, record.levelname) == ("graft", "ERROR")
     assert "KeyError: '/secret/path'" in record.getMessage()
 
 
-def test_a_child_opens_few_files_and_writes_none(stage, tmp_path, caplog):
-    assert stage.submit(act("open")).exception(PATIENCE) is not None
-    assert stage.submit(act(f"write {tmp_path / 'x'}")).exception(PATIENCE) is not None
+def test_a_worker_can_open_few_files_and_write_none(fake_pool, tmp_path, caplog):
+    assert fake_pool.submit(act("open")).exception(PATIENCE) is not None
+    assert fake_pool.submit(act(f"write {tmp_path / 'x'}")).exception(PATIENCE) is not None
     assert ["Too many open files" in caplog.text, "File too large" in caplog.text] == [True, True]
 
 
-def test_a_child_knows_no_secret(monkeypatch):
+def test_a_worker_has_no_secrets_in_its_environment(monkeypatch):
     monkeypatch.setenv("GRAFT_API_KEY", "secret")
     with decoding(command=ACTORS) as decoder:
         assert decoder.submit(act("environment")).result(PATIENCE).format == "PNG"
 
 
-def test_fifty_killed_children_leave_nothing_behind():
+def test_fifty_killed_workers_leak_nothing():
     with decoding(workers=2, command=ACTORS) as decoder:
         decoder.submit(b"fine").result(PATIENCE)
         before = psutil.Process().num_fds(), len(processes())
@@ -244,51 +244,51 @@ def test_fifty_killed_children_leave_nothing_behind():
         until(lambda: (psutil.Process().num_fds(), len(processes())) == before)
 
 
-def test_closing_leaves_nothing_behind():
+def test_closing_leaks_nothing():
     before = psutil.Process().num_fds(), len(processes())
     with decoding(workers=3) as decoder:
-        children = processes()
-        assert len(children) - before[1] == 4
+        started = processes()
+        assert len(started) - before[1] == 4
         decoder.submit(b"x").exception(PATIENCE)
     until(lambda: (psutil.Process().num_fds(), len(processes())) == before)
 
 
-def test_an_idle_child_that_is_killed_from_outside_costs_no_image(encode, photo):
+def test_killing_an_idle_worker_fails_no_image(encode, photo):
     before = processes()
     with decoding() as decoder:
-        [child] = [process for process in processes() if process not in before and not process.children()]
-        child.kill()
-        until(lambda: not child.is_running())
+        [worker] = [process for process in processes() if process not in before and not process.children()]
+        worker.kill()
+        until(lambda: not worker.is_running())
         assert decoder.submit(encode(photo)).result(PATIENCE).width == 80
 
 
-def test_a_busy_child_that_is_killed_from_outside_costs_its_image(tmp_path):
+def test_killing_a_busy_worker_fails_its_image(tmp_path):
     before = processes()
     with decoding(command=ACTORS) as decoder:
-        promise = decoder.submit(act(f"hold {tmp_path}"))
+        future = decoder.submit(act(f"hold {tmp_path}"))
         until((tmp_path / "begun").exists)
-        [child] = [process for process in processes() if process not in before and not process.children()]
-        child.kill()
-        assert str(promise.exception(PATIENCE)) == "The decoder died on this image."
+        [worker] = [process for process in processes() if process not in before and not process.children()]
+        worker.kill()
+        assert str(future.exception(PATIENCE)) == "The decoder crashed on this image."
         assert decoder.submit(b"next").result(PATIENCE).width == 4
 
 
-def test_the_death_of_the_nursery_costs_no_image(tmp_path):
+def test_killing_the_fork_server_fails_no_image(tmp_path):
     before = processes()
     with decoding(workers=2, command=ACTORS) as decoder:
-        promises = [decoder.submit(act(f"hold {tmp_path}")) for _ in range(2)]
+        futures = [decoder.submit(act(f"hold {tmp_path}")) for _ in range(2)]
         until((tmp_path / "begun").exists)
-        [nursery] = [process for process in processes() if process not in before and process.children()]
-        nursery.kill()
+        [fork_server] = [process for process in processes() if process not in before and process.children()]
+        fork_server.kill()
         (tmp_path / "go").touch()
-        assert [promise.result(PATIENCE).notes for promise in promises] == [("acted",)] * 2
+        assert [future.result(PATIENCE).notes for future in futures] == [("acted",)] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_the_whole_group_do_not_reach_the_children(encode, photo, number):
+def test_signals_to_the_process_group_do_not_stop_the_workers(encode, photo, number):
     before = processes()
     with decoding() as decoder:
-        for process in set(processes()) - set(before):  # not to the session's server, where this process has one
+        for process in set(processes()) - set(before):  # only to the processes of this pool
             process.send_signal(number)
         assert decoder.submit(encode(photo)).result(PATIENCE).width == 80
 
@@ -298,39 +298,39 @@ import sys, time
 from graft.service.artifact import Preprocessing
 from graft.service.decoding.pool import Decoder
 from graft.service.imaging.headers import ImageLimits
-recipe = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-decoder = Decoder(recipe, ImageLimits(), 2, 9, 600.0, 2**28, tuple(sys.argv[1:]))
+preprocessing = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+decoder = Decoder(preprocessing, ImageLimits(), 2, 9, 600.0, 2**28, tuple(sys.argv[1:]))
 decoder.submit(b"ACT burn")
-print("begun", flush=True)
+print("started", flush=True)
 time.sleep(600)
 """
 
 
-def test_no_child_survives_its_server():
+def test_no_worker_survives_its_server():
     with psutil.Popen([sys.executable, "-c", ORPHANS, *ACTORS], stdout=-1) as server:
-        assert server.stdout.readline() == b"begun\n"
-        children = server.children(recursive=True)
+        assert server.stdout.readline() == b"started\n"
+        workers = server.children(recursive=True)
         server.kill()
         server.wait()
-    assert len(children) == 3
-    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
+    assert len(workers) == 3
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert alive == []
 
 
-def test_a_program_that_does_not_start_is_told_at_once():
-    with pytest.raises(RuntimeError, match="does not start"), decoding(command=(sys.executable, "-c", "raise SystemExit(1)")):
+def test_a_command_that_does_not_start_is_reported_immediately():
+    with pytest.raises(RuntimeError, match="do not start"), decoding(command=(sys.executable, "-c", "raise SystemExit(1)")):
         pass
 
 
-def test_children_are_found_from_any_folder(monkeypatch, tmp_path, encode, photo):
-    (tmp_path / "service.py").write_text("raise SystemExit('not this one')")
+def test_workers_start_in_any_directory(monkeypatch, tmp_path, encode, photo):
+    (tmp_path / "service.py").write_text("raise SystemExit('wrong module')")
     monkeypatch.chdir(tmp_path)
     with decoding() as decoder:
         assert decoder.submit(encode(photo)).result(PATIENCE).width == 80
 
 
 @pytest.mark.parametrize("image", [act("break"), act("die"), b"fine"])
-def test_an_image_is_let_go_of_without_waiting_for_the_garbage_collector(stage, image):
+def test_an_image_is_freed_without_garbage_collection(fake_pool, image):
     gone = []
 
     class Watched(bytes):
@@ -339,7 +339,7 @@ def test_an_image_is_let_go_of_without_waiting_for_the_garbage_collector(stage, 
 
     gc.disable()
     try:
-        stage.submit(Watched(image)).exception(PATIENCE)
+        fake_pool.submit(Watched(image)).exception(PATIENCE)
         until(lambda: gone == [len(image)])
     finally:
         gc.enable()

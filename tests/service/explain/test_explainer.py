@@ -1,4 +1,4 @@
-"""What speaks for a label: class activation maps that add up to the logit, and occlusion that finds what matters."""
+"""Explainer: class activation maps add up to the logit, and occlusion finds planted evidence."""
 
 import dataclasses
 import pickle
@@ -38,7 +38,7 @@ def logits(model: models.Model, encoded: bytes) -> np.ndarray:
     return model.engine(model.decode(encoded).pixels[None]).logits[0]
 
 
-def test_positions_of_a_map_add_up_to_the_logit_of_every_label(model, explainer, clothes):
+def test_mean_of_cam_plus_bias_is_the_logit(model, explainer, clothes):
     for label, (_, encoded) in enumerate(clothes):
         found = explainer.explain(model.decode(encoded), label)
         assert found.map.shape == (4, 4)
@@ -49,28 +49,28 @@ def test_positions_of_a_map_add_up_to_the_logit_of_every_label(model, explainer,
     ("name", "sees", "shape"),
     [("resnet18", "last", (2, 2)), ("resnet18", "all", (2, 2)), ("swin_tiny_patch4_window7_224", "all", (2, 2))],
 )
-def test_positions_add_up_for_other_networks_and_heads_on_every_stage(pack, encode, name, sees, shape):
-    packed = pack(name, sees)
+def test_mean_of_cam_plus_bias_is_the_logit_for_other_networks(pack, encode, name, sees, shape):
+    package = pack(name, sees)
     noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
-    said = logits(packed, noise)
+    expected = logits(package, noise)
     for label in (0, 9):
-        found = Explainer(packed.artifact).explain(packed.decode(noise), label)
+        found = Explainer(package.artifact).explain(package.decode(noise), label)
         assert (found.method, found.map.shape, found.map.dtype) == ("cam", shape, np.float32)
-        assert found.map.mean() + found.bias == pytest.approx(said[label], abs=1e-4 * max(1.0, abs(float(said[label]))))
+        assert found.map.mean() + found.bias == pytest.approx(expected[label], abs=1e-4 * max(1.0, abs(float(expected[label]))))
         assert np.ptp(found.map) > 0
 
 
-def test_network_whose_vector_is_no_mean_is_explained_by_occlusion(pack, encode, photo):
-    packed = pack("lcnet_035", "last")
-    explainer, decoded = Explainer(packed.artifact), packed.decode(encode(photo))
+def test_network_without_global_pooling_is_explained_by_occlusion(pack, encode, photo):
+    package = pack("lcnet_035", "last")
+    explainer, decoded = Explainer(package.artifact), package.decode(encode(photo))
     assert not explainer.exact
     found = explainer.explain(decoded)
     assert (found.method, found.map.shape, found.bias) == ("occlusion", (8, 8), 0)
-    with pytest.raises(Unexplainable, match="no class activation maps; occlusion explains it"):
+    with pytest.raises(Unexplainable, match="no class activation maps; use occlusion"):
         explainer.explain(decoded, method="cam")
 
 
-def test_most_probable_label_is_explained_unless_another_is_asked_for(model, explainer, clothes):
+def test_default_label_is_the_most_probable(model, explainer, clothes):
     _, encoded = clothes[0]
     ranked = model.classify(encoded, 10).ranked
     found = explainer.explain(model.decode(encoded))
@@ -81,49 +81,49 @@ def test_most_probable_label_is_explained_unless_another_is_asked_for(model, exp
     assert other.probability == pytest.approx(ranked[3].probability, abs=1e-5)
 
 
-def test_a_map_and_occlusion_tell_of_the_same_image(model, explainer, clothes):
+def test_cam_and_occlusion_share_label_region_and_pixels(model, explainer, clothes):
     decoded = model.decode(clothes[0][1])
-    by_map, by_occlusion = explainer.explain(decoded, 2, "cam"), explainer.explain(decoded, 2, "occlusion")
-    assert (by_map.label, by_map.region) == (by_occlusion.label, by_occlusion.region)
-    assert by_map.probability == by_occlusion.probability
-    assert np.array_equal(by_map.decoded.pixels, by_occlusion.decoded.pixels)
+    cam, occlusion = explainer.explain(decoded, 2, "cam"), explainer.explain(decoded, 2, "occlusion")
+    assert (cam.label, cam.region) == (occlusion.label, occlusion.region)
+    assert cam.probability == occlusion.probability
+    assert np.array_equal(cam.decoded.pixels, occlusion.decoded.pixels)
 
 
-def test_facts_of_the_image_are_told(model, explainer, encode, photo):
+def test_explanation_has_the_image_metadata(model, explainer, encode, photo):
     found = explainer.explain(model.decode(encode(photo, "WEBP")))
     assert (found.decoded.width, found.decoded.height, found.decoded.format) == (80, 60, "WEBP")
     assert found.decoded.pixels.shape == (128, 128, 3)
 
 
-def test_nothing_is_begun_that_nobody_wants(model, explainer, encode, photo):
+def test_cancelled_explanation_does_not_start(model, explainer, encode, photo):
     with pytest.raises(Unwanted):
         explainer.explain(model.decode(encode(photo)), wanted=lambda: False)
 
 
-def test_occlusion_ends_as_soon_as_nobody_wants_it(model, explainer, encode, photo):
-    patience = iter([True] * 7)
+def test_occlusion_stops_when_cancelled(model, explainer, encode, photo):
+    continues = iter([True] * 7)
     with pytest.raises(Unwanted):
-        explainer.explain(model.decode(encode(photo)), method="occlusion", wanted=lambda: next(patience, False))
-    assert next(patience, None) is None
+        explainer.explain(model.decode(encode(photo)), method="occlusion", wanted=lambda: next(continues, False))
+    assert next(continues, None) is None
     assert explainer.explain(model.decode(encode(photo))).method == "cam"
 
 
-def test_judging_a_map_ends_as_soon_as_nobody_wants_it(model, explainer, encode, photo):
-    found, patience = explainer.explain(model.decode(encode(photo))), iter([True] * 7)
+def test_deletion_stops_when_cancelled(model, explainer, encode, photo):
+    found, continues = explainer.explain(model.decode(encode(photo))), iter([True] * 7)
     with pytest.raises(Unwanted):
-        explainer.deletion(found, lambda: next(patience, False))
-    assert next(patience, None) is None
+        explainer.deletion(found, lambda: next(continues, False))
+    assert next(continues, None) is None
 
 
-def test_a_maps_worth_begins_with_the_labels_own_probability(model, explainer, clothes):
+def test_deletion_curve_starts_at_the_labels_probability(model, explainer, clothes):
     found = explainer.explain(model.decode(clothes[3][1]), 3)
-    judged = explainer.deletion(found, steps=4, moves=2)
-    assert len(judged.probabilities) == 5
-    assert judged.probabilities[0] == pytest.approx(found.probability, abs=1e-6)
+    score = explainer.deletion(found, steps=4, moves=2)
+    assert len(score.probabilities) == 5
+    assert score.probabilities[0] == pytest.approx(found.probability, abs=1e-6)
 
 
 class Planted(Explainer):
-    """The fourth label's logit is how red the image is on average; the head sees nothing else."""
+    """An explainer with a planted network: the fourth label's logit is the mean red value of the image."""
 
     @property
     def _graph(self):
@@ -143,8 +143,8 @@ class Planted(Explainer):
 
 
 @pytest.mark.parametrize("method", ["cam", "occlusion"])
-def test_every_way_points_to_the_corner_that_the_answer_depends_on(model, method):
-    pixels = np.full((128, 128, 3), 124, np.uint8)  # the colour that covers, in which there is nothing to be lost
+def test_every_method_finds_the_planted_corner(model, method):
+    pixels = np.full((128, 128, 3), 124, np.uint8)  # the fill color, so that masking elsewhere changes nothing
     pixels[:32, 96:, 0] = 255
     found = Planted(model.artifact).explain(Decoded(pixels, 128, 128, "PNG", ()), 3, method)
     row, column = np.unravel_index(found.map.argmax(), (8, 8))
@@ -153,19 +153,19 @@ def test_every_way_points_to_the_corner_that_the_answer_depends_on(model, method
     assert not Planted(model.artifact).deletion(dataclasses.replace(found, map=found.map[::-1, ::-1])).explains
 
 
-def test_a_network_that_says_nan_explains_nothing(model, encode, photo):
+def test_nan_output_raises(model, encode, photo):
     class Broken(Explainer):
         _graph = staticmethod(lambda batch: {"logits": np.full((1, 10), np.nan, np.float32)})
 
-    with pytest.raises(FloatingPointError, match="not a number"):
+    with pytest.raises(FloatingPointError, match="not finite"):
         Broken(model.artifact).explain(model.decode(encode(photo)))
 
 
-def test_a_pickle_in_place_of_the_weights_is_never_loaded(model, tmp_path, encode, photo):
+def test_pickle_in_place_of_weights_is_not_loaded(model, tmp_path, encode, photo):
     folder = Path(shutil.copytree(model.artifact.path, tmp_path / "package"))
     (folder / "weights.safetensors").write_bytes(pickle.dumps(print))
     forged = dataclasses.replace(model.artifact, path=folder)
-    with pytest.raises(ArtifactError, match=r"weights\.safetensors does not hold the head"):
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors does not contain the head"):
         Explainer(forged).explain(model.decode(encode(photo)))
 
 
@@ -182,18 +182,18 @@ def test_explaining_loads_no_torch(fitted, encode, photo, tmp_path):
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).strip() == ""
 
 
-def test_what_a_position_contributes_by_hand():
+def test_class_activation_map_by_hand():
     maps = np.array([[[1, 2], [3, 4]], [[10, 0], [0, 0]]], np.float32)
     assert activation([maps], np.array([2.0, -1.0])).tolist() == [[-8, 4], [6, 8]]
 
 
-def test_a_finer_map_is_brought_to_the_last_ones_grid():
+def test_finer_map_is_resampled_to_the_last_grid():
     finer = np.array([[[4, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 8], [0, 0, 0, 0]]], np.float32)
     assert activation([finer, np.zeros((3, 2, 2), np.float32)], np.array([1.0, 5, 5, 5])).tolist() == [[1, 1], [0, 2]]
 
 
 @pytest.mark.parametrize(("tall", "wide"), [(5, 7), (1, 1), (2, 3), (28, 56)])
-def test_a_maps_mean_survives_any_change_of_grid(tall, wide):
+def test_resampling_preserves_the_mean(tall, wide):
     random = np.random.default_rng(0)
     other, last = random.normal(size=(4, tall, wide)), random.normal(size=(2, 2, 3))
     weights = random.normal(size=6)
@@ -218,14 +218,14 @@ def spec(fit: str, resize: int = 40, crop: int = 32) -> Preprocessing:
         ("letterbox", 16, 1, (0, -7.5, 16, 16)),
     ],
 )
-def test_region_is_what_the_network_sees(fit, width, height, expected):
+def test_input_region(fit, width, height, expected):
     assert region(width, height, spec(fit)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (199, 300)])
-def test_pixels_lie_where_the_region_says_even_in_turned_images(encode, fit, orientation, width, height):
+def test_input_region_matches_the_pixels_for_every_orientation(encode, fit, orientation, width, height):
     across, down = np.meshgrid((np.arange(width) + 0.5) * 255 / width, (np.arange(height) + 0.5) * 255 / height)
     scene = Image.fromarray(np.stack([across, down, 0 * down], axis=-1).round().astype(np.uint8))
     notes = Image.Exif()

@@ -1,4 +1,4 @@
-"""Grad-CAM: the class activation map where there is one, and the truth where one was planted."""
+"""Grad-CAM: equals the class activation map where one exists, and finds planted evidence."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ PLAIN = Preprocessing(resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 class Colours(nn.Module):
-    """Its map is the picture's three colours on an 8x8 grid."""
+    """A body with a map of the image's three colors on an 8x8 grid."""
 
     num_features = 3
 
@@ -31,7 +31,7 @@ class Colours(nn.Module):
 
 
 class Tokens(nn.Module):
-    """The colours as tokens behind one of their own, to which alone the last step listens; the step before it to all."""
+    """A body like a ViT: a class token before the patch tokens, and only the class token reaches the head."""
 
     num_features, num_prefix_tokens = 3, 1
     feature_info = ({"module": "first", "num_chs": 3}, {"module": "last", "num_chs": 3})
@@ -50,7 +50,7 @@ class Tokens(nn.Module):
 
 
 def planted(body: nn.Module) -> Network:
-    """The first label's logit is the red of what the body says, the second's the blue."""
+    """A network: the first label's logit is the body's red output, the second's the blue output."""
     facts = Backbone(name="planted", weights="none", license="none", sha256="", width=3)
     network = Network(body, facts, 2, PLAIN).eval()
     network.head.weight.data = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
@@ -65,7 +65,7 @@ def scene() -> Tensor:
 
 
 @pytest.mark.parametrize("body", [Colours(), Tokens()])
-def test_the_map_glows_where_what_the_head_looks_at_is(body):
+def test_map_is_positive_only_at_the_evidence(body):
     expected = np.zeros((8, 8), bool)
     expected[:2, 6:] = True
     red, blue = (gradient_map(planted(body), scene(), label) for label in (0, 1))
@@ -73,7 +73,7 @@ def test_the_map_glows_where_what_the_head_looks_at_is(body):
     assert np.array_equal(blue > 0.01, expected[::-1, ::-1])
 
 
-def test_no_map_is_made_where_the_network_has_none():
+def test_network_without_a_spatial_map_returns_none():
     class Flat(Colours):
         def forward_features(self, batch: Tensor) -> Tensor:
             return batch.requires_grad_().mean(dim=(2, 3))
@@ -96,25 +96,25 @@ def test_no_map_is_made_where_the_network_has_none():
         ((1, 5), 0, None),
     ],
 )
-def test_a_map_is_recognised_in_every_layout(shape, n_prefix, expected):
+def test_to_spatial_handles_every_layout(shape, n_prefix, expected):
     found = positions(torch.arange(np.prod(shape)).reshape(shape).float(), 5, n_prefix)
     assert (None if found is None else tuple(found.shape)) == expected
 
 
-def test_tokens_lie_row_by_row():
+def test_tokens_are_in_row_major_order():
     tokens = torch.tensor([[[9.0], [0.0], [1.0], [2.0], [3.0]]])
     assert positions(tokens, 1, 1).tolist() == [[[0, 1], [2, 3]]]
 
 
-def test_it_equals_the_class_activation_map_of_a_pooled_network(model, clothes):
-    explainer, by_gradients = Explainer(model.artifact), GradCam(model.artifact, 1)
+def test_gradcam_equals_cam_of_a_pooled_network(model, clothes):
+    explainer, gradcam = Explainer(model.artifact), GradCam(model.artifact, 1)
     for label, (_, encoded) in enumerate(clothes[:4]):
         decoded = model.decode(encoded)
         exact = explainer.explain(decoded, label, "cam")
-        np.testing.assert_allclose(by_gradients(decoded.pixels, label), exact.map, atol=1e-3 * np.abs(exact.map).max())
+        np.testing.assert_allclose(gradcam(decoded.pixels, label), exact.map, atol=1e-3 * np.abs(exact.map).max())
 
 
-def test_so_such_a_network_is_explained_by_it_without_torch(fitted):
+def test_gradcam_of_a_pooled_network_needs_no_torch(fitted):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer\n"
@@ -135,15 +135,15 @@ def test_so_such_a_network_is_explained_by_it_without_torch(fitted):
         ("vit_tiny_patch16_224", "last", (4, 4)),
     ],
 )
-def test_other_networks_have_one_too(pack, encode, name, sees, shape):
-    packed = pack(name, sees)
+def test_gradcam_of_other_networks(pack, encode, name, sees, shape):
+    package = pack(name, sees)
     noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
-    found = Explainer(packed.artifact).explain(packed.decode(noise), 3, "gradcam")
+    found = Explainer(package.artifact).explain(package.decode(noise), 3, "gradcam")
     assert (found.map.shape, found.map.dtype) == (shape, np.float32)
     assert np.ptp(found.map) > 0
 
 
-def test_a_service_without_torch_says_so_and_explains_by_occlusion(pack):
+def test_without_torch_the_default_method_is_occlusion(pack):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer, Unexplainable\n"
@@ -153,22 +153,20 @@ def test_a_service_without_torch_says_so_and_explains_by_occlusion(pack):
         "except Unexplainable as error:\n    print(error)\n"
         "print(explainer.explain(decoded, 0).method)"
     )
-    said = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT)
-    assert said == (
-        "Grad-CAM needs torch and timm, and there is no torch here; occlusion explains this network without.\nocclusion\n"
-    )
+    output = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT)
+    assert output == ("Grad-CAM needs torch and timm, but torch is not installed; use occlusion.\nocclusion\n")
 
 
-def test_a_perceptron_has_no_map_and_is_refused(pack, encode, photo):
-    packed = pack("mlp", "last")
-    explainer, decoded = Explainer(packed.artifact), packed.decode(encode(photo))
-    with pytest.raises(Unexplainable, match="no map whose positions its answer depends on; occlusion explains it"):
+def test_mlp_does_not_support_gradcam(pack, encode, photo):
+    package = pack("mlp", "last")
+    explainer, decoded = Explainer(package.artifact), package.decode(encode(photo))
+    with pytest.raises(Unexplainable, match="depends on no spatial feature map; use occlusion"):
         explainer.explain(decoded, 0, "gradcam")
     assert explainer.explain(decoded, 0).method == "occlusion"
 
 
-def test_the_lectures_own_networks_have_one(pack, encode, photo):
-    packed = pack("lenet5", "last")
-    found = Explainer(packed.artifact).explain(packed.decode(encode(photo)), 0, "gradcam")
+def test_gradcam_of_lenet5(pack, encode, photo):
+    package = pack("lenet5", "last")
+    found = Explainer(package.artifact).explain(package.decode(encode(photo)), 0, "gradcam")
     assert found.map.shape == (13, 13)
     assert np.ptp(found.map) > 0

@@ -1,4 +1,4 @@
-"""Batches, vectors and nearest training images: every answer about an image but the plain classification."""
+"""/v1/classify/batch, /v1/embed, and /v1/similar over HTTP."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,11 @@ from api_client import BOUNDARY, form, mounted, problem
 from starlette.testclient import TestClient
 
 
-@pytest.fixture(scope="module")
-def shirt(clothes) -> bytes:
-    return clothes[6][1]
-
-
 def files(*images: bytes) -> list[tuple[str, bytes]]:
     return [("images", image) for image in images]
 
 
-def test_every_image_of_a_batch_gets_its_own_answer(client, model, clothes):
+def test_batch_returns_one_result_per_image(client, model, clothes):
     answer = client.post("/v1/classify/batch?top_k=1", files=files(*(encoded for _, encoded in clothes))).json()
     assert [result["index"] for result in answer["results"]] == list(range(10))
     found = [result["answer"]["predictions"][0]["label"] for result in answer["results"]]
@@ -23,39 +18,39 @@ def test_every_image_of_a_batch_gets_its_own_answer(client, model, clothes):
     assert {result["answer"]["request_id"] for result in answer["results"]} == {answer["request_id"]}
 
 
-def test_a_bad_image_of_a_batch_spoils_no_other(client, shirt):
+def test_invalid_image_in_batch_does_not_affect_the_others(client, shirt):
     results = client.post("/v1/classify/batch", files=files(shirt, shirt[:90], b"", shirt)).json()["results"]
     assert [result["error"] is None for result in results] == [True, False, False, True]
     assert [result["error"]["code"] for result in results[1:3]] == ["corrupt_image", "empty_image"]
     assert results[1]["answer"] is None
 
 
-def test_a_batch_of_more_images_than_allowed_is_refused_with_the_limit(client, shirt):
+def test_batch_over_the_image_limit_is_rejected(client, shirt):
     fields = problem(client.post("/v1/classify/batch", files=files(*[shirt] * 17)), 413, "too_many_files")
     assert fields["limit"] == {"name": "max_batch_images", "value": 16, "setting": "GRAFT_MAX_BATCH_IMAGES"}
 
 
-def test_as_many_images_as_allowed_are_answered(client, shirt):
+def test_batch_at_the_image_limit_is_accepted(client, shirt):
     results = client.post("/v1/classify/batch", files=files(*[shirt] * 16)).json()["results"]
     assert all(result["answer"] for result in results)
 
 
 @pytest.mark.parametrize("field", ["image", "file"])
-def test_a_batch_without_images_is_refused(client, shirt, field):
+def test_batch_without_images_is_rejected(client, shirt, field):
     assert problem(client.post("/v1/classify/batch", files={field: shirt}), 422, "missing_image")["field"] == "images"
 
 
-def test_a_batch_of_texts_is_refused_and_nothing_is_fetched(client):
+def test_batch_of_urls_is_rejected(client):
     body = form(b"http://127.0.0.1/cat.jpg", "images").replace(b'; filename="a.png"', b"")
     response = client.post("/v1/classify/batch", content=body, headers=BOUNDARY)
     assert problem(response, 422, "urls_not_accepted")["field"] == "images"
 
 
-def test_a_batch_comes_as_a_form(client, shirt):
+def test_batch_must_be_multipart(client, shirt):
     problem(client.post("/v1/classify/batch", content=shirt), 415, "unsupported_media_type")
 
 
-def test_a_batch_that_meets_a_full_service_is_told_so_image_by_image(model, shirt):
+def test_batch_reports_overload_per_image(model, shirt):
     with mounted(model, max_waiting=1) as app, TestClient(app) as client:
         results = client.post("/v1/classify/batch", files=files(*[shirt] * 8)).json()["results"]
     codes = {result["error"]["code"] for result in results if result["error"]}
@@ -63,18 +58,18 @@ def test_a_batch_that_meets_a_full_service_is_told_so_image_by_image(model, shir
     assert any(result["answer"] for result in results)
 
 
-def test_the_vector_is_what_the_network_saw(client, model, shirt):
+def test_embed_returns_the_networks_vector(client, model, shirt):
     answer = client.post("/v1/embed", content=shirt).json()
     expected = model.engine(model.decode(shirt).pixels[None]).vectors[0]
     np.testing.assert_allclose(answer["vector"], expected, atol=1e-5)
     assert set(answer) == {"vector", "model", "image", "warnings", "timing_ms", "request_id"}
 
 
-def test_a_vector_takes_no_options(client, shirt):
+def test_embed_has_no_options(client, shirt):
     assert problem(client.post("/v1/embed?top_k=1", content=shirt), 422, "unknown_field")["field"] == "top_k"
 
 
-def test_the_nearest_training_images_come_nearest_first(client, model, shirt):
+def test_neighbors_are_sorted_by_distance(client, model, shirt):
     neighbours = client.post("/v1/similar?k=7", content=shirt).json()["neighbours"]
     distances = [neighbour["distance"] for neighbour in neighbours]
     assert len(neighbours) == 7
@@ -84,7 +79,7 @@ def test_the_nearest_training_images_come_nearest_first(client, model, shirt):
     assert neighbours[0]["path"].startswith("train/")
 
 
-def test_a_training_image_is_most_like_itself(client, model):
+def test_nearest_neighbor_of_a_training_image_is_itself(client, model):
     from graft.training.data.dataset import scan
     from graft.training.sample import SAMPLE
 
@@ -96,17 +91,17 @@ def test_a_training_image_is_most_like_itself(client, model):
     assert nearest["distance"] < 1e-3
 
 
-def test_more_neighbours_than_there_are_become_all_with_a_warning(client, model, shirt):
+def test_k_above_the_index_size_returns_all_with_a_warning(client, model, shirt):
     answer = client.post("/v1/similar?k=100000", content=shirt).json()
     assert len(answer["neighbours"]) == len(model.neighbours.paths)
-    assert answer["warnings"] == [f"k: the package holds only {len(model.neighbours.paths)} training images"]
+    assert answer["warnings"] == [f"k: the package contains only {len(model.neighbours.paths)} training images"]
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "1.5", "many", ""])
-def test_an_impossible_k_is_refused(client, shirt, k):
+def test_invalid_k_is_rejected(client, shirt, k):
     assert problem(client.post(f"/v1/similar?k={k}", content=shirt), 422, "bad_k")["field"] == "k"
 
 
 @pytest.mark.parametrize("path", ["embed", "similar"])
-def test_a_damaged_image_is_refused_everywhere(client, shirt, path):
+def test_corrupt_image_is_rejected_by_every_route(client, shirt, path):
     problem(client.post(f"/v1/{path}", content=shirt[:90]), 422, "corrupt_image")

@@ -1,4 +1,4 @@
-"""What comes over a connection that no well-behaved client would send: bytes on a socket, and what comes back."""
+"""The HTTP protocol with raw sockets: malformed, slow, and oversized requests, and disconnects."""
 
 import json
 import socket
@@ -16,33 +16,28 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 
 
 @pytest.fixture(scope="module")
-def shirt(clothes) -> bytes:
-    return clothes[6][1]
-
-
-@pytest.fixture(scope="module")
 def port(model) -> Iterator[int]:
     with listening(model, header_deadline_s=0.5, read_deadline_s=0.5) as port:
         yield port
 
 
-def opened(port: int) -> socket.socket:
+def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), PATIENCE)
 
 
-def said(connection: socket.socket) -> bytes:
-    """Everything until the other side hangs up."""
-    pieces = []
-    while piece := connection.recv(2**16):
-        pieces.append(piece)
-    return b"".join(pieces)
+def read_to_end(connection: socket.socket) -> bytes:
+    """All bytes until the server closes the connection."""
+    chunks = []
+    while chunk := connection.recv(2**16):
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
-def asked(port: int, sent: bytes) -> tuple[int, dict]:
-    """Status and problem of what comes back, once the other side has hung up."""
-    with opened(port) as connection:
+def send_invalid(port: int, sent: bytes) -> tuple[int, dict]:
+    """Status and problem of the response, once the server has closed the connection."""
+    with connect(port) as connection:
         connection.sendall(sent)
-        answer = said(connection)
+        answer = read_to_end(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-type: application/problem+json" in head.lower()
     assert b"connection: close" in head.lower()
@@ -67,15 +62,15 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_request_is_refused_and_the_connection_closed(port, sent):
-    status, fields = asked(port, sent)
+def test_malformed_request_is_rejected_and_the_connection_closed(port, sent):
+    status, fields = send_invalid(port, sent)
     assert (status, fields["code"]) == (400, "bad_request")
 
 
-def test_a_bad_chunk_ends_the_connection(port):
-    with opened(port) as connection:
+def test_invalid_chunk_closes_the_connection(port):
+    with connect(port) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n")
-        assert b"400 Bad Request" in said(connection)
+        assert b"400 Bad Request" in read_to_end(connection)
 
 
 LARGE = {
@@ -87,110 +82,110 @@ LARGE = {
 
 
 @pytest.mark.parametrize("sent", LARGE.values(), ids=LARGE)
-def test_headers_over_the_limit_are_refused_by_its_name(port, sent):
-    status, fields = asked(port, sent)
+def test_headers_over_the_limit_are_rejected(port, sent):
+    status, fields = send_invalid(port, sent)
     assert (status, fields["code"]) == (431, "headers_too_large")
     assert fields["limit"] == {"name": "max_header_bytes", "value": 32_768, "setting": "GRAFT_MAX_HEADER_BYTES"}
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET", b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Slow: "])
-def test_headers_that_do_not_come_are_not_waited_for(port, sent):
-    status, fields = asked(port, sent)
+def test_missing_headers_time_out(port, sent):
+    status, fields = send_invalid(port, sent)
     assert (status, fields["code"]) == (408, "slow_headers")
     assert fields["limit"]["setting"] == "GRAFT_HEADER_DEADLINE_S"
 
 
-def test_headers_that_drip_are_not_waited_for(port):
-    with opened(port) as connection:
+def test_slow_headers_time_out(port):
+    with connect(port) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\n")
-        begun = time.monotonic()
+        start = time.monotonic()
         connection.settimeout(0.05)
         answer = b""
-        while not answer and time.monotonic() - begun < PATIENCE:
+        while not answer and time.monotonic() - start < PATIENCE:
             connection.sendall(b"A: b\r\n")
             with suppress(TimeoutError):
                 answer = connection.recv(2**16)
     assert b"slow_headers" in answer
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(port, shirt):
+def test_missing_body_times_out(port, shirt):
     head = HEAD + f"Content-Length: {len(shirt)}\r\n\r\n".encode()
-    status, fields = asked(port, head + shirt[:50])
+    status, fields = send_invalid(port, head + shirt[:50])
     assert (status, fields["code"]) == (408, "slow_upload")
 
 
-def test_half_open_connections_hold_nobody_up(port, shirt):
-    idle = [opened(port) for _ in range(100)]
+def test_idle_connections_do_not_block_requests(port, shirt):
+    idle = [connect(port) for _ in range(100)]
     try:
-        with opened(port) as connection:
+        with connect(port) as connection:
             connection.sendall(HEAD + f"Content-Length: {len(shirt)}\r\nConnection: close\r\n\r\n".encode() + shirt)
-            assert b"200 OK" in said(connection)
+            assert b"200 OK" in read_to_end(connection)
     finally:
         for connection in idle:
             connection.close()
 
 
-def test_too_large_a_body_is_refused_before_it_is_sent(port):
-    with opened(port) as connection:
+def test_too_large_body_is_rejected_before_it_is_sent(port):
+    with connect(port) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
         answer = connection.recv(2**16)
     assert answer.startswith(b"HTTP/1.1 413")
 
 
-def test_who_sends_too_much_all_the_same_can_read_why(port):
-    with opened(port) as connection:
+def test_client_that_sends_too_much_can_read_the_response(port):
+    with connect(port) as connection:
         connection.sendall(HEAD + b"Content-Length: 12000000\r\n\r\n")
         connection.sendall(bytes(12_000_000))
-        answer = said(connection)
+        answer = read_to_end(connection)
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"body_too_large" in answer
 
 
-def test_one_connection_carries_many_requests(port, shirt):
-    ask = HEAD + f"Content-Length: {len(shirt)}\r\n".encode()
-    with opened(port) as connection:
-        connection.sendall((ask + b"\r\n" + shirt) * 3 + ask + b"Connection: close\r\n\r\n" + shirt)
-        assert said(connection).count(b"200 OK") == 4
+def test_keep_alive_connection_carries_many_requests(port, shirt):
+    head = HEAD + f"Content-Length: {len(shirt)}\r\n".encode()
+    with connect(port) as connection:
+        connection.sendall((head + b"\r\n" + shirt) * 3 + head + b"Connection: close\r\n\r\n" + shirt)
+        assert read_to_end(connection).count(b"200 OK") == 4
 
 
 @pytest.mark.parametrize(
     "path", [b"//v1/classify", b"/v1/../v1/classify", b"/v1/%63lassify/", b"http://a/v1/nothing", b"/\xc3\xa9"]
 )
-def test_an_odd_path_leads_nowhere(port, path):
-    with opened(port) as connection:
+def test_odd_path_is_not_found(port, path):
+    with connect(port) as connection:
         connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert said(connection).split()[1] in (b"404", b"400")
+        assert read_to_end(connection).split()[1] in (b"404", b"400")
 
 
-def test_a_caller_who_hangs_up_is_not_computed_for(model, shirt):
+def test_disconnected_clients_are_not_computed(model, shirt):
     engine = HeldEngine(model)
     with listening(Model(model.artifact, engine)) as port:
-        whole = HEAD + f"Content-Length: {len(shirt)}\r\n\r\n".encode() + shirt
-        first = opened(port)
-        first.sendall(whole)
+        request = HEAD + f"Content-Length: {len(shirt)}\r\n\r\n".encode() + shirt
+        first = connect(port)
+        first.sendall(request)
         assert engine.begun.wait(PATIENCE)
         for _ in range(5):
-            with opened(port) as gone:
-                gone.sendall(whole)
-                time.sleep(0.2)  # so that it is decoded, and waits for the network
+            with connect(port) as dropped:
+                dropped.sendall(request)
+                time.sleep(0.2)  # so that it is decoded and waits for the network
         time.sleep(0.2)
         engine.go.set()
-        last = opened(port)
-        last.sendall(whole)
+        last = connect(port)
+        last.sendall(request)
         with first, last:
             assert b"200 OK" in first.recv(2**16)
             assert b"200 OK" in last.recv(2**16)
     assert engine.calls == 2
 
 
-def test_a_caller_who_hangs_up_while_sending_leaves_nothing_behind(model, shirt):
+def test_disconnect_during_upload_leaks_nothing(model, shirt):
     before = threading.active_count()
     with listening(model, max_upload_bytes=10_000) as port:
         for _ in range(20):
-            with opened(port) as gone:
-                gone.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + bytes(900))
+            with connect(port) as dropped:
+                dropped.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + bytes(900))
         time.sleep(0.3)
-        with opened(port) as connection:
+        with connect(port) as connection:
             connection.sendall(HEAD + f"Content-Length: {len(shirt)}\r\nConnection: close\r\n\r\n".encode() + shirt)
-            assert b"200 OK" in said(connection)
+            assert b"200 OK" in read_to_end(connection)
     assert threading.active_count() <= before + 1

@@ -1,4 +1,4 @@
-"""The OpenAPI document: true for every route, with an example of every error; and Schemathesis' opinion of it."""
+"""The OpenAPI document: complete for every route, with an example of every error, and checked with Schemathesis."""
 
 import os
 import subprocess
@@ -19,54 +19,54 @@ RESPONSES = {route.path: document([route])["paths"][route.path][route.method.low
 
 
 @pytest.fixture(scope="module")
-def told() -> dict:
+def openapi() -> dict:
     with mounted(None) as app, TestClient(app) as client:
         return client.get("/docs.json").json()
 
 
-def test_every_path_is_described(told):
-    assert set(told["paths"]) == set(ROUTES)
+def test_every_path_is_described(openapi):
+    assert set(openapi["paths"]) == set(ROUTES)
 
 
-def test_bentomls_names_are_described_like_their_twins(told):
-    for twin, original in TWINS.items():
-        described, expected = told["paths"][twin]["post"], told["paths"][original]["post"]
+def test_aliases_are_described_like_their_originals(openapi):
+    for alias, original in TWINS.items():
+        described, expected = openapi["paths"][alias]["post"], openapi["paths"][original]["post"]
         assert {**described, "operationId": ""} == {**expected, "operationId": ""}
 
 
-def test_every_code_can_be_met_somewhere_and_has_an_example_there():
+def test_every_problem_code_has_an_example():
     assert {code for route in ROUTES.values() for code in possible(route)} == set(PROBLEMS) - {"not_found"}
     for path, responses in RESPONSES.items():
-        shown = [
+        codes = [
             code
             for status, response in responses.items()
             if status != "200"
             for code in response["content"]["application/problem+json"]["examples"]
         ]
-        assert sorted(shown) == sorted(possible(ROUTES[path]))
+        assert sorted(codes) == sorted(possible(ROUTES[path]))
 
 
 @pytest.mark.parametrize("path", RESPONSES)
-def test_every_example_is_a_problem_of_the_status_it_stands_under(path):
+def test_examples_have_the_status_of_their_response(path):
     for status, response in RESPONSES[path].items():
         for code, example in response["content"].get("application/problem+json", {}).get("examples", {}).items():
             problem = Problem.model_validate(example["value"])
             assert (problem.code, str(problem.status)) == (code, status)
 
 
-def test_options_are_parameters_with_their_bounds(told):
-    parameters = {each["name"]: each for each in told["paths"]["/v1/classify"]["post"]["parameters"]}
+def test_options_are_query_parameters_with_bounds(openapi):
+    parameters = {parameter["name"]: parameter for parameter in openapi["paths"]["/v1/classify"]["post"]["parameters"]}
     assert parameters["top_k"]["schema"] == {"type": "integer", "minimum": 1, "default": 5}
     assert parameters["threshold"]["schema"] == {"type": "number", "minimum": 0, "maximum": 1, "default": 0.0}
 
 
-def test_every_way_to_send_an_image_is_described(told):
-    content = told["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
+def test_request_bodies_are_described(openapi):
+    content = openapi["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     assert list(content) == ["image/*", "application/octet-stream", "multipart/form-data", "application/json"]
 
 
-def _tested(url: str, n_examples: int, folder: Path) -> str:
-    """What `st run` says with all its checks. The images come from tests/support/schemathesis_hooks.py: no schema can say what one is."""
+def _run_schemathesis(url: str, n_examples: int, folder: Path) -> str:
+    """The output of `st run` with all checks. tests/support/schemathesis_hooks.py generates images, which a schema cannot."""
     program, config = Path(sys.executable).parent / "st", HERE / "schemathesis.toml"
     command = [program, "--config-file", config, "--no-color", "run", f"{url}/docs.json", "--checks", "all", "--seed", "1"]
     settings = os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)}
@@ -77,10 +77,10 @@ def _tested(url: str, n_examples: int, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_service_does_what_its_document_says(server, tmp_path):
-    assert "No issues found" in _tested(server, 15, tmp_path)
+def test_service_conforms_to_its_document(server, tmp_path):
+    assert "No issues found" in _run_schemathesis(server, 15, tmp_path)
 
 
 @pytest.mark.nightly
-def test_the_service_does_what_its_document_says_however_it_is_asked(server, tmp_path):
-    assert "No issues found" in _tested(server, 200, tmp_path)
+def test_service_conforms_to_its_document_with_many_examples(server, tmp_path):
+    assert "No issues found" in _run_schemathesis(server, 200, tmp_path)

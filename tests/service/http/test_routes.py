@@ -1,4 +1,4 @@
-"""The HTTP contract, by a real client of the real routes: every code with its status, every error a problem+json."""
+"""The HTTP API with a real client: options, encodings, limits, and every error as application/problem+json."""
 
 import asyncio
 import io
@@ -27,7 +27,7 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
 
 
 class BrokenEngine:
-    """A network whose answers are no numbers."""
+    """A network with NaN outputs."""
 
     device, precision, lanes, max_batch = "cpu", "f32", 1, 1
 
@@ -50,13 +50,8 @@ def strict(model) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def shirt(clothes) -> bytes:
-    return clothes[6][1]
-
-
-Ask = Callable[..., Any]
-WAYS: dict[str, Ask] = {
+Send = Callable[..., Any]
+ENCODINGS: dict[str, Send] = {
     "raw": lambda client, image: client.post("/v1/classify", content=image, headers={"Content-Type": "image/png"}),
     "octets": lambda client, image: client.post(
         "/v1/classify", content=image, headers={"Content-Type": "application/octet-stream"}
@@ -69,19 +64,19 @@ WAYS: dict[str, Ask] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_image_gets_the_models_own_answer_however_it_is_sent(client, model, shirt, way):
-    response = WAYS[way](client, shirt)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_gets_the_models_predictions(client, model, shirt, encoding):
+    response = ENCODINGS[encoding](client, shirt)
     assert response.status_code == 200
     found = [(prediction["label"], prediction["probability"]) for prediction in response.json()["predictions"]]
     assert found == [tuple(ranked) for ranked in model.classify(shirt, 5).ranked]
 
 
-def test_an_answer_has_exactly_these_fields(client, model, shirt):
+def test_response_fields(client, model, shirt):
     response = client.post("/v1/classify", content=shirt)
     answer = response.json()
-    about_trust = {"prediction_set", "outlier_score", "abstain", "abstain_reason"}
-    assert set(answer) == {"predictions", "model", "image", "warnings", "timing_ms", "request_id"} | about_trust
+    uncertainty = {"prediction_set", "outlier_score", "abstain", "abstain_reason"}
+    assert set(answer) == {"predictions", "model", "image", "warnings", "timing_ms", "request_id"} | uncertainty
     assert answer["model"] == {"name": "fashion-mnist", "version": model.manifest.version, "sha256": model.manifest.sha256}
     assert answer["image"] == {"width": 28, "height": 28, "format": "PNG"}
     assert answer["warnings"] == []
@@ -89,14 +84,14 @@ def test_an_answer_has_exactly_these_fields(client, model, shirt):
     assert answer["request_id"] == response.headers["X-Request-ID"]
 
 
-def test_an_answer_says_how_far_to_trust_it(client, model, shirt):
+def test_response_has_prediction_set_and_outlier_score(client, model, shirt):
     answer, expected = client.post("/v1/classify", content=shirt).json(), model.classify(shirt, 5)
     assert answer["prediction_set"] == list(expected.prediction_set)
     assert (answer["abstain"], answer["abstain_reason"]) == (False, None)
     assert answer["outlier_score"] == expected.outlier_score
 
 
-def test_an_image_of_something_else_is_abstained_from(client, encode):
+def test_model_abstains_from_an_outlier(client, encode):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     answer = client.post("/v1/classify", content=encode(noise)).json()
     assert (answer["abstain"], answer["abstain_reason"]) == (True, "outlier")
@@ -110,22 +105,22 @@ def test_all_predictions_are_sorted_and_sum_to_one(client, model, shirt):
     assert {prediction["label"] for prediction in predictions} == set(model.manifest.labels)
 
 
-def test_how_an_image_was_read_is_told_in_warnings(client, encode):
+def test_decoding_notes_are_warnings(client, encode):
     answer = client.post("/v1/classify", content=encode(np.zeros((1, 1, 3), np.uint8))).json()
     assert answer["warnings"] == ["tiny: fewer than 16 pixels on a side"]
 
 
-def test_width_and_height_are_told_upright(client, encode, photo):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    assert client.post("/v1/classify", content=encode(photo, "JPEG", exif=turned)).json()["image"] == {
+def test_width_and_height_are_of_the_upright_image(client, encode, photo):
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    assert client.post("/v1/classify", content=encode(photo, "JPEG", exif=rotated)).json()["image"] == {
         "width": 60,
         "height": 80,
         "format": "JPEG",
     }
 
 
-TOP_K: dict[str, Ask] = {
+TOP_K: dict[str, Send] = {
     "query": lambda client, image, top_k: client.post("/v1/classify", params={"top_k": top_k}, content=image),
     "form": lambda client, image, top_k: client.post("/v1/classify", files={"image": image}, data={"top_k": str(top_k)}),
     "JSON": lambda client, image, top_k: client.post("/v1/classify", json={"image": text(image), "top_k": top_k}),
@@ -133,7 +128,7 @@ TOP_K: dict[str, Ask] = {
 
 
 @pytest.mark.parametrize("place", TOP_K)
-def test_top_k_is_taken_from_everywhere(client, shirt, place):
+def test_top_k_in_query_form_and_json(client, shirt, place):
     assert len(TOP_K[place](client, shirt, 2).json()["predictions"]) == 2
 
 
@@ -145,88 +140,88 @@ def test_a_large_top_k_is_clamped_with_a_warning(client, shirt, place):
 
 @pytest.mark.parametrize("place", TOP_K)
 @pytest.mark.parametrize("value", [0, -1, "abc", 3.5, ""])
-def test_an_impossible_top_k_is_refused(client, shirt, place, value):
+def test_invalid_top_k_is_rejected(client, shirt, place, value):
     assert problem(TOP_K[place](client, shirt, value), 422, "bad_top_k")["field"] == "top_k"
 
 
 @pytest.mark.parametrize("value", ["true", "null", "[3]", "3.5", '"\\ud800"'])
-def test_a_top_k_of_another_type_is_refused(client, shirt, value):
+def test_top_k_of_another_json_type_is_rejected(client, shirt, value):
     body = f'{{"image": "{text(shirt)}", "top_k": {value}}}'
     problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_top_k")
 
 
-TWICE: dict[str, Ask] = {
+REPEATED: dict[str, Send] = {
     "query": lambda client, image: client.post("/v1/classify?top_k=1&top_k=2", content=image),
     "form": lambda client, image: client.post("/v1/classify", files={"image": image}, data={"top_k": ["1", "2"]}),
 }
-BOTH: dict[str, Ask] = {
+QUERY_AND_BODY: dict[str, Send] = {
     "form": lambda client, image: client.post("/v1/classify?top_k=1", files={"image": image}, data={"top_k": "2"}),
     "JSON": lambda client, image: client.post("/v1/classify?top_k=1", json={"image": text(image), "top_k": 2}),
 }
 
 
-@pytest.mark.parametrize("place", BOTH)
-def test_an_option_of_the_body_counts_more_than_the_querys(client, shirt, place):
-    assert len(BOTH[place](client, shirt).json()["predictions"]) == 2
+@pytest.mark.parametrize("place", QUERY_AND_BODY)
+def test_body_option_overrides_query_option(client, shirt, place):
+    assert len(QUERY_AND_BODY[place](client, shirt).json()["predictions"]) == 2
 
 
-@pytest.mark.parametrize("places", TWICE)
-def test_an_option_given_twice_is_refused(client, shirt, places):
-    assert problem(TWICE[places](client, shirt), 422, "bad_top_k")["field"] == "top_k"
+@pytest.mark.parametrize("places", REPEATED)
+def test_repeated_option_is_rejected(client, shirt, places):
+    assert problem(REPEATED[places](client, shirt), 422, "bad_top_k")["field"] == "top_k"
 
 
-def test_a_json_key_given_twice_is_refused(client, shirt):
+def test_repeated_json_key_is_rejected(client, shirt):
     body = f'{{"image": "{text(shirt)}", "top_k": 1, "top_k": 2}}'
     problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_what_python_calls_json_but_nobody_else_does_is_refused(client, shirt, constant):
+def test_json_constants_outside_the_standard_are_rejected(client, shirt, constant):
     body = f'{{"image": "{text(shirt)}", "threshold": {constant}}}'
     problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
-def test_only_labels_at_least_as_probable_as_the_threshold_are_told(client, model, shirt):
+def test_threshold_filters_predictions(client, model, shirt):
     every = model.classify(shirt, 10).ranked
     answer = client.post(f"/v1/classify?top_k=10&threshold={every[1].probability}", content=shirt).json()
     assert [prediction["label"] for prediction in answer["predictions"]] == [every[0].label, every[1].label]
 
 
-def test_a_threshold_that_nothing_reaches_leaves_no_prediction_but_the_set(client, shirt):
+def test_threshold_does_not_filter_the_prediction_set(client, shirt):
     answer = client.post("/v1/classify?threshold=1", content=shirt).json()
     assert (answer["predictions"], len(answer["prediction_set"]) >= 1) == ([], True)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400", "-0.1", "1.1", "", "half", "0.5 ", "0,5", "1_0"])
-def test_an_impossible_threshold_is_refused(client, shirt, value):
+def test_invalid_threshold_is_rejected(client, shirt, value):
     response = client.post("/v1/classify", params={"threshold": value}, content=shirt)
     assert problem(response, 422, "bad_threshold")["field"] == "threshold"
 
 
 @pytest.mark.parametrize("value", ["true", "1e400", '"x"', "null", "[0]"])
-def test_a_threshold_of_another_type_is_refused(client, shirt, value):
+def test_threshold_of_another_json_type_is_rejected(client, shirt, value):
     body = f'{{"image": "{text(shirt)}", "threshold": {value}}}'
     problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_threshold")
 
 
-UNKNOWN: dict[str, Ask] = {
+UNKNOWN_FIELD: dict[str, Send] = {
     "query": lambda client, image: client.post("/v1/classify?topk=3", content=image),
     "form": lambda client, image: client.post("/v1/classify", files={"image": image}, data={"topk": "3"}),
     "JSON": lambda client, image: client.post("/v1/classify", json={"image": text(image), "topk": 3}),
 }
 
 
-@pytest.mark.parametrize("place", UNKNOWN)
-def test_an_unknown_field_is_named(client, shirt, place):
-    assert problem(UNKNOWN[place](client, shirt), 422, "unknown_field")["field"] == "topk"
+@pytest.mark.parametrize("place", UNKNOWN_FIELD)
+def test_unknown_field_is_named_in_the_error(client, shirt, place):
+    assert problem(UNKNOWN_FIELD[place](client, shirt), 422, "unknown_field")["field"] == "topk"
 
 
-def test_a_field_whose_name_is_no_text_is_refused(client, shirt):
+def test_field_name_with_a_surrogate_is_rejected(client, shirt):
     body = f'{{"image": "{text(shirt)}", "\\ud800": 1}}'
     problem(client.post("/v1/classify", content=body, headers=JSON), 422, "unknown_field")
 
 
-@pytest.mark.parametrize("way", ["raw", "form", "base64"])
+@pytest.mark.parametrize("encoding", ["raw", "form", "base64"])
 @pytest.mark.parametrize(
     ("image", "status", "code"),
     [
@@ -236,21 +231,21 @@ def test_a_field_whose_name_is_no_text_is_refused(client, shirt):
         (b"\x89PNG\r\n\x1a\n cut", 422, "corrupt_image"),
     ],
 )
-def test_a_useless_image_has_one_code_however_it_is_sent(client, way, image, status, code):
-    problem(WAYS[way](client, image), status, code)
+def test_invalid_image_has_the_same_code_in_every_encoding(client, encoding, image, status, code):
+    problem(ENCODINGS[encoding](client, image), status, code)
 
 
-def test_a_thin_image_is_refused_by_the_limit_it_crossed(client, encode):
+def test_thin_image_is_rejected_with_its_limit(client, encode):
     fields = problem(client.post("/v1/classify", content=encode(Image.new("L", (2000, 1)))), 422, "bad_aspect")
     assert fields["limit"] == {"name": "max_aspect", "value": 50, "setting": "GRAFT_MAX_ASPECT"}
 
 
-def test_a_large_image_is_refused_by_the_limit_it_crossed(client, encode):
+def test_large_image_is_rejected_with_its_limit(client, encode):
     fields = problem(client.post("/v1/classify", content=encode(Image.new("1", (12_000, 12_000)))), 413, "image_too_large")
     assert fields["limit"] == {"name": "max_pixels", "value": 64_000_000, "setting": "GRAFT_MAX_PIXELS"}
 
 
-def test_a_model_reads_images_under_its_own_limits(encode, model):
+def test_image_limits_come_from_the_settings(encode, model):
     small = Model(model.artifact, model.engine, Settings(max_side=50).image_limits)
     with mounted(small, max_side=50) as app, TestClient(app) as client:
         fields = problem(client.post("/v1/classify", content=encode(np.zeros((40, 60, 3), np.uint8))), 413, "image_too_large")
@@ -258,17 +253,17 @@ def test_a_model_reads_images_under_its_own_limits(encode, model):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nope", b"\xff\xfe", b"[" * 100_000, b'{"image":' + b"[" * 100_000, b"1" * 5000])
-def test_a_body_that_is_no_json_is_refused(client, body):
+def test_invalid_json_is_rejected(client, body):
     problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
 @pytest.mark.parametrize("body", ["{}", "[]", "null", "3", '"text"', '{"image": 3}', '{"image": null}', '{"image": ["aGk="]}'])
-def test_json_without_an_image_is_refused(client, body):
+def test_json_without_an_image_is_rejected(client, body):
     assert problem(client.post("/v1/classify", content=body, headers=JSON), 422, "missing_image")["field"] == "image"
 
 
 @pytest.mark.parametrize("image", ["data:image/png;base64,aGVsbG8=", "aGVsbG8", "aGVs bG8=", "aGVs\nbG8=", "ä", "\ud800"])
-def test_text_that_is_no_plain_base64_is_refused(client, image):
+def test_invalid_base64_is_rejected(client, image):
     body = json.dumps({"image": image})
     assert problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_base64")["field"] == "image"
 
@@ -288,13 +283,13 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_files_name_is_never_used(client, model, shirt, name):
+def test_file_name_is_ignored(client, model, shirt, name):
     response = client.post("/v1/classify?top_k=1", files={"image": (name, shirt)} if name else {"image": shirt})
     assert response.json()["predictions"][0]["label"] == model.classify(shirt, 1).ranked[0].label
     assert "evil" not in str(response.headers).lower()
 
 
-def test_an_image_gets_the_same_answer_again_and_in_company(client, shirt, clothes):
+def test_predictions_are_the_same_alone_and_in_a_batch(client, shirt, clothes):
     alone = [client.post("/v1/classify?top_k=10", content=shirt).json()["predictions"] for _ in range(2)]
     sent = [("images", shirt), *(("images", encoded) for _, encoded in clothes)]
     beside = client.post("/v1/classify/batch?top_k=10", files=sent).json()["results"][0]["answer"]["predictions"]
@@ -305,20 +300,20 @@ def test_an_image_gets_the_same_answer_again_and_in_company(client, shirt, cloth
 
 
 @pytest.mark.parametrize("n_files", [2, 3, 17])
-def test_more_than_one_file_is_refused(client, shirt, n_files):
+def test_more_than_one_file_is_rejected(client, shirt, n_files):
     response = client.post("/v1/classify", files=[("image", ("a.png", shirt))] * n_files)
     assert problem(response, 422, "too_many_files")["field"] == "image"
 
 
 @pytest.mark.parametrize("name", ["file", "Image", "picture"])
-def test_a_form_without_an_image_field_is_refused(client, shirt, name):
+def test_form_without_an_image_field_is_rejected(client, shirt, name):
     assert problem(client.post("/v1/classify", files={name: shirt}), 422, "missing_image")["field"] == "image"
 
 
 @pytest.mark.parametrize("value", ["hello", "", "data:image/png;base64,aGVsbG8="])
-def test_text_in_the_image_field_is_refused(client, value):
+def test_text_in_the_image_field_is_rejected(client, value):
     fields = problem(client.post("/v1/classify", content=form_of_text(value), headers=BOUNDARY), 422, "missing_image")
-    assert fields["detail"] == "The field 'image' holds text; send a file."
+    assert fields["detail"] == "The field 'image' contains text; send a file."
 
 
 URLS = [
@@ -339,10 +334,10 @@ URLS = [
 
 
 @pytest.mark.parametrize("url", URLS)
-@pytest.mark.parametrize("way", ["form", "JSON"])
-def test_a_url_in_place_of_an_image_is_refused_by_name(client, url, way):
+@pytest.mark.parametrize("encoding", ["form", "JSON"])
+def test_url_in_place_of_an_image_is_rejected(client, url, encoding):
     as_form = {"content": form_of_text(url), "headers": BOUNDARY}
-    response = client.post("/v1/classify", **(as_form if way == "form" else {"json": {"image": url}}))
+    response = client.post("/v1/classify", **(as_form if encoding == "form" else {"json": {"image": url}}))
     assert problem(response, 422, "urls_not_accepted")["field"] == "image"
 
 
@@ -350,7 +345,7 @@ def form_of_text(value: str) -> str:
     return f'--cut\r\nContent-Disposition: form-data; name="image"\r\n\r\n{value}\r\n--cut--\r\n'
 
 
-def test_a_form_written_by_hand_is_understood(client, shirt):
+def test_handwritten_form_is_parsed(client, shirt):
     assert client.post("/v1/classify", content=form(shirt), headers=BOUNDARY).status_code == 200
 
 
@@ -366,16 +361,16 @@ def test_a_form_written_by_hand_is_understood(client, shirt):
         ("multipart/form-data; boundary=cut", form(b"x").replace(b"Content-Disposition", b"X-Disposition")),
     ],
 )
-def test_a_form_that_cannot_be_parsed_is_refused(client, content_type, body):
+def test_invalid_form_is_rejected(client, content_type, body):
     problem(client.post("/v1/classify", content=body, headers={"Content-Type": content_type}), 400, "bad_multipart")
 
 
 @pytest.mark.parametrize("missing", [len(b"--cut--\r\n"), 30])
-def test_a_form_that_never_ends_is_refused(client, shirt, missing):
+def test_truncated_form_is_rejected(client, shirt, missing):
     problem(client.post("/v1/classify", content=form(shirt)[:-missing], headers=BOUNDARY), 400, "bad_multipart")
 
 
-def test_a_form_of_very_many_fields_is_refused(client, shirt):
+def test_form_with_too_many_fields_is_rejected(client, shirt):
     fields = {f"field{number}": "x" for number in range(100)}
     problem(client.post("/v1/classify", files={"image": shirt}, data=fields), 422, "unknown_field")
 
@@ -391,39 +386,39 @@ def test_a_form_of_very_many_fields_is_refused(client, shirt):
         "image",
     ],
 )
-def test_an_unknown_kind_of_body_is_refused(client, shirt, content_type):
+def test_unsupported_media_type_is_rejected(client, shirt, content_type):
     response = client.post("/v1/classify", content=shirt, headers={"Content-Type": content_type})
     problem(response, 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip"])
-def test_a_compressed_body_is_refused(client, shirt, encoding):
+def test_compressed_body_is_rejected(client, shirt, encoding):
     headers = {"Content-Type": "image/png", "Content-Encoding": encoding}
     problem(client.post("/v1/classify", content=shirt, headers=headers), 415, "content_encoding")
 
 
-def test_an_image_that_calls_itself_json_is_refused_as_what_it_is(client, shirt):
+def test_image_sent_as_json_is_rejected_as_media_type(client, shirt):
     problem(client.post("/v1/classify", content=shirt, headers=JSON), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("body", [b'{"image": "", ' + b'"a": 1, ' * 1000 + b'"b": 1}', b'{"image": ' + b'{"a": ' * 101])
-def test_json_of_more_than_can_be_meant_is_refused_unparsed(client, body):
+def test_json_with_too_many_fields_is_rejected_unparsed(client, body):
     problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/json", "multipart/form-data; boundary=cut"])
-def test_a_body_over_the_limit_is_refused_by_its_name(strict, content_type):
+def test_body_over_the_limit_is_rejected_with_the_limit(strict, content_type):
     response = strict.post("/v1/classify", content=bytes(1001), headers={"Content-Type": content_type})
     limit = {"name": "max_body_bytes", "value": 1000, "setting": "GRAFT_MAX_BODY_BYTES"}
     assert problem(response, 413, "body_too_large")["limit"] == limit
 
 
-def test_a_body_exactly_at_the_limit_is_read(strict):
+def test_body_at_the_limit_is_read(strict):
     problem(strict.post("/v1/classify", content=bytes(1000)), 415, "unsupported_format")
 
 
-class Caller:
-    """One request without any client between, for bodies that arrive oddly."""
+class RawClient:
+    """Sends one request directly over ASGI, for bodies that no client would send."""
 
     def __init__(self, app: Starlette, messages: list[dict[str, Any]], **headers: str) -> None:
         self.received, self.received_before_answer, self.sent = 0, 0, list[dict[str, Any]]()
@@ -441,7 +436,7 @@ class Caller:
 
         async def receive() -> dict[str, Any]:
             if self.received == len(messages):
-                await asyncio.Event().wait()  # a caller who says nothing more
+                await asyncio.Event().wait()  # the client sends nothing more
             self.received += 1
             return messages[self.received - 1]
 
@@ -455,59 +450,59 @@ class Caller:
         self.body = b"".join(message.get("body", b"") for message in self.sent)
 
 
-def piece(content: bytes, more: bool = True) -> dict[str, Any]:
+def chunk(content: bytes, more: bool = True) -> dict[str, Any]:
     return {"type": "http.request", "body": content, "more_body": more}
 
 
-def test_a_body_that_announces_too_much_is_refused_unread(model):
+def test_content_length_over_the_limit_is_rejected_unread(model):
     with mounted(model, max_body_bytes=1000) as app:
-        caller = Caller(app, [piece(bytes(1001), more=False)], content_length="1001")
-    assert (caller.status, json.loads(caller.body)["code"]) == (413, "body_too_large")
-    assert caller.received_before_answer == 0
+        raw = RawClient(app, [chunk(bytes(1001), more=False)], content_length="1001")
+    assert (raw.status, json.loads(raw.body)["code"]) == (413, "body_too_large")
+    assert raw.received_before_answer == 0
 
 
-def test_a_body_of_unknown_length_is_refused_as_soon_as_it_is_too_large(model):
+def test_chunked_body_is_rejected_once_it_is_too_large(model):
     with mounted(model, max_body_bytes=1000) as app:
-        caller = Caller(app, [*[piece(bytes(100))] * 50, piece(b"", more=False)], transfer_encoding="chunked")
-    assert (caller.status, json.loads(caller.body)["code"]) == (413, "body_too_large")
-    assert caller.received_before_answer == 11
+        raw = RawClient(app, [*[chunk(bytes(100))] * 50, chunk(b"", more=False)], transfer_encoding="chunked")
+    assert (raw.status, json.loads(raw.body)["code"]) == (413, "body_too_large")
+    assert raw.received_before_answer == 11
 
 
-def test_a_refused_body_is_taken_off_the_wire_before_the_connection_closes(model):
+def test_rejected_body_is_drained_before_the_connection_closes(model):
     with mounted(model, max_body_bytes=1000) as app:
-        caller = Caller(app, [*[piece(bytes(100))] * 50, piece(b"", more=False)], transfer_encoding="chunked")
-    assert (b"Connection", b"close") in [(name.title(), value) for name, value in caller.sent[0]["headers"]]
-    assert (caller.received, caller.sent[-1].get("more_body", False)) == (51, False)
+        raw = RawClient(app, [*[chunk(bytes(100))] * 50, chunk(b"", more=False)], transfer_encoding="chunked")
+    assert (b"Connection", b"close") in [(name.title(), value) for name, value in raw.sent[0]["headers"]]
+    assert (raw.received, raw.sent[-1].get("more_body", False)) == (51, False)
 
 
-def test_a_body_in_pieces_is_put_together(model, shirt):
+def test_chunked_body_is_joined(model, shirt):
     with mounted(model) as app:
-        caller = Caller(app, [piece(shirt[:50]), piece(b""), piece(shirt[50:]), piece(b"", more=False)])
-    assert caller.status == 200
+        raw = RawClient(app, [chunk(shirt[:50]), chunk(b""), chunk(shirt[50:]), chunk(b"", more=False)])
+    assert raw.status == 200
 
 
-def test_a_body_that_never_ends_is_refused_at_the_deadline(model, shirt):
+def test_body_that_never_ends_is_rejected_at_the_deadline(model, shirt):
     with mounted(model, read_deadline_s=0.01) as app:
-        caller = Caller(app, [piece(shirt[:50])])
-    fields = json.loads(caller.body)
-    assert (caller.status, fields["code"]) == (408, "slow_upload")
+        raw = RawClient(app, [chunk(shirt[:50])])
+    fields = json.loads(raw.body)
+    assert (raw.status, fields["code"]) == (408, "slow_upload")
     assert fields["limit"] == {"name": "read_deadline_s", "value": 0.01, "setting": "GRAFT_READ_DEADLINE_S"}
 
 
-def test_a_caller_who_hangs_up_is_no_error_of_ours(model, shirt, caplog):
+def test_client_disconnect_is_not_logged_as_an_error(model, shirt, caplog):
     with mounted(model) as app:
-        caller = Caller(app, [piece(shirt[:50]), {"type": "http.disconnect"}])
-    assert (caller.sent, [record for record in caplog.records if record.levelname != "INFO"]) == ([], [])
+        raw = RawClient(app, [chunk(shirt[:50]), {"type": "http.disconnect"}])
+    assert (raw.sent, [record for record in caplog.records if record.levelname != "INFO"]) == ([], [])
 
 
-def test_more_images_than_may_wait_are_sent_away(model, shirt):
+def test_request_over_max_waiting_is_rejected(model, shirt):
     held = HeldEngine(model)
     with (
         mounted(Model(model.artifact, held), max_waiting=1) as app,
         TestClient(app) as client,
-        ThreadPoolExecutor(1) as elsewhere,
+        ThreadPoolExecutor(1) as executor,
     ):
-        first = elsewhere.submit(client.post, "/v1/classify", content=shirt)
+        first = executor.submit(client.post, "/v1/classify", content=shirt)
         try:
             assert held.begun.wait(PATIENCE)
             second = client.post("/v1/classify", content=shirt)
@@ -519,14 +514,14 @@ def test_more_images_than_may_wait_are_sent_away(model, shirt):
     assert second.headers["Retry-After"] in ("1", "2", "3")
 
 
-def test_an_overloaded_service_still_tells_its_limits(model, shirt):
+def test_limits_are_available_under_overload(model, shirt):
     held = HeldEngine(model)
     with (
         mounted(Model(model.artifact, held), max_waiting=1) as app,
         TestClient(app) as client,
-        ThreadPoolExecutor(1) as elsewhere,
+        ThreadPoolExecutor(1) as executor,
     ):
-        elsewhere.submit(client.post, "/v1/classify", content=shirt)
+        executor.submit(client.post, "/v1/classify", content=shirt)
         try:
             assert held.begun.wait(PATIENCE)
             assert client.get("/v1/limits").status_code == 200
@@ -534,33 +529,33 @@ def test_an_overloaded_service_still_tells_its_limits(model, shirt):
             held.go.set()
 
 
-def test_an_image_that_waited_too_long_is_sent_away(model, shirt):
+def test_image_past_its_queue_deadline_is_rejected(model, shirt):
     with mounted(model, queue_deadline_s=1e-9) as app, TestClient(app) as client:
         problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
 
 
-def test_answers_that_are_no_numbers_are_never_told(model, shirt):
+def test_nan_logits_are_an_error(model, shirt):
     with mounted(Model(model.artifact, BrokenEngine())) as app, TestClient(app) as client:
         problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
 
 
-def test_vectors_that_are_no_numbers_are_never_compared(model, shirt):
-    class Half(BrokenEngine):
+def test_nan_vectors_are_an_error(model, shirt):
+    class BrokenVectors(BrokenEngine):
         def __call__(self, batch: Pixels) -> Outputs:
             return Outputs(np.zeros((len(batch), 10), np.float32), np.full((len(batch), 1280), np.nan, np.float32))
 
-    with mounted(Model(model.artifact, Half())) as app, TestClient(app) as client:
+    with mounted(Model(model.artifact, BrokenVectors())) as app, TestClient(app) as client:
         problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
 
 
-def test_a_bug_of_ours_tells_nothing_about_us(model, shirt):
+def test_internal_error_reveals_no_details(model, shirt):
     with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
         response = client.post("/v1/classify", content=shirt)
     problem(response, 500, "internal")
     assert not any(word in response.text for word in ("secret", "Traceback", "KeyError", "routes.py"))
 
 
-def test_a_bug_of_ours_is_logged_under_the_request_id(model, shirt, caplog):
+def test_internal_error_is_logged_with_the_request_id(model, shirt, caplog):
     with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
         client.post("/v1/classify", content=shirt, headers={"X-Request-ID": "find-me"})
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -571,7 +566,7 @@ def test_a_bug_of_ours_is_logged_under_the_request_id(model, shirt, caplog):
     ("method", "right", "path"),
     [(method, right, path) for method in METHODS for right, path in EVERY_PATH if method != right],
 )
-def test_another_method_is_told_the_right_one(client, method, right, path):
+def test_wrong_method_gets_an_allow_header(client, method, right, path):
     response = client.request(method, path)
     problem(response, 405, "method_not_allowed")
     assert right in response.headers["Allow"]
@@ -584,25 +579,25 @@ def test_an_unknown_path_is_not_found(client, method, path):
 
 
 @pytest.mark.parametrize("given", ["a", "3f2b-Za_z.9", "with space", "x" * 64])
-def test_a_callers_request_id_is_kept(client, given):
+def test_client_request_id_is_kept(client, given):
     assert client.get("/v1/labels", headers={"X-Request-ID": given}).headers["X-Request-ID"] == given
 
 
 @pytest.mark.parametrize("given", ["x" * 65, "a\tb", "caf\xe9".encode("latin-1"), b"a\x00b", ""])
-def test_an_unusable_request_id_is_replaced(client, given):
+def test_invalid_request_id_is_replaced(client, given):
     found = client.get("/v1/labels", headers={"X-Request-ID": given}).headers["X-Request-ID"]
     assert (len(found), int(found, 16) > 0) == (32, True)
 
 
-def test_every_request_gets_an_id_of_its_own(client):
+def test_request_ids_are_unique(client):
     assert len({client.get("/v1/labels").headers["X-Request-ID"] for _ in range(5)}) == 5
 
 
-def test_a_callers_request_id_is_kept_in_a_problem(client):
+def test_problem_has_the_clients_request_id(client):
     assert problem(client.get("/v1/nothing", headers={"X-Request-ID": "mine"}), 404, "not_found")["request_id"] == "mine"
 
 
-def test_the_model_is_described_exactly(client, model):
+def test_model_description(client, model):
     found = client.get("/v1/model").json()
     assert (found["sha256"], found["labels"]) == (model.manifest.sha256, list(model.manifest.labels))
     assert (found["device"], found["drift"]) == (model.engine.device, model.drift)
@@ -611,13 +606,13 @@ def test_the_model_is_described_exactly(client, model):
     assert (found["multilabel"], found["temperature"]) == (False, model.manifest.temperature)
 
 
-def test_the_labels_are_told_in_their_order(client):
+def test_labels_are_in_output_order(client):
     assert client.get("/v1/labels").json() == {
         "labels": ["ankle boot", "bag", "coat", "dress", "pullover", "sandal", "shirt", "sneaker", "t-shirt", "trouser"]
     }
 
 
-def test_labels_of_any_script_are_told_unharmed(model):
+def test_labels_in_any_script_are_unchanged(model):
     labels = ("чай", "<b>käse</b>", "🧦", *model.manifest.labels[3:])
     manifest = model.manifest.model_copy(update={"labels": labels})
     foreign = Model(type(model.artifact)(model.artifact.path, manifest), model.engine)
@@ -625,17 +620,17 @@ def test_labels_of_any_script_are_told_unharmed(model):
         assert client.get("/v1/labels").json()["labels"][:3] == ["чай", "<b>käse</b>", "🧦"]
 
 
-def test_the_limits_are_told_with_their_variables(strict):
-    told = strict.get("/v1/limits").json()["limits"]
-    assert {"name": "max_body_bytes", "value": 1000, "setting": "GRAFT_MAX_BODY_BYTES"} in told
-    assert {"name": "max_pixels", "value": 10_000, "setting": "GRAFT_MAX_PIXELS"} in told
+def test_limits_name_their_settings(strict):
+    limits = strict.get("/v1/limits").json()["limits"]
+    assert {"name": "max_body_bytes", "value": 1000, "setting": "GRAFT_MAX_BODY_BYTES"} in limits
+    assert {"name": "max_pixels", "value": 10_000, "setting": "GRAFT_MAX_PIXELS"} in limits
 
 
-def test_many_callers_at_once_each_get_their_own_answer(client, model, clothes):
+def test_concurrent_clients_get_their_own_results(client, model, clothes):
     expected = [model.classify(encoded, 1).ranked[0].label for _, encoded in clothes]
 
-    def ask(encoded: bytes) -> str:
+    def classify(encoded: bytes) -> str:
         return client.post("/v1/classify", files={"image": io.BytesIO(encoded)}).json()["predictions"][0]["label"]
 
     with ThreadPoolExecutor(5) as callers:
-        assert list(callers.map(ask, [encoded for _, encoded in clothes])) == expected
+        assert list(callers.map(classify, [encoded for _, encoded in clothes])) == expected

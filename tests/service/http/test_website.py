@@ -1,4 +1,4 @@
-"""The try-it page as files: what is sent, under which headers, and that nothing in it points elsewhere."""
+"""The demo page's files: media types, security headers, caching, and no third-party origins."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src blob:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-ADDRESSES = [route.path for route in website.routes()]
+PATHS = [route.path for route in website.routes()]
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def client() -> Iterator[TestClient]:
         yield client
 
 
-@pytest.mark.parametrize("address", KINDS)
-def test_every_file_says_what_it_is(client, address):
-    assert client.get(address).headers["Content-Type"] == KINDS[address]
+@pytest.mark.parametrize("path", KINDS)
+def test_media_types(client, path):
+    assert client.get(path).headers["Content-Type"] == KINDS[path]
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_every_file_goes_out_under_the_same_guard(client, address):
-    headers = client.get(address).headers
+@pytest.mark.parametrize("path", PATHS)
+def test_every_file_has_the_security_headers(client, path):
+    headers = client.get(path).headers
     assert headers["Content-Security-Policy"] == POLICY
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
@@ -46,25 +46,25 @@ def test_every_file_goes_out_under_the_same_guard(client, address):
     assert "microphone=()" in headers["Permissions-Policy"]
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_who_has_a_file_is_not_sent_it_again(client, address):
-    first = client.get(address)
-    again = client.get(address, headers={"If-None-Match": first.headers["ETag"]})
+@pytest.mark.parametrize("path", PATHS)
+def test_matching_etag_gets_304(client, path):
+    first = client.get(path)
+    again = client.get(path, headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["ETag"] == first.headers["ETag"]
     assert again.headers["Cache-Control"] == "no-cache"
 
 
 @pytest.mark.parametrize(
-    ("tags", "status"), [('"other", W/{}', 304), ("*", 304), ('"other"', 200), ("", 200), ("W/", 200), ("\u00e9", 200)]
+    ("etags", "status"), [('"other", W/{}', 304), ("*", 304), ('"other"', 200), ("", 200), ("W/", 200), ("\u00e9", 200)]
 )
-def test_tags_are_compared_as_browsers_and_proxies_write_them(client, tags, status):
+def test_if_none_match_variants(client, etags, status):
     tag = client.get("/").headers["ETag"]
-    assert client.get("/", headers={"If-None-Match": tags.format(tag).encode("latin-1")}).status_code == status
+    assert client.get("/", headers={"If-None-Match": etags.format(tag).encode("latin-1")}).status_code == status
 
 
-def test_each_file_has_a_tag_of_its_own(client):
-    assert len({client.get(address).headers["ETag"] for address in ADDRESSES}) == len(ADDRESSES)
+def test_etags_are_unique(client):
+    assert len({client.get(path).headers["ETag"] for path in PATHS}) == len(PATHS)
 
 
 def test_head_is_get_without_the_body(client):
@@ -78,33 +78,33 @@ def without_id(headers: Headers) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_nothing_but_reading_is_possible(client, method):
+def test_other_methods_are_rejected(client, method):
     assert client.request(method, "/").status_code == 405
 
 
-@pytest.mark.parametrize("address", ["/page/", "/page/index.html", "/page/../website.py", "/page/%2e%2e/website.py"])
-def test_nothing_else_lies_there(client, address):
-    assert client.get(address).status_code == 404
+@pytest.mark.parametrize("path", ["/page/", "/page/index.html", "/page/../website.py", "/page/%2e%2e/website.py"])
+def test_other_paths_are_not_found(client, path):
+    assert client.get(path).status_code == 404
 
 
-def test_whatever_the_page_asks_for_is_served(client):
-    named = {"/" + name for name in re.findall(r'(?:href|src)="(page/[^"]+)"', client.get("/").text)}
-    scripts = [address for address in ADDRESSES if address.endswith(".js")]
+def test_every_linked_file_is_served(client):
+    linked = {"/" + name for name in re.findall(r'(?:href|src)="(page/[^"]+)"', client.get("/").text)}
+    scripts = [path for path in PATHS if path.endswith(".js")]
     imported = {f"/page/{name}" for script in scripts for name in re.findall(r'from "\./([^"]+)"', client.get(script).text)}
-    assert named | imported | {"/"} == set(ADDRESSES)
+    assert linked | imported | {"/"} == set(PATHS)
 
 
-def test_nothing_of_the_page_is_written_inline(client):
+def test_page_has_no_inline_code(client):
     html = client.get("/").text
     assert re.findall(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|javascript:", html) == []
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_no_file_names_another_origin(client, address):
-    found = set(re.findall(r"""(?:https?:)?//[\w-]+\.[\w.-]+""", client.get(address).text))
-    assert found <= {"http://www.w3.org"}  # SVG's name, which nobody fetches
+@pytest.mark.parametrize("path", PATHS)
+def test_files_name_no_other_origin(client, path):
+    found = set(re.findall(r"""(?:https?:)?//[\w-]+\.[\w.-]+""", client.get(path).text))
+    assert found <= {"http://www.w3.org"}  # the SVG namespace, which is not fetched
 
 
-def test_the_page_names_every_format_that_is_accepted(client):
-    shown = client.get("/").text
-    assert [kind for kind in FORMATS if not re.search(rf"\b{kind}\b", shown, re.IGNORECASE)] == []
+def test_page_lists_every_accepted_format(client):
+    html = client.get("/").text
+    assert [name for name in FORMATS if not re.search(rf"\b{name}\b", html, re.IGNORECASE)] == []

@@ -1,4 +1,4 @@
-"""The header's claims: what Pillow will find, and nothing but an ImageError for any bytes at all."""
+"""Header parsing: agrees with Pillow, and raises only ImageError for arbitrary bytes."""
 
 import io
 import struct
@@ -40,20 +40,20 @@ ANY = st.binary(max_size=300) | st.tuples(
 ).map(lambda parts: parts[0] + b"".join(parts[1]))
 
 
-def refusal(encoded: bytes) -> ImageError:
+def header_error(encoded: bytes) -> ImageError:
     with pytest.raises(ImageError) as caught:
         sniff(encoded)
     return caught.value
 
 
-def checked(header: Header, **limits: int) -> ImageError:
+def limit_error(header: Header, **limits: int) -> ImageError:
     with pytest.raises(ImageError) as caught:
         check(header, ImageLimits(**limits))
     return caught.value
 
 
-def pillows(encoded: bytes) -> tuple[str, int, int] | None:
-    """What Pillow makes of a file: its format and size, if it can be read at all."""
+def pillow_header(encoded: bytes) -> tuple[str, int, int] | None:
+    """Format and size according to Pillow; None if Pillow cannot read the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -61,11 +61,11 @@ def pillows(encoded: bytes) -> tuple[str, int, int] | None:
                 size = image.size
                 image.load()
                 return ("JPEG" if image.format == "MPO" else str(image.format)), *size
-        except Exception:  # noqa: BLE001 - whatever it is, Pillow did not read the file
+        except Exception:  # noqa: BLE001 - any error means that Pillow cannot read the file
             return None
 
 
-def ours(encoded: bytes) -> tuple[str, int, int] | None:
+def graft_header(encoded: bytes) -> tuple[str, int, int] | None:
     try:
         header = sniff(encoded)
     except ImageError:
@@ -73,7 +73,7 @@ def ours(encoded: bytes) -> tuple[str, int, int] | None:
     return header.format, header.width, header.height
 
 
-def never_anything_else(encoded: bytes) -> None:
+def assert_header_or_image_error(encoded: bytes) -> None:
     try:
         header = sniff(encoded)
     except ImageError as error:
@@ -87,15 +87,15 @@ def never_anything_else(encoded: bytes) -> None:
 
 @settings(max_examples=1000, deadline=None)
 @given(ANY)
-def test_any_bytes_are_a_header_or_refused(encoded):
-    never_anything_else(encoded)
+def test_random_bytes_give_a_header_or_an_image_error(encoded):
+    assert_header_or_image_error(encoded)
 
 
 @pytest.mark.nightly
 @settings(max_examples=10_000, deadline=None)
 @given(ANY)
-def test_any_bytes_at_all_are_a_header_or_refused(encoded):
-    never_anything_else(encoded)
+def test_arbitrary_bytes_give_a_header_or_an_image_error(encoded):
+    assert_header_or_image_error(encoded)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -106,14 +106,14 @@ def test_any_bytes_at_all_are_a_header_or_refused(encoded):
     st.sampled_from(["1", "L", "P", "RGB"]),
 )
 @example("GIF", 1, 300, "P")
-def test_it_agrees_with_pillow_on_what_pillow_writes(format, width, height, mode):
+def test_headers_written_by_pillow_agree_with_pillow(format, width, height, mode):
     image = Image.new(mode, (width, height))
     encoded = saved(image.convert("RGB") if format == "WEBP" or (format == "JPEG" and mode == "P") else image, format)
     assert sniff(encoded) == Header(format, width, height)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_it_agrees_with_pillow_on_whatever_pillow_can_still_read(format):
+def test_corrupted_headers_agree_with_pillow(format):
     seed = 20260102
     dice = np.random.default_rng(seed)
     whole = saved(dice.integers(0, 256, (30, 40, 3), dtype=np.uint8), format)
@@ -121,49 +121,49 @@ def test_it_agrees_with_pillow_on_whatever_pillow_can_still_read(format):
         damaged = bytearray(whole)
         for place in dice.integers(0, min(len(whole), 100), 2):
             damaged[place] = dice.integers(0, 256)
-        claims = ours(bytes(damaged))
+        claims = graft_header(bytes(damaged))
         if claims and claims[1] * claims[2] > 1_000_000:
-            continue  # refused before Pillow would have to make room for it
-        found = pillows(bytes(damaged))
+            continue  # rejected before Pillow would allocate memory for it
+        found = pillow_header(bytes(damaged))
         assert found is None or found == claims, f"seed {seed}, {format}, damage {number}"
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.code is None])
-def test_it_agrees_with_pillow_on_every_file_that_is_answered(name):
-    assert ours(CASES[name].content) == pillows(CASES[name].content)
+def test_hostile_files_agree_with_pillow(name):
+    assert graft_header(CASES[name].content) == pillow_header(CASES[name].content)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_cut_file_is_a_header_or_refused(name):
+def test_a_truncated_file_gives_a_header_or_an_image_error(name):
     content = CASES[name].content[:2000]
     for end in range(0, len(content), 7):
-        never_anything_else(content[:end])
+        assert_header_or_image_error(content[:end])
 
 
-def test_a_gif_is_as_large_as_its_screen_and_first_frame():
+def test_the_size_of_a_gif_covers_its_screen_and_first_frame():
     frames = gif_frame(30, 5, left=20), gif_frame(100, 100)
     assert sniff(gif(40, 20, *frames)) == Header("GIF", 50, 20)
 
 
 @pytest.mark.parametrize("passes", [1, 2, 100, 5000])
-def test_passes_are_counted(passes):
+def test_scans_are_counted(passes):
     assert sniff(progressive(64, 64, passes)).scans == passes
 
 
-def test_a_baseline_jpeg_makes_one_pass(encode, photo):
+def test_a_baseline_jpeg_has_one_scan(encode, photo):
     assert sniff(encode(photo, "JPEG")).scans == 1
 
 
-def test_passes_are_counted_as_pillow_writes_them(encode, photo):
+def test_scans_of_a_progressive_jpeg_from_pillow_are_counted(encode, photo):
     assert sniff(encode(photo, "JPEG", progressive=True)).scans == 10
 
 
-def test_a_marker_inside_a_segment_is_no_pass():
+def test_a_marker_inside_a_segment_is_not_counted():
     content = struct.pack(">BBHB", 0xFF, 0xDA, 8, 1) * 50
     assert sniff(progressive(64, 64, 3, segment(0xFE, content))).scans == 3
 
 
-def test_exif_changes_no_size(encode, photo):
+def test_exif_orientation_does_not_change_the_size(encode, photo):
     assert sniff(encode(photo, "JPEG", exif=exif((0x0112, 3, 1, 6)))) == Header("JPEG", 80, 60)
 
 
@@ -178,17 +178,17 @@ def test_exif_changes_no_size(encode, photo):
         (Header("PNG", 60, 0), {}, "corrupt_image", None),
     ],
 )
-def test_a_claim_over_a_limit_is_refused_by_its_name(header, limits, code, limit):
-    error = checked(header, **limits)
+def test_exceeding_a_limit_names_it(header, limits, code, limit):
+    error = limit_error(header, **limits)
     assert (error.code, error.limit) == (code, limit)
 
 
-def test_a_claim_at_every_limit_is_let_through():
+def test_a_header_exactly_at_every_limit_is_accepted():
     check(Header("JPEG", 120, 60, 10), ImageLimits(max_pixels=7200, max_side=120, max_aspect=2, max_scans=10))
 
 
 @pytest.mark.parametrize(
-    ("encoded", "told"),
+    ("encoded", "message"),
     [
         (boxed(b"heic", b"mif1"), "HEIC is not supported: convert to JPEG."),
         (boxed(b"mif1", b"heic"), "HEIC is not supported: convert to JPEG."),
@@ -199,19 +199,19 @@ def test_a_claim_at_every_limit_is_let_through():
         (b"%PDF-1.7", "PDF is not supported: export it as PNG or JPEG."),
         (b"P6\n1 1\n255\n\0\0\0", "PPM is not supported: convert to JPEG."),
         (b"PK\x03\x04", "A ZIP archive is not supported: send the image inside it."),
-        (b"hello", "This is not an image of an accepted kind (JPEG, PNG, WEBP, GIF, BMP)."),
+        (b"hello", "The file is not a supported image (JPEG, PNG, WEBP, GIF, BMP)."),
     ],
 )
-def test_another_kind_is_told_what_to_do(encoded, told):
-    error = refusal(encoded)
-    assert (error.code, str(error)) == ("unsupported_format", told)
+def test_unsupported_formats_get_a_remedy(encoded, message):
+    error = header_error(encoded)
+    assert (error.code, str(error)) == ("unsupported_format", message)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_sixteen_bytes_tell_the_kind(encode, photo, format):
+def test_sixteen_bytes_identify_the_format(encode, photo, format):
     assert kind(encode(photo, format)[:16]) == format
 
 
 @pytest.mark.parametrize("head", [b"", b"hello", b"PK\x03\x04", b"%PDF", b"II*\0", b"BMW is not a bitmap", b"RIFF\0\0\0\0WAVE"])
-def test_other_files_are_of_no_kind(head):
+def test_other_files_have_no_format(head):
     assert kind(head) is None

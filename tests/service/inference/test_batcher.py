@@ -1,4 +1,4 @@
-"""The queue in front of an engine that the tests hold back and let go."""
+"""Batcher, in front of an engine that the tests block and release."""
 
 import threading
 from collections.abc import Iterator
@@ -12,40 +12,40 @@ from graft.service.errors import Overloaded
 from graft.service.inference.batcher import Batcher
 from graft.service.inference.engine import Outputs, Pixels
 
-UNLUCKY = 13
+FAILING = 13
 PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
 
 
 class HeldEngine:
-    """Answers each image with its own first pixel; waits for `go` in every call."""
+    """Returns the first pixel of each image; waits for `go` in every call."""
 
     device, precision = "cpu", "f32"
 
     def __init__(self, max_batch: int = 1, lanes: int = 1) -> None:
         self.max_batch, self.lanes = max_batch, lanes
-        self.begun, self.go = threading.Event(), threading.Event()
+        self.started, self.go = threading.Event(), threading.Event()
         self.batches: list[list[int]] = []
 
     def __call__(self, batch: Pixels) -> Outputs:
         self.batches.append(batch[:, 0, 0, 0].tolist())
-        self.begun.set()
+        self.started.set()
         assert self.go.wait(PATIENCE)
-        if UNLUCKY in batch:
-            raise RuntimeError("thirteen")
+        if FAILING in batch:
+            raise RuntimeError("failing image")
         values = batch[:, 0, 0, :1].astype(np.float32)
         return Outputs(values, -values)
 
 
-class MeetingEngine:
-    """A call returns only once another lane has called too."""
+class BarrierEngine:
+    """A call returns only after a second, parallel call."""
 
     device, precision, max_batch, lanes = "cpu", "f32", 1, 2
 
     def __init__(self) -> None:
-        self.meeting = threading.Barrier(2, timeout=PATIENCE)
+        self.barrier = threading.Barrier(2, timeout=PATIENCE)
 
     def __call__(self, batch: Pixels) -> Outputs:
-        self.meeting.wait()
+        self.barrier.wait()
         return Outputs(batch[:, 0, 0, :1].astype(np.float32), np.zeros((1, 1), np.float32))
 
 
@@ -53,8 +53,8 @@ def image(value: int) -> Pixels:
     return np.full((1, 1, 3), value, np.uint8)
 
 
-def answer(promise: Future[Outputs]) -> float:
-    return float(promise.result(PATIENCE).logits[0, 0])
+def value_of(future: Future[Outputs]) -> float:
+    return float(future.result(PATIENCE).logits[0, 0])
 
 
 @contextmanager
@@ -69,24 +69,24 @@ def batching(engine, max_waiting: int = 64, deadline_s: float = 600) -> Iterator
 
 @contextmanager
 def held(engine: HeldEngine, max_waiting: int = 64) -> Iterator[tuple[Batcher, Future[Outputs]]]:
-    """A batcher whose only lane is inside the engine with image 0."""
+    """A batcher whose only thread is blocked in the engine with image 0."""
     with batching(engine, max_waiting) as batcher:
         first = batcher.submit(image(0))
-        assert engine.begun.wait(PATIENCE)
+        assert engine.started.wait(PATIENCE)
         yield batcher, first
 
 
 @pytest.mark.parametrize(("max_batch", "lanes"), [(1, 1), (8, 1), (1, 3), (8, 3)])
-def test_every_asker_gets_the_own_answer(max_batch, lanes):
+def test_every_caller_gets_its_own_result(max_batch, lanes):
     engine = HeldEngine(max_batch, lanes)
     engine.go.set()
-    values = [value for value in range(256) if value != UNLUCKY]
-    with batching(engine, max_waiting=256) as batcher, ThreadPoolExecutor(8) as askers:
-        answers = list(askers.map(lambda value: answer(batcher.submit(image(value))), values))
-    assert answers == values
+    values = [value for value in range(256) if value != FAILING]
+    with batching(engine, max_waiting=256) as batcher, ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda value: value_of(batcher.submit(image(value))), values))
+    assert results == values
 
 
-def test_an_answer_holds_one_row_of_logits_and_of_vectors():
+def test_a_result_has_one_row_of_logits_and_vectors():
     engine = HeldEngine()
     engine.go.set()
     with batching(engine) as batcher:
@@ -94,42 +94,42 @@ def test_an_answer_holds_one_row_of_logits_and_of_vectors():
     assert (logits.tolist(), vectors.tolist()) == ([[7.0]], [[-7.0]])
 
 
-def test_what_waits_is_computed_together_up_to_max_batch():
+def test_queued_images_are_batched_up_to_max_batch():
     engine = HeldEngine(max_batch=3)
     with held(engine) as (batcher, _):
-        promises = [batcher.submit(image(value)) for value in (1, 2, 3, 4, 5)]
+        futures = [batcher.submit(image(value)) for value in (1, 2, 3, 4, 5)]
         engine.go.set()
-        assert [answer(promise) for promise in promises] == [1, 2, 3, 4, 5]
+        assert [value_of(future) for future in futures] == [1, 2, 3, 4, 5]
     assert engine.batches == [[0], [1, 2, 3], [4, 5]]
 
 
-def test_lanes_run_side_by_side():
-    batcher = Batcher(MeetingEngine(), 8, 600)
-    promises = [batcher.submit(image(value)) for value in (1, 2)]
-    assert [answer(promise) for promise in promises] == [1, 2]
+def test_streams_run_in_parallel():
+    batcher = Batcher(BarrierEngine(), 8, 600)
+    futures = [batcher.submit(image(value)) for value in (1, 2)]
+    assert [value_of(future) for future in futures] == [1, 2]
     batcher.close()
 
 
-def test_a_full_queue_refuses_at_once():
+def test_a_full_queue_rejects_immediately():
     engine = HeldEngine()
     with held(engine, max_waiting=2) as (batcher, _):
         batcher.submit(image(1))
         batcher.submit(image(2))
-        with pytest.raises(Overloaded, match="2 images are waiting already"):
+        with pytest.raises(Overloaded, match="2 images are waiting"):
             batcher.submit(image(3))
         assert not engine.go.is_set()
 
 
-def test_a_queue_that_emptied_accepts_again():
+def test_a_drained_queue_accepts_again():
     engine = HeldEngine()
     with held(engine, max_waiting=1) as (batcher, _):
-        waiting = batcher.submit(image(1))
+        queued = batcher.submit(image(1))
         engine.go.set()
-        assert (answer(waiting), answer(batcher.submit(image(2)))) == (1, 2)
+        assert (value_of(queued), value_of(batcher.submit(image(2)))) == (1, 2)
 
 
-def test_an_image_past_its_deadline_is_refused():
-    # A deadline that lies behind us already needs no sleeping.
+def test_an_image_past_its_deadline_is_rejected():
+    # A deadline in the past needs no sleep.
     with batching(HeldEngine(), deadline_s=-1) as batcher, pytest.raises(Overloaded, match="past its deadline"):
         batcher.submit(image(1)).result(PATIENCE)
 
@@ -144,70 +144,70 @@ def test_an_image_past_its_deadline_is_not_computed():
 def test_a_cancelled_image_is_not_computed():
     engine = HeldEngine()
     with held(engine) as (batcher, _):
-        unwanted, wanted = batcher.submit(image(1)), batcher.submit(image(2))
-        assert unwanted.cancel()
+        cancelled, active = batcher.submit(image(1)), batcher.submit(image(2))
+        assert cancelled.cancel()
         engine.go.set()
-        assert answer(wanted) == 2
+        assert value_of(active) == 2
     assert engine.batches == [[0], [2]]
 
 
-def test_a_cancelled_image_stays_unanswered():
+def test_a_cancelled_image_has_no_result():
     engine = HeldEngine()
     with held(engine) as (batcher, _):
-        unwanted = batcher.submit(image(1))
-        unwanted.cancel()
+        cancelled = batcher.submit(image(1))
+        cancelled.cancel()
     with pytest.raises(CancelledError):
-        unwanted.result(PATIENCE)
+        cancelled.result(PATIENCE)
 
 
-def test_what_has_begun_cannot_be_cancelled():
+def test_a_running_image_cannot_be_cancelled():
     engine = HeldEngine()
     with held(engine) as (_, first):
         assert not first.cancel()
 
 
-def test_an_image_that_fails_costs_those_that_came_with_it_nothing():
+def test_a_failing_image_does_not_fail_the_rest_of_its_batch():
     engine = HeldEngine(max_batch=2)
     with held(engine) as (batcher, first):
-        unlucky, beside, after = (batcher.submit(image(value)) for value in (UNLUCKY, 1, 2))
+        failing, same_batch, next_batch = (batcher.submit(image(value)) for value in (FAILING, 1, 2))
         engine.go.set()
-        assert [str(promise.exception(PATIENCE)) for promise in (first, unlucky, beside, after)] == [
+        assert [str(future.exception(PATIENCE)) for future in (first, failing, same_batch, next_batch)] == [
             "None",
-            "thirteen",
+            "failing image",
             "None",
             "None",
         ]
 
 
-def test_a_lane_lives_on_after_an_error():
+def test_a_thread_continues_after_an_error():
     engine = HeldEngine()
     engine.go.set()
     with batching(engine) as batcher:
-        batcher.submit(image(UNLUCKY)).exception(PATIENCE)
-        assert answer(batcher.submit(image(1))) == 1
+        batcher.submit(image(FAILING)).exception(PATIENCE)
+        assert value_of(batcher.submit(image(1))) == 1
 
 
-def test_images_of_different_sizes_do_not_end_the_lane():
+def test_images_of_different_sizes_do_not_stop_the_thread():
     engine = HeldEngine(max_batch=2)
     with held(engine) as (batcher, _):
-        even = batcher.submit(image(1))
+        regular = batcher.submit(image(1))
         odd = batcher.submit(np.zeros((2, 2, 3), np.uint8))
         engine.go.set()
-        assert odd.exception(PATIENCE) is None  # this engine takes any size, as long as it is one
-        assert answer(even) == 1
-        assert answer(batcher.submit(image(3))) == 3
+        assert odd.exception(PATIENCE) is None  # this engine accepts any size
+        assert value_of(regular) == 1
+        assert value_of(batcher.submit(image(3))) == 3
 
 
 @pytest.mark.parametrize(("max_batch", "lanes"), [(1, 1), (4, 1), (1, 2), (4, 2)])
-def test_closing_finishes_what_waits(max_batch, lanes):
+def test_closing_finishes_queued_images(max_batch, lanes):
     engine = HeldEngine(max_batch, lanes)
     with batching(engine) as batcher:
-        promises = [batcher.submit(image(value)) for value in range(1, 11)]
-    assert [promise.done() and answer(promise) for promise in promises] == list(range(1, 11))
+        futures = [batcher.submit(image(value)) for value in range(1, 11)]
+    assert [future.done() and value_of(future) for future in futures] == list(range(1, 11))
 
 
-def test_closing_ends_the_lanes():
+def test_closing_stops_the_threads():
     before = set(threading.enumerate())
     with batching(HeldEngine(lanes=3)):
-        lanes = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("lane-")]
-    assert [lane.is_alive() for lane in lanes] == [False, False, False]
+        threads = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("stream-")]
+    assert [thread.is_alive() for thread in threads] == [False, False, False]

@@ -1,4 +1,4 @@
-"""The fitted network, run: the same answer alone, in company, from any thread and on any device."""
+"""Engines: the outputs are the same alone, in a batch, from any thread and on any device."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,14 +29,14 @@ def test_outputs_have_a_row_for_each_image(cpu, batch):
     assert (logits.shape, logits.dtype, vectors.shape, vectors.dtype) == ((10, 10), np.float32, (10, 1280), np.float32)
 
 
-def test_an_image_has_the_same_logits_alone_and_in_company(cpu, batch):
+def test_an_image_has_the_same_logits_alone_and_in_a_batch(cpu, batch):
     together = cpu(batch)
     alone = [cpu(batch[index : index + 1]) for index in range(10)]
     assert np.array_equal(together.logits, np.concatenate([outputs.logits for outputs in alone]))
     assert np.array_equal(together.vectors, np.concatenate([outputs.vectors for outputs in alone]))
 
 
-def test_an_earlier_answer_is_not_overwritten_by_a_later_one(cpu, batch):
+def test_earlier_outputs_are_not_overwritten(cpu, batch):
     first = cpu(batch[:1])
     before = first.logits.copy()
     cpu(batch[1:2])
@@ -47,7 +47,7 @@ def test_the_order_of_a_batch_does_not_matter(cpu, batch):
     assert np.array_equal(cpu(batch[::-1]).logits[::-1], cpu(batch).logits)
 
 
-def test_several_threads_get_the_same_answers(cpu, batch):
+def test_parallel_threads_get_the_same_outputs(cpu, batch):
     expected = cpu(batch).logits
     questions = [index % 10 for index in range(80)]
     with ThreadPoolExecutor(4) as threads:
@@ -55,7 +55,7 @@ def test_several_threads_get_the_same_answers(cpu, batch):
     assert np.array_equal(np.stack(found), expected[questions])
 
 
-def test_only_what_is_wanted_is_computed(fitted, cpu, batch):
+def test_only_requested_outputs_are_computed(fitted, cpu, batch):
     path = fitted.artifact.graph
     assert openvino.Graph(path, 1).outputs == ("logits", "vectors", "maps")
     alone = openvino.Graph(path, 1, wanted=("logits", "nothing of this name"))
@@ -63,11 +63,11 @@ def test_only_what_is_wanted_is_computed(fitted, cpu, batch):
     assert apart(alone(batch[:2])["logits"], cpu(batch[:2]).logits) < 1e-5
 
 
-def test_answering_computes_no_maps(cpu):
+def test_inference_computes_no_feature_maps(cpu):
     assert cpu._alone.outputs == cpu._shared.outputs == ("logits", "vectors")
 
 
-def test_an_answer_does_not_depend_on_who_else_asks(cpu, batch):
+def test_outputs_do_not_depend_on_parallel_calls(cpu, batch):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as pool:
@@ -77,24 +77,24 @@ def test_an_answer_does_not_depend_on_who_else_asks(cpu, batch):
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_the_number_of_lanes_can_be_chosen(fitted, batch, cpu, lanes):
+def test_the_number_of_lanes_can_be_set(fitted, batch, cpu, lanes):
     chosen = openvino.CpuEngine(fitted.artifact.graph, lanes)
     assert chosen.lanes == lanes
     assert apart(chosen(batch[:2]).logits, cpu(batch[:2]).logits) < 1e-5
 
 
-def test_it_answers_as_the_network_that_was_trained(fitted, cpu, batch):
+def test_outputs_match_the_trained_network(fitted, cpu, batch):
     assert apart(cpu(batch).logits, fitted.trained.network(batch).logits) < 1e-4
 
 
-def test_most_clothes_are_recognised(fitted, cpu, batch, clothes):
+def test_most_clothes_are_recognized(fitted, cpu, batch, clothes):
     labels = fitted.artifact.manifest.labels
     found = [labels[index] for index in cpu(batch).logits.argmax(axis=1)]
-    # 85 % of the held-out images are right; 5 of 10 or fewer would be a mix-up of labels or channels.
+    # Test accuracy is 85%; 5 of 10 or fewer would mean swapped labels or channels.
     assert sum(label == expected for label, (expected, _) in zip(found, clothes, strict=True)) > 5
 
 
-def test_the_packaged_weights_say_what_the_packaged_graph_says(fitted, cpu, batch):
+def test_packaged_weights_and_graph_agree(fitted, cpu, batch):
     import torch
 
     from graft.service.networks import network
@@ -104,14 +104,14 @@ def test_the_packaged_weights_say_what_the_packaged_graph_says(fitted, cpu, batc
     assert apart(logits.numpy(), cpu(batch).logits) < 1e-3
 
 
-def test_without_a_gpu_the_cpu_is_chosen(fitted, monkeypatch):
+def test_without_a_gpu_the_cpu_is_selected(fitted, monkeypatch):
     devices.cuda_devices.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert loader.load(fitted.artifact).device == "cpu"
     devices.cuda_devices.cache_clear()
 
 
-def test_there_is_at_least_one_core():
+def test_there_is_at_least_one_cpu():
     assert devices.cores() >= 1
 
 
@@ -120,14 +120,14 @@ needs_cuda = pytest.mark.skipif(devices.cuda_devices() == 0, reason="needs a CUD
 
 @needs_cuda
 @pytest.mark.parametrize(("precision", "most"), [("f32", 0.05), ("f16", 0.05), ("bf16", 0.5)])
-def test_a_gpu_answers_as_the_cpu_does(fitted, cpu, batch, precision, most):
+def test_gpu_and_cpu_outputs_agree(fitted, cpu, batch, precision, most):
     cuda = loader.load(fitted.artifact, "cuda", precision)
     assert (cuda.device, cuda.precision) == ("cuda", precision)
     assert apart(cuda(batch).logits, cpu(batch).logits) < most
 
 
 @needs_cuda
-def test_a_gpu_answers_several_threads_at_once_and_more_than_its_largest_batch(fitted, cpu, batch):
+def test_a_gpu_serves_parallel_threads_and_splits_large_batches(fitted, cpu, batch):
     from concurrent.futures import ThreadPoolExecutor
 
     cuda = loader.load(fitted.artifact, "cuda")
@@ -139,7 +139,7 @@ def test_a_gpu_answers_several_threads_at_once_and_more_than_its_largest_batch(f
 
 
 @pytest.mark.parametrize(("name", "most"), [("float16", 0.05), ("bfloat16", 0.5)])
-def test_in_16_bits_a_backbone_says_nearly_the_same(fitted, cpu, batch, name, most):
+def test_a_16_bit_backbone_gives_nearly_the_same_outputs(fitted, cpu, batch, name, most):
     import torch
 
     from graft.service.networks import network
@@ -150,11 +150,11 @@ def test_in_16_bits_a_backbone_says_nearly_the_same(fitted, cpu, batch, name, mo
     assert (logits.dtype, vectors.dtype, lower.head.weight.dtype) == (torch.float32,) * 3
     assert 0 < apart(logits.numpy(), cpu(batch).logits) < most
     kinds = {name.rpartition(".")[2]: tensor.dtype for name, tensor in lower.backbone.state_dict().items()}
-    assert (kinds["running_var"], kinds["weight"]) == (torch.float32, torch.float32)  # BatchNorm's come last
+    assert (kinds["running_var"], kinds["weight"]) == (torch.float32, torch.float32)  # BatchNorm is last
     assert lower.backbone.conv_stem.weight.dtype == getattr(torch, name)
 
 
-def test_outputs_keep_their_names_where_an_operation_does_nothing(tmp_path):
+def test_outputs_keep_their_names_if_a_no_op_is_removed(tmp_path):
     import onnx
     from onnx import TensorProto, helper
 
@@ -184,7 +184,7 @@ def test_outputs_keep_their_names_where_an_operation_does_nothing(tmp_path):
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
     ],
 )
-def test_a_container_uses_its_share_of_the_processors(tmp_path, monkeypatch, files, expected):
+def test_the_cpu_limit_of_a_container_is_used(tmp_path, monkeypatch, files, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A package brought to life, or refused because its golden answers do not come out."""
+"""Model: loading, the golden check, and classification."""
 
 import io
 import shutil
@@ -23,39 +23,39 @@ def package(fitted, tmp_path) -> Path:
 
 
 def reseal(package: Path, **changes: object) -> None:
-    """Makes every digest right again, as somebody who means it could."""
+    """Recomputes every digest, as an attacker could."""
     manifest = Manifest.model_validate_json((package / MANIFEST).read_bytes())
     files = {name: record(package / name) for name in manifest.files}
     (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files, **changes}).sealed().content())
 
 
-def test_golden_answers_survive_saving(tmp_path):
+def test_golden_samples_round_trip(tmp_path):
     golden = Golden((b"one", b"", b"three\0"), np.array([[1.5, -2], [0, 1], [3, 4]], np.float32))
     golden.save(tmp_path / "golden.npz")
     found = Golden.load(tmp_path / "golden.npz")
     assert (found.encoded, found.logits.tolist()) == (golden.encoded, [[1.5, -2], [0, 1], [3, 4]])
 
 
-def test_golden_answers_are_never_unpickled(tmp_path):
+def test_golden_samples_are_never_unpickled(tmp_path):
     np.savez(tmp_path / "golden.npz", content=np.array([print], object), ends=np.array([1]), logits=np.zeros((1, 2)))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         Golden.load(tmp_path / "golden.npz")
 
 
-def test_answers_hardly_drift_on_the_machine_that_packed(model):
+def test_drift_is_small_on_the_packaging_machine(model):
     assert model.drift < 1e-4
 
 
-def test_a_package_whose_golden_answers_were_changed_is_refused(package):
+def test_a_package_with_changed_golden_logits_is_rejected(package):
     golden = Golden.load(package / GOLDEN)
     replace(golden, logits=np.roll(golden.logits, 1, axis=1)).save(package / GOLDEN)
     reseal(package)
     with pytest.raises(ArtifactError) as caught:
         load(package)
-    assert str(caught.value).startswith(f"{package / GOLDEN}: this machine's answers differ by ")
+    assert str(caught.value).startswith(f"{package / GOLDEN}: this machine's probabilities differ by ")
 
 
-def test_a_package_whose_golden_answers_are_no_numbers_is_refused(package):
+def test_a_package_with_nan_golden_logits_is_rejected(package):
     golden = Golden.load(package / GOLDEN)
     replace(golden, logits=np.full_like(golden.logits, np.nan)).save(package / GOLDEN)
     reseal(package)
@@ -63,32 +63,32 @@ def test_a_package_whose_golden_answers_are_no_numbers_is_refused(package):
         load(package)
 
 
-def test_golden_answers_within_the_tolerance_are_accepted(package):
+def test_golden_logits_within_the_tolerance_are_accepted(package):
     golden = Golden.load(package / GOLDEN)
     replace(golden, logits=golden.logits * np.float32(1.001)).save(package / GOLDEN)
     reseal(package, tolerance=0.01)
     assert 1e-6 < load(package).drift <= 0.01
 
 
-def promised(package: Path, **moved: float) -> None:
-    """Lets a package say of these precisions how far they move answers, and that no answer changes."""
+def set_fidelity(package: Path, **moved: float) -> None:
+    """Sets the measured probability shift of some precisions, with no changed predictions."""
     seen = read(package).manifest.fidelity["f32"]
     fidelity = {"f32": seen} | {name: seen.model_copy(update={"moved": most}) for name, most in moved.items()}
     reseal(package, fidelity=fidelity)
 
 
-needs_bf16 = pytest.mark.skipif("bf16" not in loader.native("cpu"), reason="this processor does not compute in bf16")
+needs_bf16 = pytest.mark.skipif("bf16" not in loader.native("cpu"), reason="this CPU does not support bf16")
 
 
-def test_what_would_change_answers_is_not_used_unasked(package):
-    promised(package, bf16=0.011)
+def test_auto_skips_a_precision_that_changes_predictions(package):
+    set_fidelity(package, bf16=0.011)
     assert load(package, "cpu").engine.precision == "f32"
 
 
 @pytest.mark.parametrize(
     ("drifts", "seconds", "chosen"), [((0, 0), (2, 1), 1), ((0, 0), (1, 2), 0), ((0, 9), (2, 1), 0), ((0, np.nan), (2, 1), 0)]
 )
-def test_of_those_that_answer_as_they_should_the_fastest_is_used(fitted, drifts, seconds, chosen):
+def test_auto_selects_the_fastest_model_that_passes(fitted, drifts, seconds, chosen):
     models = [Model(fitted.artifact, loader.load(fitted.artifact, "cpu")) for _ in drifts]
     for model, drift, taken in zip(models, drifts, seconds, strict=True):
         model.checked = Checked(drift, taken)
@@ -96,29 +96,29 @@ def test_of_those_that_answer_as_they_should_the_fastest_is_used(fitted, drifts,
 
 
 @needs_bf16
-def test_what_answers_otherwise_than_was_promised_is_not_used(package):
-    promised(package, bf16=0.0)
+def test_auto_skips_a_precision_outside_the_tolerance(package):
+    set_fidelity(package, bf16=0.0)
     assert load(package, "cpu").engine.precision == "f32"
-    with pytest.raises(ArtifactError, match="this machine's answers differ by"):
+    with pytest.raises(ArtifactError, match="this machine's probabilities differ by"):
         load(package, "cpu", precision="bf16")
 
 
 @needs_bf16
-def test_whoever_asks_for_bf16_gets_it(package, clothes):
-    promised(package, bf16=0.2)
+def test_bf16_can_be_requested(package, clothes):
+    set_fidelity(package, bf16=0.2)
     exact, fast = load(package, "cpu", precision="f32"), load(package, "cpu", precision="bf16")
     assert (fast.engine.precision, fast.allowance) == ("bf16", pytest.approx(0.2 + fast.manifest.tolerance))
     image = clothes[0][1]
     assert 0 < abs(fast.classify(image, 1).ranked[0].probability - exact.classify(image, 1).ranked[0].probability) < 0.2
 
 
-def test_what_the_machine_does_not_compute_in_is_refused(package):
-    with pytest.raises(ArtifactError, match="This machine's cpu does not compute in f16 by itself; it does in f32"):
+def test_an_unsupported_precision_is_rejected(package):
+    with pytest.raises(ArtifactError, match="This machine's cpu does not support f16; it supports f32"):
         load(package, "cpu", precision="f16")
 
 
 @pytest.mark.parametrize("change", [lambda labels: (*labels, "hat"), lambda labels: labels[:-1]])
-def test_a_package_with_another_number_of_labels_than_logits_is_refused(package, change):
+def test_a_package_with_different_numbers_of_labels_and_logits_is_rejected(package, change):
     manifest = read(package).manifest
     labels = change(manifest.labels)
     calibration = manifest.calibration.model_copy(update={"thresholds": (0.5,) * len(labels)})
@@ -138,7 +138,7 @@ def test_a_package_is_read_from_an_unusual_path(package, clothes):
     assert len(load(moved).classify(clothes[0][1], 3).ranked) == 3
 
 
-def test_an_answer_is_ranked_and_sums_to_one(model, clothes):
+def test_probabilities_are_sorted_and_sum_to_one(model, clothes):
     ranked = model.classify(clothes[0][1], 10).ranked
     chances = [probability for _, probability in ranked]
     assert chances == sorted(chances, reverse=True)
@@ -146,11 +146,11 @@ def test_an_answer_is_ranked_and_sums_to_one(model, clothes):
     assert {label for label, _ in ranked} == set(model.manifest.labels)
 
 
-def test_an_answer_is_the_same_twice(model, clothes):
+def test_results_are_deterministic(model, clothes):
     assert model.classify(clothes[0][1], 10) == model.classify(clothes[0][1], 10)
 
 
-def test_the_temperature_cools_the_answer(fitted, model, clothes):
+def test_a_higher_temperature_lowers_the_top_probability(fitted, model, clothes):
     outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
     hotter = Model(replace(fitted.artifact, manifest=model.manifest.model_copy(update={"temperature": 100.0})), model.engine)
     [warm], [cool] = hotter.answer(outputs, 1).ranked, model.answer(outputs, 1).ranked
@@ -158,64 +158,64 @@ def test_the_temperature_cools_the_answer(fitted, model, clothes):
     assert warm.probability < cool.probability
 
 
-def test_a_models_limits_hold(fitted, model, encode, photo):
+def test_image_limits_are_enforced(fitted, model, encode, photo):
     strict = Model(fitted.artifact, model.engine, ImageLimits(max_side=79))
-    with pytest.raises(ImageError, match="the longest side allowed is 79"):
+    with pytest.raises(ImageError, match="the limit for the longer side is 79"):
         strict.decode(encode(photo))
 
 
 def with_calibration(model: Model, **changes: object) -> Model:
-    """The same network with other rules."""
+    """The same network with another calibration."""
     calibration = model.manifest.calibration.model_copy(update=changes)
     manifest = model.manifest.model_copy(update={"calibration": calibration})
     return Model(replace(model.artifact, manifest=manifest), model.engine)
 
 
-def as_several(model: Model, threshold: float) -> Model:
-    """The same network as if an image might have several labels, each from one threshold on."""
+def as_multilabel(model: Model, threshold: float) -> Model:
+    """The same network as a multilabel model with one threshold for all labels."""
     rules = {"thresholds": (threshold,) * 10, "coverage": None, "set_threshold": None}
     calibration = model.manifest.calibration.model_copy(update=rules)
     manifest = model.manifest.model_copy(update={"calibration": calibration, "multilabel": True})
     return Model(replace(model.artifact, manifest=manifest), model.engine)
 
 
-def test_an_answers_set_holds_what_is_probable_enough(model, clothes):
+def test_the_prediction_set_holds_labels_above_the_threshold(model, clothes):
     answer = with_calibration(model, set_threshold=0.05).classify(clothes[6][1], 10)
     expected = tuple(ranked.label for ranked in answer.ranked if ranked.probability >= 0.05)
     assert answer.prediction_set == expected
 
 
-def test_a_set_is_never_empty(model, clothes):
+def test_the_prediction_set_is_never_empty(model, clothes):
     answer = with_calibration(model, set_threshold=1.0).classify(clothes[6][1], 1)
     assert answer.prediction_set == (answer.ranked[0].label,)
 
 
-def test_an_ordinary_image_is_answered_without_doubt(model, clothes):
-    doubts = [model.classify(encoded, 1).doubt for _, encoded in clothes]
-    assert doubts.count(None) >= 8
+def test_a_typical_image_has_no_abstain_reason(model, clothes):
+    reasons = [model.classify(encoded, 1).doubt for _, encoded in clothes]
+    assert reasons.count(None) >= 8
 
 
-def test_an_image_of_something_else_is_an_outlier(model, encode):
+def test_an_out_of_distribution_image_is_an_outlier(model, encode):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     answer = model.classify(encode(noise), 1)
     assert answer.outlier_score > model.manifest.calibration.outlier_threshold
     assert answer.doubt == "outlier"
 
 
-def test_an_answer_that_rules_nothing_out_is_undecided(model, clothes):
+def test_a_full_prediction_set_is_undecided(model, clothes):
     answer = with_calibration(model, set_threshold=0.0, outlier_threshold=2.0).classify(clothes[0][1], 1)
     assert (len(answer.prediction_set), answer.doubt) == (10, "undecided")
 
 
 @pytest.mark.parametrize(("threshold", "n_labels"), [(0.0, 10), (1.0, 0)])
-def test_several_labels_are_those_from_their_thresholds_on(model, clothes, threshold, n_labels):
-    answer = as_several(with_calibration(model, outlier_threshold=2.0), threshold).classify(clothes[0][1], 10)
+def test_multilabel_predictions_use_the_thresholds(model, clothes, threshold, n_labels):
+    answer = as_multilabel(with_calibration(model, outlier_threshold=2.0), threshold).classify(clothes[0][1], 10)
     assert (len(answer.prediction_set), answer.doubt) == (n_labels, None)
 
 
-def test_several_labels_have_probabilities_that_need_not_sum_to_one(model, clothes):
+def test_multilabel_probabilities_need_not_sum_to_one(model, clothes):
     outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
-    answer = as_several(model, 0.5).answer(outputs, 1)
+    answer = as_multilabel(model, 0.5).answer(outputs, 1)
     logit = float(outputs.logits.max()) / model.manifest.temperature
     assert answer.ranked[0].probability == pytest.approx(1 / (1 + np.exp(-logit)))
 
@@ -233,14 +233,14 @@ def test_a_training_image_is_its_own_nearest_neighbour(fitted, model):
 
 
 @pytest.mark.parametrize("shape", [(20, 8), (5, 1280)])
-def test_a_package_with_another_networks_neighbours_is_refused(package, shape):
+def test_a_package_with_neighbours_of_another_network_is_rejected(package, shape):
     Neighbours(np.ones(shape, np.float32), ((0,),) * shape[0], ("",) * shape[0]).save(package / NEIGHBOURS)
     reseal(package)
-    with pytest.raises(ArtifactError, match=r"neighbours\.npz has \d+ vectors of \d+ numbers"):
+    with pytest.raises(ArtifactError, match=r"neighbours\.npz has \d+ vectors of width \d+"):
         load(package)
 
 
-def test_a_neighbours_thumbnail_shows_it(model):
+def test_a_thumbnail_matches_its_neighbour(model):
     from graft.training.data.dataset import scan
     from graft.training.sample import SAMPLE
 
@@ -252,8 +252,8 @@ def test_a_neighbours_thumbnail_shows_it(model):
         assert np.abs(np.asarray(shown, int) - np.asarray(image.convert("RGB"), int)).mean() < 10
 
 
-def test_a_package_with_another_number_of_thumbnails_is_refused(package):
+def test_a_package_with_a_wrong_number_of_thumbnails_is_rejected(package):
     Thumbnails.of([b"picture"] * 849).save(package / THUMBNAILS)
     reseal(package)
-    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has 849 pictures; needed: 850"):
+    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has 849 thumbnails; expected: 850"):
         _ = load(package).thumbnails

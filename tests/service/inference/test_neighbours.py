@@ -1,4 +1,4 @@
-"""Distances to training images, by hand, and files that hold no pickle."""
+"""Nearest-neighbor distances computed by hand, and files without pickle."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from graft.service.inference.neighbours import Neighbours, Thumbnails, unit
 
 @pytest.fixture
 def cross() -> Neighbours:
-    """Four directions of a plane."""
+    """Four unit vectors in a plane."""
     vectors = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
     return Neighbours(vectors, ((0,), (1,), (0, 1), ()), ("a.png", "ö/b.png", "c\udcff.png", "d.png"))
 
@@ -18,15 +18,15 @@ def test_the_score_is_the_distance_to_the_kth_nearest(cross: Neighbours, k: int,
     assert cross.outlier_score(np.array([0, 5], np.float32), k) == pytest.approx(distance)
 
 
-def test_only_the_direction_counts(cross: Neighbours):
+def test_scores_ignore_vector_length(cross: Neighbours):
     assert cross.outlier_score(np.array([3, 3], np.float32), 1) == pytest.approx(1 - np.sqrt(0.5), abs=1e-6)
 
 
-def test_a_vector_of_zeros_is_far_from_everything(cross: Neighbours):
+def test_a_zero_vector_has_distance_one(cross: Neighbours):
     assert cross.outlier_score(np.zeros(2, np.float32), 1) == 1
 
 
-def test_the_nearest_come_first_and_all_at_most(cross: Neighbours):
+def test_nearest_is_sorted_and_returns_at_most_all(cross: Neighbours):
     found = cross.nearest(np.array([1, 0.1], np.float32), 9)
     assert [near.path for near in found] == ["a.png", "ö/b.png", "d.png", "c\udcff.png"]
     assert [near.row for near in found] == [0, 1, 3, 2]
@@ -34,21 +34,21 @@ def test_the_nearest_come_first_and_all_at_most(cross: Neighbours):
     assert all(0 <= near.distance <= 2 for near in found)
 
 
-def test_scores_never_leave_their_range():
+def test_scores_stay_in_range():
     random = np.random.default_rng(0)
     vectors = unit(random.normal(size=(200, 64)))
     near = Neighbours(vectors, ((0,),) * 200, ("",) * 200)
     assert all(0 <= near.outlier_score(vector, 1) < 1e-6 for vector in vectors)
 
 
-def test_what_is_loaded_is_what_was_saved(cross: Neighbours, tmp_path):
+def test_save_and_load_round_trip(cross: Neighbours, tmp_path):
     cross.save(tmp_path / "neighbours.npz")
     found = Neighbours.load(tmp_path / "neighbours.npz")
     assert (found.vectors.tolist(), found.labels, found.paths) == (cross.vectors.tolist(), cross.labels, cross.paths)
     assert found.vectors.dtype == np.float32
 
 
-def test_vectors_take_two_bytes_a_number(tmp_path):
+def test_vectors_are_stored_as_float16(tmp_path):
     Neighbours(np.ones((1000, 100), np.float32), ((0,),) * 1000, ("",) * 1000).save(tmp_path / "neighbours.npz")
     assert (tmp_path / "neighbours.npz").stat().st_size < 210_000 + 10_000
 
@@ -59,14 +59,14 @@ def test_neighbours_are_never_unpickled(tmp_path):
         Neighbours.load(tmp_path / "neighbours.npz")
 
 
-def test_thumbnails_survive_saving(tmp_path):
+def test_thumbnails_round_trip(tmp_path):
     Thumbnails.of([b"", b"\xff\xd8one", b"", b"three\0", b""]).save(tmp_path / "thumbnails.npz")
     found = Thumbnails.load(tmp_path / "thumbnails.npz")
     assert [found[row] for row in range(5)] == [None, b"\xff\xd8one", None, b"three\0", None]
     assert len(found) == 5
 
 
-def test_neighbours_without_thumbnails_are_counted_all_the_same(tmp_path):
+def test_neighbours_without_thumbnails_are_counted(tmp_path):
     Thumbnails.of([b""] * 3).save(tmp_path / "thumbnails.npz")
     found = Thumbnails.load(tmp_path / "thumbnails.npz")
     assert (len(found), found[0], found[2], found.content) == (3, None, None, b"")

@@ -1,4 +1,4 @@
-"""Every network that the lectures name: built, taught one step, looked into, exported, run by the engine, and inspected."""
+"""The classic networks: registration, one training step, ONNX export, inference and summary."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from graft.training.config.finetune_config import Facts, plan
 from graft.training.config.recipe import Recipe
 from graft.training.finetuning import param_groups
 
-# name: (weights with its own classifier, width of its vectors, {stage: width}, pixels that are enough for a test)
+# name: (number of weights including the classifier, vector width, {stage: width}, input size for the test)
 ZOO = {
     "mlp": (1_707_274, 256, {}, 32),
     "lenet5": (62_006, 84, {0: 6, 1: 16}, 32),
@@ -42,7 +42,7 @@ ZOO = {
     "tf_efficientnet_lite2": (6_092_072, 1280, {0: 16, 1: 24, 2: 48, 3: 120, 4: 352}, 64),
     "vit_tiny_patch16_224": (5_717_416, 192, {1: 192, 4: 192, 6: 192, 9: 192, 11: 192}, 64),
 }
-# Seconds each, and no other kind of layer than their smaller sisters have.
+# These take seconds each and have no layer types that the smaller variants lack.
 SISTERS = {"vgg16", "vgg19", "resnet152", "resnet200", "tf_efficientnet_lite1", "tf_efficientnet_lite2"}
 LEARNED = [pytest.param(name, marks=pytest.mark.nightly) if name in SISTERS else name for name in ZOO]
 
@@ -54,7 +54,7 @@ def network(name: str) -> Network:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_it_is_known_by_name(name: str):
+def test_it_is_registered(name: str):
     assert choose(name, "none") == Choice(name, "none")
 
 
@@ -75,9 +75,9 @@ def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str)
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_its_graph_shows_its_stages_and_says_what_torch_says(name: str, tmp_path: Path):
+def test_its_onnx_graph_matches_torch(name: str, tmp_path: Path):
     _, width, stages, side = ZOO[name]
-    # Compares every output of the engine with torch's, and fails where they differ.
+    # Compares every output of the engine with torch's and raises on a difference.
     onnx_export.export_backbone(Choice(name, "none"), tmp_path / "made", side, side)
     folder = onnx_cache.graph_folder(tmp_path / "made", side)
     backbone = Backbone.model_validate(json.loads((folder / onnx_cache.CARD).read_text())["backbone"])
@@ -88,7 +88,7 @@ def test_its_graph_shows_its_stages_and_says_what_torch_says(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_arithmetic_says_the_shapes_and_weights_that_torch_has(name: str):
+def test_computed_shapes_and_weights_match_torch(name: str):
     with torch.device("meta"):
         body = timm.create_model(name)
     side = body.pretrained_cfg["input_size"][-1]
@@ -116,25 +116,25 @@ def test_arithmetic_says_the_shapes_and_weights_that_torch_has(name: str):
     assert all(layer.receptive_field for layer in anatomy.layers)
 
 
-def test_alexnets_first_layer_makes_55_by_55_by_96():
+def test_the_first_layer_of_alexnet_outputs_55_by_55_by_96():
     with torch.device("meta"):
         body = timm.create_model("alexnet")
     [first, *_] = dissect(body, torch.empty(1, 3, 227, 227, device="meta")).layers
     assert first.output == (55, 55, 96)
 
 
-def test_a_network_that_flattens_is_built_for_the_size_that_is_asked_for():
+def test_a_fixed_size_network_is_built_for_the_requested_size():
     body = pretrained.load(Choice("lenet5", "none"), 64)
     body.reset_classifier(0)
     assert body(torch.zeros(1, 3, 64, 64)).shape == (1, 84)
 
 
-def test_size_of_which_nothing_is_left_is_refused():
-    with pytest.raises(BackboneError, match=r"alexnet cannot be built for 32 pixels: .* --input-size may do"):
+def test_a_too_small_input_size_is_rejected():
+    with pytest.raises(BackboneError, match=r"alexnet cannot be built for 32 pixels: .*\. Try another --input-size"):
         pretrained.load(Choice("alexnet", "none"), 32)
 
 
-def test_googlenets_file_may_hold_the_classifiers_that_only_helped_to_train_it(tmp_path: Path):
+def test_auxiliary_classifiers_in_a_googlenet_checkpoint_are_dropped(tmp_path: Path):
     body = timm.create_model("googlenet")
     tensors = {key: tensor.clone() for key, tensor in body.state_dict().items()} | {"aux1.fc1.weight": torch.zeros(2, 2)}
     save_file(tensors, tmp_path / "mine.safetensors")
@@ -143,6 +143,6 @@ def test_googlenets_file_may_hold_the_classifiers_that_only_helped_to_train_it(t
 
 
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "mlp"])
-def test_networks_that_nobody_published_weights_of_say_so(name: str):
-    with pytest.raises(BackboneError, match=r"Nobody published weights .* --weights none"):
+def test_networks_without_pretrained_weights_raise_an_error(name: str):
+    with pytest.raises(BackboneError, match=r"There are no published weights .* --weights none"):
         choose(name)

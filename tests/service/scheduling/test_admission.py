@@ -1,4 +1,4 @@
-"""The places for images: never more than there are, and none kept for long for those who do not come."""
+"""Admission control: the slot limit, and reservations that expire."""
 
 import asyncio
 
@@ -9,71 +9,71 @@ from graft.service.scheduling import admission
 from graft.service.scheduling.admission import Room
 
 
-def test_so_many_may_be_inside_and_no_more():
-    house = Room(2)
-    with house.place(), house.place():
-        assert house.inside == 2
-        with pytest.raises(Overloaded) as refused, house.place():
+def test_slots_are_limited():
+    slots = Room(2)
+    with slots.place(), slots.place():
+        assert slots.inside == 2
+        with pytest.raises(Overloaded) as caught, slots.place():
             pass
-        assert refused.value.limit == "max_waiting"
-        assert house.inside == 2
-    assert house.inside == 0
-    house.check()
+        assert caught.value.limit == "max_waiting"
+        assert slots.inside == 2
+    assert slots.inside == 0
+    slots.check()
 
 
-def test_a_place_is_given_back_by_an_image_that_fails():
-    house = Room(1)
-    with pytest.raises(KeyError), house.place():
+def test_slot_is_released_on_error():
+    slots = Room(1)
+    with pytest.raises(KeyError), slots.place():
         raise KeyError
-    assert house.inside == 0
+    assert slots.inside == 0
 
 
-def test_what_is_expected_counts_like_what_is_inside():
-    async def arrive() -> None:
-        house = Room(2)
-        with house.place():
-            arrival = house.expect()
-            with pytest.raises(Overloaded, match="1 images are waiting already, and 1 are coming"):
-                house.expect()
-            arrival.end()
-            house.expect()
+def test_reservations_count_as_used_slots():
+    async def run() -> None:
+        slots = Room(2)
+        with slots.place():
+            reservation = slots.expect()
+            with pytest.raises(Overloaded, match="1 images are already waiting, and 1 are being uploaded"):
+                slots.expect()
+            reservation.end()
+            slots.expect()
 
-    asyncio.run(arrive())
+    asyncio.run(run())
 
 
-def test_an_arrival_ends_once():
-    async def arrive() -> None:
-        house = Room(1)
-        arrival = house.expect()
-        arrival.end()
-        arrival.end()
-        house.expect()
+def test_reservation_is_released_once():
+    async def run() -> None:
+        slots = Room(1)
+        reservation = slots.expect()
+        reservation.end()
+        reservation.end()
+        slots.expect()
         with pytest.raises(Overloaded):
-            house.expect()
+            slots.expect()
 
-    asyncio.run(arrive())
+    asyncio.run(run())
 
 
-def test_no_place_is_kept_for_who_dawdles(monkeypatch):
+def test_reservation_expires(monkeypatch):
     monkeypatch.setattr(admission, "ARRIVES_WITHIN_S", 0.01)
 
-    async def dawdle() -> None:
-        house = Room(1)
-        arrival = house.expect()
+    async def run() -> None:
+        slots = Room(1)
+        reservation = slots.expect()
         await asyncio.sleep(0.05)
-        house.expect()
-        arrival.end()  # late, and no longer its own
+        slots.expect()
+        reservation.end()  # has expired, so it must not free the other reservation
         with pytest.raises(Overloaded):
-            house.expect()
+            slots.expect()
 
-    asyncio.run(dawdle())
+    asyncio.run(run())
 
 
-def test_who_is_on_the_way_keeps_nobody_out_who_is_there():
-    async def arrive() -> None:
-        house = Room(1)
-        house.expect()
-        with house.place():
-            assert house.inside == 1
+def test_reservation_does_not_block_an_uploaded_image():
+    async def run() -> None:
+        slots = Room(1)
+        slots.expect()
+        with slots.place():
+            assert slots.inside == 1
 
-    asyncio.run(arrive())
+    asyncio.run(run())

@@ -1,3 +1,5 @@
+"""Output sizes, weights, multiply-adds and receptive fields, against known values."""
+
 import pytest
 
 from graft.training.architecture.receptive_field import (
@@ -15,7 +17,7 @@ from graft.training.architecture.receptive_field import (
 
 PIXEL = ReceptiveField()
 THREE = Window((3, 3), before=(1, 1), after=(1, 1))
-ALEXNET = [  # kernel, stride, padding, channels in and out of its five convolutions; between them, pooling 3x3 by 2
+ALEXNET = [  # kernel, stride, padding, input and output channels of the five convolutions
     (11, 4, 0, 3, 96),
     (5, 1, 2, 96, 256),
     (3, 1, 1, 256, 384),
@@ -24,38 +26,38 @@ ALEXNET = [  # kernel, stride, padding, channels in and out of its five convolut
 ]
 
 
-def test_a_filter_of_11_by_4_makes_55_of_227():
+def test_output_size_of_kernel_11_stride_4_on_227_is_55():
     assert output_size(227, kernel=11, stride=4) == 55
 
 
-def test_what_does_not_fit_is_left_out():
+def test_output_size_rounds_down():
     assert output_size(224, kernel=11, stride=4, padding=2) == 55
 
 
-def test_a_dilated_window_is_as_wide_as_it_reaches():
+def test_dilation_enlarges_the_window():
     assert output_size(10, kernel=3, dilation=2) == 6
 
 
 @pytest.mark.parametrize(("n", "kernel", "stride", "padding"), [(224, 3, 2, (0, 1)), (112, 5, 2, (1, 2)), (7, 3, 1, (1, 1))])
-def test_same_padding_is_tensorflows(n, kernel, stride, padding):
+def test_same_padding_matches_tensorflow(n, kernel, stride, padding):
     assert same_padding(n, kernel, stride) == padding
     assert output_size(n, kernel, stride, sum(padding) / 2) == -(-n // stride)
 
 
-@pytest.mark.parametrize(("n", "kernel", "stride", "padding", "found"), [(112, 3, 2, 0, (0, 1)), (7, 3, 2, 1, (1, 1))])
-def test_rounding_up_is_padding_at_the_end(n, kernel, stride, padding, found):
-    assert ceil_padding(n, kernel, stride, padding) == found
+@pytest.mark.parametrize(("n", "kernel", "stride", "padding", "expected"), [(112, 3, 2, 0, (0, 1)), (7, 3, 2, 1, (1, 1))])
+def test_ceil_mode_adds_padding_at_the_end(n, kernel, stride, padding, expected):
+    assert ceil_padding(n, kernel, stride, padding) == expected
 
 
-def test_rounding_up_makes_no_window_that_sees_only_padding():
+def test_ceil_mode_adds_no_window_over_padding_only():
     assert ceil_padding(4, kernel=2, stride=4, padding=1) == (1, 1)
 
 
-def test_six_filters_of_5_by_5_by_3_have_456_weights():
+def test_six_5x5x3_filters_have_456_weights():
     assert conv_weights((5, 5), 3, 6) == 456
 
 
-def test_groups_share_no_weights():
+def test_depthwise_convolution_has_one_filter_per_channel():
     assert conv_weights((3, 3), 32, 32, groups=32, bias=False) == 288
 
 
@@ -65,59 +67,59 @@ def test_alexnet_has_62_378_344_weights():
     assert convolutions + linear == 62_378_344
 
 
-def test_the_naive_inception_module_takes_854_million_operations():
+def test_naive_inception_module_has_854_million_multiply_adds():
     branches = [((1, 1), 128), ((3, 3), 192), ((5, 5), 96)]
     assert sum(conv_multiply_adds(kernel, 256, (28, 28), c_out) for kernel, c_out in branches) == 854_196_224
 
 
-def test_bottlenecks_of_1_by_1_leave_358_million_as_the_lecture_counts_them():
+def test_inception_module_with_1x1_bottlenecks_matches_the_lecture():
     convolutions = [((1, 1), 256, 64)] * 3 + [((1, 1), 256, 128), ((3, 3), 64, 192), ((5, 5), 64, 96)]
-    ours = sum(conv_multiply_adds(kernel, c_in, (28, 28), c_out) for kernel, c_in, c_out in convolutions)
-    assert ours == 271_351_808
-    # The lecture's total of the six convolutions that it lists has that of 3 by 3 in it twice.
-    assert ours + conv_multiply_adds((3, 3), 64, (28, 28), 192) == 358_055_936
+    total = sum(conv_multiply_adds(kernel, c_in, (28, 28), c_out) for kernel, c_in, c_out in convolutions)
+    assert total == 271_351_808
+    # The lecture's total of 358 million counts the 3x3 convolution twice.
+    assert total + conv_multiply_adds((3, 3), 64, (28, 28), 192) == 358_055_936
 
 
-def test_three_stacked_3_by_3_see_7_by_7():
+def test_three_stacked_3x3_have_a_7x7_field():
     assert PIXEL.through(THREE).through(THREE).through(THREE).size == (7, 7)
 
 
-def test_a_stride_spreads_the_positions_of_all_that_follows():
+def test_strides_multiply():
     field = PIXEL.through(Window((7, 7), (2, 2), (3, 3), (3, 3))).through(Window((3, 3), (2, 2), (1, 1), (1, 1)))
     assert field == ReceptiveField((11, 11), (4, 4), (0.5, 0.5))
 
 
-def test_the_first_position_of_a_padded_filter_is_centred_on_the_first_pixel():
+def test_field_of_a_padded_filter_is_centered_on_the_first_pixel():
     assert PIXEL.through(THREE).box(0, 0) == (-1, -1, 2, 2)
 
 
-def test_a_box_is_columns_before_rows():
+def test_box_lists_columns_before_rows():
     field = PIXEL.through(Window((1, 7), (2, 3)))
     assert field.box(row=2, column=1) == (3, 4, 10, 5)
 
 
-def test_padding_that_stands_only_behind_moves_no_field():
+def test_padding_at_the_end_does_not_shift_the_field():
     assert PIXEL.through(Window((3, 3), (2, 2), (0, 0), (1, 1))).box(0, 0) == (0, 0, 3, 3)
 
 
-def test_branches_see_what_the_widest_of_them_sees():
+def test_union_of_branches_covers_all_fields():
     narrow, wide = PIXEL.through(THREE), PIXEL.through(Window((1, 7), before=(0, 3), after=(0, 3)))
     assert union([narrow, wide]).box(0, 0) == (-3, -1, 4, 2)
 
 
-def test_a_branch_that_sees_the_whole_image_makes_the_sum_see_it():
+def test_union_with_a_global_branch_is_the_whole_image():
     assert union([PIXEL.through(THREE), whole((32, 48))]).box(5, 5) == (0, 0, 48, 32)
 
 
-def test_branches_of_different_strides_have_no_field_in_common():
+def test_union_of_different_strides_is_an_error():
     with pytest.raises(ValueError, match="no field in common"):
         union([PIXEL, PIXEL.through(Window((2, 2), (2, 2)))])
 
 
-def test_all_positions_together_see_no_more_than_the_image():
+def test_pooled_field_is_clipped_to_the_image():
     assert PIXEL.through(THREE).over((32, 32), (32, 32)) == whole((32, 32))
 
 
-def test_what_no_window_reaches_stays_unseen():
+def test_pooled_field_excludes_pixels_that_no_window_covers():
     field = PIXEL.through(Window((2, 2), (3, 3)))
     assert field.over((3, 3), (10, 10)).box(0, 0) == (0, 0, 8, 8)

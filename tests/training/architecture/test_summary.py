@@ -1,4 +1,4 @@
-"""What a person and a program are told of a network's layers."""
+"""`graft inspect`: the layer table, the JSON output and the HTML page."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-import graft.service.networks.network  # noqa: F401 - our own networks' names
+import graft.service.networks.network  # noqa: F401 - registers Graft's own networks
 from graft.training.architecture import summary
 from graft.training.architecture.layers import Anatomy, Layer
 from graft.training.architecture.receptive_field import ReceptiveField
@@ -18,8 +18,8 @@ from graft.training.cli.main import main
 from graft.training.report import render
 
 
-def shaped(name: str) -> Inspection:
-    """What there is to tell of a network but its time."""
+def untimed_inspection(name: str) -> Inspection:
+    """An inspection with a fixed time."""
     with torch.device("meta"):
         body = timm.create_model(name)
     side = body.pretrained_cfg["input_size"][-1]
@@ -31,9 +31,12 @@ def lenet() -> Inspection:
     return summary.inspect("lenet5")
 
 
-def test_a_backbone_needs_no_weights(lenet: Inspection):
+def test_backbone_needs_no_pretrained_weights(lenet: Inspection):
     assert lenet.anatomy.weights == 62_006
-    assert lenet.what == "lenet5 with its own classifier; random weights: sizes, operations and time do not depend on them"
+    assert (
+        lenet.what
+        == "lenet5 with its original classifier; random weights, because sizes, multiply-adds and time do not depend on them"
+    )
 
 
 def test_time_is_measured(lenet: Inspection):
@@ -41,7 +44,7 @@ def test_time_is_measured(lenet: Inspection):
     assert lenet.engine_milliseconds is None
 
 
-def test_facts_of_a_layer_are_all_that_the_formulas_need(lenet: Inspection):
+def test_json_of_a_layer_has_all_fields(lenet: Inspection):
     first = lenet.facts()["layers"][0]
     assert json.loads(json.dumps(first)) == {
         "name": "stages.0.conv1",
@@ -59,29 +62,29 @@ def test_facts_of_a_layer_are_all_that_the_formulas_need(lenet: Inspection):
     }
 
 
-def test_totals_are_the_layers_sums(lenet: Inspection):
-    facts = lenet.facts()
-    assert facts["totals"]["weights"] == sum(layer["weights"] for layer in facts["layers"]) == 62_006
-    assert facts["totals"]["multiply_adds"] == sum(layer["multiply_adds"] for layer in facts["layers"]) == 651_720
-    assert facts["totals"]["bytes"] == 4 * 62_006
+def test_totals_are_sums_over_the_layers(lenet: Inspection):
+    output = lenet.facts()
+    assert output["totals"]["weights"] == sum(layer["weights"] for layer in output["layers"]) == 62_006
+    assert output["totals"]["multiply_adds"] == sum(layer["multiply_adds"] for layer in output["layers"]) == 651_720
+    assert output["totals"]["bytes"] == 4 * 62_006
 
 
 @pytest.mark.parametrize(
     "name", ["inception_v3", "resnet152", "vgg19", "vit_tiny_patch16_224", "densenet121", "efficientnet_b0"]
 )
 def test_table_fits_120_columns(name: str):
-    lines = summary.text(shaped(name)).splitlines()
+    lines = summary.text(untimed_inspection(name)).splitlines()
     assert max(map(len, lines)) <= 120
     assert len(lines) > 20
 
 
-def test_table_names_each_layer_with_all_that_is_known_of_it(lenet: Inspection):
+def test_table_has_a_row_for_every_layer(lenet: Inspection):
     lines = [line.split() for line in summary.text(lenet).splitlines()]
     assert ["stages.1.conv2", "convolution", "5", "1", "0", "10x10x16", "2,416", "4%", "0.24", "37%", "14", "2", "7"] in lines
     assert ["hidden.fc1", "linear", "1x1x120", "48,120", "78%", "0.048", "7%", "all"] in lines
 
 
-def test_names_that_are_too_long_keep_their_end():
+def test_long_names_are_truncated_at_the_start():
     layer = Layer("a" * 200 + ".end", "convolution", (1, 1, 1), ReceptiveField(), 1)
     found = Inspection("x", "y", Anatomy((layer,), (8, 8), 1, 4), 1.0)
     [line] = [line for line in summary.text(found).splitlines() if ".end" in line]
@@ -89,11 +92,11 @@ def test_names_that_are_too_long_keep_their_end():
     assert len(line) <= 120
 
 
-def test_an_unknown_field_is_a_question_mark():
+def test_unknown_field_is_a_question_mark():
     assert summary.sees(Layer("x", "convolution", (1, 1, 1), None), (8, 8)) == ("?", "", "")
 
 
-def test_page_holds_every_layer_and_asks_nothing_of_any_network(lenet: Inspection):
+def test_page_lists_every_layer_and_loads_nothing_from_the_web(lenet: Inspection):
     page = render.inspect_page(lenet)
     for layer in lenet.anatomy.layers:
         assert f"<bdi>{layer.name}</bdi>" in page
@@ -108,7 +111,7 @@ def test_page_escapes_names():
     assert "<i>" not in page
 
 
-def test_package_is_timed_with_what_serves_it(fitted):
+def test_package_is_timed_with_the_inference_engine(fitted):
     found = summary.inspect(str(fitted.artifact.path))
     names = [layer.name for layer in found.anatomy.layers]
     assert names[0].startswith("backbone.")
@@ -119,27 +122,29 @@ def test_package_is_timed_with_what_serves_it(fitted):
     assert "10 labels" in found.what
 
 
-def test_package_has_a_size_of_its_own(fitted):
-    with pytest.raises(ValueError, match="is a package, which has a size of its own"):
+def test_package_rejects_an_input_size(fitted):
+    with pytest.raises(ValueError, match="is a package, and its input size is fixed"):
         summary.inspect(str(fitted.artifact.path), 64)
 
 
-def test_unknown_backbone_is_answered_with_what_may_have_been_meant():
+def test_unknown_backbone_suggests_similar_names():
     with pytest.raises(BackboneError, match=r"Unknown backbone 'lenet'\. Did you mean .*lenet5"):
         summary.inspect("lenet")
 
 
-def test_size_that_a_backbone_cannot_look_at_is_refused():
-    with pytest.raises(BackboneError, match=r"tv_alexnet cannot look at 20 pixels: .* Another --input-size may do"):
+def test_unsupported_input_size_is_rejected():
+    with pytest.raises(
+        BackboneError, match=r"tv_alexnet does not accept an input size of 20 pixels: .* Try another --input-size"
+    ):
         summary.inspect("tv_alexnet", 20)
 
 
-def test_command_prints_one_object_and_writes_a_page(capsys, tmp_path: Path):
+def test_command_prints_json_and_writes_a_page(capsys, tmp_path: Path):
     assert main(["inspect", "lenet5", "--json", "--input-size", "64", "--html", str(tmp_path / "page.html")]) == 0
     assert json.loads(capsys.readouterr().out)["layers"][0]["output"] == [60, 60, 6]
     assert "lenet5" in (tmp_path / "page.html").read_text()
 
 
-def test_package_that_is_none_is_wrong_use(capsys, tmp_path: Path):
+def test_missing_package_is_an_error(capsys, tmp_path: Path):
     assert main(["inspect", str(tmp_path / "no-such")]) in (2, 3)
     assert "error: " in capsys.readouterr().err

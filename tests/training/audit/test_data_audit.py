@@ -1,4 +1,4 @@
-"""What would make the numbers lie stops a fit, all of it is shown, and what a person allows is left out, on record."""
+"""Data audit: errors stop a fit, all of them are reported, and files excluded by a flag are recorded."""
 
 import shutil
 import zlib
@@ -13,12 +13,12 @@ from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.findings import Finding
 from graft.training.data.splits import grouped, split
 
-TWO_PARTS = {"train/cat": 12, "train/dog": 12, "test/cat": 6, "test/dog": 6}
+TWO_SPLITS = {"train/cat": 12, "train/dog": 12, "test/cat": 6, "test/dog": 6}
 
 
 def audited(folder: Path) -> tuple[Dataset, list[Finding]]:
-    dataset, looks = examine(scan(folder))
-    return dataset, audit(dataset, looks)
+    dataset, scanned = examine(scan(folder))
+    return dataset, audit(dataset, scanned)
 
 
 def kinds(findings: list[Finding], severity: str) -> list[str]:
@@ -27,61 +27,61 @@ def kinds(findings: list[Finding], severity: str) -> list[str]:
 
 @pytest.fixture
 def leaky(make_folder) -> Path:
-    folder = make_folder(TWO_PARTS)
+    folder = make_folder(TWO_SPLITS)
     shutil.copy(folder / "train/cat/000.png", folder / "test/cat/leak.png")
     return folder
 
 
 @pytest.fixture
-def contradictory(make_folder) -> Path:
-    folder = make_folder(TWO_PARTS)
+def conflicting(make_folder) -> Path:
+    folder = make_folder(TWO_SPLITS)
     shutil.copy(folder / "train/cat/000.png", folder / "train/dog/copy.png")
     return folder
 
 
 def test_clean_folder_has_no_errors(make_folder):
-    assert kinds(audited(make_folder(TWO_PARTS))[1], "error") == []
+    assert kinds(audited(make_folder(TWO_SPLITS))[1], "error") == []
 
 
-def test_image_to_learn_from_and_held_out_is_a_leak(leaky: Path):
+def test_duplicate_in_train_and_test_is_a_leak(leaky: Path):
     _, findings = audited(leaky)
     [leak] = [finding for finding in findings if finding.severity == "error"]
     assert (leak.kind, leak.flag) == ("leak", "--drop-duplicates")
     assert set(leak.paths) == {"train/cat/000.png", "test/cat/leak.png"}
 
 
-def test_leak_is_mended_by_not_learning_from_it(leaky: Path):
+def test_leak_is_fixed_by_excluding_the_training_copy(leaky: Path):
     dataset, findings = audited(leaky)
-    kept, left_out = settled(dataset, findings, skip_bad=False, drop_duplicates=True)
-    assert left_out == {"train/cat/000.png": "leak"}
+    kept, excluded = settled(dataset, findings, skip_bad=False, drop_duplicates=True)
+    assert excluded == {"train/cat/000.png": "leak"}
     assert len(kept.samples) == len(dataset.samples) - 1
 
 
-def test_contradiction_is_mended_by_leaving_out_both_sides(contradictory: Path):
-    dataset, findings = audited(contradictory)
+def test_conflicting_labels_are_fixed_by_excluding_both_files(conflicting: Path):
+    dataset, findings = audited(conflicting)
     assert kinds(findings, "error") == ["conflict"]
-    _, left_out = settled(dataset, findings, skip_bad=False, drop_duplicates=True)
-    assert set(left_out) == {"train/cat/000.png", "train/dog/copy.png"}
+    _, excluded = settled(dataset, findings, skip_bad=False, drop_duplicates=True)
+    assert set(excluded) == {"train/cat/000.png", "train/dog/copy.png"}
 
 
-def test_errors_stop_the_run_and_name_the_way_out(leaky: Path):
-    with pytest.raises(DatasetError, match=r"leak\.png") as refused:
+def test_errors_stop_the_run_and_name_the_remedy(leaky: Path):
+    with pytest.raises(DatasetError, match=r"leak\.png") as raised:
         settled(*audited(leaky), skip_bad=True, drop_duplicates=False)
-    assert "--drop-duplicates" in str(refused.value)
+    assert "--drop-duplicates" in str(raised.value)
 
 
-def test_damaged_file_is_left_out_when_allowed(make_folder):
+def test_damaged_file_is_excluded_if_allowed(make_folder):
     folder = make_folder({"cat": 24, "dog": 24})
-    whole = (folder / "cat/000.png").read_bytes()
-    (folder / "cat/000.png").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "cat/000.png").read_bytes()
+    (folder / "cat/000.png").write_bytes(content[: len(content) // 2])
     dataset, findings = audited(folder)
     with pytest.raises(DatasetError, match=r"cat/000\.png"):
         settled(dataset, findings, skip_bad=False, drop_duplicates=False)
-    _, left_out = settled(dataset, findings, skip_bad=True, drop_duplicates=False)
-    assert list(left_out) == ["cat/000.png"]
+    _, excluded = settled(dataset, findings, skip_bad=True, drop_duplicates=False)
+    assert list(excluded) == ["cat/000.png"]
 
 
-def test_more_than_one_in_twenty_damaged_stops_even_so(make_folder):
+def test_more_than_five_percent_damaged_stop_the_fit_even_if_allowed(make_folder):
     folder = make_folder({"cat": 10, "dog": 10})
     for number in range(3):
         (folder / f"cat/00{number}.png").write_bytes(b"no image")
@@ -89,7 +89,7 @@ def test_more_than_one_in_twenty_damaged_stops_even_so(make_folder):
         settled(*audited(folder), skip_bad=True, drop_duplicates=False)
 
 
-def test_the_same_picture_in_another_format_is_a_near_copy(make_folder, encode):
+def test_same_image_in_another_format_is_a_near_duplicate(make_folder, encode):
     photo = np.kron(np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8), np.ones((20, 20, 1), np.uint8))
     folder = make_folder({"cat": 12, "dog": 12})
     (folder / "cat/a.png").write_bytes(encode(photo))
@@ -98,9 +98,9 @@ def test_the_same_picture_in_another_format_is_a_near_copy(make_folder, encode):
 
 
 def header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds nothing."""
-    claims = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
-    chunks = ((13, claims), (0, b"IDAT"), (0, b"IEND"))
+    """A PNG with a header of this size and no pixels."""
+    ihdr = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    chunks = ((13, ihdr), (0, b"IDAT"), (0, b"IEND"))
     written = [length.to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") for length, chunk in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(written)
 
@@ -108,7 +108,7 @@ def header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "kind", "reason"),
     [
-        ("empty.jpg", b"", "empty-file", "The image has no bytes"),
+        ("empty.jpg", b"", "empty-file", "The image file is empty"),
         ("text.jpg", b"no image at all", "unsupported-format", "not"),
         ("phone.heic", b"\0\0\0\x18ftypheic" + bytes(64), "unsupported-format", "HEIC"),
         ("map.png", header(20_000, 20_000), "over-limits", "20000x20000"),
@@ -128,94 +128,95 @@ def test_file_that_cannot_be_used_is_an_error_with_path_and_reason(
     assert reason in error.text
 
 
-def test_one_in_twenty_damaged_may_be_left_out(make_folder):
+def test_five_percent_damaged_may_be_excluded(make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     for number in range(2):
         (folder / f"cat/00{number}.png").write_bytes(b"no image")
-    _, left_out = settled(*audited(folder), skip_bad=True, drop_duplicates=False)
-    assert left_out == {"cat/000.png": "unsupported-format", "cat/001.png": "unsupported-format"}
+    _, excluded = settled(*audited(folder), skip_bad=True, drop_duplicates=False)
+    assert excluded == {"cat/000.png": "unsupported-format", "cat/001.png": "unsupported-format"}
 
 
-def test_every_pair_under_two_labels_is_listed(contradictory: Path):
-    shutil.copy(contradictory / "train/cat/001.png", contradictory / "train/dog/other.png")
-    conflicts = {f.text for f in audited(contradictory)[1] if f.kind == "conflict"}
+def test_every_pair_with_conflicting_labels_is_listed(conflicting: Path):
+    shutil.copy(conflicting / "train/cat/001.png", conflicting / "train/dog/other.png")
+    conflicts = {f.text for f in audited(conflicting)[1] if f.kind == "conflict"}
     assert conflicts == {
-        "one image under two labels: train/cat/000.png, train/dog/copy.png",
-        "one image under two labels: train/cat/001.png, train/dog/other.png",
+        "duplicates with different labels: train/cat/000.png, train/dog/copy.png",
+        "duplicates with different labels: train/cat/001.png, train/dog/other.png",
     }
 
 
-def test_same_bytes_twice_under_one_label_are_only_a_warning(make_folder):
+def test_duplicates_with_the_same_label_are_only_a_warning(make_folder):
     folder = make_folder({"cat": 12, "dog": 12})
     shutil.copy(folder / "cat/000.png", folder / "cat/copy.png")
-    [warned] = [finding for finding in audited(folder)[1] if finding.kind == "duplicate"]
-    assert (warned.severity, warned.paths) == ("warning", ("cat/000.png", "cat/copy.png"))
+    [warning] = [finding for finding in audited(folder)[1] if finding.kind == "duplicate"]
+    assert (warning.severity, warning.paths) == ("warning", ("cat/000.png", "cat/copy.png"))
 
 
 @pytest.fixture
-def film(make_folder, encode) -> Path:
-    """Two parts, and a picture in both of them that only its encoding tells apart."""
+def near_duplicates(make_folder, encode) -> Path:
+    """Train and test, and one image in both with different encodings."""
     picture = np.kron(np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8), np.ones((20, 20, 1), np.uint8))
-    folder = make_folder(TWO_PARTS)
+    folder = make_folder(TWO_SPLITS)
     (folder / "train/cat/a.png").write_bytes(encode(picture))
     (folder / "test/cat/b.jpg").write_bytes(encode(picture, "JPEG", quality=90))
     return folder
 
 
-def test_near_copy_to_learn_from_and_held_out_is_a_warning(film: Path):
-    _, findings = audited(film)
-    [warned] = [finding for finding in findings if finding.kind == "near-leak"]
-    assert (warned.severity, set(warned.paths)) == ("warning", {"train/cat/a.png", "test/cat/b.jpg"})
+def test_near_duplicate_across_train_and_test_is_a_warning(near_duplicates: Path):
+    _, findings = audited(near_duplicates)
+    [warning] = [finding for finding in findings if finding.kind == "near-leak"]
+    assert (warning.severity, set(warning.paths)) == ("warning", {"train/cat/a.png", "test/cat/b.jpg"})
     assert kinds(findings, "error") == []
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_near_copies_are_never_torn_apart_by_a_split(film: Path, seed: int):
-    in_one_part = film.parent / "together"
+def test_near_duplicates_stay_in_one_split(near_duplicates: Path, seed: int):
+    merged = near_duplicates.parent / "merged"
     for label in ("cat", "dog"):
-        shutil.copytree(film / "train" / label, in_one_part / label)
-    shutil.copy(film / "test/cat/b.jpg", in_one_part / "cat/b.jpg")
-    dataset, looks = examine(scan(in_one_part))
-    parts = split(grouped(dataset, looks.alike), seed).named()
-    [part] = {name for name, samples in parts.items() if {"cat/a.png", "cat/b.jpg"} & {sample.path for sample in samples}}
-    assert part in parts
+        shutil.copytree(near_duplicates / "train" / label, merged / label)
+    shutil.copy(near_duplicates / "test/cat/b.jpg", merged / "cat/b.jpg")
+    dataset, scanned = examine(scan(merged))
+    splits = split(grouped(dataset, scanned.alike), seed).named()
+    pair = {"cat/a.png", "cat/b.jpg"}
+    [name] = {name for name, samples in splits.items() if pair & {sample.path for sample in samples}}
+    assert name in splits
 
 
-def test_group_in_both_parts_is_a_leak(make_folder):
+def test_group_in_both_splits_is_a_leak(make_folder):
     folder = make_folder({"train/cat/p1": 12, "train/dog": 12, "test/cat/p1": 4, "test/dog": 4})
     (folder / "test/cat/p1").rename(folder / "test/cat/p1-later")
-    dataset, looks = examine(scan(folder, group_by="(p1)"))
-    [leak] = [finding for finding in audit(dataset, looks) if finding.kind == "group-leak"]
+    dataset, scanned = examine(scan(folder, group_by="(p1)"))
+    [leak] = [finding for finding in audit(dataset, scanned) if finding.kind == "group-leak"]
     assert (leak.severity, leak.flag) == ("error", "--drop-duplicates")
-    assert leak.text.startswith("one group in several parts (12 in train and 4 in test): ")
+    assert leak.text.startswith("one group in several splits (12 in train and 4 in test): ")
 
 
-def test_all_problems_are_shown_at_once(contradictory: Path):
-    (contradictory / "train/cat/empty.png").touch()
-    (contradictory / "train/hen").mkdir()
-    dataset, findings = audited(contradictory)
+def test_all_problems_are_reported_at_once(conflicting: Path):
+    (conflicting / "train/cat/empty.png").touch()
+    (conflicting / "train/hen").mkdir()
+    dataset, findings = audited(conflicting)
     assert set(kinds(findings, "error")) == {"conflict", "empty-file", "empty-folder"}
-    with pytest.raises(DatasetError, match="3 problems stop the fit:") as refused:
+    with pytest.raises(DatasetError, match="3 problems stop the fit:") as raised:
         settled(dataset, findings, skip_bad=False, drop_duplicates=False)
     for path in ("train/cat/000.png", "train/dog/copy.png", "train/cat/empty.png", "train/hen"):
-        assert path in str(refused.value)
-    assert "--drop-duplicates and --skip-bad can leave out the rest" in str(refused.value)
+        assert path in str(raised.value)
+    assert "--drop-duplicates and --skip-bad can exclude the rest" in str(raised.value)
 
 
 def test_many_problems_of_one_kind_are_counted_and_ten_are_listed(make_folder):
     folder = make_folder({"cat": 300, "dog": 12}, side=8)
     for number in range(12):
         (folder / f"cat/{number:03d}.png").write_bytes(b"")
-    with pytest.raises(DatasetError, match="12 problems stop the fit:") as refused:
+    with pytest.raises(DatasetError, match="12 problems stop the fit:") as raised:
         settled(*audited(folder), skip_bad=False, drop_duplicates=False)
-    assert sum("The image has no bytes" in line for line in str(refused.value).splitlines()) == 10
-    assert "and 2 more of this kind" in str(refused.value)
+    assert sum("The image file is empty" in line for line in str(raised.value).splitlines()) == 10
+    assert "and 2 more of this kind" in str(raised.value)
 
 
-def test_nothing_is_ever_written_into_the_data(contradictory: Path):
-    (contradictory / "train/cat/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
-    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.stat().st_mode) for path in contradictory.rglob("*")}
-    audited(contradictory)
+def test_audit_never_writes_to_the_data(conflicting: Path):
+    (conflicting / "train/cat/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.stat().st_mode) for path in conflicting.rglob("*")}
+    audited(conflicting)
     assert before == {
-        path: (path.stat().st_mtime_ns, path.stat().st_ino, path.stat().st_mode) for path in contradictory.rglob("*")
+        path: (path.stat().st_mtime_ns, path.stat().st_ino, path.stat().st_mode) for path in conflicting.rglob("*")
     }

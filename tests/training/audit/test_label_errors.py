@@ -1,4 +1,4 @@
-"""Wrong labels and outliers are found among vectors where they were planted, and not where there are none."""
+"""Label issues and outliers are found if they are planted, and not otherwise."""
 
 import tracemalloc
 from pathlib import Path
@@ -11,8 +11,8 @@ from graft.training.audit.label_errors import doubtful, outliers
 from graft.training.features.feature_arrays import Rows
 
 
-def clouds(n: int = 300, n_labels: int = 3, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Vectors around a centre for each label: (float32 (N, D), labels (N,), paths)."""
+def clusters(n: int = 300, n_labels: int = 3, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Vectors in one cluster per label: (float32 (N, D), labels (N,), paths)."""
     random = np.random.default_rng(seed)
     labels = np.arange(n) % n_labels
     centres = random.normal(size=(n_labels, width))
@@ -23,46 +23,46 @@ def clouds(n: int = 300, n_labels: int = 3, width: int = 32, seed: int = 0) -> t
 NAMES = ("ant", "bee", "cat")
 
 
-def test_half_of_what_is_planted_is_found_and_nothing_else():
-    vectors, labels, paths = clouds()
+def test_half_of_the_planted_errors_are_found_without_false_positives():
+    vectors, labels, paths = clusters()
     wrong = [5, 50, 101, 200]
     labels[wrong] = (labels[wrong] + 1) % 3
     found = label_errors.suspects(vectors, labels, paths, NAMES)
     assert len(found) >= 2
-    assert {suspect.path for suspect in found} <= {f"{row}.jpg" for row in wrong}
-    [first] = [suspect for suspect in found if suspect.path == "5.jpg"]
+    assert {issue.path for issue in found} <= {f"{row}.jpg" for row in wrong}
+    [first] = [issue for issue in found if issue.path == "5.jpg"]
     assert (first.given, first.suggested) == ("ant", "cat")
     assert first.probability > 0.5
 
 
-def test_right_labels_are_not_suspected():
-    vectors, labels, paths = clouds()
+def test_correct_labels_are_not_reported():
+    vectors, labels, paths = clusters()
     assert label_errors.suspects(vectors, labels, paths, NAMES) == []
 
 
-def test_labels_without_any_meaning_are_not_suspected():
-    vectors, labels, paths = clouds()
+def test_random_labels_are_not_reported():
+    vectors, labels, paths = clusters()
     assert label_errors.suspects(vectors, np.random.default_rng(1).permutation(labels), paths, NAMES) == []
 
 
-def test_a_label_with_too_few_images_is_not_judged():
-    vectors, labels, paths = clouds()
+def test_label_with_too_few_images_is_skipped():
+    vectors, labels, paths = clusters()
     labels[:] = np.where(labels == 2, 1, labels)
     labels[7] = 2
-    assert "7.jpg" not in {suspect.path for suspect in label_errors.suspects(vectors, labels, paths, NAMES)}
+    assert "7.jpg" not in {issue.path for issue in label_errors.suspects(vectors, labels, paths, NAMES)}
 
 
-def test_copies_do_not_vouch_for_each_other():
-    vectors, labels, paths = clouds()
-    vectors[30:33], labels[30:33] = vectors[0], 1  # three copies of one image of another label
+def test_duplicates_do_not_confirm_each_other():
+    vectors, labels, paths = clusters()
+    vectors[30:33], labels[30:33] = vectors[0], 1  # three duplicates of an image of another label
     groups = [f"{row}" for row in range(300)]
     groups[0] = groups[30] = groups[31] = groups[32] = "copies"
-    found = {suspect.path for suspect in label_errors.suspects(vectors, labels, paths, NAMES, groups)}
+    found = {issue.path for issue in label_errors.suspects(vectors, labels, paths, NAMES, groups)}
     assert {"30.jpg", "31.jpg", "32.jpg"} <= found
 
 
-def test_of_several_labels_the_whole_set_is_set_right():
-    vectors, labels, paths = clouds(n=400, n_labels=2)
+def test_multilabel_suggestion_is_the_complete_corrected_set():
+    vectors, labels, paths = clusters(n=400, n_labels=2)
     given = np.stack([labels == 0, np.ones(400, bool)], axis=1)
     given[::4, 1] = False
     vectors = np.concatenate([vectors, np.where(given[:, 1:], 3, -3).repeat(8, axis=1)], axis=1).astype(np.float32)
@@ -71,35 +71,36 @@ def test_of_several_labels_the_whole_set_is_set_right():
     assert (found.path, found.given, found.suggested) == ("9.jpg", "ant, bee", "bee")
 
 
-def test_more_images_than_are_judged_at_once_are_judged_in_parts(monkeypatch):
+def test_large_data_are_processed_in_chunks(monkeypatch):
     monkeypatch.setattr(label_errors, "MOST_AT_ONCE", 120)
-    vectors, labels, paths = clouds(n=360)
+    vectors, labels, paths = clusters(n=360)
     labels[17] = (labels[17] + 1) % 3
-    assert [suspect.path for suspect in label_errors.suspects(vectors, labels, paths, NAMES)] == ["17.jpg"]
+    assert [issue.path for issue in label_errors.suspects(vectors, labels, paths, NAMES)] == ["17.jpg"]
 
 
-def test_doubt_needs_a_label_that_is_as_probable_as_usual():
-    said = np.array([[0.97, 0.03], [0.9, 0.1], [0.02, 0.98], [0.01, 0.99], [0.98, 0.02]])
-    assert doubtful(said, np.array([0, 0, 1, 1, 1])).tolist() == [-1, -1, -1, -1, -1]  # one in five is wrong: no wonder
-    many = np.concatenate([said, np.tile([[0.97, 0.03], [0.02, 0.98]], (50, 1))])
+def test_suggestion_needs_a_typical_probability_and_a_low_error_rate():
+    probabilities = np.array([[0.97, 0.03], [0.9, 0.1], [0.02, 0.98], [0.01, 0.99], [0.98, 0.02]])
+    # An error rate of 20 % is too high.
+    assert doubtful(probabilities, np.array([0, 0, 1, 1, 1])).tolist() == [-1, -1, -1, -1, -1]
+    more = np.concatenate([probabilities, np.tile([[0.97, 0.03], [0.02, 0.98]], (50, 1))])
     own = np.array([0, 0, 1, 1, 1] + [0, 1] * 50)
-    assert doubtful(many, own).tolist()[4] == 0
-    assert (np.delete(doubtful(many, own), 4) == -1).all()
+    assert doubtful(more, own).tolist()[4] == 0
+    assert (np.delete(doubtful(more, own), 4) == -1).all()
 
 
-def test_an_image_unlike_all_others_is_found():
-    vectors, labels, paths = clouds()
+def test_distant_image_is_an_outlier():
+    vectors, labels, paths = clusters()
     vectors[42] = -3 * vectors.mean(axis=0)
     assert [outlier.path for outlier in outliers(vectors, labels, paths)] == ["42.jpg"]
 
 
-def test_no_image_is_strange_where_all_are_alike():
-    assert outliers(*clouds()) == []
+def test_similar_images_have_no_outliers():
+    assert outliers(*clusters()) == []
 
 
 @pytest.mark.parametrize("n", [1, 10, label_errors.FEWEST_OF_LABEL])
 def test_too_few_images_have_no_outliers(n: int):
-    vectors, labels, paths = clouds(n)
+    vectors, labels, paths = clusters(n)
     assert outliers(vectors, labels, paths) == []
 
 
@@ -109,18 +110,18 @@ def test_findings_name_the_file_and_both_labels():
     assert found.text == r"'a\n.jpg' is labelled ant, looks like bee (99%)"
 
 
-def test_vectors_on_disk_are_judged_like_those_in_memory_and_stay_there(tmp_path: Path, monkeypatch):
+def test_memory_mapped_vectors_give_the_same_results_and_stay_on_disk(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(label_errors, "MOST_AT_ONCE", 500)
     monkeypatch.setattr(label_errors, "BLOCK", 100)
-    vectors, labels, paths = clouds(10_000, width=256)
+    vectors, labels, paths = clusters(10_000, width=256)
     labels[[5, 50, 101, 200]] = (labels[[5, 50, 101, 200]] + 1) % 3
     vectors[7] = -10 * vectors[7]
     vectors.astype(np.float16).tofile(tmp_path / "vectors")
     stored = np.asarray(np.memmap(tmp_path / "vectors", np.float16, "r", shape=vectors.shape))
     found = {}
-    for name, seen in (("memory", stored.astype(np.float32)), ("disk", Rows(stored, np.arange(len(stored))))):
+    for name, source in (("memory", stored.astype(np.float32)), ("disk", Rows(stored, np.arange(len(stored))))):
         tracemalloc.start()
-        found[name] = label_errors.suspects(seen, labels, paths, NAMES), outliers(seen, labels, paths)
+        found[name] = label_errors.suspects(source, labels, paths, NAMES), outliers(source, labels, paths)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert found["disk"] == found["memory"]

@@ -1,4 +1,4 @@
-"""A plan leaves nothing open: what a person chose stands, what they did not follows from the data."""
+"""The fine-tuning configuration is complete: set values are kept, others are derived from the data."""
 
 import pytest
 from pydantic import ValidationError
@@ -9,7 +9,7 @@ from graft.training.config.recipe import Recipe
 FEW = Facts(n_images=200, counts=(100, 100))
 
 
-def test_everything_left_open_is_decided():
+def test_every_open_value_is_derived():
     found = plan(Recipe(), FEW)
     assert None not in found.model_dump().values()
     assert (found.batch_size, found.steps, found.epochs, found.total_steps) == (16, 12, 20, 240)
@@ -47,26 +47,26 @@ def test_everything_left_open_is_decided():
         ("seed", 9),
     ],
 )
-def test_every_choice_of_a_person_stands(name: str, value: object):
+def test_every_set_value_is_kept(name: str, value: object):
     assert getattr(plan(Recipe(), FEW), name) != value
     assert getattr(plan(Recipe.model_validate({name: value}), FEW), name) == value
 
 
-def test_averaging_can_be_ruled_out():
+def test_averaging_can_be_turned_off():
     assert plan(Recipe(), FEW).averaging == 0.9583
     assert plan(Recipe(averaging=False), FEW).averaging == 0.0
 
 
-def test_averaging_that_was_asked_for_averages_even_a_short_run():
+def test_requested_averaging_also_applies_to_a_short_run():
     assert plan(Recipe(epochs=1), FEW).averaging == 0.0
     assert plan(Recipe(epochs=1, averaging=True), FEW).averaging == 0.5
 
 
-def test_last_rung_changes_the_last_layers_only():
+def test_finetune_last_trains_the_last_layers_only():
     assert plan(Recipe(strategy="last"), FEW).unfreeze == "last"
 
 
-def test_scratch_from_pretrained_weights_holds_nothing_back():
+def test_scratch_from_pretrained_weights_trains_all_layers_at_the_full_rate():
     found = plan(Recipe(strategy="scratch"), FEW)
     assert (found.scratch, found.fresh) == (True, False)
     assert (found.head_rate, found.bottom_ratio, found.frozen_norm) == (found.backbone_rate, 1.0, False)
@@ -79,72 +79,71 @@ def test_scratch_from_pretrained_weights_holds_nothing_back():
         (Recipe(strategy="finetune"), Facts(n_images=200, counts=(100, 100), pretrained=False)),
     ],
 )
-def test_random_weights_get_more_epochs_stronger_changes_and_mixing(recipe: Recipe, facts: Facts):
+def test_random_init_gets_more_epochs_stronger_augmentation_and_mixup(recipe: Recipe, facts: Facts):
     found = plan(recipe, facts)
     assert (found.fresh, found.epochs, found.augment, found.mixup) == (True, 80, "strong", 0.2)
 
 
-def test_start_of_scratch_means_nothing_to_other_strategies():
+def test_init_is_ignored_by_other_strategies():
     assert plan(Recipe(strategy="finetune", start="random"), FEW) == plan(Recipe(strategy="finetune"), FEW)
 
 
-def test_logits_cannot_be_adjusted_for_images_of_several_labels():
-    with pytest.raises(ValueError, match="--balance logits: images have several labels here"):
+def test_logit_adjustment_is_rejected_for_multilabel_data():
+    with pytest.raises(ValueError, match="--balance logits does not support multilabel data"):
         plan(Recipe(balance="logits"), Facts(n_images=9, counts=(9, 1), multilabel=True))
 
 
-def test_plan_is_plain_data_and_reads_back_equal():
+def test_config_survives_a_json_round_trip():
     found = plan(Recipe(), FEW)
     assert Plan.model_validate_json(found.model_dump_json()) == found
 
 
-def test_plan_refuses_what_is_no_number():
+def test_config_rejects_nan():
     with pytest.raises(ValidationError):
         Plan.model_validate(plan(Recipe(), FEW).model_dump() | {"clip": float("nan")})
 
 
-def test_plan_says_in_three_lines_what_will_happen():
+def test_description_has_three_lines():
     found = describe(plan(Recipe(), Facts(n_images=4_000, counts=(3_000, 600, 400))))
     assert found.splitlines() == [
-        "up to 10 epochs of 125 steps of 32 images; medium changes (cropped, mirrored, turned)",
-        "AdamW: head 0.001, backbone 0.0002 down to 6e-05 at its first layer; rising for 10% of the steps,"
-        " then falling as a cosine",
-        "weight decay 0.02, label smoothing 0.1, dropout 0.2; BatchNorm keeps its statistics; weights averaged;"
-        " labels 8:1, logits adjusted",
+        "up to 10 epochs of 125 steps, batch size 32; augmentation: medium (crop, flip, rotation)",
+        "AdamW: learning rates head 0.001, backbone 0.0002 (first layer 6e-05); 10% warm-up, then cosine decay",
+        "weight decay 0.02, label smoothing 0.1, dropout 0.2; frozen BatchNorm statistics; EMA of the weights;"
+        " class imbalance 8:1, logit adjustment",
     ]
 
 
-def test_what_is_ruled_out_is_not_said():
-    ruled_out = {"flips": False, "rotations": False, "averaging": False, "frozen_norm": False}
+def test_disabled_options_are_not_described():
+    disabled = {"flips": False, "rotations": False, "averaging": False, "frozen_norm": False}
     chosen = {"strategy": "last", "schedule": "plateau", "optimizer": "sgd", "mixup": 0.2}
-    looks, moves, holds = describe(plan(Recipe.model_validate(ruled_out | chosen), FEW)).splitlines()
-    assert looks.endswith("strong changes (cropped), mixup 0.2")
-    assert moves.startswith("SGD with momentum: head 0.005, the backbone's last layers 0.0015; ")
-    assert moves.endswith("then falling whenever validation is stuck")
-    assert holds == "weight decay 0.0001, label smoothing 0.1, dropout 0.2"
+    data, optimizer, regularization = describe(plan(Recipe.model_validate(disabled | chosen), FEW)).splitlines()
+    assert data.endswith("strong (crop), mixup 0.2")
+    assert optimizer.startswith("SGD with momentum: learning rates head 0.005, last backbone layers 0.0015; ")
+    assert optimizer.endswith("then decay when the validation loss plateaus")
+    assert regularization == "weight decay 0.0001, label smoothing 0.1, dropout 0.2"
 
 
 @pytest.mark.parametrize("strategy", ["auto", "probe", "svm", "stages"])
-def test_hardening_is_refused_where_nothing_may_be_shown_changed_images(strategy: str):
-    with pytest.raises(ValueError, match=f"--strategy {strategy} learns from unchanged ones.* It goes with --strategy last, f"):
+def test_augment_corruptions_is_rejected_without_fine_tuning(strategy: str):
+    with pytest.raises(ValueError, match=f"--strategy {strategy} may not fine-tune. Use --strategy finetune-last, f"):
         check(Recipe.model_validate({"strategy": strategy, "harden": "rotation"}))
 
 
 @pytest.mark.parametrize("strategy", ["last", "finetune", "scratch"])
-def test_hardening_goes_with_every_fine_tuning(strategy: str):
+def test_augment_corruptions_works_with_every_fine_tuning_strategy(strategy: str):
     check(Recipe.model_validate({"strategy": strategy, "harden": "rotation"}))
 
 
-def test_hardening_is_told():
-    looks = describe(plan(Recipe(harden=("blur", "rotation")), FEW)).splitlines()[0]
-    assert looks.endswith("strong changes (cropped, mirrored, turned), hardened against rotation, blur")
+def test_corruptions_are_described():
+    data = describe(plan(Recipe(harden=("blur", "rotation")), FEW)).splitlines()[0]
+    assert data.endswith("strong (crop, flip, rotation), corruptions rotation, blur")
 
 
-def test_plan_of_a_run_from_before_there_was_hardening_is_still_one():
+def test_config_without_corruptions_is_still_valid():
     before = plan(Recipe(), FEW).model_dump()
     del before["harden"]
     assert Plan.model_validate(before).harden == ()
 
 
-def test_light_changes_turn_nothing():
-    assert "light changes (cropped, mirrored)" in describe(plan(Recipe(augment="light"), FEW))
+def test_light_augmentation_does_not_rotate():
+    assert "light (crop, flip)" in describe(plan(Recipe(augment="light"), FEW))

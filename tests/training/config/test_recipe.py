@@ -1,4 +1,4 @@
-"""The rules that everything derived comes from, at written-out values, and the file that holds the choices."""
+"""Recipe files and validation, and the derived defaults at known values."""
 
 import itertools
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_saved_recipe_loads_equal(tmp_path: Path):
     assert Recipe.load(tmp_path / "recipe.yaml", {}) == recipe
 
 
-def test_hardening_is_a_list_or_words_joined_by_commas(tmp_path: Path):
+def test_corruptions_are_a_list_or_comma_separated(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("harden: [blur, rotation]\n")
     expected = ("rotation", "blur")
     assert (
@@ -28,31 +28,31 @@ def test_hardening_is_a_list_or_words_joined_by_commas(tmp_path: Path):
     assert Recipe.load(tmp_path / "recipe.yaml", {}).harden == expected
 
 
-def test_command_line_wins_over_the_file(tmp_path: Path):
+def test_command_line_overrides_the_file(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("epochs: 8\nseed: 3\n")
     recipe = Recipe.load(tmp_path / "recipe.yaml", {"epochs": 2})
     assert (recipe.epochs, recipe.seed) == (2, 3)
 
 
 def test_empty_file_means_the_defaults(tmp_path: Path):
-    (tmp_path / "recipe.yaml").write_text("# nothing chosen\n")
+    (tmp_path / "recipe.yaml").write_text("# no options\n")
     assert Recipe.load(tmp_path / "recipe.yaml", {}) == Recipe()
 
 
-def test_unknown_key_is_refused_by_name(tmp_path: Path):
+def test_unknown_key_is_rejected_by_name(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("epoch: 8\n")
     with pytest.raises(ValidationError, match=r"(?s)epoch\n.*Extra inputs"):
         Recipe.load(tmp_path / "recipe.yaml", {})
 
 
 @pytest.mark.parametrize("content", [b"- epochs\n", b"8\n", b"epochs: [8\n", b"\xff\xfeepochs", b"!!python/name:os.system\n"])
-def test_file_that_is_no_mapping_of_choices_is_refused_by_name(tmp_path: Path, content: bytes):
+def test_file_without_a_mapping_is_rejected_by_name(tmp_path: Path, content: bytes):
     (tmp_path / "odd.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=r"odd\.yaml"):
         Recipe.load(tmp_path / "odd.yaml", {})
 
 
-def test_missing_file_is_refused_by_name(tmp_path: Path):
+def test_missing_file_is_rejected_by_name(tmp_path: Path):
     with pytest.raises(ValueError, match=r"none\.yaml cannot be read"):
         Recipe.load(tmp_path / "none.yaml", {})
 
@@ -97,23 +97,24 @@ def test_missing_file_is_refused_by_name(tmp_path: Path):
         ("pixel_cache", -1),
     ],
 )
-def test_impossible_choice_is_refused_by_name(name: str, value: object):
-    with pytest.raises(ValidationError) as refused:
+def test_invalid_option_is_rejected_by_name(name: str, value: object):
+    with pytest.raises(ValidationError) as raised:
         Recipe.model_validate({name: value})
-    assert [error["loc"] for error in refused.value.errors()] == [(name,)]
+    assert [error["loc"] for error in raised.value.errors()] == [(name,)]
 
 
 @pytest.mark.parametrize(
-    ("text", "span"), [("90s", 90), ("10m", 600), ("1h", 3600), ("1h30m", 5400), ("1.5h", 5400), ("0.5s", 0.5), ("1m1s", 61)]
+    ("text", "duration_s"),
+    [("90s", 90), ("10m", 600), ("1h", 3600), ("1h30m", 5400), ("1.5h", 5400), ("0.5s", 0.5), ("1m1s", 61)],
 )
-def test_spans_of_time(text: str, span: float):
-    assert seconds(text) == span
-    assert Recipe(budget=text).budget_s == span
+def test_durations(text: str, duration_s: float):
+    assert seconds(text) == duration_s
+    assert Recipe(budget=text).budget_s == duration_s
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "10 m", "-1m", "0m", "1d", "1h30", "1e3s", "m10", "9" * 400 + "h"])
-def test_what_is_no_span_of_time_is_refused_in_words(text: str):
-    with pytest.raises(ValueError, match=r"is no span of time; expected one such as 90s, 10m or 1h30m"):
+def test_invalid_duration_is_rejected(text: str):
+    with pytest.raises(ValueError, match=r"is not a duration; expected a value such as 90s, 10m or 1h30m"):
         seconds(text)
 
 
@@ -130,7 +131,7 @@ def test_what_is_no_span_of_time_is_refused_in_words(text: str):
         (10, 64, 64),
     ],
 )
-def test_input_is_four_times_a_small_image_and_at_most_the_pretrained_size(median_side: int, pretrained: int, side: int):
+def test_small_images_are_upscaled_fourfold_up_to_the_pretrained_size(median_side: int, pretrained: int, side: int):
     assert input_size(median_side, pretrained) == side
 
 
@@ -140,7 +141,7 @@ def test_larger_images_never_get_a_smaller_input():
 
 
 @pytest.mark.parametrize(("n_images", "count"), [(0, 20), (100, 20), (2_000, 20), (4_000, 10), (8_000, 5), (1_000_000, 5)])
-def test_epochs_add_up_to_forty_thousand_image_steps_within_limits(n_images: int, count: int):
+def test_epochs_cover_forty_thousand_images_within_limits(n_images: int, count: int):
     assert epochs(n_images) == count
 
 
@@ -152,25 +153,25 @@ def test_more_images_never_get_more_epochs():
 @pytest.mark.parametrize(
     ("smallest_class", "n_images", "count"), [(2, 100, 2), (3, 100, 3), (900, 1_999, 5), (900, 2_000, 3), (2, 9_000, 2)]
 )
-def test_every_fold_can_hold_an_image_of_every_class(smallest_class: int, n_images: int, count: int):
+def test_every_fold_has_room_for_every_class(smallest_class: int, n_images: int, count: int):
     assert folds(smallest_class, n_images) == count
 
 
-@pytest.mark.parametrize(("flips", "n_images", "doubled"), [(True, 5_000, True), (True, 5_001, False), (False, 10, False)])
-def test_mirror_images_are_learned_from_only_where_images_are_few_and_flips_allowed(flips: bool, n_images: int, doubled: bool):
-    assert mirrored(flips, n_images) is doubled
+@pytest.mark.parametrize(("flips", "n_images", "expected"), [(True, 5_000, True), (True, 5_001, False), (False, 10, False)])
+def test_mirror_images_are_used_for_small_datasets_with_flips(flips: bool, n_images: int, expected: bool):
+    assert mirrored(flips, n_images) is expected
 
 
 @pytest.mark.parametrize(("step", "scale"), [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (55, 0.5), (100, 0.0), (120, 0.0)])
-def test_rate_warms_up_for_a_tenth_and_then_falls_as_a_cosine(step: int, scale: float):
+def test_learning_rate_has_warm_up_and_cosine_decay(step: int, scale: float):
     assert lr_scale(step, 100) == pytest.approx(scale)
 
 
-def test_rate_only_rises_in_the_warm_up_and_only_falls_afterwards():
+def test_learning_rate_rises_in_the_warm_up_and_falls_afterwards():
     scales = [lr_scale(step, 200) for step in range(201)]
     rises = [after > before for before, after in itertools.pairwise(scales)]
     assert rises == [True] * 19 + [False] * 181
 
 
-def test_training_of_a_single_step_runs_at_the_full_rate():
+def test_single_step_runs_at_the_full_learning_rate():
     assert lr_scale(0, 1) == 1.0

@@ -1,4 +1,4 @@
-"""What counts as a labelled image, and what does not; and how much there is to know about what does not."""
+"""Scanning folders and archives: layouts, labels, groups and the issues of unusable files."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from graft.training.data.readers.source import Source
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def counted(dataset: Dataset) -> dict[tuple[str, str], int]:
+def label_counts(dataset: Dataset) -> dict[tuple[str, str], int]:
     return dict(Counter((sample.part, dataset.labels[sample.label]) for sample in dataset.samples))
 
 
@@ -26,12 +26,12 @@ def digest(dataset: Dataset, sample: Sample) -> tuple[bytes, str, str]:
     return hashlib.sha256(dataset.read(sample)).digest(), sample.part, dataset.labels[sample.label]
 
 
-def found(dataset: Dataset) -> dict[str, tuple[str, tuple[str, ...], str]]:
+def findings_by_kind(dataset: Dataset) -> dict[str, tuple[str, tuple[str, ...], str]]:
     """The findings by kind: severity, paths, flag."""
     return {finding.kind: (finding.severity, finding.paths, finding.flag) for finding in dataset.findings}
 
 
-def zipped(folder: Path, target: Path, top: str = "") -> Path:
+def zip_folder(folder: Path, target: Path, top: str = "") -> Path:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, Path(top) / path.relative_to(folder))
@@ -41,73 +41,73 @@ def zipped(folder: Path, target: Path, top: str = "") -> Path:
 def test_folders_are_labels_in_alphabetical_order(make_folder):
     dataset = scan(make_folder({"dog": 2, "cat": 3}))
     assert dataset.labels == ("cat", "dog")
-    assert counted(dataset) == {("", "cat"): 3, ("", "dog"): 2}
+    assert label_counts(dataset) == {("", "cat"): 3, ("", "dog"): 2}
 
 
-@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation", "Test"])
-def test_two_parts_are_understood_whatever_the_held_out_one_is_called(make_folder, held_out: str):
-    dataset = scan(make_folder({"train/cat": 3, "train/dog": 2, f"{held_out}/cat": 1, f"{held_out}/dog": 1}))
+@pytest.mark.parametrize("second_split", ["test", "val", "valid", "validation", "Test"])
+def test_second_of_two_split_folders_is_the_test_set(make_folder, second_split: str):
+    dataset = scan(make_folder({"train/cat": 3, "train/dog": 2, f"{second_split}/cat": 1, f"{second_split}/dog": 1}))
     assert dataset.labels == ("cat", "dog")
     expected = {("train", "cat"): 3, ("train", "dog"): 2, ("test", "cat"): 1, ("test", "dog"): 1}
-    assert counted(dataset) == expected
+    assert label_counts(dataset) == expected
 
 
 @pytest.mark.parametrize("top", ["", "photos", "a/b"])
 @pytest.mark.parametrize("layout", [{"cat": 3, "dog": 2}, {"train/cat": 3, "train/dog": 2, "val/cat": 1, "val/dog": 1}])
-def test_zip_holds_what_its_folder_holds(make_folder, tmp_path: Path, layout: dict[str, int], top: str):
+def test_zip_and_folder_give_the_same_dataset(make_folder, tmp_path: Path, layout: dict[str, int], top: str):
     folder = make_folder(layout)
-    unpacked, packed = scan(folder), scan(zipped(folder, tmp_path / "photos.zip", top))
+    unpacked, packed = scan(folder), scan(zip_folder(folder, tmp_path / "photos.zip", top))
     assert packed.labels == unpacked.labels
-    assert counted(packed) == counted(unpacked)
+    assert label_counts(packed) == label_counts(unpacked)
     assert {digest(packed, sample) for sample in packed.samples} == {digest(unpacked, sample) for sample in unpacked.samples}
 
 
-def test_images_of_a_zip_are_read_back_as_they_were_written(make_folder, tmp_path: Path):
+def test_images_in_a_zip_are_read_unchanged(make_folder, tmp_path: Path):
     folder = make_folder({"cat": 1, "dog": 1})
-    dataset = scan(zipped(folder, tmp_path / "photos.zip"))
+    dataset = scan(zip_folder(folder, tmp_path / "photos.zip"))
     assert dataset.read(dataset.samples[0]) == (folder / "cat" / "000.png").read_bytes()
 
 
-def test_folder_of_two_parts_may_lie_in_another_folder(make_folder):
+def test_split_folders_can_be_nested_in_another_folder(make_folder):
     folder = make_folder({"set/train/cat": 1, "set/train/dog": 1, "set/test/cat": 1, "set/test/dog": 1})
     assert scan(folder).labels == ("cat", "dog")
 
 
-def test_folders_below_a_label_belong_to_it(make_folder):
-    assert counted(scan(make_folder({"cat/tabby": 2, "cat/black/old": 1, "dog": 1}))) == {("", "cat"): 3, ("", "dog"): 1}
+def test_subfolders_of_a_label_folder_have_its_label(make_folder):
+    assert label_counts(scan(make_folder({"cat/tabby": 2, "cat/black/old": 1, "dog": 1}))) == {("", "cat"): 3, ("", "dog"): 1}
 
 
 @pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", ".git"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_hidden_folder_is_never_a_class(make_folder, tmp_path: Path, hidden: str, packed: bool):
+def test_hidden_folder_is_not_a_label(make_folder, tmp_path: Path, hidden: str, packed: bool):
     folder = make_folder({"cat": 2, "dog": 2, hidden: 2, f"cat/{hidden}": 2})
-    dataset = scan(zipped(folder, tmp_path / "photos.zip") if packed else folder)
-    assert counted(dataset) == {("", "cat"): 2, ("", "dog"): 2}
+    dataset = scan(zip_folder(folder, tmp_path / "photos.zip") if packed else folder)
+    assert label_counts(dataset) == {("", "cat"): 2, ("", "dog"): 2}
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "._000.jpg", "Thumbs.db", "notes.txt", "labels.csv", "000.xmp"])
-def test_file_that_is_no_image_is_ignored_and_counted(make_folder, name: str):
+def test_non_image_file_is_ignored_and_counted(make_folder, name: str):
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat" / name).write_bytes(b"\0\x05\x16\x07 not an image")
     dataset = scan(folder)
     assert (len(dataset.samples), dataset.ignored) == (4, 1)
 
 
-def test_description_says_how_many_files_were_ignored(make_folder):
+def test_description_has_the_number_of_ignored_files(make_folder):
     folder = make_folder({"train/cat": 2, "train/dog": 2, "test/cat": 1})
     (folder / "readme.txt").write_text("about these photos")
-    said = "5 images of 2 labels (cat, dog), 4 to learn from and 1 held out; 1 other file ignored"
-    assert describe(scan(folder)) == said
+    expected = "5 images, 2 labels (cat, dog); 4 train, 1 test; 1 other file ignored"
+    assert describe(scan(folder)) == expected
 
 
 @pytest.mark.parametrize("name", ["scan0001", "IMG_2.JPG", "photo.dat"])
-def test_image_is_known_by_its_first_bytes_or_its_name(make_folder, encode, photo, name: str):
+def test_image_is_detected_by_magic_bytes_or_suffix(make_folder, encode, photo, name: str):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / name).write_bytes(encode(photo, "JPEG"))
     assert f"cat/{name}" in [sample.path for sample in scan(folder).samples]
 
 
-def test_looking_at_a_large_foreign_file_does_not_read_all_of_it(make_folder):
+def test_format_detection_does_not_read_the_whole_file(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     with (folder / "cat" / "film.mp4").open("wb") as film:
         film.truncate(64 * 2**20)
@@ -120,37 +120,39 @@ def test_looking_at_a_large_foreign_file_does_not_read_all_of_it(make_folder):
     assert peak < 16 * 2**20
 
 
-def test_missing_folder_is_refused(tmp_path: Path):
+def test_missing_folder_is_rejected(tmp_path: Path):
     with pytest.raises(DatasetError, match="photos does not exist"):
         scan(tmp_path / "photos")
 
 
-def test_file_of_no_known_kind_is_refused(tmp_path: Path):
+def test_unknown_file_format_is_rejected(tmp_path: Path):
     (tmp_path / "photos.rar").write_bytes(b"Rar!")
-    with pytest.raises(DatasetError, match=r"photos\.rar is neither a folder nor a \.zip, \.tar, \.csv or \.parquet"):
+    with pytest.raises(
+        DatasetError, match=r"photos\.rar is neither a folder nor a readable \.zip, \.tar, \.csv or \.parquet file"
+    ):
         scan(tmp_path / "photos.rar")
 
 
-def test_folder_without_images_is_refused_with_the_layout(tmp_path: Path):
+def test_folder_without_images_is_rejected_with_the_expected_layout(tmp_path: Path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "notes.txt").write_text("none yet")
-    with pytest.raises(DatasetError, match=r"(?s)holds no images.*one folder of images for each label"):
+    with pytest.raises(DatasetError, match=r"(?s)contains no images.*one folder of images for each label"):
         scan(tmp_path)
 
 
-def test_single_label_is_refused_with_the_layout(make_folder):
+def test_single_label_is_rejected_with_the_expected_layout(make_folder):
     with pytest.raises(DatasetError, match=r"(?s)cat.*one folder of images for each label"):
         scan(make_folder({"cat": 3}))
 
 
-def test_single_label_of_two_parts_is_named(make_folder):
+def test_single_label_in_two_splits_is_named(make_folder):
     with pytest.raises(DatasetError, match=r"Only one label was found \(cat\)"):
         scan(make_folder({"train/cat": 3, "test/cat": 3}))
 
 
-def test_images_without_any_label_are_refused_by_name(make_folder):
+def test_images_without_label_folders_are_rejected_by_name(make_folder):
     with pytest.raises(
-        DatasetError, match=r"(?s)No label was found.*one folder of images.*in no label's folder \(3\): 000\.png"
+        DatasetError, match=r"(?s)No label was found.*one folder of images.*outside a label folder \(3\): 000\.png"
     ):
         scan(make_folder({".": 3}))
 
@@ -163,9 +165,9 @@ def test_images_without_any_label_are_refused_by_name(make_folder):
         ({"train/cat": 1, "train/dog": 1, "test/cat": 1, "train": 1}, "train/000.png"),
     ],
 )
-def test_image_outside_of_every_label_is_an_error_and_no_sample(make_folder, layout: dict[str, int], path: str):
+def test_image_outside_a_label_folder_is_an_error_and_not_a_sample(make_folder, layout: dict[str, int], path: str):
     dataset = scan(make_folder(layout))
-    assert found(dataset)["unlabelled"] == ("error", (path,), "")
+    assert findings_by_kind(dataset)["unlabelled"] == ("error", (path,), "")
     assert path not in [sample.path for sample in dataset.samples]
 
 
@@ -182,57 +184,57 @@ def test_labels_that_differ_only_in_spelling_are_an_error(make_folder, one: str,
     assert set(dataset.labels) == {one, other}
 
 
-def test_second_part_of_one_name_is_a_stray_folder(make_folder):
+def test_second_folder_of_the_same_split_is_a_stray_folder(make_folder):
     dataset = scan(make_folder({"train/cat": 1, "train/dog": 1, "Train/cat": 1, "test/cat": 1, "test/dog": 1}))
-    assert found(dataset)["stray-folder"][1] == ("train",)
+    assert findings_by_kind(dataset)["stray-folder"][1] == ("train",)
 
 
-def test_test_label_that_nothing_can_be_learned_of_is_an_error(make_folder):
+def test_test_label_without_training_images_is_an_error(make_folder):
     [finding] = scan(make_folder({"train/cat": 2, "train/dog": 2, "test/cat": 1, "test/zebra": 1})).findings
     assert (finding.kind, finding.severity) == ("unknown-label", "error")
-    assert finding.text == "labels with test images but none to learn from (1): zebra"
+    assert finding.text == "labels with test images but no training images (1): zebra"
 
 
-def test_folder_beside_the_parts_is_an_error_and_its_images_no_samples(make_folder):
+def test_folder_next_to_split_folders_is_an_error_and_has_no_samples(make_folder):
     dataset = scan(make_folder({"train/cat": 2, "train/dog": 2, "test/cat": 1, "extra/cat": 3}))
-    assert found(dataset) == {"stray-folder": ("error", ("extra",), "")}
+    assert findings_by_kind(dataset) == {"stray-folder": ("error", ("extra",), "")}
     assert len(dataset.samples) == 5
 
 
-def test_three_parts_are_kept_apart(make_folder):
+def test_three_split_folders_are_three_splits(make_folder):
     counts = {"train/cat": 3, "train/dog": 3, "valid/cat": 2, "valid/dog": 2, "test/cat": 1, "test/dog": 1}
     parts = Counter(sample.part for sample in scan(make_folder(counts)).samples)
     assert parts == {"train": 6, "validation": 4, "test": 2}
 
 
-def test_vehicle_called_train_is_a_label(make_folder):
+def test_label_can_be_named_train(make_folder):
     assert scan(make_folder({"train": 2, "bus": 2, "car": 2})).labels == ("bus", "car", "train")
 
 
-def test_folder_to_learn_from_beside_something_else_is_asked_about(make_folder):
+def test_train_folder_next_to_other_folders_is_suggested(make_folder):
     folder = make_folder({"train/cat": 2, "train/dog": 2, "figures": 1})
     with pytest.raises(DatasetError, match=rf"Did you mean {folder}/train\?"):
         scan(folder)
 
 
-def test_parts_without_one_to_learn_from_are_refused(make_folder):
+def test_split_folders_without_train_are_rejected(make_folder):
     with pytest.raises(DatasetError, match="test and val, but no train"):
         scan(make_folder({"test/cat": 2, "test/dog": 2, "val/cat": 1}))
 
 
-def test_label_given_for_the_data_leads_to_the_folder_above(make_folder):
+def test_parent_of_a_label_folder_is_suggested(make_folder):
     folder = make_folder({"cat": 2, "dog": 2})
     with pytest.raises(DatasetError, match=rf"Did you mean {folder}\?"):
         scan(folder / "cat")
 
 
-def test_data_below_the_given_folder_are_pointed_at(make_folder):
+def test_nested_dataset_is_suggested(make_folder):
     folder = make_folder({".": 1, "set/train/cat": 1, "set/train/dog": 1})
     with pytest.raises(DatasetError, match=rf"Did you mean {folder}/set/train\?"):
         scan(folder)
 
 
-def test_table_beside_unlabelled_images_is_pointed_at(make_folder):
+def test_table_in_the_folder_is_suggested(make_folder):
     folder = make_folder({".": 2})
     (folder / "labels.csv").write_text("path,label\n000.png,cat\n")
     with pytest.raises(DatasetError, match=rf"Did you mean {folder}/labels\.csv\?"):
@@ -248,10 +250,10 @@ def test_label_without_images_is_an_error(make_folder, layout: dict[str, int], e
     (folder / empty / (content or "x")).parent.mkdir(parents=True)
     if content:
         (folder / empty / content).write_text("none yet")
-    assert found(scan(folder))["empty-folder"] == ("error", (empty,), "")
+    assert findings_by_kind(scan(folder))["empty-folder"] == ("error", (empty,), "")
 
 
-def test_empty_folder_in_a_label_is_nothing_to_talk_about(make_folder):
+def test_empty_subfolder_of_a_label_is_no_issue(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / "tabby").mkdir()
     (folder / ".cache").mkdir()
@@ -261,17 +263,17 @@ def test_empty_folder_in_a_label_is_nothing_to_talk_about(make_folder):
 def test_empty_folder_in_a_zip_is_an_error(make_folder, tmp_path: Path):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "hen").mkdir()
-    assert found(scan(zipped(folder, tmp_path / "p.zip")))["empty-folder"][1] == ("hen",)
+    assert findings_by_kind(scan(zip_folder(folder, tmp_path / "p.zip")))["empty-folder"][1] == ("hen",)
 
 
-def test_only_label_left_is_refused_with_what_else_was_found(make_folder):
+def test_single_label_error_lists_the_other_issues(make_folder):
     folder = make_folder({"cat": 2})
     (folder / "dog").mkdir()
-    with pytest.raises(DatasetError, match=r"(?s)Only one label was found \(cat\).*error: folders without an image.*dog"):
+    with pytest.raises(DatasetError, match=r"(?s)Only one label was found \(cat\).*error: label folders without images.*dog"):
         scan(folder)
 
 
-def test_all_problems_are_named_at_once_errors_first(make_folder):
+def test_all_issues_are_reported_errors_first(make_folder):
     folder = make_folder({"train/cat": 2, "train/Cat": 1, "test/cat": 1, "test/emu": 1, "spare/cat": 1, "train": 1, ".": 1})
     (folder / "train" / "hen").mkdir()
     (folder / "train/cat/gone.jpg").symlink_to("nowhere.jpg")
@@ -291,25 +293,25 @@ def test_ignored_files_are_counted_with_ten_examples(make_folder):
     [finding] = scan(folder).findings
     assert (finding.kind, finding.severity, len(finding.paths)) == ("ignored", "note", 10)
     assert finding.text == (
-        "files that are no images, ignored (12): " + ", ".join(f"cat/{number:02d}.txt" for number in range(10)) + " and 2 more"
+        "files that are not images, ignored (12): " + ", ".join(f"cat/{number:02d}.txt" for number in range(10)) + " and 2 more"
     )
 
 
 @pytest.mark.parametrize("name", ["a.heic", "a.HEIF", "a.tif", "a.avif", "a.jxl", "a.ppm"])
-def test_foreign_image_is_a_sample_that_the_audit_can_name(make_folder, name: str):
+def test_unsupported_image_format_is_a_sample(make_folder, name: str):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / name).write_bytes(b"whatever")
     assert f"cat/{name}" in [sample.path for sample in scan(folder).samples]
 
 
 @pytest.mark.parametrize("head", [b"II*\0\x08\0\0\0", b"\0\0\0\x18ftypheic", b"\0\0\0\x1cftypavif"])
-def test_foreign_image_without_a_suffix_is_known_by_its_first_bytes(make_folder, head: bytes):
+def test_unsupported_format_without_suffix_is_detected_by_magic_bytes(make_folder, head: bytes):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / "picture").write_bytes(head + bytes(64))
     assert len(scan(folder).samples) == 3
 
 
-def test_film_is_no_image(make_folder):
+def test_video_is_not_an_image(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / "film").write_bytes(b"\0\0\0\x18ftypisom" + bytes(64))
     assert scan(folder).ignored == 1
@@ -321,14 +323,14 @@ def test_scan_reads_no_image(make_folder, monkeypatch: pytest.MonkeyPatch):
     assert {sample.digest for sample in scan(folder).samples} == {b""}
 
 
-def test_digests_are_of_the_bytes_and_group_what_nobody_grouped(make_folder):
+def test_digest_is_the_default_group(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     first, second = examine(scan(folder, group_by="^cat"))[0].samples
     assert first.digest == hashlib.sha256((folder / "cat/000.png").read_bytes()).digest()
     assert (first.group == first.digest, second.group == second.digest) == (False, True)
 
 
-def test_group_is_the_first_group_of_the_expression(make_folder):
+def test_group_is_the_first_capture_group(make_folder):
     folder = make_folder({"cat/v1": 2, "cat/v2": 1, "dog/v2": 1, "dog": 1})
     groups = {sample.path: sample.group for sample in scan(folder, group_by=r"/(v\d)/").samples}
     assert groups["cat/v1/000.png"] == groups["cat/v1/001.png"] != groups["cat/v2/000.png"]
@@ -336,28 +338,29 @@ def test_group_is_the_first_group_of_the_expression(make_folder):
     assert groups["dog/000.png"] == b""
 
 
-def test_group_is_the_whole_match_of_an_expression_without_groups(make_folder):
+def test_group_is_the_whole_match_without_capture_groups(make_folder):
     folder = make_folder({"cat/v1": 1, "dog/v1": 1, "dog/v2": 1})
     groups = [sample.group for sample in scan(folder, group_by=r"v\d").samples]
     assert groups[0] == groups[1] != groups[2]
 
 
-def test_nobody_said_groups(make_folder):
+def test_samples_have_no_group_by_default(make_folder):
     assert {sample.group for sample in scan(make_folder({"cat": 2, "dog": 1})).samples} == {b""}
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"), [("v(", "is no regular expression"), ("patient", "names no column, and matches none of 2")]
+    ("pattern", "message"),
+    [("v(", "is not a valid regular expression"), ("patient", "is not a column and matches none of the 2 paths")],
 )
-def test_useless_grouping_is_refused(make_folder, pattern: str, said: str):
-    with pytest.raises(DatasetError, match=said):
+def test_invalid_group_by_is_rejected(make_folder, pattern: str, message: str):
+    with pytest.raises(DatasetError, match=message):
         scan(make_folder({"cat": 1, "dog": 1}), group_by=pattern)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_labels_are_kept_exactly_as_spelled(make_folder, tmp_path: Path, packed: bool):
     folder = make_folder({"🦊": 1, "con": 1, "écureuil roux": 1, "<b>cat": 1, "猫": 1})
-    assert scan(zipped(folder, tmp_path / "p.zip") if packed else folder).labels == (
+    assert scan(zip_folder(folder, tmp_path / "p.zip") if packed else folder).labels == (
         "<b>cat",
         "con",
         "écureuil roux",
@@ -372,26 +375,26 @@ def test_symlink_loop_counts_every_image_once(make_folder):
     (folder / "loop").symlink_to(".", target_is_directory=True)
     for follow in (False, True):
         dataset = scan(folder, follow_links=follow)
-        assert counted(dataset) == {("", "cat"): 2, ("", "dog"): 3}
-        assert found(dataset) == {"link-loop": ("warning", ("loop", "cat/again"), "")}
+        assert label_counts(dataset) == {("", "cat"): 2, ("", "dog"): 3}
+        assert findings_by_kind(dataset) == {"link-loop": ("warning", ("loop", "cat/again"), "")}
 
 
 def test_link_to_itself_is_a_broken_link(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / "self.png").symlink_to("self.png")
-    assert found(scan(folder)) == {"broken-link": ("error", ("cat/self.png",), "--skip-bad")}
+    assert findings_by_kind(scan(folder)) == {"broken-link": ("error", ("cat/self.png",), "--skip-bad")}
 
 
-def test_link_to_nowhere_is_an_error_that_can_be_left_out(make_folder):
+def test_broken_link_is_an_error_that_can_be_skipped(make_folder):
     folder = make_folder({"cat": 2, "dog": 3})
     (folder / "cat" / "gone.png").symlink_to("/nowhere/gone.png")
     dataset = scan(folder)
-    assert found(dataset) == {"broken-link": ("error", ("cat/gone.png",), "--skip-bad")}
+    assert findings_by_kind(dataset) == {"broken-link": ("error", ("cat/gone.png",), "--skip-bad")}
     assert dataset.findings[0].drop == ("cat/gone.png",)
     assert len(dataset.samples) == 5
 
 
-def test_links_out_of_the_data_are_followed_only_if_asked(make_folder, tmp_path: Path, encode, photo):
+def test_links_out_of_the_data_set_are_followed_only_on_request(make_folder, tmp_path: Path, encode, photo):
     folder, elsewhere = make_folder({"cat": 1, "dog": 1}), tmp_path / "elsewhere"
     (elsewhere / "deep").mkdir(parents=True)
     (elsewhere / "deep" / "a.png").write_bytes(encode(photo))
@@ -399,53 +402,53 @@ def test_links_out_of_the_data_are_followed_only_if_asked(make_folder, tmp_path:
     (folder / "hen").symlink_to(elsewhere, target_is_directory=True)
     (folder / "cat" / "b.png").symlink_to(elsewhere / "deep" / "a.png")
     dataset = scan(folder)
-    assert found(dataset) == {"link-out": ("warning", ("hen", "cat/b.png"), "")}
+    assert findings_by_kind(dataset) == {"link-out": ("warning", ("hen", "cat/b.png"), "")}
     assert len(dataset.samples) == 2
     followed = scan(folder, follow_links=True)
     assert [sample.path for sample in followed.samples] == ["cat/000.png", "cat/b.png", "dog/000.png", "hen/deep/a.png"]
-    assert found(followed) == {"link-loop": ("warning", ("hen/back",), "")}
+    assert findings_by_kind(followed) == {"link-loop": ("warning", ("hen/back",), "")}
 
 
-def test_link_above_the_data_is_never_followed(make_folder):
+def test_link_to_a_parent_folder_is_never_followed(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / "up").symlink_to("/", target_is_directory=True)
     assert len(scan(folder, follow_links=True).samples) == 2
 
 
-def test_link_to_a_file_of_the_data_is_that_file(make_folder):
+def test_link_to_a_file_in_the_data_set_is_a_sample(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "dog" / "same.png").symlink_to("../cat/000.png")
     assert len(scan(folder).samples) == 3
 
 
-def test_pipe_is_not_waited_for(make_folder):
+def test_named_pipe_is_ignored(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     os.mkfifo(folder / "cat" / "pipe.png")
-    assert found(scan(folder)) == {"ignored": ("note", ("cat/pipe.png",), "")}
+    assert findings_by_kind(scan(folder)) == {"ignored": ("note", ("cat/pipe.png",), "")}
 
 
-def test_file_larger_than_any_image_is_an_error_unread(make_folder):
+def test_too_large_file_is_an_error_and_not_read(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     with (folder / "cat" / "huge.png").open("wb") as file:
         file.truncate(256 * 2**20 + 1)
     dataset = scan(folder)
-    assert found(dataset) == {"too-large": ("error", ("cat/huge.png",), "--skip-bad")}
+    assert findings_by_kind(dataset) == {"too-large": ("error", ("cat/huge.png",), "--skip-bad")}
     with pytest.raises(DatasetError, match=r"cat/huge\.png cannot be read: it has 268,435,457 bytes"):
         dataset.source.read("cat/huge.png")
 
 
-def test_what_may_not_be_read_is_named(make_folder):
+def test_files_without_read_permission_are_reported(make_folder):
     folder = make_folder({"cat": 2, "dog": 2, "dog/secret": 1})
     (folder / "cat" / "000.png").chmod(0)
     (folder / "dog" / "secret").chmod(0)
-    dataset = as_nobody(folder)
-    assert found(dataset)["unreadable"] == ("error", ("cat/000.png",), "--skip-bad")
-    assert found(dataset)["unreadable-folder"] == ("error", ("dog/secret",), "")
+    dataset = scan_without_permissions(folder)
+    assert findings_by_kind(dataset)["unreadable"] == ("error", ("cat/000.png",), "--skip-bad")
+    assert findings_by_kind(dataset)["unreadable-folder"] == ("error", ("dog/secret",), "")
     assert [sample.path for sample in dataset.samples] == ["cat/001.png", "dog/000.png", "dog/001.png"]
 
 
-def as_nobody(folder: Path) -> Dataset:
-    """What somebody without rights finds: root may read everything, so a forked child gives its rights up."""
+def scan_without_permissions(folder: Path) -> Dataset:
+    """Scan as an unprivileged user: root can read everything, so a forked child drops its privileges."""
     if os.geteuid():
         return scan(folder)
     for above in (folder, *folder.parents):
@@ -461,23 +464,23 @@ def as_nobody(folder: Path) -> Dataset:
             with os.fdopen(write, "wb") as pipe:
                 pickle.dump(scan(folder), pipe)
         finally:
-            os._exit(0)  # whatever happened: a second test session must not go on here
+            os._exit(0)  # never continue the test session in the child
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        dataset: Dataset = pickle.load(pipe)  # noqa: S301 - our own child's bytes
+        dataset: Dataset = pickle.load(pipe)  # noqa: S301 - from our own child process
     os.waitpid(child, 0)
     return dataset
 
 
-def test_name_that_is_no_text_is_an_error(make_folder):
+def test_name_that_is_not_unicode_is_an_error(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
     dataset = scan(folder)
-    assert found(dataset) == {"bad-name": ("error", ("cat/caf\\udce9.png",), "--skip-bad")}
+    assert findings_by_kind(dataset) == {"bad-name": ("error", ("cat/caf\\udce9.png",), "--skip-bad")}
     assert "caf\\udce9" in dataset.findings[0].text
 
 
-def test_strange_names_of_files_are_kept(make_folder, encode, photo):
+def test_unusual_file_names_are_kept(make_folder, encode, photo):
     folder = make_folder({"cat": 1, "dog": 1})
     names = [" a b .png", "con.png", "new\nline.png", "🦊.png", "%2e%2e.png", "-rf.png", "a\\b.png", "x" * 200 + ".png"]
     for name in names:
@@ -487,7 +490,7 @@ def test_strange_names_of_files_are_kept(make_folder, encode, photo):
     assert all(dataset.read(sample) for sample in dataset.samples)
 
 
-def test_very_deep_folder_is_read_to_its_end(make_folder, encode, photo):
+def test_very_deep_folder_is_walked_completely(make_folder, encode, photo):
     folder = make_folder({"cat": 1, "dog": 1})
     deep = str(folder / "cat")
     for _ in range(1200):
@@ -497,16 +500,16 @@ def test_very_deep_folder_is_read_to_its_end(make_folder, encode, photo):
     try:
         assert len(scan(folder).samples) == 3
     finally:
-        subprocess.run(["rm", "-r", folder / "cat"], check=True)  # Python's own way to remove it is a recursion
+        subprocess.run(["rm", "-r", folder / "cat"], check=True)  # shutil.rmtree is recursive
 
 
-def test_million_files_would_fit_in_little_memory(tmp_path: Path):
+def test_memory_per_file_is_small(tmp_path: Path):
     for label in range(20):
         folder = tmp_path / "photos" / f"label-number-{label:03d}"
         folder.mkdir(parents=True)
         for number in range(1000):
             (folder / f"photo-{number:08d}-camera.jpg").touch()
-    scan(tmp_path / "photos")  # what is made once is none of a file's
+    scan(tmp_path / "photos")  # warm-up: exclude one-time allocations
     tracemalloc.start()
     try:
         dataset = scan(tmp_path / "photos")
@@ -518,7 +521,7 @@ def test_million_files_would_fit_in_little_memory(tmp_path: Path):
     assert peak / 20_000 < 300
 
 
-def test_vanished_file_is_named(make_folder):
+def test_deleted_file_is_named(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     dataset = scan(folder)
     (folder / "cat" / "000.png").unlink()
@@ -534,18 +537,18 @@ def test_file_that_changed_since_it_was_checked_is_named(make_folder, encode, ph
         dataset.read(dataset.samples[0])
 
 
-def test_leaving_out_removes_just_those_paths(make_folder):
+def test_exclude_removes_only_the_given_paths(make_folder):
     kept = scan(make_folder({"cat": 2, "dog": 1})).without(["cat/001.png"])
     assert [sample.path for sample in kept.samples] == ["cat/000.png", "dog/000.png"]
 
 
-def test_targets_of_one_label_are_its_numbers():
+def test_single_label_targets_are_label_indices():
     dataset = Dataset(Source(Path()), ("a", "b", "c"), (Sample("1", (2,)), Sample("2", (0,))))
     assert dataset.targets(dataset.samples).tolist() == [2, 0]
     assert dataset.counts(dataset.samples) == (1, 0, 1)
 
 
-def test_targets_of_several_labels_are_a_yes_or_no_for_each():
+def test_multi_label_targets_are_boolean():
     samples = (Sample("1", (0, 2)), Sample("2", ()), Sample("3", (1,)))
     dataset = Dataset(Source(Path()), ("a", "b", "c"), samples, multilabel=True)
     assert dataset.targets(samples).tolist() == [[True, False, True], [False, False, False], [False, True, False]]

@@ -12,13 +12,15 @@ from graft.training.data.dataset import Dataset, DatasetError, Sample, Source, s
 from graft.training.data.splits import Splits, split
 
 
-def made_up(counts: dict[str, int], copies: int = 1, part: str = "") -> Dataset:
+def make_dataset(counts: dict[str, int], copies: int = 1, split_name: str = "") -> Dataset:
     """A data set without files: `copies` byte-identical samples of each of `counts[label]` images."""
     samples = []
     for label, name in enumerate(counts):
         for image in range(counts[name]):
             digest = hashlib.sha256(f"{name} {image}".encode()).digest()
-            samples += [Sample(f"{part}{name}/{image}-{copy}.png", (label,), part, digest, digest) for copy in range(copies)]
+            samples += [
+                Sample(f"{split_name}{name}/{image}-{copy}.png", (label,), split_name, digest, digest) for copy in range(copies)
+            ]
     return Dataset(Source(Path("/nowhere")), tuple(counts), tuple(samples))
 
 
@@ -31,7 +33,7 @@ def digests(samples: tuple[Sample, ...]) -> set[bytes]:
 
 
 def test_split_is_70_15_15_of_every_label():
-    assert per_label(split(made_up({"cat": 100, "dog": 20}), seed=0)) == {
+    assert per_label(split(make_dataset({"cat": 100, "dog": 20}), seed=0)) == {
         "train": {0: 70, 1: 14},
         "validation": {0: 15, 1: 3},
         "test": {0: 15, 1: 3},
@@ -39,19 +41,19 @@ def test_split_is_70_15_15_of_every_label():
 
 
 def test_every_sample_is_in_exactly_one_split():
-    dataset = made_up({"cat": 37, "dog": 11}, copies=2)
+    dataset = make_dataset({"cat": 37, "dog": 11}, copies=2)
     splits = split(dataset, seed=0)
     paths = [sample.path for samples in splits.named().values() for sample in samples]
     assert sorted(paths) == sorted(sample.path for sample in dataset.samples)
 
 
 def test_same_seed_makes_the_same_split():
-    dataset = made_up({"cat": 50, "dog": 50})
+    dataset = make_dataset({"cat": 50, "dog": 50})
     assert split(dataset, seed=5) == split(dataset, seed=5)
 
 
-def test_other_seed_makes_another_cut():
-    dataset = made_up({"cat": 50, "dog": 50})
+def test_another_seed_makes_another_split():
+    dataset = make_dataset({"cat": 50, "dog": 50})
     assert digests(split(dataset, seed=0).test) != digests(split(dataset, seed=1).test)
 
 
@@ -65,8 +67,8 @@ def test_split_does_not_depend_on_file_names(make_folder):
         assert [sample.digest for sample in samples] == [sample.digest for sample in after.named()[name]]
 
 
-def test_identical_images_never_straddle_a_split():
-    splits = split(made_up({"cat": 20, "dog": 20}, copies=3), seed=0)
+def test_identical_images_are_in_one_split():
+    splits = split(make_dataset({"cat": 20, "dog": 20}, copies=3), seed=0)
     train, validation, test = digests(splits.train), digests(splits.validation), digests(splits.test)
     assert not train & validation
     assert not train & test
@@ -74,23 +76,26 @@ def test_identical_images_never_straddle_a_split():
 
 
 def test_smallest_possible_label_is_in_every_split():
-    assert per_label(split(made_up({"cat": 100, "dog": 4}), seed=0)) == {
+    assert per_label(split(make_dataset({"cat": 100, "dog": 4}), seed=0)) == {
         "train": {0: 70, 1: 2},
         "validation": {0: 15, 1: 1},
         "test": {0: 15, 1: 1},
     }
 
 
-def test_label_with_too_few_different_images_is_named():
-    dataset = made_up({"cat": 20, "dog": 3}, copies=5)
-    with pytest.raises(DatasetError, match=r"'dog' has 3 different images among 15 .*; at least 4 are needed"):
+def test_label_with_too_few_distinct_images_is_rejected():
+    dataset = make_dataset({"cat": 20, "dog": 3}, copies=5)
+    with pytest.raises(DatasetError, match=r"'dog' has 3 distinct images of 15 .*; at least 4 are needed"):
         split(dataset, seed=0)
 
 
-def test_given_test_part_is_the_test_split():
-    learn, held_out = made_up({"cat": 20, "dog": 20}, part="train"), made_up({"cat": 4, "dog": 5}, part="test")
-    other = tuple(Sample(s.path, s.labels, s.part, s.digest[::-1], s.group[::-1]) for s in held_out.samples)
-    splits = split(Dataset(learn.source, learn.labels, learn.samples + other), seed=0)
+def test_predefined_test_split_is_kept():
+    train, test = (
+        make_dataset({"cat": 20, "dog": 20}, split_name="train"),
+        make_dataset({"cat": 4, "dog": 5}, split_name="test"),
+    )
+    other = tuple(Sample(s.path, s.labels, s.part, s.digest[::-1], s.group[::-1]) for s in test.samples)
+    splits = split(Dataset(train.source, train.labels, train.samples + other), seed=0)
     assert splits.test == other
     assert per_label(splits)["train"] == {0: 17, 1: 17}
     assert {sample.part for sample in (*splits.train, *splits.validation)} == {"train"}

@@ -1,4 +1,4 @@
-"""Intervals that other people have published, and intervals that hold as often as they say."""
+"""Confidence intervals: published values, and coverage in simulations."""
 
 import numpy as np
 import pytest
@@ -7,104 +7,104 @@ from graft.training.evaluation.confidence_intervals import between, design_effec
 
 
 @pytest.mark.parametrize(
-    ("part", "n", "low", "high"),
+    ("count", "n", "low", "high"),
     [(146, 153, 0.9086, 0.9777), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
 )
-def test_shares_have_wilsons_interval(part: int, n: int, low: float, high: float):
-    found = share(part, n)
-    assert (found.value, found.low, found.high) == pytest.approx((part / n, low, high), abs=5e-5)
+def test_proportion_has_the_wilson_interval(count: int, n: int, low: float, high: float):
+    result = share(count, n)
+    assert (result.value, result.low, result.high) == pytest.approx((count / n, low, high), abs=5e-5)
 
 
-def test_a_share_of_nothing_is_unknown():
+def test_proportion_of_zero_images_is_none():
     assert share(0, 0) is None
     assert f1(0, 0) is None
 
 
 @pytest.mark.parametrize("n", range(1, 40))
-def test_a_share_lies_in_its_interval(n: int):
-    for part in range(n + 1):
-        low, high = wilson(part / n, n)
-        assert 0 <= low <= part / n <= high <= 1
+def test_proportion_lies_in_its_interval(n: int):
+    for count in range(n + 1):
+        low, high = wilson(count / n, n)
+        assert 0 <= low <= count / n <= high <= 1
 
 
 def test_f1_is_between_precision_and_recall():
-    # 6 images have the label, 8 are given it, 5 of them rightly: 2 * 5 / (6 + 8).
+    # 6 images have the label, 8 are predicted to, 5 of them correctly: 2 * 5 / (6 + 8).
     assert f1(5, 6 + 8 - 5).value == pytest.approx(10 / 14)
 
 
-def test_a_perfect_f1_of_three_images_is_not_certain():
-    found = f1(3, 3)
-    assert (found.value, found.high) == (1, 1)
-    # Wilson says that 3 of 3 may be 0.4385; F1 of that Jaccard share is 2 * 0.4385 / 1.4385.
-    assert found.low == pytest.approx(0.6097, abs=1e-4)
+def test_perfect_f1_of_three_images_has_an_interval():
+    result = f1(3, 3)
+    assert (result.value, result.high) == (1, 1)
+    # The lower Wilson limit of 3/3 is 0.4385; F1 for that Jaccard index is 2 * 0.4385 / 1.4385.
+    assert result.low == pytest.approx(0.6097, abs=1e-4)
 
 
-def test_f1s_interval_holds_as_often_as_it_says():
+def test_coverage_of_the_f1_interval():
     random = np.random.default_rng(0)
-    both = random.binomial(60, 0.4, size=2000)  # F1 is 2 * 0.4 / 1.4
-    held = [found.low <= 0.8 / 1.4 <= found.high for found in (f1(int(count), 60) for count in both)]
-    assert 0.93 < np.mean(held) < 0.98
+    intersections = random.binomial(60, 0.4, size=2000)  # F1 is 2 * 0.4 / 1.4
+    contains = [result.low <= 0.8 / 1.4 <= result.high for result in (f1(int(count), 60) for count in intersections)]
+    assert 0.93 < np.mean(contains) < 0.98
 
 
-def test_the_mean_of_one_share_is_nearly_that_share():
+def test_macro_mean_of_one_proportion_equals_it():
     # The effective size of one share is its size.
-    found, alone = mean_of(np.array([0.8]), np.array([50.0])), share(40, 50)
-    assert (found.value, found.low, found.high) == pytest.approx((alone.value, alone.low, alone.high))
+    result, single = mean_of(np.array([0.8]), np.array([50.0])), share(40, 50)
+    assert (result.value, result.low, result.high) == pytest.approx((single.value, single.low, single.high))
 
 
-def test_right_answers_of_two_labels_count_together():
-    found = mean_of(np.array([1.0, 1.0]), np.array([10.0, 10.0]))
-    assert (found.value, found.low, found.high) == pytest.approx((1, share(20, 20).low, 1))
+def test_macro_mean_pools_the_images_of_perfect_labels():
+    result = mean_of(np.array([1.0, 1.0]), np.array([10.0, 10.0]))
+    assert (result.value, result.low, result.high) == pytest.approx((1, share(20, 20).low, 1))
 
 
-def test_a_label_of_two_images_keeps_the_mean_in_doubt():
-    sure = mean_of(np.array([1.0, 1.0]), np.array([1000.0, 1000.0]))
-    unsure = mean_of(np.array([1.0, 1.0]), np.array([1000.0, 2.0]))
-    assert sure.low > 0.99
-    assert unsure.low < 0.8
+def test_label_with_two_images_widens_the_interval_of_the_mean():
+    certain = mean_of(np.array([1.0, 1.0]), np.array([1000.0, 1000.0]))
+    uncertain = mean_of(np.array([1.0, 1.0]), np.array([1000.0, 2.0]))
+    assert certain.low > 0.99
+    assert uncertain.low < 0.8
 
 
-@pytest.mark.parametrize(("n_labels", "n_images", "chance"), [(3, 20, 0.8), (10, 15, 0.95), (200, 10, 0.2), (2, 5, 0.5)])
-def test_the_means_interval_holds_as_often_as_it_says(n_labels: int, n_images: int, chance: float):
+@pytest.mark.parametrize(("n_labels", "n_images", "rate"), [(3, 20, 0.8), (10, 15, 0.95), (200, 10, 0.2), (2, 5, 0.5)])
+def test_coverage_of_the_macro_mean_interval(n_labels: int, n_images: int, rate: float):
     random = np.random.default_rng(1)
-    shares = random.binomial(n_images, chance, size=(1000, n_labels)) / n_images
-    found = [mean_of(row, np.full(n_labels, float(n_images))) for row in shares]
-    assert np.mean([estimate.low <= chance <= estimate.high for estimate in found]) > 0.92
+    proportions = random.binomial(n_images, rate, size=(1000, n_labels)) / n_images
+    result = [mean_of(row, np.full(n_labels, float(n_images))) for row in proportions]
+    assert np.mean([estimate.low <= rate <= estimate.high for estimate in result]) > 0.92
 
 
-def test_labels_that_fail_together_have_a_larger_effect():
+def test_correlated_labels_have_a_larger_design_effect():
     together = np.tile(np.random.default_rng(2).normal(size=(50, 1)), (1, 4))
     assert design_effect(together) == pytest.approx(4)
     assert design_effect(np.zeros((5, 3))) == 1
 
 
-def test_a_mean_has_the_interval_of_the_normal_distribution():
+def test_mean_has_the_normal_interval():
     values = np.random.default_rng(3).normal(10, 2, size=400)
-    found = mean(values)
-    half = 1.96 * values.std() / 20
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
+    result = mean(values)
+    half_width = 1.96 * values.std() / 20
+    assert (result.low, result.high) == pytest.approx((values.mean() - half_width, values.mean() + half_width), abs=0.03)
 
 
-def test_the_same_numbers_get_the_same_interval():
+def test_bootstrap_is_deterministic():
     values = np.random.default_rng(4).normal(size=50)
     assert mean(values) == mean(values)
 
 
-def test_resampled_rows_stay_together():
+def test_bootstrap_keeps_rows_together():
     values = np.random.default_rng(5).normal(size=(30, 1))
     means = resampled(np.hstack([values, -values]))
     np.testing.assert_allclose(means[:, 0], -means[:, 1])
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_chunk_size_does_not_change_the_result(monkeypatch):
     from graft.training.evaluation import confidence_intervals
 
     values = np.random.default_rng(6).normal(size=(40, 2))
-    whole = resampled(values)
+    expected = resampled(values)
     monkeypatch.setattr(confidence_intervals, "CHUNK", 100)
-    np.testing.assert_allclose(resampled(values), whole)
+    np.testing.assert_allclose(resampled(values), expected)
 
 
-def test_a_number_is_never_beside_its_interval():
-    found = between(0.5, np.full(10, 0.7))
-    assert (found.low, found.high) == (0.5, 0.7)
+def test_value_is_never_outside_of_its_interval():
+    result = between(0.5, np.full(10, 0.7))
+    assert (result.low, result.high) == (0.5, 0.7)

@@ -1,9 +1,9 @@
-"""Numbers that other people have published, or that follow from how the data were made."""
+"""Metrics: published values, scikit-learn's values, and properties of simulated data."""
 
 import numpy as np
 import pytest
 
-from graft.service.inference.postprocess import probabilities
+from graft.service.inference import postprocess
 from graft.training.data.dataset import Sample
 from graft.training.evaluation.calibration import calibrate, neighbours_of, temperature
 from graft.training.evaluation.metrics import (
@@ -20,8 +20,8 @@ from graft.training.evaluation.predictions import Answered
 from graft.training.results import Evaluation
 
 
-def answers(right: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of two labels of which the first `right` are right."""
+def predictions(right: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of n images; the first `right` images are predicted correctly."""
     logits = np.tile(np.array([[1.0, 0.0]], np.float32), (n, 1))
     return logits, np.array([0] * right + [1] * (n - right), np.int64)
 
@@ -35,22 +35,22 @@ def answers(right: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         (81, 263, 0.3080, 0.2553, 0.3662),
     ],
 )
-def test_interval_is_wilsons(right: int, n: int, accuracy: float, low: float, high: float):
-    found = score(*answers(right, n))
-    assert [found.accuracy, found.low, found.high] == pytest.approx([accuracy, low, high], abs=5e-5)
-    assert found.n == n
+def test_accuracy_has_the_wilson_interval(right: int, n: int, accuracy: float, low: float, high: float):
+    result = score(*predictions(right, n))
+    assert [result.accuracy, result.low, result.high] == pytest.approx([accuracy, low, high], abs=5e-5)
+    assert result.n == n
 
 
-def test_no_images_say_nothing():
-    found = score(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
-    assert (found.low, found.high, found.n) == (0, 1, 0)
+def test_accuracy_of_no_images_is_unknown():
+    result = score(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+    assert (result.low, result.high, result.n) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("n", range(1, 60))
 def test_accuracy_lies_in_its_interval(n: int):
     for right in range(n + 1):
-        found = score(*answers(right, n))
-        assert 0 <= found.low <= found.accuracy <= found.high <= 1
+        result = score(*predictions(right, n))
+        assert 0 <= result.low <= result.accuracy <= result.high <= 1
 
 
 def test_log_loss_of_a_guess_between_two_is_ln_2():
@@ -62,190 +62,191 @@ def test_log_loss_is_the_mean_over_images():
     assert log_loss(logits, np.array([0, 1])) == pytest.approx(0.399254, abs=1e-5)
 
 
-def test_certain_and_wrong_costs_much_but_not_infinitely():
+def test_confident_error_has_a_finite_log_loss():
     assert np.isfinite(log_loss(np.array([[5000.0, 0.0]], np.float32), np.array([1])))
 
 
 def test_difference_from_itself_is_zero():
-    logits, labels = answers(7, 10)
+    logits, labels = predictions(7, 10)
     assert paired_difference(logits, logits, labels) == (0, 0, 0)
 
 
-def test_difference_counts_for_the_first():
-    better, labels = answers(90, 100)
+def test_difference_is_positive_if_the_first_is_better():
+    better, labels = predictions(90, 100)
     worse = better.copy()
     worse[:30] = [0.0, 1.0]
     assert paired_difference(better, worse, labels)[0] == pytest.approx(0.3)
     assert paired_difference(worse, better, labels)[0] == pytest.approx(-0.3)
 
 
-def test_interval_of_a_difference_is_the_binomials():
-    better, labels = answers(100, 100)
+def test_interval_of_a_difference_is_binomial():
+    better, labels = predictions(100, 100)
     worse = better.copy()
     worse[:30] = [0.0, 1.0]
     difference, low, high = paired_difference(better, worse, labels)
-    # 30 of 100: a binomial's middle 95 % goes from 21 to 39.
+    # 30 of 100: the central 95 % of the binomial distribution is 21 to 39.
     assert (difference, low, high) == pytest.approx((0.30, 0.21, 0.39), abs=0.011)
 
 
-def test_what_both_get_wrong_does_not_widen_the_interval():
-    one, labels = answers(50, 100)
-    other = one + np.float32(0.5)  # other numbers, same answers
-    assert paired_difference(one, other, labels) == (0, 0, 0)
+def test_shared_errors_do_not_widen_the_interval():
+    logits, labels = predictions(50, 100)
+    shifted = logits + np.float32(0.5)  # other logits, same predictions
+    assert paired_difference(logits, shifted, labels) == (0, 0, 0)
 
 
-def drawn(n: int, seed: int = 0, boast: float = 1.0, several: bool = False) -> Answered:
-    """Answers whose targets were drawn from the very probabilities of their logits, which are then made to boast."""
+def random_outputs(n: int, seed: int = 0, scale: float = 1.0, several: bool = False) -> Answered:
+    """Outputs with targets sampled from the probabilities of the logits, which are then multiplied by `scale`."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(n, 6)) * 2
     sigmoids = random.random(logits.shape) < 1 / (1 + np.exp(-logits))
     targets = sigmoids if several else (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
     vectors = (random.normal(size=(n, 8)) + 1).astype(np.float32)
-    return Answered((boast * logits).astype(np.float32), vectors, targets)
+    return Answered((scale * logits).astype(np.float32), vectors, targets)
 
 
-def evaluated(several: bool, boast: float = 1.5, n: int = 400) -> Evaluation:
-    validation, test = drawn(n, 1, boast, several), drawn(n, 2, boast, several)
+def evaluated(several: bool, scale: float = 1.5, n: int = 400) -> Evaluation:
+    validation, test = random_outputs(n, 1, scale, several), random_outputs(n, 2, scale, several)
     samples = [Sample(str(number), (0,), digest=number.to_bytes(2)) for number in range(300)]
     neighbours = neighbours_of(samples, np.random.default_rng(3).normal(size=(300, 8)) + 1)
-    found = temperature(validation.logits, validation.targets)
-    calibration = calibrate(validation, found, neighbours)
-    return evaluate(test, tuple("abcdef"), found, calibration, neighbours, ten_crop=test.logits)
+    fitted = temperature(validation.logits, validation.targets)
+    calibration = calibrate(validation, fitted, neighbours)
+    return evaluate(test, tuple("abcdef"), fitted, calibration, neighbours, ten_crop=test.logits)
 
 
 @pytest.fixture(scope="module")
-def one() -> Evaluation:
+def single_label() -> Evaluation:
     return evaluated(several=False)
 
 
 @pytest.fixture(scope="module")
-def many() -> Evaluation:
+def multi_label() -> Evaluation:
     return evaluated(several=True)
 
 
-def test_metrics_of_one_label_an_image(one: Evaluation):
+def test_metric_names_of_single_label_data(single_label: Evaluation):
     names = {"accuracy", "top5", "balanced_accuracy", "log_loss", "brier", "ece_before", "ece_after"}
-    assert (set(one.metrics), one.multilabel, one.n) == (names, False, 400)
+    assert (set(single_label.metrics), single_label.multilabel, single_label.n) == (names, False, 400)
 
 
-def test_metrics_of_several_labels_an_image(many: Evaluation):
+def test_metric_names_of_multilabel_data(multi_label: Evaluation):
     names = {"map", "micro_f1", "macro_f1", "exact_match", "log_loss", "brier", "ece_before", "ece_after"}
-    assert (set(many.metrics), many.multilabel, many.confusion, many.conformal) == (names, True, None, None)
+    assert (set(multi_label.metrics), multi_label.multilabel) == (names, True)
+    assert (multi_label.confusion, multi_label.conformal) == (None, None)
 
 
-def test_losses_of_one_label_are_scikit_learns(one: Evaluation):
+def test_single_label_losses_match_scikit_learn(single_label: Evaluation):
     from sklearn.metrics import brier_score_loss, log_loss
 
-    test = drawn(400, 2, 1.5)
-    chances = probabilities(test.logits, one.temperature)
-    assert one.metrics["log_loss"].value == pytest.approx(log_loss(test.targets, chances))
-    expected = brier_score_loss(test.targets, chances, scale_by_half=False, labels=range(6))
-    assert one.metrics["brier"].value == pytest.approx(expected)
+    test = random_outputs(400, 2, 1.5)
+    probabilities = postprocess.probabilities(test.logits, single_label.temperature)
+    assert single_label.metrics["log_loss"].value == pytest.approx(log_loss(test.targets, probabilities))
+    expected = brier_score_loss(test.targets, probabilities, scale_by_half=False, labels=range(6))
+    assert single_label.metrics["brier"].value == pytest.approx(expected)
 
 
-def test_losses_of_several_labels_are_scikit_learns_mean_over_labels(many: Evaluation):
+def test_multilabel_losses_match_the_mean_over_labels_of_scikit_learn(multi_label: Evaluation):
     from sklearn.metrics import brier_score_loss, log_loss
 
-    test = drawn(400, 2, 1.5, several=True)
-    chances = probabilities(test.logits, many.temperature, multilabel=True)
-    pairs = [(test.targets[:, label], chances[:, label]) for label in range(6)]
-    assert many.metrics["log_loss"].value == pytest.approx(np.mean([log_loss(*pair) for pair in pairs]))
-    assert many.metrics["brier"].value == pytest.approx(np.mean([brier_score_loss(*pair) for pair in pairs]))
+    test = random_outputs(400, 2, 1.5, several=True)
+    probabilities = postprocess.probabilities(test.logits, multi_label.temperature, multilabel=True)
+    pairs = [(test.targets[:, label], probabilities[:, label]) for label in range(6)]
+    assert multi_label.metrics["log_loss"].value == pytest.approx(np.mean([log_loss(*pair) for pair in pairs]))
+    assert multi_label.metrics["brier"].value == pytest.approx(np.mean([brier_score_loss(*pair) for pair in pairs]))
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_the_temperature_mends_the_calibration(several: bool):
-    metrics = evaluated(several, boast=3, n=2000).metrics
+def test_temperature_reduces_the_calibration_error(several: bool):
+    metrics = evaluated(several, scale=3, n=2000).metrics
     assert metrics["ece_before"].low > metrics["ece_after"].high
     assert metrics["ece_after"].low == 0
 
 
-@pytest.mark.parametrize("kind", ["one", "many"])
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
 def test_every_estimate_lies_in_its_interval(kind: str, request):
     metrics = request.getfixturevalue(kind).metrics
     assert all(estimate.low <= estimate.value <= estimate.high for estimate in metrics.values())
     assert all(estimate.low < estimate.high for estimate in metrics.values())
 
 
-def test_the_confusion_matrix_holds_every_image(one: Evaluation):
-    assert sum(map(sum, one.confusion)) == 400
-    right = sum(one.confusion[label][label] for label in range(6))
-    assert one.metrics["accuracy"].value == right / 400
+def test_confusion_matrix_counts_every_image(single_label: Evaluation):
+    assert sum(map(sum, single_label.confusion)) == 400
+    right = sum(single_label.confusion[label][label] for label in range(6))
+    assert single_label.metrics["accuracy"].value == right / 400
 
 
-def test_the_promised_coverage_is_measured(one: Evaluation):
-    assert one.conformal.promised == 0.9
-    assert one.conformal.coverage.low < 0.9 < one.conformal.coverage.high + 0.03
-    assert sum(one.conformal.sizes.values()) == 400
-    mean = sum(size * count for size, count in one.conformal.sizes.items()) / 400
-    assert one.conformal.mean_size == pytest.approx(mean)
-    assert min(one.conformal.sizes) >= 1
+def test_coverage_is_measured(single_label: Evaluation):
+    assert single_label.conformal.promised == 0.9
+    assert single_label.conformal.coverage.low < 0.9 < single_label.conformal.coverage.high + 0.03
+    assert sum(single_label.conformal.sizes.values()) == 400
+    mean = sum(size * count for size, count in single_label.conformal.sizes.items()) / 400
+    assert single_label.conformal.mean_size == pytest.approx(mean)
+    assert min(single_label.conformal.sizes) >= 1
 
 
-@pytest.mark.parametrize("kind", ["one", "many"])
-def test_about_one_in_twenty_images_is_flagged(kind: str, request):
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
+def test_about_five_percent_of_images_are_flagged(kind: str, request):
     outliers = request.getfixturevalue(kind).outliers
     assert outliers.flagged.low <= 0.07
     assert outliers.flagged.high >= 0.03
 
 
-def test_ten_looks_that_see_the_same_gain_nothing(one: Evaluation):
-    assert (one.ten_crop.value, one.ten_crop.low, one.ten_crop.high) == (0, 0, 0)
+def test_equal_ten_crop_logits_have_no_gain(single_label: Evaluation):
+    assert (single_label.ten_crop.value, single_label.ten_crop.low, single_label.ten_crop.high) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("kind", ["one", "many"])
-def test_an_evaluation_survives_its_file(kind: str, request):
-    found = request.getfixturevalue(kind)
-    assert Evaluation.model_validate_json(found.model_dump_json()) == found
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
+def test_evaluation_survives_json(kind: str, request):
+    result = request.getfixturevalue(kind)
+    assert Evaluation.model_validate_json(result.model_dump_json()) == result
 
 
-def test_the_same_answers_give_the_same_evaluation(one: Evaluation):
-    assert evaluated(several=False) == one
+def test_evaluation_is_deterministic(single_label: Evaluation):
+    assert evaluated(several=False) == single_label
 
 
-def test_no_test_images_are_refused():
+def test_no_test_images_raise_an_error():
     empty = Answered(np.zeros((0, 6), np.float32), np.zeros((0, 8), np.float32), np.zeros(0, np.int64))
-    validation = drawn(50)
+    validation = random_outputs(50)
     neighbours = neighbours_of([Sample("a", (0,))], np.ones((1, 8)))
     with pytest.raises(ValueError, match="no test images"):
         evaluate(empty, tuple("abcdef"), 1.0, calibrate(validation, 1.0, neighbours), neighbours)
 
 
-def test_one_number_an_image_has_the_score_as_its_mean():
-    answered = drawn(200, several=True)
-    mean = mean_average_precision(answered.logits, answered.targets)
-    assert by_image(answered.logits, answered.targets).mean() == pytest.approx(mean.value)
+def test_mean_of_per_sample_scores_is_the_score():
+    outputs = random_outputs(200, several=True)
+    mean = mean_average_precision(outputs.logits, outputs.targets)
+    assert by_image(outputs.logits, outputs.targets).mean() == pytest.approx(mean.value)
 
 
-def test_a_difference_in_mean_average_precision_is_that_of_a_bootstrap():
-    answered, random = drawn(300, several=True), np.random.default_rng(5)
-    rival = answered.logits + random.normal(size=answered.logits.shape).astype(np.float32) * 2
-    found = paired_difference(answered.logits, rival, answered.targets)
-    draws = []
+def test_difference_in_mean_average_precision_matches_a_bootstrap():
+    outputs, random = random_outputs(300, several=True), np.random.default_rng(5)
+    baseline = outputs.logits + random.normal(size=outputs.logits.shape).astype(np.float32) * 2
+    result = paired_difference(outputs.logits, baseline, outputs.targets)
+    samples = []
     for rows in random.integers(0, 300, (300, 300)):
-        ours, theirs = (mean_average_precision(logits[rows], answered.targets[rows]) for logits in (answered.logits, rival))
-        draws.append(ours.value - theirs.value)
-    assert found == pytest.approx((np.mean(draws), *np.quantile(draws, [0.025, 0.975])), abs=0.012)
-    assert found[1] > 0
+        first, second = (mean_average_precision(logits[rows], outputs.targets[rows]) for logits in (outputs.logits, baseline))
+        samples.append(first.value - second.value)
+    assert result == pytest.approx((np.mean(samples), *np.quantile(samples, [0.025, 0.975])), abs=0.012)
+    assert result[1] > 0
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_difference_in_log_loss_counts_for_the_lower(several: bool):
-    answered = drawn(300, several=several)
-    better, low, high = paired_log_loss(answered.logits, answered.logits * 3, answered.targets)
-    expected = log_loss(answered.logits * 3, answered.targets) - log_loss(answered.logits, answered.targets)
+def test_log_loss_difference_is_positive_if_the_first_is_lower(several: bool):
+    outputs = random_outputs(300, several=several)
+    better, low, high = paired_log_loss(outputs.logits, outputs.logits * 3, outputs.targets)
+    expected = log_loss(outputs.logits * 3, outputs.targets) - log_loss(outputs.logits, outputs.targets)
     assert better == pytest.approx(expected)
     assert 0 < low < better < high
 
 
-def test_a_rival_is_judged_at_its_own_temperature():
-    answered = drawn(100)
-    found = paired_log_loss(answered.logits, answered.logits * 2, answered.targets, 1.0, 2.0)
-    assert found == pytest.approx((0, 0, 0), abs=1e-6)
+def test_baseline_has_its_own_temperature():
+    outputs = random_outputs(100)
+    result = paired_log_loss(outputs.logits, outputs.logits * 2, outputs.targets, 1.0, 2.0)
+    assert result == pytest.approx((0, 0, 0), abs=1e-6)
 
 
-def test_several_labels_are_right_only_if_all_are():
-    chances = np.array([[0.9, 0.1], [0.9, 0.9], [0.1, 0.1], [0.6, 0.1]])
+def test_exact_match_needs_all_labels():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.9], [0.1, 0.1], [0.6, 0.1]])
     targets = np.array([[True, False], [True, False], [False, False], [True, False]])
-    found = score_several(chances, targets, np.array([0.7, 0.5]))
-    assert (found.accuracy, found.n) == (0.5, 4)
+    result = score_several(probabilities, targets, np.array([0.7, 0.5]))
+    assert (result.accuracy, result.n) == (0.5, 4)

@@ -1,4 +1,4 @@
-"""The block that tells the labels apart is found, and its head answers the same wherever it runs."""
+"""Selection of a feature set, and equal outputs of its head in numpy, ONNX and torch."""
 
 from pathlib import Path
 
@@ -22,89 +22,91 @@ def exported(fitted) -> Exported:
     return onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 128, 28, "crop")
 
 
-def rows(where: dict[str, float], n: int = 150) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (1, n, 50) of noise on very different scales, with this much of the label in some of the blocks."""
+def make_features(signals: dict[str, float], n: int = 150) -> tuple[np.ndarray, np.ndarray]:
+    """Noise features (1, n, 50) on very different scales, with a label signal of this strength in some feature sets."""
     random = np.random.default_rng(0)
-    labels, seen = np.arange(n) % 3, random.normal(size=(n, 50))
-    for block, strength in where.items():
-        width = COLUMNS[block].stop - COLUMNS[block].start
-        seen[:, COLUMNS[block]] += strength * random.normal(size=(3, width))[labels]
-    seen *= np.repeat([0.01, 100.0, 1.0], [8, 12, 30])
-    return seen.astype(np.float32)[None], labels
+    labels, features = np.arange(n) % 3, random.normal(size=(n, 50))
+    for name, signal in signals.items():
+        width = COLUMNS[name].stop - COLUMNS[name].start
+        features[:, COLUMNS[name]] += signal * random.normal(size=(3, width))[labels]
+    features *= np.repeat([0.01, 100.0, 1.0], [8, 12, 30])
+    return features.astype(np.float32)[None], labels
 
 
-@pytest.mark.parametrize("block", ["stage1", "stage2", "last"])
-def test_the_block_that_knows_the_labels_is_found(block: str):
-    seen, labels = rows({block: 1.0})
-    chosen = best_of(seen, COLUMNS, labels, n_folds=3, seed=0)
-    assert chosen.best.block == block
-    assert chosen.best.accuracy > 0.75
-    assert chosen.best.sees == ("last" if block == "last" else "all")
+@pytest.mark.parametrize("feature_set", ["stage1", "stage2", "last"])
+def test_feature_set_with_the_signal_is_selected(feature_set: str):
+    features, labels = make_features({feature_set: 1.0})
+    selection = best_of(features, COLUMNS, labels, n_folds=3, seed=0)
+    assert selection.best.block == feature_set
+    assert selection.best.accuracy > 0.75
+    assert selection.best.sees == ("last" if feature_set == "last" else "all")
 
 
-def test_all_is_chosen_where_every_block_knows_a_part():
-    seen, labels = rows({"stage1": 0.6, "stage2": 0.6, "last": 0.6})
-    assert best_of(seen, COLUMNS, labels, n_folds=3, seed=0).best.block == "all"
+def test_all_is_selected_if_every_stage_has_some_signal():
+    features, labels = make_features({"stage1": 0.6, "stage2": 0.6, "last": 0.6})
+    assert best_of(features, COLUMNS, labels, n_folds=3, seed=0).best.block == "all"
 
 
-def test_the_table_has_every_block_with_either_kind_and_the_finalists_first():
-    table = best_of(*pairs(rows({"stage2": 1.0})), n_folds=3, seed=0).table
-    assert {(one.block, one.kind) for one in table} == {(block, kind) for block in COLUMNS for kind in ("logistic", "svm")}
-    assert len(table) == 8
-    losses = [one.loss for one in table]
+def test_candidates_are_all_feature_sets_and_kinds_with_the_finalists_first():
+    candidates = best_of(*arguments(make_features({"stage2": 1.0})), n_folds=3, seed=0).table
+    assert {(candidate.block, candidate.kind) for candidate in candidates} == {
+        (feature_set, kind) for feature_set in COLUMNS for kind in ("logistic", "svm")
+    }
+    assert len(candidates) == 8
+    losses = [candidate.loss for candidate in candidates]
     assert losses[:3] == sorted(losses[:3])
     assert losses[3:] == sorted(losses[3:])
 
 
-def pairs(found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, slice], np.ndarray]:
-    return found[0], COLUMNS, found[1]
+def arguments(data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, slice], np.ndarray]:
+    return data[0], COLUMNS, data[1]
 
 
-def test_of_many_images_a_part_screens_and_all_parts_judge_the_finalists(monkeypatch):
+def test_candidates_are_screened_with_fewer_images_than_the_finalists(monkeypatch):
     monkeypatch.setattr("graft.training.features.stage_selection.MOST_FOR_SCREENING", 100)
     monkeypatch.setattr("graft.training.features.stage_selection.ENOUGH_TO_SCREEN", 20)
-    table = best_of(*pairs(rows({"stage2": 1.0})), n_folds=5, seed=0).table
-    assert [one.n_judged for one in table] == [150] * 3 + [20] * 5
+    candidates = best_of(*arguments(make_features({"stage2": 1.0})), n_folds=5, seed=0).table
+    assert [candidate.n_judged for candidate in candidates] == [150] * 3 + [20] * 5
 
 
-def test_without_stages_there_is_only_the_last_vector_to_see():
-    seen, labels = rows({"last": 1.0})
+def test_without_stages_only_the_last_vector_is_a_candidate():
+    features, labels = make_features({"last": 1.0})
     only = {"last": slice(0, 30), "all": slice(0, 30)}
-    table = best_of(seen[:, :, 20:], only, labels, n_folds=3, seed=0).table
-    assert [one.block for one in table] == ["last", "last"]
+    candidates = best_of(features[:, :, 20:], only, labels, n_folds=3, seed=0).table
+    assert [candidate.block for candidate in candidates] == ["last", "last"]
 
 
-def test_several_labels_an_image_have_their_block_too():
-    seen, labels = rows({"stage1": 1.5})
-    has = np.stack([labels == 0, labels != 2], axis=1)
-    chosen = best_of(seen, COLUMNS, has, n_folds=3, seed=0)
-    assert chosen.best.block == "stage1"
-    assert learn(chosen.best, seen, COLUMNS, has).weight.shape == (2, 50)
+def test_multilabel_feature_set_is_selected():
+    features, labels = make_features({"stage1": 1.5})
+    targets = np.stack([labels == 0, labels != 2], axis=1)
+    selection = best_of(features, COLUMNS, targets, n_folds=3, seed=0)
+    assert selection.best.block == "stage1"
+    assert learn(selection.best, features, COLUMNS, targets).weight.shape == (2, 50)
 
 
-def test_the_same_seed_makes_the_same_choice():
-    found = pairs(rows({"stage2": 0.5}))
-    assert best_of(*found, n_folds=3, seed=5) == best_of(*found, n_folds=3, seed=5)
+def test_same_seed_gives_the_same_selection():
+    args = arguments(make_features({"stage2": 0.5}))
+    assert best_of(*args, n_folds=3, seed=5) == best_of(*args, n_folds=3, seed=5)
 
 
-@pytest.mark.parametrize(("block", "used"), [("stage1", slice(0, 8)), ("stage2", slice(8, 20)), ("all", slice(0, 50))])
-def test_a_head_takes_whole_rows_and_heeds_its_own_block(block: str, used: slice):
-    seen, labels = rows({block: 1.0})
-    head = learn(Candidate(block, "logistic", 0.1, 0.5, 0.8, 150), seen, COLUMNS, labels)
+@pytest.mark.parametrize(("feature_set", "used"), [("stage1", slice(0, 8)), ("stage2", slice(8, 20)), ("all", slice(0, 50))])
+def test_head_takes_all_features_and_has_weights_only_for_its_feature_set(feature_set: str, used: slice):
+    features, labels = make_features({feature_set: 1.0})
+    head = learn(Candidate(feature_set, "logistic", 0.1, 0.5, 0.8, 150), features, COLUMNS, labels)
     assert head.weight.shape == (3, 50)
     assert np.flatnonzero(head.weight.any(axis=0)).tolist() == list(range(50))[used]
-    assert (head(seen[0]).argmax(axis=1) == labels).mean() > 0.75
+    assert (head(features[0]).argmax(axis=1) == labels).mean() > 0.75
 
 
-def test_a_head_on_the_last_vector_takes_nothing_else():
-    seen, labels = rows({"last": 1.0})
-    head = learn(Candidate("last", "svm", 0.1, 0.5, 0.8, 150), seen, COLUMNS, labels)
+def test_head_on_the_last_vector_takes_only_that_vector():
+    features, labels = make_features({"last": 1.0})
+    head = learn(Candidate("last", "svm", 0.1, 0.5, 0.8, 150), features, COLUMNS, labels)
     assert head.weight.shape == (3, 30)
-    assert (head(seen[0, :, 20:]).argmax(axis=1) == labels).mean() > 0.75
+    assert (head(features[0, :, 20:]).argmax(axis=1) == labels).mean() > 0.75
 
 
-@pytest.mark.parametrize("block", ["stage3", "last", "all"])
-def test_graph_and_torch_answer_as_the_head_does(exported: Exported, tmp_path: Path, block: str):
+@pytest.mark.parametrize("feature_set", ["stage3", "last", "all"])
+def test_onnx_and_torch_outputs_equal_the_heads(exported: Exported, tmp_path: Path, feature_set: str):
     import torch
     from safetensors.torch import load_file
 
@@ -112,30 +114,30 @@ def test_graph_and_torch_answer_as_the_head_does(exported: Exported, tmp_path: P
     from graft.service.networks import network as networks
     from graft.training.finetuning.lightning_module import set_head
 
-    random, places = np.random.default_rng(0), columns(exported.backbone)
+    random, slices = np.random.default_rng(0), columns(exported.backbone)
     batch = random.integers(0, 256, (12, 128, 128, 3), dtype=np.uint8)
-    said = Graph(exported.graph)(batch)
-    seen = np.concatenate([said[STAGES], said[VECTORS]], axis=1)[None]
-    candidate = Candidate(block, "logistic", 0.01, 0.5, 0.8, 12)
-    head = learn(candidate, seen, places, np.arange(12) % 3)
-    expected = head(seen[0] if candidate.sees == "all" else said[VECTORS])
+    outputs = Graph(exported.graph)(batch)
+    features = np.concatenate([outputs[STAGES], outputs[VECTORS]], axis=1)[None]
+    candidate = Candidate(feature_set, "logistic", 0.01, 0.5, 0.8, 12)
+    head = learn(candidate, features, slices, np.arange(12) % 3)
+    expected = head(features[0] if candidate.sees == "all" else outputs[VECTORS])
 
     (tmp_path / "model.onnx").write_bytes(with_head(exported.graph, head, candidate.sees))
-    by_graph = CpuEngine(tmp_path / "model.onnx")(batch)
-    facts = exported.backbone.model_copy(update={"sees": candidate.sees})
-    network = networks.build(facts, 3, exported.preprocessing)
+    onnx_outputs = CpuEngine(tmp_path / "model.onnx")(batch)
+    backbone = exported.backbone.model_copy(update={"sees": candidate.sees})
+    network = networks.build(backbone, 3, exported.preprocessing)
     network.load_state_dict(load_file(exported.weights), strict=False)
     set_head(network, head)
     with torch.inference_mode():
         logits, vectors = network.eval()(torch.from_numpy(batch))
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(by_graph.logits, expected, atol=1e-4)
+    np.testing.assert_allclose(onnx_outputs.logits, expected, atol=1e-4)
     np.testing.assert_allclose(logits.numpy(), expected, atol=1e-4)
-    np.testing.assert_allclose(vectors.numpy(), by_graph.vectors, atol=1e-3)
+    np.testing.assert_allclose(vectors.numpy(), onnx_outputs.vectors, atol=1e-3)
     assert LOGITS in Graph(tmp_path / "model.onnx").outputs
 
 
-def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_path: Path):
+def test_package_stores_the_heads_input(fitted, exported: Exported, tmp_path: Path):
     import dataclasses
 
     import torch
@@ -154,10 +156,10 @@ def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_
     backbone = Graph(exported.graph)
 
     def network(batch: np.ndarray) -> Outputs:
-        said = backbone(batch)
-        return Outputs(head(np.concatenate([said[STAGES], said[VECTORS]], axis=1)), said[VECTORS])
+        outputs = backbone(batch)
+        return Outputs(head(np.concatenate([outputs[STAGES], outputs[VECTORS]], axis=1)), outputs[VECTORS])
 
-    trained = dataclasses.replace(
+    model = dataclasses.replace(
         fitted.trained,
         backbone=exported.backbone.model_copy(update={"sees": "all"}),
         network=network,
@@ -166,7 +168,7 @@ def test_a_package_remembers_what_its_head_sees(fitted, exported: Exported, tmp_
     )
     dataset = scan(SAMPLE)
     splits = Splits(*[dataset.samples[:8]] * 3)
-    writer.write(answering(trained, dataset, splits), dataset, splits, "stages", tmp_path / "package")
+    writer.write(answering(model, dataset, splits), dataset, splits, "stages", tmp_path / "package")
     artifact = read(tmp_path / "package")
     assert (artifact.manifest.backbone.sees, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
     batch = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The batch that fits is found by arithmetic on a measurement, and makes the same steps."""
+"""The batch size finder measures memory and keeps the optimizer steps the same."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from graft.training.finetuning import batch_size_finder
 
 
 class Two(nn.Module):
-    """Keeps 4 * 3 * side**2 bytes (its input) and four times as much (its rectified output) of each image."""
+    """Saves 4 * 3 * side**2 bytes of input per image, and four times as much of its ReLU output, for the backward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,11 +31,11 @@ def planned(batch_size: int = 32) -> Plan:
     return plan(Recipe(batch_size=batch_size), Facts(n_images=320, counts=(160, 160)))
 
 
-def test_what_a_step_keeps_of_an_image_is_measured():
+def test_activation_memory_per_image_is_measured():
     assert batch_size_finder.bytes_per_image(Two(), 16) == pytest.approx(5 * 4 * 3 * 16**2, rel=0.05)
 
 
-def test_measuring_leaves_the_network_as_it_was():
+def test_measurement_does_not_change_the_network():
     network = nn.Sequential(Two(), nn.BatchNorm2d(3)).train()
     network[1].eval()
     two = network[0]
@@ -44,7 +44,7 @@ def test_measuring_leaves_the_network_as_it_was():
 
 
 @pytest.mark.parametrize(("images", "batch_size", "accumulate"), [(32, 32, 1), (31, 16, 2), (9, 8, 4), (1, 1, 32)])
-def test_batches_are_halved_until_one_fits_and_steps_stay_the_same(images: int, batch_size: int, accumulate: int):
+def test_batches_are_halved_until_one_fits_with_the_same_steps(images: int, batch_size: int, accumulate: int):
     network = Two()
     free = (WEIGHTS + (images + 0.5) * batch_size_finder.bytes_per_image(network, 16)) / batch_size_finder.SHARE
     found = batch_size_finder.fitting(network, planned(), 16, int(free))
@@ -52,7 +52,7 @@ def test_batches_are_halved_until_one_fits_and_steps_stay_the_same(images: int, 
     assert found.total_steps == planned().total_steps
 
 
-def test_image_that_does_not_fit_alone_is_refused_in_words():
+def test_error_if_a_single_image_does_not_fit():
     with pytest.raises(MemoryError, match=r"needs 0\.0 GiB at 16 pixels; 0\.0 GiB are free\. Try a smaller --input-size"):
         batch_size_finder.fitting(Two(), planned(), 16, 100)
 
@@ -64,16 +64,16 @@ def test_too_little_memory_is_exit_code_5(fitted, make_folder, tmp_path: Path, m
     choices = ["--strategy", "finetune", "--epochs", "1", "--input-size", "128", "--accelerator", "cpu"]
     assert main(["fit", str(photos), "--out", "run", *choices]) == 5
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: Learning needs 0.")
+    assert error.startswith("error: Training needs 0.")
     assert error.endswith("GiB at 128 pixels; 0.0 GiB are free. Try a smaller --input-size or --backbone.")
 
 
-def test_free_memory_of_this_machine_is_less_than_all_of_it():
+def test_free_memory_is_less_than_total_memory():
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     assert 0 < batch_size_finder.free_memory(gpu=False) < int(total.split()[1]) * 1024
 
 
-def test_limit_of_a_container_is_minded(tmp_path: Path):
+def test_container_limit_is_respected(tmp_path: Path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
     assert batch_size_finder._left_in_group(tmp_path) == 600

@@ -1,4 +1,4 @@
-"""What is best is a number, what is written is whole, and what is random depends on the seed and the epoch alone."""
+"""Callbacks: best epoch, atomic files, graceful stop and reseeding."""
 
 import math
 from pathlib import Path
@@ -30,23 +30,23 @@ def history(*losses: float) -> list[dict[str, float]]:
         ((math.nan, math.nan), 0),
     ],
 )
-def test_best_epoch_is_the_earliest_with_the_lowest_loss_and_never_one_without_a_number(losses: tuple[float, ...], best: int):
+def test_best_epoch_is_the_first_with_the_lowest_finite_loss(losses: tuple[float, ...], best: int):
     assert _best(history(*losses)) == best
 
 
 def trainer(epoch: int, loss: float, **more: object) -> SimpleNamespace:
-    """As much of Lightning's trainer as a Keeper looks at; its checkpoint is a real one."""
+    """The parts of a Lightning Trainer that the checkpoint callback uses; saves a real checkpoint."""
 
     def save_checkpoint(path: Path) -> None:
         checkpoints.save({"state_dict": {}, "best": 0}, path)
 
-    scores = {"val/loss": torch.tensor(loss), "train/loss": torch.tensor(1.0)}
-    made = SimpleNamespace(current_epoch=epoch, global_step=2 * epoch + 2, callback_metrics=scores, should_stop=False)
+    metrics = {"val/loss": torch.tensor(loss), "train/loss": torch.tensor(1.0)}
+    made = SimpleNamespace(current_epoch=epoch, global_step=2 * epoch + 2, callback_metrics=metrics, should_stop=False)
     made.__dict__.update(max_epochs=4, save_checkpoint=save_checkpoint, **more)
     return made
 
 
-def keeper(run: Path, *losses: float) -> Keeper:
+def checkpoint_callback(run: Path, *losses: float) -> Keeper:
     (run / "checkpoints").mkdir()
     made = Keeper(run)
     made.history = history(*losses)
@@ -54,59 +54,59 @@ def keeper(run: Path, *losses: float) -> Keeper:
     return made
 
 
-def test_epoch_without_a_number_is_neither_saved_nor_told(tmp_path: Path):
-    kept = keeper(tmp_path, 0.5)
-    with pytest.raises(Diverged, match="The loss on validation became nan after epoch 1"):
-        kept.on_train_epoch_end(trainer(0, math.nan), None)
-    assert (len(kept.history), kept.best) == (1, 0)
+def test_epoch_with_nan_loss_is_neither_saved_nor_logged(tmp_path: Path):
+    callback = checkpoint_callback(tmp_path, 0.5)
+    with pytest.raises(Diverged, match="The validation loss became nan after epoch 1"):
+        callback.on_train_epoch_end(trainer(0, math.nan), None)
+    assert (len(callback.history), callback.best) == (1, 0)
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.ckpt")] == ["epoch-0000.ckpt"]
 
 
-def test_metrics_have_a_row_for_each_epoch(tmp_path: Path):
-    kept = keeper(tmp_path, 0.5)
-    kept.on_train_epoch_end(trainer(0, 0.25), None)
+def test_metrics_have_a_row_per_epoch(tmp_path: Path):
+    callback = checkpoint_callback(tmp_path, 0.5)
+    callback.on_train_epoch_end(trainer(0, 0.25), None)
     assert (tmp_path / "metrics.csv").read_text() == "epoch,step,train/loss,val/loss\n0,0,,0.5\n1,2,1.0,0.25\n"
-    assert (kept.epoch, kept.best, kept.ended) == (1, 1, False)
+    assert (callback.epoch, callback.best, callback.ended) == (1, 1, False)
 
 
 def test_last_two_epochs_and_the_best_are_kept(tmp_path: Path):
-    kept = keeper(tmp_path, 0.5)
+    callback = checkpoint_callback(tmp_path, 0.5)
     for epoch, loss in enumerate((0.2, 0.3, 0.4, 0.45)):
-        kept.on_train_epoch_end(trainer(epoch, loss), None)
+        callback.on_train_epoch_end(trainer(epoch, loss), None)
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
     assert names == ["epoch-0001.ckpt", "epoch-0003.ckpt", "epoch-0004.ckpt"]
-    assert kept.ended
+    assert callback.ended
 
 
-def test_log_that_finds_no_room_keeps_its_older_rows_and_the_checkpoint(tmp_path: Path):
-    kept = keeper(tmp_path, 0.5)
-    kept.on_train_epoch_end(trainer(0, 0.25), None)
+def test_full_disk_keeps_older_metrics_and_the_checkpoint(tmp_path: Path):
+    callback = checkpoint_callback(tmp_path, 0.5)
+    callback.on_train_epoch_end(trainer(0, 0.25), None)
     before = (tmp_path / "metrics.csv").read_text()
-    kept.history[0]["x" * 5000] = 1.0  # a long log, and a checkpoint that still finds its room
-    with files_of_at_most(4000), pytest.raises(OSError, match="The disk is full") as refused:
-        kept.on_train_epoch_end(trainer(1, 0.125), None)
-    assert refused.value.filename == str(tmp_path / "metrics.csv")
+    callback.history[0]["x" * 5000] = 1.0  # large metrics, and a checkpoint that still fits
+    with files_of_at_most(4000), pytest.raises(OSError, match="The disk is full") as raised:
+        callback.on_train_epoch_end(trainer(1, 0.125), None)
+    assert raised.value.filename == str(tmp_path / "metrics.csv")
     assert (tmp_path / "metrics.csv").read_text() == before
     checkpoints.verify(checkpoints.path_of(tmp_path / "checkpoints", 2))
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_stop_between_two_batches_waits_for_an_epoch_that_is_done_to_be_saved(last: bool):
+def test_stop_request_waits_for_the_checkpoint_of_a_finished_epoch(last: bool):
     stop = Stop()
-    asked = Asked(stop)
-    asked.on_train_batch_end(SimpleNamespace(is_last_batch=last), None)
+    graceful_stop = Asked(stop)
+    graceful_stop.on_train_batch_end(SimpleNamespace(is_last_batch=last), None)
     stop.signal = 15
     if last:
-        asked.on_train_batch_end(SimpleNamespace(is_last_batch=True), None)
+        graceful_stop.on_train_batch_end(SimpleNamespace(is_last_batch=True), None)
     with pytest.raises(SystemExit) as ended:
-        asked.on_train_batch_end(SimpleNamespace(is_last_batch=False), None)
+        graceful_stop.on_train_batch_end(SimpleNamespace(is_last_batch=False), None)
     assert ended.value.code == 143
 
 
-def test_random_state_follows_from_seed_and_epoch():
-    drawn = {}
+def test_random_state_depends_on_seed_and_epoch():
+    samples = {}
     for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
         reseed(seed, epoch)
-        drawn.setdefault((seed, epoch), []).append(torch.rand(1).item())
-    assert drawn[0, 1][0] == drawn[0, 1][1]
-    assert len({values[0] for values in drawn.values()}) == 3
+        samples.setdefault((seed, epoch), []).append(torch.rand(1).item())
+    assert samples[0, 1][0] == samples[0, 1][1]
+    assert len({values[0] for values in samples.values()}) == 3

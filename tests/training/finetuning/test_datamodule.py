@@ -1,4 +1,4 @@
-"""Random changes that are really random, that any machine repeats, and validation pixels that are the service's own."""
+"""Training batches are random and reproducible, and validation pixels equal those of the service."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ def dataset(make_folder, encode, photo) -> Dataset:
 
 @pytest.fixture
 def same_image(dataset: Dataset) -> Random:
-    """One image eight times, so that whatever differs is chance."""
+    """One image eight times, so that differences come from augmentation only."""
     [sample] = (sample for sample in dataset.samples if sample.path == "cat/photo.png")
     images = pixels(dataset, (sample,) * 8, whole, SQUARE, 0)
     return Random(images, torch.zeros(8, dtype=torch.int64), random_changes(64, "medium", True, True), 64, seed=0)
@@ -53,7 +53,7 @@ def batches(
 
 
 def epoch(images: Random, number: int, workers: int, before: tuple[int, ...] = ()) -> torch.Tensor:
-    """What one epoch shows of them, in rising order of the images, after other epochs of the same loader."""
+    """Samples of one epoch, sorted by image, after other epochs of the same loader."""
     order = Order(len(images), seed=0)
     loader = DataLoader(
         images,
@@ -75,37 +75,37 @@ def _same(batch):
     return batch
 
 
-def test_two_workers_never_change_the_same_image_alike(same_image: Random):
+def test_two_workers_augment_the_same_image_differently(same_image: Random):
     changed = epoch(same_image, 0, workers=2)
     assert len({image.numpy().tobytes() for image in changed}) == 8
 
 
-def test_two_epochs_never_change_the_same_image_alike(same_image: Random):
+def test_two_epochs_augment_the_same_image_differently(same_image: Random):
     one, other = epoch(same_image, 0, workers=2), epoch(same_image, 1, workers=2)
     assert not any(torch.equal(before, after) for before, after in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_number_of_workers_changes_nothing(same_image: Random, workers: int):
+def test_samples_do_not_depend_on_the_number_of_workers(same_image: Random, workers: int):
     assert torch.equal(epoch(same_image, 1, workers), epoch(same_image, 1, workers=2))
 
 
-def test_an_epoch_by_itself_is_the_same_as_after_others(same_image: Random):
+def test_epoch_does_not_depend_on_earlier_epochs(same_image: Random):
     assert torch.equal(epoch(same_image, 3, workers=2), epoch(same_image, 3, workers=2, before=(1, 2)))
 
 
-def test_another_seed_makes_other_changes(same_image: Random):
+def test_another_seed_gives_other_augmentations(same_image: Random):
     images = same_image.images
     other = Random(images, torch.zeros(8, dtype=torch.int64), random_changes(64, "medium", True, True), 64, seed=1)
     assert not torch.equal(same_image[Draw(0, 0)][0], other[Draw(0, 0)][0])
 
 
-def test_image_that_an_epoch_shows_again_is_changed_anew(same_image: Random):
+def test_repeated_image_is_augmented_differently(same_image: Random):
     assert not torch.equal(same_image[Draw(0, 0, 0)][0], same_image[Draw(0, 0, 1)][0])
 
 
-def test_left_alone_albumentations_repeats_itself_in_every_worker_and_epoch(same_image: Random):
-    # Why the changes are seeded by image; when this fails, albumentations has mended it.
+def test_unseeded_albumentations_repeats_itself_in_every_worker_and_epoch(same_image: Random):
+    # The reason for seeding per image. If this fails, albumentations has fixed it.
     class Unseeded(Random):
         def _changed(self, draw: Draw) -> np.ndarray:
             return self._changes(image=self.images[draw.row])["image"]
@@ -115,12 +115,12 @@ def test_left_alone_albumentations_repeats_itself_in_every_worker_and_epoch(same
     first, again = (
         [image for image, _ in DataLoader(images, None, sampler=order, num_workers=2, timeout=60)] for _ in range(2)
     )
-    assert torch.equal(first[0], first[1])  # the first image of either worker
+    assert torch.equal(first[0], first[1])  # the first image of each worker
     assert torch.equal(first[0], again[0])
 
 
-def test_changes_are_drawn_independently_of_each_other(same_image: Random):
-    # `set_random_seed` gives every change the same numbers: all or none of them would happen to an image.
+def test_transforms_are_sampled_independently(same_image: Random):
+    # `set_random_seed` gives every transform the same numbers, so all or none would apply to an image.
     both = A.Compose([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)], strict=True)
     upright = np.zeros((64, 64, 3), np.uint8)
     upright[:32, :32] = 255
@@ -130,7 +130,7 @@ def test_changes_are_drawn_independently_of_each_other(same_image: Random):
 
 
 class Watching(LightningModule):
-    """Notes which images Lightning shows it in each epoch."""
+    """Records the images of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Watching(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_lightning_shows_each_epoch_what_that_epoch_is_to_show(dataset: Dataset, tmp_path: Path):
+def test_lightning_uses_the_samples_of_each_epoch(dataset: Dataset, tmp_path: Path):
     loader, module = batches(dataset).train_dataloader(), Watching()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     Trainer(max_epochs=3, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(module, loader)
@@ -155,30 +155,30 @@ def test_lightning_shows_each_epoch_what_that_epoch_is_to_show(dataset: Dataset,
         assert module.seen[number] == expected
 
 
-def test_making_an_iterator_leaves_torchs_random_state_alone(dataset: Dataset):
+def test_new_iterator_does_not_change_the_global_random_state(dataset: Dataset):
     loader = batches(dataset).train_dataloader()
     before = torch.get_rng_state()
     next(iter(loader))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_epoch_shows_every_image_once_in_another_order():
+def test_every_epoch_has_every_image_once_in_another_order():
     one, other = ([draw.row for draw in Order(50, 0).draws(epoch)] for epoch in (0, 1))
     assert sorted(one) == sorted(other) == list(range(50))
     assert one != other
 
 
-def test_balanced_sampling_shows_rare_labels_as_often_as_common_ones(make_folder):
+def test_balanced_sampling_draws_rare_labels_as_often_as_common_ones(make_folder):
     dataset = examine(scan(make_folder({"rare": 8, "common": 60})))[0]
     splits = split(dataset, 0)
     order = batches(dataset, splits=splits, balance="sampling").train_dataloader().sampler
     draws = [draw for number in range(40) for draw in order.draws(number)]
     shown_rare = np.mean([splits.train[draw.row].label == dataset.labels.index("rare") for draw in draws])
     assert 0.45 < shown_rare < 0.55
-    assert len(set(draws)) == len(draws)  # what is shown twice is counted, so that it is changed anew
+    assert len(set(draws)) == len(draws)  # repeated draws are counted, so that their augmentations differ
 
 
-def test_batches_are_bytes_with_labels(dataset: Dataset):
+def test_batches_are_uint8_images_with_labels(dataset: Dataset):
     module = batches(dataset)
     for loader in (module.train_dataloader(), module.val_dataloader()):
         images, labels = next(iter(loader))
@@ -186,7 +186,7 @@ def test_batches_are_bytes_with_labels(dataset: Dataset):
         assert (tuple(labels.shape), labels.dtype) == ((4,), torch.int64)
 
 
-def test_images_of_several_labels_come_with_a_yes_or_no_for_each(dataset: Dataset):
+def test_multilabel_targets_are_zeros_and_ones(dataset: Dataset):
     several = tuple(dataclasses.replace(sample, labels=(0, 1) if sample.label else ()) for sample in dataset.samples[:6])
     dataset = dataclasses.replace(dataset, samples=several, multilabel=True)
     splits = Splits(several[:4], several[4:], ())
@@ -195,7 +195,7 @@ def test_images_of_several_labels_come_with_a_yes_or_no_for_each(dataset: Datase
     assert targets.tolist() == [[1.0, 1.0] if sample.labels else [0.0, 0.0] for sample in splits.validation]
 
 
-def test_labels_stay_with_their_images(dataset: Dataset):
+def test_labels_match_their_images(dataset: Dataset):
     splits = split(dataset, 0)
     module = batches(dataset, splits=splits)
     validation = torch.cat([labels for _, labels in module.val_dataloader()])
@@ -205,7 +205,7 @@ def test_labels_stay_with_their_images(dataset: Dataset):
     assert torch.cat([labels for _, labels in loader]).tolist() == [splits.train[row].label for row in rows[:16]]
 
 
-def test_batch_can_be_named(dataset: Dataset):
+def test_batch_paths_are_known(dataset: Dataset):
     splits = split(dataset, 0)
     loader = batches(dataset, splits=splits).train_dataloader()
     rows = [draw.row for draw in loader.sampler.draws(2)][4:8]
@@ -213,17 +213,17 @@ def test_batch_can_be_named(dataset: Dataset):
     assert shown(DataLoader([1, 2]), 0, 0) == []
 
 
-def test_last_training_batch_is_never_a_remnant(dataset: Dataset):
+def test_last_incomplete_training_batch_is_dropped(dataset: Dataset):
     assert [len(images) for images, _ in batches(dataset).train_dataloader()] == [4, 4, 4, 4]  # of 17 images
 
 
-def test_few_images_still_make_a_batch(dataset: Dataset):
+def test_few_images_still_form_a_batch(dataset: Dataset):
     assert [len(images) for images, _ in batches(dataset, batch_size=32).train_dataloader()] == [17]
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
 @pytest.mark.parametrize("pixel_cache", [0, 1])
-def test_validation_pixels_are_the_services_own_bit_for_bit(dataset: Dataset, fit: str, pixel_cache: float):
+def test_validation_pixels_equal_those_of_the_service(dataset: Dataset, fit: str, pixel_cache: float):
     preprocessing = SQUARE.model_copy(update={"fit": fit})
     splits = split(dataset, 0)
     loader = batches(dataset, preprocessing, splits, batch_size=32, pixel_cache=pixel_cache).val_dataloader()
@@ -232,7 +232,7 @@ def test_validation_pixels_are_the_services_own_bit_for_bit(dataset: Dataset, fi
     np.testing.assert_array_equal(images.numpy(), np.stack(expected))
 
 
-def test_unchanged_training_images_are_the_services_own(dataset: Dataset):
+def test_training_pixels_without_augmentation_equal_those_of_the_service(dataset: Dataset):
     splits = split(dataset, 0)
     loader = batches(dataset, splits=splits, augment="none", batch_size=32).train_dataloader()
     [(images, _)] = list(loader)
@@ -241,13 +241,13 @@ def test_unchanged_training_images_are_the_services_own(dataset: Dataset):
 
 
 @pytest.mark.parametrize("pixel_cache", [0, 1])
-def test_training_pixels_are_the_same_with_and_without_room_to_keep_them(dataset: Dataset, pixel_cache: float):
+def test_training_pixels_do_not_depend_on_the_cache(dataset: Dataset, pixel_cache: float):
     kept = torch.cat([images for images, _ in batches(dataset, pixel_cache=pixel_cache).train_dataloader()])
     decoded = torch.cat([images for images, _ in batches(dataset, pixel_cache=0).train_dataloader()])
     assert torch.equal(kept, decoded)
 
 
-def test_margins_of_a_letterbox_are_learned_from(make_folder, encode):
+def test_training_images_keep_letterbox_margins(make_folder, encode):
     folder = make_folder({"a": 4, "b": 4})
     for label in ("a", "b"):
         for path in (folder / label).glob("*.png"):
@@ -267,7 +267,7 @@ def mirrored(photo: np.ndarray, flips: bool) -> int:
     return sum(image[:, 0, 1].mean() > image[:, -1, 1].mean() for image in changed)  # green grows to the right
 
 
-def test_images_are_mirrored_only_where_allowed(photo: np.ndarray):
+def test_images_are_flipped_only_if_enabled(photo: np.ndarray):
     assert mirrored(photo, flips=False) == 0
     assert 10 <= mirrored(photo, flips=True) <= 30
 
@@ -276,21 +276,21 @@ def kinds(augment: str, flips: bool = True, rotations: bool = True) -> list[str]
     return [type(change).__name__ for change in random_changes(64, augment, flips, rotations).transforms]
 
 
-def test_levels_add_changes():
+def test_stronger_levels_add_transforms():
     assert kinds("light") == ["RandomResizedCrop", "HorizontalFlip"]
     assert kinds("medium") == kinds("strong") == ["RandomResizedCrop", "HorizontalFlip", "Rotate", "ColorJitter"]
 
 
-def test_flips_and_rotations_can_be_ruled_out():
+def test_flips_and_rotations_can_be_turned_off():
     assert kinds("strong", flips=False, rotations=False) == ["RandomResizedCrop", "ColorJitter"]
 
 
-def test_hardening_comes_after_all_other_changes():
+def test_corruptions_come_after_all_other_transforms():
     added = [type(change).__name__ for change in random_changes(64, "light", True, True, ("rotation", "blur")).transforms]
     assert added == ["RandomResizedCrop", "HorizontalFlip", "Rotate", "GaussianBlur"]
 
 
-def test_hardening_changes_training_images_and_nothing_else(dataset: Dataset):
+def test_corruptions_apply_to_training_images_only(dataset: Dataset):
     splits = split(dataset, 0)
     plain, hard = (batches(dataset, splits=splits, augment="none", harden=names) for names in ("", "rotation"))
     before, after = (torch.cat([images for images, _ in module.train_dataloader()]) for module in (plain, hard))
@@ -303,7 +303,7 @@ def test_hardening_changes_training_images_and_nothing_else(dataset: Dataset):
 
 
 @pytest.mark.parametrize("name", HARDER)
-def test_every_hardening_changes_some_images_and_keeps_their_size(name: str, same_image: Random):
+def test_every_corruption_changes_some_images_and_keeps_their_size(name: str, same_image: Random):
     images = Random(
         same_image.images, torch.zeros(8, dtype=torch.int64), random_changes(64, "none", True, True, (name,)), 64, 0
     )
@@ -315,21 +315,21 @@ def test_every_hardening_changes_some_images_and_keeps_their_size(name: str, sam
 
 @pytest.mark.parametrize("augment", ["light", "medium", "strong"])
 @pytest.mark.parametrize("shape", [(72, 72, 3), (72, 300, 3), (500, 72, 3)])
-def test_changed_image_has_the_networks_size(shape: tuple[int, ...], augment: str):
+def test_augmented_image_has_the_input_size(shape: tuple[int, ...], augment: str):
     changed = random_changes(64, augment, True, True)(image=np.zeros(shape, np.uint8))["image"]
     assert (changed.shape, changed.dtype) == ((64, 64, 3), np.uint8)
 
 
-def test_random_changes_refuse_an_argument_they_do_not_know(photo):
-    # Unless strict, albumentations only warns of one, and the change that was meant never happens.
+def test_transforms_reject_unknown_arguments(photo):
+    # Without `strict`, albumentations only warns, and the intended transform is not applied.
     with pytest.raises(ValueError, match="picture"):
         random_changes(64, "light", True, True)(image=photo, picture=photo)
 
 
 @pytest.mark.parametrize("pixel_cache", [0, 1])
-def test_image_that_vanished_since_the_scan_is_named(dataset: Dataset, pixel_cache: float):
+def test_missing_image_is_named(dataset: Dataset, pixel_cache: float):
     splits = split(dataset, 0)
     Path(dataset.source.root, splits.validation[0].path).unlink()
-    smaller = SQUARE.model_copy(update={"crop": 56})  # which no other test has kept these images for
+    smaller = SQUARE.model_copy(update={"crop": 56})  # a size that no other test has cached
     with pytest.raises(DatasetError, match=rf"{splits.validation[0].path} cannot be read"):
         list(batches(dataset, smaller, splits, pixel_cache=pixel_cache).val_dataloader())

@@ -1,4 +1,4 @@
-"""Fine-tuning starts from what the probe knows and never ends below it."""
+"""Fine-tuning starts from the probe and never ends below it."""
 
 import copy
 import csv
@@ -43,14 +43,14 @@ RECIPE = Recipe(
 
 
 def planned(epochs: int = 5, **choices: object) -> Plan:
-    """The plan for three labels of 21 training images each."""
+    """Configuration for three labels with 21 training images each."""
     recipe = RECIPE.model_copy(update={"epochs": epochs, **choices})
     return plan(recipe, Facts(n_images=63, counts=(21, 21, 21)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """All that fine-tuning is given, for three kinds of clothes."""
+    """Inputs of fine-tuning, for three kinds of clothes."""
 
     dataset: Dataset
     splits: Splits
@@ -59,7 +59,7 @@ class Start:
     features: Features
 
     def network(self) -> Network:
-        """A fresh network with the probe's head."""
+        """New network with the probe head."""
         network = load_headless(self.exported, 3)
         set_head(network, self.probed.start)
         return network.eval()
@@ -74,7 +74,7 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """A network before and after `learn`, and the folder that it left."""
+    """Network before and after training, and the run folder."""
 
     before: dict[str, torch.Tensor]
     network: Network
@@ -89,7 +89,7 @@ class Learned:
 def start(cache: Path, tmp_path_factory) -> Start:
     folder = tmp_path_factory.mktemp("clothes")
     with zipfile.ZipFile(SAMPLE) as archive:
-        for label in ("pullover", "coat", "shirt"):  # alike, so that there is something left to learn
+        for label in ("pullover", "coat", "shirt"):  # similar labels, so that there is room for improvement
             (folder / label).mkdir()
             for number in range(1, 31):
                 (folder / label / f"{number}.png").write_bytes(archive.read(f"train/{label}/{number:03d}.png"))
@@ -131,12 +131,14 @@ def learned(start: Start, tmp_path_factory) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def ruined(start: Start, tmp_path_factory) -> Learned:
-    """What comes of rates so high that every epoch is worse than the probe."""
-    return trained(start.network(), start, tmp_path_factory.mktemp("ruined"), backbone_rate=0.5, head_rate=5.0, patience=2)
+def diverged_run(start: Start, tmp_path_factory) -> Learned:
+    """A run with learning rates so high that every epoch is worse than the probe."""
+    return trained(
+        start.network(), start, tmp_path_factory.mktemp("diverged_run"), backbone_rate=0.5, head_rate=5.0, patience=2
+    )
 
 
-def test_scores_that_a_killed_run_had_not_written_down_are_when_it_goes_on(start: Start, tmp_path: Path, monkeypatch):
+def test_missing_metrics_of_a_killed_run_are_written_on_resume(start: Start, tmp_path: Path, monkeypatch):
     save = checkpoints.save
 
     def killed_at_the_end(state: checkpoints.State, path: Path) -> None:
@@ -159,27 +161,27 @@ def changed(learned: Learned) -> set[str]:
     return {key for key, tensor in learned.before.items() if not torch.equal(tensor, after[key])}
 
 
-def test_network_with_the_probes_head_says_what_the_probe_says(start: Start):
+def test_network_with_the_probe_head_predicts_like_the_probe(start: Start):
     with torch.inference_mode():
         logits, _ = start.network()(start.validation()[0])
     np.testing.assert_allclose(logits.numpy(), start.probed.validation, atol=2e-2)
 
 
-def test_epoch_0_scores_what_the_probe_scores(start: Start, ruined: Learned):
+def test_epoch_0_has_the_metrics_of_the_probe(start: Start, diverged_run: Learned):
     right = start.probed.validation.argmax(axis=1) == start.validation()[1].numpy()
-    assert ruined.metrics("val/accuracy")[0] == pytest.approx(right.mean(), abs=1e-6)
+    assert diverged_run.metrics("val/accuracy")[0] == pytest.approx(right.mean(), abs=1e-6)
 
 
-def test_every_epoch_leaves_its_losses_and_its_accuracy(learned: Learned):
+def test_every_epoch_logs_losses_and_accuracy(learned: Learned):
     assert len(learned.metrics("train/loss")) == 5
-    assert len(learned.metrics("val/loss")) == len(learned.metrics("val/accuracy")) == 6  # with that before the first
+    assert len(learned.metrics("val/loss")) == len(learned.metrics("val/accuracy")) == 6  # including epoch 0
 
 
-def test_learning_moves_backbone_and_head(learned: Learned):
+def test_training_changes_backbone_and_head(learned: Learned):
     assert {"backbone.conv_stem.weight", "backbone.bn1.weight", "head.weight", "head.bias"} <= changed(learned)
 
 
-def test_network_afterwards_is_that_of_the_best_epoch_not_of_the_last(start: Start, learned: Learned):
+def test_network_has_the_weights_of_the_best_epoch(start: Start, learned: Learned):
     before, *_, last = losses = learned.metrics("val/loss")
     pixels, labels = start.validation()
     with torch.inference_mode():
@@ -188,37 +190,37 @@ def test_network_afterwards_is_that_of_the_best_epoch_not_of_the_last(start: Sta
     assert loss < min(before, last) - 0.05
 
 
-def test_ruinous_rates_make_every_epoch_worse_than_the_probe(ruined: Learned):
-    probe, *epochs = ruined.metrics("val/loss")
+def test_excessive_learning_rates_make_every_epoch_worse_than_the_probe(diverged_run: Learned):
+    probe, *epochs = diverged_run.metrics("val/loss")
     assert min(epochs) > probe
 
 
-def test_network_that_never_got_better_than_the_probe_is_the_probe(ruined: Learned):
-    assert changed(ruined) == set()
+def test_network_without_improvement_equals_the_probe(diverged_run: Learned):
+    assert changed(diverged_run) == set()
 
 
-def test_pretrained_batch_statistics_are_kept(learned: Learned):
+def test_pretrained_batchnorm_statistics_are_kept(learned: Learned):
     statistics = {key for key in learned.before if "running_" in key or "num_batches" in key}
     assert len(statistics) == 147
     assert statistics & changed(learned) == set()
 
 
-def test_network_is_left_ready_to_answer(learned: Learned):
+def test_network_is_in_eval_mode_after_training(learned: Learned):
     assert not any(module.training for module in learned.network.modules())
 
 
-def test_nothing_but_metrics_and_the_best_checkpoint_is_left(learned: Learned):
+def test_only_metrics_and_the_best_checkpoint_remain(learned: Learned):
     files = {path.relative_to(learned.run).as_posix() for path in learned.run.rglob("*") if path.is_file()}
     assert files == {"metrics.csv", "checkpoints/best.ckpt", "checkpoints/best.ckpt.sha256"}
 
 
-def test_same_seed_learns_the_same(start: Start, learned: Learned, tmp_path: Path):
+def test_same_seed_gives_the_same_weights(start: Start, learned: Learned, tmp_path: Path):
     again = misled(start, tmp_path)
     assert again.metrics("val/loss") == pytest.approx(learned.metrics("val/loss"), abs=1e-4)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])
-def test_loss_that_is_no_number_stops_at_that_step(start: Start, tmp_path: Path, number: float):
+def test_non_finite_loss_stops_at_that_step(start: Start, tmp_path: Path, number: float):
     network = start.network()
     with torch.no_grad():
         network.head.weight[0, 0] = number
@@ -231,27 +233,27 @@ def groups(start: Start) -> list[dict]:
     return param_groups.groups(start.network(), planned(bottom_ratio=1.0))
 
 
-def test_every_parameter_is_learned_in_exactly_one_group(start: Start):
+def test_every_parameter_is_in_exactly_one_group(start: Start):
     listed = [parameter for group in groups(start) for parameter in group["params"]]
     assert len(listed) == len({id(parameter) for parameter in listed}) == 149
 
 
-def test_backbone_learns_more_slowly_than_the_head(start: Start):
+def test_backbone_has_a_lower_learning_rate_than_the_head(start: Start):
     rates = {parameter.shape: group["lr"] for group in groups(start) for parameter in group["params"]}
     assert rates[torch.Size([3, 1280])] == 1e-3
     assert rates[torch.Size([32, 3, 3, 3])] == 2e-4
 
 
-def test_only_matrices_and_filters_shrink(start: Start):
+def test_only_matrices_and_filters_have_weight_decay(start: Start):
     decays = {(parameter.ndim > 1, group["weight_decay"]) for group in groups(start) for parameter in group["params"]}
     assert decays == {(True, 0.02), (False, 0.0)}
 
 
-def test_checkpoint_of_the_module_holds_the_network_and_nothing_of_ours_besides(start: Start):
+def test_module_checkpoint_contains_only_the_network(start: Start):
     assert {key.partition(".")[0] for key in FineTune(start.network(), planned()).state_dict()} == {"network"}
 
 
-def test_exported_graph_says_what_the_learned_network_says(start: Start, learned: Learned, tmp_path: Path):
+def test_exported_graph_predicts_like_the_trained_network(start: Start, learned: Learned, tmp_path: Path):
     export_network(learned.network, 64, tmp_path / "model.onnx")
     pixels, _ = start.validation()
     with torch.inference_mode():
@@ -271,7 +273,7 @@ def assert_positions_add_up(result: Trained, folder: Path, pixels: np.ndarray) -
     np.testing.assert_allclose(by_position.mean(axis=(2, 3)) + result.weights["head.bias"], found[LOGITS], atol=1e-4)
 
 
-def test_fine_tuned_network_is_measured_against_its_probe(start: Start, tmp_path: Path, capsys):
+def test_fine_tuned_network_is_compared_with_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
     ground = Ground(start.dataset, start.splits, start.exported, start.features, recipe, Folder(tmp_path))
     result = finetune.finetune(ground, start.probed, "finetune", recipe.epochs)

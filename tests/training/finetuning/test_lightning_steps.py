@@ -1,4 +1,4 @@
-"""The Lightning module's steps by themselves: a small network, bright and dark images, Lightning's own trainer."""
+"""Steps of the LightningModule, with a small network, bright and dark images, and the Lightning Trainer."""
 
 import copy
 from pathlib import Path
@@ -21,7 +21,7 @@ N_IMAGES = 64
 
 
 class Shades(Dataset[tuple[Tensor, Tensor]]):
-    """Bright images of one label, dark ones of the other; or bright at the top or bottom, or both, or neither."""
+    """Bright images of one label and dark ones of the other; multilabel: bright at the top, the bottom, both, or neither."""
 
     def __init__(self, multilabel: bool = False) -> None:
         random = torch.Generator().manual_seed(0)
@@ -38,7 +38,7 @@ class Shades(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Noted(Callback):
-    """What the trainer had and did after each epoch."""
+    """State of the trainer after each epoch."""
 
     def __init__(self) -> None:
         self.metrics: list[dict[str, float]] = []
@@ -72,14 +72,14 @@ def planned(multilabel: bool = False, **choices: object) -> Plan:
 
 
 def trained(network: Network, chosen: Plan, run: Path) -> tuple[FineTune, Noted]:
-    module, noted = FineTune(copy.deepcopy(network), chosen), Noted()
+    module, recorded = FineTune(copy.deepcopy(network), chosen), Noted()
     loader = DataLoader(Shades(chosen.multilabel), 16)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(
-        max_epochs=chosen.epochs, accelerator="cpu", default_root_dir=run, num_sanity_val_steps=0, callbacks=[noted], **quiet
+        max_epochs=chosen.epochs, accelerator="cpu", default_root_dir=run, num_sanity_val_steps=0, callbacks=[recorded], **quiet
     )
     trainer.fit(module, loader, loader)
-    return module, noted
+    return module, recorded
 
 
 @pytest.mark.parametrize(
@@ -97,70 +97,70 @@ def trained(network: Network, chosen: Plan, run: Path) -> tuple[FineTune, Noted]
         {"multilabel": True, "balance": "weights", "mixup": 0.2, "label_smoothing": 0.1},
     ],
 )
-def test_every_recipe_learns_light_from_dark(network: Network, tmp_path: Path, choices: dict):
-    _, noted = trained(network, planned(**{"head_rate": 3e-3, "backbone_rate": 3e-3, **choices}, epochs=12), tmp_path)
-    assert noted.metrics[-1]["val/accuracy"] >= 0.9
+def test_every_recipe_separates_bright_from_dark(network: Network, tmp_path: Path, choices: dict):
+    _, recorded = trained(network, planned(**{"head_rate": 3e-3, "backbone_rate": 3e-3, **choices}, epochs=12), tmp_path)
+    assert recorded.metrics[-1]["val/accuracy"] >= 0.9
 
 
-def test_accuracy_of_several_labels_is_the_share_of_right_answers(network: Network, tmp_path: Path):
-    _, noted = trained(network, planned(multilabel=True, epochs=1, head_rate=1e-9, backbone_rate=1e-9), tmp_path)
+def test_multilabel_accuracy_is_the_fraction_of_correct_predictions(network: Network, tmp_path: Path):
+    _, recorded = trained(network, planned(multilabel=True, epochs=1, head_rate=1e-9, backbone_rate=1e-9), tmp_path)
     module, _ = trained(network, planned(multilabel=True, epochs=1, head_rate=1e-9, backbone_rate=1e-9), tmp_path)
     images, targets = next(iter(DataLoader(Shades(True), N_IMAGES)))
     with torch.inference_mode():
         right = ((module.network.eval()(images)[0] > 0) == targets.bool()).float().mean()
-    assert noted.metrics[0]["val/accuracy"] == pytest.approx(right.item(), abs=1e-6)
+    assert recorded.metrics[0]["val/accuracy"] == pytest.approx(right.item(), abs=1e-6)
 
 
-def test_rates_rise_and_then_fall_to_nothing(network: Network, tmp_path: Path):
-    _, noted = trained(network, planned(warmup=0.25, head_rate=1e-3), tmp_path)
-    assert noted.rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
-    assert noted.rates[3:] == sorted(noted.rates[3:], reverse=True)
-    assert noted.rates[-1] < 1e-4
+def test_learning_rates_warm_up_and_decay_to_zero(network: Network, tmp_path: Path):
+    _, recorded = trained(network, planned(warmup=0.25, head_rate=1e-3), tmp_path)
+    assert recorded.rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert recorded.rates[3:] == sorted(recorded.rates[3:], reverse=True)
+    assert recorded.rates[-1] < 1e-4
 
 
-def test_on_a_plateau_rates_rise_and_fall_only_when_validation_is_stuck(network: Network, tmp_path: Path):
+def test_plateau_schedule_reduces_rates_only_without_improvement(network: Network, tmp_path: Path):
     stuck = planned(
         schedule="plateau", warmup=0.25, epochs=4, head_rate=1e-12, backbone_rate=1e-12, frozen_norm=True, patience=2
     )
-    _, noted = trained(network, stuck, tmp_path)
+    _, recorded = trained(network, stuck, tmp_path)
     peak = 1e-12
-    assert noted.rates[:4] == pytest.approx([peak / 4, peak / 2, peak * 3 / 4, peak])
-    assert noted.rates[4:8] == pytest.approx([peak] * 4)
-    assert noted.rates[8] == pytest.approx(0.3 * peak)
+    assert recorded.rates[:4] == pytest.approx([peak / 4, peak / 2, peak * 3 / 4, peak])
+    assert recorded.rates[4:8] == pytest.approx([peak] * 4)
+    assert recorded.rates[8] == pytest.approx(0.3 * peak)
 
 
-def test_validated_are_the_averaged_weights(network: Network, tmp_path: Path):
+def test_validation_uses_the_averaged_weights(network: Network, tmp_path: Path):
     chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "average_every": 1})
-    module, noted = trained(network, chosen, tmp_path)
-    average = noted.stepped[0]
-    for weight in noted.stepped[1:]:
+    module, recorded = trained(network, chosen, tmp_path)
+    average = recorded.stepped[0]
+    for weight in recorded.stepped[1:]:
         average = 0.5 * average + 0.5 * weight
-    torch.testing.assert_close(noted.validated[0], average)
-    torch.testing.assert_close(module.network.head.weight.detach(), average)  # and kept in the end
-    assert not torch.allclose(average, noted.stepped[-1])
+    torch.testing.assert_close(recorded.validated[0], average)
+    torch.testing.assert_close(module.network.head.weight.detach(), average)  # and kept at the end
+    assert not torch.allclose(average, recorded.stepped[-1])
 
 
-def test_average_is_brought_up_to_date_at_its_own_pace(network: Network, tmp_path: Path):
+def test_average_is_updated_at_its_interval(network: Network, tmp_path: Path):
     chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "average_every": 2})
-    _, noted = trained(network, chosen, tmp_path)
-    torch.testing.assert_close(noted.validated[0], 0.5 * noted.stepped[1] + 0.5 * noted.stepped[3])
+    _, recorded = trained(network, chosen, tmp_path)
+    torch.testing.assert_close(recorded.validated[0], 0.5 * recorded.stepped[1] + 0.5 * recorded.stepped[3])
 
 
-def test_after_validation_learning_goes_on_from_the_last_step_not_from_the_average(network: Network, tmp_path: Path):
+def test_training_continues_from_the_raw_weights_after_validation(network: Network, tmp_path: Path):
     once, _ = trained(network, planned(epochs=2), tmp_path)
     chosen = planned(epochs=2).model_copy(update={"averaging": 0.9, "average_every": 1})
-    _, noted = trained(network, chosen, tmp_path)
-    torch.testing.assert_close(noted.stepped[-1], once.network.head.weight.detach())
+    _, recorded = trained(network, chosen, tmp_path)
+    torch.testing.assert_close(recorded.stepped[-1], once.network.head.weight.detach())
 
 
-def test_held_layers_do_not_move(network: Network, tmp_path: Path):
+def test_frozen_layers_do_not_change(network: Network, tmp_path: Path):
     module, _ = trained(network, planned(unfreeze="last"), tmp_path)
     before, after = network.state_dict(), module.network.state_dict()
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert {name.split(".")[1] for name in changed} == {"layer4", "weight", "bias"}
 
 
-def test_what_is_random_in_a_step_follows_from_seed_and_epoch_alone(network: Network):
+def test_randomness_of_a_step_depends_on_seed_and_epoch(network: Network):
     images, targets = next(iter(DataLoader(Shades(), 16)))
 
     def loss(seed: int, before: int) -> float:
@@ -173,7 +173,7 @@ def test_what_is_random_in_a_step_follows_from_seed_and_epoch_alone(network: Net
     assert loss(seed=3, before=1) != loss(seed=4, before=1)
 
 
-def test_features_are_dropped_only_while_learning(network: Network):
+def test_dropout_is_applied_only_in_training(network: Network):
     images, targets = next(iter(DataLoader(Shades(), 16)))
     module = FineTune(copy.deepcopy(network), planned(dropout=0.9)).eval()
     torch.manual_seed(0)
@@ -184,7 +184,7 @@ def test_features_are_dropped_only_while_learning(network: Network):
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_loss_that_is_no_number_names_its_step_and_the_rates(network: Network, tmp_path: Path, number: float):
+def test_error_of_a_non_finite_loss_has_step_and_learning_rates(network: Network, tmp_path: Path, number: float):
     class Broken(FineTune):
         def learning_loss(self, images: Tensor, targets: Tensor) -> Tensor:
             return super().learning_loss(images, targets) * (number if self.global_step == 6 else 1.0)

@@ -1,4 +1,4 @@
-"""Curves as files in the run folder, and words where a library is missing."""
+"""Trackers write files to the run folder, and a missing library is an error."""
 
 import socket
 from pathlib import Path
@@ -25,12 +25,12 @@ def logged(tracker: str, run: Path) -> None:
         logger.finalize("success")
 
 
-def test_no_tracker_leaves_nothing(tmp_path: Path):
+def test_no_tracker_writes_nothing(tmp_path: Path):
     logged("none", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorboard_gets_curves_and_choices(tmp_path: Path, no_network):
+def test_tensorboard_gets_metrics_and_hyperparameters(tmp_path: Path, no_network):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logged("tensorboard", tmp_path)
@@ -39,7 +39,7 @@ def test_tensorboard_gets_curves_and_choices(tmp_path: Path, no_network):
     assert "backbone: tf_efficientnet_lite0" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
 
 
-def test_mlflow_gets_curves_and_choices_as_files_of_the_run(tmp_path: Path, no_network):
+def test_mlflow_gets_metrics_and_hyperparameters_as_files(tmp_path: Path, no_network):
     logged("mlflow", tmp_path)
     [curve] = tmp_path.glob("mlruns/*/*/metrics/val/loss")
     assert [line.split()[1] for line in curve.read_text().splitlines()] == ["1.0", "0.5"]
@@ -48,7 +48,7 @@ def test_mlflow_gets_curves_and_choices_as_files_of_the_run(tmp_path: Path, no_n
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
-def test_missing_library_is_named_with_what_to_install(tmp_path: Path, monkeypatch, tracker: str):
+def test_missing_library_is_named_with_the_install_command(tmp_path: Path, monkeypatch, tracker: str):
     monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == tracker else object())
     with pytest.raises(ValueError, match=rf"{tracker} is not installed\. Try: pip install 'graft-vision\[track\]'$"):
         loggers.tracked(Recipe(tracker=tracker), tmp_path)

@@ -1,4 +1,4 @@
-"""The trial finds a rate that learns, and touches nothing."""
+"""The range test finds a good learning rate without side effects."""
 
 import pytest
 import torch
@@ -47,28 +47,28 @@ def batches(count: int = 100) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def test_rate_is_a_safe_distance_below_where_the_loss_was_lowest():
+def test_rate_is_a_safety_factor_below_the_lowest_loss():
     losses = [2.0] * 20 + [1.0] * 20 + [0.5] + [0.1, 0.0, 0.1] + [5.0] * 16
     assert suggested(SCALES, losses) == pytest.approx(SCALES[42] / 10)
 
 
-def test_one_lucky_batch_decides_nothing():
+def test_single_outlier_batch_is_smoothed_out():
     losses = [2.0] * 20 + [1.0] * 20 + [0.5] * 4 + [5.0] * 16
     lucky = [*losses[:50], 0.0, *losses[51:]]
     assert suggested(SCALES, lucky) == suggested(SCALES, losses)
 
 
 @pytest.mark.parametrize(("lowest", "factor"), [(0, 0.1), (TRIALS - 1, 10.0)])
-def test_factor_has_limits(lowest: int, factor: float):
+def test_scale_is_limited(lowest: int, factor: float):
     assert suggested(SCALES, [float(abs(trial - lowest)) for trial in range(TRIALS)]) == pytest.approx(factor)
 
 
-def test_too_few_trials_change_nothing():
+def test_too_few_steps_keep_the_rates():
     assert suggested(SCALES[:14], [1.0] * 14) == 1.0
     assert found_rates(Plain(), batches(5), planned(0.1), gpu=False) == planned(0.1)
 
 
-def test_rates_that_are_too_low_are_raised_and_too_high_ones_lowered():
+def test_low_rates_are_raised_and_high_rates_are_lowered():
     torch.manual_seed(0)
     network = Plain()
     low, high = (found_rates(network, batches(), planned(rate), gpu=False) for rate in (1e-3, 10.0))
@@ -77,7 +77,7 @@ def test_rates_that_are_too_low_are_raised_and_too_high_ones_lowered():
     assert low.backbone_rate == low.head_rate
 
 
-def test_trial_touches_neither_network_nor_random_state():
+def test_range_test_changes_neither_network_nor_random_state():
     network = Plain().eval()
     before, state = {name: tensor.clone() for name, tensor in network.state_dict().items()}, torch.get_rng_state()
     found_rates(network, batches(), planned(0.1), gpu=False)
@@ -87,7 +87,7 @@ def test_trial_touches_neither_network_nor_random_state():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_same_seed_finds_the_same():
+def test_same_seed_gives_the_same_rates():
     network = Plain()
     one, other = (found_rates(network, batches(), planned(0.1), gpu=False) for _ in range(2))
     assert one == other

@@ -1,4 +1,4 @@
-"""Mixed images and mixed targets tell the same story."""
+"""Mixup and CutMix mix images and targets in the same proportion."""
 
 import pytest
 import torch
@@ -14,26 +14,26 @@ def batch(n: int = 4, side: int = 32) -> tuple[Tensor, Tensor]:
 
 
 def greys(targets: Tensor) -> Tensor:
-    """The mean grey that the targets promise."""
+    """The mean gray value according to the targets."""
     return targets @ (50.0 * torch.arange(targets.shape[1]))
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
 @pytest.mark.parametrize("seed", range(5))
-def test_targets_are_mixed_in_the_images_own_proportions(mixup: float, cutmix: float, seed: int):
+def test_targets_are_mixed_in_the_proportions_of_the_images(mixup: float, cutmix: float, seed: int):
     torch.manual_seed(seed)
     images, targets = mix(*batch(), mixup, cutmix)
     torch.testing.assert_close(images.float().mean(dim=(1, 2, 3)), greys(targets), atol=1e-3, rtol=0)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
 
 
-def test_images_are_really_mixed():
+def test_images_are_mixed():
     torch.manual_seed(0)
     changed = [mix(*batch(), 1.0, 0.0)[1] for _ in range(20)]
     assert sum(not torch.equal(targets, torch.eye(4)) for targets in changed) > 15
 
 
-def test_pasting_keeps_every_pixel_whole_and_blending_does_not():
+def test_cutmix_keeps_pixel_values_and_mixup_blends_them():
     torch.manual_seed(3)
     pasted, _ = mix(*batch(), 0.0, 1.0)
     blended, _ = mix(*batch(), 1.0, 0.0)
@@ -42,13 +42,13 @@ def test_pasting_keeps_every_pixel_whole_and_blending_does_not():
     assert not set(blended.unique().tolist()) <= {0.0, 50.0, 100.0, 150.0}
 
 
-def test_with_both_a_coin_decides():
+def test_one_of_both_is_chosen_at_random():
     torch.manual_seed(0)
     kinds = [mix(*batch(), 1.0, 1.0)[0].dtype for _ in range(30)]
     assert 5 < sum(kind == torch.uint8 for kind in kinds) < 25
 
 
-def test_what_came_is_not_changed():
+def test_inputs_are_not_modified():
     images, targets = batch()
     mix(images, targets, 0.0, 1.0)
     assert torch.equal(images, batch()[0])
@@ -56,14 +56,14 @@ def test_what_came_is_not_changed():
 
 
 @pytest.mark.parametrize(("n", "mixup", "cutmix"), [(4, 0.0, 0.0), (1, 1.0, 1.0)])
-def test_nothing_to_mix_is_left_as_it_is(n: int, mixup: float, cutmix: float):
+def test_batch_without_a_partner_is_unchanged(n: int, mixup: float, cutmix: float):
     images, targets = batch(n)
     mixed, shares = mix(images, targets, mixup, cutmix)
     assert torch.equal(mixed, images)
     assert torch.equal(shares, targets)
 
 
-def test_same_random_state_mixes_alike():
+def test_same_random_state_gives_the_same_mix():
     torch.manual_seed(1)
     one = mix(*batch(), 0.5, 0.5)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""How fast each layer learns, which do not, and how what is random starts."""
+"""Parameter groups, freezing and weight initialization."""
 
 import pytest
 import timm
@@ -33,7 +33,7 @@ def rate_of(groups: list[dict], parameter: nn.Parameter) -> float:
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "vit_tiny_patch16_224", "densenet121", "convnext_atto"])
-def test_every_parameter_is_in_exactly_one_layer_from_first_to_last(name: str):
+def test_every_parameter_is_in_exactly_one_layer(name: str):
     body = timm.create_model(name, num_classes=0)
     network = nn.Module()
     network.backbone = body
@@ -45,7 +45,7 @@ def test_every_parameter_is_in_exactly_one_layer_from_first_to_last(name: str):
     assert any(first.split(".")[0] in name for name in found[0])
 
 
-def test_network_that_knows_no_layers_is_one_layer():
+def test_network_without_layer_information_is_one_layer():
     network = nn.Module()
     network.backbone = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert param_groups.layers(network) == [["0.weight", "0.bias", "1.weight", "1.bias"]]
@@ -59,11 +59,11 @@ def test_rates_rise_from_the_first_layer_to_the_head(resnet: Network):
     assert rate_of(groups, resnet.head.weight) == 1e-3
 
 
-def test_one_rate_for_all_makes_few_groups(resnet: Network):
+def test_single_learning_rate_gives_two_groups(resnet: Network):
     assert len(param_groups.groups(resnet, planned(bottom_ratio=1.0, backbone_rate=1e-3, head_rate=1e-3))) == 2
 
 
-def test_biases_and_norms_never_shrink(resnet: Network):
+def test_biases_and_norms_have_no_weight_decay(resnet: Network):
     groups = param_groups.groups(resnet, planned(weight_decay=0.3))
     decays = {(parameter.ndim > 1, group["weight_decay"]) for group in groups for parameter in group["params"]}
     assert decays == {(True, 0.3), (False, 0.0)}
@@ -76,14 +76,14 @@ def frozen(resnet: Network):
     param_groups.freeze(resnet, planned(unfreeze="all"))
 
 
-def test_only_the_last_layers_and_the_head_are_left_to_learn(frozen: Network):
+def test_only_the_last_layers_and_the_head_are_trainable(frozen: Network):
     learning = {name.split(".")[1] for name, parameter in frozen.named_parameters() if parameter.requires_grad}
     assert learning == {"layer4", "weight", "bias"}
     listed = [parameter for group in param_groups.groups(frozen, planned()) for parameter in group["params"]]
     assert len(listed) == sum(parameter.requires_grad for parameter in frozen.parameters())
 
 
-def test_what_does_not_learn_stays_as_it_is_evaluated(frozen: Network):
+def test_frozen_modules_stay_in_eval_mode(frozen: Network):
     frozen.train()
     param_groups.settle(frozen, frozen_norm=False)
     assert not any(module.training for module in frozen.backbone.layer1.modules())
@@ -93,14 +93,14 @@ def test_what_does_not_learn_stays_as_it_is_evaluated(frozen: Network):
     assert torch.equal(frozen.backbone.layer1[0].bn1.running_mean, before)
 
 
-def test_thawing_lets_everything_learn_again(resnet: Network):
+def test_unfreezing_makes_everything_trainable(resnet: Network):
     param_groups.freeze(resnet, planned(unfreeze="last"))
     param_groups.freeze(resnet, planned(unfreeze="all"))
     assert all(parameter.requires_grad for parameter in resnet.parameters())
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_batch_statistics_follow_the_images_unless_they_are_frozen(resnet: Network, kept: bool):
+def test_batchnorm_statistics_change_unless_frozen(resnet: Network, kept: bool):
     resnet.train()
     param_groups.settle(resnet, frozen_norm=kept)
     before = resnet.backbone.layer4[0].bn1.running_mean.clone()
@@ -112,7 +112,7 @@ def weights(network: Network) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-def test_fresh_head_is_random_after_he_and_leaves_the_backbone_alone():
+def test_head_init_follows_he_and_keeps_the_backbone():
     network = build(facts("resnet10t", 512), 200, HALF)
     before = weights(network)
     param_groups.start_fresh(network, seed=1, backbone=False)
@@ -123,7 +123,7 @@ def test_fresh_head_is_random_after_he_and_leaves_the_backbone_alone():
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet10t", 512), ("tf_efficientnet_lite0", 1280)])
-def test_fresh_convolutions_keep_the_scale_of_what_passes_back(name: str, width: int):
+def test_convolution_init_preserves_the_gradient_scale(name: str, width: int):
     network = build(facts(name, width), 3, HALF)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -135,7 +135,7 @@ def test_fresh_convolutions_keep_the_scale_of_what_passes_back(name: str, width:
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
-def test_fresh_start_follows_from_the_seed_alone_and_leaves_torchs_random_state():
+def test_init_depends_on_the_seed_and_keeps_the_global_random_state():
     one, other = (build(facts("resnet10t", 512), 3, HALF) for _ in range(2))
     param_groups.start_fresh(one, seed=1, backbone=True)
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Decoded images are kept whole or not at all, found again by content, and never take more room than they may."""
+"""The pixel cache is atomic, keyed by content, and limited in size."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ IMAGE_BYTES = 36 * 36 * 3
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch) -> Path:
-    """A cache of this test's own; its folder of decoded images."""
+    """The folder of decoded images in a temporary cache."""
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "pixels"
 
@@ -33,7 +33,7 @@ def dataset(make_folder) -> Dataset:
 
 
 class Unread:
-    """A data set that must not be read."""
+    """A dataset that must not be read."""
 
     def read(self, sample: Sample) -> bytes:
         raise AssertionError(f"{sample.path} was read")
@@ -56,7 +56,7 @@ def size(home: Path) -> int:
     return sum(path.stat().st_size for path in files(home, ".bin"))
 
 
-def test_second_time_nothing_is_read(dataset: Dataset):
+def test_second_call_reads_no_source_files(dataset: Dataset):
     kept(dataset)
     again = pixels(Unread(), dataset.samples, whole, SMALL, 1)
     assert equal(again, dataset)
@@ -75,7 +75,7 @@ def test_only_new_images_are_decoded(dataset: Dataset, home: Path):
     assert [path.stat().st_size // IMAGE_BYTES for path in files(home, ".bin")] in ([5, 7], [7, 5])
 
 
-def test_images_keep_their_own_proportions(make_folder, encode):
+def test_resized_images_keep_their_aspect_ratio(make_folder, encode):
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat" / "wide.png").write_bytes(encode(np.zeros((40, 100, 3), np.uint8)))
     dataset = examine(scan(folder))[0]
@@ -84,31 +84,31 @@ def test_images_keep_their_own_proportions(make_folder, encode):
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
-def test_squares_are_the_services_own_and_kept_by_fit(dataset: Dataset, fit: str):
-    for chosen in ("crop", fit):  # the other one's must not be found
+def test_cropped_images_equal_those_of_the_service_and_are_cached_by_fit(dataset: Dataset, fit: str):
+    for chosen in ("crop", fit):  # the entry of the other fit must not be used
         preprocessing = SMALL.model_copy(update={"fit": chosen})
         images = pixels(dataset, dataset.samples, square, preprocessing, 1)
     expected = [decode(dataset.read(sample), preprocessing).pixels for sample in dataset.samples]
     np.testing.assert_array_equal(np.stack([images[number] for number in range(len(images))]), np.stack(expected))
 
 
-def test_mean_and_deviation_change_nothing_that_is_kept(dataset: Dataset):
+def test_mean_and_std_do_not_affect_the_cache(dataset: Dataset):
     kept(dataset)
     pixels(Unread(), dataset.samples, whole, SMALL.model_copy(update={"mean": (0.1, 0.2, 0.3)}), 1)
 
 
-def test_another_size_is_decoded_anew(dataset: Dataset):
+def test_another_size_is_decoded_again(dataset: Dataset):
     kept(dataset)
     images = pixels(dataset, dataset.samples, whole, SMALL.model_copy(update={"resize": 40}), 1)
     assert images[0].shape == (40, 40, 3)
 
 
-def test_what_is_kept_cannot_be_written_to(dataset: Dataset):
+def test_cached_images_are_read_only(dataset: Dataset):
     with pytest.raises(ValueError, match="read-only"):
         kept(dataset)[0][:] = 0
 
 
-def test_without_room_images_are_decoded_each_time(dataset: Dataset, home: Path):
+def test_without_a_cache_images_are_decoded_each_time(dataset: Dataset, home: Path):
     assert equal(kept(dataset, limit_gib=0), dataset)
     assert files(home, ".bin") == []
 
@@ -116,11 +116,11 @@ def test_without_room_images_are_decoded_each_time(dataset: Dataset, home: Path)
 def test_limit_holds_and_the_rest_is_decoded_each_time(dataset: Dataset, home: Path, capsys):
     images = kept(dataset, limit_gib=3.5 * IMAGE_BYTES / GIB)
     assert equal(images, dataset)
-    assert size(home) == 4 * IMAGE_BYTES  # the one that crossed the limit is whole
-    assert "8 decoded images have no room on disk: they are decoded in every epoch" in capsys.readouterr().err
+    assert size(home) == 4 * IMAGE_BYTES  # the image that crossed the limit is complete
+    assert "8 decoded images do not fit into the pixel cache: they are decoded in every epoch" in capsys.readouterr().err
 
 
-def test_a_nearly_full_disk_is_left_alone(dataset: Dataset, home: Path, monkeypatch):
+def test_nearly_full_disk_is_not_used(dataset: Dataset, home: Path, monkeypatch):
     monkeypatch.setattr(
         pixel_cache.shutil, "disk_usage", lambda _: os.terminal_size and type("D", (), {"total": 100, "free": 9})()
     )
@@ -128,7 +128,7 @@ def test_a_nearly_full_disk_is_left_alone(dataset: Dataset, home: Path, monkeypa
     assert files(home, ".bin") == []
 
 
-def test_what_was_not_used_for_longest_makes_room(make_folder, home: Path):
+def test_least_recently_used_shards_are_evicted(make_folder, home: Path):
     dataset = examine(scan(make_folder({"cat": 4, "dog": 4})))[0]
     for age, resize in ((300, 34), (100, 35)):
         pixels(dataset, dataset.samples, whole, SMALL.model_copy(update={"resize": resize}), 1)
@@ -139,7 +139,7 @@ def test_what_was_not_used_for_longest_makes_room(make_folder, home: Path):
     assert sides == [35, 36]
 
 
-def test_large_sets_are_kept_in_several_files(dataset: Dataset, home: Path, monkeypatch):
+def test_large_datasets_use_several_shards(dataset: Dataset, home: Path, monkeypatch):
     monkeypatch.setattr(pixel_cache, "SHARD_BYTES", 5 * IMAGE_BYTES)
     assert equal(kept(dataset), dataset)
     assert sorted(path.stat().st_size // IMAGE_BYTES for path in files(home, ".bin")) == [2, 5, 5]
@@ -147,7 +147,7 @@ def test_large_sets_are_kept_in_several_files(dataset: Dataset, home: Path, monk
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "index cut", "index of nothing", "pixels gone"])
-def test_damaged_file_is_thrown_away_and_its_images_decoded_again(dataset: Dataset, home: Path, damage: str):
+def test_corrupt_shard_is_removed_and_decoded_again(dataset: Dataset, home: Path, damage: str):
     kept(dataset)
     [data], [index] = files(home, ".bin"), files(home, ".npz")
     if damage == "pixels gone":
@@ -162,7 +162,7 @@ def test_damaged_file_is_thrown_away_and_its_images_decoded_again(dataset: Datas
     assert not index.exists()
 
 
-def test_pixels_without_an_index_do_not_count(dataset: Dataset, home: Path):
+def test_pixels_without_an_index_are_ignored(dataset: Dataset, home: Path):
     kept(dataset)
     [index] = files(home, ".npz")
     index.unlink()
@@ -170,14 +170,14 @@ def test_pixels_without_an_index_do_not_count(dataset: Dataset, home: Path):
     assert len(files(home, ".npz")) == 1
 
 
-def test_image_that_fails_midway_leaves_nothing_half_written(dataset: Dataset, home: Path):
+def test_failing_image_leaves_no_unfinished_files(dataset: Dataset, home: Path):
     Path(dataset.source.root, dataset.samples[7].path).unlink()
     with pytest.raises(DatasetError, match=dataset.samples[7].path):
         kept(dataset)
     assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
-def test_what_a_killed_run_left_is_removed_once_it_is_old(dataset: Dataset, home: Path):
+def test_old_unfinished_files_of_a_killed_run_are_removed(dataset: Dataset, home: Path):
     folder = home / "some"
     folder.mkdir(parents=True)
     for name in (".old.tmp", "old.bin", ".new.tmp", "new.bin"):
@@ -188,17 +188,15 @@ def test_what_a_killed_run_left_is_removed_once_it_is_old(dataset: Dataset, home
     assert sorted(path.name for path in folder.iterdir()) == [".new.tmp", "new.bin"]
 
 
-def test_damaged_image_is_named(dataset: Dataset):
+def test_corrupt_image_is_named(dataset: Dataset):
     sample = dataset.samples[3]
     Path(dataset.source.root, sample.path).write_bytes(b"no image")
     damaged = examine(scan(dataset.source.root))[0]
-    with pytest.raises(DatasetError, match=rf"{sample.path} cannot be used: This is not an image"):
+    with pytest.raises(DatasetError, match=rf"{sample.path} cannot be used: The file is not a supported image"):
         kept(damaged)
 
 
-def test_image_that_changed_since_it_was_checked_is_named_and_never_kept_under_its_old_digest(
-    dataset: Dataset, home: Path, encode, photo
-):
+def test_changed_image_is_named_and_not_cached_under_its_old_digest(dataset: Dataset, home: Path, encode, photo):
     sample = dataset.samples[3]
     Path(dataset.source.root, sample.path).write_bytes(encode(photo))
     with pytest.raises(DatasetError, match=rf"{sample.path} cannot be read: it has changed"):
@@ -210,9 +208,9 @@ def _sum(images: Pixels) -> int:
     return sum(int(images[number].sum()) for number in range(len(images)))
 
 
-def test_another_process_maps_the_same_file(dataset: Dataset):
+def test_other_process_maps_the_same_file(dataset: Dataset):
     images = kept(dataset)
     here = _sum(images)
-    assert len(pickle.dumps(images)) < 12 * IMAGE_BYTES  # the maps do not travel
+    assert len(pickle.dumps(images)) < 12 * IMAGE_BYTES  # memory maps are not pickled
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_sum, (images,)) == here

@@ -1,4 +1,4 @@
-"""The loop around the steps: what ends it early says why, and leaves what was learned until then."""
+"""Training loop: errors, signals, a full disk and resuming."""
 
 import dataclasses
 import os
@@ -28,18 +28,18 @@ SQUARE = Preprocessing(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0
 
 
 class Small(nn.Module):
-    """A network of two layers: uint8 (N, 32, 32, 3) -> two logits; `meddle` is called with each batch's number."""
+    """A network of two layers: uint8 (N, 32, 32, 3) -> two logits; `hook` is called with the number of each batch."""
 
-    def __init__(self, meddle: Callable[["Small", int], None] = lambda network, step: None) -> None:
+    def __init__(self, hook: Callable[["Small", int], None] = lambda network, step: None) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE * 3, 4))
         self.head = nn.Linear(4, 2)
-        self._meddle, self._step = meddle, 0
+        self._hook, self._step = hook, 0
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.training:
-            self._meddle(self, self._step)
+            self._hook(self, self._step)
             self._step += 1
         vectors = self.backbone(images.float() / 255 - 0.5)
         return self.head(vectors), vectors
@@ -60,13 +60,13 @@ class Photos:
 
     def plan(self, epochs: int, **choices: object) -> Plan:
         train = self.splits.train
-        given = {"batch_size": 4, "epochs": epochs, "balance": "none", "augment": "none", "pixel_cache": 0, **choices}
-        return plan(Recipe.model_validate(given), Facts(len(train), self.dataset.counts(train)))
+        options = {"batch_size": 4, "epochs": epochs, "balance": "none", "augment": "none", "pixel_cache": 0, **choices}
+        return plan(Recipe.model_validate(options), Facts(len(train), self.dataset.counts(train)))
 
 
 @pytest.fixture
 def photos(make_folder) -> Photos:
-    """Twelve images of two labels: 8 to learn from in batches of four, 2 to choose by."""
+    """Twelve images of two labels: 8 for training in batches of four, 2 for validation."""
     dataset = examine(scan(make_folder({"cat": 6, "dog": 6}, side=SIDE)))[0]
     return Photos(dataset, split(dataset, seed=0))
 
@@ -79,43 +79,43 @@ def rows(run: Path) -> list[str]:
     return (run / "metrics.csv").read_text().splitlines()
 
 
-def ruin(network: Small, step: int) -> None:
-    """Makes the loss of the third step no number."""
+def make_loss_nan(network: Small, step: int) -> None:
+    """Makes the loss of the third step NaN."""
     if step == 2:
         with torch.no_grad():
             network.head.bias[0] = float("nan")
 
 
-def test_learning_that_diverges_stops_at_that_step_and_keeps_the_last_good_checkpoint(photos: Photos, tmp_path: Path):
-    said = (
+def test_divergence_stops_at_that_step_and_keeps_the_last_valid_checkpoint(photos: Photos, tmp_path: Path):
+    message = (
         r"The loss became nan at step 2, learning rates \[.+\]; try lower ones\. The batch: (\w+/\d+\.png, ){3}\w+/\d+\.png\.$"
     )
-    with pytest.raises(Diverged, match=said):
-        photos.learn(Small(ruin), tmp_path)
+    with pytest.raises(Diverged, match=message):
+        photos.learn(Small(make_loss_nan), tmp_path)
     assert kept(tmp_path) == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
     good = checkpoints.newest(tmp_path / "checkpoints")
     assert all(tensor.isfinite().all() for tensor in good["state_dict"].values())
     assert [row.partition(",")[0] for row in rows(tmp_path)] == ["epoch", "0", "1"]
 
 
-def test_batch_that_is_named_is_the_one_that_was_shown(photos: Photos, tmp_path: Path):
-    with pytest.raises(Diverged) as refused:
-        photos.learn(Small(ruin), tmp_path)
-    named = set(re.findall(r"\w+/\d+\.png", str(refused.value)))
+def test_error_names_the_files_of_the_failing_batch(photos: Photos, tmp_path: Path):
+    with pytest.raises(Diverged) as raised:
+        photos.learn(Small(make_loss_nan), tmp_path)
+    named = set(re.findall(r"\w+/\d+\.png", str(raised.value)))
     plan = photos.plan(3)
     loader = Batches(photos.dataset, photos.splits, SQUARE, plan, gpu=False).train_dataloader()
     assert named == set(datamodule.shown(loader, epoch=1, batch=0))
 
 
-def spoil(network: Small, step: int) -> None:
-    """Lets the second epoch end with weights that say no number, after a loss that was one."""
+def make_validation_nan(network: Small, step: int) -> None:
+    """Makes the weights NaN at the end of the second epoch, after a finite loss."""
     if step == 3:
         network.backbone[1].weight.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
 
 
-def test_epoch_whose_validation_is_no_number_is_never_saved_and_never_best(photos: Photos, tmp_path: Path):
-    with pytest.raises(Diverged, match="The loss on validation became nan after epoch 2"):
-        photos.learn(Small(spoil), tmp_path, averaging=False)
+def test_epoch_with_nan_validation_loss_is_neither_saved_nor_best(photos: Photos, tmp_path: Path):
+    with pytest.raises(Diverged, match="The validation loss became nan after epoch 2"):
+        photos.learn(Small(make_validation_nan), tmp_path, averaging=False)
     assert kept(tmp_path) == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
 
 
@@ -123,29 +123,29 @@ def take_all_memory(network: Small, step: int) -> None:
     torch.empty(2**50, dtype=torch.uint8)
 
 
-def run_out(network: Small, step: int) -> None:
+def raise_memory_error(network: Small, step: int) -> None:
     raise MemoryError
 
 
-def run_out_on_a_gpu(network: Small, step: int) -> None:
+def raise_cuda_out_of_memory(network: Small, step: int) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of ...")
 
 
-@pytest.mark.parametrize("meddle", [take_all_memory, run_out, run_out_on_a_gpu])
+@pytest.mark.parametrize("hook", [take_all_memory, raise_memory_error, raise_cuda_out_of_memory])
 @pytest.mark.parametrize(
     ("batch_size", "next_to_try"), [(4, "--batch-size 2"), (7, "--batch-size 3"), (1, "a smaller --input-size")]
 )
-def test_lack_of_memory_names_the_batch_size_tried_and_the_next_to_try(
-    photos: Photos, tmp_path: Path, meddle, batch_size: int, next_to_try: str
+def test_out_of_memory_error_suggests_a_smaller_batch_size(
+    photos: Photos, tmp_path: Path, hook, batch_size: int, next_to_try: str
 ):
-    said = rf"^A batch of {batch_size} images does not fit into memory; try {next_to_try}\."
-    with pytest.raises(MemoryError, match=said) as refused:
-        photos.learn(Small(meddle), tmp_path, batch_size=batch_size)
-    assert "\n" not in str(refused.value)
+    message = rf"^A batch of {batch_size} images does not fit into memory; try {next_to_try}\."
+    with pytest.raises(MemoryError, match=message) as raised:
+        photos.learn(Small(hook), tmp_path, batch_size=batch_size)
+    assert "\n" not in str(raised.value)
     assert kept(tmp_path) == ["epoch-0000.ckpt"]
 
 
-def test_other_errors_are_told_as_they_are(photos: Photos, tmp_path: Path):
+def test_other_errors_are_not_changed(photos: Photos, tmp_path: Path):
     def break_down(network: Small, step: int) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -153,7 +153,7 @@ def test_other_errors_are_told_as_they_are(photos: Photos, tmp_path: Path):
         photos.learn(Small(break_down), tmp_path)
 
 
-def test_full_disk_at_the_start_is_told_before_anything_is_computed(photos: Photos, tmp_path: Path, monkeypatch):
+def test_full_disk_at_the_start_is_reported_before_training(photos: Photos, tmp_path: Path, monkeypatch):
     weights = sum(parameter.nbytes for parameter in Small().parameters())
     monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda _: 9 * weights - 1)
     with pytest.raises(OSError, match=rf"{9 * weights:,} bytes are needed and {9 * weights - 1:,} are free"):
@@ -163,38 +163,38 @@ def test_full_disk_at_the_start_is_told_before_anything_is_computed(photos: Phot
     photos.learn(Small(), tmp_path, epochs=1)
 
 
-def test_disk_that_fills_up_while_learning_leaves_the_last_good_checkpoint(photos: Photos, tmp_path: Path):
+def test_full_disk_during_training_keeps_the_last_valid_checkpoint(photos: Photos, tmp_path: Path):
     with files_of_at_most(60_000), pytest.raises(OSError, match=r"The disk is full: [\d,]+ bytes are needed"):
-        photos.learn(Small(), tmp_path)  # 49 kB of weights, and twice that of moments from the first epoch on
+        photos.learn(Small(), tmp_path)  # 49 kB of weights, and twice as much of optimizer moments from the first epoch on
     assert kept(tmp_path) == ["epoch-0000.ckpt"]
     assert checkpoints.newest(tmp_path / "checkpoints")["best"] == 0
     photos.learn(Small(), tmp_path)
     assert kept(tmp_path) == ["best.ckpt"]
 
 
-def ask_to_stop(number: int) -> Callable[[Small, int], None]:
-    """A signal while the first batch of the second epoch is computed."""
+def send_signal(number: int) -> Callable[[Small, int], None]:
+    """Sends a signal during the first batch of the second epoch."""
 
-    def meddle(network: Small, step: int) -> None:
+    def hook(network: Small, step: int) -> None:
         if step == 2:
             os.kill(os.getpid(), number)
 
-    return meddle
+    return hook
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_who_is_asked_to_stop_finishes_the_batch_and_goes_on_later_as_if_nothing_had_been(
+def test_stop_signal_finishes_the_batch_and_resume_gives_the_same_result(
     photos: Photos, tmp_path: Path, number: int, code: int
 ):
     with pytest.raises(SystemExit) as ended:
-        photos.learn(Small(ask_to_stop(number)), tmp_path / "stopped")
+        photos.learn(Small(send_signal(number)), tmp_path / "stopped")
     assert ended.value.code == code
     assert kept(tmp_path / "stopped") == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
     photos.learn(Small(), tmp_path / "stopped")
     assert rows(tmp_path / "stopped") == rows(photos.learn(Small(), tmp_path / "unbroken"))
 
 
-def test_what_a_killed_one_left_half_written_is_removed(photos: Photos, tmp_path: Path):
+def test_unfinished_files_of_a_killed_run_are_removed(photos: Photos, tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
     for half in (tmp_path / ".metrics.csv.123.tmp", tmp_path / "checkpoints/.epoch-0001.ckpt.123.tmp"):
         half.write_bytes(b"half")
@@ -202,38 +202,38 @@ def test_what_a_killed_one_left_half_written_is_removed(photos: Photos, tmp_path
     assert list(tmp_path.rglob(".*")) == []
 
 
-def test_harmed_checkpoint_costs_an_epoch_and_changes_nothing(photos: Photos, tmp_path: Path, capsys):
+def test_corrupt_checkpoint_costs_an_epoch_and_gives_the_same_result(photos: Photos, tmp_path: Path, capsys):
     with pytest.raises(Diverged):
-        photos.learn(Small(lambda network, step: ruin(network, step - 2)), tmp_path / "harmed")
+        photos.learn(Small(lambda network, step: make_loss_nan(network, step - 2)), tmp_path / "harmed")
     assert kept(tmp_path / "harmed")[-1] == "epoch-0002.ckpt"
     os.truncate(tmp_path / "harmed/checkpoints/epoch-0002.ckpt", 1000)
     photos.learn(Small(), tmp_path / "harmed")
-    said = capsys.readouterr().err
-    assert "epoch-0002.ckpt has sha256" in said
-    assert "going on after epoch 1/3" in said
+    message = capsys.readouterr().err
+    assert "epoch-0002.ckpt has sha256" in message
+    assert "resuming after epoch 1/3" in message
     assert rows(tmp_path / "harmed") == rows(photos.learn(Small(), tmp_path / "unbroken"))
 
 
-def test_image_that_vanished_is_named_in_one_line(photos: Photos, tmp_path: Path):
+def test_missing_image_is_named_in_one_line(photos: Photos, tmp_path: Path):
     path = photos.path("train")
     (photos.dataset.source.root / path).unlink()
-    with pytest.raises(DatasetError) as refused:
+    with pytest.raises(DatasetError) as raised:
         photos.learn(Small(), tmp_path)
-    assert str(refused.value) == f"{photos.dataset.source.root / path} cannot be read: No such file or directory"
+    assert str(raised.value) == f"{photos.dataset.source.root / path} cannot be read: No such file or directory"
 
 
-def test_image_that_changed_is_named_in_one_line(photos: Photos, tmp_path: Path):
+def test_changed_image_is_named_in_one_line(photos: Photos, tmp_path: Path):
     path = photos.path("validation")
     (photos.dataset.source.root / path).write_bytes(b"another one")
-    with pytest.raises(DatasetError) as refused:
+    with pytest.raises(DatasetError) as raised:
         photos.learn(Small(), tmp_path)
-    said = "cannot be read: it has changed since the data were checked."
-    assert str(refused.value) == f"{photos.dataset.source.root / path} {said}"
+    message = "cannot be read: it has changed since the data were checked."
+    assert str(raised.value) == f"{photos.dataset.source.root / path} {message}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Deadly:
-    """Files of which one kills whoever reads it."""
+class KillingReader:
+    """Reader that kills its process at one file."""
 
     root: Path
     path: str
@@ -245,20 +245,20 @@ class Deadly:
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
-def test_loaders_process_that_dies_names_the_file_that_it_was_at(photos: Photos, tmp_path: Path, monkeypatch, part: str):
-    monkeypatch.setattr(datamodule, "LONGEST_WAIT_S", 8)  # where an earlier test's Lightning took torch's handler away
+def test_error_of_a_dead_worker_names_its_file(photos: Photos, tmp_path: Path, monkeypatch, part: str):
+    monkeypatch.setattr(datamodule, "LONGEST_WAIT_S", 8)  # in case Lightning removed torch's handler in an earlier test
     root, path = photos.dataset.source.root, photos.path(part, 1)
-    source = dataclasses.replace(photos.dataset.source, reader=Deadly(root, path))
+    source = dataclasses.replace(photos.dataset.source, reader=KillingReader(root, path))
     deadly = dataclasses.replace(photos, dataset=dataclasses.replace(photos.dataset, source=source))
-    said = rf"^A process that reads images gave nothing more, at {path} \(DataLoader worker .*\)\. Look at that file"
-    with pytest.raises(DatasetError, match=said):
+    message = rf"^A data loader worker failed at {path} \(DataLoader worker .*\)\. Check that file"
+    with pytest.raises(DatasetError, match=message):
         deadly.learn(Small(), tmp_path)
 
 
-def test_loaders_process_that_hangs_names_the_file_that_it_was_at(photos: Photos, tmp_path: Path, monkeypatch):
+def test_error_of_a_hung_worker_names_its_file(photos: Photos, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(datamodule, "LONGEST_WAIT_S", 8)
     path = photos.path("train", 1)
     (photos.dataset.source.root / path).unlink()
-    os.mkfifo(photos.dataset.source.root / path)  # whoever opens it waits for a writer
-    with pytest.raises(DatasetError, match=rf"gave nothing more, at {path} \(DataLoader timed out after 8 seconds\)"):
+    os.mkfifo(photos.dataset.source.root / path)  # opening it blocks until a writer opens it
+    with pytest.raises(DatasetError, match=rf"worker failed at {path} \(DataLoader timed out after 8 seconds\)"):
         photos.learn(Small(), tmp_path)

@@ -1,4 +1,4 @@
-"""Bulk prediction answers as the model does, file by file, and one bad file costs only itself."""
+"""Bulk prediction matches the model's own predictions, and one bad file does not affect the others."""
 
 import csv
 import json
@@ -27,29 +27,29 @@ def wardrobe(clothes, tmp_path: Path) -> Path:
     return folder
 
 
-def test_file_gets_the_models_own_answer(model, wardrobe: Path):
+def test_file_prediction_equals_the_models(model, wardrobe: Path):
     bag = wardrobe / "bag.png"
     assert list(predict(model, [bag], top_k=3)) == [(bag, model.classify(bag.read_bytes(), 3))]
 
 
-def test_folder_is_answered_image_by_image_in_order(model, wardrobe: Path):
+def test_folder_is_predicted_in_sorted_order(model, wardrobe: Path):
     found = list(predict(model, [wardrobe], top_k=10))
     assert [path for path, _ in found] == sorted(wardrobe.iterdir())
     assert [answer for _, answer in found] == [model.classify(path.read_bytes(), 10) for path, _ in found]
 
 
-def test_as_many_labels_are_ranked_as_were_asked_for(model, wardrobe: Path):
+def test_top_k_limits_the_number_of_labels(model, wardrobe: Path):
     [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
     assert len(answer.ranked) == 2
     assert answer.ranked[0].probability >= answer.ranked[1].probability
 
 
-def test_several_paths_are_answered_in_the_order_given(model, wardrobe: Path):
+def test_paths_are_predicted_in_argument_order(model, wardrobe: Path):
     paths = [wardrobe / "trouser.png", wardrobe / "bag.png"]
     assert [path for path, _ in predict(model, paths, top_k=1)] == paths
 
 
-def test_unreadable_file_costs_only_itself(model, wardrobe: Path):
+def test_unreadable_file_does_not_affect_the_others(model, wardrobe: Path):
     (wardrobe / "bag.png").write_bytes((wardrobe / "bag.png").read_bytes()[:100])
     found = dict(predict(model, [wardrobe], top_k=1))
     assert [path.name for path, answer in found.items() if isinstance(answer, ImageError)] == ["bag.png"]
@@ -57,40 +57,40 @@ def test_unreadable_file_costs_only_itself(model, wardrobe: Path):
     assert found[wardrobe / "coat.png"] == model.classify((wardrobe / "coat.png").read_bytes(), 1)
 
 
-def test_named_file_that_is_no_image_gets_an_error_not_silence(model, tmp_path: Path):
+def test_explicit_path_to_a_non_image_is_an_error(model, tmp_path: Path):
     (tmp_path / "notes.txt").write_text("about clothes")
     [(_, answer)] = predict(model, [tmp_path / "notes.txt"], top_k=1)
     assert answer.code == "unsupported_format"
 
 
-def test_other_files_of_a_folder_are_passed_over(model, wardrobe: Path):
+def test_non_images_in_a_folder_are_skipped(model, wardrobe: Path):
     (wardrobe / "notes.txt").write_text("about clothes")
     (wardrobe / ".ipynb_checkpoints").mkdir()
     (wardrobe / ".ipynb_checkpoints" / "bag.png").write_bytes((wardrobe / "bag.png").read_bytes())
     assert len(list(predict(model, [wardrobe], top_k=1))) == 10
 
 
-def test_hidden_files_of_a_folder_are_passed_over(model, wardrobe: Path):
+def test_hidden_files_in_a_folder_are_skipped(model, wardrobe: Path):
     (wardrobe / "._bag.png").write_bytes(b"\0\x05\x16\x07 what macOS writes beside files")
     assert len(list(predict(model, [wardrobe], top_k=1))) == 10
 
 
-def test_image_of_a_folder_is_known_by_its_first_bytes(model, wardrobe: Path):
+def test_image_in_a_folder_is_detected_by_its_first_bytes(model, wardrobe: Path):
     (wardrobe / "bag.png").rename(wardrobe / "bag")
     assert wardrobe / "bag" in dict(predict(model, [wardrobe], top_k=1))
 
 
-def test_missing_path_is_refused_before_anything_is_answered(model, wardrobe: Path):
+def test_missing_path_is_rejected_before_any_prediction(model, wardrobe: Path):
     with pytest.raises(DatasetError, match=r"gone\.png does not exist"):
         next(predict(model, [wardrobe, wardrobe / "gone.png"], top_k=1))
 
 
-def test_folder_without_images_is_refused(model, tmp_path: Path):
+def test_folder_without_images_is_rejected(model, tmp_path: Path):
     with pytest.raises(DatasetError, match="holds no images"):
         next(predict(model, [tmp_path], top_k=1))
 
 
-def test_facts_are_named_as_the_service_names_them(model, wardrobe: Path):
+def test_json_fields_match_the_service_schema(model, wardrobe: Path):
     [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
     assert facts(answer) == {
         "predictions": [{"label": label, "probability": probability} for label, probability in answer.ranked],
@@ -102,7 +102,7 @@ def test_facts_are_named_as_the_service_names_them(model, wardrobe: Path):
     assert set(facts(answer)) < set(Classification.model_fields)
 
 
-def test_a_line_says_why_not_to_rely_on_it():
+def test_line_includes_the_abstain_reason():
     answer = Answer((Ranked("bag", 0.5),), ("bag",), 1.2, "outlier")
     assert line(answer) == "bag 50.0%\t(outlier)"
     assert line(replace(answer, doubt=None)) == "bag 50.0%"
@@ -113,7 +113,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_table_has_a_row_for_every_image(model, wardrobe: Path, tmp_path: Path):
+def test_csv_has_a_row_for_every_image(model, wardrobe: Path, tmp_path: Path):
     (wardrobe / "cut.png").write_bytes((wardrobe / "bag.png").read_bytes()[:100])
     answers = list(saved(predict(model, [wardrobe], top_k=1), tmp_path / "table.csv"))
     table = rows(tmp_path / "table.csv")
@@ -127,25 +127,25 @@ def test_a_table_has_a_row_for_every_image(model, wardrobe: Path, tmp_path: Path
     assert (by_name["bag"]["abstain"], by_name["bag"]["error"]) == ("false", "")
 
 
-def test_odd_names_survive_the_table(tmp_path: Path):
+def test_unusual_names_survive_csv(tmp_path: Path):
     answer = Answer((Ranked('a, "b"\n', 0.5),), (), 0.0, "undecided")
-    odd = Path("caf\udce9,\n.png")  # a file's name that is no UTF-8
+    odd = Path("caf\udce9,\n.png")  # a file name that is not valid UTF-8
     list(saved(iter([(odd, answer)]), tmp_path / "table.csv"))
     [row] = rows(tmp_path / "table.csv")
     assert (row["path"], row["label"], row["abstain"]) == (str(odd), 'a, "b"\n', "true")
 
 
-def test_a_table_appears_whole_or_not_at_all(tmp_path: Path):
-    def breaking():
+def test_csv_is_written_atomically(tmp_path: Path):
+    def failing():
         yield Path("a.png"), ImageError("empty_image", "")
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(saved(breaking(), tmp_path / "table.csv"))
+        list(saved(failing(), tmp_path / "table.csv"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_first_answer_is_there_before_the_last_file_is_read(model, clothes):
+def test_first_prediction_is_available_before_the_last_file_is_read(model, clothes):
     n_read = []
 
     def read(number: int) -> bytes:
@@ -154,28 +154,28 @@ def test_first_answer_is_there_before_the_last_file_is_read(model, clothes):
 
     answers = outputs(model.engine, model.manifest.preprocessing, range(1_000), read, "predicting")
     next(answers)
-    few = (cores() + model.engine.lanes * model.engine.max_batch) * AHEAD
-    assert len(n_read) <= few < 1_000
+    max_ahead = (cores() + model.engine.lanes * model.engine.max_batch) * AHEAD
+    assert len(n_read) <= max_ahead < 1_000
     answers.close()
 
 
-def test_json_is_written_as_the_answers_come(model):
+def test_json_is_streamed(model):
     answer = Answer((Ranked("bag", 0.5),), ("bag",), 0.1, None)
-    asked = []
+    requested = []
 
     def answers():
         for name in ("a.png", "b.png"):
-            asked.append(name)
+            requested.append(name)
             yield Path(name), answer
 
-    pieces = as_json(model, answers())
-    first = next(pieces)
-    assert (asked, "a.png" in first) == (["a.png"], True)
-    whole = json.loads(first + "".join(pieces))
-    assert whole["model"] == model.manifest.sha256
-    assert whole["images"] == [{"path": name} | facts(answer) for name in ("a.png", "b.png")]
+    chunks = as_json(model, answers())
+    first = next(chunks)
+    assert (requested, "a.png" in first) == (["a.png"], True)
+    document = json.loads(first + "".join(chunks))
+    assert document["model"] == model.manifest.sha256
+    assert document["images"] == [{"path": name} | facts(answer) for name in ("a.png", "b.png")]
 
 
-def test_no_half_of_a_json_is_written_where_nothing_can_be_asked(model, wardrobe: Path):
+def test_no_partial_json_is_written_on_error(model, wardrobe: Path):
     with pytest.raises(DatasetError, match="does not exist"):
         next(as_json(model, predict(model, [wardrobe / "gone.png"], top_k=1)))

@@ -1,4 +1,4 @@
-"""The first layer's kernels: found by their shape, shown as colours, idle ones told."""
+"""First-layer kernels: detection by shape, rendering as colors, and dead kernels."""
 
 import io
 
@@ -24,11 +24,11 @@ def kernels(*largest: float) -> np.ndarray:
     return made
 
 
-def test_the_samples_network_has_32_kernels_of_3x3(fitted):
-    found = first_filters(fitted.artifact.weights, 128)
-    assert (found.name, found.kernels.shape, found.whole) == ("backbone.conv_stem.weight", (32, 3, 3, 3), False)
-    assert "kernels of the first layer, 3x3 pixels each" in sentence(found)
-    sheet = Image.open(io.BytesIO(picture(found)))
+def test_default_backbone_has_32_kernels_of_3x3(fitted):
+    filters = first_filters(fitted.artifact.weights, 128)
+    assert (filters.name, filters.kernels.shape, filters.whole) == ("backbone.conv_stem.weight", (32, 3, 3, 3), False)
+    assert "kernels of the first layer, 3x3 pixels each" in sentence(filters)
+    sheet = Image.open(io.BytesIO(picture(filters)))
     assert (sheet.format, sheet.width) == ("PNG", 20 * 44 - 2)  # tiles of 42 pixels
 
 
@@ -45,48 +45,48 @@ def test_the_samples_network_has_32_kernels_of_3x3(fitted):
         ({"stem": (48, 48, 3, 3), "head": (10, 300)}, None),
     ],
 )
-def test_the_first_layer_is_known_by_its_shape(shapes, expected):
+def test_first_layer_is_found_by_shape(shapes, expected):
     assert first_layer(shapes, 28) == expected
 
 
-def test_no_first_layer_means_no_picture(tmp_path):
+def test_no_first_layer_gives_no_filters(tmp_path):
     save_file({"stem": np.zeros((4, 48, 3, 3), np.float32)}, tmp_path / "w.safetensors")
     assert first_filters(tmp_path / "w.safetensors", 28) is None
 
 
-def test_rows_of_a_perceptron_are_pictures_again():
+def test_dense_weights_are_reshaped_to_images():
     picture = np.arange(3 * 4 * 4, dtype=np.float32).reshape(3, 4, 4)
-    found = as_filters("hidden", picture.reshape(1, -1), 4)
-    assert found.whole
-    assert np.array_equal(found.kernels[0], picture.transpose(1, 2, 0))
-    assert "a weight for every one of 4x4 pixels" in sentence(found)
+    filters = as_filters("hidden", picture.reshape(1, -1), 4)
+    assert filters.whole
+    assert np.array_equal(filters.kernels[0], picture.transpose(1, 2, 0))
+    assert "weights for 4x4 pixels" in sentence(filters)
 
 
-def test_grey_kernels_are_grey():
-    found = as_filters("conv1", np.array([[[[1.0, -1.0]]]], np.float32), 28)
-    assert coloured(found.kernels)[0, 0].tolist() == [[255, 255, 255], [0, 0, 0]]
+def test_grayscale_kernels_are_gray():
+    filters = as_filters("conv1", np.array([[[[1.0, -1.0]]]], np.float32), 28)
+    assert coloured(filters.kernels)[0, 0].tolist() == [[255, 255, 255], [0, 0, 0]]
 
 
-def test_no_weight_is_grey_and_the_largest_is_full_colour():
+def test_zero_weight_is_gray_and_the_largest_is_saturated():
     made = kernels(2.0, -1.0)
     assert coloured(as_filters("a", made, 28).kernels)[:, 0, 0].tolist() == [[255, 128, 128], [0, 128, 128]]
 
 
-def test_a_kernel_that_is_next_to_zero_stays_grey_and_is_counted():
-    found = as_filters("a", kernels(1.0, 0.001, -0.5), 28)
-    assert found.n_idle == 1
-    assert np.abs(coloured(found.kernels)[1].astype(int) - 127).max() <= 4
-    assert "Next to zero: 1 of them." in sentence(found)
+def test_dead_kernel_stays_gray_and_is_counted():
+    filters = as_filters("a", kernels(1.0, 0.001, -0.5), 28)
+    assert filters.n_idle == 1
+    assert np.abs(coloured(filters.kernels)[1].astype(int) - 127).max() <= 4
+    assert "1 dead kernels (weights close to zero)." in sentence(filters)
 
 
-def test_of_very_many_the_strongest_are_shown_in_their_order():
-    found = Filters(
+def test_strongest_filters_are_shown_in_order():
+    filters = Filters(
         "a", np.linspace(1, 2, 300, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 1, 3), np.float32), False
     )
-    assert len(found.shown()) == 128
-    assert (np.diff(found.shown()[:, 0, 0, 0]) > 0).all()
-    assert sentence(found).startswith("The 128 strongest of 300 kernels")
+    assert len(filters.shown()) == 128
+    assert (np.diff(filters.shown()[:, 0, 0, 0]) > 0).all()
+    assert sentence(filters).startswith("The 128 strongest of 300 kernels")
 
 
-def test_weights_of_nothing_at_all_are_grey():
+def test_zero_weights_are_gray():
     assert (coloured(as_filters("a", kernels(0.0), 28).kernels) == 128).all()

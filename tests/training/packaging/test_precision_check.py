@@ -1,4 +1,4 @@
-"""What a package promises of faster arithmetic was measured, and the promise errs on the safe side."""
+"""The fidelity of lower precision is measured, and its bounds are conservative."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ SCORE = Score(accuracy=0.9, low=0.8, high=0.95, n=40)
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    shown = tuple(sample for sample in scan(SAMPLE).samples if sample.part == "test")[::10]
-    return Splits((), shown[::2], shown[1::2])
+    test = tuple(sample for sample in scan(SAMPLE).samples if sample.part == "test")[::10]
+    return Splits((), test[::2], test[1::2])
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +28,27 @@ def found(fitted, splits) -> dict[str, Fidelity]:
     return precision_check.measure(fitted.artifact.path / GRAPH, None, trained, dataset, splits)
 
 
-def test_f32_is_what_everything_else_is_held_against(found):
+def test_f32_is_the_reference(found):
     assert (found["f32"].moved, found["f32"].changed, found["f32"].faithful) == (0, 0, True)
 
 
-def test_the_score_is_that_of_the_test_images(found, fitted, splits):
+def test_score_is_measured_on_the_test_images(found, fitted, splits):
     from graft.service.inference.model import Model
 
     model, dataset = Model(fitted.artifact, loader.load(fitted.artifact, "cpu")), scan(SAMPLE)
-    right = sum(
+    n_correct = sum(
         model.classify(dataset.read(sample), 1).ranked[0].label == dataset.labels[sample.label] for sample in splits.test
     )
-    assert (found["f32"].score.n, found["f32"].score.accuracy) == (25, right / 25)
+    assert (found["f32"].score.n, found["f32"].score.accuracy) == (25, n_correct / 25)
 
 
-@pytest.mark.skipif("bf16" not in NATIVE, reason="this processor does not compute in bf16")
-def test_bf16_moves_answers_a_little(found):
+@pytest.mark.skipif("bf16" not in NATIVE, reason="this processor does not support bf16")
+def test_bf16_shifts_probabilities_slightly(found):
     assert 1e-4 < found["bf16"].moved < 0.25
     assert found["bf16"].score.n == 25
 
 
-def test_only_what_the_processor_has_is_promised(found):
+def test_only_native_precisions_are_measured(found):
     assert set(found) == set(NATIVE) - {"int8"}
 
 
@@ -58,19 +58,19 @@ def test_only_what_the_processor_has_is_promised(found):
         ([[0, 0, 0], [0, 0, 0]], 1.0, False, 0),
         ([[0, 0, 0], [0.02, -0.02, 0]], 1.0, False, 0.01),
         ([[0, 0, 0], [0.02, -0.02, 0]], 2.0, False, 0.005),
-        ([[1, 1, 1], [0, 0, 0]], 1.0, False, 0),  # a softmax does not see what all logits have in common
+        ([[1, 1, 1], [0, 0, 0]], 1.0, False, 0),  # softmax is invariant to a constant shift
         ([[1, 1, 1], [0, 0, 0]], 1.0, True, 0.25),
         ([[9, -9, 0], [0, 0, 0]], 1.0, False, 1),
     ],
 )
-def test_how_far_an_undecided_image_would_move(change, temperature, several, expected):
+def test_probability_shift_of_an_undecided_image(change, temperature, several, expected):
     before = np.array([[3, 1, -2], [0.5, 0.25, 7]], np.float32)
     logits = before + np.array(change, np.float32)
     assert precision_check.moved(logits, before, temperature, several) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("logit", [0.0, 0.3, -2.0, 5.0])
-def test_no_probability_moves_by_more(logit):
+def test_no_probability_shift_exceeds_the_bound(logit):
     before, after = (1 / (1 + np.exp(-(logit + change))) for change in (0, 0.08))
     logits = np.array([[logit, 0]], np.float32)
     assert abs(after - before) <= precision_check.moved(logits + np.array([[0.08, 0]], np.float32), logits, 1.0, several=False)
@@ -79,5 +79,5 @@ def test_no_probability_moves_by_more(logit):
 @pytest.mark.parametrize(
     ("moved", "changed", "faithful"), [(0, 0, True), (0.01, 0, True), (0.011, 0, False), (0.001, 1, False)]
 )
-def test_what_nobody_can_tell_apart_needs_no_permission(moved, changed, faithful):
+def test_negligible_shift_is_faithful(moved, changed, faithful):
     assert Fidelity(moved=moved, changed=changed, score=SCORE).faithful is faithful

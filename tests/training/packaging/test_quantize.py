@@ -1,4 +1,4 @@
-"""A second network in int8, for those who ask for it: smaller, nearly the same, and never used unasked."""
+"""The optional int8 network: smaller, nearly the same predictions, used only on request."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,15 +19,15 @@ needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="needs graft-v
 @pytest.fixture(scope="module")
 def written(fitted, tmp_path_factory) -> Path:
     dataset = scan(SAMPLE)
-    shown = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
-    learned = tuple(sample for sample in dataset.samples if sample.part == "train")[::20]
+    test = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
+    train = tuple(sample for sample in dataset.samples if sample.part == "train")[::20]
     target = tmp_path_factory.mktemp("int8") / "package"
-    splits = Splits(learned, shown[::2], shown[1::2])
+    splits = Splits(train, test[::2], test[1::2])
     return writer.write(answering(fitted.trained, dataset, splits), dataset, splits, "small", target, int8=True).path
 
 
 @needs_nncf
-def test_the_package_holds_it_and_promises_what_it_keeps(written):
+def test_package_contains_a_smaller_int8_network(written):
     artifact = read(written)
     assert {INT8_GRAPH, INT8_WEIGHTS} <= set(artifact.manifest.files)
     assert artifact.manifest.files[INT8_WEIGHTS].bytes < artifact.manifest.files["model.onnx"].bytes / 2
@@ -35,16 +35,16 @@ def test_the_package_holds_it_and_promises_what_it_keeps(written):
 
 
 @needs_nncf
-def test_asked_for_it_answers(written, clothes):
-    exact, small = load(written, "cpu", precision="f32"), load(written, "cpu", precision="int8")
-    assert (exact.engine.precision, small.engine.precision) == ("f32", "int8")
-    same = [exact.classify(image, 1).ranked[0].label == small.classify(image, 1).ranked[0].label for _, image in clothes]
+def test_int8_predictions_are_close_to_f32(written, clothes):
+    exact, quantized = load(written, "cpu", precision="f32"), load(written, "cpu", precision="int8")
+    assert (exact.engine.precision, quantized.engine.precision) == ("f32", "int8")
+    same = [exact.classify(image, 1).ranked[0].label == quantized.classify(image, 1).ranked[0].label for _, image in clothes]
     assert sum(same) >= 8
-    assert small.drift > exact.drift
+    assert quantized.drift > exact.drift
 
 
 @needs_nncf
-def test_an_altered_int8_network_is_refused(written, tmp_path):
+def test_modified_int8_network_is_rejected(written, tmp_path):
     import shutil
 
     copy = Path(shutil.copytree(written, tmp_path / "package"))
@@ -55,12 +55,12 @@ def test_an_altered_int8_network_is_refused(written, tmp_path):
         read(copy)
 
 
-def test_a_package_without_says_how_to_make_one(fitted):
-    with pytest.raises(ArtifactError, match=r"has no int8 network\. Make one with: graft fit DIR --int8"):
+def test_package_without_int8_says_how_to_create_it(fitted):
+    with pytest.raises(ArtifactError, match=r"has no int8 network\. Create one with: graft fit DIR --int8"):
         load(fitted.artifact.path, "cpu", precision="int8")
 
 
-def test_without_nncf_a_fit_ends_before_it_begins(monkeypatch):
+def test_missing_nncf_is_reported_before_training(monkeypatch):
     monkeypatch.setattr("graft.training.packaging.quantize.find_spec", lambda name: None)
     quantize.require(int8=False)
     with pytest.raises(ValueError, match="--int8: nncf is not installed"):

@@ -1,4 +1,4 @@
-"""A package appears whole or not at all, says what the trained network says, and is data only."""
+"""A package is written atomically, predicts like the trained network, and contains only data."""
 
 import dataclasses
 import errno
@@ -33,9 +33,9 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="module")
 def splits(dataset: Dataset) -> Splits:
-    """As a run would have them, but fewer."""
-    shown = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
-    return Splits(tuple(sample for sample in dataset.samples if sample.part == "train")[::20], shown[::2], shown[1::2])
+    """Like the splits of a run, but smaller."""
+    test = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
+    return Splits(tuple(sample for sample in dataset.samples if sample.part == "train")[::20], test[::2], test[1::2])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def written(trained, dataset: Dataset, splits, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def wrong(trained):
-    """What was trained, with a network in memory that prefers the first label more than the graph does."""
+    """A trained model with an in-memory network that favors the first label more than the graph does."""
 
     def shifted(batch: np.ndarray) -> Outputs:
         logits, vectors = trained.network(batch)
@@ -69,19 +69,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_written_package_reads(written: Path):
+def test_written_package_can_be_read(written: Path):
     assert artifact.read(written).manifest.name == "clothes"
 
 
-def test_written_package_answers(written: Path, clothes):
+def test_written_package_predicts(written: Path, clothes):
     assert len(model.load(written, "cpu").classify(clothes[0][1], 3).ranked) == 3
 
 
-def test_nothing_partial_is_left_beside_it(written: Path):
+def test_no_temporary_files_remain(written: Path):
     assert [path.name for path in written.parent.iterdir()] == ["package"]
 
 
-def test_manifest_repeats_what_was_trained(written: Path, trained, dataset: Dataset):
+def test_manifest_describes_the_trained_model(written: Path, trained, dataset: Dataset):
     manifest = artifact.read(written).manifest
     assert manifest.labels == dataset.labels
     assert (manifest.strategy, manifest.temperature) == ("probe", trained.temperature)
@@ -89,61 +89,61 @@ def test_manifest_repeats_what_was_trained(written: Path, trained, dataset: Data
     assert manifest.scores == trained.scores
 
 
-def test_golden_answers_are_of_both_kinds_of_file(written: Path):
+def test_golden_images_are_jpeg_and_png(written: Path):
     golden = model.Golden.load(written / "golden.npz")
     assert [encoded[:4] for encoded in golden.encoded] == [b"\xff\xd8\xff\xe0", b"\x89PNG"] * 4
     assert golden.logits.shape == (8, 10)
 
 
-def test_what_validation_taught_is_packed(written: Path, trained):
+def test_calibration_is_in_the_manifest(written: Path, trained):
     manifest = artifact.read(written).manifest
     assert (manifest.calibration, manifest.multilabel) == (trained.calibration, False)
 
 
-def test_neighbours_are_training_images_as_the_network_sees_them(written: Path, trained, dataset: Dataset):
-    near = Neighbours.load(written / "neighbours.npz")
-    assert near.vectors.shape == (850, 1280)
-    np.testing.assert_array_equal(near.vectors, trained.neighbours.vectors)
-    np.testing.assert_allclose(np.linalg.norm(near.vectors, axis=1), 1, atol=1e-3)
+def test_neighbors_are_feature_vectors_of_training_images(written: Path, trained, dataset: Dataset):
+    neighbors = Neighbours.load(written / "neighbours.npz")
+    assert neighbors.vectors.shape == (850, 1280)
+    np.testing.assert_array_equal(neighbors.vectors, trained.neighbours.vectors)
+    np.testing.assert_allclose(np.linalg.norm(neighbors.vectors, axis=1), 1, atol=1e-3)
     labels = {sample.path: sample.labels for sample in dataset.samples if sample.part == "train"}
-    assert all(labels[path] == own for path, own in zip(near.paths, near.labels, strict=True))
+    assert all(labels[path] == expected for path, expected in zip(neighbors.paths, neighbors.labels, strict=True))
 
 
-def test_fitted_package_shows_every_neighbour(fitted):
-    shown = Thumbnails.load(fitted.artifact.thumbnails)
-    assert len(shown) == 850
-    assert all(shown[row].startswith(b"\xff\xd8\xff") for row in range(850))
+def test_fitted_package_has_a_thumbnail_for_every_neighbor(fitted):
+    thumbnails = Thumbnails.load(fitted.artifact.thumbnails)
+    assert len(thumbnails) == 850
+    assert all(thumbnails[row].startswith(b"\xff\xd8\xff") for row in range(850))
     card = (fitted.artifact.path / "README.md").read_text(encoding="utf-8")
-    assert "850 training images are in it, and small pictures of 850 of them, for whoever may ask.\n" in card
+    assert "850 training images, and thumbnails of 850 of them, which the service returns to any client.\n" in card
 
 
-def test_package_without_pictures_says_so(written: Path):
-    shown = Thumbnails.load(written / "thumbnails.npz")
-    assert (len(shown), shown.content) == (850, b"")
+def test_card_says_that_there_are_no_thumbnails(written: Path):
+    thumbnails = Thumbnails.load(written / "thumbnails.npz")
+    assert (len(thumbnails), thumbnails.content) == (850, b"")
     card = (written / "README.md").read_text(encoding="utf-8")
-    assert "850 training images are in it, but no pictures of them.\n" in card
+    assert "850 training images, but no thumbnails.\n" in card
 
 
 @pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
-def test_package_with_pictures_of_others_is_not_published(trained, dataset: Dataset, splits, tmp_path: Path, pictures):
-    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d pictures; needed: 850"):
+def test_package_with_a_wrong_number_of_thumbnails_is_not_written(trained, dataset: Dataset, splits, tmp_path: Path, pictures):
+    with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d thumbnails; expected: 850"):
         writer.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
 
 
-def test_a_package_for_several_labels_gives_each_by_its_threshold(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
+def test_multilabel_package_predicts_labels_above_their_thresholds(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
     rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_threshold": None, "outlier_threshold": 2.0}
     strict = dataclasses.replace(trained, calibration=trained.calibration.model_copy(update=rules))
     several = dataclasses.replace(dataset, multilabel=True)
     writer.write(strict, several, splits, "clothes", tmp_path / "package")
     answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)
-    given = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
-    assert list(answer.prediction_set) == given
-    assert "ankle boot" in given
+    expected = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
+    assert list(answer.prediction_set) == expected
+    assert "ankle boot" in expected
 
 
-def test_card_says_what_is_promised(written: Path):
+def test_card_states_the_coverage(written: Path):
     card = (written / "README.md").read_text(encoding="utf-8")
-    assert "Prediction sets promise to hold the right label for 90% of images" in card
+    assert "Prediction sets contain the true label for 90% of images" in card
 
 
 def test_no_file_is_a_pickle(written: Path):
@@ -151,41 +151,41 @@ def test_no_file_is_a_pickle(written: Path):
     assert [name for name, content in contents(written).items() if content.startswith(pickles)] == []
 
 
-def test_numbers_load_without_pickle(written: Path):
+def test_arrays_load_without_pickle(written: Path):
     with np.load(written / "golden.npz", allow_pickle=False) as arrays:
         assert {name: arrays[name].dtype.kind for name in arrays} == {"content": "u", "ends": "i", "logits": "f"}
     assert load_file(written / "weights.safetensors")["head.weight"].shape == (10, 1280)
 
 
-def test_others_may_read_the_package(written: Path):
+def test_package_is_readable_by_other_users(written: Path):
     assert stat.S_IMODE(written.stat().st_mode) == 0o755
     assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o044 for path in written.iterdir()} == dict.fromkeys(
         contents(written), 0o044
     )
 
 
-def test_card_names_scores_and_licence(written: Path, trained):
+def test_card_shows_scores_and_license(written: Path, trained):
     card = (written / "README.md").read_text(encoding="utf-8")
     assert f"| test | {trained.scores['test'].accuracy:.1%} |" in card
-    assert "licence Apache-2.0" in card
+    assert "license Apache-2.0" in card
     assert "- ankle boot\n" in card
 
 
-def test_network_that_disagrees_with_its_graph_is_not_published(wrong, dataset: Dataset, splits, tmp_path: Path):
-    with pytest.raises(ArtifactError, match="answers differently from the network that was trained"):
+def test_network_that_differs_from_its_graph_is_not_written(wrong, dataset: Dataset, splits, tmp_path: Path):
+    with pytest.raises(ArtifactError, match="predicts differently from the trained network"):
         writer.write(wrong, dataset, splits, "clothes", tmp_path / "package")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_network_that_says_nan_is_not_published(trained, dataset: Dataset, splits, tmp_path: Path):
+def test_network_with_nan_outputs_is_not_written(trained, dataset: Dataset, splits, tmp_path: Path):
     def broken(batch: np.ndarray) -> Outputs:
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 1280), np.float32))
 
-    with pytest.raises(ArtifactError, match="Nothing was published"):
+    with pytest.raises(ArtifactError, match="No package was written"):
         writer.write(dataclasses.replace(trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
 
 
-def test_refused_package_leaves_the_older_one_untouched(trained, wrong, dataset: Dataset, splits, tmp_path: Path):
+def test_failed_write_leaves_the_older_package_unchanged(trained, wrong, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
     writer.write(trained, dataset, splits, "older", target)
     before = contents(target)
@@ -196,7 +196,7 @@ def test_refused_package_leaves_the_older_one_untouched(trained, wrong, dataset:
 
 
 @pytest.mark.parametrize("full", ["at once", "midway"])
-def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
+def test_full_disk_is_reported_and_leaves_the_older_package_unchanged(
     trained, dataset: Dataset, splits, tmp_path: Path, monkeypatch, full: str
 ):
     target = tmp_path / "package"
@@ -208,13 +208,13 @@ def test_full_disk_is_explained_and_leaves_the_older_one_untouched(
         writer.write(trained, dataset, splits, "newer", target)
     assert refused.value.errno == errno.ENOSPC
     assert re.search(
-        r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; what was there is intact", str(refused.value)
+        r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; existing files are unchanged", str(refused.value)
     )
     assert contents(target) == before
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_newer_package_replaces_the_older_one_whole(trained, dataset: Dataset, splits, tmp_path: Path):
+def test_newer_package_replaces_the_older_one_completely(trained, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
     writer.write(trained, dataset, splits, "older", target)
     (target / "stray.txt").write_text("not of the package")
@@ -223,7 +223,7 @@ def test_newer_package_replaces_the_older_one_whole(trained, dataset: Dataset, s
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_labels_of_any_script_arrive_as_they_are(trained, dataset: Dataset, splits, tmp_path: Path):
+def test_labels_in_any_script_are_preserved(trained, dataset: Dataset, splits, tmp_path: Path):
     labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "bell\a", "عباية", "e\N{COMBINING ACUTE ACCENT}", " ")
     target = tmp_path / "paquet d'été 🧥" / "package"
     writer.write(trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)

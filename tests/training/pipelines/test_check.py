@@ -1,4 +1,4 @@
-"""A folder in which everything that can be wrong is wrong, and one in which nothing is."""
+"""`graft check` on a folder with every kind of issue, and on a clean folder."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def pixels(encoded: bytes) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory) -> Path:
-    """Ninety pictures of three labels that are easily told apart, in colour and large enough for anything."""
+    """120 color images of three labels that are easy to separate, large enough for every check."""
     folder = tmp_path_factory.mktemp("clean") / "clothes"
     with zipfile.ZipFile(SAMPLE) as archive:
         for label in LABELS:
@@ -39,14 +39,14 @@ def clothes(tmp_path_factory) -> Path:
 
 
 def plant(folder: Path) -> dict[str, str]:
-    """Spoils a folder; by kind of finding, a file that must be named."""
+    """Adds one file for each kind of finding to a folder; returns the files by kind."""
     train, test = folder / "train", folder / "test"
     bag = train / "bag"
-    picture = Image.open(bag / "001.jpg")
+    image = Image.open(bag / "001.jpg")
     (bag / "cut.jpg").write_bytes((bag / "002.jpg").read_bytes()[:700])
     (bag / "empty.jpg").write_bytes(b"")
     (bag / "sketch.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
-    picture.save(bag / "really-a-png.jpg", "PNG", compress_level=3)
+    image.save(bag / "really-a-png.jpg", "PNG", compress_level=3)
     shutil.copy(train / "trouser/003.jpg", train / "sneaker/twin.jpg")
     shutil.copy(train / "trouser/004.jpg", test / "trouser/copy.jpg")
     shutil.copy(train / "bag/005.jpg", train / "bag/005-again.jpg")
@@ -104,67 +104,67 @@ def spoiled(cache, clothes: Path, tmp_path_factory) -> tuple[check.Checked, dict
     return check.check(folder, Recipe()), planted
 
 
-def test_everything_that_was_planted_is_found(spoiled):
-    checked, planted = spoiled
-    found = {(finding.kind, path) for finding in checked.findings for path in finding.paths}
+def test_finds_every_planted_issue(spoiled):
+    report, planted = spoiled
+    found = {(finding.kind, path) for finding in report.findings for path in finding.paths}
     assert len(planted) >= 15
     assert [kind for kind, path in planted.items() if (kind, path) not in found] == []
 
 
-def test_what_names_no_file_is_found_too(spoiled):
+def test_finds_issues_without_files(spoiled):
     kinds = {finding.kind for finding in spoiled[0].findings}
     assert {"name-collision", "empty-folder", "tiny-class", "too-few", "imbalance"} <= kinds
 
 
-def test_the_gravest_comes_first(spoiled):
+def test_findings_are_sorted_by_severity(spoiled):
     severities = [finding.severity for finding in spoiled[0].findings]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
 
 
-def test_nothing_is_found_in_a_clean_folder(cache, clothes: Path):
-    checked = check.check(clothes, Recipe())
-    assert checked.findings == ()
-    assert check.text(checked).startswith("nothing wrong in 120 images")
-    assert check.advice(checked, clothes) == f"graft fit {clothes}"
+def test_clean_folder_has_no_findings(cache, clothes: Path):
+    report = check.check(clothes, Recipe())
+    assert report.findings == ()
+    assert check.text(report).startswith("no issues in 120 images")
+    assert check.advice(report, clothes) == f"graft fit {clothes}"
 
 
-def test_a_check_writes_nothing_beside_the_images(cache, clothes: Path):
+def test_check_does_not_write_into_the_data_folder(cache, clothes: Path):
     before = sorted((path, path.stat().st_mtime_ns) for path in clothes.rglob("*"))
     check.check(clothes, Recipe())
     assert sorted((path, path.stat().st_mtime_ns) for path in clothes.rglob("*")) == before
 
 
-def test_without_vectors_no_network_is_asked(clothes: Path, monkeypatch):
-    monkeypatch.setattr(check.graphs, "export", None)
+def test_no_vectors_skips_the_backbone(clothes: Path, monkeypatch):
+    monkeypatch.setattr(check.onnx_cache, "export", None)
     assert check.check(clothes, Recipe(), vectors=False).findings == ()
 
 
-def test_the_page_shows_what_was_found(spoiled):
-    checked, _ = spoiled
-    page = check.page(checked, "clothes")
+def test_page_shows_affected_images(spoiled):
+    report, _ = spoiled
+    page = check.page(report, "clothes")
     assert "train/sneaker/twin.jpg" in page
     assert page.count("<img") > 10
 
 
-def test_errors_end_the_verb_with_1_and_name_the_way_on(cache, clothes: Path, tmp_path: Path, capsys):
+def test_errors_exit_with_1_and_suggest_the_next_command(cache, clothes: Path, tmp_path: Path, capsys):
     shutil.copytree(clothes, tmp_path / "clothes")
     shutil.copy(clothes / "train/bag/001.jpg", tmp_path / "clothes/test/bag/copy.jpg")
     assert main(["check", str(tmp_path / "clothes"), "--no-vectors"]) == 1
-    said = capsys.readouterr().out
-    assert "error: one image to learn from and held out" in said
-    assert f"next: graft fit {tmp_path / 'clothes'} --drop-duplicates" in said
+    output = capsys.readouterr().out
+    assert "error: duplicates across train and test" in output
+    assert f"next: graft fit {tmp_path / 'clothes'} --drop-duplicates" in output
 
 
-def test_warnings_end_the_verb_with_0(cache, clothes: Path, tmp_path: Path, capsys):
+def test_warnings_exit_with_0(cache, clothes: Path, tmp_path: Path, capsys):
     shutil.copytree(clothes, tmp_path / "clothes")
     shutil.copy(clothes / "train/bag/001.jpg", tmp_path / "clothes/train/bag/copy.jpg")
     assert main(["check", str(tmp_path / "clothes"), "--no-vectors", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts["errors"], facts["warnings"], facts["images"]) == (0, 1, 121)
-    assert facts["findings"][0]["kind"] == "duplicate"
+    result = json.loads(capsys.readouterr().out)
+    assert (result["errors"], result["warnings"], result["images"]) == (0, 1, 121)
+    assert result["findings"][0]["kind"] == "duplicate"
 
 
-def test_the_report_lies_where_it_was_wanted(cache, clothes: Path, tmp_path: Path, capsys):
+def test_report_is_written_to_the_requested_file(cache, clothes: Path, tmp_path: Path, capsys):
     assert main(["check", str(clothes), "--no-vectors", "--report", str(tmp_path / "check.html")]) == 0
     assert (tmp_path / "check.html").read_text().startswith("<!doctype html>")
     assert f"report: {tmp_path / 'check.html'}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A whole run: what it tells, what it writes down, and what it refuses."""
+"""`graft fit`: its output, the files of a run, and its errors."""
 
 import csv
 import itertools
@@ -19,7 +19,7 @@ from graft.training.data.splits import split
 from graft.training.pipelines import fit
 from graft.training.sample import SAMPLE
 
-PROBE = Recipe(strategy="probe", input_size=128)  # the size that the session's fit has exported already
+PROBE = Recipe(strategy="probe", input_size=128)  # the size that the session fixture has already exported
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +29,11 @@ def here(tmp_path: Path, monkeypatch) -> None:
 
 @contextmanager
 def suppress_only_if_named(label: str) -> Iterator[None]:
-    """Lets a refusal pass that names the label; anything else is a failure."""
+    """Suppresses a DatasetError that names the label."""
     try:
         yield
-    except DatasetError as refused:
-        if label not in str(refused):
+    except DatasetError as error:
+        if label not in str(error):
             raise
 
 
@@ -42,34 +42,34 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_facts_say_what_a_program_needs(fitted):
-    facts = fitted.facts()
-    assert set(facts) >= {"run", "package", "report", "strategy", "backbone", "labels", "test", "validation", "seconds"}
-    assert set(facts["test"]) == {"accuracy", "low", "high", "n"}
-    assert set(facts["validation"]) == {"accuracy", "n"}
+def test_json_result_has_all_fields(fitted):
+    result = fitted.facts()
+    assert set(result) >= {"run", "package", "report", "strategy", "backbone", "labels", "test", "validation", "seconds"}
+    assert set(result["test"]) == {"accuracy", "low", "high", "n"}
+    assert set(result["validation"]) == {"accuracy", "n"}
 
 
-def test_facts_are_of_this_run(fitted, workplace: Path):
-    facts = fitted.facts()
-    assert (facts["run"], facts["package"]) == (str(workplace / "runs/sample"), str(workplace / "runs/sample/package"))
-    assert (facts["strategy"], facts["backbone"]) == ("probe", "tf_efficientnet_lite0")
-    assert facts["labels"][:2] == ["ankle boot", "bag"]
-    assert (facts["test"]["n"], facts["validation"]["n"]) == (500, 150)
+def test_json_result_describes_the_run(fitted, workplace: Path):
+    result = fitted.facts()
+    assert (result["run"], result["package"]) == (str(workplace / "runs/sample"), str(workplace / "runs/sample/package"))
+    assert (result["strategy"], result["backbone"]) == ("probe", "tf_efficientnet_lite0")
+    assert result["labels"][:2] == ["ankle boot", "bag"]
+    assert (result["test"]["n"], result["validation"]["n"]) == (500, 150)
 
 
-def test_facts_can_be_written_as_json(fitted):
+def test_json_result_is_serializable(fitted):
     assert json.loads(json.dumps(fitted.facts())) == fitted.facts()
 
 
-def test_sample_is_told_apart(fitted):
+def test_sample_accuracy_is_high(fitted):
     assert fitted.facts()["test"]["low"] > 0.75
 
 
-def test_recipe_is_recorded(fitted):
+def test_recipe_is_recorded_in_the_run(fitted):
     assert Recipe.load(fitted.run / "recipe.yaml", {}) == Recipe(strategy="probe")
 
 
-def test_recorded_recipe_makes_the_recorded_splits_again(fitted):
+def test_recorded_recipe_reproduces_the_recorded_splits(fitted):
     recipe = Recipe.load(fitted.run / "recipe.yaml", {})
     dataset = examine(scan(SAMPLE))[0]
     expected = [
@@ -80,38 +80,38 @@ def test_recorded_recipe_makes_the_recorded_splits_again(fitted):
     assert rows(fitted.run) == expected
 
 
-def test_splits_file_holds_every_image_once(fitted):
+def test_splits_file_lists_every_image_once(fitted):
     recorded = rows(fitted.run)
     assert Counter(row["split"] for row in recorded) == {"train": 850, "validation": 150, "test": 500}
     assert len({row["path"] for row in recorded}) == 1500
 
 
-def test_latest_run_is_pointed_at(fitted, workplace: Path):
+def test_latest_links_to_the_run(fitted, workplace: Path):
     latest = workplace / "runs" / "latest"
     assert latest.is_symlink()
     assert latest.resolve() == fitted.run.resolve()
 
 
-def test_summary_names_score_and_package(fitted):
-    said = fit.summary(fitted)
-    assert "on 500 images that nothing was chosen by" in said
-    assert str(fitted.artifact.path) in said
+def test_summary_has_score_and_package(fitted):
+    text = fit.summary(fitted)
+    assert "on 500 held-out test images" in text
+    assert str(fitted.artifact.path) in text
 
 
-def test_folder_of_one_part_is_cut_in_three(fitted, make_folder):
+def test_folder_without_splits_is_split_in_three(fitted, make_folder):
     result = fit.fit(make_folder({"cat": 20, "dog": 20}), Path("mine"), PROBE)
     assert Counter(row["split"] for row in rows(result.run)) == {"train": 28, "validation": 6, "test": 6}
     assert result.facts()["labels"] == ["cat", "dog"]
 
 
-def test_run_without_a_name_gets_a_folder_below_runs(fitted, make_folder):
+def test_default_run_folder_is_in_runs(fitted, make_folder):
     result = fit.fit(make_folder({"cat": 20, "dog": 20}), None, PROBE)
     assert result.run.parent == Path("runs")
     assert result.run.name.startswith("photos-2")
     assert Path("runs/latest/package/manifest.json").is_file()
 
 
-def test_corrupt_image_stops_the_run_and_is_named(fitted, make_folder):
+def test_corrupt_image_stops_the_run(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "cat/000.png").write_bytes((folder / "cat/000.png").read_bytes()[:-400])
     with pytest.raises(DatasetError, match=r"(?s)One problem stops the fit:.*cat/000\.png: .*cut off.*--skip-bad"):
@@ -119,7 +119,7 @@ def test_corrupt_image_stops_the_run_and_is_named(fitted, make_folder):
     assert not Path("mine/package").exists()
 
 
-def test_corrupt_image_is_left_out_where_allowed_and_recorded(fitted, make_folder):
+def test_skip_bad_excludes_and_records_corrupt_images(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "cat/000.png").write_bytes((folder / "cat/000.png").read_bytes()[:-400])
     result = fit.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True}))
@@ -128,15 +128,15 @@ def test_corrupt_image_is_left_out_where_allowed_and_recorded(fitted, make_folde
     assert len(rows(result.run)) == 40
 
 
-def test_too_many_corrupt_images_stop_the_run_even_so(fitted, make_folder):
+def test_too_many_corrupt_images_stop_the_run_despite_skip_bad(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     for number in range(3):
         (folder / f"cat/{number:03d}.png").write_bytes(f"no image {number}".encode())
-    with pytest.raises(DatasetError, match=r"(?s)3 of 40 files cannot be used.*too many to leave out"):
+    with pytest.raises(DatasetError, match=r"(?s)3 of 40 files cannot be used.*too many to exclude"):
         fit.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True}))
 
 
-def test_dropped_duplicates_are_recorded(fitted, make_folder):
+def test_dropped_duplicates_are_recorded_in_the_splits(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "dog/copy.png").write_bytes((folder / "cat/000.png").read_bytes())
     result = fit.fit(folder, Path("mine"), PROBE.model_copy(update={"drop_duplicates": True}))
@@ -144,13 +144,13 @@ def test_dropped_duplicates_are_recorded(fitted, make_folder):
     assert dropped == {"cat/000.png", "dog/copy.png"}
 
 
-def test_smallest_label_that_can_be_split_can_be_learned_or_is_named(fitted, make_folder):
+def test_smallest_label_is_trained_or_named_in_the_error(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20, "emu": 3})
     with suppress_only_if_named("emu"):
         assert fit.fit(folder, Path("mine"), PROBE).facts()["labels"] == ["cat", "dog", "emu"]
 
 
-def test_label_whose_images_to_learn_from_are_all_corrupt_is_named(fitted, make_folder):
+def test_label_without_readable_training_images_is_named(fitted, make_folder):
     folder = make_folder({"cat": 40, "dog": 40, "emu": 4})
     for number in range(2):
         (folder / f"emu/{number:03d}.png").write_bytes(f"no image {number}".encode())
@@ -165,7 +165,7 @@ def test_label_whose_images_to_learn_from_are_all_corrupt_is_named(fitted, make_
         fit.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True, "seed": seed}))
 
 
-def test_folder_of_unknown_images_only_is_refused(fitted, make_folder):
+def test_folder_without_supported_images_is_rejected(fitted, make_folder):
     folder = make_folder({"cat": 4, "dog": 4})
     for path in folder.rglob("*.png"):
         path.write_bytes(f"no image: {path}".encode())
@@ -173,20 +173,20 @@ def test_folder_of_unknown_images_only_is_refused(fitted, make_folder):
         fit.fit(folder, Path("mine"), PROBE)
 
 
-def test_data_that_cannot_be_used_leave_no_folder_behind(make_folder):
+def test_unusable_data_leaves_no_run_folder(make_folder):
     with pytest.raises(DatasetError):
         fit.fit(make_folder({"cat": 4}), Path("mine"), PROBE)
     assert not Path("mine").exists()
 
 
-def test_pictures_stay_out_of_the_package_where_that_is_chosen(fitted, make_folder, tmp_path: Path):
+def test_thumbnails_can_be_disabled(fitted, make_folder, tmp_path: Path):
     recipe = PROBE.model_copy(update={"thumbnails": False})
     result = fit.fit(make_folder({"cat": 12, "dog": 12}), tmp_path / "run", recipe)
-    shown = Thumbnails.load(result.artifact.thumbnails)
-    assert (len(shown) > 10, shown.content) == (True, b"")
+    thumbnails = Thumbnails.load(result.artifact.thumbnails)
+    assert (len(thumbnails) > 10, thumbnails.content) == (True, b"")
 
 
-def test_several_labels_an_image_are_learned_packaged_and_answered(cache, workplace, encode, tmp_path: Path):
+def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, encode, tmp_path: Path):
     from graft.service.inference import model
 
     random, rows = np.random.default_rng(0), ["path,label"]
@@ -203,5 +203,5 @@ def test_several_labels_an_image_are_learned_packaged_and_answered(cache, workpl
     assert result.evaluation.multilabel
     assert result.evaluation.headline.value > 0.9
     assert "mean average precision" in fit.summary(result)
-    answer = model.load(result.artifact.path, "cpu").classify((tmp_path / "0.png").read_bytes(), 3)
-    assert set(answer.prediction_set) == set(rows[1].split(",")[1].split("|"))
+    prediction = model.load(result.artifact.path, "cpu").classify((tmp_path / "0.png").read_bytes(), 3)
+    assert set(prediction.prediction_set) == set(rows[1].split(",")[1].split("|"))

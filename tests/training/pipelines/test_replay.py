@@ -1,4 +1,4 @@
-"""A run that is repeated is compared with the first, number by number and weight by weight."""
+"""`--replay` repeats a run and compares every metric and weight with the original."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from graft.training.sample import SAMPLE
 
 @pytest.fixture(scope="module")
 def again(fitted, tmp_path_factory) -> tuple[Result, list]:
-    """The session's run, repeated."""
+    """A replay of the session's run."""
     folder = tmp_path_factory.mktemp("replay")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -27,12 +27,12 @@ def again(fitted, tmp_path_factory) -> tuple[Result, list]:
 
 @pytest.fixture
 def copy(fitted, tmp_path: Path) -> Path:
-    """The session's run, to be changed."""
+    """A modifiable copy of the session's run."""
     return Path(shutil.copytree(fitted.run, tmp_path / "copy"))
 
 
-def changed(path: Path, keys: list, value: object) -> None:
-    """Puts another value into a JSON file."""
+def set_value(path: Path, keys: list, value: object) -> None:
+    """Changes one value in a JSON file."""
     content = inner = json.loads(path.read_text())
     for key in keys[:-1]:
         inner = inner[key]
@@ -40,26 +40,26 @@ def changed(path: Path, keys: list, value: object) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_run_with_one_seed_is_the_same_twice(again):
+def test_replay_has_no_differences(again):
     assert again[1] == []
 
 
-def test_repeated_run_is_a_run_of_its_own_with_the_same_splits(fitted, again):
+def test_replay_is_a_new_run_with_the_same_splits(fitted, again):
     assert again[0].run != fitted.run
     assert (again[0].run / "splits.csv").read_bytes() == (fitted.run / "splits.csv").read_bytes()
     assert (again[0].run / "recipe.yaml").read_bytes() == (fitted.run / "recipe.yaml").read_bytes()
     assert json.loads((again[0].run / "run.json").read_text())["like"] == str(fitted.run.resolve())
 
 
-def test_command_says_that_all_is_equal_and_exits_0(fitted, tmp_path: Path, monkeypatch, capsys):
+def test_command_reports_an_identical_run_and_exits_with_0(fitted, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", str(SAMPLE), "--replay", str(fitted.run), "--out", "again"]) == 0
-    assert capsys.readouterr().out == f"again equals {fitted.run}: every metric and every weight\n"
+    assert capsys.readouterr().out == f"again is identical to {fitted.run} in all metrics and weights\n"
 
 
-def test_command_says_what_differs_and_exits_1(copy: Path, tmp_path: Path, monkeypatch, capsys):
+def test_command_lists_differences_and_exits_with_1(copy: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    changed(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
+    set_value(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
     assert main(["fit", str(SAMPLE), "--replay", str(copy), "--out", "again"]) == 1
     first, header, row = capsys.readouterr().out.splitlines()
     assert first == f"again differs from {copy}:"
@@ -67,47 +67,47 @@ def test_command_says_what_differs_and_exits_1(copy: Path, tmp_path: Path, monke
     assert row.split()[:2] == ["evaluation.metrics.accuracy.value", "0.5"]
 
 
-def test_command_tells_differences_as_json(copy: Path, tmp_path: Path, monkeypatch, capsys):
+def test_command_prints_differences_as_json(copy: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    changed(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
+    set_value(copy / "evaluation.json", ["metrics", "accuracy", "value"], 0.5)
     assert main(["fit", str(SAMPLE), "--replay", str(copy), "--json"]) == 1
     [difference] = json.loads(capsys.readouterr().out)["differences"]
     assert (difference["what"], difference["before"]) == ("evaluation.metrics.accuracy.value", "0.5")
 
 
-def test_run_equals_itself(fitted, copy: Path):
+def test_run_has_no_differences_from_its_copy(fitted, copy: Path):
     assert replay.differences(fitted.run, copy) == []
 
 
-def test_how_long_it_took_is_no_difference(fitted, copy: Path):
-    changed(copy / "ladder.json", [0, "seconds"], 1e6)
+def test_durations_are_not_compared(fitted, copy: Path):
+    set_value(copy / "ladder.json", [0, "seconds"], 1e6)
     assert replay.differences(fitted.run, copy) == []
 
 
 @pytest.mark.parametrize(("value", "differs"), [(1e-9, False), (1e-3, True)])
-def test_rounding_is_no_difference_and_more_is(fitted, copy: Path, value: float, differs: bool):
+def test_differences_within_the_tolerance_are_ignored(fitted, copy: Path, value: float, differs: bool):
     manifest = json.loads((copy / "package/manifest.json").read_text())
-    changed(copy / "package/manifest.json", ["temperature"], manifest["temperature"] + value)
+    set_value(copy / "package/manifest.json", ["temperature"], manifest["temperature"] + value)
     assert [what for what, _, _ in replay.differences(fitted.run, copy)] == ["package.temperature"] * differs
 
 
-def test_labels_in_another_order_differ(fitted, copy: Path):
+def test_label_order_is_compared(fitted, copy: Path):
     labels = json.loads((copy / "package/manifest.json").read_text())["labels"]
-    changed(copy / "package/manifest.json", ["labels"], [labels[1], labels[0], *labels[2:]])
+    set_value(copy / "package/manifest.json", ["labels"], [labels[1], labels[0], *labels[2:]])
     assert replay.differences(fitted.run, copy) == [
         ("package.labels.0", labels[0], labels[1]),
         ("package.labels.1", labels[1], labels[0]),
     ]
 
 
-def test_weight_that_moved_is_named_with_how_far(fitted, copy: Path):
+def test_changed_weight_is_reported_with_its_difference(fitted, copy: Path):
     weights = load_file(copy / "package/weights.safetensors")
     weights["head.bias"] = weights["head.bias"] + np.float32(0.25)
     save_file(weights, copy / "package/weights.safetensors")
-    assert replay.differences(fitted.run, copy) == [("head.bias", "0", "moved by 0.25")]
+    assert replay.differences(fitted.run, copy) == [("head.bias", "0", "max difference 0.25")]
 
 
-def test_weight_that_is_missing_or_of_another_shape_is_named(fitted, copy: Path):
+def test_missing_or_reshaped_weight_is_reported(fitted, copy: Path):
     weights = load_file(copy / "package/weights.safetensors")
     del weights["head.bias"]
     weights["head.weight"] = weights["head.weight"][:9].copy()
@@ -124,19 +124,19 @@ def test_every_epoch_is_compared(tmp_path: Path, fitted):
     assert replay.differences(*runs) == [("finetune/epoch 1 val/loss", 0.5, 0.75)]
 
 
-def test_run_that_never_ended_cannot_be_repeated(copy: Path, tmp_path: Path):
+def test_unfinished_run_cannot_be_replayed(copy: Path, tmp_path: Path):
     (copy / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="is no finished run, so there is nothing to compare with"):
+    with pytest.raises(RunError, match="is not a finished run, so there is nothing to compare with"):
         replay.replay(SAMPLE, tmp_path / "again", copy, {})
     assert not (tmp_path / "again").exists()
 
 
-def test_repeating_with_another_choice_is_refused_with_a_table(fitted, tmp_path: Path):
+def test_replay_with_another_option_is_rejected(fitted, tmp_path: Path):
     with pytest.raises(RunDiffers, match=r"--seed +0 +1"):
         replay.replay(SAMPLE, tmp_path / "again", fitted.run, {"seed": 1})
 
 
-def test_repeating_on_other_images_is_refused_with_a_table(fitted, make_folder, tmp_path: Path, monkeypatch):
+def test_replay_on_other_images_is_rejected(fitted, make_folder, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunDiffers, match=rf"(?s){fitted.run} began with something else:.*missing"):
+    with pytest.raises(RunDiffers, match=rf"(?s){fitted.run} was started with different inputs:.*missing"):
         replay.replay(make_folder({"cat": 8, "dog": 8}), tmp_path / "again", fitted.run, {})

@@ -1,4 +1,4 @@
-"""What a run tells is what it did."""
+"""Report content: the reproduction command, versions, and the page of a run."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from graft.training.report import collect, render
 
 
 @pytest.mark.parametrize(
-    ("choices", "typed"),
+    ("options", "expected"),
     [
         ({}, "graft fit photos"),
         ({"strategy": "probe", "seed": 3}, "graft fit photos --strategy probe --seed 3"),
@@ -17,11 +17,11 @@ from graft.training.report import collect, render
         ({"group_by": r"(\d+) /"}, r"graft fit photos --group-by '(\d+) /'"),
     ],
 )
-def test_the_command_has_every_choice_that_is_no_default(choices: dict, typed: str):
-    assert collect.command("fit", Path("photos"), Recipe.model_validate(choices)) == typed
+def test_command_line_includes_every_non_default_option(options: dict, expected: str):
+    assert collect.command("fit", Path("photos"), Recipe.model_validate(options)) == expected
 
 
-def test_every_run_ends_with_its_report(fitted):
+def test_run_writes_a_report(fitted):
     page = (fitted.run / render.NAME).read_text(encoding="utf-8")
     accuracy = fitted.evaluation.metrics["accuracy"].value
     assert f"{accuracy:.1%}" in page
@@ -30,7 +30,7 @@ def test_every_run_ends_with_its_report(fitted):
     assert "28x28" in page
 
 
-def test_versions_and_machine_are_told():
-    told = collect.repeat("graft fit photos", Recipe(), (0,))
-    assert told.versions["torch"]
-    assert "cores" in told.machine
+def test_reproduction_has_versions_and_machine():
+    reproduction = collect.repeat("graft fit photos", Recipe(), (0,))
+    assert reproduction.versions["torch"]
+    assert "cores" in reproduction.machine

@@ -24,15 +24,15 @@ HOSTILE = "<script>alert('ä')</script>\"'&\udcff\x00"
 SECTIONS = [
     "data",
     "findings",
-    "ladder",
+    "strategies",
     "training",
     "results",
-    "labels",
+    "classes",
     "confusion",
     "mistakes",
-    "certainty",
-    "suspects",
-    "repeat",
+    "calibration",
+    "label-issues",
+    "reproduce",
 ]
 
 
@@ -42,39 +42,41 @@ def ten() -> str:
 
 
 def dumped(page: str, folder: Path) -> str:
-    """The page as Chromium leaves it after its scripts ran."""
+    """The DOM of the page in Chromium after its scripts ran."""
     if CHROMIUM is None:
-        pytest.skip("chromium is not installed; what the page's script does needs a browser")
+        pytest.skip("chromium is not installed; page scripts need a browser")
     render.save(page, folder / "page.html")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    done = subprocess.run([*command, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout
+    result = subprocess.run(
+        [*command, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    return result.stdout
 
 
-def clicking(selector: str, story: render.Story, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The page after a click, which its own script makes: the policy lets no other one in."""
+def clicking(selector: str, report: render.Story, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page after a click. The click is added to the page script, because the CSP allows no other script."""
     copy = folder / "templates"
     shutil.copytree(render.PAGE, copy)
     with (copy / "page.js").open("a") as script:
         script.write(f"\ndocument.querySelector({selector!r}).click();\n")
     monkeypatch.setattr(render, "PAGE", copy)
-    return dumped(render.report_page(story, picture), folder)
+    return dumped(render.report_page(report, picture), folder)
 
 
-def test_every_section_is_there(ten):
+def test_report_has_every_section(ten):
     ids = Page(ten).values("id")
     assert [section for section in SECTIONS if section not in ids] == []
     assert len(ids) == len(set(ids))
 
 
-def test_every_link_leads_somewhere_on_the_page(ten):
+def test_every_link_has_a_target(ten):
     page = Page(ten)
     assert {link[0] for link in page.values("href")} == {"#"}
     assert {link[1:] for link in page.values("href")} <= set(page.values("id"))
 
 
 @pytest.mark.parametrize("kind", ["report", "check", "compare"])
-def test_nothing_is_asked_of_another_origin(kind):
+def test_pages_make_no_external_requests(kind):
     pages = {
         "report": lambda: render.report_page(made_up(("a", "b")), picture),
         "check": lambda: render.check_page("a", "b", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))}),
@@ -89,7 +91,7 @@ def test_nothing_is_asked_of_another_origin(kind):
     assert "@import" not in html
 
 
-def test_the_policy_allows_only_the_page_s_own_style_and_script(ten):
+def test_csp_allows_only_the_inline_style_and_script(ten):
     [policy] = [attributes["content"] for tag, attributes in Page(ten).elements if "http-equiv" in attributes]
     [style] = re.findall(r"<style>(.*?)</style>", ten, re.DOTALL)
     [script] = re.findall(r"<script>(.*?)</script>", ten, re.DOTALL)
@@ -98,17 +100,17 @@ def test_the_policy_allows_only_the_page_s_own_style_and_script(ten):
         f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}';"
         " base-uri 'none'; form-action 'none'"
     )
-    # What the policy would block must not be relied on.
+    # The CSP blocks inline style attributes and event handlers.
     assert Page(ten).values("style") == []
     assert [name for _, attributes in Page(ten).elements for name in attributes if name.startswith("on")] == []
 
 
-def test_a_hostile_text_stays_a_text(tmp_path):
-    story = made_up(("good", HOSTILE), 40)
+def test_untrusted_text_is_escaped(tmp_path):
+    report = made_up(("good", HOSTILE), 40)
     hostile = Finding("leak", "error", HOSTILE, (HOSTILE,), (HOSTILE,), "--drop-duplicates")
-    answers = dataclasses.replace(story.answers, paths=tuple(f"{HOSTILE}/{row}" for row in range(40)))
-    story = dataclasses.replace(
-        story,
+    answers = dataclasses.replace(report.answers, paths=tuple(f"{HOSTILE}/{row}" for row in range(40)))
+    report = dataclasses.replace(
+        report,
         name=HOSTILE,
         findings=(hostile,),
         answers=answers,
@@ -116,58 +118,58 @@ def test_a_hostile_text_stays_a_text(tmp_path):
         suspects=(Suspect(HOSTILE, HOSTILE, HOSTILE, 0.9),),
         remarks=(HOSTILE,),
         sizes=HOSTILE,
-        repeat=dataclasses.replace(story.repeat, command=HOSTILE, machine=HOSTILE),
+        repeat=dataclasses.replace(report.repeat, command=HOSTILE, machine=HOSTILE),
     )
-    page = Page(render.report_page(story, picture))
+    page = Page(render.report_page(report, picture))
     assert page.count("script") == 1
     assert "<script>alert('ä')</script>\"'&\ufffd\ufffd" in page.text
-    render.save(render.report_page(story, picture), tmp_path / "report.html")
+    render.save(render.report_page(report, picture), tmp_path / "report.html")
     assert "\ufffd" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_every_picture_says_what_it_shows(ten):
+def test_every_image_has_alt_text(ten):
     images = [attributes for tag, attributes in Page(ten).elements if tag == "img"]
     assert len(images) > 50
     assert [image for image in images if not image.get("alt")] == []
-    assert images[-1]["alt"] == "train/7.jpg; labelled label 0; looks like label 1 (97.3%)"
+    assert images[-1]["alt"] == "train/7.jpg; labeled label 0; predicted label 1 (97.3%)"
 
 
-def test_a_cell_opens_the_images_behind_it(ten):
-    story = made_up(tuple(f"label {k}" for k in range(10)), 200)
-    said = story.answers.probabilities.argmax(axis=1)
-    row = next(row for row in range(200) if said[row] != story.answers.truth[row][0])
-    cell = f"cell-{story.answers.truth[row][0]}-{said[row]}"
+def test_confusion_cell_links_to_its_images(ten):
+    report = made_up(tuple(f"label {k}" for k in range(10)), 200)
+    predicted = report.answers.probabilities.argmax(axis=1)
+    row = next(row for row in range(200) if predicted[row] != report.answers.truth[row][0])
+    cell = f"cell-{report.answers.truth[row][0]}-{predicted[row]}"
     assert f'href="#{cell}"' in ten
-    [behind] = re.findall(rf'<section class="behind" id="{cell}".*?</section>', ten, re.DOTALL)
-    assert f"test/{row:05d}.jpg" in behind
+    [section] = re.findall(rf'<section class="cell-images" id="{cell}".*?</section>', ten, re.DOTALL)
+    assert f"test/{row:05d}.jpg" in section
 
 
-def test_a_page_of_very_much_is_a_few_megabytes():
+def test_page_of_a_large_data_set_stays_small():
     many = tuple(f"a rather long name of a label, number {number:04d}" for number in range(1000))
-    story = made_up(many, 4000)
+    report = made_up(many, 4000)
     findings = tuple(Finding("blank", "warning", "one colour", tuple(f"{k}/{j}" for j in range(30))) for k in range(50))
     suspects = tuple(Suspect(f"s{k}", "a", "b", 0.9) for k in range(3000))
-    story = dataclasses.replace(
-        story, findings=findings, suspects=suspects, left_out=dict.fromkeys(map(str, range(9000)), "cut")
+    report = dataclasses.replace(
+        report, findings=findings, suspects=suspects, left_out=dict.fromkeys(map(str, range(9000)), "cut")
     )
-    assert len(render.report_page(story, noise).encode()) < 7 * 2**20
+    assert len(render.report_page(report, noise).encode()) < 7 * 2**20
 
 
-def test_the_pictures_of_a_page_stay_within_its_budget():
+def test_thumbnails_stay_within_the_budget():
     page = Page(render.report_page(made_up(tuple(f"label {k}" for k in range(30)), 6000), noise))
     assert 2.5 * 2**20 < sum(map(len, page.values("src"))) <= 3 * 2**20
     assert "no picture" in page.text
 
 
 def noise(path: str) -> bytes:
-    """The dearest picture there is."""
+    """A random image, which compresses worst."""
     file = io.BytesIO()
     seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(file, "BMP")
     return file.getvalue()
 
 
-def test_an_unreadable_file_leaves_a_gap_and_not_a_failure():
+def test_unreadable_file_has_no_thumbnail():
     def read(path: str) -> bytes:
         if path.endswith("1.jpg"):
             raise OSError("gone")
@@ -178,47 +180,47 @@ def test_an_unreadable_file_leaves_a_gap_and_not_a_failure():
     assert "no picture" in page.text
 
 
-def test_several_labels_an_image_have_no_confusion_matrix():
+def test_multilabel_report_has_no_confusion_matrix():
     html = render.report_page(made_up(("sea", "sky", "tree"), 60, multilabel=True), picture)
     assert 'id="confusion"' not in html
     text = Page(html).text
     assert "84.0% mean average precision" in " ".join(text.split())
     assert "average precision" in text
-    assert "wrongly said" in text
+    assert "false positive" in text
 
 
-def test_many_labels_show_the_most_confused_pairs_and_a_picture_of_all():
+def test_many_labels_show_the_most_confused_pairs_and_an_image():
     html = render.report_page(made_up(tuple(f"label {k}" for k in range(40)), 400), picture)
-    assert "pairs that are confused most" in html
+    assert "Most confused pairs" in html
     assert 'class="matrix"' in html
-    assert 0 < html.count('class="behind"') <= 30
+    assert 0 < html.count('class="cell-images"') <= 30
 
 
-def test_a_story_without_extras_is_still_whole():
-    story = made_up(("a", "b"))
-    bare = story.evaluation.model_copy(update={"conformal": None, "outliers": None, "curve": None})
+def test_report_without_optional_parts_renders():
+    report = made_up(("a", "b"))
+    bare = report.evaluation.model_copy(update={"conformal": None, "outliers": None, "curve": None})
     plain = dataclasses.replace(
-        story, evaluation=bare, left_out={}, findings=(), rungs=(), quadrant=None, epochs=(), suspects=(), remarks=()
+        report, evaluation=bare, left_out={}, findings=(), rungs=(), quadrant=None, epochs=(), suspects=(), remarks=()
     )
     text = " ".join(Page(render.report_page(plain, picture)).text.split())
-    assert "Nothing was found to be wrong." in text
-    assert "No label looks wrong." in text
-    assert "Twice the images" not in text
+    assert "No issues found." in text
+    assert "No label issues found." in text
+    assert "twice as many images" not in text
 
 
-def test_the_gravest_finding_comes_first():
+def test_findings_are_sorted_by_severity():
     text = Page(render.check_page("photos", "9 images", FINDINGS, {})).text
     assert text.index("leak") < text.index("near duplicate") < text.index("wrong extension")
     assert "1 error, 1 warning, 1 note" in text
 
 
-def test_a_finding_shows_its_images():
+def test_finding_shows_its_images():
     html = render.check_page("photos", "9 images", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))})
     [image] = [attributes for tag, attributes in Page(html).elements if tag == "img"]
     assert image["alt"] == "x/1.png"
 
 
-def test_a_comparison_says_which_differences_are_real():
+def test_comparison_marks_significant_differences():
     def cell(strategy: str, n_right: int) -> Cell:
         return Cell(strategy, "lite0", 0, 9.0, {k.to_bytes(2, "big"): float(k < n_right) for k in range(200)})
 
@@ -226,10 +228,10 @@ def test_a_comparison_says_which_differences_are_real():
     text = " ".join(Page(render.compare_page("photos", "x", found)).text.split())
     assert text.index("95.0%") < text.index("60.5%") < text.index("60.0%")
     assert re.search(r"finetune lite0 svm lite0 \+34\.5 points \([^)]+\) yes", text)
-    assert re.search(r"svm lite0 probe lite0 \+0\.5 points \([^)]+\) not shown", text)
+    assert re.search(r"svm lite0 probe lite0 \+0\.5 points \([^)]+\) no", text)
 
 
-def test_a_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_page_is_written_atomically(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -241,22 +243,22 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "report.html").read_text() == "before"
 
 
-def test_epochs_are_read_with_what_each_knows(tmp_path):
+def test_epochs_may_have_missing_metrics(tmp_path):
     lines = ["epoch,step,train/loss,val/accuracy,val/loss", "0,0,,0.8,0.5", "1,9,1.25,0.9,nan", ""]
     (tmp_path / "metrics.csv").write_text("\n".join(lines))
     assert render.read_epochs(tmp_path / "metrics.csv") == (Epoch(0, None, 0.5, 0.8), Epoch(1, 1.25, None, 0.9))
     assert render.read_epochs(tmp_path / "none.csv") == ()
 
 
-def test_a_click_on_a_cell_shows_its_images_in_a_dialog(tmp_path, monkeypatch):
+def test_click_on_a_cell_opens_a_dialog_with_its_images(tmp_path, monkeypatch):
     after = clicking("#confusion a[href^='#cell-0-']", made_up(("a", "b", "c"), 60), tmp_path, monkeypatch)
     [dialog] = re.findall(r"<dialog[^>]*\sopen.*?</dialog>", after, re.DOTALL)
     assert dialog.count("<img") >= 1
     assert 'id="cell-0-' in dialog
 
 
-def test_a_click_on_a_heading_sorts_the_table(tmp_path, monkeypatch):
-    after = clicking("#labels th:nth-child(3) button", made_up(("a", "b", "c"), 60), tmp_path, monkeypatch)
-    [section] = re.findall(r'<section id="labels".*?</section>', after, re.DOTALL)
+def test_click_on_a_heading_sorts_the_table(tmp_path, monkeypatch):
+    after = clicking("#classes th:nth-child(3) button", made_up(("a", "b", "c"), 60), tmp_path, monkeypatch)
+    [section] = re.findall(r'<section id="classes".*?</section>', after, re.DOTALL)
     assert re.findall(r'<th scope="row"><bdi>(\w)</bdi>', section) == ["c", "b", "a"]
     assert 'aria-sort="descending"' in section

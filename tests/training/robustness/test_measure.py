@@ -1,4 +1,4 @@
-"""What answers withstand: severity 0 is the evaluation itself, and every number is of the images it says."""
+"""Robustness measurement: clean images reproduce the evaluation, and every result counts the right images."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from graft.training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """Twelve held-out images of the sample, as a folder of labels."""
+def data_folder(tmp_path_factory):
+    """Twelve test images of the sample data set, as class folders."""
     from graft.training.data.dataset import scan
 
-    dataset, folder = scan(SAMPLE), tmp_path_factory.mktemp("few")
+    dataset, folder = scan(SAMPLE), tmp_path_factory.mktemp("images")
     for sample in [sample for sample in dataset.samples if sample.part == "test"][::42]:
         path = folder / dataset.labels[sample.label] / sample.path.replace("/", "-")
         path.parent.mkdir(exist_ok=True)
@@ -26,12 +26,12 @@ def few(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(model, few) -> Robustness:
-    return measure(model, *held_out.held_out(model, few))
+def found(model, data_folder) -> Robustness:
+    return measure(model, *held_out.held_out(model, data_folder))
 
 
-def test_severity_0_is_the_evaluation_itself(model, few, found):
-    accuracy = evaluate.package(model, *held_out.held_out(model, few)).metrics["accuracy"]
+def test_clean_images_reproduce_the_evaluation(model, data_folder, found: Robustness):
+    accuracy = evaluate.package(model, *held_out.held_out(model, data_folder)).metrics["accuracy"]
     assert (found.n, found.of) == (12, 12)
     assert found.unchanged == accuracy
     for name, curve in found.curves.items():
@@ -39,7 +39,7 @@ def test_severity_0_is_the_evaluation_itself(model, few, found):
         assert (unchanged.right, unchanged.changed.value) == (accuracy, 0)
 
 
-def test_every_disturbance_is_measured_at_every_severity(found):
+def test_every_corruption_is_measured_at_every_severity(found: Robustness):
     assert tuple(found.curves) == tuple(DISTURBANCES)
     for name, curve in found.curves.items():
         assert tuple(one.severity for one in curve) == DISTURBANCES[name].curve
@@ -47,21 +47,21 @@ def test_every_disturbance_is_measured_at_every_severity(found):
         assert {one.n for one in curve} == {12}
 
 
-def test_attacks_change_more_answers_than_noise_of_their_size(found):
+def test_attacks_flip_more_predictions_than_noise_of_the_same_size(found: Robustness):
     attacked = {one.severity: one.changed.value for one in found.curves["fgsm"]}
     noisy = {one.severity: one.changed.value for one in found.curves["noise"]}
     assert attacked[8] > noisy[8]
 
 
-def test_example_shows_the_image_that_goes_wrong(found):
-    one, *_ = found.examples["fgsm"]
+def test_example_shows_an_image_that_becomes_wrong(found: Robustness):
+    first, *_ = found.examples["fgsm"]
     last = found.examples["fgsm"][-1]
-    assert one.path == last.path
-    assert one.answer != last.answer
-    assert 0 < np.abs(one.pixels.astype(int) - last.pixels).max() <= 8
+    assert first.path == last.path
+    assert first.answer != last.answer
+    assert 0 < np.abs(first.pixels.astype(int) - last.pixels).max() <= 8
 
 
-def test_a_sample_is_drawn_at_random_and_repeatably():
+def test_subset_is_random_and_reproducible():
     numbers = tuple(range(100))
     assert len(drawn(numbers, 10, seed=0)) == 10
     assert drawn(numbers, 10, seed=0) == drawn(numbers, 10, seed=0) != drawn(numbers, 10, seed=1)
@@ -69,23 +69,23 @@ def test_a_sample_is_drawn_at_random_and_repeatably():
     assert drawn(numbers, 10, seed=0)[:5] == drawn(numbers, 5, seed=0)
 
 
-def test_an_image_is_disturbed_the_same_way_at_every_severity():
+def test_image_is_corrupted_in_the_same_direction_at_every_severity():
     pixels = np.zeros((100, 100, 3), np.uint8)
     pixels[50, 50] = 255
     near, far = (np.argwhere(disturbed(pixels, ("translation", share), 3)[:, :, 0])[0] - 50 for share in (0.1, 0.2))
     assert (far == 2 * near).all()
 
 
-def test_attacked_are_at_most_so_many_images(model, few, monkeypatch):
+def test_number_of_attacked_images_is_limited(model, data_folder, monkeypatch):
     monkeypatch.setattr(robustness, "ATTACKED", {"fgsm": 5, "pgd": 3})
     monkeypatch.setattr(robustness, "NATURAL", ())
     monkeypatch.setattr(robustness, "DISTURBANCES", {name: DISTURBANCES[name] for name in ("fgsm", "pgd")})
-    curves = measure(model, *held_out.held_out(model, few), most=10).curves
+    curves = measure(model, *held_out.held_out(model, data_folder), most=10).curves
     assert ({one.n for one in curves["fgsm"]}, {one.n for one in curves["pgd"]}) == ({5}, {3})
 
 
-def test_answers_that_change_are_counted_and_not_only_mistakes(model):
-    class Several:
+def test_multilabel_predictions_are_compared_label_by_label(model):
+    class MultilabelModel:
         manifest = model.manifest.model_copy(
             update={
                 "multilabel": True,
@@ -99,4 +99,4 @@ def test_answers_that_change_are_counted_and_not_only_mistakes(model):
             return 1 / (1 + np.exp(-logits))
 
     logits = Outputs(np.array([[1.0, -1.0], [1.0, 1.0]], np.float32), np.zeros((2, 1), np.float32)).logits
-    assert robustness.answers(Several(), logits).tolist() == [[True, False], [True, True]]
+    assert robustness.answers(MultilabelModel(), logits).tolist() == [[True, False], [True, True]]

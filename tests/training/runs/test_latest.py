@@ -1,4 +1,4 @@
-"""What is served and shipped is one whole package, under names that stay, and changes only for another whole one."""
+"""`runs/latest` and `runs/latest-package` always lead to a complete, valid package."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from graft.training.runs import latest
 
 @pytest.fixture
 def make_run(fitted, tmp_path, monkeypatch):
-    """A run below the current folder that holds nothing but the session's package."""
+    """Creates a run in the current folder that contains only the package of the session."""
     monkeypatch.chdir(tmp_path)
 
     def made(name: str) -> Path:
@@ -27,28 +27,28 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_both_names_lead_to_the_run_that_was_chosen_last(make_run):
+def test_both_paths_lead_to_the_latest_run(make_run):
     for name in ("runs/one", "runs/two"):
         latest.choose(make_run(name))
     assert os.readlink("runs/latest") == "two"
     assert content(Path("runs/latest-package")) == content(Path("runs/two/package"))
 
 
-def test_what_builders_take_holds_no_link(make_run):
+def test_latest_package_contains_no_symbolic_links(make_run):
     latest.choose(make_run("runs/one"))
-    packed = Path("runs/latest-package")
-    assert not packed.is_symlink()
-    assert [path.name for path in packed.iterdir() if path.is_symlink()] == []
-    assert read(packed).path == packed
+    package = Path("runs/latest-package")
+    assert not package.is_symlink()
+    assert [path.name for path in package.iterdir() if path.is_symlink()] == []
+    assert read(package).path == package
 
 
-def test_it_takes_no_room_of_its_own(make_run):
+def test_latest_package_uses_hard_links(make_run):
     latest.choose(make_run("runs/one"))
     pairs = [Path(folder, "model.onnx") for folder in ("runs/latest-package", "runs/one/package")]
     assert os.path.samefile(*pairs)
 
 
-def test_on_a_disk_without_hard_links_the_files_are_copied(make_run, monkeypatch):
+def test_files_are_copied_without_hard_links(make_run, monkeypatch):
     def impossible(*_: object) -> None:
         raise OSError("no hard links here")
 
@@ -59,14 +59,14 @@ def test_on_a_disk_without_hard_links_the_files_are_copied(make_run, monkeypatch
     assert read(Path("runs/latest-package")).manifest == read(Path("runs/one/package")).manifest
 
 
-def test_a_run_elsewhere_and_the_link_itself_can_be_chosen(make_run):
+def test_run_in_another_folder_and_the_link_itself_can_be_selected(make_run):
     latest.choose(make_run("elsewhere/mine"))
     latest.choose(Path("runs/latest"))
     assert os.path.realpath("runs/latest") == os.path.realpath("elsewhere/mine")
 
 
 @pytest.mark.parametrize("flaw", ["no package", "altered"])
-def test_what_cannot_be_served_is_not_chosen(make_run, flaw):
+def test_invalid_package_is_not_selected(make_run, flaw):
     good, bad = make_run("runs/good"), make_run("runs/bad")
     latest.choose(good)
     if flaw == "altered":
@@ -79,7 +79,7 @@ def test_what_cannot_be_served_is_not_chosen(make_run, flaw):
     assert read(Path("runs/latest-package")).path == Path("runs/latest-package")
 
 
-def test_what_a_killed_process_left_half_done_is_swept_away(make_run):
+def test_unfinished_files_of_a_killed_process_are_removed(make_run):
     run = make_run("runs/one")
     (Path("runs") / ".latest-123").symlink_to("one")
     shutil.copytree(run / "package", "runs/.latest-new-123")
@@ -87,7 +87,7 @@ def test_what_a_killed_process_left_half_done_is_swept_away(make_run):
     assert not list(Path("runs").glob(".*"))
 
 
-def test_many_at_once_leave_one_whole_package(make_run):
+def test_concurrent_calls_leave_one_complete_package(make_run):
     runs = [make_run(f"runs/{number}") for number in range(4)]
     failed: list[BaseException] = []
 
@@ -95,7 +95,7 @@ def test_many_at_once_leave_one_whole_package(make_run):
         try:
             for _ in range(5):
                 latest.choose(run)
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - checked below
             failed.append(error)
 
     threads = [threading.Thread(target=choose, args=(run,)) for run in runs]

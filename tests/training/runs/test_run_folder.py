@@ -1,4 +1,4 @@
-"""What a run's folder holds is whole, and a later start that means another run is told what differs."""
+"""Files of a run folder are atomic, and a resumed run with different inputs is rejected."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ def examined(folder: Path) -> Dataset:
 
 
 def begun(photos: Path, run: Path) -> Folder:
-    """A run that has recorded which image went where."""
+    """A run with recorded splits."""
     run.mkdir(exist_ok=True)
     dataset = examined(photos)
     Folder(run).record(dataset, split(dataset, seed=0), {})
@@ -41,12 +41,12 @@ def test_decision_is_made_once(tmp_path: Path):
     assert asked == [1]
 
 
-def test_decision_has_the_same_type_whether_just_made_or_read(tmp_path: Path):
+def test_new_and_recorded_decisions_have_the_same_type(tmp_path: Path):
     made = Folder(tmp_path).decided("plan", lambda: {"counts": (1, 2)})
     assert made == Folder(tmp_path).decided("plan", dict) == {"counts": [1, 2]}
 
 
-def test_decisions_of_a_run_that_is_repeated_are_taken_over(tmp_path: Path):
+def test_replay_reuses_the_decisions_of_the_original_run(tmp_path: Path):
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
     after.mkdir()
@@ -58,7 +58,7 @@ def test_decisions_of_a_run_that_is_repeated_are_taken_over(tmp_path: Path):
     assert json.loads((before / "plan.json").read_text()) == {"speed": 30}
 
 
-def test_decision_that_finds_no_room_leaves_the_earlier_ones(tmp_path: Path):
+def test_full_disk_keeps_earlier_decisions(tmp_path: Path):
     folder = Folder(tmp_path)
     folder.decided("speed", lambda: 30)
     with files_of_at_most(1000), pytest.raises(OSError, match="The disk is full"):
@@ -77,31 +77,31 @@ def test_decision_that_finds_no_room_leaves_the_earlier_ones(tmp_path: Path):
         ("input size", 256, "224     256"),
     ],
 )
-def test_what_a_run_depends_on_is_compared_by_name(tmp_path: Path, name: str, now: object, row: str):
+def test_changed_inputs_are_listed_by_name(tmp_path: Path, name: str, now: object, row: str):
     Folder(tmp_path).agree(FACTS)
     Folder(tmp_path).agree(FACTS)
-    with pytest.raises(RunDiffers) as refused:
+    with pytest.raises(RunDiffers) as raised:
         Folder(tmp_path).agree(FACTS | {name: now})
-    first, header, difference, way = str(refused.value).splitlines()
-    assert first == f"{tmp_path} began with something else:"
+    first, header, difference, remedy = str(raised.value).splitlines()
+    assert first == f"{tmp_path} was started with different inputs:"
     assert header.split() == ["before", "now"]
     assert difference == f"  {name}  {row}"
-    assert way.startswith("Give back what it began with, or begin another run")
+    assert remedy.startswith("Restore the original inputs, or start a new run")
 
 
-def test_recorded_splits_are_made_again_of_the_same_images(photos: Path, tmp_path: Path):
+def test_recorded_splits_are_restored(photos: Path, tmp_path: Path):
     folder, dataset = begun(photos, tmp_path / "run"), examined(photos)
     assert {name: {s.path for s in samples} for name, samples in folder.splits(dataset).named().items()} == {
         name: {s.path for s in samples} for name, samples in split(dataset, seed=0).named().items()
     }
 
 
-def test_recorded_splits_do_not_follow_the_seed_of_today(photos: Path, tmp_path: Path):
+def test_recorded_splits_do_not_depend_on_the_current_seed(photos: Path, tmp_path: Path):
     folder, dataset = begun(photos, tmp_path / "run"), examined(photos)
     assert set(folder.splits(dataset).test) != set(split(dataset, seed=5).test)
 
 
-def test_nothing_recorded_is_no_split(photos: Path, tmp_path: Path):
+def test_new_run_has_no_splits(photos: Path, tmp_path: Path):
     assert Folder(tmp_path).splits(examined(photos)) is None
 
 
@@ -126,33 +126,33 @@ def renamed(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected_lines"),
     [
         (removed, [r"  cat/000.png  cat, sha256 \w{12}…  missing"]),
         (replaced, [r"  cat/000.png  cat, sha256 \w{12}…  cat, sha256 \w{12}…"]),
-        (added, [r"  cat/new.png  not there  cat, sha256 \w{12}…"]),
-        (moved, [r"  cat/000.png    cat, sha256 \w{12}…  missing", r"  dog/moved.png  not there +dog, sha256 \w{12}…"]),
+        (added, [r"  cat/new.png  missing  cat, sha256 \w{12}…"]),
+        (moved, [r"  cat/000.png    cat, sha256 \w{12}…  missing", r"  dog/moved.png  missing +dog, sha256 \w{12}…"]),
         (renamed, [r"  cat/\d\d\d.png   cat, sha256 \w{12}…  missing", "  and 6 more"]),
     ],
 )
-def test_images_that_are_not_as_they_were_are_listed(photos: Path, tmp_path: Path, change, said: list[str]):
+def test_changed_images_are_listed(photos: Path, tmp_path: Path, change, expected_lines: list[str]):
     folder = begun(photos, tmp_path / "run")
     change(photos)
-    with pytest.raises(RunDiffers) as refused:
+    with pytest.raises(RunDiffers) as raised:
         folder.splits(examined(photos))
-    lines = str(refused.value).splitlines()
-    assert all(any(re.fullmatch(pattern, line) for line in lines) for pattern in said), lines
+    lines = str(raised.value).splitlines()
+    assert all(any(re.fullmatch(pattern, line) for line in lines) for pattern in expected_lines), lines
 
 
-def test_label_that_moved_to_another_place_is_the_same_label(photos: Path, tmp_path: Path):
-    # Numbers change when a label is added before it; names say what was meant.
+def test_label_with_another_index_is_the_same_label(photos: Path, tmp_path: Path):
+    # Label indices change when a label is added; names do not.
     folder, dataset = begun(photos, tmp_path / "run"), examined(photos)
     swapped = tuple(dataclasses.replace(sample, labels=(1 - sample.label,)) for sample in dataset.samples)
     again = folder.splits(dataclasses.replace(dataset, labels=("dog", "cat"), samples=swapped))
     assert sum(map(len, again.named().values())) == 16
 
 
-def test_image_left_out_then_is_left_out_again(photos: Path, tmp_path: Path):
+def test_excluded_image_stays_excluded(photos: Path, tmp_path: Path):
     dataset = examined(photos)
     kept = dataset.without(["cat/000.png"])
     Folder(tmp_path).record(kept, split(kept, seed=0), {"cat/000.png": "unreadable"})
@@ -160,7 +160,7 @@ def test_image_left_out_then_is_left_out_again(photos: Path, tmp_path: Path):
     assert "cat/000.png" not in {sample.path for samples in again.named().values() for sample in samples}
 
 
-def test_record_says_where_each_image_went_by_content_and_why_one_was_left_out(photos: Path, tmp_path: Path):
+def test_splits_file_has_digests_and_reasons_for_exclusion(photos: Path, tmp_path: Path):
     dataset = examined(photos)
     kept = dataset.without(["cat/000.png"])
     Folder(tmp_path).record(kept, split(kept, seed=0), {"cat/000.png": "over-limits"})
@@ -172,52 +172,52 @@ def test_record_says_where_each_image_went_by_content_and_why_one_was_left_out(p
     assert rows["dog/000.png"]["label"] == "dog"
 
 
-def test_record_is_never_written_over(photos: Path, tmp_path: Path):
+def test_splits_file_is_not_overwritten(photos: Path, tmp_path: Path):
     folder, dataset = begun(photos, tmp_path / "run"), examined(photos)
     before = (folder.path / "splits.csv").read_bytes()
     folder.record(dataset, split(dataset, seed=5), {})
     assert (folder.path / "splits.csv").read_bytes() == before
 
 
-def test_strange_names_survive_the_record(make_folder, tmp_path: Path):
+def test_unusual_names_survive_the_splits_file(make_folder, tmp_path: Path):
     photos = make_folder({'a, "b"': 6, "line\nbreak": 6, "🦊": 6})
     folder, dataset = begun(photos, tmp_path / "run"), examined(photos)
     assert sum(map(len, folder.splits(dataset).named().values())) == 18
 
 
-def test_recipe_of_a_run_is_taken_as_it_was(tmp_path: Path):
+def test_recipe_of_a_run_is_restored(tmp_path: Path):
     Recipe(epochs=3, seed=7).save(tmp_path / "recipe.yaml")
     assert recorded_recipe(tmp_path, {}) == Recipe(epochs=3, seed=7)
     assert recorded_recipe(tmp_path, {"epochs": 3}) == Recipe(epochs=3, seed=7)
 
 
-def test_other_choices_than_a_run_began_with_are_listed(tmp_path: Path):
+def test_changed_options_are_listed(tmp_path: Path):
     Recipe(epochs=3, seed=7).save(tmp_path / "recipe.yaml")
-    with pytest.raises(RunDiffers) as refused:
+    with pytest.raises(RunDiffers) as raised:
         recorded_recipe(tmp_path, {"epochs": 4, "backbone": "resnet18", "input_size": 96, "seed": 7})
-    assert [line.split() for line in str(refused.value).splitlines()[2:-1]] == [
+    assert [line.split() for line in str(raised.value).splitlines()[2:-1]] == [
         ["--backbone", "tf_efficientnet_lite0", "resnet18"],
         ["--input-size", "None", "96"],
         ["--epochs", "3", "4"],
     ]
 
 
-def test_run_that_recorded_nothing_begins_with_the_choices_made_now(tmp_path: Path, capsys):
+def test_run_without_a_recipe_uses_the_current_options(tmp_path: Path, capsys):
     assert recorded_recipe(tmp_path, {"epochs": 4}) == Recipe(epochs=4)
-    assert f"nothing was recorded in {tmp_path} yet" in capsys.readouterr().err
+    assert f"{tmp_path} has no recorded recipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b'{"begun": 1', b"", b"\xff\xfe"])
-def test_damaged_record_is_refused_by_name(tmp_path: Path, content: bytes):
+def test_corrupt_json_is_rejected_by_name(tmp_path: Path, content: bytes):
     (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises(RunError, match=r"run\.json is damaged: .*Begin another run"):
+    with pytest.raises(RunError, match=r"run\.json is corrupt: .*Start a new run"):
         read(tmp_path / "run.json")
 
 
-def test_missing_record_is_empty(tmp_path: Path):
+def test_missing_json_file_is_empty(tmp_path: Path):
     assert read(tmp_path / "run.json") == {}
 
 
-def test_table_shows_the_first_ten_and_counts_the_rest():
+def test_table_has_ten_rows_and_counts_the_rest():
     shown = table([(f"image {number}", 1, 22) for number in range(13)]).splitlines()
     assert (len(shown), shown[1], shown[-1]) == (12, "  image 0  1       22", "  and 3 more")

@@ -1,4 +1,4 @@
-"""A file under its name is whole; what fails leaves the older one, and says how much room would have been enough."""
+"""Atomic writes: a failure keeps the old file, and a full disk is reported with the required space."""
 
 import errno
 import os
@@ -27,16 +27,16 @@ def test_file_appears_only_when_it_is_complete(tmp_path: Path):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_it_is_written_in_its_own_folder_wherever_temporary_files_lie(tmp_path: Path, monkeypatch):
+def test_temporary_file_is_in_the_target_folder(tmp_path: Path, monkeypatch):
     # A rename is atomic within one file system only.
     monkeypatch.setenv("TMPDIR", "/dev/shm")
     with atomic_files.whole(tmp_path / "a.txt"):
-        [beside] = tmp_path.iterdir()
-    assert beside.name == f".a.txt.{os.getpid()}.tmp"
+        [temporary] = tmp_path.iterdir()
+    assert temporary.name == f".a.txt.{os.getpid()}.tmp"
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
-def test_failure_leaves_the_older_file_and_nothing_else(tmp_path: Path, failure: type[BaseException]):
+def test_failure_keeps_only_the_old_file(tmp_path: Path, failure: type[BaseException]):
     (tmp_path / "a.txt").write_text("older")
 
     def fail_midway() -> None:
@@ -50,37 +50,37 @@ def test_failure_leaves_the_older_file_and_nothing_else(tmp_path: Path, failure:
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_full_disk_says_needed_and_free_and_leaves_the_older_file(tmp_path: Path):
+def test_full_disk_error_has_required_and_free_bytes(tmp_path: Path):
     atomic_files.write(tmp_path / "a.txt", "older")
-    said = r"The disk is full: 70,000 bytes are needed and [\d,]+ are free; what was there is intact"
-    with files_of_at_most(4096), pytest.raises(OSError, match=said) as refused:
+    message = r"The disk is full: 70,000 bytes are needed and [\d,]+ are free; existing files are unchanged"
+    with files_of_at_most(4096), pytest.raises(OSError, match=message) as error:
         atomic_files.write(tmp_path / "a.txt", "x" * 70_000)
-    assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "a.txt"))
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "a.txt"))
     assert (tmp_path / "a.txt").read_text() == "older"
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_other_trouble_is_told_as_it_is(tmp_path: Path):
+def test_other_errors_are_unchanged(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         atomic_files.write(tmp_path / "nowhere" / "a.txt", "x")
     with pytest.raises(PermissionError), atomic_files.whole(tmp_path / "a.txt"):
         raise PermissionError(errno.EACCES, "no")
 
 
-def test_room_is_asked_for_before_anything_is_written(tmp_path: Path):
+def test_disk_space_is_checked_before_writing(tmp_path: Path):
     atomic_files.require_room(tmp_path, 1)
     with pytest.raises(OSError, match=r"1,000,000,000,000,000,000 bytes are needed"):
         atomic_files.require_room(tmp_path, 10**18)
 
 
-def test_disk_that_fills_up_meanwhile_is_explained_too(tmp_path: Path):
+def test_disk_that_fills_up_while_writing_is_explained(tmp_path: Path):
     with files_of_at_most(4096), pytest.raises(OSError, match="8,192 bytes are needed"), atomic_files.room_for(tmp_path, 8192):
         (tmp_path / "a.bin").write_bytes(bytes(8192))
     with pytest.raises(FileNotFoundError), atomic_files.room_for(tmp_path, 1):
         (tmp_path / "nowhere" / "a.bin").write_bytes(b"x")
 
 
-def test_killed_writer_leaves_the_older_file_and_what_it_left_is_swept(tmp_path: Path):
+def test_killed_writer_keeps_the_old_file_and_its_temporary_files_are_removed(tmp_path: Path):
     atomic_files.write(tmp_path / "a.txt", "older")
     program = (
         "import os, signal, sys; from pathlib import Path; from graft.training.runtime import atomic_files as durable\n"

@@ -1,4 +1,4 @@
-"""What a person reads while waiting; nothing, where waiting is short and nobody looks."""
+"""Progress output on a terminal and elsewhere."""
 
 import io
 
@@ -8,7 +8,7 @@ from graft.training.runtime.progress import Progress, describe, duration
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "expected"),
     [
         (0, "0 s"),
         (12.4, "12 s"),
@@ -19,19 +19,19 @@ from graft.training.runtime.progress import Progress, describe, duration
         (90_000, "25 h 00 min"),
     ],
 )
-def test_duration_is_said_as_a_person_says_it(seconds: float, said: str):
-    assert duration(seconds) == said
+def test_duration_format(seconds: float, expected: str):
+    assert duration(seconds) == expected
 
 
-def test_line_says_how_far_how_fast_and_how_long():
+def test_line_has_count_rate_and_remaining_time():
     assert describe("reading", 1200, 5000, "images", 4.0) == "reading 1,200/5,000 images, 300/s, 13 s left"
 
 
-def test_line_without_a_known_end_promises_none():
+def test_line_without_a_total_has_no_remaining_time():
     assert describe("listing", 1200, 0, "files", 4.0) == "listing 1,200 files, 300/s"
 
 
-def test_terminal_shows_no_bar_without_a_known_end(monkeypatch):
+def test_terminal_shows_no_bar_without_a_total(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
@@ -42,23 +42,23 @@ def test_terminal_shows_no_bar_without_a_known_end(monkeypatch):
     assert "█" not in terminal.getvalue()
 
 
-def test_finished_work_has_nothing_left():
+def test_finished_task_has_no_remaining_time():
     assert describe("reading", 10, 10, "images", 2.0) == "reading 10/10 images, 5/s, 0 s left"
 
 
-def test_items_pass_unchanged_and_in_order():
+def test_items_are_unchanged_and_in_order():
     with Progress("reading", 3, "images") as progress:
         assert list(progress.each("abc")) == ["a", "b", "c"]
 
 
-def test_short_work_prints_nothing_where_there_is_no_terminal(capsys):
+def test_short_task_prints_nothing_without_a_terminal(capsys):
     with Progress("reading", 1000, "images") as progress:
         for _ in progress.each(range(1000)):
             pass
     assert capsys.readouterr() == ("", "")
 
 
-def test_terminal_is_left_clean(monkeypatch):
+def test_terminal_line_is_cleared_at_the_end(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

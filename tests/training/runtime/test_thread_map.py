@@ -1,4 +1,4 @@
-"""Many items in several threads, in order, without ever holding them all."""
+"""Ordered thread map: order, laziness, concurrency and errors."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import pytest
 from graft.training.runtime.thread_map import AHEAD, each
 
 
-def test_results_come_in_the_order_of_the_items():
+def test_results_are_in_item_order():
     def slow_if_even(number: int) -> int:
         time.sleep(0.01 * (number % 2 == 0))
         return number
@@ -17,51 +17,51 @@ def test_results_come_in_the_order_of_the_items():
     assert list(each(slow_if_even, range(40), workers=4)) == list(range(40))
 
 
-def test_nothing_of_nothing():
+def test_no_items():
     assert list(each(str, [], workers=2)) == []
 
 
-def test_items_are_taken_only_as_results_are_asked_for():
-    taken: list[int] = []
+def test_items_are_consumed_lazily():
+    consumed: list[int] = []
 
     def endless() -> Iterator[int]:
         while True:
-            taken.append(len(taken))
-            yield taken[-1]
+            consumed.append(len(consumed))
+            yield consumed[-1]
 
     results = each(str, endless(), workers=2)
     assert [next(results) for _ in range(5)] == ["0", "1", "2", "3", "4"]
-    assert len(taken) <= 2 * AHEAD + 5
+    assert len(consumed) <= 2 * AHEAD + 5
     results.close()
 
 
-def test_workers_run_side_by_side():
-    meeting = threading.Barrier(3, timeout=10)  # nobody passes until three are there at once
-    assert sorted(each(lambda _: meeting.wait(), range(3), workers=3)) == [0, 1, 2]
+def test_workers_run_concurrently():
+    barrier = threading.Barrier(3, timeout=10)  # passes only when three threads wait at once
+    assert sorted(each(lambda _: barrier.wait(), range(3), workers=3)) == [0, 1, 2]
 
 
-def test_an_error_comes_at_its_items_turn():
+def test_error_is_raised_in_item_order():
     results = each(lambda number: 6 // number, [3, 2, 0, 1], workers=2)
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
-def test_what_has_not_begun_when_nobody_listens_any_more_never_does():
-    begun: list[int] = []
-    go_on = threading.Event()
+def test_closing_cancels_pending_calls():
+    started: list[int] = []
+    resume = threading.Event()
 
-    def begin(number: int) -> int:
-        begun.append(number)
+    def start(number: int) -> int:
+        started.append(number)
         if number > 0:
-            go_on.wait(10)
+            resume.wait(10)
         return number
 
-    results = each(begin, range(1000), workers=2)
+    results = each(start, range(1000), workers=2)
     assert next(results) == 0
-    threading.Timer(0.1, go_on.set).start()
+    threading.Timer(0.1, resume.set).start()
     results.close()
-    assert len(begun) <= 2 * AHEAD
-    count = len(begun)
+    assert len(started) <= 2 * AHEAD
+    count = len(started)
     time.sleep(0.05)
-    assert len(begun) == count
+    assert len(started) == count

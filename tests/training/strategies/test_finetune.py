@@ -1,4 +1,4 @@
-"""Strategies from features to a head; what they end in is tested with the package, how they learn in test_finetune.py."""
+"""Linear probes on extracted features. Fine-tuning is tested in test_lightning_module.py, packages in test_writer.py."""
 
 import pytest
 
@@ -20,11 +20,11 @@ def photos(cache, tmp_path_factory):
 
     from graft.training.sample import SAMPLE
 
-    folder = tmp_path_factory.mktemp("ladder")
+    folder = tmp_path_factory.mktemp("photos")
     with zipfile.ZipFile(SAMPLE) as archive:
         for name in archive.namelist():
-            part, label, number = name.split("/")
-            if part == "train" and label in {"bag", "coat", "sandal"} and int(number[:3]) <= 20:
+            split_name, label, number = name.split("/")
+            if split_name == "train" and label in {"bag", "coat", "sandal"} and int(number[:3]) <= 20:
                 (folder / label).mkdir(exist_ok=True)
                 (folder / label / number).write_bytes(archive.read(name))
     dataset = examine(scan(folder))[0]
@@ -32,33 +32,33 @@ def photos(cache, tmp_path_factory):
 
 
 @pytest.mark.parametrize("flips", [True, False])
-def test_a_probe_learns_from_the_views_that_were_looked_at(photos, flips, tmp_path):
+def test_probe_trains_on_the_extracted_views(photos, flips, tmp_path):
     dataset, splits, exported = photos
-    choices = Recipe(flips=flips)
-    features, splits, _ = readable(dataset, splits, exported, choices)
+    recipe = Recipe(flips=flips)
+    features, splits, _ = readable(dataset, splits, exported, recipe)
     n_views = sum(len(samples) for samples in splits.named().values())
     n_mirrored = len(splits.train) + len(splits.validation) if flips else 0
     assert len(features.rows) == n_views + n_mirrored
-    ground = Ground(dataset, splits, exported, features, choices, Folder(tmp_path))
-    assert len(ground.seen(splits.train)) == (2 if flips else 1)
-    assert probe.probe(ground).final.weight.shape == (3, 1280)
+    context = Ground(dataset, splits, exported, features, recipe, Folder(tmp_path))
+    assert len(context.seen(splits.train)) == (2 if flips else 1)
+    assert probe.probe(context).final.weight.shape == (3, 1280)
 
 
-def test_a_probe_needs_no_mirror_images_that_were_never_looked_at(photos, tmp_path):
-    # The recipe asks for them up to 5,000 images; leaving files out can bring a larger set below that after the pass.
+def test_probe_works_without_features_of_mirror_images(photos, tmp_path):
+    # The recipe mirrors up to 5,000 images; excluding files after the extraction can bring a larger set below that.
     dataset, splits, exported = photos
     views = [View(sample) for samples in splits.named().values() for sample in samples]
     features = extract(dataset, views, exported)
-    ground = Ground(dataset, splits, exported, features, Recipe(flips=True), Folder(tmp_path))
-    assert probe.probe(ground).start.weight.shape == (3, 1280)
+    context = Ground(dataset, splits, exported, features, Recipe(flips=True), Folder(tmp_path))
+    assert probe.probe(context).start.weight.shape == (3, 1280)
 
 
-def test_leaving_nothing_of_a_label_to_learn_from_is_refused(photos):
+def test_label_without_training_images_is_rejected(photos):
     from dataclasses import replace
 
     from graft.training.data.dataset import DatasetError
 
     dataset, splits, exported = photos
     few = replace(splits, train=tuple(sample for sample in splits.train if sample.label != 0))
-    with pytest.raises(DatasetError, match="'bag' has too few images: 0 to learn from"):
+    with pytest.raises(DatasetError, match="'bag' has too few images: 0 for training"):
         readable(dataset, few, exported, Recipe())

@@ -1,4 +1,4 @@
-"""What a trial tries follows from the record and the seed, stays near the plan, and leaves a person's choices alone."""
+"""Trials depend on the finished trials and the seed, stay near the defaults, and do not change what the recipe sets."""
 
 import pytest
 
@@ -10,25 +10,25 @@ from graft.training.strategies.hpo_trials import Choices, Tried
 RECIPE = Recipe(strategy="finetune", search=20, epochs=6)
 
 
-def planned(recipe: Recipe = RECIPE) -> Plan:
+def default_config(recipe: Recipe = RECIPE) -> Plan:
     return plan(recipe, Facts(n_images=256, counts=(128, 128)))
 
 
-def ended(*losses: float, ending: str = "complete") -> Tried:
+def finished(*losses: float, ending: str = "complete") -> Tried:
     return Tried(ending, losses, 1.0, {})
 
 
-def searched(count: int, recipe: Recipe = RECIPE, loss=lambda choices: 1.0) -> list[Choices]:
-    """The choices of so many trials, one after the other; the loss follows from the choices."""
-    tried: list[Tried] = []
+def sample(count: int, recipe: Recipe = RECIPE, loss=lambda params: 1.0) -> list[Choices]:
+    """The hyperparameters of `count` successive trials; `loss` computes the loss of each."""
+    trials: list[Tried] = []
     for _ in range(count):
-        choices = proposed(tried, recipe, planned(recipe))
-        tried.append(Tried("complete", (loss(choices),), 1.0, choices))
-    return [trial.choices for trial in tried]
+        params = proposed(trials, recipe, default_config(recipe))
+        trials.append(Tried("complete", (loss(params),), 1.0, params))
+    return [trial.choices for trial in trials]
 
 
-def test_first_proposal_is_the_plan():
-    assert proposed([], RECIPE, planned()) == {
+def test_first_trial_is_the_default_configuration():
+    assert proposed([], RECIPE, default_config()) == {
         "head_rate": 1e-3,
         "backbone_rate": 2e-4,
         "bottom_ratio": 0.1,
@@ -40,8 +40,8 @@ def test_first_proposal_is_the_plan():
     }
 
 
-def test_proposals_stay_near_the_plan():
-    found = searched(25)
+def test_trials_stay_near_the_default_configuration():
+    sampled = sample(25)
     for name, low, high in [
         ("head_rate", 2e-4, 5e-3),
         ("backbone_rate", 4e-5, 1e-3),
@@ -51,63 +51,63 @@ def test_proposals_stay_near_the_plan():
         ("label_smoothing", 0, 0.2),
         ("mixup", 0, 0.4),
     ]:
-        values = [choices[name] for choices in found]
+        values = [params[name] for params in sampled]
         assert low <= min(values) < max(values) <= high
-    assert {"none", "strong"} < {choices["augment"] for choices in found} <= {"none", "light", "medium", "strong"}
+    assert {"none", "strong"} < {params["augment"] for params in sampled} <= {"none", "light", "medium", "strong"}
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_what_was_chosen_is_left_alone(name: str):
-    given = "light" if name == "augment" else 0.15
-    recipe = Recipe.model_validate({"strategy": "finetune", "search": 20, name: given})
+def test_hyperparameter_of_the_recipe_is_not_tuned(name: str):
+    value = "light" if name == "augment" else 0.15
+    recipe = Recipe.model_validate({"strategy": "finetune", "search": 20, name: value})
     assert left_open(recipe) == [other for other in SEARCHED if other != name]
-    assert all(choices.keys() == set(SEARCHED) - {name} for choices in searched(3, recipe))
+    assert all(params.keys() == set(SEARCHED) - {name} for params in sample(3, recipe))
 
 
 @pytest.mark.parametrize("recipe", [Recipe(strategy="scratch"), Recipe(strategy="finetune", weights="none")])
-def test_from_scratch_all_layers_learn_alike(recipe: Recipe):
+def test_layer_decay_is_not_tuned_from_scratch(recipe: Recipe):
     assert "bottom_ratio" not in left_open(recipe)
 
 
-def test_same_record_and_seed_propose_the_same():
-    assert searched(8) == searched(8)
+def test_same_trials_and_seed_give_the_same_next_trial():
+    assert sample(8) == sample(8)
 
 
-def test_another_seed_proposes_something_else():
-    assert searched(2)[1] != searched(2, RECIPE.model_copy(update={"seed": 1}))[1]
+def test_another_seed_gives_another_trial():
+    assert sample(2)[1] != sample(2, RECIPE.model_copy(update={"seed": 1}))[1]
 
 
-def test_proposals_learn_from_the_record():
-    def loss(choices: Choices) -> float:
-        return float(choices["dropout"])
+def test_sampler_learns_from_finished_trials():
+    def loss(params: Choices) -> float:
+        return float(params["dropout"])
 
-    later = [loss(choices) for choices in searched(40, RECIPE.model_copy(update={"search": 40}), loss)[20:]]
-    assert sum(later) / len(later) < 0.15  # 0.25 by chance
-
-
-def test_trial_that_diverged_is_learned_from_too():
-    tried = [Tried("complete", (1.0,), 1.0, proposed([], RECIPE, planned()))]
-    while len(tried) < 40:
-        choices = proposed(tried, RECIPE, planned())
-        fine = choices["augment"] in ("none", "strong")
-        tried.append(Tried("complete" if fine else "diverged", (1.0,) if fine else (), 1.0, choices))
-    assert sum(trial.ending == "diverged" for trial in tried[20:]) <= 5  # 10 by chance
+    later = [loss(params) for params in sample(40, RECIPE.model_copy(update={"search": 40}), loss)[20:]]
+    assert sum(later) / len(later) < 0.15  # 0.25 at random
 
 
-FOUR = [ended(5.0, 4.0, 3.0, 2.0, 1.0, 1.0 + each) for each in range(4)]
+def test_sampler_learns_from_diverged_trials():
+    trials = [Tried("complete", (1.0,), 1.0, proposed([], RECIPE, default_config()))]
+    while len(trials) < 40:
+        params = proposed(trials, RECIPE, default_config())
+        fine = params["augment"] in ("none", "strong")
+        trials.append(Tried("complete" if fine else "diverged", (1.0,) if fine else (), 1.0, params))
+    assert sum(trial.ending == "diverged" for trial in trials[20:]) <= 5  # 10 at random
+
+
+FOUR = [finished(5.0, 4.0, 3.0, 2.0, 1.0, 1.0 + each) for each in range(4)]
 
 
 @pytest.mark.parametrize(
-    ("losses", "tried", "hopeless"),
+    ("losses", "trials", "prune"),
     [
         ([5.0, 4.5], FOUR, True),
         ([5.0, 3.9], FOUR, False),
-        ([3.5, 9.0], FOUR, False),  # its best epoch counts
-        ([9.0], FOUR, False),  # the rates still rise
+        ([3.5, 9.0], FOUR, False),  # the best epoch counts
+        ([9.0], FOUR, False),  # still in warm-up
         ([5.0, 4.5], FOUR[:3], False),  # too few to compare with
-        ([5.0, 4.5], [*FOUR[:3], ended(5.0, 9.0, ending="given up")], False),
+        ([5.0, 4.5], [*FOUR[:3], finished(5.0, 9.0, ending="given up")], False),
         ([5.0, 4.5], [], False),
     ],
 )
-def test_trial_is_hopeless_if_at_its_best_it_is_worse_than_the_median(losses: list[float], tried: list[Tried], hopeless: bool):
-    assert is_hopeless(losses, tried, epochs=6) is hopeless
+def test_trial_is_pruned_if_its_best_loss_is_worse_than_the_median(losses: list[float], trials: list[Tried], prune: bool):
+    assert is_hopeless(losses, trials, epochs=6) is prune

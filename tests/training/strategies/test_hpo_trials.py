@@ -1,4 +1,4 @@
-"""The trials on record: they come back as they were, and are told as a person would."""
+"""The file of finished trials, and their text form."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ from graft.training.strategies.hpo_trials import Tried, best_of, intention, line
 
 FIRST = Tried("complete", (0.7, 0.1 + 0.2, 0.4), 12.3, {"head_rate": 0.001, "augment": "strong"})
 BETTER = Tried("complete", (0.5, 0.25), 9.0, {"head_rate": 0.0021, "augment": "none"})
-GIVEN_UP = Tried("given up", (0.9,), 4.0, {"head_rate": 1e-05, "augment": "light"})
+PRUNED = Tried("given up", (0.9,), 4.0, {"head_rate": 1e-05, "augment": "light"})
 DIVERGED = Tried("diverged", (), 2.0, {"head_rate": 0.005, "augment": "medium"})
 
 
-def test_no_record_is_no_trial(tmp_path: Path):
+def test_missing_file_means_no_trials(tmp_path: Path):
     assert load(tmp_path / "search.csv") == []
 
 
-def test_record_comes_back_to_the_last_bit(tmp_path: Path):
-    tried = [FIRST, BETTER, GIVEN_UP, DIVERGED]
-    save(tried, tmp_path / "search.csv")
-    assert load(tmp_path / "search.csv") == tried
+def test_file_round_trips_exactly(tmp_path: Path):
+    trials = [FIRST, BETTER, PRUNED, DIVERGED]
+    save(trials, tmp_path / "search.csv")
+    assert load(tmp_path / "search.csv") == trials
 
 
-def test_record_is_a_table_for_people(tmp_path: Path):
+def test_file_is_a_readable_csv(tmp_path: Path):
     save([BETTER, DIVERGED], tmp_path / "search.csv")
     assert (tmp_path / "search.csv").read_text() == (
         "trial,ending,log_loss,seconds,by_epoch,head_rate,augment\n"
@@ -32,51 +32,52 @@ def test_record_is_a_table_for_people(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("tried", "best"),
+    ("trials", "best"),
     [
         ([], None),
         ([FIRST], 0),
         ([FIRST, BETTER], 1),
         ([BETTER, FIRST, BETTER], 0),
         ([FIRST, Tried("given up", (0.1,), 1.0, {})], 0),
-        ([DIVERGED, GIVEN_UP], None),
+        ([DIVERGED, PRUNED], None),
         ([DIVERGED, FIRST], 1),
     ],
 )
-def test_best_is_the_first_with_the_lowest_loss_of_those_that_came_to_their_end(tried: list[Tried], best: int | None):
-    assert best_of(tried) == best
+def test_best_is_the_first_complete_trial_with_the_lowest_loss(trials: list[Tried], best: int | None):
+    assert best_of(trials) == best
 
 
 @pytest.mark.parametrize(
-    ("tried", "said"),
+    ("trials", "expected"),
     [
-        ([FIRST], "trial  1/20: log-loss 0.3000 at epoch 2/3, 12 s; the plan as it is"),
-        ([FIRST, BETTER], "trial  2/20: log-loss 0.2500 at epoch 2/3, 9 s, the best so far; head 0.0021, no changes"),
-        ([BETTER, FIRST], "trial  2/20: log-loss 0.3000 at epoch 2/3, 12 s; head 0.001, strong changes"),
-        ([FIRST, GIVEN_UP], "trial  2/20: given up after epoch 1/3, log-loss 0.9000, 4 s; head 1e-05, light changes"),
-        ([DIVERGED], "trial  1/20: diverged, 2 s; the plan as it is"),
+        ([FIRST], "trial  1/20: log-loss 0.3000 at epoch 2/3, 12 s; default configuration"),
+        ([FIRST, BETTER], "trial  2/20: log-loss 0.2500 at epoch 2/3, 9 s, the best so far; head lr 0.0021, no augmentation"),
+        ([BETTER, FIRST], "trial  2/20: log-loss 0.3000 at epoch 2/3, 12 s; head lr 0.001, strong augmentation"),
+        ([FIRST, PRUNED], "trial  2/20: pruned after epoch 1/3, log-loss 0.9000, 4 s; head lr 1e-05, light augmentation"),
+        ([DIVERGED], "trial  1/20: diverged, 2 s; default configuration"),
     ],
 )
-def test_trial_in_a_line(tried: list[Tried], said: str):
-    assert line(tried, 20, 3) == said
+def test_progress_line_of_a_trial(trials: list[Tried], expected: str):
+    assert line(trials, 20, 3) == expected
 
 
 @pytest.mark.parametrize(
-    ("tried", "said"),
+    ("trials", "expected"),
     [
-        ([FIRST], "no trial was better than the plan as it is, log-loss 0.3000"),
+        ([FIRST], "no trial was better than the default configuration, log-loss 0.3000"),
         (
-            [FIRST, GIVEN_UP, BETTER],
-            "trial 3 of 3 was best: log-loss 0.2500, 0.0500 less than the plan as it is (--head-rate 0.0021 --augment none)",
+            [FIRST, PRUNED, BETTER],
+            "trial 3 of 3 is best: log-loss 0.2500, 0.0500 lower than the default configuration"
+            " (--head-rate 0.0021 --augment none)",
         ),
-        ([DIVERGED, BETTER], "trial 2 of 2 was best: log-loss 0.2500 (--head-rate 0.0021 --augment none)"),
-        ([DIVERGED, GIVEN_UP], "none of 2 trials came to its end: the plan stays as it is"),
+        ([DIVERGED, BETTER], "trial 2 of 2 is best: log-loss 0.2500 (--head-rate 0.0021 --augment none)"),
+        ([DIVERGED, PRUNED], "none of 2 trials finished: the default configuration is kept"),
     ],
 )
-def test_what_came_of_a_search_in_words(tried: list[Tried], said: str):
-    assert verdict(tried) == said
+def test_summary_of_a_search(trials: list[Tried], expected: str):
+    assert verdict(trials) == expected
 
 
-def test_what_a_search_is_about_to_do_in_words():
-    assert intention(9, 3, ["head_rate", "augment"], 0) == "search: up to 9 trials of up to 3 epochs, over head, changes"
-    assert intention(9, 3, ["head_rate"], 4) == "search: up to 9 trials of up to 3 epochs, over head; 4 are on record"
+def test_description_of_a_search():
+    assert intention(9, 3, ["head_rate", "augment"], 0) == "search: up to 9 trials of up to 3 epochs over head lr, augmentation"
+    assert intention(9, 3, ["head_rate"], 4) == "search: up to 9 trials of up to 3 epochs over head lr; 4 are already finished"

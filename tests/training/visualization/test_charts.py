@@ -17,7 +17,7 @@ BINS = (
 )
 
 
-def drawn(svg: str) -> ElementTree.Element:
+def parse(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
 
 
@@ -42,8 +42,8 @@ CHARTS = {
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_a_chart_is_well_formed_and_says_what_it_is(name):
-    svg = drawn(CHARTS[name])
+def test_chart_is_well_formed_and_has_a_title(name):
+    svg = parse(CHARTS[name])
     assert svg.attrib["role"] == "img"
     assert svg[0].tag == f"{SVG}title"
     assert svg[0].text
@@ -53,8 +53,8 @@ def test_a_chart_is_well_formed_and_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_nothing_is_drawn_outside_of_the_chart(name):
-    svg = drawn(CHARTS[name])
+def test_everything_is_inside_the_chart(name):
+    svg = parse(CHARTS[name])
     width, height = numbers(svg, "width", "height")
     for element in svg.iter():
         assert all(0 <= float(element.attrib[name]) <= width for name in ("x", "x1", "x2", "cx") if name in element.attrib)
@@ -62,68 +62,68 @@ def test_nothing_is_drawn_outside_of_the_chart(name):
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_colours_are_left_to_the_page(name):
-    # A colour written into the chart would be wrong in one of the two themes, and a style would be blocked by the policy.
+def test_chart_has_no_inline_colors(name):
+    # An inline color would be wrong in one of the two themes, and the CSP blocks inline styles.
     assert re.search(r'\b(style|fill|stroke)="|#[0-9a-f]{3}', CHARTS[name]) is None
 
 
-def test_an_interval_lies_where_its_numbers_say():
-    svg = drawn(charts.interval(HALF, 0, 1))
+def test_interval_bar_has_the_right_position():
+    svg = parse(charts.interval(HALF, 0, 1))
     [band] = [element for element in svg if element.get("class") == "band"]
     [mark] = [element for element in svg if element.get("class") == "mark"]
     assert numbers(band, "x", "width") == [40.5, 103.5]  # from a quarter to the end of 6 to 144
     assert numbers(mark, "x", "width") == [73.5, 3.0]
 
 
-def test_what_lies_off_the_scale_stops_at_its_end():
-    svg = drawn(charts.interval(Estimate(value=0.5, low=-3, high=9), 0, 1))
+def test_interval_bar_is_clipped_to_the_scale():
+    svg = parse(charts.interval(Estimate(value=0.5, low=-3, high=9), 0, 1))
     [band] = [element for element in svg if element.get("class") == "band"]
     assert numbers(band, "x", "width") == [6.0, 138.0]
 
 
-def test_an_interval_on_no_scale_is_still_drawn():
+def test_interval_bar_on_an_empty_scale_is_parse():
     assert "NaN" not in charts.interval(Estimate(value=1, low=1, high=1), 1, 1)
 
 
-def test_bars_are_as_long_as_their_counts():
-    widths = [numbers(element, "x", "width") for element in drawn(charts.stacked([3, 0, 1], 8)) if element.tag == f"{SVG}rect"]
+def test_stacked_bar_is_proportional_to_counts():
+    widths = [numbers(element, "x", "width") for element in parse(charts.stacked([3, 0, 1], 8)) if element.tag == f"{SVG}rect"]
     assert widths == [[0.0, 56.2], [56.2, 0.0], [56.2, 18.8]]
 
 
-def test_higher_numbers_are_drawn_higher():
-    svg = drawn(charts.lines("t", "epoch", [(1, "1"), (2, "2")], [Line("train", ((1, 0.2), (2, 0.8)))], False))
+def test_y_axis_points_up():
+    svg = parse(charts.lines("t", "epoch", [(1, "1"), (2, "2")], [Line("train", ((1, 0.2), (2, 0.8)))], False))
     first, second = (numbers(element, "cx", "cy") for element in svg if element.tag == f"{SVG}circle")
     assert first[0] < second[0]
     assert first[1] > second[1]
 
 
-def test_one_point_makes_a_line_too():
-    svg = drawn(charts.lines("t", "epoch", [(1, "1")], [Line("train", ((1, 0.0),))], False))
+def test_line_chart_accepts_a_single_point():
+    svg = parse(charts.lines("t", "epoch", [(1, "1")], [Line("train", ((1, 0.0),))], False))
     assert len([element for element in svg if element.tag == f"{SVG}circle"]) == 1
 
 
-def test_shares_never_leave_0_to_100_percent():
-    svg = drawn(charts.lines("t", "n", [(1, "1")], [Line("a", ((1, 0.98), (2, 1.0)), ((1, 0.9, 1.0), (2, 0.95, 1.0)))], True))
-    shown = [element.text for element in svg if element.get("text-anchor") == "end"]
-    assert "100%" in shown
-    assert [text for text in shown if float(text.rstrip("%")) > 100] == []
+def test_percentages_stay_within_0_and_100():
+    svg = parse(charts.lines("t", "n", [(1, "1")], [Line("a", ((1, 0.98), (2, 1.0)), ((1, 0.9, 1.0), (2, 0.95, 1.0)))], True))
+    labels = [element.text for element in svg if element.get("text-anchor") == "end"]
+    assert "100%" in labels
+    assert [text for text in labels if float(text.rstrip("%")) > 100] == []
 
 
-def test_an_empty_bin_is_no_dot():
-    svg = drawn(charts.reliability((), BINS))
+def test_empty_bin_has_no_dot():
+    svg = parse(charts.reliability((), BINS))
     assert [circle[0].text for circle in svg.iter(f"{SVG}circle")] == [
-        "after: claimed 25.0%, 50.0% came true, 4 images",
-        "after: claimed 100.0%, 100.0% came true, 16 images",
+        "after: confidence 25.0%, accuracy 50.0%, 4 images",
+        "after: confidence 100.0%, accuracy 100.0%, 16 images",
     ]
 
 
-def test_the_matrix_is_strongest_where_most_of_a_label_went():
-    paths = drawn(charts.matrix([[3, 1], [0, 4]])).iter(f"{SVG}path")
-    strength = {path.get("class"): numbers(path, "opacity")[0] for path in paths}
-    assert strength["right"] > strength["wrong"] == 0.5
+def test_confusion_image_opacity_grows_with_the_share():
+    paths = parse(charts.matrix([[3, 1], [0, 4]])).iter(f"{SVG}path")
+    opacity = {path.get("class"): numbers(path, "opacity")[0] for path in paths}
+    assert opacity["right"] > opacity["wrong"] == 0.5
 
 
-def test_a_matrix_of_a_thousand_labels_stays_small():
+def test_confusion_image_of_a_thousand_labels_stays_small():
     confusion = [[int((row * column) % 7 == 0) for column in range(1000)] for row in range(1000)]
     assert len(charts.matrix(confusion)) < 2**20
 
@@ -140,7 +140,7 @@ def test_ticks_are_round_numbers(low, high, expected):
     assert charts._ticks(low, high) == expected
 
 
-def test_a_hostile_name_is_escaped_and_cleaned():
+def test_untrusted_name_is_escaped():
     svg = CHARTS["columns"]
     assert "<script>" not in svg
     assert "&lt;script&gt;&amp;&quot;&#x27;\ufffd\ufffd كلب" in svg

@@ -13,61 +13,61 @@ def opened(picture: bytes) -> Image.Image:
     return Image.open(io.BytesIO(picture))
 
 
-def test_a_photo_becomes_a_small_jpeg_of_the_whole(encode):
-    small = opened(thumbnail(encode(np.zeros((600, 800, 3), np.uint8), "JPEG")))
-    assert (small.format, small.size) == ("JPEG", (128, 96))
+def test_photo_becomes_a_small_jpeg(encode):
+    image = opened(thumbnail(encode(np.zeros((600, 800, 3), np.uint8), "JPEG")))
+    assert (image.format, image.size) == ("JPEG", (128, 96))
 
 
-def test_a_tall_image_is_not_cropped(encode):
+def test_tall_image_is_not_cropped(encode):
     assert opened(thumbnail(encode(np.zeros((1000, 200, 3), np.uint8)))).size == (19, 96)
 
 
-def test_a_tiny_image_keeps_every_pixel(encode):
+def test_tiny_image_is_lossless(encode):
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
-    small = opened(thumbnail(encode(pixels)))
-    assert small.format == "PNG"
-    assert (np.asarray(small) == pixels).all()
+    image = opened(thumbnail(encode(pixels)))
+    assert image.format == "PNG"
+    assert (np.asarray(image) == pixels).all()
 
 
-def test_what_is_no_image_has_no_thumbnail():
+def test_invalid_image_raises():
     with pytest.raises(ImageError):
         thumbnail(b"no image")
 
 
-def test_a_data_uri_names_the_format(encode):
+def test_data_uri_has_the_media_type(encode):
     black = np.zeros((9, 9, 3), np.uint8)
     kinds = [data_uri(encode(black, kind)).partition(";")[0] for kind in ("PNG", "JPEG", "WEBP")]
     assert kinds == ["data:image/png", "data:image/jpeg", "data:image/webp"]
 
 
-def test_an_album_stops_when_the_page_is_full(encode):
+def test_cache_stops_at_its_budget(encode):
     image = encode(np.zeros((9, 9, 3), np.uint8))
-    album = Album(lambda _: image, budget=2 * len(data_uri(thumbnail(image))))
+    cache = Album(lambda _: image, budget=2 * len(data_uri(thumbnail(image))))
     # The same picture shown again takes room again.
-    assert [bool(album.picture(path)) for path in ("a", "a", "b")] == [True, True, False]
+    assert [bool(cache.picture(path)) for path in ("a", "a", "b")] == [True, True, False]
 
 
-def test_an_album_does_without_what_cannot_be_read():
+def test_cache_skips_unreadable_files():
     def vanished(_: str) -> bytes:
         raise FileNotFoundError
 
     assert Album(vanished).picture("a") == ""
 
 
-def test_a_packed_picture_is_a_jpeg_of_the_whole_within_96_pixels(encode):
+def test_package_thumbnail_is_a_jpeg_within_96_pixels(encode):
     shown = opened(packed(encode(np.full((600, 800, 3), 200, np.uint8), "WEBP")))
     assert (shown.format, shown.mode, shown.size) == ("JPEG", "RGB", (96, 72))
 
 
-def test_a_tall_picture_is_packed_whole(encode):
+def test_tall_package_thumbnail_is_not_cropped(encode):
     assert opened(packed(encode(np.zeros((1000, 200, 3), np.uint8)))).size == (19, 96)
 
 
-def test_a_tiny_picture_is_not_enlarged(encode):
+def test_tiny_package_thumbnail_is_not_enlarged(encode):
     assert opened(packed(encode(np.zeros((20, 28, 3), np.uint8)))).size == (28, 20)
 
 
-def test_a_packed_picture_is_upright_and_says_nothing_of_camera_or_place(encode, photo):
+def test_package_thumbnail_is_upright_without_exif(encode, photo):
     notes = Image.Exif()
     notes[0x0112], notes[0x010F] = 6, "a camera's maker"
     picture = packed(encode(photo, "JPEG", exif=notes))
@@ -76,17 +76,17 @@ def test_a_packed_picture_is_upright_and_says_nothing_of_camera_or_place(encode,
     assert b"maker" not in picture
 
 
-def test_even_noise_is_packed_small(encode):
+def test_package_thumbnail_of_noise_is_small(encode):
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     picture = packed(encode(noise))
     assert 1000 < len(picture) <= 4096
     assert opened(picture).size == (96, 96)
 
 
-def test_pictures_stand_in_the_order_of_the_samples_with_gaps_for_what_vanished(make_folder):
+def test_package_thumbnails_keep_the_order_of_samples(make_folder):
     dataset = scan(make_folder({"cat": 3, "dog": 3}, side=8))
     (dataset.source.root / dataset.samples[1].path).unlink()
     (dataset.source.root / dataset.samples[2].path).write_bytes(b"no image any more")
-    found = pictures(dataset, dataset.samples[:4])
-    assert [found[row] is None for row in range(4)] == [False, True, True, False]
-    assert found[3] == packed(dataset.read(dataset.samples[3]))
+    thumbnails = pictures(dataset, dataset.samples[:4])
+    assert [thumbnails[row] is None for row in range(4)] == [False, True, True, False]
+    assert thumbnails[3] == packed(dataset.read(dataset.samples[3]))

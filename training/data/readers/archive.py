@@ -1,7 +1,7 @@
-"""A .zip or .tar, read in place: an index of where each member's bytes lie. Nothing is unpacked, so nothing can escape.
+"""Reads .zip and .tar members in place with an index of their offsets. Extracts nothing, so path traversal is impossible.
 
-The standard library's readers keep about a kilobyte for each member and one file position for all threads; this keeps
-40 bytes and no open file.
+The readers of the standard library need about 1 KB per member and share one file position across threads; this index needs
+40 bytes per member and keeps no file open.
 """
 
 import bz2
@@ -22,45 +22,45 @@ from graft.training.runtime.progress import Progress
 
 
 class Archive:
-    """The files in a zip or tar. Safe in several threads and processes: every read opens the archive anew."""
+    """Reads the members of a zip or tar. Thread-safe and fork-safe: every read opens the archive again."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._index: _Index | None = None
 
     def names(self, mishaps: Mishaps, _: bool) -> Iterator[tuple[str, int]]:
-        """Every member's path and size, sorted; links are never followed."""
+        """Yield each member's path and size in bytes, sorted by path; symbolic links are never followed."""
         self._index = _listed(self._root, mishaps)
         yield from zip(self._index.names, self._index.sizes, strict=True)
 
     def read(self, path: str, n_bytes: int) -> bytes:
-        """The first `n_bytes` of a member, all of it if negative."""
+        """Return the first `n_bytes` of a member, or all of it if negative."""
         index = self._known()
-        place = index.place(path)
-        if place[2] > MAX_FILE_BYTES and n_bytes < 0:
-            raise ValueError(f"it has {place[2]:,} bytes; an image has at most {MAX_FILE_BYTES:,}.")
+        location = index.place(path)
+        if location[2] > MAX_FILE_BYTES and n_bytes < 0:
+            raise ValueError(f"it has {location[2]:,} bytes; an image has at most {MAX_FILE_BYTES:,}.")
         with index.file.open("rb", buffering=0) as file:
             if _stamp(file.fileno()) != index.stamp:
                 raise OSError(f"{self._root.name} has changed since it was listed")
-            return _content(file.fileno(), place, n_bytes)
+            return _content(file.fileno(), location, n_bytes)
 
     def region(self, path: str) -> tuple[Path, int, int]:
-        """The file, offset and length where a member lies as it is. Raises DatasetError if it is packed."""
+        """Return (file, offset, length) of an uncompressed tar member. Raises DatasetError for members of a zip."""
         index = self._known()
         offset, _, n_bytes, method, _ = index.place(path)
         if method != IN_TAR:
-            raise DatasetError(f"{path} cannot be read inside {self._root}: unpack it first.")
+            raise DatasetError(f"{path} cannot be read inside {self._root}: extract the archive first.")
         return index.file, offset, n_bytes
 
     def _known(self) -> "_Index":
-        if self._index is None:  # two threads may both list it, to the same end
+        if self._index is None:  # if two threads both build it, the results are equal
             self._index = _listed(self._root, Mishaps())
         return self._index
 
 
 @dataclass
 class _Index:
-    """Where the members of `file` lie, a column each, sorted by name."""
+    """Locations of the members of `file`, stored by column and sorted by name."""
 
     file: Path
     stamp: tuple[int, int]
@@ -79,98 +79,98 @@ class _Index:
     def place(self, name: str) -> Place:
         row = bisect_left(self.names, name)
         if row == len(self.names) or self.names[row] != name:
-            raise KeyError("the archive holds no such file")
+            raise KeyError("the archive has no such member")
         return self.offsets[row], self.packed[row], self.sizes[row], self.methods[row], self.checksums[row]
 
     def sort(self, mishaps: Mishaps) -> None:
-        """Of members with one name the last stays, as every tool that unpacks would have it."""
+        """Sort by name. Of members with the same name keep the last, as extraction tools do."""
         rows = sorted(range(len(self.names)), key=self.names.__getitem__)
-        kept = array("Q")
-        for row, following in zip(rows, [*rows[1:], -1], strict=True):
-            if following >= 0 and self.names[row] == self.names[following]:
+        kept_rows = array("Q")
+        for row, next_row in zip(rows, [*rows[1:], -1], strict=True):
+            if next_row >= 0 and self.names[row] == self.names[next_row]:
                 mishaps.add("twice-packed", self.names[row])
             else:
-                kept.append(row)
+                kept_rows.append(row)
         for column in self._columns():
-            column[:] = array(column.typecode, (column[row] for row in kept))
-        self.names = [self.names[row] for row in kept]
+            column[:] = array(column.typecode, (column[row] for row in kept_rows))
+        self.names = [self.names[row] for row in kept_rows]
 
     def _columns(self) -> "tuple[array[int], ...]":
         return self.offsets, self.packed, self.sizes, self.methods, self.checksums
 
 
 def _listed(root: Path, mishaps: Mishaps) -> _Index:
-    """The index of an archive; a compressed tar is spooled into the cache first, once.
+    """Build the index of an archive. A compressed tar is first decompressed into the cache.
 
     Raises:
-        DatasetError: if it is damaged, or no archive.
+        DatasetError: if the file is damaged or not an archive.
     """
-    tar = is_tar(root)
-    file = spooled(root) if tar and packed(root) else root
+    is_tar_file = is_tar(root)
+    file = spooled(root) if is_tar_file and packed(root) else root
     hard_links: dict[str, str] = {}
     try:
-        with file.open("rb") as opened, Progress("listing", 0, "files") as progress:
-            index = _Index(file, _stamp(opened.fileno()))
-            members = tar_members(opened, hard_links, mishaps) if tar else zip_members(opened, mishaps)
-            for name, place in progress.each(members):
-                index.add(name, place)
+        with file.open("rb") as archive, Progress("listing", 0, "files") as progress:
+            index = _Index(file, _stamp(archive.fileno()))
+            members = tar_members(archive, hard_links, mishaps) if is_tar_file else zip_members(archive, mishaps)
+            for name, location in progress.each(members):
+                index.add(name, location)
     except (OSError, struct.error, tarfile.TarError) as error:
-        raise DatasetError(f"{root} is damaged or cut off: {error}") from None
+        raise DatasetError(f"{root} is damaged or truncated: {error}") from None
     index.sort(mishaps)
     _link(index, hard_links, mishaps)
     return index
 
 
 def _link(index: _Index, hard_links: dict[str, str], mishaps: Mishaps) -> None:
-    """Gives a tar's hard links the place of what they link to."""
-    places = {}
+    """Add the hard links of a tar to the index, at the location of their targets."""
+    locations = {}
     for name, target in hard_links.items():
         try:
-            places[name] = index.place(target)
+            locations[name] = index.place(target)
         except KeyError:
             mishaps.add("broken-link", name)
-    for name, place in places.items():
-        index.add(name, place)
-    if places:
+    for name, location in locations.items():
+        index.add(name, location)
+    if locations:
         index.sort(mishaps)
 
 
 def _stamp(descriptor: int) -> tuple[int, int]:
-    """What changes when a file does."""
+    """Return (size, modification time in ns), which change when the file does."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns
 
 
 def _content(descriptor: int, place: Place, n_bytes: int) -> bytes:
-    """The first bytes of a member, never more than its entry claims: a bomb stops at what it said it was."""
-    offset, n_packed, size, method, checksum = place
-    wanted = size if n_bytes < 0 else min(n_bytes, size)
+    """Return the first bytes of a member, at most its declared size, so that a zip bomb cannot expand further."""
+    offset, compressed_size, size, method, checksum = place
+    n_requested = size if n_bytes < 0 else min(n_bytes, size)
     if method == IN_TAR:
-        return _exactly(descriptor, wanted, offset)
+        return _exactly(descriptor, n_requested, offset)
     signature, *_, n_name, n_extra = LOCAL.unpack(_exactly(descriptor, LOCAL.size, offset))
     if signature != b"PK\x03\x04":
-        raise ValueError("the archive's directory does not match its contents")
+        raise ValueError("the central directory of the archive does not match its contents")
     start = offset + LOCAL.size + n_name + n_extra
     if method == DEFLATED:
-        content = zlib.decompressobj(-15).decompress(_packed(descriptor, n_packed, start, n_bytes), wanted + 1)
+        content = zlib.decompressobj(-15).decompress(_packed(descriptor, compressed_size, start, n_bytes), n_requested + 1)
     elif method == BZIP2:
-        content = bz2.BZ2Decompressor().decompress(_packed(descriptor, n_packed, start, -1), wanted + 1)
+        content = bz2.BZ2Decompressor().decompress(_packed(descriptor, compressed_size, start, -1), n_requested + 1)
     else:
-        content = _exactly(descriptor, wanted, start)
+        content = _exactly(descriptor, n_requested, start)
     if n_bytes < 0 and (len(content) != size or zlib.crc32(content) != checksum):
         raise ValueError("it is damaged inside the archive")
-    return content[:wanted]
+    return content[:n_requested]
 
 
 def _packed(descriptor: int, n_packed: int, start: int, n_bytes: int) -> bytes:
-    """A member's packed bytes; enough of them where only its first bytes are asked for."""
+    """Read the compressed bytes of a member: all of them, or enough for its first `n_bytes`."""
     if n_packed > MAX_FILE_BYTES:
-        raise ValueError("it is larger than any image")
+        raise ValueError("it exceeds the size limit for one image")
     return os.pread(descriptor, n_packed if n_bytes < 0 else min(n_packed, 4096 + n_bytes), start)
 
 
 def _exactly(descriptor: int, n_bytes: int, offset: int) -> bytes:
     content = os.pread(descriptor, n_bytes, offset)
     if len(content) != n_bytes:
-        raise EOFError("the archive is cut off")
+        raise EOFError("the archive is truncated")
     return content

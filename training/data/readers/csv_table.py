@@ -1,4 +1,4 @@
-"""A table of images and labels -> a Listing: a .csv beside its images. What `graft.training.data.readers.parquet` needs of rows is here too."""
+"""Reads a CSV table of image paths and labels into a `Listing`. `ListingBuilder` is shared with the Parquet reader."""
 
 import csv
 import os
@@ -15,15 +15,15 @@ from graft.training.runtime.progress import Progress
 
 SUFFIXES = (".csv", ".tsv")
 EXPECTED = (
-    "Expected a header path,label (and, if you like, split and group; labels instead of label if an image may have none)."
+    "Expected a header path,label with optional columns split and group; use labels instead of label if an image can have none."
 )
 
 
 class Rows:
-    """Rows of a table on their way into a Listing.
+    """Builds a `Listing` from the rows of a table.
 
     Args:
-        none_allowed: whether an image may have no label at all.
+        allow_unlabeled: whether an image can have no label.
     """
 
     def __init__(self, none_allowed: bool, mishaps: Mishaps) -> None:
@@ -33,34 +33,34 @@ class Rows:
         self._groups: dict[str, bytes] = {"": b""}
 
     def add(self, path: str, names: tuple[str, ...], split: str, group_name: str) -> None:
-        """One row, or a note of why it cannot be used."""
-        part = part_called(split)
+        """Add one row, or record an issue if it cannot be used."""
+        canonical_split = part_called(split)
         if not names and not self._none_allowed:
             self._mishaps.add("no-label", path)
-        elif split and not part:
+        elif split and not canonical_split:
             self._mishaps.add("bad-split", f"{path} ({split})")
         else:
             self.listing.paths.append(path)
             self.listing.names.append(self._names.setdefault(names, names))
-            self.listing.parts.append(part)
+            self.listing.parts.append(canonical_split)
             if group_name not in self._groups:
                 self._groups[group_name] = group(group_name)
             self.listing.groups.append(self._groups[group_name])
 
     def finish(self) -> Listing:
-        """The listing, every path in it once."""
+        """Return the listing without duplicate paths."""
         listing = self.listing
         first: dict[str, int] = {}
-        again = [row for row, path in enumerate(listing.paths) if first.setdefault(path, row) != row]
-        torn = {listing.paths[row] for row in again if not _same(listing, row, first[listing.paths[row]])}
-        for path in sorted({listing.paths[row] for row in again}):
-            self._mishaps.add("conflicting-rows" if path in torn else "duplicate-row", path)
-        if again:
-            _leave_out(listing, {*again, *(first[path] for path in torn)})
-        if any(listing.parts) and (partless := {row for row, part in enumerate(listing.parts) if not part}):
-            for row in sorted(partless):
+        duplicates = [row for row, path in enumerate(listing.paths) if first.setdefault(path, row) != row]
+        conflicting = {listing.paths[row] for row in duplicates if not _same(listing, row, first[listing.paths[row]])}
+        for path in sorted({listing.paths[row] for row in duplicates}):
+            self._mishaps.add("conflicting-rows" if path in conflicting else "duplicate-row", path)
+        if duplicates:
+            _leave_out(listing, {*duplicates, *(first[path] for path in conflicting)})
+        if any(listing.parts) and (without_split := {row for row, split in enumerate(listing.parts) if not split}):
+            for row in sorted(without_split):
                 self._mishaps.add("no-split", listing.paths[row])
-            _leave_out(listing, partless)
+            _leave_out(listing, without_split)
         listing.parts = _usual(listing.parts)
         return listing
 
@@ -72,11 +72,11 @@ def _leave_out(listing: Listing, rows: set[int]) -> None:
 
 
 def _usual(parts: list[str]) -> list[str]:
-    """Data in one part came in none; in two parts, the second is held out, whatever it is called."""
-    found = set(parts)
-    if len(found) == 1:
+    """Ignore a single split; of two splits, the second one is the test set, whatever its name."""
+    distinct = set(parts)
+    if len(distinct) == 1:
         return [""] * len(parts)
-    return ["test" if part == "validation" else part for part in parts] if "test" not in found else parts
+    return ["test" if split == "validation" else split for split in parts] if "test" not in distinct else parts
 
 
 def _same(listing: Listing, row: int, other: int) -> bool:
@@ -84,53 +84,56 @@ def _same(listing: Listing, row: int, other: int) -> bool:
 
 
 def grouping(group_by: str | None, columns: list[str], table: Path) -> str | None:
-    """The column that says what must not be torn apart, if there is one.
+    """Return the column with the groups, if there is one.
 
     Raises:
-        DatasetError: if a plain word was asked for that is no column. Anything else is a regular expression.
+        DatasetError: if `group_by` is an identifier but not a column. Anything else is a regular expression on the path.
     """
     if group_by is None:
         return "group" if "group" in columns else None
     if group_by in columns:
         return group_by
     if group_by.isidentifier():
-        raise DatasetError(f"--group-by {group_by}: {table} has no such column; it has {', '.join(map(plain, columns))}.")
+        raise DatasetError(f"--group-by {group_by}: {table} has no such column, only {', '.join(map(plain, columns))}.")
     return None
 
 
 def listed(table: Path, group_by: str | None, follow_links: bool, mishaps: Mishaps) -> tuple[Source, Listing, bool]:
-    """The images that a .csv names, in its own folder or below.
+    """List the images of a CSV table. Paths are relative to its folder.
+
+    Returns:
+        The source, the listing, and whether `group_by` is a column of the table.
 
     Raises:
-        DatasetError: if it is no readable table with the columns that are needed.
+        DatasetError: if the table cannot be read or lacks a required column.
     """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file, Progress("listing", 0, "rows") as progress:
             columns, separator = _header(table, file)
             column = grouping(group_by, columns, table)
-            labels = "labels" if "labels" in columns else "label"
-            rows = Rows(labels == "labels", mishaps)
-            files, several = _Files(table.parent, follow_links, mishaps), labels == "labels"
+            label_column = "labels" if "labels" in columns else "label"
+            multilabel = label_column == "labels"
+            builder, checker = Rows(multilabel, mishaps), _Files(table.parent, follow_links, mishaps)
             for row in progress.each(_cells(file, columns, separator, mishaps)):
-                several = several or "|" in row[labels]
-                if path := files.checked(row["path"]):
-                    names = tuple(sorted({name.strip() for name in row[labels].split("|")} - {""}))
-                    rows.add(path, names, row.get("split", ""), row[column] if column else "")
+                multilabel = multilabel or "|" in row[label_column]
+                if path := checker.checked(row["path"]):
+                    names = tuple(sorted({name.strip() for name in row[label_column].split("|")} - {""}))
+                    builder.add(path, names, row.get("split", ""), row[column] if column else "")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{table} is not UTF-8 at byte {error.start:,}: save it as UTF-8.") from None
     except (OSError, csv.Error) as error:
         raise DatasetError(f"{table} cannot be read: {error}.") from None
-    listing = rows.finish()
-    listing.multilabel = several
+    listing = builder.finish()
+    listing.multilabel = multilabel
     return Source(table.parent), listing, column is not None
 
 
 def _header(table: Path, file: TextIO) -> tuple[list[str], str]:
-    """The columns' names and the separator."""
+    """Return the column names and the separator."""
     with table.open("rb") as raw:
         head = raw.read(4096)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-        raise DatasetError(f"{table} is UTF-16, or no text: save it as UTF-8 (in Excel: CSV UTF-8).")
+        raise DatasetError(f"{table} is UTF-16 or not a text file: save it as UTF-8 (in Excel: CSV UTF-8).")
     line = file.readline(65536)
     separator = max(",;\t", key=line.count)
     columns = [cell.strip().casefold() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])]
@@ -140,7 +143,7 @@ def _header(table: Path, file: TextIO) -> tuple[list[str], str]:
 
 
 def _cells(file: TextIO, columns: list[str], separator: str, mishaps: Mishaps) -> Iterator[dict[str, str]]:
-    """The rows by column; empty lines are skipped."""
+    """Yield each row as a dict by column; skip empty lines."""
     reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
     for cells in reader:
         if len(cells) == len(columns):
@@ -150,15 +153,15 @@ def _cells(file: TextIO, columns: list[str], separator: str, mishaps: Mishaps) -
 
 
 class _Files:
-    """Which paths of a table are files below its folder."""
+    """Validates that the paths of a table are usable files inside its folder."""
 
     def __init__(self, folder: Path, follow_links: bool, mishaps: Mishaps) -> None:
         self._folder, self._home = str(folder), os.path.realpath(folder)
         self._follow_links, self._mishaps = follow_links, mishaps
-        self._inside: dict[str, bool] = {}  # the folders that were met
+        self._inside: dict[str, bool] = {}  # by folder
 
     def checked(self, cell: str) -> str:
-        """The path as samples have it; "" if it cannot be used, which is noted."""
+        """Return the normalized path; record an issue and return "" if it cannot be used."""
         path = cell if os.path.lexists(os.path.join(self._folder, cell)) else cell.strip()
         kind = self._amiss(path)
         if kind:

@@ -1,6 +1,6 @@
-"""Parquet files with an image column, as Hugging Face writes them -> a Listing, and where the images' bytes are.
+"""Reads Parquet files with an image column, such as Hugging Face data sets: builds a `Listing` and reads the images.
 
-A path is `SHARD/ROW` or `SHARD/ROW-NAME`: the file without its suffix, the row in it, and what the image was once called.
+A path is `SHARD/ROW` or `SHARD/ROW-NAME`: the file without its suffix, the row index, and the original file name, if any.
 """
 
 import os
@@ -21,49 +21,52 @@ from graft.training.data.readers.source import Source
 from graft.training.runtime.progress import Progress
 
 SUFFIX = ".parquet"
-KEPT = 4  # row groups; read in order, each is unpacked once, however many threads there are
+KEPT = 4  # with sequential reads, each row group is decompressed once, for any number of threads
 KEPT_BYTES = 256 * 2**20
 MAX_GROUP_BYTES = 4 * 2**30
 BATCH = 8192  # rows
 
 
 def listed(root: Path, shards: list[str], group_by: str | None, mishaps: Mishaps) -> tuple[Source, Listing, bool]:
-    """The images in Parquet files.
+    """List the images in Parquet files.
 
     Args:
-        root: one such file, or the folder that they lie in.
-        shards: their paths below the root, or the file's own name.
+        root: one Parquet file, or the folder with the files.
+        shards: the paths of the files relative to the root, or the name of the single file.
+
+    Returns:
+        The source, the listing, and whether `group_by` is a column of the files.
 
     Raises:
-        DatasetError: if they are damaged, disagree, or if it is not plain which column is the image and which the label.
+        DatasetError: if a file is damaged, the schemas differ, or the image or label column is ambiguous.
     """
     if not root.is_dir() and shards != [root.name]:
-        raise DatasetError(f"{root} holds Parquet files: unpack it first.")
+        raise DatasetError(f"{root} contains Parquet files: extract them first.")
     folder = root if root.is_dir() else root.parent
-    named = {name[: -len(SUFFIX)]: folder / name for name in sorted(shards)}
-    columns = meaning(next(iter(named.values())), group_by)
-    parts = {shard: _part(shard) for shard in named}
-    rows = Rows(columns.several, mishaps)
-    numbers: set[int] = set()
+    files = {name[: -len(SUFFIX)]: folder / name for name in sorted(shards)}
+    columns = meaning(next(iter(files.values())), group_by)
+    splits = {shard: _part(shard) for shard in files}
+    builder = Rows(columns.several, mishaps)
+    unnamed_labels: set[int] = set()
     with Progress("listing", 0, "rows") as progress:
-        for shard, file in named.items():
+        for shard, file in files.items():
             if meaning(file, group_by) != columns:
-                raise DatasetError(f"{file} has other columns or label names than the first file of {root}.")
+                raise DatasetError(f"{file} has different columns or label names from the first file of {root}.")
             for row, (name, label, split, group) in enumerate(progress.each(_values(file, columns))):
                 path = f"{shard}/{row}-{name}" if name else f"{shard}/{row}"
-                rows.add(path, label_names(label, columns, path, numbers), split or parts[shard], group)
-    listing = rows.finish()
+                builder.add(path, label_names(label, columns, path, unnamed_labels), split or splits[shard], group)
+    listing = builder.finish()
     listing.multilabel = columns.several
-    listing.order = columns.names or tuple(map(str, sorted(numbers)))
-    return Source(folder, Shards(named, columns.image)), listing, columns.group is not None
+    listing.order = columns.names or tuple(map(str, sorted(unnamed_labels)))
+    return Source(folder, Shards(files, columns.image)), listing, columns.group is not None
 
 
 class Shards:
-    """Reads images out of Parquet files, a row group at a time; those read last are kept for all threads.
+    """Reads images from Parquet files by row group; all threads share a cache of the most recent row groups.
 
     Args:
-        files: from a shard's name, as paths have it, to its file.
-        image: the column.
+        files: shard name -> file.
+        image_column: the name of the image column.
     """
 
     def __init__(self, files: dict[str, Path], image: str) -> None:
@@ -74,47 +77,49 @@ class Shards:
         return Shards, (self._files, self._image)
 
     def names(self, _: Mishaps, __: bool) -> Iterator[tuple[str, int]]:
-        """Every row's path."""
+        """Yield each row's path, with size 0."""
         for shard, file in self._files.items():
             yield from ((f"{shard}/{row}", 0) for row in range(opened(file).metadata.num_rows))
 
     def read(self, path: str, n_bytes: int) -> bytes:
-        """The first `n_bytes` of an image, all of it if negative."""
+        """Return the first `n_bytes` of an image, or all of it if negative."""
         shard, _, row = path.rpartition("/")
         content = self._cell(self._files[shard], int(row.partition("-")[0]))
         if content is None:
-            raise ValueError("its row holds no bytes, at most the name of a file somewhere else")
+            raise ValueError("its row has no image bytes, at most the path of an external file")
         if len(content) > MAX_FILE_BYTES and n_bytes < 0:
             raise ValueError(f"it has {len(content):,} bytes; an image has at most {MAX_FILE_BYTES:,}.")
         return content if n_bytes < 0 else content[:n_bytes]
 
     def _cell(self, file: Path, row: int) -> bytes | None:
-        if self._kept.process != os.getpid():  # a forked worker must not wait for a lock that nobody will release
+        if self._kept.process != os.getpid():  # a lock inherited by a forked worker may never be released
             self._kept = _Kept()
         with self._kept.lock:
             starts = self._kept.starts.get(file) or self._kept.starts.setdefault(file, _starts(file))
-            number = bisect_right(starts, row) - 1
-            if row < 0 or number >= len(starts) - 1:
+            row_group = bisect_right(starts, row) - 1
+            if row < 0 or row_group >= len(starts) - 1:
                 raise ValueError("the file has no such row")
-            column = self._kept.column(file, number, self._image)
-            content: bytes | None = column[row - starts[number]].as_py()
+            column = self._kept.column(file, row_group, self._image)
+            content: bytes | None = column[row - starts[row_group]].as_py()
         return content
 
 
 class _Kept:
-    """The row groups that one process read last."""
+    """LRU cache of row groups in one process."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = threading.Lock()
-        self.starts: dict[Path, list[int]] = {}  # the first row of each row group, and the number of all rows
+        self.starts: dict[Path, list[int]] = {}  # the first row of each row group, then the total number of rows
         self._columns: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def column(self, file: Path, number: int, image: str) -> Any:
-        """The bytes of a row group's images, as an Arrow array."""
+        """Return the encoded images of a row group as an Arrow array."""
         key = file, number
         if key not in self._columns:
-            while self._columns and (len(self._columns) >= KEPT or sum(c.nbytes for c in self._columns.values()) > KEPT_BYTES):
+            while self._columns and (
+                len(self._columns) >= KEPT or sum(array.nbytes for array in self._columns.values()) > KEPT_BYTES
+            ):
                 self._columns.popitem(last=False)
             self._columns[key] = _bytes(file, number, image)
         self._columns.move_to_end(key)
@@ -125,39 +130,41 @@ def _bytes(file: Path, number: int, image: str) -> Any:
     parquet = opened(file)
     group = parquet.metadata.row_group(number)
     if group.total_byte_size > MAX_GROUP_BYTES:
-        raise ValueError(f"its row group unpacks to {group.total_byte_size:,} bytes: write the file with smaller row groups")
-    struct = is_struct(parquet.schema_arrow.field(image).type)
-    column = parquet.read_row_group(number, columns=[f"{image}.bytes" if struct else image], use_threads=False).column(0)
+        raise ValueError(
+            f"its row group has {group.total_byte_size:,} bytes uncompressed: write the file with smaller row groups"
+        )
+    has_struct = is_struct(parquet.schema_arrow.field(image).type)
+    column = parquet.read_row_group(number, columns=[f"{image}.bytes" if has_struct else image], use_threads=False).column(0)
     array = column.combine_chunks()
-    return array.field("bytes") if struct else array
+    return array.field("bytes") if has_struct else array
 
 
 def _starts(file: Path) -> list[int]:
     metadata = opened(file).metadata
-    return list(accumulate((metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)), initial=0))
+    return list(accumulate((metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)), initial=0))
 
 
 def _part(shard: str) -> str:
-    """The part that a file's name means, or else that of a folder that it lies in: `data/train-00000-of-00002`."""
+    """Return the split named by a file or one of its folders, as in `data/train-00000-of-00002`; "" if there is none."""
     for name in reversed(shard.split("/")):
         words = re.split(r"[-_.]", name)
-        if part := part_called(words[0]) or part_called(words[-1]):
-            return part
+        if split := part_called(words[0]) or part_called(words[-1]):
+            return split
     return ""
 
 
 def _values(file: Path, columns: Columns) -> Iterator[tuple[str, Any, str, str]]:
-    """Each row's (name that its image once had, label, split, group)."""
+    """Yield (original file name, label, split, group) of each row."""
     import pyarrow
 
     try:
         for batch in opened(file).iter_batches(BATCH, columns=columns.wanted(), use_threads=False):
             rows = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-            nothing = [None] * batch.num_rows
-            images = rows[columns.image] if columns.path else nothing
-            splits, groups = rows.get("split", nothing), rows[columns.group] if columns.group else nothing
+            empty = [None] * batch.num_rows
+            images = rows[columns.image] if columns.path else empty
+            splits, groups = rows.get("split", empty), rows[columns.group] if columns.group else empty
             for image, label, split, group in zip(images, rows[columns.label], splits, groups, strict=True):
-                called = str((image or {}).get("path") or "").replace("\\", "/").rpartition("/")[2]
-                yield called, label, str(split or ""), "" if group is None else str(group)
+                name = str((image or {}).get("path") or "").replace("\\", "/").rpartition("/")[2]
+                yield name, label, str(split or ""), "" if group is None else str(group)
     except pyarrow.ArrowException as error:
         raise DatasetError(f"{file} is damaged: {error}") from None

@@ -1,4 +1,4 @@
-"""What the columns of a Parquet file mean: by type, and by what Hugging Face wrote about them."""
+"""Infers the roles of Parquet columns from their types and the Hugging Face metadata. Reads no image bytes."""
 
 import json
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ LABELS = ("label", "labels")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what, and how its labels are called.
+    """The roles of the columns and the label names.
 
     Attributes:
-        image: the column that holds the bytes, and `path` beside them if it is a struct that has one.
-        names: of integer labels; empty if labels are strings or bare numbers.
-        several: whether a row has a list of labels.
+        image: the column with the encoded images.
+        has_path: whether the image column is a struct with the field `path`.
+        label_names: the names of integer labels; empty if labels are strings or unnamed integers.
+        multilabel: whether a row has a list of labels.
+        group: the column with the groups, if any.
     """
 
     image: str
@@ -30,13 +32,13 @@ class Columns:
     group: str | None
 
     def wanted(self) -> list[str]:
-        """What a listing reads: anything but the images' bytes."""
-        named = [f"{self.image}.path" if self.path else "", self.label, "split" if self.split else "", self.group or ""]
-        return list(dict.fromkeys(filter(None, named)))
+        """Return the columns to read for a listing: all except the image bytes."""
+        names = [f"{self.image}.path" if self.path else "", self.label, "split" if self.split else "", self.group or ""]
+        return list(dict.fromkeys(filter(None, names)))
 
 
 def opened(file: Path) -> Any:
-    """A pyarrow.parquet.ParquetFile."""
+    """Open a file as a pyarrow.parquet.ParquetFile. Raises DatasetError if pyarrow is missing or the file is not readable."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -45,58 +47,59 @@ def opened(file: Path) -> Any:
     try:
         return parquet.ParquetFile(file, memory_map=True)
     except (OSError, pyarrow.ArrowException) as error:
-        raise DatasetError(f"{file} is no readable Parquet file: {error}".rstrip(".") + ".") from None
+        raise DatasetError(f"{file} is not a readable Parquet file: {error}".rstrip(".") + ".") from None
 
 
 def meaning(file: Path, group_by: str | None) -> Columns:
-    """Found by type, and by what Hugging Face wrote about them."""
+    """Infer the role of each column. Raises DatasetError if the image or label column is ambiguous."""
     schema = opened(file).schema_arrow
     features = _features(schema.metadata or {})
     images = [name for name in schema.names if _is_image(schema.field(name).type)]
-    image = _one(file, schema, "image", [[n for n in images if features.get(n, {}).get("_type") == "Image"], images])
-    given = grouping(group_by, schema.names, file)
-    others = [name for name in schema.names if name not in (image, "split", given) and _is_label(schema.field(name).type)]
-    named, known = [name for name in others if name in LABELS], [name for name in others if _class_names(features.get(name))]
-    label = _one(file, schema, "label", [named, known, others])
-    kind = schema.field(image).type
+    image = _one(file, schema, "image", [[name for name in images if features.get(name, {}).get("_type") == "Image"], images])
+    group = grouping(group_by, schema.names, file)
+    candidates = [name for name in schema.names if name not in (image, "split", group) and _is_label(schema.field(name).type)]
+    by_name = [name for name in candidates if name in LABELS]
+    by_feature = [name for name in candidates if _class_names(features.get(name))]
+    label = _one(file, schema, "label", [by_name, by_feature, candidates])
+    image_type = schema.field(image).type
     return Columns(
         image=image,
-        path=is_struct(kind) and kind.get_field_index("path") >= 0,
+        path=is_struct(image_type) and image_type.get_field_index("path") >= 0,
         label=label,
         names=_class_names(features.get(label)),
         several=_is_list(schema.field(label).type),
         split="split" in schema.names,
-        group=given,
+        group=group,
     )
 
 
 def _one(file: Path, schema: Any, what: str, tiers: list[list[str]]) -> str:
-    """The only column of the first tier that has any."""
-    found = next(filter(None, tiers), [])
-    if len(found) == 1:
-        return found[0]
+    """Return the only column of the first non-empty tier."""
+    candidates = next(filter(None, tiers), [])
+    if len(candidates) == 1:
+        return candidates[0]
     columns = ", ".join(f"{plain(field.name)} ({field.type})" for field in schema)
-    many = f"several that could be: {', '.join(map(plain, found))}" if found else "none"
+    reason = f"several candidates: {', '.join(map(plain, candidates))}" if candidates else "none"
     raise DatasetError(
-        f"{file} should have one {what} column, and has {many}. Name it {what}, or leave out the rest. It has {columns}."
+        f"{file} must have one {what} column, but has {reason}. Name it {what} or remove the others. Columns: {columns}."
     )
 
 
 def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
-    """What Hugging Face wrote into the schema about each column."""
+    """Return the Hugging Face feature of each column from the schema metadata."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
         return {}
     return (
-        {name: about for name, about in features.items() if isinstance(about, dict | list)}
+        {name: feature for name, feature in features.items() if isinstance(feature, dict | list)}
         if isinstance(features, dict)
         else {}
     )
 
 
 def _class_names(about: Any) -> tuple[str, ...]:
-    """The names behind integer labels, of one or of a list of them."""
+    """Return the names of integer labels from a `ClassLabel` feature or a list of them; () for other features."""
     if isinstance(about, list) and about:
         about = about[0]
     if isinstance(about, dict) and about.get("_type") in ("Sequence", "List", "LargeList"):
@@ -107,6 +110,7 @@ def _class_names(about: Any) -> tuple[str, ...]:
 
 
 def is_struct(kind: Any) -> bool:
+    """Return whether an Arrow type is a struct."""
     return str(kind).startswith("struct<")
 
 
@@ -129,16 +133,16 @@ def _is_label(kind: Any) -> bool:
 
 
 def label_names(label: Any, columns: Columns, path: str, numbers: set[int]) -> tuple[str, ...]:
-    """A row's label names; adds labels that are bare numbers to `numbers`."""
-    named = []
+    """Return a row's label names; add integer labels without a name to `unnamed_labels`."""
+    names = []
     for value in label if isinstance(label, list) else [label]:
         if isinstance(value, int) and columns.names and value >= 0:
             if value >= len(columns.names):
-                raise DatasetError(f"{path} has the label {value}, and the file names only {len(columns.names)}.")
-            named.append(columns.names[value])
+                raise DatasetError(f"{path} has the label {value}, but the file names only {len(columns.names)} labels.")
+            names.append(columns.names[value])
         elif isinstance(value, int) and not columns.names:
             numbers.add(value)
-            named.append(str(value))
+            names.append(str(value))
         elif isinstance(value, str) and value:
-            named.append(value)
-    return tuple(sorted(set(named)))
+            names.append(value)
+    return tuple(sorted(set(names)))

@@ -1,4 +1,4 @@
-"""Where the bytes are: a folder, an archive, or files of many images. Nothing is decoded, and nothing is written there."""
+"""Reads files from a folder, an archive or binary files with many images. Decodes nothing and never writes to the source."""
 
 import os
 import stat
@@ -18,26 +18,26 @@ from graft.training.data.readers.filenames import SUFFIXES, hidden, is_unicode, 
 
 _FOREIGN = (b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")  # TIFF, JPEG XL, JPEG 2000
 _FOREIGN_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
-_HEAD = 16  # bytes that tell what a file is
+_HEAD = 16  # bytes that identify the file format
 
 
 class Reader(Protocol):
-    """What can list and read files."""
+    """Lists and reads files."""
 
     def names(self, mishaps: Mishaps, follow_links: bool) -> Iterator[tuple[str, int]]:
-        """Every file's path and, where that is free to know, its size in bytes, else 0."""
+        """Yield each file's path and size in bytes; size 0 if it is not known without extra work."""
 
     def read(self, path: str, n_bytes: int) -> bytes:
-        """The first `n_bytes` of a file, all of it if negative. Raises OSError, ValueError, KeyError and the like."""
+        """Return the first `n_bytes` of a file, or all of it if negative. Raises OSError, ValueError, KeyError and others."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the bytes are.
+    """The files of a data set.
 
     Attributes:
-        root: what a person named: a folder, or a file that holds many.
-        reader: how to read below it; None for a plain folder or archive.
+        root: the path given by the user: a folder, or a file with many images.
+        reader: reads the files; None selects a folder or archive reader.
     """
 
     root: Path
@@ -50,15 +50,15 @@ class Source:
         return Archive(self.root) if self.root.is_file() else Folder(self.root)
 
     def read(self, path: str) -> bytes:
-        """The bytes of one file below the root. Safe in several threads and processes.
+        """Return the bytes of one file. Thread-safe and fork-safe.
 
         Raises:
-            DatasetError: if it vanished, cannot be read, or is too large to be an image; the text names it.
+            DatasetError: if it no longer exists, cannot be read, or exceeds the size limit; the message has its path.
         """
         return self._read(path, -1)
 
     def head(self, path: str) -> bytes:
-        """The first 16 bytes of one file, without reading the rest. Raises DatasetError, as `read` does."""
+        """Return the first 16 bytes of one file without reading the rest. Raises DatasetError like `read`."""
         return self._read(path, _HEAD)
 
     def _read(self, path: str, n_bytes: int) -> bytes:
@@ -71,34 +71,34 @@ class Source:
             raise DatasetError(f"{self.root / path} cannot be read: {reason}") from None
 
     def holds_image(self, path: str) -> bool:
-        """Whether a file is an image by its name or by its first bytes, and not hidden."""
+        """Return whether a file is an image, by name or magic bytes, and not hidden."""
         if any(map(hidden, path.split("/"))):
             return False
         return suffix(path) in SUFFIXES or _looks_foreign(head := self.head(path)) or kind(head) is not None
 
     def names(self, mishaps: Mishaps | None = None, follow_links: bool = False) -> Iterator[tuple[str, int]]:
-        """Every file's path below the root, and its size in bytes where that is free to know, else 0."""
+        """Yield each file's path, relative to the root, and size in bytes; size 0 if it is not known without extra work."""
         return self._files.names(mishaps or Mishaps(), follow_links)
 
     def region(self, path: str) -> tuple[Path, int, int]:
-        """The file, offset and length where the uncompressed bytes of one file lie, to be read at random.
+        """Return (file, offset, length) of the uncompressed bytes of one file, for random access.
 
         Raises:
-            DatasetError: if they lie nowhere, as in a zip.
+            DatasetError: if there is no such range, for example in a zip.
         """
         if isinstance(self._files, Folder | Archive):
             return self._files.region(path)
-        raise DatasetError(f"{path} in {self.root} is no file of its own.")
+        raise DatasetError(f"{path} in {self.root} is not a separate file.")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Files below a folder, or those that a table beside them names."""
+    """Reads the files in a folder."""
 
     root: Path
 
     def read(self, path: str, n_bytes: int) -> bytes:
-        """The first `n_bytes` of a file, all of it if negative."""
+        """Return the first `n_bytes` of a file, or all of it if negative."""
         with (self.root / path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE_BYTES and n_bytes < 0:
@@ -106,24 +106,24 @@ class Folder:
             return file.read(n_bytes)
 
     def region(self, path: str) -> tuple[Path, int, int]:
-        """The file itself, or an uncompressed copy in the cache."""
+        """Return the range of the whole file, or of a decompressed copy in the cache."""
         file = self.root / path
         file = spooled(file) if packed(file) else file
         return file, 0, file.stat().st_size
 
     def names(self, mishaps: Mishaps, follow_links: bool) -> Iterator[tuple[str, int]]:
-        """Files in the order of their names, those of a folder before those of the folders in it."""
-        walk = _Walk(self.root, mishaps, follow_links)
-        waiting = [""]
-        while waiting:
-            files, folders = walk.look_into(waiting.pop())
-            waiting.extend(reversed(folders))
-            # Only strings that will be kept anyway: a folder may hold a million.
+        """Yield the files sorted by name, the files of a folder before its subfolders."""
+        walker = _Walk(self.root, mishaps, follow_links)
+        stack = [""]
+        while stack:
+            files, folders = walker.look_into(stack.pop())
+            stack.extend(reversed(folders))
+            # No extra objects per file besides the path: a folder may have a million.
             yield from ((path, 0) for path in files)
 
 
 class _Walk:
-    """One walk through a folder, which meets every folder once."""
+    """Walks a directory tree and visits every folder once."""
 
     def __init__(self, root: Path, mishaps: Mishaps, follow_links: bool) -> None:
         self._root, self._home = str(root), os.path.realpath(root)
@@ -131,7 +131,7 @@ class _Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def look_into(self, below: str) -> tuple[list[str], list[str]]:
-        """The paths of a folder's files and of its folders, each sorted."""
+        """Return the paths of the files and of the subfolders in a folder, both sorted."""
         files: list[str] = []
         folders: list[str] = []
         try:
@@ -148,9 +148,10 @@ class _Walk:
         return sorted(files), sorted(folders)
 
     def _is_new(self, status: os.stat_result) -> bool:
-        known = (status.st_dev, status.st_ino) in self._seen
-        self._seen.add((status.st_dev, status.st_ino))
-        return not known
+        inode = status.st_dev, status.st_ino
+        is_first = inode not in self._seen
+        self._seen.add(inode)
+        return is_first
 
     def _sort(self, entry: os.DirEntry[str], path: str, files: list[str], folders: list[str]) -> None:
         if not is_unicode(entry.name):
@@ -166,20 +167,20 @@ class _Walk:
             files.append(path)
 
     def _follow(self, entry: os.DirEntry[str], path: str, files: list[str], folders: list[str]) -> None:
-        """A link to a file of the data counts as that file; a link to a folder of the data would count it twice."""
+        """Classify a symbolic link. Links to files in the data set are kept; links to its folders would count images twice."""
         target = os.path.realpath(entry.path)
-        inside = within(target, self._home)
+        is_inside = within(target, self._home)
         try:
-            folder = stat.S_ISDIR(entry.stat().st_mode)
+            is_folder = stat.S_ISDIR(entry.stat().st_mode)
         except OSError:
-            # A tool's lock or socket may be a link to nothing; what looks like an image is missed.
+            # Lock files and sockets are often dangling links; only a link with an image-like name is an error.
             self._mishaps.add("broken-link" if suffix(path) in SUFFIXES | {""} else "ignored", path)
             return
-        if folder and (inside or within(self._home, target)):
+        if is_folder and (is_inside or within(self._home, target)):
             self._mishaps.add("link-loop", path)
-        elif not inside and not self._follow_links:
+        elif not is_inside and not self._follow_links:
             self._mishaps.add("link-out", path)
-        elif folder:
+        elif is_folder:
             folders.append(path)
         elif kind := self._amiss(entry):
             self._mishaps.add(kind, path)
@@ -187,20 +188,20 @@ class _Walk:
             files.append(path)
 
     def _amiss(self, entry: os.DirEntry[str]) -> str:
-        """What forbids to use a file, as a kind of mishap; "" if nothing does."""
+        """Return the kind of issue that makes a file unusable; "" if there is none."""
         try:
             status = entry.stat()
         except OSError:
             return "unreadable"
-        if not stat.S_ISREG(status.st_mode):  # a pipe would keep its reader waiting for ever
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would block forever
             return "ignored"
         if status.st_size > MAX_FILE_BYTES and suffix(entry.name) in SUFFIXES:
             return "too-large"
-        # Asking the system is dear, and needless for what anyone may read.
+        # os.access() is slow and not needed for world-readable files.
         readable = status.st_mode & 0o444 == 0o444 or os.access(entry.path, os.R_OK, effective_ids=True)
         return "" if readable else "unreadable"
 
 
 def _looks_foreign(head: bytes) -> bool:
-    """Whether the first 16 bytes are those of an image format that is not accepted."""
+    """Return whether the first 16 bytes belong to an unsupported image format."""
     return head.startswith(_FOREIGN) or (head[4:8] == b"ftyp" and head[8:12] in _FOREIGN_BRANDS)

@@ -1,9 +1,9 @@
 "use strict";
-// For reading, the page needs none of this: links lead to the same images, and tables are sorted sensibly already.
+// Progressive enhancement: without it, links lead to the same images and tables have a default order.
 
-// The images behind a cell of the confusion matrix, beside it instead of further down.
-const behind = document.getElementById("behind");
-if (behind && typeof HTMLDialogElement === "function") {
+// Shows the images of a confusion matrix cell in a dialog.
+const cellImages = document.getElementById("cell-images");
+if (cellImages && typeof HTMLDialogElement === "function") {
   const dialog = document.createElement("dialog");
   const close = document.createElement("button");
   close.type = "button";
@@ -11,7 +11,7 @@ if (behind && typeof HTMLDialogElement === "function") {
   close.textContent = "Close";
   close.addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-  dialog.addEventListener("close", () => { const shown = dialog.querySelector(".behind"); if (shown) behind.append(shown); });
+  dialog.addEventListener("close", () => { const shown = dialog.querySelector(".cell-images"); if (shown) cellImages.append(shown); });
   dialog.append(close);
   document.querySelector("main").append(dialog);
   document.querySelectorAll("a[href^='#cell-']").forEach((link) => link.addEventListener("click", (event) => {
@@ -24,7 +24,7 @@ if (behind && typeof HTMLDialogElement === "function") {
   }));
 }
 
-// A column's heading sorts its table: numbers largest first, words by the alphabet; once more turns it round.
+// A click on a column heading sorts its table: numbers in descending order, text alphabetically; a second click reverses.
 const numeric = (cell) => cell.dataset.value !== undefined || /^[\d,.]+$/.test(cell.textContent.trim());
 const number = (cell) => Number(cell.dataset.value ?? cell.textContent.replaceAll(",", ""));
 function sort(table, heading, column) {
@@ -51,28 +51,28 @@ document.querySelectorAll("table.sortable").forEach((table) => {
   });
 });
 
-// The image behind a point of a map, beside the pointer or the point that the arrow keys reached; the same point on every map.
-document.querySelectorAll(".atlases").forEach((maps) => {
-  const peek = maps.querySelector(".peek");
+// Previews the image of a point on the embedding map, selected with the pointer or the arrow keys, and highlights it on every map.
+document.querySelectorAll(".embeddings").forEach((maps) => {
+  const preview = maps.querySelector(".preview");
   const { columns, side } = maps.dataset;
   let picked = [];
   const show = (point) => {
     picked.forEach((other) => other.classList.remove("picked"));
     picked = point ? [...maps.querySelectorAll(`[data-tile="${point.dataset.tile}"]`)] : [];
     picked.forEach((other) => other.classList.add("picked"));
-    peek.hidden = !point;
+    preview.hidden = !point;
     if (!point) return;
     const row = Math.floor(point.dataset.tile / columns);
     const left = (point.dataset.tile - row * columns) * side;
-    peek.querySelector("svg").setAttribute("viewBox", `${left} ${row * side} ${side} ${side}`);
-    peek.querySelector("figcaption").textContent = point.querySelector("title").textContent;
+    preview.querySelector("svg").setAttribute("viewBox", `${left} ${row * side} ${side} ${side}`);
+    preview.querySelector("figcaption").textContent = point.querySelector("title").textContent;
     const at = point.getBoundingClientRect();
     const within = maps.getBoundingClientRect();
     const across = at.left - within.left + at.width + 12;
-    peek.style.left = `${Math.max(0, Math.min(across, within.width - peek.offsetWidth))}px`;
-    peek.style.top = `${at.bottom - within.top + 6}px`;
+    preview.style.left = `${Math.max(0, Math.min(across, within.width - preview.offsetWidth))}px`;
+    preview.style.top = `${at.bottom - within.top + 6}px`;
   };
-  maps.querySelectorAll("svg.atlas").forEach((map) => {
+  maps.querySelectorAll("svg.embedding").forEach((map) => {
     const points = [...map.querySelectorAll("[data-tile]")].sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left);
     map.addEventListener("pointerover", (event) => show(event.target.closest("[data-tile]")));
     map.addEventListener("pointerleave", () => show(null));

@@ -1,4 +1,4 @@
-"""Parquet as Hugging Face writes it, written here by pyarrow in the same layout."""
+"""Parquet files in the Hugging Face layout, written with pyarrow."""
 
 import json
 import pickle
@@ -22,22 +22,24 @@ LABEL = {"names": ["cat", "dog"], "_type": "ClassLabel"}
 
 
 def images(count: int, names: bool = True) -> pa.Array:
-    made = [{"bytes": b"\x89PNG" + bytes([number]), "path": f"IMG_{number}.png" if names else None} for number in range(count)]
-    return pa.array(made, IMAGE)
+    values = [
+        {"bytes": b"\x89PNG" + bytes([number]), "path": f"IMG_{number}.png" if names else None} for number in range(count)
+    ]
+    return pa.array(values, IMAGE)
 
 
 def write(path: Path, columns: dict[str, Any], features: dict[str, Any] | None = None, group: int = 100) -> Path:
-    """A file with the schema's metadata as `datasets` leaves it."""
+    """Write a file with the schema metadata of the `datasets` library."""
     table = pa.table(columns)
     if features is not None:
-        about = {"info": {"features": {"image": {"_type": "Image"}} | features}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+        metadata = {"info": {"features": {"image": {"_type": "Image"}} | features}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=group)
     return path
 
 
-def labelled(path: Path, labels: Sequence[Any], features: dict[str, Any] | None = None, **more: Any) -> Path:
+def write_labeled(path: Path, labels: Sequence[Any], features: dict[str, Any] | None = None, **more: Any) -> Path:
     return write(path, {"image": images(len(labels)), "label": pa.array(labels), **more}, features)
 
 
@@ -45,64 +47,64 @@ def rows(dataset: Dataset) -> list[str]:
     return ["|".join(dataset.labels[label] for label in sample.labels) for sample in dataset.samples]
 
 
-def found(dataset: Dataset) -> dict[str, tuple[str, tuple[str, ...], str]]:
+def findings_by_kind(dataset: Dataset) -> dict[str, tuple[str, tuple[str, ...], str]]:
     return {finding.kind: (finding.severity, finding.paths, finding.flag) for finding in dataset.findings}
 
 
-def test_class_names_come_from_what_hugging_face_wrote(tmp_path: Path):
-    dataset = scan(labelled(tmp_path / "train.parquet", [1, 0, 1], {"label": LABEL}))
+def test_label_names_come_from_the_hugging_face_metadata(tmp_path: Path):
+    dataset = scan(write_labeled(tmp_path / "train.parquet", [1, 0, 1], {"label": LABEL}))
     assert dataset.labels == ("cat", "dog")
     assert rows(dataset) == ["dog", "cat", "dog"]
     assert [sample.path for sample in dataset.samples] == ["train/0-IMG_0.png", "train/1-IMG_1.png", "train/2-IMG_2.png"]
     assert {sample.part for sample in dataset.samples} == {""}
 
 
-def test_order_of_the_class_names_is_kept(tmp_path: Path):
+def test_order_of_the_label_names_is_kept(tmp_path: Path):
     names = {"label": {"names": ["zebra", "ant"], "_type": "ClassLabel"}}
-    assert scan(labelled(tmp_path / "a.parquet", [0, 1], names)).labels == ("zebra", "ant")
+    assert scan(write_labeled(tmp_path / "a.parquet", [0, 1], names)).labels == ("zebra", "ant")
 
 
-def test_file_without_a_part_beside_others_is_an_error(tmp_path: Path):
-    labelled(tmp_path / "train.parquet", [0, 1], {"label": LABEL})
-    labelled(tmp_path / "test.parquet", [0], {"label": LABEL})
-    labelled(tmp_path / "more.parquet", [1], {"label": LABEL})
-    assert found(scan(tmp_path)) == {"no-split": ("error", ("more/0-IMG_0.png",), "")}
+def test_file_without_a_split_next_to_others_is_an_error(tmp_path: Path):
+    write_labeled(tmp_path / "train.parquet", [0, 1], {"label": LABEL})
+    write_labeled(tmp_path / "test.parquet", [0], {"label": LABEL})
+    write_labeled(tmp_path / "more.parquet", [1], {"label": LABEL})
+    assert findings_by_kind(scan(tmp_path)) == {"no-split": ("error", ("more/0-IMG_0.png",), "")}
 
 
-def test_bytes_come_from_the_right_row_of_the_right_group(tmp_path: Path):
+def test_bytes_come_from_the_right_row_group(tmp_path: Path):
     file = write(tmp_path / "a.parquet", {"image": images(10), "label": pa.array([0, 1] * 5)}, {"label": LABEL}, group=3)
     dataset = scan(file)
     assert [dataset.read(sample)[-1] for sample in reversed(dataset.samples)] == list(range(9, -1, -1))
     assert dataset.source.head(dataset.samples[7].path) == b"\x89PNG\x07"
 
 
-def test_image_without_a_name_is_its_row(tmp_path: Path):
+def test_path_without_a_file_name_is_the_row(tmp_path: Path):
     dataset = scan(write(tmp_path / "a.parquet", {"image": images(2, names=False), "label": pa.array(["x", "y"])}))
     assert [sample.path for sample in dataset.samples] == ["a/0", "a/1"]
     assert dataset.read(dataset.samples[1]) == b"\x89PNG\x01"
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "C:\\x.png", "1-2/3-4.png"])
-def test_name_that_an_image_once_had_cannot_confuse(tmp_path: Path, name: str):
+def test_malicious_file_names_are_harmless(tmp_path: Path, name: str):
     column = pa.array([{"bytes": b"one", "path": name}, {"bytes": b"two", "path": name}], IMAGE)
     dataset = scan(write(tmp_path / "a.parquet", {"image": column, "label": pa.array(["x", "y"])}))
     assert [dataset.read(sample) for sample in dataset.samples] == [b"one", b"two"]
     assert all(sample.path.count("/") == 1 for sample in dataset.samples)
 
 
-def test_shards_in_a_folder_are_one_data_set_in_parts(tmp_path: Path):
-    labelled(tmp_path / "data/train-00000-of-00002.parquet", [0, 1], {"label": LABEL})
-    labelled(tmp_path / "data/train-00001-of-00002.parquet", [1, 0], {"label": LABEL})
-    labelled(tmp_path / "data/test-00000-of-00001.parquet", [1], {"label": LABEL})
+def test_shards_in_a_folder_are_one_data_set_with_splits(tmp_path: Path):
+    write_labeled(tmp_path / "data/train-00000-of-00002.parquet", [0, 1], {"label": LABEL})
+    write_labeled(tmp_path / "data/train-00001-of-00002.parquet", [1, 0], {"label": LABEL})
+    write_labeled(tmp_path / "data/test-00000-of-00001.parquet", [1], {"label": LABEL})
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---")
     dataset = scan(tmp_path)
     assert Counter(sample.part for sample in dataset.samples) == {"train": 4, "test": 1}
     assert [dataset.read(sample)[-1] for sample in dataset.samples] == [0, 0, 1, 0, 1]
 
 
-def test_folders_name_the_parts_where_files_are_numbers(tmp_path: Path):
-    labelled(tmp_path / "default/train/0000.parquet", [0, 1], {"label": LABEL})
-    labelled(tmp_path / "default/validation/0000.parquet", [0, 1], {"label": LABEL})
+def test_folder_names_are_splits_if_file_names_are_numbers(tmp_path: Path):
+    write_labeled(tmp_path / "default/train/0000.parquet", [0, 1], {"label": LABEL})
+    write_labeled(tmp_path / "default/validation/0000.parquet", [0, 1], {"label": LABEL})
     assert Counter(sample.part for sample in scan(tmp_path).samples) == {"train": 2, "test": 2}
 
 
@@ -115,7 +117,7 @@ def test_folders_name_the_parts_where_files_are_numbers(tmp_path: Path):
         (pa.array(["dog", "cat"], pa.large_string()), ("cat", "dog")),
     ],
 )
-def test_labels_may_be_strings_or_bare_numbers(tmp_path: Path, labels: pa.Array, expected: tuple[str, ...]):
+def test_labels_can_be_strings_or_unnamed_integers(tmp_path: Path, labels: pa.Array, expected: tuple[str, ...]):
     assert scan(write(tmp_path / "a.parquet", {"image": images(2), "label": labels})).labels == expected
 
 
@@ -147,26 +149,26 @@ def test_plain_column_of_bytes_is_an_image_column(tmp_path: Path):
 
 @pytest.mark.parametrize("labels", [[0, -1, 1], [0, None, 1]])
 def test_row_without_a_label_is_an_error(tmp_path: Path, labels: list[int | None]):
-    dataset = scan(labelled(tmp_path / "a.parquet", labels, {"label": LABEL}))
-    assert found(dataset) == {"no-label": ("error", ("a/1-IMG_1.png",), "--skip-bad")}
+    dataset = scan(write_labeled(tmp_path / "a.parquet", labels, {"label": LABEL}))
+    assert findings_by_kind(dataset) == {"no-label": ("error", ("a/1-IMG_1.png",), "--skip-bad")}
 
 
-def test_label_beyond_the_names_is_refused(tmp_path: Path):
-    with pytest.raises(DatasetError, match=r"a/2-IMG_2\.png has the label 2, and the file names only 2"):
-        scan(labelled(tmp_path / "a.parquet", [0, 1, 2], {"label": LABEL}))
+def test_label_without_a_name_is_rejected(tmp_path: Path):
+    with pytest.raises(DatasetError, match=r"a/2-IMG_2\.png has the label 2, but the file names only 2 labels"):
+        scan(write_labeled(tmp_path / "a.parquet", [0, 1, 2], {"label": LABEL}))
 
 
-def test_label_that_no_image_has_is_left_out_with_a_warning(tmp_path: Path):
+def test_unused_label_is_excluded_with_a_warning(tmp_path: Path):
     names = {"label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}}
-    dataset = scan(labelled(tmp_path / "a.parquet", [0, 1], names))
+    dataset = scan(write_labeled(tmp_path / "a.parquet", [0, 1], names))
     assert dataset.labels == ("cat", "dog")
     [finding] = dataset.findings
     assert (finding.kind, finding.severity) == ("unused-label", "warning")
     assert finding.text.endswith("(1): emu")
 
 
-def test_split_and_group_columns_are_heeded(tmp_path: Path):
-    file = labelled(
+def test_split_and_group_columns_are_used(tmp_path: Path):
+    file = write_labeled(
         tmp_path / "a.parquet",
         ["x", "y", "x", "y"],
         split=pa.array(["train", "train", "test", "test"]),
@@ -178,59 +180,59 @@ def test_split_and_group_columns_are_heeded(tmp_path: Path):
     assert groups[0] == groups[2] != groups[1] == groups[3]
 
 
-def test_any_column_can_group(tmp_path: Path):
-    file = labelled(tmp_path / "a.parquet", ["x", "y", "x"], patient=pa.array(["p", "q", "p"]))
+def test_any_column_can_be_the_group_column(tmp_path: Path):
+    file = write_labeled(tmp_path / "a.parquet", ["x", "y", "x"], patient=pa.array(["p", "q", "p"]))
     groups = [sample.group for sample in scan(file, group_by="patient").samples]
     assert groups[0] == groups[2] != groups[1]
-    with pytest.raises(DatasetError, match=r"no such column; it has image, label, patient\."):
+    with pytest.raises(DatasetError, match=r"no such column, only image, label, patient\."):
         scan(file, group_by="doctor")
 
 
-def test_expression_sees_the_names_that_images_once_had(tmp_path: Path):
-    groups = [s.group for s in scan(labelled(tmp_path / "a.parquet", ["x", "y"]), group_by=r"IMG_(\d)").samples]
+def test_group_by_regex_matches_original_file_names(tmp_path: Path):
+    groups = [s.group for s in scan(write_labeled(tmp_path / "a.parquet", ["x", "y"]), group_by=r"IMG_(\d)").samples]
     assert groups[0] != groups[1] != b""
 
 
-def test_column_named_label_wins_over_others(tmp_path: Path):
-    file = labelled(tmp_path / "a.parquet", ["x", "y"], caption=pa.array(["one", "two"]))
+def test_column_named_label_is_preferred(tmp_path: Path):
+    file = write_labeled(tmp_path / "a.parquet", ["x", "y"], caption=pa.array(["one", "two"]))
     assert scan(file).labels == ("x", "y")
 
 
-def test_ambiguous_columns_are_refused_with_all_columns(tmp_path: Path):
+def test_ambiguous_columns_are_rejected_with_all_columns(tmp_path: Path):
     columns = {"img": images(2), "fine_label": pa.array([0, 1]), "coarse_label": pa.array([0, 1])}
-    with pytest.raises(DatasetError, match=r"several that could be: fine_label, coarse_label.*img \(struct"):
+    with pytest.raises(DatasetError, match=r"several candidates: fine_label, coarse_label.*img \(struct"):
         scan(write(tmp_path / "a.parquet", columns))
 
 
-def test_file_without_images_is_refused_with_its_columns(tmp_path: Path):
-    with pytest.raises(DatasetError, match=r"one image column, and has none.*It has label \(int64\)"):
+def test_file_without_images_is_rejected_with_its_columns(tmp_path: Path):
+    with pytest.raises(DatasetError, match=r"one image column, but has none.*Columns: label \(int64\)"):
         scan(write(tmp_path / "a.parquet", {"label": pa.array([0, 1])}))
 
 
-def test_shards_that_disagree_are_refused(tmp_path: Path):
-    labelled(tmp_path / "train-0.parquet", [0, 1], {"label": LABEL})
-    labelled(tmp_path / "train-1.parquet", [0, 1], {"label": {"names": ["dog", "cat"], "_type": "ClassLabel"}})
-    with pytest.raises(DatasetError, match=r"train-1\.parquet has other columns or label names"):
+def test_shards_with_different_schemas_are_rejected(tmp_path: Path):
+    write_labeled(tmp_path / "train-0.parquet", [0, 1], {"label": LABEL})
+    write_labeled(tmp_path / "train-1.parquet", [0, 1], {"label": {"names": ["dog", "cat"], "_type": "ClassLabel"}})
+    with pytest.raises(DatasetError, match=r"train-1\.parquet has different columns or label names"):
         scan(tmp_path)
 
 
-def test_row_that_only_names_a_file_is_refused_by_name(tmp_path: Path):
+def test_row_without_image_bytes_is_named(tmp_path: Path):
     column = pa.array([{"bytes": b"one", "path": "1.png"}, {"bytes": None, "path": "/home/somebody/2.png"}], IMAGE)
     dataset = scan(write(tmp_path / "a.parquet", {"image": column, "label": pa.array(["x", "y"])}))
-    with pytest.raises(DatasetError, match=r"a/1-2\.png cannot be read: its row holds no bytes"):
+    with pytest.raises(DatasetError, match=r"a/1-2\.png cannot be read: its row has no image bytes"):
         dataset.read(dataset.samples[1])
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b"PAR1" + bytes(100), lambda _: b""])
-def test_damaged_file_is_refused_by_name(tmp_path: Path, damage):
-    file = labelled(tmp_path / "a.parquet", ["x", "y"])
+def test_damaged_file_is_named(tmp_path: Path, damage):
+    file = write_labeled(tmp_path / "a.parquet", ["x", "y"])
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(DatasetError, match=r"a\.parquet is no readable Parquet file"):
+    with pytest.raises(DatasetError, match=r"a\.parquet is not a readable Parquet file"):
         scan(file)
 
 
-def test_damaged_pages_are_refused_by_name(tmp_path: Path):
-    file = labelled(tmp_path / "a.parquet", ["x", "y"])
+def test_image_in_a_damaged_page_is_named(tmp_path: Path):
+    file = write_labeled(tmp_path / "a.parquet", ["x", "y"])
     dataset = scan(file)
     content = bytearray(file.read_bytes())
     content[4:60] = bytes(56)
@@ -239,23 +241,23 @@ def test_damaged_pages_are_refused_by_name(tmp_path: Path):
         dataset.read(dataset.samples[0])
 
 
-def test_parquet_in_a_zip_is_to_be_unpacked(tmp_path: Path):
+def test_parquet_in_a_zip_is_rejected(tmp_path: Path):
     import zipfile
 
-    labelled(tmp_path / "a.parquet", ["x", "y"])
+    write_labeled(tmp_path / "a.parquet", ["x", "y"])
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.write(tmp_path / "a.parquet", "data/a.parquet")
-    with pytest.raises(DatasetError, match=r"set\.zip holds Parquet files: unpack it first"):
+    with pytest.raises(DatasetError, match=r"set\.zip contains Parquet files: extract them first"):
         scan(tmp_path / "set.zip")
 
 
-def test_many_threads_read_at_once_and_each_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_concurrent_reads_load_each_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from graft.training.data.readers import parquet
 
     file = write(tmp_path / "a.parquet", {"image": images(40), "label": pa.array([0, 1] * 20)}, {"label": LABEL}, group=10)
     dataset, read, loaded = scan(file), [], []
-    real = parquet._bytes
-    monkeypatch.setattr(parquet, "_bytes", lambda *asked: loaded.append(asked) or real(*asked))
+    read_row_group = parquet._bytes
+    monkeypatch.setattr(parquet, "_bytes", lambda *args: loaded.append(args) or read_row_group(*args))
 
     def work(start: int) -> None:
         read.extend(dataset.read(sample)[-1] for sample in dataset.samples[start::4])
@@ -270,19 +272,19 @@ def test_many_threads_read_at_once_and_each_group_once(tmp_path: Path, monkeypat
 
 
 def test_source_can_be_pickled_after_use(tmp_path: Path):
-    dataset = scan(labelled(tmp_path / "a.parquet", ["x", "y"]))
+    dataset = scan(write_labeled(tmp_path / "a.parquet", ["x", "y"]))
     dataset.read(dataset.samples[0])
-    again = pickle.loads(pickle.dumps(dataset.source))  # noqa: S301 - our own bytes
+    again = pickle.loads(pickle.dumps(dataset.source))  # noqa: S301 - trusted bytes
     assert again.read("a/1-IMG_1.png") == b"\x89PNG\x01"
 
 
-def test_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file = labelled(tmp_path / "a.parquet", ["x", "y"])
+def test_missing_pyarrow_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = write_labeled(tmp_path / "a.parquet", ["x", "y"])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DatasetError, match=r"pip install 'graft-vision\[parquet\]'"):
         scan(file)
 
 
-def test_library_is_not_loaded_before_it_is_needed():
+def test_pyarrow_is_imported_lazily():
     program = "import sys, graft.training.data.dataset; print('pyarrow' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).strip() == "False"
