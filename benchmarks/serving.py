@@ -199,7 +199,9 @@ def report(
         f" {tail[1]:.1f} ms (p99); one image takes {1e3 * median(turns.one_s):.2f} ms in process.",
         "wrk CPU: CPU use of the load generator, as a fraction of one core.",
     ]
-    outcomes = {" | ".join(map(str, cell)): [asdict(load_result) for load_result in results] for cell, results in turns.found.items()}
+    outcomes = {
+        " | ".join(map(str, cell)): [asdict(load_result) for load_result in results] for cell, results in turns.found.items()
+    }
     result.measured = {"outcomes": outcomes, "floors": turns.floors, "one_s": turns.one_s, "tried": tried, "half_load_ms": tail}
     return result
 

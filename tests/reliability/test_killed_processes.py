@@ -87,7 +87,7 @@ def test_killed_fork_server_fails_no_request(server, callers, asks, slow_image):
 def test_killed_worker_fails_only_its_requests(server, callers, asks):
     load = callers.offer(asks, [Phase(RATE, 4)])
     time.sleep(1.0)
-    worker, children = server.worker(), [server.nursery(), *server.decoders()]
+    worker, decode_processes = server.worker(), [server.nursery(), *server.decoders()]
     killed_at = time.monotonic()
     worker.kill()
     eventually(lambda: dead(worker))
@@ -100,7 +100,7 @@ def test_killed_worker_fails_only_its_requests(server, callers, asks):
     assert all(moment(record, outcome) < reaped_at + LEARNED_S for outcome in failed)
     assert set(tally(record.outcomes)) <= {(200, ""), (503, "not_ready"), (0, "")}
     assert tally(callers.offer(asks, [Phase(RATE, 1)]).result().outcomes).keys() == {(200, "")}
-    assert gone(children)
+    assert gone(decode_processes)
 
 
 def dead(process: psutil.Process) -> bool:

@@ -32,20 +32,20 @@ def packer(fitted: Result, folder: Path) -> Pack:
     dataset = scan(SAMPLE)
 
     @cache
-    def create_package(name: str, sees: str) -> model.Model:
+    def create_package(name: str, head_input: str) -> model.Model:
         if not (folder / f"{name}-64").exists():
             export_backbone(Choice(name, "none"), folder / name, 64, 64)
         metadata = json.loads((folder / f"{name}-64" / onnx_cache.CARD).read_text())
         exported = onnx_cache.Exported(folder=folder / f"{name}-64", **metadata)
-        backbone, rng = exported.backbone.model_copy(update={"sees": sees}), np.random.default_rng(0)
-        width = onnx_cache.columns(backbone)[sees].stop - onnx_cache.columns(backbone)[sees].start
+        backbone, rng = exported.backbone.model_copy(update={"sees": head_input}), np.random.default_rng(0)
+        width = onnx_cache.columns(backbone)[head_input].stop - onnx_cache.columns(backbone)[head_input].start
         weight, bias = rng.normal(size=(10, width)) / 10, rng.normal(size=10)
         head = linear_probe.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
         graph = Graph(exported.graph, lanes=1)
 
         def network(batch: np.ndarray) -> Outputs:
             outputs = graph(batch)
-            features = [outputs[onnx_cache.STAGES], outputs["vectors"]] if sees == "all" else [outputs["vectors"]]
+            features = [outputs[onnx_cache.STAGES], outputs["vectors"]] if head_input == "all" else [outputs["vectors"]]
             return Outputs(head(np.concatenate(features, axis=1)), outputs["vectors"])
 
         trained = dataclasses.replace(
@@ -53,12 +53,12 @@ def packer(fitted: Result, folder: Path) -> Pack:
             backbone=backbone,
             preprocessing=exported.preprocessing,
             network=network,
-            graph=linear_probe.with_head(exported.graph, head, sees),
+            graph=linear_probe.with_head(exported.graph, head, head_input),
             weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
             neighbours=calibration.neighbours_of(dataset.samples[:40], rng.normal(size=(40, backbone.width))),
         )
         splits = Splits(*[dataset.samples[:8]] * 3)
-        artifact = writer.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{sees}")
+        artifact = writer.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{head_input}")
         return model.load(artifact.path, "cpu", precision="f32")
 
     return create_package
