@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring.tables import markdown, say
+from measuring.tables import log, to_markdown
 
 HERE = Path(__file__).parent
-RESULTS, SUMMARY = HERE / "results", HERE / "RESULTS.md"
+RESULTS_DIR, RESULTS_FILE = HERE / "results", HERE / "RESULTS.md"
 NAMES = ("serving", "fitting", "start")
 TITLES = {"growth": "Scaling: from 1,000 to 100,000 images", "gpu": "On a GPU"}  # for benchmarks without a heading of their own
-HEAD = """# Benchmark results
+HEADER = """# Benchmark results
 
 Created by `make bench` and single benchmarks; benchmarks/README.md describes what each measures and compares with. On shared
 machines, absolute numbers mean little: read the ratios. All raw measurements are in `results/`.
@@ -31,25 +31,25 @@ machines, absolute numbers mean little: read the ratios. All raw measurements ar
 
 def run(name: str, quick: bool) -> dict[str, Any]:
     """Run one benchmark and return its record. Raises CalledProcessError if it failed; the error is on stderr."""
-    say(f"{name}.py")
+    log(f"{name}.py")
     command = [sys.executable, str(HERE / f"{name}.py"), "--json", *(["--quick"] if quick else [])]
     paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     result = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def keep(record: dict[str, Any], folder: Path) -> None:
+def save(record: dict[str, Any], folder: Path) -> None:
     """Write the record of one benchmark as JSON and Markdown."""
     folder.mkdir(exist_ok=True)
     (folder / f"{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{record['name']}.md").write_text(markdown(record), encoding="utf-8")
+    (folder / f"{record['name']}.md").write_text(to_markdown(record), encoding="utf-8")
 
 
-def joined(folder: Path) -> str:
+def join_results(folder: Path) -> str:
     """Join the latest results of all benchmarks, those of `make bench` first."""
     rank = {name: position for position, name in enumerate(NAMES)}
     paths = sorted(folder.glob("*.md"), key=lambda path: (rank.get(path.stem, len(rank)), path.stem))
-    return "\n".join([HEAD, *(section(path) for path in paths)])
+    return "\n".join([HEADER, *(section(path) for path in paths)])
 
 
 def section(path: Path) -> str:
@@ -58,7 +58,7 @@ def section(path: Path) -> str:
     return text if text.startswith("## ") else f"## {TITLES.get(path.stem, path.stem)}\n\n{text}"
 
 
-def missed(records: Sequence[dict[str, Any]]) -> list[str]:
+def missed_targets(records: Sequence[dict[str, Any]]) -> list[str]:
     """Names of the missed targets."""
     return [target["what"] for record in records for target in record["promises"] if not target["held"]]
 
@@ -74,14 +74,14 @@ def main() -> None:
     records = []
     for name in [] if arguments.join else arguments.names or NAMES:
         records.append(record := run(name, arguments.quick))
-        print(markdown(record), flush=True)
+        print(to_markdown(record), flush=True)
         if not arguments.quick:  # right away: the next benchmark may fail
-            keep(record, RESULTS)
+            save(record, RESULTS_DIR)
     if not arguments.quick:
-        SUMMARY.write_text(joined(RESULTS), encoding="utf-8")
-    for target in missed(records):
-        say(f"missed: {target}")
-    raise SystemExit(bool(missed(records)) and not arguments.quick)
+        RESULTS_FILE.write_text(join_results(RESULTS_DIR), encoding="utf-8")
+    for target in missed_targets(records):
+        log(f"missed: {target}")
+    raise SystemExit(bool(missed_targets(records)) and not arguments.quick)
 
 
 if __name__ == "__main__":

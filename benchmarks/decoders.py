@@ -19,30 +19,30 @@ from pathlib import Path
 from PIL import Image
 
 from graft.service.artifact import Preprocessing
-from graft.service.decoding.pool import Decoder
+from graft.service.decoding.pool import DecoderPool
 from graft.service.imaging.headers import ImageLimits
-from graft.service.imaging.preprocess import Decoded, decode
+from graft.service.imaging.preprocess import DecodedImage, decode
 
 PHOTOS = Path(__file__).parent.parent.parent / "shared" / "data" / "imagenet-100.zip"
-RECIPE = Preprocessing(resize=236, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+PREPROCESSING = Preprocessing(resize=236, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
-Submit = Callable[[bytes], Future[Decoded]]
+Submit = Callable[[bytes], Future[DecodedImage]]
 
 
-def photos(archive: Path) -> list[bytes]:
+def read_photos(archive: Path) -> list[bytes]:
     with zipfile.ZipFile(archive) as file:
         names = [name for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png"))]
         return [file.read(name) for name in names[:100]]
 
 
-def enlarged(photo: bytes) -> bytes:
+def upscale(photo: bytes) -> bytes:
     """Upscale a photo to 12 megapixels."""
     file = io.BytesIO()
     Image.open(io.BytesIO(photo)).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
-def together(submit: Submit, images: list[bytes]) -> float:
+def concurrent(submit: Submit, images: list[bytes]) -> float:
     """Seconds for all images, all submitted at once."""
     started = time.perf_counter()
     for future in [submit(image) for image in images]:
@@ -50,7 +50,7 @@ def together(submit: Submit, images: list[bytes]) -> float:
     return time.perf_counter() - started
 
 
-def alone(submit: Submit, images: list[bytes]) -> float:
+def sequential(submit: Submit, images: list[bytes]) -> float:
     """Seconds for all images, each submitted when the one before is done."""
     started = time.perf_counter()
     for image in images:
@@ -58,26 +58,26 @@ def alone(submit: Submit, images: list[bytes]) -> float:
     return time.perf_counter() - started
 
 
-def row(what: str, ways: dict[str, Callable[[], float]], n_images: int, rounds: int) -> str:
+def row(title: str, candidates: dict[str, Callable[[], float]], n_images: int, rounds: int) -> str:
     """Measure threads and processes in alternation; return one row of the table."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds + 1):
-        for name, measure in ways.items():
+        for name, measure in candidates.items():
             seconds[name].append(measure())
     threads, processes = (seconds[name][1:] for name in ("threads", "processes"))  # the first round is a warm-up
     ratio = statistics.median(thread_s / process_s for thread_s, process_s in zip(threads, processes, strict=True))
     thread_s, process_s = (statistics.median(times) / n_images for times in (threads, processes))
-    return f"| {what} | **{ratio:.2f}** | {1 / thread_s:.0f} | {1 / process_s:.0f} | {1e6 * (process_s - thread_s):+.0f} |"
+    return f"| {title} | **{ratio:.2f}** | {1 / thread_s:.0f} | {1 / process_s:.0f} | {1e6 * (process_s - thread_s):+.0f} |"
 
 
-def deaths(decoder: Decoder, rounds: int) -> float:
+def respawn_ms(pool: DecoderPool, rounds: int) -> float:
     """Median milliseconds from killing a worker until a new one is ready."""
     times = []
     for _ in range(rounds):
-        worker = decoder._child()
+        worker = pool._spawn()
         started = time.perf_counter()
         worker.kill()
-        decoder._child().close()
+        pool._spawn().close()
         times.append(1e3 * (time.perf_counter() - started))
     return statistics.median(times)
 
@@ -88,13 +88,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    small = photos(arguments.images)
-    large = [enlarged(small[0])] * 10
+    small = read_photos(arguments.images)
+    large = [upscale(small[0])] * 10
 
     pool = ThreadPoolExecutor(arguments.workers)
-    in_threads: Submit = lambda encoded: pool.submit(decode, encoded, RECIPE)  # noqa: E731
+    in_threads: Submit = lambda encoded: pool.submit(decode, encoded, PREPROCESSING)  # noqa: E731
     started = time.perf_counter()
-    decoder = Decoder(RECIPE, ImageLimits(), arguments.workers, 1000, 60.0, 2**30)
+    decoder = DecoderPool(PREPROCESSING, ImageLimits(), arguments.workers, 1000, 60.0, 2**30)
     startup_s = time.perf_counter() - started
 
     print(
@@ -103,10 +103,10 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for kind, images in (("photos", small), ("12 megapixels", large)):
         mean = sum(map(len, images)) / len(images) / 1000
-        for mode in (together, alone):
+        for mode in (concurrent, sequential):
             ways = {"threads": partial(mode, in_threads, images), "processes": partial(mode, decoder.submit, images)}
             print(row(f"{kind} of {mean:.0f} KB, {mode.__name__}", ways, len(images), arguments.rounds))
-    print(f"\nstart: {1e3 * startup_s:.0f} ms; replacement of a killed worker: {deaths(decoder, 20):.1f} ms")
+    print(f"\nstart: {1e3 * startup_s:.0f} ms; replacement of a killed worker: {respawn_ms(decoder, 20):.1f} ms")
     decoder.close()
     pool.shutdown()
 

@@ -22,72 +22,72 @@ import torch
 from pytorch_lightning import Trainer
 
 from graft.service.networks.network import Network
-from graft.training.audit.image_scan import examine
+from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry
-from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import scan
 from graft.training.data.splits import Splits, split
-from graft.training.features.lightning_extractor import load_headless
+from graft.training.features.lightning_extractor import load_with_random_head
 from graft.training.finetuning import trainer as learning
-from graft.training.finetuning.datamodule import Batch, Batches
+from graft.training.finetuning.datamodule import Batch, DataModule
 from graft.training.finetuning.lightning_module import FineTune, make_optimizer
-from graft.training.finetuning.param_groups import freeze, settle
+from graft.training.finetuning.param_groups import freeze_layers, set_eval_modules
 from graft.training.sample import SAMPLE
 
 
-class Bare:
+class PlainLoop:
     """A minimal training loop."""
 
-    def __init__(self, network: Network, chosen: Plan, batches: list[Batch], device: str) -> None:
-        self._network, self._batches, self._clip = copy.deepcopy(network).to(device).train(), batches, chosen.clip
-        freeze(self._network, chosen)
-        settle(self._network, chosen.frozen_norm)
-        self._optimizer = make_optimizer(self._network, chosen)
-        self._device, self._smoothing = device, chosen.label_smoothing
+    def __init__(self, network: Network, config: FineTuneConfig, batches: list[Batch], device: str) -> None:
+        self._network, self._batches, self._clip = copy.deepcopy(network).to(device).train(), batches, config.clip
+        freeze_layers(self._network, config)
+        set_eval_modules(self._network, config.frozen_norm)
+        self._optimizer = make_optimizer(self._network, config)
+        self._device, self._smoothing_matrix = device, config.label_smoothing
 
     def epoch(self) -> float:
         """Train for one epoch; return the seconds."""
-        started = now(self._device)
+        started = synchronized_time(self._device)
         for images, labels in self._batches:
             with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
                 logits, _vectors = self._network(images)
-                loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+                loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=self._smoothing_matrix)
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._clip)
             self._optimizer.step()
-        return now(self._device) - started
+        return synchronized_time(self._device) - started
 
 
-class Turns(learning.Told):
+class EpochTimer(learning.ProgressCallback):
     """Times each epoch of the Trainer, then one epoch of the plain loop, and the time between epochs."""
 
-    def __init__(self, bare: Bare, batch_size: int, device: str) -> None:
+    def __init__(self, plain_loop: PlainLoop, batch_size: int, device: str) -> None:
         super().__init__(batch_size)
-        self._bare, self._device = bare, device
-        self._since = 0.0
-        self.ours: list[float] = []
-        self.theirs: list[float] = []
-        self.between: list[float] = []
+        self._plain_loop, self._device = plain_loop, device
+        self._started_at = 0.0
+        self.graft_s: list[float] = []
+        self.plain_s: list[float] = []
+        self.between_s: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: FineTune) -> None:
-        if self.theirs:
-            self.between.append(now(self._device) - self._since)
-        self._since = now(self._device)
+        if self.plain_s:
+            self.between_s.append(synchronized_time(self._device) - self._started_at)
+        self._started_at = synchronized_time(self._device)
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: FineTune) -> None:
-        if len(self.ours) == len(self.theirs) and self._since:  # not the validation before training
-            self.ours.append(now(self._device) - self._since)
+        if len(self.graft_s) == len(self.plain_s) and self._started_at:  # not the validation before training
+            self.graft_s.append(synchronized_time(self._device) - self._started_at)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: FineTune) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        self.theirs.append(self._bare.epoch())
-        self._since = now(self._device)
+        self.plain_s.append(self._plain_loop.epoch())
+        self._started_at = synchronized_time(self._device)
 
 
-def now(device: str) -> float:
+def synchronized_time(device: str) -> float:
     """Synchronize the device and return the current time."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -97,37 +97,43 @@ def now(device: str) -> float:
 def measure(arguments: argparse.Namespace, run: Path) -> None:
     """Train both in alternation; print a Markdown table or the seconds of each epoch as JSON."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dataset = examine(scan(arguments.data))[0]
+    dataset = scan_images(scan(arguments.data))[0]
     splits = split(dataset, 0)
-    backbone = onnx_cache.export(registry.choose(arguments.backbone), arguments.input_size, 0, "crop")
+    backbone = onnx_cache.load_or_export(registry.resolve(arguments.backbone), arguments.input_size, 0, "crop")
     recipe = Recipe(
         strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, averaging=True
     )
-    stats = Facts(len(splits.train), dataset.counts(splits.train), dataset.multilabel, gpu=device == "cuda")
-    config = plan(recipe, stats)
+    stats = DataStats(len(splits.train), dataset.counts(splits.train), dataset.multilabel, gpu=device == "cuda")
+    config = resolve_config(recipe, stats)
     # Fewer images and complete epochs: with limited batches, the workers would keep loading while the plain loop is timed.
-    n_images = min(arguments.batches, config.steps) * config.batch_size
+    n_images = min(arguments.batches, config.steps_per_epoch) * config.batch_size
     splits = Splits(splits.train[:n_images], splits.validation[: config.batch_size], splits.test)
 
-    datamodule = Batches(dataset, splits, backbone.preprocessing, config, device == "cuda")
+    datamodule = DataModule(dataset, splits, backbone.preprocessing, config, device == "cuda")
     batches = [tuple(tensor.to(device) for tensor in batch) for batch in datamodule.train_dataloader()]
-    network = load_headless(backbone, len(dataset.labels)).to(memory_format=torch.channels_last)
-    timer = Turns(Bare(network, config, batches, device), config.batch_size, device)
-    learning.Told = lambda *_: timer  # takes its place among the callbacks of the Trainer
-    learning.learn(network, datamodule, config, config.epochs, run, device == "cuda")
+    network = load_with_random_head(backbone, len(dataset.labels)).to(memory_format=torch.channels_last)
+    timer = EpochTimer(PlainLoop(network, config, batches, device), config.batch_size, device)
+    learning.ProgressCallback = lambda *_: timer  # takes its place among the callbacks of the Trainer
+    learning.train(network, datamodule, config, config.epochs, run, device == "cuda")
     setup = (
         f"{arguments.backbone} at {backbone.preprocessing.crop} pixels, {len(batches)} batches of {config.batch_size}, {device}"
     )
-    record = {"what": setup, "n_images": n_images, "graft": timer.ours[1:], "plain": timer.theirs[1:], "between": timer.between}
+    record = {
+        "what": setup,
+        "n_images": n_images,
+        "graft": timer.graft_s[1:],
+        "plain": timer.plain_s[1:],
+        "between": timer.between_s,
+    }
     print(json.dumps(record) if arguments.json else f"{setup}\n\n{table(timer, n_images)}")
 
 
-def table(turns: Turns, n_images: int) -> str:
+def table(timer: EpochTimer, n_images: int) -> str:
     """Throughput of both and the ratio per pair of epochs; the first pair includes one-time costs and is left out."""
-    pairs = list(zip(turns.ours, turns.theirs, strict=True))[1:]
+    pairs = list(zip(timer.graft_s, timer.plain_s, strict=True))[1:]
     ratios = [plain_s / graft_s for graft_s, plain_s in pairs]
     graft_rate, plain_rate = (n_images / statistics.median(seconds) for seconds in zip(*pairs, strict=True))
-    between_s = statistics.median(turns.between)
+    between_s = statistics.median(timer.between_s)
     return "\n".join(
         [
             "| loop | images/s | ratio to plain loop |",
@@ -141,12 +147,12 @@ def table(turns: Turns, n_images: int) -> str:
     )
 
 
-def at_least(fewest: int) -> type:
+def int_at_least(minimum: int) -> type:
     """Argument type: an integer of at least `minimum`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < fewest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {fewest}")
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {minimum}")
         return int(text)
 
     return parse
@@ -159,7 +165,7 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--batches", type=int, default=12)
-    parser.add_argument("--epochs", type=at_least(2), default=7, help="the first is not counted (default: 7)")
+    parser.add_argument("--epochs", type=int_at_least(2), default=7, help="the first is not counted (default: 7)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

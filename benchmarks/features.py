@@ -15,47 +15,47 @@ from pathlib import Path
 from statistics import median
 
 from measuring.pictures import HYMENOPTERA
-from measuring.tables import ratio
+from measuring.tables import median_ratio
 
 from graft.service.imaging.preprocess import decode
-from graft.service.inference.devices import cores
+from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import VECTORS
-from graft.service.inference.openvino import Graph
+from graft.service.inference.openvino import OpenVinoModel
 from graft.training.backbones import onnx_cache, registry
-from graft.training.backbones.onnx_cache import STAGES, Exported
+from graft.training.backbones.onnx_cache import STAGES, ExportedBackbone
 from graft.training.data.dataset import Dataset, scan
-from graft.training.features.extraction import View, on_cpu
+from graft.training.features.extraction import View, extract_on_cpu
 
 
-def ours(dataset: Dataset, exported: Exported) -> float:
+def graft_rate(dataset: Dataset, exported: ExportedBackbone) -> float:
     """Images per second of Graft's feature extraction."""
     started = time.perf_counter()
-    n_rows = sum(1 for _ in on_cpu(dataset, [View(sample) for sample in dataset.samples], exported))
+    n_rows = sum(1 for _ in extract_on_cpu(dataset, [View(sample) for sample in dataset.samples], exported))
     return n_rows / (time.perf_counter() - started)
 
 
-def bare(dataset: Dataset, exported: Exported) -> float:
+def thread_rate(dataset: Dataset, exported: ExportedBackbone) -> float:
     """Images per second of plain threads."""
     started = time.perf_counter()
-    engine = Graph(exported.graph, wanted=(STAGES, VECTORS))
+    engine = OpenVinoModel(exported.graph, output_names=(STAGES, VECTORS))
 
     def run_thread(first: int) -> None:
-        for sample in dataset.samples[first :: cores()]:
+        for sample in dataset.samples[first :: available_cpus()]:
             engine(decode(dataset.read(sample), exported.preprocessing).pixels[None])
 
-    with ThreadPoolExecutor(cores()) as threads:
-        list(threads.map(run_thread, range(cores())))
+    with ThreadPoolExecutor(available_cpus()) as threads:
+        list(threads.map(run_thread, range(available_cpus())))
     return len(dataset.samples) / (time.perf_counter() - started)
 
 
 def measure(data: Path, rounds: int) -> dict[str, list[float]]:
     """Images per second of both in each round, without the first round, which reads the files from disk."""
     dataset = scan(data)
-    exported = onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 224, 0, "crop")
+    exported = onnx_cache.load_or_export(registry.resolve("tf_efficientnet_lite0"), 224, 0, "crop")
     rates: dict[str, list[float]] = {"graft": [], "threads": []}
     for _ in range(rounds + 1):
-        rates["graft"].append(ours(dataset, exported))
-        rates["threads"].append(bare(dataset, exported))
+        rates["graft"].append(graft_rate(dataset, exported))
+        rates["threads"].append(thread_rate(dataset, exported))
     return {name: values[1:] for name, values in rates.items()}
 
 
@@ -71,7 +71,7 @@ def main() -> None:
         return
     graft, threads = rates["graft"], rates["threads"]
     print("| ratio to plain threads | feature extraction, images/s | plain threads, images/s |\n|---|---|---|")
-    print(f"| **{ratio(graft, threads):.3f}** | {median(graft):.0f} | {median(threads):.0f} |")
+    print(f"| **{median_ratio(graft, threads):.3f}** | {median(graft):.0f} | {median(threads):.0f} |")
 
 
 if __name__ == "__main__":

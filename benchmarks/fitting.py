@@ -30,24 +30,24 @@ from statistics import median
 
 from measuring import peers
 from measuring.pictures import CIFAR, HYMENOPTERA
-from measuring.tables import Promise, Report, Table, markdown, ratio, say
+from measuring.tables import Report, Table, Target, log, median_ratio, to_markdown
 
 ROOT = Path(__file__).parent.parent
-LEAST_TIMES, LEAST_OF_BARE = 20.0, 0.9
-LONGEST_S = 480.0  # for one command
-PROBE, COLD, AGAIN = "graft fit --strategy probe", "probe, first run (exports the backbone)", "probe, cached features"
+MIN_SPEEDUP, MIN_PLAIN_RATIO = 20.0, 0.9
+TIMEOUT_S = 480.0  # for one command
+PROBE, FIRST_RUN, CACHED = "graft fit --strategy probe", "probe, first run (exports the backbone)", "probe, cached features"
 FASTAI = "fastai fine_tune"
 SAVE_WEIGHTS = """
 import sys
 from safetensors.torch import save_file
 from graft.training.backbones import pretrained, registry as backbones
-network = pretrained.load(backbones.choose("tf_efficientnet_lite0"))
+network = pretrained.load(backbones.resolve("tf_efficientnet_lite0"))
 save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, sys.argv[1])
 """
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitResult:
     """Results of one command.
 
     Attributes:
@@ -71,29 +71,31 @@ class Fit:
         return max(self.accuracies, default=math.nan)
 
 
-def run(who: str, command: Sequence[str], environment: Mapping[str, str]) -> Fit:
+def run_fit(name: str, command: Sequence[str], environment: Mapping[str, str]) -> FitResult:
     """Run and measure one command that prints a JSON object as its last line."""
-    say(who)
+    log(name)
     started, usage_before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    finished, output = _until_its_end(command, environment)
+    finished, output = _run_to_end(command, environment)
     seconds, usage_after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = usage_after.ru_utime + usage_after.ru_stime - usage_before.ru_utime - usage_before.ru_stime
     if not finished:
-        return Fit(who, seconds, cpu_s, (), math.nan, finished=False)
+        return FitResult(name, seconds, cpu_s, (), math.nan, finished=False)
     record = json.loads(output.strip().splitlines()[-1])
     if "accuracies" in record:
-        return Fit(who, seconds, cpu_s, tuple(record["accuracies"]), record["images_learned"] / record["learning_s"], True)
-    return Fit(who, seconds, cpu_s, (record["test"]["accuracy"],), math.nan, finished=True)
+        return FitResult(
+            name, seconds, cpu_s, tuple(record["accuracies"]), record["images_learned"] / record["learning_s"], True
+        )
+    return FitResult(name, seconds, cpu_s, (record["test"]["accuracy"],), math.nan, finished=True)
 
 
-def _until_its_end(command: Sequence[str], environment: Mapping[str, str]) -> tuple[bool, str]:
+def _run_to_end(command: Sequence[str], environment: Mapping[str, str]) -> tuple[bool, str]:
     """Run a command; return whether it finished in time, and its output. Raises RuntimeError if it failed."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=errors, text=True
         )
         try:
-            output, _ = process.communicate(timeout=LONGEST_S)
+            output, _ = process.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.communicate()
@@ -104,7 +106,7 @@ def _until_its_end(command: Sequence[str], environment: Mapping[str, str]) -> tu
     return True, output
 
 
-class Contest:
+class DatasetBenchmark:
     """Measurements of all tools on one dataset.
 
     Args:
@@ -115,100 +117,100 @@ class Contest:
     """
 
     def __init__(self, folder: Path, weights: Path, scratch: Path, size: int) -> None:
-        self.folder, self.weights, self.scratch, self.size = folder, weights, scratch, size
+        self.folder, self.weights, self.from_scratch, self.size = folder, weights, scratch, size
         self.cache = scratch / "cache"
-        self.fits: list[Fit] = []
+        self.results: list[FitResult] = []
 
-    def peer(self, who: str, script: str, epochs: int, *flags: str) -> None:
+    def run_peer(self, name: str, script: str, epochs: int, *flags: str) -> None:
         command = [str(peers.PYTHON), str(peers.SCRIPTS / script), str(self.folder), str(self.weights)]
-        command += [str(self.scratch / "peer.model"), "--epochs", str(epochs), "--size", str(self.size), *flags]
-        self.fits.append(run(who, command, {}))
+        command += [str(self.from_scratch / "peer.model"), "--epochs", str(epochs), "--size", str(self.size), *flags]
+        self.results.append(run_fit(name, command, {}))
 
-    def graft(self, who: str, *flags: str, forgets: str = "") -> None:
+    def run_graft(self, name: str, *flags: str, clear_cache: str = "") -> None:
         """Run `graft fit` once, after clearing part of the cache: "" for nothing, "features", or "." for everything."""
-        if forgets:
-            shutil.rmtree(self.cache / forgets, ignore_errors=True)
-        out = self.scratch / "run"
+        if clear_cache:
+            shutil.rmtree(self.cache / clear_cache, ignore_errors=True)
+        out = self.from_scratch / "run"
         shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, "-m", "graft", "fit", str(self.folder), "--json", "--out", str(out), *flags]
-        self.fits.append(run(who, command, {"GRAFT_CACHE": str(self.cache), "PYTHONPATH": str(ROOT)}))
+        self.results.append(run_fit(name, command, {"GRAFT_CACHE": str(self.cache), "PYTHONPATH": str(ROOT)}))
 
-    def of(self, who: str) -> list[Fit]:
-        return [fit for fit in self.fits if fit.who == who]
+    def results_of(self, name: str) -> list[FitResult]:
+        return [fit for fit in self.results if fit.who == name]
 
-    def seconds(self, who: str) -> float:
-        return median(fit.seconds for fit in self.of(who))
+    def median_seconds(self, name: str) -> float:
+        return median(fit.seconds for fit in self.results_of(name))
 
     def table(self, title: str) -> Table:
         """One row per tool with medians and the ratio to the probe's time."""
-        names = list(dict.fromkeys(result.who for result in self.fits))
+        names = list(dict.fromkeys(result.who for result in self.results))
         rows = []
         for name in names:
-            results = self.of(name)
-            note = "" if all(result.finished for result in results) else f" (stopped after {LONGEST_S:.0f} s)"
+            results = self.results_of(name)
+            note = "" if all(result.finished for result in results) else f" (stopped after {TIMEOUT_S:.0f} s)"
             medians = [
                 median(getattr(result, key) for result in results) for key in ("seconds", "processor_s", "best", "images_s")
             ]
-            rows.append((name + note, medians[0] / self.seconds(PROBE), *medians))
+            rows.append((name + note, medians[0] / self.median_seconds(PROBE), *medians))
         columns = ("tool", "ratio to probe", "seconds", "CPU seconds", "accuracy", "training images/s")
         return Table(title, columns, tuple(rows))
 
 
-def hymenoptera(contest: Contest, quick: bool) -> None:
+def measure_hymenoptera(benchmark: DatasetBenchmark, quick: bool) -> None:
     """Measure on hymenoptera: the probe several times, alternating with the other tools."""
     n_epochs = 1 if quick else 4
-    contest.graft(COLD, "--strategy", "probe", forgets=".")
+    benchmark.run_graft(FIRST_RUN, "--strategy", "probe", clear_cache=".")
     peer_runs = (
-        lambda: contest.peer(f"{FASTAI}({n_epochs})", "train_fastai.py", n_epochs),
-        lambda: contest.peer(f"timm components, {n_epochs} epochs", "train_timm.py", n_epochs),
-        lambda: contest.peer(
+        lambda: benchmark.run_peer(f"{FASTAI}({n_epochs})", "train_fastai.py", n_epochs),
+        lambda: benchmark.run_peer(f"timm components, {n_epochs} epochs", "train_timm.py", n_epochs),
+        lambda: benchmark.run_peer(
             f"PyTorch tutorial, head only, {n_epochs} of 25 epochs", "train_tutorial.py", n_epochs, "--frozen"
         ),
-        lambda: contest.graft(
+        lambda: benchmark.run_graft(
             f"graft fit --strategy finetune, {n_epochs} epochs", "--strategy", "finetune", "--epochs", str(n_epochs)
         ),
     )
     for run_peer in peer_runs[:1] if quick else peer_runs:
-        contest.graft(PROBE, "--strategy", "probe", forgets="features")
-        contest.graft(AGAIN, "--strategy", "probe")
+        benchmark.run_graft(PROBE, "--strategy", "probe", clear_cache="features")
+        benchmark.run_graft(CACHED, "--strategy", "probe")
         run_peer()
 
 
-def cifar(contest: Contest) -> None:
+def measure_cifar(benchmark: DatasetBenchmark) -> None:
     """Measure on CIFAR-10. The first run exports the backbone at this input size."""
-    contest.graft(COLD, "--strategy", "probe", forgets="features")
-    contest.peer(f"{FASTAI}(1)", "train_fastai.py", 1)
-    contest.graft(PROBE, "--strategy", "probe", forgets="features")
+    benchmark.run_graft(FIRST_RUN, "--strategy", "probe", clear_cache="features")
+    benchmark.run_peer(f"{FASTAI}(1)", "train_fastai.py", 1)
+    benchmark.run_graft(PROBE, "--strategy", "probe", clear_cache="features")
 
 
-def the_rest(photos: Contest, small: Contest, end: float) -> None:
+def measure_optional(large: DatasetBenchmark, small: DatasetBenchmark, end: float) -> None:
     """Optional measurements, most informative first, until the time limit."""
     optional_runs = (
-        lambda: small.graft("graft fit --strategy finetune, 1 epoch", "--strategy", "finetune", "--epochs", "1"),
-        lambda: small.peer("timm components, 1 epoch", "train_timm.py", 1),
-        lambda: photos.peer("PyTorch tutorial, 4 of 25 epochs", "train_tutorial.py", 4),
-        lambda: small.peer("PyTorch tutorial, head only, 1 of 25 epochs", "train_tutorial.py", 1, "--frozen"),
+        lambda: small.run_graft("graft fit --strategy finetune, 1 epoch", "--strategy", "finetune", "--epochs", "1"),
+        lambda: small.run_peer("timm components, 1 epoch", "train_timm.py", 1),
+        lambda: large.run_peer("PyTorch tutorial, 4 of 25 epochs", "train_tutorial.py", 4),
+        lambda: small.run_peer("PyTorch tutorial, head only, 1 of 25 epochs", "train_tutorial.py", 1, "--frozen"),
     )
     for run_once in optional_runs:
         if time.monotonic() < end:
             run_once()
 
 
-def extraction(quick: bool, cache: Path) -> list[float]:
+def extraction_ratios(quick: bool, cache: Path) -> list[float]:
     """Ratios of the throughput of feature extraction to that of plain threads."""
-    rates = _script("features.py", ["--rounds", "1" if quick else "5"], cache)
+    rates = _run_script("features.py", ["--rounds", "1" if quick else "5"], cache)
     return [graft_rate / thread_rate for graft_rate, thread_rate in zip(rates["graft"], rates["threads"], strict=True)]
 
 
-def epochs(quick: bool, cache: Path) -> dict[str, list[float]]:
+def epoch_rates(quick: bool, cache: Path) -> dict[str, list[float]]:
     """Images per second of fine-tuning epochs and of a plain torch loop, alternating."""
     flags = ["--batches", "2", "--epochs", "2"] if quick else ["--batches", "8", "--epochs", "3"]
-    record = _script("epoch.py", flags, cache)
+    record = _run_script("epoch.py", flags, cache)
     return {name: [record["n_images"] / seconds for seconds in record[name]] for name in ("graft", "plain")}
 
 
-def _script(name: str, flags: Sequence[str], cache: Path) -> dict[str, list[float]]:
-    say(name)
+def _run_script(name: str, flags: Sequence[str], cache: Path) -> dict[str, list[float]]:
+    log(name)
     command = [sys.executable, str(ROOT / "benchmarks" / name), "--json", *flags]
     environment = {**os.environ, "GRAFT_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -224,17 +226,17 @@ def measure(minutes: float, quick: bool) -> Report:
         scratch = Path(folder)
         weights = scratch / "weights.safetensors"
         subprocess.run([sys.executable, "-c", SAVE_WEIGHTS, str(weights)], cwd=ROOT, check=True)
-        large = Contest(unpacked(HYMENOPTERA, scratch), weights, scratch, 224)
-        hymenoptera(large, quick)
-        ratios, rates = extraction(quick, large.cache), epochs(quick, large.cache)
-        small = Contest(unpacked(CIFAR, scratch), weights, scratch, 128)
+        large = DatasetBenchmark(unpack(HYMENOPTERA, scratch), weights, scratch, 224)
+        measure_hymenoptera(large, quick)
+        ratios, rates = extraction_ratios(quick, large.cache), epoch_rates(quick, large.cache)
+        small = DatasetBenchmark(unpack(CIFAR, scratch), weights, scratch, 128)
         if not quick:
-            cifar(small)
-            the_rest(large, small, end)
+            measure_cifar(small)
+            measure_optional(large, small, end)
     return report([("hymenoptera, 224 pixels", large), ("cifar10-6k, 128 pixels", small)], ratios, rates)
 
 
-def unpacked(archive: Path, scratch: Path) -> Path:
+def unpack(archive: Path, scratch: Path) -> Path:
     """Unpack an archive and return the single folder in it."""
     folder = scratch / archive.stem
     with zipfile.ZipFile(archive) as file:
@@ -243,12 +245,14 @@ def unpacked(archive: Path, scratch: Path) -> Path:
     return content
 
 
-def report(contests: Sequence[tuple[str, Contest]], ratios: Sequence[float], rates: Mapping[str, Sequence[float]]) -> Report:
+def report(
+    benchmarks: Sequence[tuple[str, DatasetBenchmark]], ratios: Sequence[float], rates: Mapping[str, Sequence[float]]
+) -> Report:
     result = Report("fitting", "Training: comparison with other tools and with plain loops")
-    [first, *_] = (benchmark for _, benchmark in contests)
-    result.promises = promises(first.fits, ratios)
-    result.tables = [benchmark.table(title) for title, benchmark in contests if benchmark.fits]
-    epoch_ratio = ratio(rates["graft"], rates["plain"])
+    [first, *_] = (benchmark for _, benchmark in benchmarks)
+    result.promises = targets(first.results, ratios)
+    result.tables = [benchmark.table(title) for title, benchmark in benchmarks if benchmark.results]
+    epoch_ratio = median_ratio(rates["graft"], rates["plain"])
     rows = (
         ("feature extraction / plain threads with decoding and inference", median(ratios)),
         ("fine-tuning epoch / plain torch loop over preloaded tensors", epoch_ratio),
@@ -261,25 +265,25 @@ def report(contests: Sequence[tuple[str, Contest]], ratios: Sequence[float], rat
         " 'probe, cached features'.",
     ]
     result.measured = {
-        "fits": {title: [asdict(fit) for fit in benchmark.fits] for title, benchmark in contests},
+        "fits": {title: [asdict(fit) for fit in benchmark.results] for title, benchmark in benchmarks},
         "features_over_bare": list(ratios),
         "epochs_images_s": {name: list(values) for name, values in rates.items()},
     }
     return result
 
 
-def promises(fits: Sequence[Fit], ratios: Sequence[float]) -> list[Promise]:
+def targets(results: Sequence[FitResult], ratios: Sequence[float]) -> list[Target]:
     """Targets of the probe compared with fastai on hymenoptera, with and without an exported backbone in the cache."""
-    [fastai] = (fit for fit in fits if fit.who.startswith(FASTAI))
-    probes = {name: [fit for fit in fits if fit.who == name] for name in (PROBE, COLD)}
+    [fastai] = (fit for fit in results if fit.who.startswith(FASTAI))
+    probes = {name: [fit for fit in results if fit.who == name] for name in (PROBE, FIRST_RUN)}
     speedups = {name: fastai.seconds / median(fit.seconds for fit in results) for name, results in probes.items()}
     # Both are fractions of the same number of images; smaller differences are float32 rounding.
     gain = round(min(fit.best for fit in probes[PROBE]) - fastai.best, 6)
     return [
-        Promise(f"{PROBE}: speed-up over {fastai.who}", speedups[PROBE], LEAST_TIMES),
-        Promise("the same, first run (exports the backbone)", speedups[COLD], LEAST_TIMES),
-        Promise("its accuracy minus that of fastai's best epoch", gain, 0.0),
-        Promise("feature extraction: ratio to plain threads", median(ratios), LEAST_OF_BARE),
+        Target(f"{PROBE}: speed-up over {fastai.who}", speedups[PROBE], MIN_SPEEDUP),
+        Target("the same, first run (exports the backbone)", speedups[FIRST_RUN], MIN_SPEEDUP),
+        Target("its accuracy minus that of fastai's best epoch", gain, 0.0),
+        Target("feature extraction: ratio to plain threads", median(ratios), MIN_PLAIN_RATIO),
     ]
 
 
@@ -289,11 +293,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smoke test with few measurements")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    peers.check()
+    peers.check_installed()
     started = time.monotonic()
     result = measure(arguments.minutes, arguments.quick)
     result.seconds = time.monotonic() - started
-    print(json.dumps(result.record()) if arguments.json else markdown(result.record()))
+    print(json.dumps(result.to_dict()) if arguments.json else to_markdown(result.to_dict()))
 
 
 if __name__ == "__main__":

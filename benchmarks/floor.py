@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring.pictures import PHOTOS, photos
+from measuring.pictures import PHOTOS, read_photos
 
 from graft.service.inference import model
-from graft.service.inference.devices import cores
+from graft.service.inference.devices import available_cpus
 from graft.service.inference.model import Model
 
-_ours: Model  # in a worker process
+_model: Model  # in a worker process
 
 
 @dataclass(frozen=True)
@@ -33,67 +33,73 @@ class Floor:
     model: Model
     processes: ProcessPoolExecutor
 
-    def in_threads(self, images: Sequence[bytes], seconds: float) -> float:
+    def thread_rate(self, images: Sequence[bytes], seconds: float) -> float:
         """Images per second with one thread per core."""
         started = time.perf_counter()
-        with ThreadPoolExecutor(cores()) as threads:
-            counts = threads.map(lambda index: _loop(self.model, images, index, started + seconds), range(cores()))
+        with ThreadPoolExecutor(available_cpus()) as threads:
+            counts = threads.map(
+                lambda index: _process_until(self.model, images, index, started + seconds), range(available_cpus())
+            )
         return sum(counts) / (time.perf_counter() - started)
 
-    def in_processes(self, images: Sequence[bytes], seconds: float) -> float:
+    def process_rate(self, images: Sequence[bytes], seconds: float) -> float:
         """Images per second with one process per core."""
-        return sum(self.processes.map(_alone, [images] * cores(), range(cores()), [seconds] * cores()))
+        return sum(
+            self.processes.map(
+                _run_in_worker, [images] * available_cpus(), range(available_cpus()), [seconds] * available_cpus()
+            )
+        )
 
-    def fastest(self, images: Sequence[bytes], seconds: float) -> float:
+    def max_rate(self, images: Sequence[bytes], seconds: float) -> float:
         """Images per second of the faster way."""
-        return max(self.in_threads(images, seconds / 2), self.in_processes(images, seconds / 2))
+        return max(self.thread_rate(images, seconds / 2), self.process_rate(images, seconds / 2))
 
-    def one_s(self, images: Sequence[bytes], seconds: float) -> float:
+    def single_image_s(self, images: Sequence[bytes], seconds: float) -> float:
         """Median seconds per image, one image at a time."""
         times, end, index = [], time.perf_counter() + seconds, 0
         while (started := time.perf_counter()) < end:
-            _once(self.model, images[index % len(images)])
+            _process_image(self.model, images[index % len(images)])
             times.append(time.perf_counter() - started)
             index += 1
         return statistics.median(times)
 
 
 @contextmanager
-def floor(package: Path) -> Iterator[Floor]:
+def load_floor(package: Path) -> Iterator[Floor]:
     """Load a package in this process and in a pinned process per core, and warm up."""
     context = multiprocessing.get_context("spawn")
     core_queue = context.Queue()
     for core in sorted(os.sched_getaffinity(0)):
         core_queue.put(core)
-    with ProcessPoolExecutor(cores(), context, initializer=_settle, initargs=(package, core_queue)) as processes:
+    with ProcessPoolExecutor(available_cpus(), context, initializer=_init_worker, initargs=(package, core_queue)) as processes:
         loaded = Floor(model.load(package), processes)
-        list(processes.map(time.sleep, [0.5] * cores()))  # until each process has started
+        list(processes.map(time.sleep, [0.5] * available_cpus()))  # until each process has started
         yield loaded
 
 
-def _settle(package: Path, places: "multiprocessing.Queue[int]") -> None:
+def _init_worker(package: Path, core_queue: "multiprocessing.Queue[int]") -> None:
     """Pin the process to one core before loading the engine, which creates a thread per available core."""
-    global _ours
-    os.sched_setaffinity(0, {places.get()})
-    _ours = model.load(package)
+    global _model
+    os.sched_setaffinity(0, {core_queue.get()})
+    _model = model.load(package)
 
 
-def _alone(images: Sequence[bytes], turn: int, seconds: float) -> float:
+def _run_in_worker(images: Sequence[bytes], offset: int, seconds: float) -> float:
     started = time.perf_counter()
-    return _loop(_ours, images, turn, started + seconds) / (time.perf_counter() - started)
+    return _process_until(_model, images, offset, started + seconds) / (time.perf_counter() - started)
 
 
-def _loop(loaded: Model, images: Sequence[bytes], turn: int, end: float) -> int:
+def _process_until(model: Model, images: Sequence[bytes], offset: int, end: float) -> int:
     """Number of images processed until `end`; each worker starts at a different image."""
     n_done = 0
     while time.perf_counter() < end:
-        _once(loaded, images[(turn * len(images) // 2 + n_done) % len(images)])
+        _process_image(model, images[(offset * len(images) // 2 + n_done) % len(images)])
         n_done += 1
     return n_done
 
 
-def _once(loaded: Model, image: bytes) -> None:
-    loaded.engine(loaded.decode(image).pixels[None])
+def _process_image(model: Model, image: bytes) -> None:
+    model.engine(model.decode(image).pixels[None])
 
 
 def main() -> None:
@@ -103,11 +109,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    images, rows = photos(arguments.images), []
-    with floor(arguments.package) as loaded:
+    images, rows = read_photos(arguments.images), []
+    with load_floor(arguments.package) as loaded:
         for _ in range(arguments.rounds):
-            rates = loaded.in_threads(images, arguments.seconds), loaded.in_processes(images, arguments.seconds)
-            rows.append((*rates, 1e3 * loaded.one_s(images, arguments.seconds / 2)))
+            rates = loaded.thread_rate(images, arguments.seconds), loaded.process_rate(images, arguments.seconds)
+            rows.append((*rates, 1e3 * loaded.single_image_s(images, arguments.seconds / 2)))
     threads, processes, single_ms = (statistics.median(column) for column in zip(*rows, strict=True))
     print("| threads / processes | threads, images/s | processes, images/s | single image, ms |\n|---|---|---|---|")
     print(f"| {threads / processes:.2f} | {threads:.0f} | {processes:.0f} | {single_ms:.2f} |")

@@ -36,17 +36,17 @@ from importlib.metadata import version
 from itertools import cycle, pairwise
 from pathlib import Path
 
-from measuring.watching import read, watched
+from measuring.watching import read_proc, sample_memory
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "hymenoptera.zip"
 RESULTS = Path(__file__).parent / "results"
 SIZES = (1_000, 10_000, 100_000)
-VERBS = ("check", "fit", "fit again", "predict")
+COMMANDS = ("check", "fit", "fit again", "predict")
 # Phases of a fit, with the log text that marks the end of each.
-PARTS = {"scan": " labels (", "features": " train, ", "train": ""}
+PHASE_MARKERS = {"scan": " labels (", "features": " train, ", "train": ""}
 LIBRARIES = ("numpy", "scipy", "openvino", "pillow")
-MOST_TIMES, MOST_GROWTH_MB = 1.15, 300.0
+MAX_RATIO, MAX_GROWTH_MB = 1.15, 300.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Run:
         return 1e3 * self.seconds / self.n_images
 
 
-def photos(archive: Path) -> list[tuple[str, bytes]]:
+def read_photos(archive: Path) -> list[tuple[str, bytes]]:
     """Label and bytes of each JPEG in an archive of class folders, shuffled so that the first few cover every label."""
     with zipfile.ZipFile(archive) as file:
         names = [name for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
@@ -84,12 +84,12 @@ def photos(archive: Path) -> list[tuple[str, bytes]]:
         return [(Path(name).parent.name, file.read(name)) for name in names]
 
 
-def commented(photo: bytes, comment: bytes) -> bytes:
+def with_comment(photo: bytes, comment: bytes) -> bytes:
     """Insert a comment after the first JPEG marker: same pixels, different digest."""
     return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + photo[2:]
 
 
-def make(folder: Path, n_images: int, originals: Sequence[tuple[str, bytes]]) -> None:
+def make_images(folder: Path, n_images: int, originals: Sequence[tuple[str, bytes]]) -> None:
     """Create `n_images` images in class folders under `folder`, unless the folder exists."""
     if folder.is_dir():
         return
@@ -98,11 +98,11 @@ def make(folder: Path, n_images: int, originals: Sequence[tuple[str, bytes]]) ->
     for label in {label for label, _ in originals}:
         (temporary / label).mkdir(parents=True)
     for number, (label, photo) in zip(range(n_images), cycle(originals), strict=False):
-        (temporary / label / f"{number:07d}.jpg").write_bytes(commented(photo, b"copy %d" % number))
+        (temporary / label / f"{number:07d}.jpg").write_bytes(with_comment(photo, b"copy %d" % number))
     temporary.rename(folder)
 
 
-def graft(verb: str, n_images: int, words: Iterable[str], cache: Path) -> Run:
+def run_command(command_name: str, n_images: int, arguments: Iterable[str], cache: Path) -> Run:
     """Run one command to completion and measure it.
 
     Raises:
@@ -110,28 +110,30 @@ def graft(verb: str, n_images: int, words: Iterable[str], cache: Path) -> Run:
     """
     environment = os.environ | {"GRAFT_CACHE": str(cache), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     started = time.monotonic()
-    command = [sys.executable, "-m", "graft", *words]
+    command = [sys.executable, "-m", "graft", *arguments]
     process = subprocess.Popen(
         command, env=environment, cwd=cache, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    with watched(process.pid) as samples_mb:
+    with sample_memory(process.pid) as samples_mb:
         log_lines = [(time.monotonic() - started, line) for line in process.stderr or ()]
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - started
     log = "".join(line for _, line in log_lines)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in ((0, 1) if verb == "check" else (0,)):  # 1: something is wrong with the data
-        raise RuntimeError(f"graft {' '.join(words)} ended with {process.returncode}:\n{log[-2000:]}")
-    phases = parted(log_lines, seconds) if verb.startswith("fit") else {}
-    computed = verb != "fit again" or "features were cached" not in log
+    if process.returncode not in ((0, 1) if command_name == "check" else (0,)):  # 1: something is wrong with the data
+        raise RuntimeError(f"graft {' '.join(arguments)} ended with {process.returncode}:\n{log[-2000:]}")
+    phases = phase_seconds(log_lines, seconds) if command_name.startswith("fit") else {}
+    computed = command_name != "fit again" or "features were cached" not in log
     busy_s = usage.ru_utime + usage.ru_stime
-    return Run(verb, n_images, seconds, busy_s, max(samples_mb), usage.ru_maxrss / 1024, phases, computed)
+    return Run(command_name, n_images, seconds, busy_s, max(samples_mb), usage.ru_maxrss / 1024, phases, computed)
 
 
-def parted(said: Sequence[tuple[float, str]], seconds: float) -> dict[str, float]:
+def phase_seconds(log_lines: Sequence[tuple[float, str]], seconds: float) -> dict[str, float]:
     """Seconds of each phase of a fit, from the times of the log lines that mark the end of a phase."""
-    ends = [next((time_s for time_s, line in said if marker and marker in line), seconds) for marker in PARTS.values()]
-    return dict(zip(PARTS, (end - start for start, end in pairwise([0.0, *ends])), strict=True))
+    ends = [
+        next((time_s for time_s, line in log_lines if marker and marker in line), seconds) for marker in PHASE_MARKERS.values()
+    ]
+    return dict(zip(PHASE_MARKERS, (end - start for start, end in pairwise([0.0, *ends])), strict=True))
 
 
 def measure(folder: Path, sizes: Sequence[int], originals: Sequence[tuple[str, bytes]]) -> list[Run]:
@@ -141,65 +143,67 @@ def measure(folder: Path, sizes: Sequence[int], originals: Sequence[tuple[str, b
     runs: list[Run] = []
     for n_images in (sizes[0], *sizes):
         images = folder / f"images-{n_images}"
-        make(images, n_images, originals)
+        make_images(images, n_images, originals)
         shutil.rmtree(cache / "features", ignore_errors=True)
-        for verb in VERBS:
-            run = graft(verb, n_images, words(verb, images, folder / "run"), cache)
+        for verb in COMMANDS:
+            run = run_command(verb, n_images, command_arguments(verb, images, folder / "run"), cache)
             print(f"{n_images:,} {verb}: {run.seconds:.1f} s, {run.anonymous_mb:.0f} MB", file=sys.stderr)
             runs.append(run)
-    return runs[len(VERBS) :]
+    return runs[len(COMMANDS) :]
 
 
-def words(verb: str, images: Path, run: Path) -> list[str]:
+def command_arguments(command_name: str, images: Path, run: Path) -> list[str]:
     """Arguments of `graft`; removes the run of an earlier fit."""
-    if verb == "check":
+    if command_name == "check":
         return ["check", str(images)]
-    if verb == "predict":
+    if command_name == "predict":
         return ["predict", str(run / "package"), str(images)]
     shutil.rmtree(run, ignore_errors=True)
     return ["fit", str(images), "--strategy", "probe", "--out", str(run)]
 
 
-def slopes(runs: Sequence[Run]) -> list[float | None]:
+def marginal_costs(runs: Sequence[Run]) -> list[float | None]:
     """Marginal milliseconds per image relative to the previous size; None for the first."""
-    return [None, *(slope(less, more) for less, more in pairwise(runs))]
+    return [None, *(marginal_ms_per_image(less, more) for less, more in pairwise(runs))]
 
 
-def slope(less: Run, more: Run) -> float:
-    return 1e3 * (more.seconds - less.seconds) / (more.n_images - less.n_images)
+def marginal_ms_per_image(smaller: Run, larger: Run) -> float:
+    return 1e3 * (larger.seconds - smaller.seconds) / (larger.n_images - smaller.n_images)
 
 
-def of(verb: str, runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if run.verb == verb]
+def runs_of(command_name: str, runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.verb == command_name]
 
 
-def promises(runs: Sequence[Run]) -> list[tuple[str, float, str, bool]]:
+def targets(runs: Sequence[Run]) -> list[tuple[str, float, str, bool]]:
     """Name, value, limit, and whether the target was met."""
     rows = []
-    for verb in VERBS:
-        runs_of_command = of(verb, runs)
+    for verb in COMMANDS:
+        runs_of_command = runs_of(verb, runs)
         first, previous, last = runs_of_command[0], runs_of_command[-2], runs_of_command[-1]
         ratio = last.ms_per_image / first.ms_per_image
-        marginal_ratio = slope(previous, last) / previous.ms_per_image
+        marginal_ratio = marginal_ms_per_image(previous, last) / previous.ms_per_image
         growth = last.anonymous_mb - first.anonymous_mb
-        limit = f"at most {MOST_TIMES}"
+        limit = f"at most {MAX_RATIO}"
         rows += [
-            (f"{verb}: time per image, {last.n_images:,} / {first.n_images:,} images", ratio, limit, ratio <= MOST_TIMES),
+            (f"{verb}: time per image, {last.n_images:,} / {first.n_images:,} images", ratio, limit, ratio <= MAX_RATIO),
             (
                 f"{verb}: marginal time per image above {previous.n_images:,} / time per image at {previous.n_images:,}",
                 marginal_ratio,
                 limit,
-                marginal_ratio <= MOST_TIMES,
+                marginal_ratio <= MAX_RATIO,
             ),
-            (f"{verb}: memory growth, MB", growth, f"less than {MOST_GROWTH_MB:g}", growth < MOST_GROWTH_MB),
+            (f"{verb}: memory growth, MB", growth, f"less than {MAX_GROWTH_MB:g}", growth < MAX_GROWTH_MB),
         ]
-    n_computed = sum(run.computed for run in of("fit again", runs))
+    n_computed = sum(run.computed for run in runs_of("fit again", runs))
     return [*rows, ("repeated fits that ran the backbone", n_computed, "0", n_computed == 0)]
 
 
-def machine() -> str:
+def machine_text() -> str:
     """Date, hardware and library versions."""
-    cpu_names = [line.partition(":")[2].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
+    cpu_names = [
+        line.partition(":")[2].strip() for line in read_proc(Path("/proc/cpuinfo")).splitlines() if "model name" in line
+    ]
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     cores = len(os.sched_getaffinity(0))
     cpu = cpu_names[0] if cpu_names else platform.machine()
@@ -218,29 +222,29 @@ def tables(runs: Sequence[Run]) -> str:
         "growth, MB",
         "max RSS, MB",
     )
-    lines = [machine(), "", row(columns), row(["---"] * len(columns))]
-    for verb in VERBS:
-        runs_of_command = of(verb, runs)
+    lines = [machine_text(), "", row(columns), row(["---"] * len(columns))]
+    for verb in COMMANDS:
+        runs_of_command = runs_of(verb, runs)
         lines += [
             row(cells(run, runs_of_command[0], marginal_ms))
-            for run, marginal_ms in zip(runs_of_command, slopes(runs_of_command), strict=True)
+            for run, marginal_ms in zip(runs_of_command, marginal_costs(runs_of_command), strict=True)
         ]
-    lines += ["", row(["seconds", "images", *PARTS]), row(["---"] * (len(PARTS) + 2))]
+    lines += ["", row(["seconds", "images", *PHASE_MARKERS]), row(["---"] * (len(PHASE_MARKERS) + 2))]
     fits = [run for run in runs if run.parts]
     lines += [row([run.verb, f"{run.n_images:,}", *(f"{phase_s:.1f}" for phase_s in run.parts.values())]) for run in fits]
     lines += ["", row(["target", "measured", "required", ""]), row(["---"] * 4)]
-    for name, value, limit, met in promises(runs):
+    for name, value, limit, met in targets(runs):
         lines.append(row([name, f"{value:.3g}", limit, "met" if met else "**missed**"]))
     return "\n".join(lines)
 
 
-def cells(run: Run, first: Run, steep: float | None) -> list[str]:
+def cells(run: Run, first: Run, marginal_ms: float | None) -> list[str]:
     """The cells of one row of the main table."""
     return [
         run.verb,
         f"{run.n_images:,}",
         f"**{run.ms_per_image / first.ms_per_image:.2f}**",
-        "" if steep is None else f"{steep:.2f}",
+        "" if marginal_ms is None else f"{marginal_ms:.2f}",
         f"{run.ms_per_image:.2f}",
         f"{1e3 * run.busy_s / run.n_images:.2f}",
         f"{run.anonymous_mb:.0f}",
@@ -249,16 +253,16 @@ def cells(run: Run, first: Run, steep: float | None) -> list[str]:
     ]
 
 
-def row(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(texts)} |"
+def row(values: Iterable[str]) -> str:
+    return f"| {' | '.join(values)} |"
 
 
-def at_least(fewest: int) -> Callable[[str], int]:
+def int_at_least(minimum: int) -> Callable[[str], int]:
     """Argument type: an integer of at least `minimum`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < fewest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {fewest}")
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {minimum}")
         return int(text)
 
     return parse
@@ -266,7 +270,7 @@ def at_least(fewest: int) -> Callable[[str], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sizes", type=at_least(100), nargs="+", default=SIZES)
+    parser.add_argument("--sizes", type=int_at_least(100), nargs="+", default=SIZES)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--keep", type=Path, help="folder for the images, the cache and the run (default: a temporary folder)")
     parser.add_argument("--json", action="store_true")
@@ -275,14 +279,16 @@ def main() -> None:
     if len(sizes) < 2:
         parser.error("--sizes needs at least two different sizes")
     with tempfile.TemporaryDirectory() as folder:
-        runs = measure((arguments.keep or Path(folder)).resolve(), sizes, photos(arguments.data))
-    as_json = json.dumps({"machine": machine(), "runs": [asdict(run) for run in runs], "promises": promises(runs)}, indent=2)
+        runs = measure((arguments.keep or Path(folder)).resolve(), sizes, read_photos(arguments.data))
+    as_json = json.dumps(
+        {"machine": machine_text(), "runs": [asdict(run) for run in runs], "promises": targets(runs)}, indent=2
+    )
     if sizes == sorted(SIZES):
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "growth.json").write_text(as_json + "\n", encoding="utf-8")
         (RESULTS / "growth.md").write_text(tables(runs) + "\n", encoding="utf-8")
     print(as_json if arguments.json else tables(runs))
-    raise SystemExit(not all(met for *_, met in promises(runs)))
+    raise SystemExit(not all(met for *_, met in targets(runs)))
 
 
 if __name__ == "__main__":

@@ -24,26 +24,26 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from graft.training.pipelines.demo import serving
+from graft.training.pipelines.demo import running_server
 
 sys.path.insert(
     0, str(Path(__file__).parent.parent / "tests" / "support")
 )  # first, so that its modules take precedence over those of this folder
-from handmade_files import chunk, ihdr, png, progressive, saved, zeros
+from handmade_files import chunk, compressed_zeros, encode_image, ihdr, png, progressive
 from hostile_corpus import Case, corpus
 
-MOST_S, MOST_MIB, MOST_PROBE_MS = 1.0, 20.0, 100.0
-PROBE_EVERY_S = 0.02
+MAX_RESPONSE_S, MAX_GROWTH_MIB, MAX_PROBE_MS = 1.0, 20.0, 100.0
+PROBE_INTERVAL_S = 0.02
 SETTLE_S = 2.0
 
 
-class Asker:
+class Client:
     """A client with one connection."""
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, float]:
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, float]:
         """Send a request; return status, body and seconds."""
         started = time.perf_counter()
         self._connection.request(method, path, body, {"Content-Type": "image/jpeg"} if body is not None else {})
@@ -53,14 +53,14 @@ class Asker:
 
 
 @contextmanager
-def probing(url: str) -> Iterator[list[float]]:
+def probe_latencies(url: str) -> Iterator[list[float]]:
     """Probe /readyz until the block ends; collect the latencies in milliseconds."""
     latencies_ms: list[float] = []
-    done, client = threading.Event(), Asker(url)
+    done, client = threading.Event(), Client(url)
 
     def probe() -> None:
-        while not done.wait(PROBE_EVERY_S):
-            status, _, seconds = client.ask("GET", "/readyz")
+        while not done.wait(PROBE_INTERVAL_S):
+            status, _, seconds = client.request("GET", "/readyz")
             latencies_ms.append(1e3 * seconds if status == 200 else float("inf"))
 
     thread = threading.Thread(target=probe)
@@ -72,75 +72,75 @@ def probing(url: str) -> Iterator[list[float]]:
         thread.join()
 
 
-def memory() -> float:
+def server_memory_mib() -> float:
     """Anonymous memory of the server and all its processes in MiB."""
     processes = psutil.Process().children(recursive=True)
     status = "".join(Path(f"/proc/{process.pid}/status").read_text(encoding="ascii") for process in processes)
     return sum(map(int, re.findall(r"RssAnon:\s+(\d+) kB", status))) / 2**10
 
 
-def all_of(files: dict[str, Case], asker: Asker) -> tuple[dict[str, float], list[str]]:
+def send_all(files: dict[str, Case], client: Client) -> tuple[dict[str, float], list[str]]:
     """Send all files; return the seconds of each response and the names of files with an unexpected response."""
     seconds, unexpected = {}, []
     for name, case in files.items():
-        status, content, seconds[name] = asker.ask("POST", "/v1/classify", case.content)
+        status, content, seconds[name] = client.request("POST", "/v1/classify", case.content)
         if status != case.status or (case.code and f'"code":"{case.code}"'.encode() not in content):
             unexpected.append(f"{name}: {status}")
     return seconds, unexpected
 
 
-def dearest() -> dict[str, bytes]:
+def slowest_files() -> dict[str, bytes]:
     """Files that take longest to decode within the limits: 64 million pixels, 100 scans and 10 MiB."""
     noise = np.random.default_rng(0).normal(128, 8, (500, 500, 4)).clip(0, 255).astype(np.uint8)
     noisy = Image.fromarray(np.tile(noise, (16, 16, 1)))
     cropped = noisy.crop((0, 0, 7200, 7200))  # a WebP of 64 million pixels would exceed the memory limit
     return {
         "JPEG, 100 scans": progressive(8000, 8000, 100),
-        "JPEG, progressive, noise": saved(noisy.convert("RGB"), "JPEG", quality=75, progressive=True, subsampling=0),
-        "PNG, RGBA": png(ihdr(8000, 8000, 8, 6), chunk(b"IDAT", zeros(32_001 * 8000))),
-        "PNG, 16-bit gray": png(ihdr(8000, 8000, 16, 0), chunk(b"IDAT", zeros(16_001 * 8000))),
-        "GIF, transparent": saved(Image.new("P", (8000, 8000)), "GIF", transparency=0),
-        "WebP, RGBA, noise": saved(cropped, "WEBP", quality=75, method=0),
-        "WebP, lossless": saved(Image.new("RGBA", cropped.size), "WEBP", lossless=True, method=0),
-        "JPEG, 12 megapixels": saved(noisy.convert("RGB").crop((0, 0, 4000, 3000)), "JPEG", quality=75),
+        "JPEG, progressive, noise": encode_image(noisy.convert("RGB"), "JPEG", quality=75, progressive=True, subsampling=0),
+        "PNG, RGBA": png(ihdr(8000, 8000, 8, 6), chunk(b"IDAT", compressed_zeros(32_001 * 8000))),
+        "PNG, 16-bit gray": png(ihdr(8000, 8000, 16, 0), chunk(b"IDAT", compressed_zeros(16_001 * 8000))),
+        "GIF, transparent": encode_image(Image.new("P", (8000, 8000)), "GIF", transparency=0),
+        "WebP, RGBA, noise": encode_image(cropped, "WEBP", quality=75, method=0),
+        "WebP, lossless": encode_image(Image.new("RGBA", cropped.size), "WEBP", lossless=True, method=0),
+        "JPEG, 12 megapixels": encode_image(noisy.convert("RGB").crop((0, 0, 4000, 3000)), "JPEG", quality=75),
     }
 
 
-def tried(url: str) -> str:
+def slowest_files_table(url: str) -> str:
     lines = ["| slowest files within the limits | MiB | status | s |", "|---|---|---|---|"]
-    for name, content in dearest().items():
-        status, _, seconds = Asker(url).ask("POST", "/v1/classify", content)
+    for name, content in slowest_files().items():
+        status, _, seconds = Client(url).request("POST", "/v1/classify", content)
         lines.append(f"| {name} | {len(content) / 2**20:.1f} | {status} | {seconds:.2f} |")
     return "\n".join(lines)
 
 
-def row(what: str, found: float, most: float, unit: str) -> tuple[str, bool]:
-    met = found <= most
-    return f"| {what} | {found:.3g} {unit} | {most:g} {unit} | {'met' if met else '**missed**'} |", met
+def target_row(name: str, value: float, limit: float, unit: str) -> tuple[str, bool]:
+    met = value <= limit
+    return f"| {name} | {value:.3g} {unit} | {limit:g} {unit} | {'met' if met else '**missed**'} |", met
 
 
 def measure(url: str, rounds: int) -> bool:
     """Print the tables; return whether every target was met."""
-    client, files, slowest, unexpected = Asker(url), corpus(), {}, []
-    all_of(files, client)  # first pass fills caches and pools
+    client, files, slowest, unexpected = Client(url), corpus(), {}, []
+    send_all(files, client)  # first pass fills caches and pools
     time.sleep(SETTLE_S)
-    memory_before = memory()
-    with probing(url) as probes:
+    memory_before = server_memory_mib()
+    with probe_latencies(url) as probes:
         for _ in range(rounds):
-            seconds, unexpected_now = all_of(files, client)
+            seconds, unexpected_now = send_all(files, client)
             slowest = {name: max(elapsed_s, slowest.get(name, 0.0)) for name, elapsed_s in seconds.items()}
             unexpected += unexpected_now
     time.sleep(SETTLE_S)
     worst = max(slowest, key=slowest.__getitem__)
     rows = [
-        row(f"unexpected responses, {len(files)} files, {rounds} rounds", len(unexpected), 0, ""),
-        row(f"slowest response ({worst})", slowest[worst], MOST_S, "s"),
-        row("memory growth", memory() - memory_before, MOST_MIB, "MiB"),
-        row(f"latency of /readyz, p99 of {len(probes)} probes", float(np.percentile(probes, 99)), MOST_PROBE_MS, "ms"),
+        target_row(f"unexpected responses, {len(files)} files, {rounds} rounds", len(unexpected), 0, ""),
+        target_row(f"slowest response ({worst})", slowest[worst], MAX_RESPONSE_S, "s"),
+        target_row("memory growth", server_memory_mib() - memory_before, MAX_GROWTH_MIB, "MiB"),
+        target_row(f"latency of /readyz, p99 of {len(probes)} probes", float(np.percentile(probes, 99)), MAX_PROBE_MS, "ms"),
     ]
     print("\n".join(["| target | measured | at most | |", "|---|---|---|---|", *(text for text, _ in rows)]))
     print(f"\nmedian response time: {1e3 * statistics.median(slowest.values()):.0f} ms; unexpected: {unexpected[:5]}\n")
-    print(tried(url))
+    print(slowest_files_table(url))
     return all(met for _, met in rows)
 
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("package", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
-    with serving(arguments.package) as url:
+    with running_server(arguments.package) as url:
         met = measure(url, arguments.rounds)
     raise SystemExit(not met)
 

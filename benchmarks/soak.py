@@ -14,32 +14,32 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from decoders import PHOTOS, photos
+from decoders import PHOTOS, read_photos
 
 sys.path.insert(
     0, str(Path(__file__).parent.parent / "tests" / "support")
 )  # first, so that its modules take precedence over those of this folder
 from hostile_corpus import corpus
 from server_process import SERVICE
-from soak_run import LOAD, Findings, mixed, soak
+from soak_run import LOAD, SoakResult, request_mix, soak
 
 LEAKY = "leaky_service:Leaky"
 
 
-def table(findings: Findings) -> str:
-    first, last = findings.looks[0], findings.looks[-1]
-    n_requests = findings.after.requests - findings.before.requests
+def table(result: SoakResult) -> str:
+    first, last = result.snapshots[0], result.snapshots[-1]
+    n_requests = result.after.requests - result.pad_before.requests
     lines = [
-        f"{n_requests:,} requests in {findings.seconds:g} s, {findings.n_right:,} of them as expected (or the client"
-        f" disconnected), {findings.n_refused} rejected; {first.mib:.0f} MiB at the start, {last.mib:.0f} MiB at the end",
+        f"{n_requests:,} requests in {result.seconds:g} s, {result.n_right:,} of them as expected (or the client"
+        f" disconnected), {result.n_rejected} rejected; {first.mib:.0f} MiB at the start, {last.mib:.0f} MiB at the end",
         "",
         "| target | measured | at most | |",
         "|---|---|---|---|",
     ]
-    for name, value, limit, met in findings.rows():
+    for name, value, limit, met in result.checks():
         lines.append(f"| {name} | {value:.3g} | {limit:g} | {'met' if met else '**missed**'} |")
-    lines += [f"\nunexpected: {findings.wrong}"] if findings.wrong else []
-    lines += [f"\nin the log: {fault}" for fault in findings.faults[:5]]
+    lines += [f"\nunexpected: {result.unexpected}"] if result.unexpected else []
+    lines += [f"\nin the log: {fault}" for fault in result.log_errors[:5]]
     return "\n".join(lines)
 
 
@@ -51,10 +51,10 @@ def main() -> None:
     parser.add_argument("--leaky", action="store_true", help="serve with a deliberate memory leak, which must be detected")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    asks = mixed(photos(arguments.images), corpus())
+    asks = request_mix(read_photos(arguments.images), corpus())
     findings = soak(arguments.package, asks, arguments.seconds, LOAD, LEAKY if arguments.leaky else SERVICE)
-    print(json.dumps({**asdict(findings), "rows": findings.rows()}) if arguments.json else table(findings))
-    raise SystemExit(bool(findings.broken()))
+    print(json.dumps({**asdict(findings), "rows": findings.checks()}) if arguments.json else table(findings))
+    raise SystemExit(bool(findings.missed_targets()))
 
 
 if __name__ == "__main__":

@@ -24,25 +24,25 @@ from pathlib import Path
 from statistics import median
 
 from measuring import peers
-from measuring.packages import packaged
-from measuring.pictures import PHOTOS, photos
-from measuring.servers import Server, ended_in_order, free_port, stopping
-from measuring.tables import Promise, Report, Table, markdown, ratio, say
+from measuring.packages import given_or_fitted_package
+from measuring.pictures import PHOTOS, read_photos
+from measuring.servers import Server, exit_on_sigterm, free_port, started_server
+from measuring.tables import Report, Table, Target, log, median_ratio, to_markdown
 
 from graft.service.inference import model
 from graft.training.pipelines.serve import command, environment
 
 ROOT = Path(__file__).parent.parent
-MOST_MORE_S = 2.0
-PATIENCE_S = 300.0
-EMPTY, OURS = "an empty BentoML service", "Graft"
+MAX_EXTRA_S = 2.0
+TIMEOUT_S = 300.0
+EMPTY, GRAFT = "an empty BentoML service", "Graft"
 IMPORTS = {
     "import bentoml (lazy: loads nothing yet)": ["-c", "import bentoml"],
     "import an empty BentoML service": ["-c", "import empty"],
     "import graft.service.app": ["-c", "import graft.service.app"],
     "graft --help": ["-m", "graft", "--help"],
 }
-NEEDED = {
+PEER_REQUIREMENTS = {
     "FastAPI + torch": ["fastapi", "uvicorn[standard]", "python-multipart", "pillow", "timm", "safetensors"],
     "LitServe + torch": ["litserve", "pillow", "timm", "safetensors"],
     "BentoML + torch": ["bentoml", "pillow", "timm", "safetensors"],
@@ -50,49 +50,51 @@ NEEDED = {
 
 
 @dataclass(frozen=True)
-class Question:
+class CheckedRequest:
     """A request and a check of its response."""
 
     path: str
     body: bytes
-    kind: str
-    is_right: Callable[[bytes], bool]
+    content_type: str
+    is_correct: Callable[[bytes], bool]
 
-    def ask(self, port: int) -> bool:
+    def succeeds(self, port: int) -> bool:
         """Send the request; True if the response is correct."""
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", self.body, {"Content-Type": self.kind})
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", self.body, {"Content-Type": self.content_type})
         try:
             with urllib.request.urlopen(request, timeout=5) as response:
-                return self.is_right(response.read())
+                return self.is_correct(response.read())
         except (urllib.error.URLError, OSError):  # not ready yet
             return False
 
 
-def first_answer(server: Server, question: Question) -> tuple[float, bool]:
+def time_to_first_response(server: Server, request: CheckedRequest) -> tuple[float, bool]:
     """Seconds from the start to the first correct response, and whether torch was loaded by then. Raises RuntimeError."""
     started = time.monotonic()
-    with stopping(server):
-        while not question.ask(server.port):
-            if time.monotonic() > started + PATIENCE_S:
-                raise RuntimeError(f"{server.name} did not return a correct response within {PATIENCE_S:.0f} s.")
+    with started_server(server):
+        while not request.succeeds(server.port):
+            if time.monotonic() > started + TIMEOUT_S:
+                raise RuntimeError(f"{server.name} did not return a correct response within {TIMEOUT_S:.0f} s.")
             time.sleep(0.01)
-        return time.monotonic() - started, server.libraries("libtorch")
+        return time.monotonic() - started, server.has_library("libtorch")
 
 
-def servers(package: Path, home: Path) -> dict[str, tuple[Server, Question]]:
+def build_servers(package: Path, bentoml_home: Path) -> dict[str, tuple[Server, CheckedRequest]]:
     """Both servers, each with its request."""
-    photo, port = photos(PHOTOS)[0], free_port()
+    photo, port = read_photos(PHOTOS)[0], free_port()
     expected = model.load(package).classify(photo, 1).ranked[0].label
     serve_empty = [sys.executable, "-m", "bentoml", "serve", "empty:Empty", "--port", "{port}"]
-    env = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
+    env = {"BENTOML_HOME": str(bentoml_home), "BENTOML_DO_NOT_TRACK": "True"}
     return {
         EMPTY: (
             Server(EMPTY, serve_empty, "/readyz", env, peers.SCRIPTS),
-            Question("/ask", b"{}", "application/json", lambda body: body.strip(b'"') == b"right"),
+            CheckedRequest("/ask", b"{}", "application/json", lambda body: body.strip(b'"') == b"right"),
         ),
-        OURS: (
-            Server(OURS, command("127.0.0.1", port), "/readyz", environment(package, port), ROOT, port),
-            Question("/v1/classify", photo, "image/jpeg", lambda body: json.loads(body)["predictions"][0]["label"] == expected),
+        GRAFT: (
+            Server(GRAFT, command("127.0.0.1", port), "/readyz", environment(package, port), ROOT, port),
+            CheckedRequest(
+                "/v1/classify", photo, "image/jpeg", lambda body: json.loads(body)["predictions"][0]["label"] == expected
+            ),
         ),
     }
 
@@ -109,31 +111,31 @@ def import_seconds(repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
-def installed(python: str, requirements: Sequence[str]) -> dict[str, int]:
+def installed_size(python: str, requirements: Sequence[str]) -> dict[str, int]:
     """Number and size of the packages that these requirements install in an environment."""
     script = str(ROOT / "benchmarks" / "measuring" / "installed.py")
     return json.loads(subprocess.check_output([python, script, *requirements], text=True))
 
 
-def locked(lock: Path) -> list[str]:
+def locked_packages(lock_file: Path) -> list[str]:
     """Package names in a lock file."""
-    return re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    return re.findall(r"^([A-Za-z0-9._-]+)==", lock_file.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def measure(package: Path, repeats: int) -> Report:
     """Run all measurements."""
-    seconds: dict[str, list[float]] = {EMPTY: [], OURS: []}
+    seconds: dict[str, list[float]] = {EMPTY: [], GRAFT: []}
     torch_loaded = False
     with tempfile.TemporaryDirectory() as home:
-        measured_servers = servers(package, Path(home))
+        measured_servers = build_servers(package, Path(home))
         for number in range(repeats):
-            say(f"start {number + 1} of {repeats}")
+            log(f"start {number + 1} of {repeats}")
             for name, (server, question) in measured_servers.items():
-                elapsed_s, loaded = first_answer(server, question)
+                elapsed_s, loaded = time_to_first_response(server, question)
                 seconds[name].append(elapsed_s)
-                torch_loaded = torch_loaded or (name == OURS and loaded)
-    sizes = {OURS: installed(sys.executable, locked(ROOT / "requirements-service.lock"))}
-    sizes |= {name: installed(str(peers.PYTHON), needed) for name, needed in NEEDED.items()}
+                torch_loaded = torch_loaded or (name == GRAFT and loaded)
+    sizes = {GRAFT: installed_size(sys.executable, locked_packages(ROOT / "requirements-service.lock"))}
+    sizes |= {name: installed_size(str(peers.PYTHON), needed) for name, needed in PEER_REQUIREMENTS.items()}
     return report(seconds, import_seconds(repeats), sizes, torch_loaded)
 
 
@@ -141,26 +143,26 @@ def report(
     seconds: Mapping[str, Sequence[float]],
     imports: Mapping[str, Sequence[float]],
     sizes: Mapping[str, Mapping[str, int]],
-    torch: bool,
+    torch_loaded: bool,
 ) -> Report:
     """Build the report: targets and tables."""
     result = Report("start", "Start-up: comparison with an empty BentoML service")
-    extra_s = median(graft_s - empty_s for graft_s, empty_s in zip(seconds[OURS], seconds[EMPTY], strict=True))
+    extra_s = median(graft_s - empty_s for graft_s, empty_s in zip(seconds[GRAFT], seconds[EMPTY], strict=True))
     result.promises = [
-        Promise("seconds to the first correct response, minus those of an empty service", extra_s, MOST_MORE_S, at_most=True),
-        Promise("Graft servers with torch loaded", int(torch), 0, at_most=True),
+        Target("seconds to the first correct response, minus those of an empty service", extra_s, MAX_EXTRA_S, at_most=True),
+        Target("Graft servers with torch loaded", int(torch_loaded), 0, at_most=True),
     ]
     empty_import = imports["import an empty BentoML service"]
     result.tables = [
         Table(
             "From `bentoml serve` to the first correct response",
             ("what", "ratio to an empty service", "seconds"),
-            tuple((name, ratio(times, seconds[EMPTY]), median(times)) for name, times in seconds.items()),
+            tuple((name, median_ratio(times, seconds[EMPTY]), median(times)) for name, times in seconds.items()),
         ),
         Table(
             "Import times (whole command)",
             ("what", "ratio to an empty service", "seconds"),
-            tuple((name, ratio(times, empty_import), median(times)) for name, times in imports.items()),
+            tuple((name, median_ratio(times, empty_import), median(times)) for name, times in imports.items()),
         ),
         Table(
             "Packages needed for serving",
@@ -168,7 +170,7 @@ def report(
             tuple(
                 (
                     name,
-                    size["bytes"] / sizes[OURS]["bytes"],
+                    size["bytes"] / sizes[GRAFT]["bytes"],
                     size["bytes"] / 1e6,
                     size["bytes_without_cuda"] / 1e6,
                     size["packages"],
@@ -188,13 +190,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smoke test with one repetition")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    peers.check()
-    ended_in_order()
+    peers.check_installed()
+    exit_on_sigterm()
     started = time.monotonic()
-    with packaged(arguments.package) as package:
+    with given_or_fitted_package(arguments.package) as package:
         result = measure(package, 1 if arguments.quick else arguments.repeats)
     result.seconds = time.monotonic() - started
-    print(json.dumps(result.record()) if arguments.json else markdown(result.record()))
+    print(json.dumps(result.to_dict()) if arguments.json else to_markdown(result.to_dict()))
 
 
 if __name__ == "__main__":

@@ -25,17 +25,17 @@ from .api.options import ClassifyOptions
 from .api.schemas import Batch, Classification
 from .artifact import ArtifactError
 from .http import connection, openapi
-from .http.middleware import Gate
-from .http.state import Serving
+from .http.middleware import Middleware
+from .http.state import AppState
 from .inference import model
 from .monitoring import logs
-from .scheduling.predictor import Pipeline
+from .scheduling.predictor import Predictor
 from .settings import Settings
 
-serving = Serving()
-routes = openapi.table()
+app_state = AppState()
+routes = openapi.build_routes()
 # At import, because uvicorn chooses its protocol before the service is created.
-connection.install(serving, routes)
+connection.install(app_state, routes)
 
 
 @bentoml.service(
@@ -56,17 +56,17 @@ class Graft:
 
     def __init__(self) -> None:
         logs.configure()
-        lifecycle.end_with_command()
-        lifecycle.return_large_blocks()
-        serving.use(Settings.from_environment(os.environ))
+        lifecycle.die_with_parent()
+        lifecycle.tune_malloc()
+        app_state.configure(Settings.from_environment(os.environ))
         # In a thread, so that the event loop answers probes while the model loads.
-        threading.Thread(target=_load, name="loader", daemon=True).start()
+        threading.Thread(target=_load_model, name="loader", daemon=True).start()
 
     @bentoml.on_startup
-    async def watch(self) -> None:
+    async def start_watchdog(self) -> None:
         """Runs once the event loop has started."""
-        lifecycle.announce_stop(serving)
-        self._watching = asyncio.create_task(lifecycle.recycle(serving))
+        lifecycle.install_drain(app_state)
+        self._watchdog = asyncio.create_task(lifecycle.watchdog(app_state))
 
     @bentoml.api
     async def classify(
@@ -74,7 +74,7 @@ class Graft:
     ) -> Classification:
         """Classify one image."""
         options = ClassifyOptions(top_k=top_k, threshold=threshold)
-        return await serving.loaded().classify(image.read_bytes(), options, uuid.uuid4().hex)
+        return await app_state.require_predictor().classify(image.read_bytes(), options, uuid.uuid4().hex)
 
     @bentoml.api
     async def classify_batch(
@@ -82,28 +82,30 @@ class Graft:
     ) -> Batch:
         """Classify several images. Each gets its own result or error."""
         options = ClassifyOptions(top_k=top_k, threshold=threshold)
-        return await serving.loaded().classify_many([image.read_bytes() for image in images], options, uuid.uuid4().hex)
+        return await app_state.require_predictor().classify_many(
+            [image.read_bytes() for image in images], options, uuid.uuid4().hex
+        )
 
     @bentoml.on_shutdown
     def close(self) -> None:
         """Finishes the accepted requests."""
-        self._watching.cancel()
-        if serving.pipeline is not None:
-            serving.pipeline.close()
+        self._watchdog.cancel()
+        if app_state.predictor is not None:
+            app_state.predictor.close()
 
 
-def _load() -> None:
+def _load_model() -> None:
     """Verifies the package, warms up the network, and starts to accept requests; or exits with the reason."""
-    settings = serving.settings
-    lifecycle.step_back()
+    settings = app_state.settings
+    lifecycle.lower_priority()
     try:
         loaded = model.load(settings.package, settings.device, settings.image_limits, settings.precision)
-        serving.pipeline = Pipeline(loaded, settings, serving.metrics)
+        app_state.predictor = Predictor(loaded, settings, app_state.metrics)
     except ArtifactError as error:
-        lifecycle.fail(str(error))
+        lifecycle.fail_startup(str(error))
     except Exception:  # noqa: BLE001 - a service that can never become ready must not stay alive
         logs.logger.exception("the package cannot be loaded")
-        lifecycle.fail("the package cannot be loaded; the traceback is above")
+        lifecycle.fail_startup("the package cannot be loaded; the traceback is above")
     else:
         # All objects so far are permanent. If the garbage collector scanned them, every scan would pause requests for 0.1 s.
         gc.collect()
@@ -113,4 +115,4 @@ def _load() -> None:
 
 
 # The decorator turned the class into a bentoml.Service, which type checkers cannot infer.
-cast(bentoml.Service[Any], Graft).add_asgi_middleware(Gate, serving=serving, routes=routes)
+cast(bentoml.Service[Any], Graft).add_asgi_middleware(Middleware, app_state=app_state, routes=routes)

@@ -12,21 +12,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-FORMAT: Literal[4] = 4
+FORMAT_VERSION: Literal[4] = 4
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.npz"
-NEIGHBOURS = "neighbours.npz"
+NEIGHBORS = "neighbors.npz"
 THUMBNAILS = "thumbnails.npz"
-CARD = "README.md"
-FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBOURS, THUMBNAILS, CARD})
+MODEL_CARD = "README.md"
+FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBORS, THUMBNAILS, MODEL_CARD})
 INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO IR; optional
 INT8_FILES = frozenset({INT8_GRAPH, INT8_WEIGHTS})
-MAPS = "maps"  # graph output: the feature maps that are averaged into the vectors; stage outputs have this suffix
+MAPS_OUTPUT = "maps"  # graph output: the feature maps that are averaged into the vectors; stage outputs have this suffix
 
 Precision = Literal["f32", "bf16", "f16", "int8"]  # the numeric type of inference
-FAITHFUL = 0.01  # a smaller change of a probability is not visible to users
+MAX_PROBABILITY_SHIFT = 0.01  # a smaller change of a probability is not visible to users
 
 
 class ArtifactError(Exception):
@@ -67,13 +67,15 @@ class Backbone(_Record):
     pooled: bool = Field(False, description="whether the output vector is a global average pool, as verified in torch")
 
     @property
-    def maps(self) -> dict[str, int]:
+    def map_outputs(self) -> dict[str, int]:
         """The feature map outputs of the graph, float32 (N, width, h, w), with their widths. Pooled, they are the head's input.
 
         Empty if the output vector is not a global average pool: then a logit is not a sum over positions.
         """
-        stages = {f"stage{index + 1}_{MAPS}": width for index, width in self.stages.items()} if self.sees == "all" else {}
-        return stages | {MAPS: self.width} if self.pooled else {}
+        stages = (
+            {f"stage{index + 1}_{MAPS_OUTPUT}": width for index, width in self.stages.items()} if self.sees == "all" else {}
+        )
+        return stages | {MAPS_OUTPUT: self.width} if self.pooled else {}
 
 
 class Score(_Record):
@@ -93,9 +95,9 @@ class Fidelity(_Record):
     score: Score = Field(description="accuracy on the test images")
 
     @property
-    def faithful(self) -> bool:
+    def is_faithful(self) -> bool:
         """Whether `precision=auto` may select it."""
-        return self.changed == 0 and self.moved <= FAITHFUL
+        return self.changed == 0 and self.moved <= MAX_PROBABILITY_SHIFT
 
 
 class Calibration(_Record):
@@ -127,7 +129,7 @@ class FileRecord(_Record):
 class Manifest(_Record):
     """The metadata of a model: everything except its weights."""
 
-    format: Literal[4] = FORMAT
+    format: Literal[4] = FORMAT_VERSION
     sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
     name: str
     version: str
@@ -146,7 +148,7 @@ class Manifest(_Record):
     files: dict[str, FileRecord]
 
     @model_validator(mode="after")
-    def _one_threshold_a_label(self) -> "Manifest":
+    def _check_thresholds(self) -> "Manifest":
         thresholds = self.calibration.thresholds
         if len(thresholds) != len(self.labels):
             raise ValueError(f"{len(self.labels)} labels, but {len(thresholds)} thresholds")
@@ -156,14 +158,14 @@ class Manifest(_Record):
             raise ValueError("a multiclass model needs a set_threshold")
         return self
 
-    def content(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The manifest file's bytes, in the canonical form that `read` requires."""
         return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
 
-    def sealed(self) -> "Manifest":
+    def with_digest(self) -> "Manifest":
         """A copy of this manifest with its own digest set."""
         without_digest = self.model_copy(update={"sha256": ""})
-        return without_digest.model_copy(update={"sha256": hashlib.sha256(without_digest.content()).hexdigest()})
+        return without_digest.model_copy(update={"sha256": hashlib.sha256(without_digest.to_bytes()).hexdigest()})
 
 
 @dataclass(frozen=True)
@@ -190,15 +192,15 @@ class Artifact:
         return self.path / GOLDEN
 
     @property
-    def neighbours(self) -> Path:
-        return self.path / NEIGHBOURS
+    def neighbors(self) -> Path:
+        return self.path / NEIGHBORS
 
     @property
     def thumbnails(self) -> Path:
         return self.path / THUMBNAILS
 
 
-def record(path: Path) -> FileRecord:
+def file_record(path: Path) -> FileRecord:
     """The digest and size of one file, read in chunks."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
@@ -234,9 +236,9 @@ def _read_manifest(path: Path) -> Manifest:
         version = fields["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError(f"{path} is not a Graft manifest. Copy the package again from the original.") from None
-    if version != FORMAT:
+    if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format {version!r}; this Graft reads format {FORMAT}. Install a matching Graft version."
+            f"{path} has format {version!r}; this Graft reads format {FORMAT_VERSION}. Install a matching Graft version."
         )
     try:
         manifest = Manifest.model_validate(fields)
@@ -244,7 +246,7 @@ def _read_manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{path}: {location}: {first['msg']}. Copy the package again.") from None
-    if manifest.sealed().content() != content:
+    if manifest.with_digest().to_bytes() != content:
         raise ArtifactError(f"{path} was altered after it was written: its sha256 does not match. Copy it again.")
     return manifest
 
@@ -261,17 +263,17 @@ def _check_names(path: Path, manifest: Manifest) -> None:
         raise ArtifactError(f"{path / min(extra)} is not in the manifest. Remove it: a package may not contain other files.")
 
 
-def _check_file(path: Path, promised: FileRecord) -> None:
+def _check_file(path: Path, expected: FileRecord) -> None:
     if path.is_symlink() or not path.is_file():
         raise ArtifactError(f"{path} is not a regular file. A package may not contain links; copy the target file.")
     try:
-        actual = record(path)
+        actual = file_record(path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
-    if actual.bytes != promised.bytes:
-        raise ArtifactError(f"{path} has {actual.bytes:,} bytes; the manifest lists {promised.bytes:,}. Copy it again.")
-    if actual.sha256 != promised.sha256:
+    if actual.bytes != expected.bytes:
+        raise ArtifactError(f"{path} has {actual.bytes:,} bytes; the manifest lists {expected.bytes:,}. Copy it again.")
+    if actual.sha256 != expected.sha256:
         raise ArtifactError(
-            f"{path} has sha256 {actual.sha256[:12]}…, but the manifest lists {promised.sha256[:12]}…."
+            f"{path} has sha256 {actual.sha256[:12]}…, but the manifest lists {expected.sha256[:12]}…."
             " The file was altered; copy it again from the original package."
         )

@@ -27,7 +27,7 @@ class Overloaded(Exception):
         self.limit = limit
 
 
-class Refused(Exception):
+class ProblemError(Exception):
     """Ends a request with a problem response (RFC 9457).
 
     Attributes:

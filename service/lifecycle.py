@@ -19,16 +19,16 @@ from typing import Any
 import click
 
 from .artifact import ArtifactError, read
-from .http.state import Serving
+from .http.state import AppState
 from .monitoring.logs import logger
 from .settings import Settings, SettingsError
 
-COMMAND = "_GRAFT_COMMAND"  # environment variable with the supervisor's process id, read by the worker
-UNUSABLE = 3  # the exit code for a package that cannot be served
-NOTICE_S = 1.0  # /readyz returns 503 for this long before the sockets close, so that a load balancer can react
-WATCH_EVERY_S = 1.0
-YIELDS = 10  # the nice value of all computing threads and processes, relative to the event loop
-LARGE = 2**20  # bytes; glibc returns blocks of at least this size to the system as soon as they are freed
+SUPERVISOR_PID_ENV = "_GRAFT_COMMAND"  # environment variable with the supervisor's process id, read by the worker
+EXIT_UNUSABLE = 3  # the exit code for a package that cannot be served
+PRESTOP_S = 1.0  # /readyz returns 503 for this long before the sockets close, so that a load balancer can react
+WATCH_INTERVAL_S = 1.0
+NICE = 10  # the nice value of all computing threads and processes, relative to the event loop
+MMAP_THRESHOLD = 2**20  # bytes; glibc returns blocks of at least this size to the system as soon as they are freed
 _M_MMAP_THRESHOLD = -3
 _PR_SET_PDEATHSIG = 1
 
@@ -44,20 +44,20 @@ def check() -> None:
         read(settings.package)
     except (ArtifactError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(UNUSABLE if isinstance(error, ArtifactError) else 2) from None
+        raise SystemExit(EXIT_UNUSABLE if isinstance(error, ArtifactError) else 2) from None
     _warn_if_open(settings)
-    _listen_to_worker()
-    _watch_worker()
+    _install_failure_signal()
+    _shorten_health_checks()
 
 
 def _warn_if_open(settings: Settings) -> None:
-    host = _host()
+    host = _bind_host()
     if settings.key is None and not _is_loopback(host):
         warning = f"WARNING: no API key is set, so any client that can reach {host} can use this service. Set GRAFT_API_KEY."
         print("\n".join(["", "!" * len(warning), warning, "!" * len(warning), ""]), file=sys.stderr, flush=True)
 
 
-def _host() -> str:
+def _bind_host() -> str:
     """The --host option, or the service's default."""
     context = click.get_current_context(silent=True)
     return (context.params.get("host") if context else None) or "127.0.0.1"
@@ -70,84 +70,86 @@ def _is_loopback(host: str) -> bool:
         return True
 
 
-def _listen_to_worker() -> None:
+def _install_failure_signal() -> None:
     """Lets a worker that cannot start stop the supervisor with SIGUSR1. Otherwise it would be restarted forever."""
 
     def stop(*_: Any) -> None:
         # Shut down as on an external SIGTERM, but with an exit code that gives the reason.
-        atexit.register(os._exit, UNUSABLE)
+        atexit.register(os._exit, EXIT_UNUSABLE)
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGUSR1, stop)
-    os.environ[COMMAND] = str(os.getpid())
+    os.environ[SUPERVISOR_PID_ENV] = str(os.getpid())
 
 
-def _watch_worker() -> None:
+def _shorten_health_checks() -> None:
     """Makes the supervisor check the worker every second. BentoML's default is 10 s, with no response in between."""
     from circus.controller import Controller
 
     start = Controller.start
 
     def start_with_short_delay(self: Any) -> None:
-        self.check_delay = 1e3 * WATCH_EVERY_S
+        self.check_delay = 1e3 * WATCH_INTERVAL_S
         start(self)
 
     Controller.start = start_with_short_delay
 
 
-def fail(reason: str) -> None:
+def fail_startup(reason: str) -> None:
     """Runs in the worker: prints why it cannot start, and stops the supervisor too."""
     print(f"error: {reason}", file=sys.stderr, flush=True)
-    if os.environ.get(COMMAND) == str(os.getppid()):
+    if os.environ.get(SUPERVISOR_PID_ENV) == str(os.getppid()):
         os.kill(os.getppid(), signal.SIGUSR1)
-    os._exit(UNUSABLE)
+    os._exit(EXIT_UNUSABLE)
 
 
-def end_with_command() -> None:
+def die_with_parent() -> None:
     """Runs in the worker: shuts it down cleanly if the supervisor is killed. Otherwise it would keep the port."""
-    if os.environ.get(COMMAND) == str(os.getppid()):
+    if os.environ.get(SUPERVISOR_PID_ENV) == str(os.getppid()):
         with suppress(AttributeError, OSError):  # prctl exists only on Linux
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def return_large_blocks() -> None:
+def tune_malloc() -> None:
     """Runs in the worker: keeps large uploads from fragmenting the glibc heap, which would retain about 20 MiB."""
     with suppress(AttributeError, OSError):  # not glibc
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Lowers the scheduling priority of this thread, and of the threads and processes that it starts, below the event loop.
 
     Rejections and probes take microseconds, but would otherwise wait behind milliseconds of computation.
     """
     if sys.platform == "linux":  # elsewhere nice values apply to the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), YIELDS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
-def announce_stop(serving: Serving) -> None:
+def install_drain(app_state: AppState) -> None:
     """Runs in the worker once its event loop runs: on SIGTERM, /readyz fails for `PRESTOP_S` before uvicorn shuts down."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _after_notice(serving, loop, signal.getsignal(number)))
+        signal.signal(number, _drain_handler(app_state, loop, signal.getsignal(number)))
 
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-def _after_notice(serving: Serving, loop: asyncio.AbstractEventLoop, then: Handler) -> Callable[[int, FrameType | None], None]:
+def _drain_handler(
+    app_state: AppState, loop: asyncio.AbstractEventLoop, previous: Handler
+) -> Callable[[int, FrameType | None], None]:
     def stop(number: int, frame: FrameType | None) -> None:
-        if serving.draining or not callable(then):
+        if app_state.draining or not callable(previous):
             return
-        serving.draining = True
-        loop.call_soon_threadsafe(loop.call_later, NOTICE_S, then, number, frame)
+        app_state.draining = True
+        loop.call_soon_threadsafe(loop.call_later, PRESTOP_S, previous, number, frame)
 
     return stop
 
 
-async def recycle(serving: Serving) -> None:
+async def watchdog(app_state: AppState) -> None:
     """Exits the worker once it needs a restart; the supervisor starts a new one."""
-    while not (serving.pipeline and serving.pipeline.road.beyond_repair):
-        await asyncio.sleep(WATCH_EVERY_S)
+    while not (app_state.predictor and app_state.predictor.queue.needs_restart):
+        await asyncio.sleep(WATCH_INTERVAL_S)
     logger.critical("the network no longer responds; restarting")
     os._exit(1)

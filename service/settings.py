@@ -19,22 +19,22 @@ class Limit(BaseModel):
     setting: str = Field(description="the environment variable that sets it")
 
 
-PREFIX = "GRAFT_"
-LATEST = Path("runs/latest/package")
-PACKED = Path("runs/latest-package")  # the same package in a Bento: the Bento builder does not follow links
-HOME = Path(__file__).parent.parent  # the directory that contains the code
-SHORTEST_KEY = 16  # characters; a shorter key can be guessed
-_ELSEWHERE = {"GRAFT_CACHE"}  # used by training, not by a deployment
+ENV_PREFIX = "GRAFT_"
+LATEST_PACKAGE = Path("runs/latest/package")
+BENTO_PACKAGE = Path("runs/latest-package")  # the same package in a Bento: the Bento builder does not follow links
+PROJECT_ROOT = Path(__file__).parent.parent  # the directory that contains the code
+MIN_KEY_LENGTH = 16  # characters; a shorter key can be guessed
+_NON_SERVICE_VARIABLES = {"GRAFT_CACHE"}  # used by training, not by a deployment
 
 
 class SettingsError(ValueError):
     """A GRAFT_* variable is invalid; the message names it and the reason."""
 
 
-def usual_package() -> Path:
+def default_package() -> Path:
     """The package to serve by default: in a Bento, the bundled one; elsewhere, the latest run's."""
-    is_bento = (HOME.parent / "bento.yaml").is_file()
-    return HOME / PACKED if is_bento else LATEST
+    is_bento = (PROJECT_ROOT.parent / "bento.yaml").is_file()
+    return PROJECT_ROOT / BENTO_PACKAGE if is_bento else LATEST_PACKAGE
 
 
 class Settings(BaseModel):
@@ -42,7 +42,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    package: Path = Field(default_factory=usual_package, description="the package directory to serve")
+    package: Path = Field(default_factory=default_package, description="the package directory to serve")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="device for inference")
     precision: Precision | Literal["auto"] = Field(
         default="auto", description="precision of inference; auto: the fastest that changes no prediction"
@@ -88,30 +88,32 @@ class Settings(BaseModel):
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
         """Reads the settings from environment variables. Raises SettingsError for an unknown name or an invalid value."""
         values = {
-            name.removeprefix(PREFIX).lower(): value
+            name.removeprefix(ENV_PREFIX).lower(): value
             for name, value in environment.items()
-            if name.startswith(PREFIX) and name not in _ELSEWHERE
+            if name.startswith(ENV_PREFIX) and name not in _NON_SERVICE_VARIABLES
         }
         for name in values:
             if name not in cls.model_fields:
                 matches = difflib.get_close_matches(name, cls.model_fields, n=1)
-                hint = f" Did you mean {PREFIX}{matches[0].upper()}?" if matches else ""
-                raise SettingsError(f"{PREFIX}{name.upper()} is not a setting of Graft.{hint}")
+                hint = f" Did you mean {ENV_PREFIX}{matches[0].upper()}?" if matches else ""
+                raise SettingsError(f"{ENV_PREFIX}{name.upper()} is not a setting of Graft.{hint}")
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:  # an error of several settings, such as the key; do not print their values
                 raise SettingsError(f"{first['msg'].removeprefix('Value error, ')}.") from None
-            name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+            name = f"{ENV_PREFIX}{str(first['loc'][0]).upper()}"
             raise SettingsError(f"{name}={first['input']}: {first['msg']}.") from None
 
     @model_validator(mode="after")
-    def _one_key(self) -> "Settings":
+    def _check_key(self) -> "Settings":
         if self.api_key is not None and self.api_key_file is not None:
             raise ValueError("GRAFT_API_KEY and GRAFT_API_KEY_FILE are both set; set only one")
-        if self.key is not None and len(self.key) < SHORTEST_KEY:
-            raise ValueError(f"the API key must have at least {SHORTEST_KEY} characters; create one with: openssl rand -hex 32")
+        if self.key is not None and len(self.key) < MIN_KEY_LENGTH:
+            raise ValueError(
+                f"the API key must have at least {MIN_KEY_LENGTH} characters; create one with: openssl rand -hex 32"
+            )
         return self
 
     @cached_property
@@ -130,7 +132,7 @@ class Settings(BaseModel):
 
     def limit(self, name: str) -> Limit:
         """One limit, as shown to clients."""
-        return Limit(name=name, value=getattr(self, name), setting=f"{PREFIX}{name.upper()}")
+        return Limit(name=name, value=getattr(self, name), setting=f"{ENV_PREFIX}{name.upper()}")
 
     def limits(self) -> list[Limit]:
         """All limits that apply to a request."""

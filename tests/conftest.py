@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 # Imports take longer than training here, so one process imports everything, computes nothing, and is forked for each fit.
-NURSERY = """
+FORK_SERVER = """
 import json, os, resource, sys
 import sklearn.linear_model, threadpoolctl, safetensors.torch, timm, torch.onnx, openvino
 import graft.training.backbones.onnx_export, graft.training.features.lightning_extractor
@@ -48,7 +48,7 @@ for line in sys.stdin:
 
 
 @dataclass(frozen=True)
-class Nursery:
+class ForkServer:
     """Fork server: runs `graft` commands in forks of a process that has imported everything."""
 
     process: subprocess.Popen[str]
@@ -56,7 +56,7 @@ class Nursery:
     def run(
         self,
         folder: Path,
-        *words: str,
+        *arguments: str,
         kill_after_s: float | None = None,
         interrupt: tuple[str, signal.Signals] | None = None,
         file_bytes: int = 0,
@@ -71,18 +71,18 @@ class Nursery:
         Returns:
             The exit code; -9 if the command was killed.
         """
-        self.process.stdin.write(json.dumps({"folder": str(folder), "arguments": words, "file_bytes": file_bytes}) + "\n")
+        self.process.stdin.write(json.dumps({"folder": str(folder), "arguments": arguments, "file_bytes": file_bytes}) + "\n")
         self.process.stdin.flush()
         child = int(self.process.stdout.readline())
-        if kill_after_s is not None and not self._ended_within(kill_after_s):
+        if kill_after_s is not None and not self._exits_within(kill_after_s):
             os.kill(child, signal.SIGKILL)
-        while interrupt and not self._ended_within(0.02):
+        while interrupt and not self._exits_within(0.02):
             if interrupt[0] in (folder / "output").read_text():
                 os.kill(child, interrupt[1])
                 break
         return int(self.process.stdout.readline())
 
-    def _ended_within(self, seconds: float) -> bool:
+    def _exits_within(self, seconds: float) -> bool:
         return bool(select.select([self.process.stdout], [], [], seconds)[0])
 
 
@@ -107,7 +107,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fitted(cache: Path, workplace: Path):
-    """A probe fitted on the embedded sample (a graft.training.pipelines.fit.Result)."""
+    """A probe fitted on the embedded sample (a graft.training.pipelines.fit.FitResult)."""
     from graft.training.config.recipe import Recipe
     from graft.training.pipelines import fit as pipeline
     from graft.training.sample import SAMPLE
@@ -121,13 +121,13 @@ def fitted(cache: Path, workplace: Path):
 
 
 @pytest.fixture(scope="session")
-def nursery(cache: Path) -> Iterator[Nursery]:
+def fork_server(cache: Path) -> Iterator[ForkServer]:
     """Fork server for tests that run whole `graft` processes."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", NURSERY]
+    command = [sys.executable, "-c", FORK_SERVER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, bufsize=1) as process:
         assert process.stdout.readline() == "ready\n"
-        yield Nursery(process)
+        yield ForkServer(process)
         process.stdin.close()
 
 
@@ -144,25 +144,25 @@ def pack(fitted, tmp_path_factory):
     """A random_packages.CreatePackage, for packages of other backbones with random weights: `pack("resnet18", "all")`."""
     import random_packages
 
-    return random_packages.packer(fitted, tmp_path_factory.mktemp("packed"))
+    return random_packages.package_factory(fitted, tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture(scope="module")
 def client(model):
     """An HTTP client of a service with the fitted package, in this process."""
-    from api_client import mounted
+    from api_client import asgi_app
     from starlette.testclient import TestClient
 
-    with mounted(model) as app, TestClient(app, raise_server_exceptions=False) as client:
+    with asgi_app(model) as app, TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def server(fitted) -> Iterator[str]:
     """The URL of a real `bentoml serve` with the fitted package."""
-    from graft.training.pipelines.demo import serving
+    from graft.training.pipelines.demo import running_server
 
-    with serving(fitted.artifact.path) as url:
+    with running_server(fitted.artifact.path) as url:
         yield url
 
 
@@ -173,7 +173,7 @@ def clothes() -> list[tuple[str, bytes]]:
     from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
-    test_samples = [sample for sample in dataset.samples if sample.part == "test"]
+    test_samples = [sample for sample in dataset.samples if sample.split == "test"]
     by_label = {sample.label: sample for sample in reversed(test_samples)}
     return [(dataset.labels[label], dataset.read(sample)) for label, sample in sorted(by_label.items())]
 
@@ -251,7 +251,7 @@ def shared(name: str) -> Path:
 
 
 @contextmanager
-def files_of_at_most(n_bytes: int | None) -> Iterator[None]:
+def file_size_limit(n_bytes: int | None) -> Iterator[None]:
     """Simulate a full disk by limiting the file size to `n_bytes`; None for no limit."""
     previous = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (previous[0] if n_bytes is None else n_bytes, previous[1]))

@@ -82,7 +82,8 @@ def test_serving_a_package_on_a_cpu_loads_no_torch(fitted):
 
 def test_a_probe_on_known_images_loads_no_torch(fitted, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from graft.training.pipelines import fit as run; from graft.training.config.recipe import Recipe;"
+        "import sys; from pathlib import Path; from graft.training.pipelines import fit as run;"
+        "from graft.training.config.recipe import Recipe;"
         "from graft.training.sample import SAMPLE;"
         f"run.fit(SAMPLE, Path({str(tmp_path / 'run')!r}), Recipe(strategy='probe'));"
         "print(*sorted({'torch', 'timm', 'pytorch_lightning'} & set(sys.modules)))"

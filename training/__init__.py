@@ -1,1 +1,1 @@
-"""The offline half: a folder of labelled images in, a package directory out. May import `service`, never the reverse."""
+"""The offline half: a folder of labeled images in, a package directory out. May import `service`, never the reverse."""

@@ -20,9 +20,9 @@ class Estimate(_Record):
     high: float
 
 
-def points(value: float, low: float, high: float, of: str = "") -> str:
+def format_points(value: float, low: float, high: float, metric: str = "") -> str:
     """A difference of two proportions with its interval, such as `+1.2 points (+0.3 to +2.0)`."""
-    return f"{100 * value:+.1f} points{f' of {of}' * bool(of)} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{100 * value:+.1f} points{f' of {metric}' * bool(metric)} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 class LabelScores(_Record):
@@ -44,7 +44,7 @@ class LabelScores(_Record):
     )
 
 
-class Bin(_Record):
+class CalibrationBin(_Record):
     """One bin of a reliability diagram: mean confidence and observed accuracy."""
 
     confidence: float = Field(description="mean probability of the top label in this bin")
@@ -52,7 +52,7 @@ class Bin(_Record):
     n: int
 
 
-class Conformal(_Record):
+class ConformalPrediction(_Record):
     """Conformal prediction sets, which contain the true label with a guaranteed probability."""
 
     promised: float = Field(gt=0, lt=1, description="the target coverage")
@@ -62,7 +62,7 @@ class Conformal(_Record):
     sizes: dict[int, int] = Field(description="number of test images by set size")
 
 
-class Outliers(_Record):
+class OutlierDetection(_Record):
     """Outlier detection: the cosine distance of an image's vector to the k-th nearest training vector."""
 
     k: int
@@ -83,10 +83,10 @@ class LearningCurve(_Record):
     accuracy: tuple[Estimate, ...]
     gain_of_doubling: Estimate
 
-    def sentence(self) -> str:
+    def to_text(self) -> str:
         """The predicted gain of twice as many images."""
         gain = self.gain_of_doubling
-        return f"estimated gain from twice as many images: {points(gain.value, gain.low, gain.high)}"
+        return f"estimated gain from twice as many images: {format_points(gain.value, gain.low, gain.high)}"
 
 
 class Evaluation(_Record):
@@ -106,31 +106,31 @@ class Evaluation(_Record):
     metrics: dict[str, Estimate]
     labels: tuple[LabelScores, ...]
     confusion: tuple[tuple[int, ...], ...] | None
-    reliability_before: tuple[Bin, ...]
-    reliability_after: tuple[Bin, ...]
-    conformal: Conformal | None
-    outliers: Outliers | None
+    reliability_before: tuple[CalibrationBin, ...]
+    reliability_after: tuple[CalibrationBin, ...]
+    conformal: ConformalPrediction | None
+    outliers: OutlierDetection | None
     curve: LearningCurve | None = None
     ten_crop: Estimate | None = Field(None, description="accuracy gain of ten-crop over single-crop inference")
 
     @property
-    def headline(self) -> Estimate:
+    def primary_metric(self) -> Estimate:
         """The primary metric: accuracy, or mean average precision for multi-label data."""
         return self.metrics["map" if self.multilabel else "accuracy"]
 
 
-class Quadrant(_Record):
+class TransferRegime(_Record):
     """Transfer-learning regime of a dataset: small or large, similar to ImageNet or different from it."""
 
     large: bool
     different: bool
-    sentence: str = Field(description="the regime with its evidence, as text")
+    description: str = Field(description="the regime with its evidence, as text")
 
 
-class Rung(_Record):
+class StrategyAttempt(_Record):
     """One strategy that was tried: its validation score, its training time, and whether it was kept."""
 
-    strategy: Literal["probe", "svm", "stages", "last", "finetune", "scratch"]
+    strategy: Literal["probe", "svm", "stages", "finetune-last", "finetune", "scratch"]
     validation: Estimate = Field(description="accuracy, or mean average precision for multi-label data")
     seconds: float
     kept: bool

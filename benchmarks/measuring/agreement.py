@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-CALLERS = 4
-PATIENCE_S = 600.0  # on a busy machine, a forward pass with two threads that block each other can take a minute
+CONCURRENCY = 4
+TIMEOUT_S = 600.0  # on a busy machine, a forward pass with two threads that block each other can take a minute
 Probabilities = dict[str, float]  # keyed by label
 
 
@@ -22,39 +22,39 @@ class Agreement:
     """
 
     n_images: int
-    n_same: int
-    furthest: float
+    n_same_top1: int
+    max_difference: float
 
 
-def answers(port: int, requests: Sequence[bytes]) -> list[Probabilities]:
+def fetch_predictions(port: int, requests: Sequence[bytes]) -> list[Probabilities]:
     """Send complete HTTP requests to a server and return the predictions in the same order."""
-    with ThreadPoolExecutor(CALLERS) as pool:
-        return list(pool.map(lambda request: _ask(port, request), requests))
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        return list(pool.map(lambda request: _send(port, request), requests))
 
 
-def compare(ours: Sequence[Probabilities], theirs: Sequence[Probabilities]) -> Agreement:
+def compare(reference: Sequence[Probabilities], other: Sequence[Probabilities]) -> Agreement:
     """Compare two lists of predictions, image by image."""
-    pairs = list(zip(ours, theirs, strict=True))
+    pairs = list(zip(reference, other, strict=True))
     n_same_top1 = sum(max(first, key=first.__getitem__) == max(second, key=second.__getitem__) for first, second in pairs)
     max_difference = max(abs(first[label] - second[label]) for first, second in pairs for label in first)
     return Agreement(len(pairs), n_same_top1, max_difference)
 
 
-def _ask(port: int, request: bytes) -> Probabilities:
+def _send(port: int, request: bytes) -> Probabilities:
     """Raises RuntimeError if the status is not 200."""
     head, _, body = request.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     connection.request("POST", lines[0].split()[1], body, headers)
     response = connection.getresponse()
     content = response.read()
     connection.close()
     if response.status != 200:
         raise RuntimeError(f"{response.status}: {content[:500]!r}")
-    return _probabilities(json.loads(content))
+    return _parse_probabilities(json.loads(content))
 
 
-def _probabilities(answer: Any) -> Probabilities:
-    [result] = answer if isinstance(answer, list) else [answer]  # a batch API returns a list, also for one image
+def _parse_probabilities(response: Any) -> Probabilities:
+    [result] = response if isinstance(response, list) else [response]  # a batch API returns a list, also for one image
     return {entry["label"]: entry["probability"] for entry in result["predictions"]}

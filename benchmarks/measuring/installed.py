@@ -11,13 +11,13 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-CUDA = ("nvidia-", "cuda-", "triton")  # dependencies of torch for CUDA
+CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")  # dependencies of torch for CUDA
 
 
-def closure(wanted: list[str]) -> dict[str, Distribution]:
+def dependency_closure(requirements: list[str]) -> dict[str, Distribution]:
     """All direct and transitive dependencies by name; skips those not installed here, such as for another system."""
     installed: dict[str, Distribution] = {}
-    pending, seen = [Requirement(text) for text in wanted], set()
+    pending, seen = [Requirement(text) for text in requirements], set()
     while pending:
         requirement = pending.pop()
         name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
@@ -28,27 +28,29 @@ def closure(wanted: list[str]) -> dict[str, Distribution]:
             installed[name] = distribution(name)
         except PackageNotFoundError:
             continue
-        pending += [dependency for text in installed[name].requires or () if applies(dependency := Requirement(text), extras)]
+        pending += [
+            dependency for text in installed[name].requires or () if marker_applies(dependency := Requirement(text), extras)
+        ]
     return installed
 
 
-def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
+def marker_applies(requirement: Requirement, extras: frozenset[str]) -> bool:
     """Whether the environment marker is true on this system, with one of the extras or with none."""
     marker, environment = requirement.marker, default_environment()
     return marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in (*extras, ""))
 
 
-def size(found: Distribution) -> int:
+def installed_bytes(package: Distribution) -> int:
     """Total size of its files in bytes, from its RECORD file."""
-    return sum(file.size or 0 for file in found.files or ())
+    return sum(file.size or 0 for file in package.files or ())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("requirements", nargs="+")
-    installed = closure(parser.parse_args().requirements)
-    sizes = {name: size(package) for name, package in installed.items()}
-    n_bytes_without_cuda = sum(n_bytes for name, n_bytes in sizes.items() if not name.startswith(CUDA))
+    installed = dependency_closure(parser.parse_args().requirements)
+    sizes = {name: installed_bytes(package) for name, package in installed.items()}
+    n_bytes_without_cuda = sum(n_bytes for name, n_bytes in sizes.items() if not name.startswith(CUDA_PREFIXES))
     print(json.dumps({"packages": len(installed), "bytes": sum(sizes.values()), "bytes_without_cuda": n_bytes_without_cuda}))
 
 

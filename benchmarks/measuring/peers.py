@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring.servers import Server, alone, running
+from measuring.servers import Server, exclusive_server, suspended_servers
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".bench" / "bin" / "python"
@@ -13,7 +13,7 @@ SCRIPTS = ROOT / "benchmarks" / "peers"
 
 
 @dataclass(frozen=True)
-class Settings:
+class PeerSettings:
     """Settings of one peer.
 
     Attributes:
@@ -24,44 +24,47 @@ class Settings:
 
     threads: int
     workers: int
-    batch: int | None = None
+    max_batch_size: int | None = None
 
     def __str__(self) -> str:
-        batching = "" if self.batch is None else f", batches of up to {self.batch}"
+        batching = "" if self.max_batch_size is None else f", batches of up to {self.max_batch_size}"
         return f"{self.workers} x {self.threads} threads{batching}"
 
 
-TRIED = {
-    "FastAPI + torch": ("serve_fastapi.py", (Settings(1, 1), Settings(2, 1), Settings(1, 2))),
-    "LitServe + torch": ("serve_litserve.py", (Settings(1, 2, 1), Settings(2, 1, 1), Settings(1, 2, 8), Settings(2, 1, 8))),
-    "BentoML batchable + torch": ("serve_bentoml.py", (Settings(1, 1, 32), Settings(2, 1, 32), Settings(1, 2, 32))),
+CANDIDATES = {
+    "FastAPI + torch": ("serve_fastapi.py", (PeerSettings(1, 1), PeerSettings(2, 1), PeerSettings(1, 2))),
+    "LitServe + torch": (
+        "serve_litserve.py",
+        (PeerSettings(1, 2, 1), PeerSettings(2, 1, 1), PeerSettings(1, 2, 8), PeerSettings(2, 1, 8)),
+    ),
+    "BentoML batchable + torch": ("serve_bentoml.py", (PeerSettings(1, 1, 32), PeerSettings(2, 1, 32), PeerSettings(1, 2, 32))),
 }
-HEALTH = {"serve_bentoml.py": "/readyz"}
+HEALTH_PATHS = {"serve_bentoml.py": "/readyz"}
 
 
-def check() -> None:
+def check_installed() -> None:
     """Raises RuntimeError if the peers are not installed."""
     if not PYTHON.exists():
         raise RuntimeError(f"The environment of the peers, {PYTHON.parents[1]}, does not exist; run `make .bench/.ready`.")
 
 
-def server(name: str, script: str, settings: Settings, package: Path, home: Path) -> Server:
+def peer_server(name: str, script: str, settings: PeerSettings, package: Path, bentoml_home: Path) -> Server:
     """Describe one peer that serves the package's weights."""
     command = [str(PYTHON), str(SCRIPTS / script), "--port", "{port}", "--workers", str(settings.workers)]
-    if settings.batch is not None:
-        command += ["--batch", str(settings.batch)]
+    if settings.max_batch_size is not None:
+        command += ["--batch", str(settings.max_batch_size)]
     environment = {
         "PEER_PACKAGE": str(package.resolve()),
         "PEER_THREADS": str(settings.threads),
         "OMP_NUM_THREADS": str(settings.threads),
-        "BENTOML_HOME": str(home),
+        "BENTOML_HOME": str(bentoml_home),
         "PYTHONPATH": os.pathsep.join([str(SCRIPTS)]),
     }
-    return Server(name, command, HEALTH.get(script, "/health"), environment)
+    return Server(name, command, HEALTH_PATHS.get(script, "/health"), environment)
 
 
-def best(
-    package: Path, home: Path, n_ways: int, rate: Callable[[Server], float]
+def find_fastest(
+    package: Path, bentoml_home: Path, n_settings: int, measure: Callable[[Server], float]
 ) -> tuple[list[Server], dict[str, dict[str, float]]]:
     """Find the fastest settings of each peer; also return the responses per second of all settings tried.
 
@@ -70,13 +73,13 @@ def best(
         measure: returns the responses per second of a running server.
     """
     selected, rates_by_peer = [], {}
-    for name, (script, all_settings) in TRIED.items():
+    for name, (script, all_settings) in CANDIDATES.items():
         rates = {}
-        for settings in all_settings[:n_ways]:
-            candidate = server(name, script, settings, package, home)
-            with running([candidate]), alone(candidate):
-                rates[settings] = rate(candidate)
+        for settings in all_settings[:n_settings]:
+            candidate = peer_server(name, script, settings, package, bentoml_home)
+            with suspended_servers([candidate]), exclusive_server(candidate):
+                rates[settings] = measure(candidate)
         fastest = max(rates, key=lambda settings: rates[settings])
-        selected.append(server(name, script, fastest, package, home))
+        selected.append(peer_server(name, script, fastest, package, bentoml_home))
         rates_by_peer[name] = {str(settings): settings_rate for settings, settings_rate in rates.items()}
     return selected, rates_by_peer

@@ -11,30 +11,30 @@ from PIL import Image, ImageOps
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PHOTOS, HYMENOPTERA, CIFAR = (DATA / name for name in ("imagenet-100.zip", "hymenoptera.zip", "cifar10-6k.zip"))
-GRAIN = 7.0  # standard deviation, of 255; gives a 12-megapixel JPEG of 3 to 4 MB, as from a phone
+NOISE_STD = 7.0  # standard deviation, of 255; gives a 12-megapixel JPEG of 3 to 4 MB, as from a phone
 
 
-def photos(archive: Path) -> list[bytes]:
+def read_photos(archive: Path) -> list[bytes]:
     """The encoded images of a ZIP archive, unchanged."""
     with zipfile.ZipFile(archive) as file:
         names = [name for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png"))]
         return [file.read(name) for name in names]
 
 
-def of_a_phone(photo: bytes, seed: int = 0) -> bytes:
+def phone_photo(photo: bytes, seed: int = 0) -> bytes:
     """Upscale a photo to 4000x3000 pixels and add sensor noise, as in a photo from a phone."""
     with Image.open(io.BytesIO(photo)) as image:
         large = np.asarray(image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC), np.int16)
-    noise = np.random.default_rng(seed).normal(0, GRAIN, large.shape).astype(np.int16)
-    return _jpeg(Image.fromarray(np.clip(large + noise, 0, 255).astype(np.uint8)))
+    noise = np.random.default_rng(seed).normal(0, NOISE_STD, large.shape).astype(np.int16)
+    return _encode_jpeg(Image.fromarray(np.clip(large + noise, 0, 255).astype(np.uint8)))
 
 
-def variants(originals: Sequence[bytes], n_wanted: int) -> list[bytes]:
+def variants(originals: Sequence[bytes], n_images: int) -> list[bytes]:
     """The originals, then mirrored, cropped and rotated copies of them, `n_images` in total."""
-    return list(itertools.islice(itertools.chain(originals, _changed(originals)), n_wanted))
+    return list(itertools.islice(itertools.chain(originals, _augmented(originals)), n_images))
 
 
-def _changed(originals: Sequence[bytes]) -> Iterator[bytes]:
+def _augmented(originals: Sequence[bytes]) -> Iterator[bytes]:
     transforms: tuple[Callable[[Image.Image], Image.Image], ...] = (
         ImageOps.mirror,
         lambda image: image.crop((image.width // 5, image.height // 5, image.width, image.height)),
@@ -45,10 +45,10 @@ def _changed(originals: Sequence[bytes]) -> Iterator[bytes]:
     for transform in transforms:
         for original in originals:
             with Image.open(io.BytesIO(original)) as image:
-                yield _jpeg(transform(image.convert("RGB")))
+                yield _encode_jpeg(transform(image.convert("RGB")))
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def _encode_jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     return file.getvalue()

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
-READY_WITHIN_S = 600.0  # importing torch takes minutes on a busy machine
-REST_WITHIN_S = 60.0
-LOOK_S = 0.25
-IDLE = 0.5  # of one CPU; some servers poll without any request
+READY_TIMEOUT_S = 600.0  # importing torch takes minutes on a busy machine
+IDLE_TIMEOUT_S = 60.0
+POLL_INTERVAL_S = 0.25
+IDLE_CPU = 0.5  # of one CPU; some servers poll without any request
 
 
 @dataclass
@@ -37,78 +37,78 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     port: int = 0
-    main: psutil.Popen | None = None
+    process: psutil.Popen | None = None
 
     def start(self) -> None:
         """Start the process in a new session, without waiting until it is ready."""
         self.port = self.port or free_port()
         command = [part.format(port=self.port) for part in self.command]
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server; a full pipe would block it
-        self.main = psutil.Popen(
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server; a full pipe would block it
+        self.process = psutil.Popen(
             command,
             cwd=self.folder,
             env={**os.environ, **self.environment},
-            stdout=self._said,
+            stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
-    def wait(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait until the server is ready. Raises RuntimeError on timeout or exit."""
-        deadline = time.monotonic() + READY_WITHIN_S
+        deadline = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < deadline:
-            if self.main is None or self.main.poll() is not None:
+            if self.process is None or self.process.poll() is not None:
                 break
             url = f"http://127.0.0.1:{self.port}{self.health}"
             with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5):
                 return
             time.sleep(0.02)
-        self._said.seek(0)
-        raise RuntimeError(f"{self.name} did not become ready:\n{self._said.read().decode(errors='replace')[-2000:]}")
+        self._log.seek(0)
+        raise RuntimeError(f"{self.name} did not become ready:\n{self._log.read().decode(errors='replace')[-2000:]}")
 
-    def halt(self) -> None:
+    def suspend(self) -> None:
         """Suspend all processes of this server: some servers poll while idle and would slow down the measured one."""
-        for process in self._tree():
+        for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
                 while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):  # until the signal is delivered
                     time.sleep(0.001)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Resume all suspended processes."""
-        for process in self._tree():
+        for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
-    def rest(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until the server is idle: it may still process requests of clients that have disconnected.
 
         Raises RuntimeError on timeout.
         """
-        deadline = time.monotonic() + REST_WITHIN_S
+        deadline = time.monotonic() + IDLE_TIMEOUT_S
         while time.monotonic() < deadline:
-            used_s = self._processor_s()
-            time.sleep(LOOK_S)
-            if self._processor_s() - used_s < IDLE * LOOK_S:
+            used_s = self._cpu_seconds()
+            time.sleep(POLL_INTERVAL_S)
+            if self._cpu_seconds() - used_s < IDLE_CPU * POLL_INTERVAL_S:
                 return
-        raise RuntimeError(f"{self.name} is still busy {REST_WITHIN_S:.0f} s after the last client disconnected.")
+        raise RuntimeError(f"{self.name} is still busy {IDLE_TIMEOUT_S:.0f} s after the last client disconnected.")
 
-    def _processor_s(self) -> float:
+    def _cpu_seconds(self) -> float:
         total = 0.0
-        for process in self._tree():
+        for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
 
-    def libraries(self, name: str) -> bool:
+    def has_library(self, name: str) -> bool:
         """Whether any of its processes has loaded a shared library with this name."""
-        return any(name in region.path for process in self._tree() for region in process.memory_maps())
+        return any(name in region.path for process in self._processes() for region in process.memory_maps())
 
     def stop(self) -> None:
         """Terminate all processes; kill those still running after 10 seconds."""
-        processes = self._tree()
-        self.go_on()
+        processes = self._processes()
+        self.resume()
         for process in processes:  # not just the first: LitServe's main process leaves the others running
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
@@ -118,10 +118,10 @@ class Server:
                 process.kill()
         psutil.wait_procs(alive, timeout=10)
 
-    def _tree(self) -> list[psutil.Process]:
-        if self.main is None or not self.main.is_running():
+    def _processes(self) -> list[psutil.Process]:
+        if self.process is None or not self.process.is_running():
             return []
-        return [self.main, *self.main.children(recursive=True)]
+        return [self.process, *self.process.children(recursive=True)]
 
 
 def free_port() -> int:
@@ -130,7 +130,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ended_in_order() -> None:
+def exit_on_sigterm() -> None:
     """Exit on SIGTERM as on Ctrl-C, so that cleanup runs and no server, in particular no suspended one, stays behind."""
 
     def exit_process(*_: object) -> None:
@@ -141,7 +141,7 @@ def ended_in_order() -> None:
 
 
 @contextmanager
-def stopping(server: Server) -> Iterator[Server]:
+def started_server(server: Server) -> Iterator[Server]:
     """Start a server, which may not be ready yet, and stop it when the block ends."""
     try:
         server.start()
@@ -151,22 +151,22 @@ def stopping(server: Server) -> Iterator[Server]:
 
 
 @contextmanager
-def running(servers: Sequence[Server]) -> Iterator[None]:
+def suspended_servers(servers: Sequence[Server]) -> Iterator[None]:
     """Start all servers, wait until each is ready, and suspend it; `exclusive_server` resumes one of them."""
     with ExitStack() as stack:
         for server in servers:
-            stack.enter_context(stopping(server))
-            server.wait()
-            server.halt()
+            stack.enter_context(started_server(server))
+            server.wait_until_ready()
+            server.suspend()
         yield
 
 
 @contextmanager
-def alone(server: Server) -> Iterator[Server]:
+def exclusive_server(server: Server) -> Iterator[Server]:
     """Resume one suspended server until the block ends."""
-    server.go_on()
+    server.resume()
     try:
-        server.wait()
+        server.wait_until_ready()
         yield server
     finally:
-        server.halt()
+        server.suspend()

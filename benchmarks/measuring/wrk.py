@@ -15,7 +15,7 @@ BOUNDARY = "7f3aa1c0de"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LoadResult:
     """Results of one load.
 
     Attributes:
@@ -32,32 +32,32 @@ class Outcome:
     processor: float
 
 
-def raw(path: str, image: bytes) -> bytes:
+def raw_request(path: str, image: bytes) -> bytes:
     """A complete HTTP request with the image as its body."""
-    return _request(path, "image/jpeg", image)
+    return _build_request(path, "image/jpeg", image)
 
 
-def multipart(path: str, image: bytes) -> bytes:
+def multipart_request(path: str, image: bytes) -> bytes:
     """A complete HTTP request with the image in the form field `image`."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    return _request(
+    return _build_request(
         path, f"multipart/form-data; boundary={BOUNDARY}", head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
     )
 
 
-def _request(path: str, kind: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+def _build_request(path: str, content_type: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-def check() -> None:
+def check_installed() -> None:
     """Raises RuntimeError if wrk is not installed."""
     if shutil.which("wrk") is None:
         raise RuntimeError("The load generator wrk is not installed; install it with: apt-get install wrk")
 
 
 @contextmanager
-def files(requests: Sequence[bytes]) -> Iterator[list[Path]]:
+def request_files(requests: Sequence[bytes]) -> Iterator[list[Path]]:
     """Write the requests to temporary files, which exist until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, str(number)) for number in range(len(requests))]
@@ -66,24 +66,24 @@ def files(requests: Sequence[bytes]) -> Iterator[list[Path]]:
         yield paths
 
 
-def load(port: int, requests: Sequence[Path], connections: int, seconds: float) -> Outcome:
+def run_load(port: int, requests: Sequence[Path], connections: int, seconds: float) -> LoadResult:
     """Closed-loop load: each connection sends the next request as soon as it has a response."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", str(SCRIPT)]
-    used_s = _processor_s()
+    used_s = _children_cpu_s()
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{port}", "--", *map(str, requests)], capture_output=True, text=True, check=True
     )
-    return outcome(done.stdout, _processor_s() - used_s)
+    return parse_output(done.stdout, _children_cpu_s() - used_s)
 
 
-def outcome(said: str, processor_s: float) -> Outcome:
+def parse_output(output: str, cpu_s: float) -> LoadResult:
     """Parse the JSON line that load.lua prints."""
-    summary = json.loads(said.strip().splitlines()[-1])
+    summary = json.loads(output.strip().splitlines()[-1])
     good, broken = summary["n"] - summary["failed"], summary["failed"] + summary["lost"]
-    return Outcome(good / summary["seconds"], summary["p50_ms"], summary["p99_ms"], broken, processor_s / summary["seconds"])
+    return LoadResult(good / summary["seconds"], summary["p50_ms"], summary["p99_ms"], broken, cpu_s / summary["seconds"])
 
 
-def _processor_s() -> float:
+def _children_cpu_s() -> float:
     """CPU seconds of all child processes that have exited; servers are still running."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

@@ -28,17 +28,23 @@ class Classifier:
     def __init__(self, package: Path, threads: int) -> None:
         torch.set_num_threads(threads)
         manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-        self.labels, self.temperature, self._how = manifest["labels"], manifest["temperature"], manifest["preprocessing"]
-        self._network = network(package, manifest["backbone"]["name"], len(self.labels))
-        self._mean, self._std = (torch.tensor(self._how[key]).view(3, 1, 1) for key in ("mean", "std"))
+        self.labels, self.temperature, self._preprocessing = (
+            manifest["labels"],
+            manifest["temperature"],
+            manifest["preprocessing"],
+        )
+        self._network = load_network(package, manifest["backbone"]["name"], len(self.labels))
+        self._mean, self._std = (torch.tensor(self._preprocessing[key]).view(3, 1, 1) for key in ("mean", "std"))
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def preprocess(self, image: Image.Image) -> Tensor:
         """Preprocess an image: normalized float32 (3, S, S)."""
-        crop = self._how["crop"]
+        crop = self._preprocessing["crop"]
         width, height = image.size
-        side = min(width, height) * crop / self._how["resize"]
+        side = min(width, height) * crop / self._preprocessing["resize"]
         box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-        resized = image.convert("RGB").resize((crop, crop), Image.Resampling[self._how["interpolation"].upper()], box=box)
+        resized = image.convert("RGB").resize(
+            (crop, crop), Image.Resampling[self._preprocessing["interpolation"].upper()], box=box
+        )
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
         return (pixels - self._mean) / self._std
 
@@ -48,13 +54,13 @@ class Classifier:
         logits = self._network(batch.contiguous(memory_format=torch.channels_last))
         return torch.softmax(logits / self.temperature, dim=1)
 
-    def answer(self, row: Tensor) -> dict[str, Any]:
+    def to_response(self, row: Tensor) -> dict[str, Any]:
         """Labels and probabilities of one image, most probable first."""
         ranked = sorted(zip(self.labels, row.tolist(), strict=True), key=lambda pair: -pair[1])
         return {"predictions": [{"label": label, "probability": probability} for label, probability in ranked]}
 
 
-def network(package: Path, name: str, n_labels: int) -> torch.nn.Module:
+def load_network(package: Path, name: str, n_labels: int) -> torch.nn.Module:
     """A timm network with the weights of the package; every tensor must match."""
     model = timm.create_model(name, num_classes=n_labels)
     classifier = model.pretrained_cfg["classifier"]

@@ -31,8 +31,8 @@ class Peer:
 
     @bentoml.api(batchable=True, max_batch_size=int(os.environ.get("PEER_BATCH", "32")), max_latency_ms=60_000)
     def predict(self, image: list[Image]) -> list[dict[str, Any]]:
-        rows = self.classifier.probabilities(self.stack([self.classifier.pixels(item) for item in image]))
-        return [self.classifier.answer(row) for row in rows]
+        rows = self.classifier.probabilities(self.stack([self.classifier.preprocess(item) for item in image]))
+        return [self.classifier.to_response(row) for row in rows]
 
 
 def main() -> None:

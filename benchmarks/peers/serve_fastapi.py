@@ -23,8 +23,8 @@ def application() -> FastAPI:
     @app.post("/predict")
     def predict(image: UploadFile) -> dict[str, object]:
         with Image.open(image.file) as opened:
-            pixels = classifier.pixels(opened)
-        return classifier.answer(classifier.probabilities(pixels[None])[0])
+            pixels = classifier.preprocess(opened)
+        return classifier.to_response(classifier.probabilities(pixels[None])[0])
 
     @app.get("/health")
     def health() -> str:

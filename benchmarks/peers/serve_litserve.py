@@ -25,7 +25,7 @@ class Api(litserve.LitAPI):
         from PIL import Image
 
         with Image.open(request["image"].file) as opened:
-            return self.classifier.pixels(opened)
+            return self.classifier.preprocess(opened)
 
     def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack(inputs)
@@ -39,7 +39,7 @@ class Api(litserve.LitAPI):
         return list(output)
 
     def encode_response(self, output: torch.Tensor) -> dict[str, Any]:
-        return self.classifier.answer(output)
+        return self.classifier.to_response(output)
 
 
 def main() -> None:

@@ -20,19 +20,19 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import accuracy
 
-HELD_OUT = ("val", "test")
-BATCH, RATE, N_LOADERS = 32, 5e-4, 2
+HELD_OUT_SPLITS = ("val", "test")
+BATCH_SIZE, LEARNING_RATE, N_WORKERS = 32, 5e-4, 2
 
 
-def loaders(folder: Path, size: int, facts: dict[str, Any]) -> tuple[Any, Any]:
+def loaders(folder: Path, size: int, data_config: dict[str, Any]) -> tuple[Any, Any]:
     """Loaders of the training split and of the held-out split."""
-    split = next(name for name in HELD_OUT if (folder / name).is_dir())
-    preprocessing = {key: facts[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+    split = next(name for name in HELD_OUT_SPLITS if (folder / name).is_dir())
+    preprocessing = {key: data_config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
     shared = {
         "input_size": (3, size, size),
-        "batch_size": BATCH,
+        "batch_size": BATCH_SIZE,
         "use_prefetcher": False,
-        "num_workers": N_LOADERS,
+        "num_workers": N_WORKERS,
         **preprocessing,
     }
     train_set = create_dataset("", root=folder, split="train", is_training=True)
@@ -51,9 +51,9 @@ def validate(network: torch.nn.Module, held_out: Any) -> float:
     return n_correct / 100 / n_images
 
 
-def learn(network: torch.nn.Module, train: Any, held_out: Any, epochs: int) -> list[float]:
+def fit(network: torch.nn.Module, train: Any, held_out: Any, epochs: int) -> list[float]:
     """Train, and return the accuracy after each epoch."""
-    optimizer = create_optimizer_v2(network, opt="adamw", lr=RATE, weight_decay=0.05)
+    optimizer = create_optimizer_v2(network, opt="adamw", lr=LEARNING_RATE, weight_decay=0.05)
     scheduler, _ = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=epochs, step_on_epochs=False, updates_per_epoch=len(train)
     )
@@ -85,7 +85,7 @@ def main() -> None:
     network = timm.create_model("tf_efficientnet_lite0", pretrained=True, pretrained_cfg_overlay=overlay)
     train, held_out = loaders(arguments.folder, arguments.size, resolve_model_data_config(network))
     network.reset_classifier(len(train.dataset.reader.class_to_idx))
-    accuracies = learn(network.to(memory_format=torch.channels_last), train, held_out, arguments.epochs)
+    accuracies = fit(network.to(memory_format=torch.channels_last), train, held_out, arguments.epochs)
     torch.save(network.state_dict(), arguments.out)
     n_images = arguments.epochs * len(train.dataset)
     print(json.dumps({"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}))

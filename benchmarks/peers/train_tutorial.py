@@ -22,7 +22,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-HELD_OUT = ("val", "test")
+HELD_OUT_SPLITS = ("val", "test")
 
 
 def loaders(folder: Path, size: int, normalize: transforms.Normalize) -> tuple[Any, Any]:
@@ -33,7 +33,7 @@ def loaders(folder: Path, size: int, normalize: transforms.Normalize) -> tuple[A
     eval_transform = transforms.Compose(
         [transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size), transforms.ToTensor(), normalize]
     )
-    held_out_folder = next(folder / name for name in HELD_OUT if (folder / name).is_dir())
+    held_out_folder = next(folder / name for name in HELD_OUT_SPLITS if (folder / name).is_dir())
     image_sets = datasets.ImageFolder(folder / "train", train_transform), datasets.ImageFolder(held_out_folder, eval_transform)
     first, second = (DataLoader(images, batch_size=4, shuffle=True, num_workers=4) for images in image_sets)
     return first, second
@@ -50,7 +50,7 @@ def accuracy(network: nn.Module, held_out: Iterable[Any]) -> float:
     return n_correct / n_images
 
 
-def learn(network: nn.Module, train: Iterable[Any], held_out: Iterable[Any], parameters: Any, epochs: int) -> list[float]:
+def fit(network: nn.Module, train: Iterable[Any], held_out: Iterable[Any], parameters: Any, epochs: int) -> list[float]:
     """Train, restore the best epoch, and return the accuracy after each epoch."""
     optimizer = torch.optim.SGD(parameters, lr=0.001, momentum=0.9)
     scheduler = lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
@@ -88,7 +88,7 @@ def main() -> None:
         network.requires_grad_(False)
     network.reset_classifier(len(train.dataset.classes))
     parameters = network.get_classifier().parameters() if arguments.frozen else network.parameters()
-    accuracies = learn(network, train, held_out, parameters, arguments.epochs)
+    accuracies = fit(network, train, held_out, parameters, arguments.epochs)
     torch.save(network.state_dict(), arguments.out)
     n_images = arguments.epochs * len(train.dataset)
     print(json.dumps({"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}))

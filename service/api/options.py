@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import Refused
+from ..errors import ProblemError
 
 
-def _whole(value: object) -> object:
+def _strict_int(value: object) -> object:
     """An int from digits or a JSON number; 5.0 counts as an integer, and true does not, although Python's bool is an int."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -17,21 +17,21 @@ def _whole(value: object) -> object:
     return int(str(value))
 
 
-def _number(value: object) -> object:
+def _strict_float(value: object) -> object:
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", str(value), re.ASCII):
         raise ValueError("must be a number")
     return float(str(value))
 
 
-def _truth(value: object) -> object:
+def _strict_bool(value: object) -> object:
     if not (isinstance(value, bool) or value in ("true", "false")):
         raise ValueError("must be true or false")
     return value in (True, "true")
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_number)]
-Truth = Annotated[bool, BeforeValidator(_truth)]
+StrictInt = Annotated[int, BeforeValidator(_strict_int)]
+StrictFloat = Annotated[float, BeforeValidator(_strict_float)]
+StrictBool = Annotated[bool, BeforeValidator(_strict_bool)]
 
 
 class Options(BaseModel):
@@ -41,13 +41,13 @@ class Options(BaseModel):
 
 
 class ClassifyOptions(Options):
-    top_k: Whole = Field(5, ge=1, description="number of most probable labels to return; all labels if there are fewer")
-    threshold: Number = Field(0.0, ge=0, le=1, description="return only labels with at least this probability")
+    top_k: StrictInt = Field(5, ge=1, description="number of most probable labels to return; all labels if there are fewer")
+    threshold: StrictFloat = Field(0.0, ge=0, le=1, description="return only labels with at least this probability")
 
 
 class SimilarOptions(Options):
-    k: Whole = Field(5, ge=1, description="number of training images to return; all images if there are fewer")
-    thumbnails: Truth = Field(False, description="whether to return their thumbnails, if the package contains any")
+    k: StrictInt = Field(5, ge=1, description="number of training images to return; all images if there are fewer")
+    thumbnails: StrictBool = Field(False, description="whether to return their thumbnails, if the package contains any")
 
 
 class ExplainOptions(Options):
@@ -62,34 +62,34 @@ class ExplainOptions(Options):
         " approximation, for nearly any network, requires torch; occlusion: the drop in log-odds when a part is masked;"
         " default: cam if the network supports it, else occlusion",
     )
-    deletion: Truth = Field(
+    deletion: StrictBool = Field(
         False, description="whether a JSON response includes the deletion score of the map; it takes 142 forward passes"
     )
 
 
-Kind = TypeVar("Kind", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-def parsed(kind: type[Kind], *givens: dict[str, Any]) -> Kind:
+def parse_options(model: type[OptionsT], *sources: dict[str, Any]) -> OptionsT:
     """The options of a request, merged from several sources; later sources override earlier ones.
 
     Raises:
         ProblemError: with the name of an unknown or invalid option, even if another source overrides it.
     """
-    for given in givens:
-        _parsed(kind, given)
-    return _parsed(kind, {name: value for given in givens for name, value in given.items()})
+    for given in sources:
+        _validate(model, given)
+    return _validate(model, {name: value for given in sources for name, value in given.items()})
 
 
-def _parsed(kind: type[Kind], given: dict[str, Any]) -> Kind:
-    fields = kind.model_fields
-    for name in given:
+def _validate(model: type[OptionsT], values: dict[str, Any]) -> OptionsT:
+    fields = model.model_fields
+    for name in values:
         if name not in fields:
             hint = f"the options are: {', '.join(fields)}" if fields else "this route has no options"
-            raise Refused("unknown_field", f"There is no option {name!r}; {hint}.", field=name)
+            raise ProblemError("unknown_field", f"There is no option {name!r}; {hint}.", field=name)
     try:
-        return kind.model_validate(given)
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name, reason = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
-        raise Refused(f"bad_{name}", f"{name}: {reason}.", field=name) from None
+        raise ProblemError(f"bad_{name}", f"{name}: {reason}.", field=name) from None

@@ -1,21 +1,25 @@
 """Converts exceptions to RFC 9457 problems. No HTTP responses."""
 
-from ..errors import ImageError, Overloaded, Refused
+from ..errors import ImageError, Overloaded, ProblemError
 from ..settings import Settings
 from .schemas import PROBLEMS, Problem
 
-EXPECTED = (Refused, ImageError, Overloaded)  # caused by the request or the current load; any other exception is a bug
+CLIENT_ERRORS = (
+    ProblemError,
+    ImageError,
+    Overloaded,
+)  # caused by the request or the current load; any other exception is a bug
 
 
-def explained(error: Refused | ImageError | Overloaded, settings: Settings, request_id: str) -> Problem:
+def to_problem(error: ProblemError | ImageError | Overloaded, settings: Settings, request_id: str) -> Problem:
     """The problem for an expected error, with the limit that was hit and its setting."""
     if isinstance(error, Overloaded):
-        return problem("overloaded", str(error), settings, request_id, error.limit)
+        return make_problem("overloaded", str(error), settings, request_id, error.limit)
     field, status = getattr(error, "field", None), getattr(error, "status", None)
-    return problem(error.code, str(error), settings, request_id, error.limit, field, status)
+    return make_problem(error.code, str(error), settings, request_id, error.limit, field, status)
 
 
-def problem(
+def make_problem(
     code: str,
     detail: str,
     settings: Settings,

@@ -99,7 +99,7 @@ class Embedding(Answer):
     vector: list[float] = Field(description="the input of the classification head; compare two by cosine similarity")
 
 
-class Neighbour(BaseModel):
+class Neighbor(BaseModel):
     path: str = Field(description="of a training image, relative to the root of the training data")
     labels: list[str]
     distance: float = Field(ge=0, le=2, description="cosine distance")
@@ -111,7 +111,7 @@ class Neighbour(BaseModel):
 class Similar(Answer):
     """The nearest training images of one image."""
 
-    neighbours: list[Neighbour] = Field(description="nearest first")
+    neighbors: list[Neighbor] = Field(description="nearest first")
 
 
 class Labels(BaseModel):

@@ -6,13 +6,13 @@ import struct
 import time
 from typing import Any
 
-Head = dict[str, Any]
+MessageHeader = dict[str, Any]
 
-MOST_HEAD_BYTES = 2**20
+MAX_HEADER_BYTES = 2**20
 _LENGTHS = struct.Struct("!IQ")
 
 
-def tell(channel: socket.socket, head: Head, body: bytes = b"", deadline: float | None = None) -> None:
+def send(channel: socket.socket, header: MessageHeader, body: bytes = b"", deadline: float | None = None) -> None:
     """Sends one message.
 
     Args:
@@ -21,13 +21,13 @@ def tell(channel: socket.socket, head: Head, body: bytes = b"", deadline: float 
     Raises:
         OSError: TimeoutError if the deadline passed, any other if the peer is gone.
     """
-    encoded = json.dumps(head).encode()
+    encoded = json.dumps(header).encode()
     for chunk in (_LENGTHS.pack(len(encoded), len(body)) + encoded, body):
-        _wait_until(deadline, channel)
+        _set_timeout(deadline, channel)
         channel.sendall(chunk)
 
 
-def hear(channel: socket.socket, most_bytes: int, deadline: float | None = None) -> tuple[Head, bytearray]:
+def recv(channel: socket.socket, max_body_bytes: int, deadline: float | None = None) -> tuple[MessageHeader, bytearray]:
     """Receives one message. Returns its header and its body.
 
     Args:
@@ -39,20 +39,20 @@ def hear(channel: socket.socket, most_bytes: int, deadline: float | None = None)
         OSError: TimeoutError if the deadline passed.
         ValueError: if the message is invalid.
     """
-    header_length, body_length = _LENGTHS.unpack(_exactly(_LENGTHS.size, channel, deadline))
-    if header_length > MOST_HEAD_BYTES or body_length > most_bytes:
+    header_length, body_length = _LENGTHS.unpack(_recv_exactly(_LENGTHS.size, channel, deadline))
+    if header_length > MAX_HEADER_BYTES or body_length > max_body_bytes:
         raise ValueError(f"The message is too long: a header of {header_length:,} bytes and a body of {body_length:,} bytes.")
-    header = json.loads(_exactly(header_length, channel, deadline))
+    header = json.loads(_recv_exactly(header_length, channel, deadline))
     if not isinstance(header, dict):
         raise ValueError("The header of the message is not a JSON object.")
-    return header, _exactly(body_length, channel, deadline)
+    return header, _recv_exactly(body_length, channel, deadline)
 
 
-def _exactly(n_bytes: int, channel: socket.socket, deadline: float | None) -> bytearray:
+def _recv_exactly(n_bytes: int, channel: socket.socket, deadline: float | None) -> bytearray:
     content = bytearray(n_bytes)
     remaining = memoryview(content)
     while remaining:
-        _wait_until(deadline, channel)
+        _set_timeout(deadline, channel)
         received = channel.recv_into(remaining)
         if not received:
             raise EOFError("The peer closed the connection.")
@@ -60,6 +60,6 @@ def _exactly(n_bytes: int, channel: socket.socket, deadline: float | None) -> by
     return content
 
 
-def _wait_until(deadline: float | None, channel: socket.socket) -> None:
+def _set_timeout(deadline: float | None, channel: socket.socket) -> None:
     # Never 0, which would make the socket non-blocking.
     channel.settimeout(None if deadline is None else max(1e-3, deadline - time.monotonic()))

@@ -34,22 +34,22 @@ from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa:
 
 from ..errors import ImageError
 from ..imaging import preprocess
-from ..imaging.headers import ImageLimits, sniff
-from ..imaging.preprocess import Decoded
-from .ipc import Head, hear, tell
+from ..imaging.headers import ImageLimits, read_header
+from ..imaging.preprocess import DecodedImage
+from .ipc import MessageHeader, recv, send
 
 if TYPE_CHECKING:  # importing pydantic would double the start-up time
     from ..artifact import Preprocessing
 
 
-Decode = Callable[[bytes, "Preprocessing", ImageLimits], Decoded]
+DecodeFunction = Callable[[bytes, "Preprocessing", ImageLimits], DecodedImage]
 
-CONTROL = 0  # file descriptor of the control socket: stdin
-MOST_FILES = 16  # per worker
+CONTROL_FD = 0  # file descriptor of the control socket: stdin
+MAX_OPEN_FILES = 16  # per worker
 _PR_SET_PDEATHSIG = 1
 
 
-def main(decode: Decode = preprocess.decode) -> None:
+def main(decode: DecodeFunction = preprocess.decode) -> None:
     """The fork server: forks a worker for each socket received, until the server closes the connection."""
     # Ctrl-C is sent to all processes of a terminal; only the server handles it and stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -58,7 +58,7 @@ def main(decode: Decode = preprocess.decode) -> None:
     warnings.simplefilter("ignore")  # do not log warnings about damaged metadata
     Image.preinit()
     gc.freeze()
-    with socket.socket(fileno=CONTROL) as control:
+    with socket.socket(fileno=CONTROL_FD) as control:
         while True:
             _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
             if not descriptors:
@@ -66,15 +66,15 @@ def main(decode: Decode = preprocess.decode) -> None:
             with socket.socket(fileno=descriptors[0]) as channel, os.fdopen(descriptors[1], "r+b") as memory:
                 if os.fork() == 0:
                     control.close()
-                    _live(channel, memory, decode)
+                    _worker_loop(channel, memory, decode)
 
 
-def _live(channel: socket.socket, memory: BinaryIO, decode: Decode) -> None:
+def _worker_loop(channel: socket.socket, memory: BinaryIO, decode: DecodeFunction) -> None:
     """Runs a worker until its connection closes, then exits the process."""
     try:
         with memory:
             pixels = np.frombuffer(mmap.mmap(memory.fileno(), 0), np.uint8)
-        _answer_all(channel, pixels, decode)
+        _serve_images(channel, pixels, decode)
     except (OSError, EOFError):
         pass  # the server exited or closed the connection
     except Exception:  # noqa: BLE001 - there is no caller to handle it
@@ -83,28 +83,30 @@ def _live(channel: socket.socket, memory: BinaryIO, decode: Decode) -> None:
         os._exit(0)
 
 
-def _answer_all(channel: socket.socket, pixels: NDArray[np.uint8], decode: Decode) -> None:
-    config, _ = hear(channel, 0)
+def _serve_images(channel: socket.socket, pixels: NDArray[np.uint8], decode: DecodeFunction) -> None:
+    config, _ = recv(channel, 0)
     preprocessing = cast("Preprocessing", SimpleNamespace(**config["preprocessing"]))
     limits, max_bytes, deadline_s = ImageLimits(**config["limits"]), config["max_bytes"], config["deadline_s"]
-    _confine(max_bytes)
-    tell(channel, {"pid": os.getpid()})
+    _sandbox(max_bytes)
+    send(channel, {"pid": os.getpid()})
     while True:
         # Free each image before waiting for the next one.
-        encoded = _image(channel, max_bytes, deadline_s)
-        header = _answer(encoded, pixels, lambda encoded: decode(encoded, preprocessing, limits), max_bytes)
+        encoded = _recv_image(channel, max_bytes, deadline_s)
+        header = _decode_image(encoded, pixels, lambda encoded: decode(encoded, preprocessing, limits), max_bytes)
         del encoded
-        tell(channel, header)
+        send(channel, header)
 
 
-def _image(channel: socket.socket, most_bytes: int, deadline_s: float) -> bytes:
+def _recv_image(channel: socket.socket, max_bytes: int, deadline_s: float) -> bytes:
     """Waits for the next image, then starts its time limit."""
-    _, encoded = hear(channel, most_bytes)
-    _allow(deadline_s)
+    _, encoded = recv(channel, max_bytes)
+    _raise_cpu_limit(deadline_s)
     return bytes(encoded)
 
 
-def _answer(encoded: bytes, pixels: NDArray[np.uint8], decode: Callable[[bytes], Decoded], max_bytes: int) -> Head:
+def _decode_image(
+    encoded: bytes, pixels: NDArray[np.uint8], decode: Callable[[bytes], DecodedImage], max_bytes: int
+) -> MessageHeader:
     """Decodes one image into shared memory. Returns its metadata, an error code, or the traceback of a bug."""
     out_of_memory = {
         "code": "decode_limit",
@@ -114,7 +116,7 @@ def _answer(encoded: bytes, pixels: NDArray[np.uint8], decode: Callable[[bytes],
     try:
         decoded = decode(encoded)
     except ImageError as error:
-        if error.code == "corrupt_image" and _hunger(encoded) > max_bytes:
+        if error.code == "corrupt_image" and _estimate_memory(encoded) > max_bytes:
             return out_of_memory
         return {"code": error.code, "detail": str(error), "limit": error.limit}
     except MemoryError:
@@ -125,20 +127,20 @@ def _answer(encoded: bytes, pixels: NDArray[np.uint8], decode: Callable[[bytes],
     return {"width": decoded.width, "height": decoded.height, "format": decoded.format, "notes": decoded.notes}
 
 
-def _hunger(encoded: bytes) -> int:
+def _estimate_memory(encoded: bytes) -> int:
     """Estimated memory in bytes for decoders that report a failed allocation as a damaged file.
 
     libwebp keeps several copies of the image; libjpeg keeps all coefficients of a multi-scan JPEG.
     """
     try:
-        header = sniff(encoded)
+        header = read_header(encoded)
     except ImageError:
         return 0
     bytes_per_pixel = 20 if header.format == "WEBP" else 8 if header.scans > 1 else 0
     return bytes_per_pixel * header.width * header.height
 
 
-def _confine(max_bytes: int) -> None:
+def _sandbox(max_bytes: int) -> None:
     """Limits this process to the resources that decoding needs."""
     with suppress(AttributeError):  # Linux only: die with the parent process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -146,20 +148,20 @@ def _confine(max_bytes: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with suppress(OSError):
         n_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        _limit(resource.RLIMIT_AS, n_pages * resource.getpagesize() + max_bytes)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_NOFILE, MOST_FILES)
+        _set_limit(resource.RLIMIT_AS, n_pages * resource.getpagesize() + max_bytes)
+    _set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_FSIZE, 0)
+    _set_limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
 
 
-def _allow(seconds: float) -> None:
+def _raise_cpu_limit(seconds: float) -> None:
     """Allows more CPU time, by `seconds`. A backup for the case that the server is too busy to kill this process."""
-    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds) + 1)
+    _set_limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds) + 1)
 
 
-def _limit(what: int, most: int) -> None:
-    _, hard = resource.getrlimit(what)
-    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+def _set_limit(resource_id: int, value: int) -> None:
+    _, hard = resource.getrlimit(resource_id)
+    resource.setrlimit(resource_id, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import ImageError
-from ..imaging.preprocess import Decoded
+from ..imaging.preprocess import DecodedImage
 from ..inference.engine import Pixels
-from .ipc import Head, hear, tell
+from .ipc import MessageHeader, recv, send
 
 logger = logging.getLogger("graft")
 
 # -P: do not import from the current directory; -S: do not run the site module and its .pth files.
 COMMAND = (sys.executable, "-P", "-S", "-m", f"{__package__}.worker")
 START_DEADLINE_S = 60  # much longer than any start, even on a busy machine
-_TUNED = {
+_TUNING_ENV = {
     # A fork does not copy threads, so the libraries must not start any before it.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -35,10 +35,10 @@ _TUNED = {
     "MALLOC_TRIM_THRESHOLD_": str(2**23),
     "MALLOC_MMAP_THRESHOLD_": str(2**22),
 }
-_PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
+_INHERITED_ENV = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 
 
-class Died(Exception):
+class WorkerDied(Exception):
     """The worker process died or timed out.
 
     Attributes:
@@ -50,34 +50,34 @@ class Died(Exception):
         self.error = ImageError("decode_limit", detail, limit)
 
 
-class Nursery:
+class ForkServer:
     """The process from which workers are forked."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._control, fork_server_end = socket.socketpair()
         with fork_server_end:
             self._process = subprocess.Popen(
-                command, stdin=fork_server_end.fileno(), stdout=subprocess.DEVNULL, env=_environment()
+                command, stdin=fork_server_end.fileno(), stdout=subprocess.DEVNULL, env=_worker_environment()
             )
 
-    def child(self, order: Head) -> "Child":
+    def fork_worker(self, config: MessageHeader) -> "DecodeWorker":
         """Forks a new worker. Raises OSError or EOFError if the fork server has exited."""
-        side = order["preprocessing"]["crop"]
+        side = config["preprocessing"]["crop"]
         channel, worker_end = socket.socketpair()
         try:
-            with worker_end, _shared() as memory:
+            with worker_end, _shared_memory_file() as memory:
                 memory.truncate(3 * side**2)
                 pixels = np.frombuffer(mmap.mmap(memory.fileno(), 0), np.uint8).reshape(side, side, 3)
                 socket.send_fds(self._control, [b"\0"], [worker_end.fileno(), memory.fileno()])
-            return Child(self, channel, pixels, order)
+            return DecodeWorker(self, channel, pixels, config)
         except BaseException:
             channel.close()
             raise
 
     @property
-    def gone(self) -> bool:
+    def has_exited(self) -> bool:
         """Whether the fork server has exited; its workers exit with it."""
-        return _hung_up(self._control)
+        return _peer_closed(self._control)
 
     def close(self) -> None:
         self._control.close()
@@ -88,7 +88,7 @@ class Nursery:
             self._process.wait()
 
 
-def _hung_up(channel: socket.socket) -> bool:
+def _peer_closed(channel: socket.socket) -> bool:
     """Whether the peer closed the connection."""
     try:
         channel.setblocking(False)
@@ -99,60 +99,60 @@ def _hung_up(channel: socket.socket) -> bool:
         return True
 
 
-def _shared() -> BinaryIO:
+def _shared_memory_file() -> BinaryIO:
     """An in-memory file for two processes to map."""
     return os.fdopen(os.memfd_create("pixels"), "r+b") if hasattr(os, "memfd_create") else TemporaryFile(buffering=0)
 
 
-def _environment() -> dict[str, str]:
+def _worker_environment() -> dict[str, str]:
     """The environment of the workers: no secrets, but the module search path of the server."""
     directories = [Path(__file__).parents[__package__.count(".") + 1], *map(Path, filter(None, sys.path))]
     paths = os.pathsep.join(str(directory.absolute()) for directory in directories)
-    inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return inherited | _TUNED | {"PYTHONPATH": paths}
+    inherited = {name: os.environ[name] for name in _INHERITED_ENV if name in os.environ}
+    return inherited | _TUNING_ENV | {"PYTHONPATH": paths}
 
 
-class Child:
+class DecodeWorker:
     """Handle of one worker process; not thread-safe.
 
     Args:
         pixels: uint8 (S, S, 3), in memory shared with the worker.
     """
 
-    def __init__(self, nursery: Nursery, channel: socket.socket, pixels: Pixels, order: Head) -> None:
-        self._nursery, self._channel, self._pixels = nursery, channel, pixels
-        self._deadline_s: float = order["deadline_s"]
+    def __init__(self, fork_server: ForkServer, channel: socket.socket, pixels: Pixels, config: MessageHeader) -> None:
+        self._fork_server, self._channel, self._pixels = fork_server, channel, pixels
+        self._deadline_s: float = config["deadline_s"]
         deadline = time.monotonic() + START_DEADLINE_S
-        tell(channel, order, deadline=deadline)
-        self._pid: int = hear(channel, 0, deadline)[0]["pid"]  # read before the first image, so it can be trusted
+        send(channel, config, deadline=deadline)
+        self._pid: int = recv(channel, 0, deadline)[0]["pid"]  # read before the first image, so it can be trusted
 
-    def decode(self, encoded: bytes) -> Decoded:
+    def decode(self, encoded: bytes) -> DecodedImage:
         """Decodes one image. Raises ImageError, RuntimeError for a bug, or WorkerDied if this worker must be replaced."""
         deadline = time.monotonic() + self._deadline_s
         try:
-            tell(self._channel, {}, encoded, deadline)
-            header, _ = hear(self._channel, 0, deadline)
+            send(self._channel, {}, encoded, deadline)
+            header, _ = recv(self._channel, 0, deadline)
         except TimeoutError:
             detail = f"Decoding the image takes longer than {self._deadline_s:g} seconds."
-            raise Died(detail, "decode_deadline_s") from None
+            raise WorkerDied(detail, "decode_deadline_s") from None
         except (OSError, EOFError, ValueError):  # ValueError: an invalid message from a compromised worker
-            raise Died("The decoder crashed on this image.") from None
+            raise WorkerDied("The decoder crashed on this image.") from None
         if bug := header.get("bug"):
             logger.error("decoding failed\n%s", bug)
             raise RuntimeError("decoding failed; the worker's traceback is in the log")
         if code := header.get("code"):
             raise ImageError(code, header["detail"], header["limit"])
-        return Decoded(self._pixels.copy(), header["width"], header["height"], header["format"], tuple(header["notes"]))
+        return DecodedImage(self._pixels.copy(), header["width"], header["height"], header["format"], tuple(header["notes"]))
 
     @property
-    def gone(self) -> bool:
+    def has_exited(self) -> bool:
         """Whether the worker has exited. Call only while it is idle."""
-        return _hung_up(self._channel)
+        return _peer_closed(self._channel)
 
     @property
-    def orphaned(self) -> bool:
+    def is_orphaned(self) -> bool:
         """Whether the fork server has exited too, so that the image may not be the cause."""
-        return self._nursery.gone
+        return self._fork_server.has_exited
 
     def close(self) -> None:
         """Closes the connection and waits until the worker, idle or killed, has exited."""

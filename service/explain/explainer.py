@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact, Precision, Preprocessing
-from ..imaging.preprocess import Decoded
+from ..imaging.preprocess import DecodedImage
 from ..inference.engine import LOGITS, Floats, Pixels
-from ..inference.loader import graph_of
-from ..inference.model import head_of
-from ..inference.openvino import Graph, core
-from ..inference.postprocess import log_odds, probabilities
-from .deletion import MOVES, STEPS, Deletion, deletion
-from .grids import regridded
+from ..inference.loader import graph_path
+from ..inference.model import load_head
+from ..inference.openvino import OpenVinoModel, openvino_core
+from ..inference.postprocess import log_odds, to_probabilities
+from .deletion import N_RANDOM_MAPS, N_STEPS, Deletion, deletion
+from .grids import resample
 from .occlusion import occlusion
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ Method = Literal["cam", "gradcam", "occlusion"]
 Numbers = NDArray[np.float64]
 
 
-class Unexplainable(ValueError):
+class UnsupportedMethod(ValueError):
     """The network does not support the requested method. The message is safe to show to the client."""
 
 
-class Unwanted(Exception):
+class Cancelled(Exception):
     """The request was cancelled, so the explanation was stopped."""
 
 
@@ -72,7 +72,7 @@ class Explanation:
     map: Floats
     bias: float
     region: Region
-    decoded: Decoded
+    decoded: DecodedImage
 
 
 class Explainer:
@@ -87,57 +87,57 @@ class Explainer:
     """
 
     def __init__(self, artifact: Artifact, precision: Precision = "f32", threads: int = 1) -> None:
-        core()  # initialized here, in a thread that lives as long as the process, not in the explainer's thread
+        openvino_core()  # initialized here, in a thread that lives as long as the process, not in the explainer's thread
         self._artifact = artifact
         self._manifest = artifact.manifest
         self._precision = precision
         self._threads = threads
 
     @property
-    def exact(self) -> bool:
+    def has_cam(self) -> bool:
         """Whether the network has exact class activation maps."""
-        return bool(self._manifest.backbone.maps)
+        return bool(self._manifest.backbone.map_outputs)
 
     def explain(
         self,
-        decoded: Decoded,
+        decoded: DecodedImage,
         label: int | None = None,
         method: Method | None = None,
-        wanted: Callable[[], bool] = lambda: True,
+        should_continue: Callable[[], bool] = lambda: True,
     ) -> Explanation:
         """Computes a heat map for a label in an image.
 
         Args:
             label: in [0, C); None for the most probable.
             method: None for "cam" if it is exact, else "occlusion".
-            wanted: called before every forward pass; False cancels the explanation.
+            should_continue: called before every forward pass; False cancels the explanation.
 
         Raises:
             UnsupportedMethod: for "cam" if it is not exact, or for "gradcam" without torch or without a spatial map.
             Cancelled: as soon as `should_continue` returns False.
             FloatingPointError: if the network's output is not finite.
         """
-        if method == "cam" and not self.exact:
-            raise Unexplainable("This network has no class activation maps; use occlusion.")
-        method = method or ("cam" if self.exact else "occlusion")
-        outputs = self._said(decoded.pixels, wanted)
-        label_probabilities = self._chances(outputs)
+        if method == "cam" and not self.has_cam:
+            raise UnsupportedMethod("This network has no class activation maps; use occlusion.")
+        method = method or ("cam" if self.has_cam else "occlusion")
+        outputs = self._forward(decoded.pixels, should_continue)
+        label_probabilities = self._probabilities(outputs)
         index = int(label_probabilities.argmax()) if label is None else label
         bias = float(self._head[1][index]) if method == "cam" else 0.0
-        if method == "cam" or (method == "gradcam" and self._pooled_once):
+        if method == "cam" or (method == "gradcam" and self._gradcam_equals_cam):
             heatmap = self._cam(outputs, index)
         else:
-            heatmap = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, index, wanted)
-        visible = region(decoded.width, decoded.height, self._manifest.preprocessing)
+            heatmap = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, index, should_continue)
+        visible = input_region(decoded.width, decoded.height, self._manifest.preprocessing)
         name, probability = self._manifest.labels[index], float(label_probabilities[index])
         return Explanation(name, probability, method, heatmap.astype(np.float32), bias, visible, decoded)
 
     def deletion(
         self,
         explanation: Explanation,
-        wanted: Callable[[], bool] = lambda: True,
-        steps: int = STEPS,
-        moves: int = MOVES,
+        should_continue: Callable[[], bool] = lambda: True,
+        n_steps: int = N_STEPS,
+        n_random_maps: int = N_RANDOM_MAPS,
     ) -> Deletion:
         """The deletion score of an explanation by this explainer; see `graft.service.explain.deletion`.
 
@@ -147,74 +147,76 @@ class Explainer:
         label = self._manifest.labels.index(explanation.label)
 
         def probability(pixels: Pixels) -> float:
-            return float(self._chances(self._said(pixels, wanted))[label])
+            return float(self._probabilities(self._forward(pixels, should_continue))[label])
 
-        return deletion(probability, explanation.decoded.pixels, explanation.map, self._cover, steps, moves)
+        return deletion(probability, explanation.decoded.pixels, explanation.map, self._fill_color, n_steps, n_random_maps)
 
     @cached_property
-    def _graph(self) -> Graph:
-        output_names = (LOGITS, *self._manifest.backbone.maps)
-        return Graph(graph_of(self._artifact, self._precision), 1, output_names, self._threads, self._precision)
+    def _graph(self) -> OpenVinoModel:
+        output_names = (LOGITS, *self._manifest.backbone.map_outputs)
+        return OpenVinoModel(graph_path(self._artifact, self._precision), 1, output_names, self._threads, self._precision)
 
     @cached_property
     def _head(self) -> tuple[Numbers, Numbers]:
-        return head_of(self._artifact)
+        return load_head(self._artifact)
 
-    def _said(self, pixels: Pixels, wanted: Callable[[], bool]) -> dict[str, Floats]:
-        if not wanted():
-            raise Unwanted
+    def _forward(self, pixels: Pixels, should_continue: Callable[[], bool]) -> dict[str, Floats]:
+        if not should_continue():
+            raise Cancelled
         outputs = self._graph(pixels[None])
         if not np.isfinite(outputs[LOGITS]).all():
             raise FloatingPointError("The network's output for this image is not finite.")
         return outputs
 
-    def _chances(self, said: dict[str, Floats]) -> Numbers:
+    def _probabilities(self, outputs: dict[str, Floats]) -> Numbers:
         """The probability of every label in one image, (C,)."""
-        first_row: Numbers = probabilities(said[LOGITS], self._manifest.temperature, self._manifest.multilabel)[0]
+        first_row: Numbers = to_probabilities(outputs[LOGITS], self._manifest.temperature, self._manifest.multilabel)[0]
         return first_row
 
-    def _cam(self, said: dict[str, Floats], label: int) -> Numbers:
-        maps = [said[name][0] for name in self._manifest.backbone.maps]
-        return activation(maps, self._head[0][label])
+    def _cam(self, outputs: dict[str, Floats], label: int) -> Numbers:
+        maps = [outputs[name][0] for name in self._manifest.backbone.map_outputs]
+        return class_activation_map(maps, self._head[0][label])
 
     @property
-    def _pooled_once(self) -> bool:
+    def _gradcam_equals_cam(self) -> bool:
         """Whether Grad-CAM equals the class activation map without its bias, so that neither gradients nor torch are needed."""
-        return self.exact and self._manifest.backbone.sees == "last"
+        return self.has_cam and self._manifest.backbone.sees == "last"
 
     @cached_property
-    def _with_gradients(self) -> "GradCam":
+    def _gradcam_network(self) -> "GradCam":
         try:
             from .gradcam import GradCam
         except ModuleNotFoundError as error:
-            raise Unexplainable(f"Grad-CAM needs torch and timm, but {error.name} is not installed; use occlusion.") from None
+            raise UnsupportedMethod(
+                f"Grad-CAM needs torch and timm, but {error.name} is not installed; use occlusion."
+            ) from None
         return GradCam(self._artifact, self._threads)
 
-    def _gradcam(self, pixels: Pixels, label: int, wanted: Callable[[], bool]) -> Numbers:
-        network = self._with_gradients
-        if not wanted():
-            raise Unwanted
+    def _gradcam(self, pixels: Pixels, label: int, should_continue: Callable[[], bool]) -> Numbers:
+        network = self._gradcam_network
+        if not should_continue():
+            raise Cancelled
         heatmap = network(pixels, label)
         if heatmap is None:
-            raise Unexplainable("The output of this network depends on no spatial feature map; use occlusion.")
+            raise UnsupportedMethod("The output of this network depends on no spatial feature map; use occlusion.")
         return heatmap
 
-    def _occlusion(self, pixels: Pixels, label: int, wanted: Callable[[], bool]) -> Numbers:
+    def _occlusion(self, pixels: Pixels, label: int, should_continue: Callable[[], bool]) -> Numbers:
         manifest = self._manifest
 
         def score(masked: Pixels) -> float:
-            logits = self._said(masked, wanted)[LOGITS].astype(np.float64)
+            logits = self._forward(masked, should_continue)[LOGITS].astype(np.float64)
             return float(log_odds(logits / manifest.temperature, np.array([label]), manifest.multilabel)[0])
 
-        return occlusion(score, pixels, self._cover)
+        return occlusion(score, pixels, self._fill_color)
 
     @property
-    def _cover(self) -> NDArray[np.uint8]:
+    def _fill_color(self) -> NDArray[np.uint8]:
         """The color that normalization turns into zeros: the least informative one."""
         return np.round(255 * np.array(self._manifest.preprocessing.mean)).astype(np.uint8)
 
 
-def activation(maps: Sequence[Floats], weights: Numbers) -> Numbers:
+def class_activation_map(maps: Sequence[Floats], weights: Numbers) -> Numbers:
     """The contribution of each position of the last map to a logit, (h, w): its mean plus the bias is the logit.
 
     Args:
@@ -224,11 +226,11 @@ def activation(maps: Sequence[Floats], weights: Numbers) -> Numbers:
     cam, start = np.zeros(maps[-1].shape[1:]), 0
     for feature_map in maps:
         contribution = np.einsum("d,dhw->hw", weights[start : (start := start + len(feature_map))], feature_map)
-        cam += regridded(contribution, len(cam), len(cam[0]))
+        cam += resample(contribution, len(cam), len(cam[0]))
     return cam
 
 
-def region(width: int, height: int, preprocessing: Preprocessing) -> Region:
+def input_region(width: int, height: int, preprocessing: Preprocessing) -> Region:
     """The region of an upright image that the network receives, exact to one pixel of the network's input."""
     crop = preprocessing.crop
     if preprocessing.fit == "squash":

@@ -32,11 +32,11 @@ class GradCam:
 
     def __call__(self, pixels: Pixels, label: int) -> NDArray[np.float64] | None:
         """The first-order contribution of each position of the last map to a label's logit, for uint8 (S, S, 3)."""
-        with _at_most(self._threads):
-            return gradient_map(self._network, torch.from_numpy(pixels.copy())[None], label)
+        with _limit_threads(self._threads):
+            return compute_gradcam(self._network, torch.from_numpy(pixels.copy())[None], label)
 
 
-def gradient_map(network: Network, batch: Tensor, label: int) -> NDArray[np.float64] | None:
+def compute_gradcam(network: Network, batch: Tensor, label: int) -> NDArray[np.float64] | None:
     """The Grad-CAM map (h, w) of one image, uint8 (1, S, S, 3); None if the logit depends on no spatial feature map.
 
     It uses the output of the backbone; if the logit does not depend on its positions, as with a ViT's last block, which
@@ -44,13 +44,13 @@ def gradient_map(network: Network, batch: Tensor, label: int) -> NDArray[np.floa
     positions. The paper takes the mean, which differs only in scale; the sum is on the scale of the logit, and with global
     average pooling it gives the class activation map.
     """
-    with _stages_of(network.backbone) as stages, torch.enable_grad():
-        last, logits = network.ending(batch)
-        output = [(last, width_of(network.backbone, last))] if last.requires_grad else []
-        n_prefix = prefix_tokens(network.backbone)
+    with _record_stages(network.backbone) as stages, torch.enable_grad():
+        last, logits = network.last_map_and_logits(batch)
+        output = [(last, n_channels(network.backbone, last))] if last.requires_grad else []
+        n_prefix = n_prefix_tokens(network.backbone)
         for tensor, width in reversed([*stages, *output]):
             [slope] = torch.autograd.grad(logits[0, label], [tensor], retain_graph=True, allow_unused=True)
-            activations, gradient = positions(tensor, width, n_prefix), positions(slope, width, n_prefix)
+            activations, gradient = to_spatial(tensor, width, n_prefix), to_spatial(slope, width, n_prefix)
             if activations is not None and gradient is not None and bool(gradient.any()):
                 weights = gradient.sum(dim=(1, 2))
                 gradcam: NDArray[np.float64] = torch.einsum("d,dhw->hw", weights, activations).detach().double().numpy()
@@ -58,7 +58,7 @@ def gradient_map(network: Network, batch: Tensor, label: int) -> NDArray[np.floa
     return None
 
 
-def positions(tensor: Tensor | None, width: int, n_prefix: int) -> Tensor | None:
+def to_spatial(tensor: Tensor | None, width: int, n_prefix: int) -> Tensor | None:
     """A feature map of one image as (D, h, w), from any layout; None if it has no spatial positions.
 
     Args:
@@ -80,11 +80,11 @@ def positions(tensor: Tensor | None, width: int, n_prefix: int) -> Tensor | None
 
 
 @contextmanager
-def _stages_of(body: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
+def _record_stages(backbone: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
     """The output of each stage with its number of channels, in forward order. The list is filled during the forward pass."""
     outputs: list[tuple[Tensor, int]] = []
-    modules = dict(body.named_modules())
-    stages = [stage for stage in getattr(body, "feature_info", []) if stage["module"] in modules]
+    modules = dict(backbone.named_modules())
+    stages = [stage for stage in getattr(backbone, "feature_info", []) if stage["module"] in modules]
 
     def record(width: int) -> Any:
         return lambda _module, _inputs, tensor: outputs.append((tensor, width)) if isinstance(tensor, Tensor) else None
@@ -97,19 +97,19 @@ def _stages_of(body: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
             hook.remove()
 
 
-def width_of(body: nn.Module, last: Tensor) -> int:
+def n_channels(backbone: nn.Module, last: Tensor) -> int:
     """The number of channels of a backbone's output: its `num_features`, unless fully connected layers follow the last map."""
-    n_features = int(getattr(body, "num_features", last.shape[1]))
+    n_features = int(getattr(backbone, "num_features", last.shape[1]))
     return n_features if n_features in (last.shape[1], last.shape[-1]) else int(last.shape[1])
 
 
-def prefix_tokens(body: nn.Module) -> int:
+def n_prefix_tokens(backbone: nn.Module) -> int:
     """The number of non-patch tokens of a backbone, such as the class token; 0 if it has none."""
-    return int(getattr(body, "num_prefix_tokens", 0))
+    return int(getattr(backbone, "num_prefix_tokens", 0))
 
 
 @contextmanager
-def _at_most(threads: int) -> Iterator[None]:
+def _limit_threads(threads: int) -> Iterator[None]:
     previous = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

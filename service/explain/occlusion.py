@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inference.engine import Pixels
-from .grids import CELLS, covered
+from .grids import GRID_SIZE, mask_cells
 
-PATCH = 2  # cells per side of the masked patch; 81 patches, one forward pass each
+PATCH_CELLS = 2  # cells per side of the masked patch; 81 patches, one forward pass each
 
 Numbers = NDArray[np.float64]
 
 
-def occlusion(score: Callable[[Pixels], float], pixels: Pixels, cover: NDArray[np.uint8]) -> Numbers:
+def occlusion(score: Callable[[Pixels], float], pixels: Pixels, fill_color: NDArray[np.uint8]) -> Numbers:
     """The drop of a score when a patch of the pixels (S, S, 3) is filled with a color (3,): float64 (8, 8), one per cell.
 
     A cell's value is the mean over the patches that cover it. Patches extend beyond the edge, so that the same number of
     patches covers every cell: otherwise a cell at the edge would get part of its neighbors' effect.
     """
-    indices = np.arange(CELLS**2).reshape(CELLS, CELLS)
-    base_score, drops = score(pixels), np.zeros((CELLS, CELLS))
-    for row, column in np.ndindex(CELLS + PATCH - 1, CELLS + PATCH - 1):
-        rows, columns = (slice(max(0, end - PATCH), min(CELLS, end)) for end in (row + 1, column + 1))
-        drops[rows, columns] += base_score - score(covered(pixels, indices[rows, columns].ravel(), cover))
-    mean_drops: Numbers = drops / PATCH**2
+    indices = np.arange(GRID_SIZE**2).reshape(GRID_SIZE, GRID_SIZE)
+    base_score, drops = score(pixels), np.zeros((GRID_SIZE, GRID_SIZE))
+    for row, column in np.ndindex(GRID_SIZE + PATCH_CELLS - 1, GRID_SIZE + PATCH_CELLS - 1):
+        rows, columns = (slice(max(0, end - PATCH_CELLS), min(GRID_SIZE, end)) for end in (row + 1, column + 1))
+        drops[rows, columns] += base_score - score(mask_cells(pixels, indices[rows, columns].ravel(), fill_color))
+    mean_drops: Numbers = drops / PATCH_CELLS**2
     return mean_drops

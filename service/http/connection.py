@@ -16,24 +16,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from ..api.problems import explained, problem
+from ..api.problems import make_problem, to_problem
 from ..api.schemas import Problem
 from ..errors import Overloaded
-from ..scheduling.predictor import Pipeline
-from .exchange import LINGER_S, given_or_new, new_id
-from .middleware import BENTOML_PATHS, Gate
-from .responses import refusal
+from ..scheduling.predictor import Predictor
+from .exchange import LINGER_S, new_id, valid_or_new_id
+from .middleware import BENTOML_PATHS, Middleware
+from .responses import problem_response
 from .routes import Route
-from .state import Serving
+from .state import AppState
 
-ACCEPTED_AT_ONCE = 4
+ACCEPTS_PER_LOOP = 4
 HEADER_OVERHEAD = 32  # bytes added to the size of each header, as in HTTP/2 (RFC 9113, 6.5.2): many small headers cost too
 
 
-class Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """One HTTP/1.1 connection."""
 
-    serving: ClassVar[Serving]
+    service_state: ClassVar[AppState]
     routes: ClassVar[Mapping[str, Route]]
 
     def __init__(
@@ -44,129 +44,129 @@ class Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        settings = self._settings = self.serving.settings
+        settings = self._settings = self.service_state.settings
         if not settings.tracing:
-            self.app = Shortcut(self.app, Gate(self.app, self.serving, self.routes))
+            self.app = BypassBentoML(self.app, Middleware(self.app, self.service_state, self.routes))
         # BentoML does not set it, and uvicorn would then wait forever for accepted requests.
         config.timeout_graceful_shutdown = config.timeout_graceful_shutdown or math.ceil(settings.drain_deadline_s)
-        self._due: asyncio.TimerHandle | None = None  # runs until the headers are complete
-        self._n_bytes = 0  # of the current request's headers
-        self._refused = False
-        self._passing: asyncio.TimerHandle | None = None  # runs while the body of a rejected request is discarded
-        self._lasting = True  # whether the connection is kept alive after that
+        self._header_timer: asyncio.TimerHandle | None = None  # runs until the headers are complete
+        self._n_header_bytes = 0  # of the current request's headers
+        self._rejected = False
+        self._discard_timer: asyncio.TimerHandle | None = None  # runs while the body of a rejected request is discarded
+        self._reuse_connection = True  # whether the connection is kept alive after that
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_headers()
+        self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._await_no_headers()
-        if self._passing is not None:
-            self._passing.cancel()
+        self._cancel_header_timer()
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._rejected:
             return
-        self._n_bytes += len(data)
+        self._n_header_bytes += len(data)
         super().data_received(data)
-        if self._due is not None and self._n_bytes > self._settings.max_header_bytes:
-            self._refuse_headers()
+        if self._header_timer is not None and self._n_header_bytes > self._settings.max_header_bytes:
+            self._reject_headers()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._due is None:  # another request on the same connection
-            self._await_headers()
+        if self._header_timer is None:  # another request on the same connection
+            self._start_header_timer()
 
     def on_headers_complete(self) -> None:
-        self._await_no_headers()
+        self._cancel_header_timer()
         size = len(self.url) + sum(len(name) + len(value) + HEADER_OVERHEAD for name, value in self.headers)
         if size > self._settings.max_header_bytes:
-            self._refuse_headers()
-        elif self.serving.pipeline and self._brings_image():
-            self._admit(self.serving.pipeline)
+            self._reject_headers()
+        elif self.service_state.predictor and self._is_image_upload():
+            self._admit(self.service_state.predictor)
         else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._refused and self._passing is None:
+        if not self._rejected and self._discard_timer is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._passing is not None:
-            self._passed()
-        elif not self._refused:
+        if self._discard_timer is not None:
+            self._finish_discard()
+        elif not self._rejected:
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse("bad_request", "The request is not valid HTTP.")
+        self._reject("bad_request", "The request is not valid HTTP.")
 
-    def _await_headers(self) -> None:
-        self._n_bytes = 0
-        self._due = self.loop.call_later(self._settings.header_deadline_s, self._give_up)
+    def _start_header_timer(self) -> None:
+        self._n_header_bytes = 0
+        self._header_timer = self.loop.call_later(self._settings.header_deadline_s, self._on_header_timeout)
 
-    def _await_no_headers(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+    def _cancel_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-    def _give_up(self) -> None:
+    def _on_header_timeout(self) -> None:
         detail = f"The headers did not arrive within {self._settings.header_deadline_s:g} seconds."
-        self._refuse("slow_headers", detail, "header_deadline_s")
+        self._reject("slow_headers", detail, "header_deadline_s")
 
-    def _refuse_headers(self) -> None:
+    def _reject_headers(self) -> None:
         limit = f"{self._settings.max_header_bytes:,} bytes, counting {HEADER_OVERHEAD} extra bytes for each header"
         detail = f"The headers are larger than {limit}."
-        self._refuse("headers_too_large", detail, "max_header_bytes")
+        self._reject("headers_too_large", detail, "max_header_bytes")
 
-    def _refuse(self, code: str, detail: str, limit: str | None = None) -> None:
+    def _reject(self, code: str, detail: str, limit: str | None = None) -> None:
         """Sends a problem and closes the connection."""
-        self._refused = True
-        self._await_no_headers()
-        if self._passing is not None:  # the response has been sent already; only the body is invalid
+        self._rejected = True
+        self._cancel_header_timer()
+        if self._discard_timer is not None:  # the response has been sent already; only the body is invalid
             self.transport.close()
         if self.transport.is_closing():
             return
-        rejection = problem(code, detail, self._settings, new_id(), limit)
-        self._write(rejection, closing=True)
+        rejection = make_problem(code, detail, self._settings, new_id(), limit)
+        self._write_problem(rejection, closing=True)
         self.transport.close()
-        self.serving.metrics.requests.labels("other", rejection.status, code).inc()
+        self.service_state.metrics.requests.labels("other", rejection.status, code).inc()
 
-    def _write(self, told: Problem, closing: bool) -> None:
-        response = refusal(told)
-        response.headers["X-Request-ID"] = told.request_id
+    def _write_problem(self, rejection: Problem, closing: bool) -> None:
+        response = problem_response(rejection)
+        response.headers["X-Request-ID"] = rejection.request_id
         if closing:
             response.headers["Connection"] = "close"
         headers = b"".join(b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *response.raw_headers])
-        self.transport.write(STATUS_LINE[told.status] + headers + b"\r\n" + bytes(response.body))
+        self.transport.write(STATUS_LINE[rejection.status] + headers + b"\r\n" + bytes(response.body))
 
-    def _brings_image(self) -> bool:
+    def _is_image_upload(self) -> bool:
         """Whether these headers announce an authorized image upload, and no earlier response is pending (pipelining)."""
         route = self.routes.get(self._path())
         is_first = self.cycle is None or self.cycle.response_complete
-        is_upload = route is not None and route.takes is not None and self.parser.get_method() == b"POST"
-        return is_upload and is_first and self.serving.admits(self._header(b"authorization"))
+        is_upload = route is not None and route.accepts is not None and self.parser.get_method() == b"POST"
+        return is_upload and is_first and self.service_state.authorize(self._header(b"authorization"))
 
-    def _admit(self, pipeline: Pipeline) -> None:
+    def _admit(self, predictor: Predictor) -> None:
         """Reserves a slot for the image, or rejects the request if the queue is full."""
         try:
-            self.scope["reservation"] = pipeline.road.room.expect()  # type: ignore[typeddict-unknown-key]
+            self.scope["reservation"] = predictor.queue.admission.reserve()  # type: ignore[typeddict-unknown-key]
         except Overloaded as overload:
-            self._turn_away(overload)
+            self._reject_overloaded(overload)
         else:
             super().on_headers_complete()
 
-    def _turn_away(self, overload: Overloaded) -> None:
+    def _reject_overloaded(self, overload: Overloaded) -> None:
         """Responds immediately and discards the body, so that the connection can be reused."""
         start = time.perf_counter()
         # After `Expect: 100-continue` the client may skip the body, and the start of the next request would be ambiguous.
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        self._lasting = keep_alive and not self.expect_100_continue
-        rejection = explained(overload, self._settings, given_or_new(self._header(b"x-request-id")))
-        self._write(rejection, closing=not self._lasting)
-        self._passing = self.loop.call_later(LINGER_S, self.transport.close)
+        self._reuse_connection = keep_alive and not self.expect_100_continue
+        rejection = to_problem(overload, self._settings, valid_or_new_id(self._header(b"x-request-id")))
+        self._write_problem(rejection, closing=not self._reuse_connection)
+        self._discard_timer = self.loop.call_later(LINGER_S, self.transport.close)
         self.server_state.total_requests += 1
-        self.serving.turn_away(self._path(), rejection, time.perf_counter() - start)
+        self.service_state.reject(self._path(), rejection, time.perf_counter() - start)
 
     def _path(self) -> str:
         return self.url.partition(b"?")[0].decode("latin-1")
@@ -174,41 +174,41 @@ class Protocol(HttpToolsProtocol):
     def _header(self, name: bytes) -> str:
         return next((value.decode("latin-1") for key, value in self.headers if key == name), "")
 
-    def _passed(self) -> None:
+    def _finish_discard(self) -> None:
         """Runs once the body of a rejected request has been discarded."""
-        if self._passing is not None:
-            self._passing.cancel()
-            self._passing = None
-        if not self._lasting:
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+        if not self._reuse_connection:
             self.transport.close()
         elif not self.transport.is_closing():  # as uvicorn does after its own responses
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
 
-class Shortcut:
+class BypassBentoML:
     """ASGI app that skips BentoML's middlewares. Used unless tracing needs them.
 
     They cost three times as much as the rest of the request path, and one of their timers keeps 5 KB per request for a minute.
     """
 
-    def __init__(self, bentoml: ASGIApp, gate: ASGIApp) -> None:
+    def __init__(self, bentoml: ASGIApp, middleware: ASGIApp) -> None:
         self._bentoml = bentoml
-        self._gate = gate
+        self._middleware = middleware
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._bentoml if scope.get("path") in BENTOML_PATHS else self._gate
+        app = self._bentoml if scope.get("path") in BENTOML_PATHS else self._middleware
         await app(scope, receive, send)
 
 
-def install(serving: Serving, routes: Mapping[str, Route]) -> None:
+def install(app_state: AppState, routes: Mapping[str, Route]) -> None:
     """Makes the uvicorn server that BentoML starts in this process use `HttpProtocol`."""
-    Protocol.serving, Protocol.routes = serving, routes
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Protocol.__name__}"
-    _open_wide()
+    HttpProtocol.service_state, HttpProtocol.routes = app_state, routes
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{HttpProtocol.__name__}"
+    _accept_several_per_loop()
 
 
-def _open_wide() -> None:
+def _accept_several_per_loop() -> None:
     """Makes uvicorn accept several connections per iteration of the event loop.
 
     uvloop accepts one connection per iteration and listening socket, and under load an iteration is slow: two thousand
@@ -217,6 +217,6 @@ def _open_wide() -> None:
     start = uvicorn.Server.startup
 
     async def startup(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-        await start(self, sockets and [listener.dup() for listener in sockets for _ in range(ACCEPTED_AT_ONCE)])
+        await start(self, sockets and [listener.dup() for listener in sockets for _ in range(ACCEPTS_PER_LOOP)])
 
     uvicorn.Server.startup = startup  # type: ignore[method-assign]

@@ -11,14 +11,14 @@ from starlette.types import Message, Receive, Scope, Send
 LINGER_S = 2.0  # a rejected body is read and discarded for this long, so that the client can read the response
 
 
-class Visit:
+class Exchange:
     """One request with its id, its counters, and its response.
 
     Attributes:
         request: its `state` has the `id`, the `code` of the problem it ends with ("ok" if none), and `buffered_bytes`, how
             many bytes of its body are in memory.
         status: of the response; 0 before it starts.
-        received: bytes of the body so far.
+        n_received_bytes: of the body so far.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,18 +26,18 @@ class Visit:
         self._send = send
         state = {"code": "ok", "buffered_bytes": 0}
         self.request = Request({**scope, "state": state}, self.receive)
-        self.id = state["id"] = given_or_new(self.request.headers.get("x-request-id", ""))
-        self.begun = time.perf_counter()
+        self.id = state["id"] = valid_or_new_id(self.request.headers.get("x-request-id", ""))
+        self.started = time.perf_counter()
         self.status = 0
-        self.received = 0
+        self.n_received_bytes = 0
         headers = self.request.headers
-        self._whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._body_complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
 
     async def receive(self) -> Message:
         """The next message from the client. Counts its bytes."""
         message = await self._receive()
-        self.received += len(message.get("body", b""))
-        self._whole = self._whole or not message.get("more_body", False)
+        self.n_received_bytes += len(message.get("body", b""))
+        self._body_complete = self._body_complete or not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
@@ -47,7 +47,7 @@ class Visit:
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.id.encode())]}
         await self._send(message)
 
-    async def reply(self, response: Response) -> None:
+    async def respond(self, response: Response) -> None:
         """Sends one of Graft's own responses.
 
         An unread body is read and discarded for a while before the connection closes (nginx calls this a lingering close):
@@ -55,11 +55,11 @@ class Visit:
         """
         self.status = response.status_code
         response.headers["X-Request-ID"] = self.id
-        if not self._whole:
+        if not self._body_complete:
             response.headers["Connection"] = "close"
         await self._send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
         body = b"" if self.request.method == "HEAD" else response.body
-        if not self._whole:
+        if not self._body_complete:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             await self._linger()
             body = b""
@@ -68,13 +68,13 @@ class Visit:
     async def _linger(self) -> None:
         try:
             async with asyncio.timeout(LINGER_S):
-                while not self._whole:
+                while not self._body_complete:
                     await self.receive()
         except TimeoutError:
             pass
 
 
-def given_or_new(request_id: str) -> str:
+def valid_or_new_id(request_id: str) -> str:
     """The client's request id if it is short and printable, else a new one."""
     is_valid = 0 < len(request_id) <= 64 and request_id.isascii() and request_id.isprintable()
     return request_id if is_valid else new_id()

@@ -12,87 +12,93 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..api.problems import problem
+from ..api.problems import make_problem
 from ..monitoring.logs import logger
-from .exchange import Visit
-from .responses import refusal
-from .routes import PROBES, Route
-from .state import Serving
+from .exchange import Exchange
+from .responses import problem_response
+from .routes import PROBE_PATHS, Route
+from .state import AppState
 
 BENTOML_PATHS = frozenset({"/schema.json"})
-HUNG_UP = 499  # nginx's code for a client that disconnected; only in logs and metrics, separate from server errors
+CLIENT_CLOSED_REQUEST = (
+    499  # nginx's code for a client that disconnected; only in logs and metrics, separate from server errors
+)
 
 
-class Gate:
+class Middleware:
     """ASGI middleware in front of BentoML.
 
     Attributes:
-        serving: the state of the service.
+        app_state: the state of the service.
     """
 
-    def __init__(self, app: ASGIApp, serving: Serving, routes: Mapping[str, Route]) -> None:
+    def __init__(self, app: ASGIApp, app_state: AppState, routes: Mapping[str, Route]) -> None:
         self._bentoml = app
-        self.serving = serving
+        self.app_state = app_state
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._answer(scope, Visit(scope, receive, send), receive)
+            await self._handle(scope, Exchange(scope, receive, send), receive)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._bentoml(scope, receive, send)
 
-    async def _answer(self, scope: Scope, visit: Visit, receive: Receive) -> None:
+    async def _handle(self, scope: Scope, exchange: Exchange, receive: Receive) -> None:
         try:
-            if (rejection := self._check(visit.request)) is not None:
-                await visit.reply(rejection)
+            if (rejection := self._reject(exchange.request)) is not None:
+                await exchange.respond(rejection)
             elif scope["path"] in BENTOML_PATHS:
-                await self._bentoml(scope, receive, visit.send)
+                await self._bentoml(scope, receive, exchange.send)
             else:
-                await visit.reply(await self._routes[scope["path"]](visit.request, self.serving))
+                await exchange.respond(await self._routes[scope["path"]](exchange.request, self.app_state))
         except ClientDisconnect:
-            visit.status = HUNG_UP
+            exchange.status = CLIENT_CLOSED_REQUEST
         except Exception:
-            logger.exception("failed", extra={"fields": {"request_id": visit.id}})
-            if visit.status:  # the response has started: only a broken connection can show that it is incomplete
+            logger.exception("failed", extra={"fields": {"request_id": exchange.id}})
+            if exchange.status:  # the response has started: only a broken connection can show that it is incomplete
                 raise
-            await visit.reply(
-                self._refusal(visit.request, "internal", "This is a bug in Graft. Find it in the log by the request id.")
+            await exchange.respond(
+                self._problem_response(
+                    exchange.request, "internal", "This is a bug in Graft. Find it in the log by the request id."
+                )
             )
         finally:
-            self.serving.uploads.give_back(visit.request.state.buffered_bytes)
-            self._tell(visit)
+            self.app_state.upload_budget.release(exchange.request.state.buffered_bytes)
+            self._record(exchange)
 
-    def _check(self, request: Request) -> Response | None:
+    def _reject(self, request: Request) -> Response | None:
         """The response to a request without a valid key or to an unknown path; None for any other."""
         path = request.scope["path"]
         route = self._routes.get(path)
-        if not (route and route.open) and not self.serving.admits(request.headers.get("authorization", "")):
-            return self._refusal(request, "unauthorized", "Send the header `Authorization: Bearer KEY`.")
+        if not (route and route.public) and not self.app_state.authorize(request.headers.get("authorization", "")):
+            return self._problem_response(request, "unauthorized", "Send the header `Authorization: Bearer KEY`.")
         if route is None and path not in BENTOML_PATHS:
-            return self._refusal(request, "not_found", f"There is no {path!r}. See /docs.json for the available paths.")
+            return self._problem_response(
+                request, "not_found", f"There is no {path!r}. See /docs.json for the available paths."
+            )
         return None
 
-    def _refusal(self, request: Request, code: str, detail: str) -> Response:
+    def _problem_response(self, request: Request, code: str, detail: str) -> Response:
         request.state.code = code
-        return refusal(problem(code, detail, self.serving.settings, request.state.id))
+        return problem_response(make_problem(code, detail, self.app_state.settings, request.state.id))
 
-    def _tell(self, visit: Visit) -> None:
+    def _record(self, exchange: Exchange) -> None:
         """Counts and logs a request. By route, not by path: the number of paths is unbounded."""
-        path, code = visit.request.scope["path"], visit.request.state.code
+        path, code = exchange.request.scope["path"], exchange.request.state.code
         route = path if path in self._routes or path in BENTOML_PATHS else "other"
-        seconds = time.perf_counter() - visit.begun
-        self.serving.metrics.requests.labels(route, visit.status, code).inc()
-        self.serving.metrics.request_seconds.labels(route).observe(seconds)
-        if self.serving.settings.log_requests and path not in PROBES:
+        seconds = time.perf_counter() - exchange.started
+        self.app_state.metrics.requests.labels(route, exchange.status, code).inc()
+        self.app_state.metrics.request_seconds.labels(route).observe(seconds)
+        if self.app_state.settings.log_requests and path not in PROBE_PATHS:
             fields = {
-                "request_id": visit.id,
-                "method": visit.request.method,
+                "request_id": exchange.id,
+                "method": exchange.request.method,
                 "route": route,
-                "status": visit.status,
+                "status": exchange.status,
                 "code": code,
                 "ms": round(1e3 * seconds, 1),
-                "bytes": visit.received,
+                "bytes": exchange.n_received_bytes,
             }
             logger.info("request", extra={"fields": fields})

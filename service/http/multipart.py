@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 
-MOST_PARTS = 2_000  # far above the image limits, and few enough to parse quickly
-MOST_HEADER_BYTES = 2**16  # of one line; file names may be long and are ignored
+MAX_PARTS = 2_000  # far above the image limits, and few enough to parse quickly
+MAX_HEADER_BYTES = 2**16  # of one line; file names may be long and are ignored
 
 
 class FormError(ValueError):
@@ -33,49 +33,49 @@ class Part(NamedTuple):
     is_file: bool
 
 
-def parts(body: bytes, content_type: str) -> list[Part]:
+def parse_form(body: bytes, content_type: str) -> list[Part]:
     """The parts of a form, in order. Raises FormError."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise FormError("The Content-Type has no boundary.")
-    collector = _Collector()
+    collector = _PartCollector()
     try:
-        parser = MultipartParser(boundary, collector.callbacks(), max_header_size=MOST_HEADER_BYTES)
+        parser = MultipartParser(boundary, collector.callbacks(), max_header_size=MAX_HEADER_BYTES)
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
         raise FormError(f"The form cannot be parsed: {error}.") from None
-    if not collector.ended:
+    if not collector.complete:
         raise FormError("The form ends before its closing boundary.")
     return collector.parts
 
 
-class _Collector:
+class _PartCollector:
     """Collects the parts from the parser's callbacks."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
-        self.ended = False
+        self.complete = False
         self._headers: list[tuple[bytearray, bytearray]] = []
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
-            "on_part_begin": self._begin,
+            "on_part_begin": self._on_part_begin,
             "on_header_begin": lambda: self._headers.append((bytearray(), bytearray())),
             "on_header_field": lambda data, start, end: self._headers[-1][0].extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._headers[-1][1].extend(data[start:end]),
-            "on_part_data": lambda data, start, end: self._pieces.append(data[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._all,
+            "on_part_data": lambda data, start, end: self._chunks.append(data[start:end]),
+            "on_part_end": self._on_part_end,
+            "on_end": self._on_end,
         }
 
-    def _begin(self) -> None:
-        if len(self.parts) == MOST_PARTS:
-            raise TooManyParts(f"The form has more than {MOST_PARTS:,} parts.")
-        self._headers, self._pieces = [], []
+    def _on_part_begin(self) -> None:
+        if len(self.parts) == MAX_PARTS:
+            raise TooManyParts(f"The form has more than {MAX_PARTS:,} parts.")
+        self._headers, self._chunks = [], []
 
-    def _end(self) -> None:
+    def _on_part_end(self) -> None:
         headers = {bytes(name).lower(): bytes(value) for name, value in self._headers}
         disposition, options = parse_options_header(headers.get(b"content-disposition"))
         if disposition != b"form-data" or b"name" not in options:
@@ -84,7 +84,7 @@ class _Collector:
             name = options[b"name"].decode()
         except UnicodeDecodeError:
             raise FormError("The name of a part of the form is not UTF-8.") from None
-        self.parts.append(Part(name, b"".join(self._pieces), b"filename" in options))
+        self.parts.append(Part(name, b"".join(self._chunks), b"filename" in options))
 
-    def _all(self) -> None:
-        self.ended = True
+    def _on_end(self) -> None:
+        self.complete = True

@@ -12,15 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..api.options import Options
-from ..api.problems import problem
+from ..api.problems import make_problem
 from ..api.schemas import PROBLEMS, Problem
 from ..settings import Settings
 from . import website
 from .responses import PROBLEM_TYPE
-from .routes import CONTRACT, TWINS, Route
-from .state import Serving
+from .routes import ALIASES, API_ROUTES, Route
+from .state import AppState
 
-REFS = "#/components/schemas/{model}"
+REF_TEMPLATE = "#/components/schemas/{model}"
 EXAMPLE_ID = "3f0c1d2e4b5a69788796a5b4c3d2e1f0"
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 Schema = dict[str, Any]
@@ -28,9 +28,11 @@ Schema = dict[str, Any]
 
 def document(routes: Iterable[Route]) -> Schema:
     """The OpenAPI 3.1 document for a set of routes."""
-    shown = [route for route in routes if route.shown]
-    models = {model for route in shown if (model := route.answer)} | {Problem}
-    _, schemas = models_json_schema([(model, "serialization") for model in sorted(models, key=_name)], ref_template=REFS)
+    shown = [route for route in routes if route.include_in_schema]
+    models = {model for route in shown if (model := route.response_model)} | {Problem}
+    _, schemas = models_json_schema(
+        [(model, "serialization") for model in sorted(models, key=_model_name)], ref_template=REF_TEMPLATE
+    )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -48,7 +50,7 @@ def document(routes: Iterable[Route]) -> Schema:
     }
 
 
-def _name(model: type[BaseModel]) -> str:
+def _model_name(model: type[BaseModel]) -> str:
     return model.__name__
 
 
@@ -63,12 +65,12 @@ def _operation(route: Route) -> Schema:
     operation: Schema = {
         "operationId": route.path.strip("/").replace("/", "_"),
         "summary": route.summary,
-        "responses": {"200": _answer(route)} | _problems(route),
-        "parameters": [REQUEST_ID, *(_parameter(name, schema) for name, schema in _options(route.options).items())],
+        "responses": {"200": _success_response(route)} | _problem_responses(route),
+        "parameters": [REQUEST_ID, *(_parameter(name, schema) for name, schema in _option_schemas(route.options).items())],
     }
-    if route.takes:
-        operation["requestBody"] = {"required": True, "content": _bodies(route)}
-    if route.open:
+    if route.accepts:
+        operation["requestBody"] = {"required": True, "content": _request_bodies(route)}
+    if route.public:
         operation["security"] = []
     return operation
 
@@ -82,19 +84,20 @@ REQUEST_ID: Schema = {
 ID_HEADER: Schema = {"X-Request-ID": {"schema": {"type": "string"}, "required": True}}
 
 
-def _answer(route: Route) -> Schema:
-    schema = {"$ref": REFS.format(model=route.answer.__name__)} if route.answer else None
+def _success_response(route: Route) -> Schema:
+    schema = {"$ref": REF_TEMPLATE.format(model=route.response_model.__name__)} if route.response_model else None
     content = {
-        media_type: {"schema": schema if media_type == "application/json" else _media(media_type)} for media_type in route.kinds
+        media_type: {"schema": schema if media_type == "application/json" else _media_schema(media_type)}
+        for media_type in route.media_types
     }
     return {"description": "Success.", "headers": ID_HEADER, "content": content}
 
 
-def _media(kind: str) -> Schema:
-    return {"type": "string"} if kind.startswith("text/") else BINARY
+def _media_schema(media_type: str) -> Schema:
+    return {"type": "string"} if media_type.startswith("text/") else BINARY
 
 
-def _options(options: type[Options]) -> dict[str, Schema]:
+def _option_schemas(options: type[Options]) -> dict[str, Schema]:
     properties: dict[str, Schema] = options.model_json_schema()["properties"] if options.model_fields else {}
     return properties
 
@@ -114,39 +117,41 @@ def _without_null(schema: Schema) -> Schema:
     return schema
 
 
-def _bodies(route: Route) -> Schema:
-    options = {name: _without_null(dict(schema)) for name, schema in _options(route.options).items()}
-    if route.takes == "images":
+def _request_bodies(route: Route) -> Schema:
+    options = {name: _without_null(dict(schema)) for name, schema in _option_schemas(route.options).items()}
+    if route.accepts == "images":
         limit = Settings.model_fields["max_batch_images"].default
         images = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": limit, "description": "see /v1/limits"}
-        return {"multipart/form-data": {"schema": _fields("images", images, options)}}
+        return {"multipart/form-data": {"schema": _object_schema("images", images, options)}}
     text = {"type": "string", "format": "byte", "description": "base64, without a data: prefix"}
     return {
         "image/*": {"schema": BINARY},
         "application/octet-stream": {"schema": BINARY},
-        "multipart/form-data": {"schema": _fields("image", BINARY, options)},
-        "application/json": {"schema": _fields("image", text, _options(route.options))},
+        "multipart/form-data": {"schema": _object_schema("image", BINARY, options)},
+        "application/json": {"schema": _object_schema("image", text, _option_schemas(route.options))},
     }
 
 
-def _fields(name: str, schema: Schema, options: dict[str, Schema]) -> Schema:
+def _object_schema(name: str, schema: Schema, options: dict[str, Schema]) -> Schema:
     return {"type": "object", "properties": {name: schema, **options}, "required": [name], "additionalProperties": False}
 
 
-def _problems(route: Route) -> Schema:
+def _problem_responses(route: Route) -> Schema:
     """The response of every possible error status, with an example of each code."""
     examples: dict[int, dict[str, Schema]] = {}
-    for code in possible(route):
+    for code in possible_codes(route):
         status, title = PROBLEMS[code]
-        if code == "too_many_files" and route.takes == "image":
+        if code == "too_many_files" and route.accepts == "image":
             status = 422
-        example = problem(code, f"{title}.", Settings(), EXAMPLE_ID, status=status).model_dump(mode="json", exclude_none=True)
+        example = make_problem(code, f"{title}.", Settings(), EXAMPLE_ID, status=status).model_dump(
+            mode="json", exclude_none=True
+        )
         examples.setdefault(status, {})[code] = {"summary": title, "value": example}
     return {
         str(status): {
             "description": " / ".join(examples[status]),
             "headers": ID_HEADER | EXTRA_HEADERS.get(status, {}),
-            "content": {PROBLEM_TYPE: {"schema": {"$ref": REFS.format(model="Problem")}, "examples": examples[status]}},
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": REF_TEMPLATE.format(model="Problem")}, "examples": examples[status]}},
         }
         for status in sorted(examples)
     }
@@ -157,8 +162,8 @@ EXTRA_HEADERS: dict[int, Schema] = {
     405: {"Allow": {"schema": {"type": "string"}, "required": True}},
     503: {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}, "required": True}},
 }
-ALWAYS = ("bad_request", "method_not_allowed", "slow_headers", "headers_too_large", "internal")
-OF_BODIES = (
+COMMON_CODES = ("bad_request", "method_not_allowed", "slow_headers", "headers_too_large", "internal")
+BODY_CODES = (
     "body_too_large",
     "content_encoding",
     "missing_image",
@@ -170,7 +175,7 @@ OF_BODIES = (
     "bad_multipart",
     "urls_not_accepted",
 )
-OF_IMAGES = (
+IMAGE_CODES = (
     "bad_aspect",
     "corrupt_image",
     "deadline",
@@ -185,30 +190,30 @@ OF_IMAGES = (
 )
 
 
-def possible(route: Route) -> list[str]:
+def possible_codes(route: Route) -> list[str]:
     """The codes of every problem that a route can return."""
-    codes = [*ALWAYS]
-    if not route.open:
+    codes = [*COMMON_CODES]
+    if not route.public:
         codes += ["unauthorized", "not_acceptable"]
-    if route.path not in NEVER_LOADING:
+    if route.path not in MODEL_FREE_PATHS:
         codes.append("not_ready")
-    if route.takes:
-        codes += [*OF_BODIES, *OF_IMAGES, *(f"bad_{name}" for name in route.options.model_fields)]
-    if route.takes == "image":
+    if route.accepts:
+        codes += [*BODY_CODES, *IMAGE_CODES, *(f"bad_{name}" for name in route.options.model_fields)]
+    if route.accepts == "image":
         codes += ["bad_json", "bad_base64"]
     return [code for code in PROBLEMS if code in codes]
 
 
-NEVER_LOADING = ("/v1/limits", "/metrics", "/docs.json")
+MODEL_FREE_PATHS = ("/v1/limits", "/metrics", "/docs.json")
 
 
-def table() -> dict[str, Route]:
+def build_routes() -> dict[str, Route]:
     """All routes by path: the API, its aliases, the page, and the OpenAPI document."""
-    routes = {route.path: route for route in [*CONTRACT, *website.routes()]}
-    for alias, original in TWINS.items():
+    routes = {route.path: route for route in [*API_ROUTES, *website.routes()]}
+    for alias, original in ALIASES.items():
         routes[alias] = replace(routes[original], path=alias)
 
-    async def serve_document(request: Request, app_state: Serving) -> Response:
+    async def serve_document(request: Request, app_state: AppState) -> Response:
         return Response(content, media_type="application/json")
 
     docs = Route("/docs.json", "GET", serve_document, "This OpenAPI document.")

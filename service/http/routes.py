@@ -11,17 +11,17 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ..api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parsed
-from ..api.problems import EXPECTED, explained
+from ..api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parse_options
+from ..api.problems import CLIENT_ERRORS, to_problem
 from ..api.schemas import Batch, Classification, Embedding, Explained, Labels, Limits, ModelDescription, Similar
-from ..errors import Refused
+from ..errors import ProblemError
 from ..monitoring import metrics
-from .request_body import Givens, Intake
-from .responses import acceptable, refusal, reply
-from .state import Serving
+from .request_body import RawOptions, RequestReader
+from .responses import json_response, negotiate, problem_response
+from .state import AppState
 
 R = TypeVar("R")
-Handler = Callable[[Request, Serving], Awaitable[Response]]
+Handler = Callable[[Request, AppState], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -29,121 +29,142 @@ class Route:
     """One path with the handler of its only method. Other methods get a 405; an expected error becomes a problem response.
 
     Attributes:
-        takes: what the body holds: one image, or several.
-        answer: the pydantic model of a JSON response.
-        kinds: the media types of the response.
-        open: whether it needs no API key.
-        shown: whether the OpenAPI document includes it.
+        accepts: what the body holds: one image, or several.
+        response_model: the pydantic model of a JSON response.
+        media_types: the media types of the response.
+        public: whether it needs no API key.
+        include_in_schema: whether the OpenAPI document includes it.
     """
 
     path: str
     method: Literal["GET", "POST"]
     handler: Handler
     summary: str
-    takes: Literal["image", "images"] | None = None
+    accepts: Literal["image", "images"] | None = None
     options: type[Options] = Options
-    answer: type[BaseModel] | None = None
-    kinds: tuple[str, ...] = ("application/json",)
-    open: bool = False
-    shown: bool = True
+    response_model: type[BaseModel] | None = None
+    media_types: tuple[str, ...] = ("application/json",)
+    public: bool = False
+    include_in_schema: bool = True
 
-    async def __call__(self, request: Request, serving: Serving) -> Response:
+    async def __call__(self, request: Request, app_state: AppState) -> Response:
         methods = ("GET", "HEAD") if self.method == "GET" else ("POST",)
         try:
             if request.method not in methods:
-                raise Refused("method_not_allowed", f"{request.method} is not allowed here; use {' or '.join(methods)}.")
-            if not self.open and acceptable(request.headers.get("accept", ""), self.kinds) is None:
-                raise Refused("not_acceptable", f"The response is {' or '.join(self.kinds)}, which the Accept header excludes.")
-            return await self.handler(request, serving)
-        except EXPECTED as error:
-            rejection = explained(error, serving.settings, request.state.id)
+                raise ProblemError("method_not_allowed", f"{request.method} is not allowed here; use {' or '.join(methods)}.")
+            if not self.public and negotiate(request.headers.get("accept", ""), self.media_types) is None:
+                raise ProblemError(
+                    "not_acceptable", f"The response is {' or '.join(self.media_types)}, which the Accept header excludes."
+                )
+            return await self.handler(request, app_state)
+        except CLIENT_ERRORS as error:
+            rejection = to_problem(error, app_state.settings, request.state.id)
             request.state.code = rejection.code
-            response = refusal(rejection)
+            response = problem_response(rejection)
             if rejection.status == 405:
                 response.headers["Allow"] = ", ".join(methods)
             return response
 
 
-async def classify(request: Request, serving: Serving) -> Response:
-    predictor, (encoded, raw_options) = serving.loaded(), await _taken(request, serving, Intake.image)
-    options = parsed(ClassifyOptions, *raw_options)
-    return reply(await _unless_gone(request, serving, predictor.classify(encoded, options, request.state.id)))
+async def classify(request: Request, app_state: AppState) -> Response:
+    predictor, (encoded, raw_options) = (
+        app_state.require_predictor(),
+        await _read_request(request, app_state, RequestReader.read_image),
+    )
+    options = parse_options(ClassifyOptions, *raw_options)
+    return json_response(await _with_deadline(request, app_state, predictor.classify(encoded, options, request.state.id)))
 
 
-async def classify_batch(request: Request, serving: Serving) -> Response:
-    predictor, (images, raw_options) = serving.loaded(), await _taken(request, serving, Intake.images)
-    options = parsed(ClassifyOptions, *raw_options)
-    return reply(await _unless_gone(request, serving, predictor.classify_many(images, options, request.state.id)))
+async def classify_batch(request: Request, app_state: AppState) -> Response:
+    predictor, (images, raw_options) = (
+        app_state.require_predictor(),
+        await _read_request(request, app_state, RequestReader.read_images),
+    )
+    options = parse_options(ClassifyOptions, *raw_options)
+    return json_response(await _with_deadline(request, app_state, predictor.classify_many(images, options, request.state.id)))
 
 
-async def embed(request: Request, serving: Serving) -> Response:
-    predictor, (encoded, raw_options) = serving.loaded(), await _taken(request, serving, Intake.image)
-    parsed(Options, *raw_options)
-    return reply(await _unless_gone(request, serving, predictor.embed(encoded, request.state.id)))
+async def embed(request: Request, app_state: AppState) -> Response:
+    predictor, (encoded, raw_options) = (
+        app_state.require_predictor(),
+        await _read_request(request, app_state, RequestReader.read_image),
+    )
+    parse_options(Options, *raw_options)
+    return json_response(await _with_deadline(request, app_state, predictor.embed(encoded, request.state.id)))
 
 
-async def similar(request: Request, serving: Serving) -> Response:
-    predictor, (encoded, raw_options) = serving.loaded(), await _taken(request, serving, Intake.image)
-    options = parsed(SimilarOptions, *raw_options)
-    return reply(await _unless_gone(request, serving, predictor.similar(encoded, options, request.state.id)))
+async def similar(request: Request, app_state: AppState) -> Response:
+    predictor, (encoded, raw_options) = (
+        app_state.require_predictor(),
+        await _read_request(request, app_state, RequestReader.read_image),
+    )
+    options = parse_options(SimilarOptions, *raw_options)
+    return json_response(await _with_deadline(request, app_state, predictor.similar(encoded, options, request.state.id)))
 
 
-async def explain(request: Request, serving: Serving) -> Response:
-    predictor, (encoded, raw_options) = serving.loaded(), await _taken(request, serving, Intake.image)
-    options = parsed(ExplainOptions, *raw_options)
-    if acceptable(request.headers.get("accept", ""), PICTURE_OR_JSON) == "application/json":
-        return reply(await _unless_gone(request, serving, predictor.explain(encoded, options, request.state.id)))
-    png = await _unless_gone(request, serving, predictor.overlay(encoded, options))
+async def explain(request: Request, app_state: AppState) -> Response:
+    predictor, (encoded, raw_options) = (
+        app_state.require_predictor(),
+        await _read_request(request, app_state, RequestReader.read_image),
+    )
+    options = parse_options(ExplainOptions, *raw_options)
+    if negotiate(request.headers.get("accept", ""), PNG_OR_JSON) == "application/json":
+        return json_response(await _with_deadline(request, app_state, predictor.explain(encoded, options, request.state.id)))
+    png = await _with_deadline(request, app_state, predictor.overlay(encoded, options))
     return Response(png, media_type="image/png")
 
 
-async def describe_model(request: Request, serving: Serving) -> Response:
-    model = serving.loaded().model
+async def describe_model(request: Request, app_state: AppState) -> Response:
+    model = app_state.require_predictor().model
     fields = model.manifest.model_dump(include=set(ModelDescription.model_fields))
-    return reply(ModelDescription(**fields, device=model.engine.device, precision=model.engine.precision, drift=model.drift))
+    return json_response(
+        ModelDescription(**fields, device=model.engine.device, precision=model.engine.precision, drift=model.drift)
+    )
 
 
-async def list_labels(request: Request, serving: Serving) -> Response:
-    return reply(Labels(labels=serving.loaded().model.manifest.labels))
+async def list_labels(request: Request, app_state: AppState) -> Response:
+    return json_response(Labels(labels=app_state.require_predictor().model.manifest.labels))
 
 
-async def list_limits(request: Request, serving: Serving) -> Response:
-    return reply(Limits(limits=serving.settings.limits()))
+async def list_limits(request: Request, app_state: AppState) -> Response:
+    return json_response(Limits(limits=app_state.settings.limits()))
 
 
-async def alive(request: Request, serving: Serving) -> Response:
-    if serving.pipeline is not None and serving.pipeline.road.beyond_repair:
-        raise Refused("not_ready", "The network no longer responds.")
+async def liveness(request: Request, app_state: AppState) -> Response:
+    if app_state.predictor is not None and app_state.predictor.queue.needs_restart:
+        raise ProblemError("not_ready", "The network no longer responds.")
     return Response("\n", media_type="text/plain")
 
 
-async def ready(request: Request, serving: Serving) -> Response:
-    if not serving.ready:
-        raise Refused("not_ready", "The service does not accept new requests.")
+async def readiness(request: Request, app_state: AppState) -> Response:
+    if not app_state.ready:
+        raise ProblemError("not_ready", "The service does not accept new requests.")
     return Response("\n", media_type="text/plain")
 
 
-async def tell_metrics(request: Request, serving: Serving) -> Response:
-    return Response(serving.metrics.text(), media_type=metrics.MEDIA_TYPE)
+async def get_metrics(request: Request, app_state: AppState) -> Response:
+    return Response(app_state.metrics.to_text(), media_type=metrics.MEDIA_TYPE)
 
 
-async def _taken(request: Request, serving: Serving, take: Callable[[Intake], Awaitable[tuple[R, Givens]]]) -> tuple[R, Givens]:
+async def _read_request(
+    request: Request, app_state: AppState, read: Callable[[RequestReader], Awaitable[tuple[R, RawOptions]]]
+) -> tuple[R, RawOptions]:
     """The request's images and raw options. Raises Overloaded before it reads the body if the queue is full."""
-    serving.loaded().road.room.check()
+    app_state.require_predictor().queue.admission.check()
     start = time.perf_counter()
     try:
-        return await take(Intake(request, serving.settings, serving.uploads))
+        return await read(RequestReader(request, app_state.settings, app_state.upload_budget))
     finally:
         if reservation := request.scope.get("reservation"):
             reservation.end()
-        serving.metrics.stage_seconds.labels("read").observe(time.perf_counter() - start)
+        app_state.metrics.stage_seconds.labels("read").observe(time.perf_counter() - start)
 
 
-async def _unless_gone(request: Request, serving: Serving, work: Coroutine[Any, Any, R]) -> R:
+async def _with_deadline(request: Request, app_state: AppState, work: Coroutine[Any, Any, R]) -> R:
     """The result of `work`, after the body was read. Cancels `work` on a disconnect or when the deadline passes."""
-    deadline_s = serving.settings.answer_deadline_s
+    deadline_s = app_state.settings.answer_deadline_s
     timeout = asyncio.timeout(deadline_s)
-    disconnect = asyncio.ensure_future(_hung_up(request, timeout))
+    disconnect = asyncio.ensure_future(_disconnected(request, timeout))
     try:
         async with timeout:
             return await work
@@ -151,26 +172,28 @@ async def _unless_gone(request: Request, serving: Serving, work: Coroutine[Any, 
         if disconnect.done():
             raise ClientDisconnect from None
         detail = f"The result was not ready within {deadline_s:g} seconds."
-        raise Refused("deadline", detail, "answer_deadline_s") from None
+        raise ProblemError("deadline", detail, "answer_deadline_s") from None
     finally:
         disconnect.cancel()
 
 
-async def _hung_up(request: Request, limit: asyncio.Timeout) -> None:
+async def _disconnected(request: Request, timeout: asyncio.Timeout) -> None:
     """Waits for the client to disconnect, then makes the timeout expire."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     with suppress(RuntimeError):  # the work finished at the same moment
-        limit.reschedule(0)
+        timeout.reschedule(0)
 
 
-PICTURE_OR_JSON = ("image/png", "application/json")
-PROBED = [
-    Route("/livez", "GET", alive, "Liveness: whether the process works.", kinds=("text/plain",), open=True),
-    Route("/healthz", "GET", alive, "Liveness: alias of /livez.", kinds=("text/plain",), open=True),
-    Route("/readyz", "GET", ready, "Readiness: whether new requests are accepted.", kinds=("text/plain",), open=True),
+PNG_OR_JSON = ("image/png", "application/json")
+PROBE_ROUTES = [
+    Route("/livez", "GET", liveness, "Liveness: whether the process works.", media_types=("text/plain",), public=True),
+    Route("/healthz", "GET", liveness, "Liveness: alias of /livez.", media_types=("text/plain",), public=True),
+    Route(
+        "/readyz", "GET", readiness, "Readiness: whether new requests are accepted.", media_types=("text/plain",), public=True
+    ),
 ]
-CONTRACT = [
+API_ROUTES = [
     Route("/v1/classify", "POST", classify, "Classify one image.", "image", ClassifyOptions, Classification),
     Route(
         "/v1/classify/batch",
@@ -191,13 +214,15 @@ CONTRACT = [
         "image",
         ExplainOptions,
         Explained,
-        PICTURE_OR_JSON,
+        PNG_OR_JSON,
     ),
-    Route("/v1/model", "GET", describe_model, "Describe the served model.", answer=ModelDescription),
-    Route("/v1/labels", "GET", list_labels, "List the labels, in the order of the network's outputs.", answer=Labels),
-    Route("/v1/limits", "GET", list_limits, "List the request limits and the settings that change them.", answer=Limits),
-    Route("/metrics", "GET", tell_metrics, "Prometheus metrics.", kinds=(metrics.MEDIA_TYPE,)),
-    *PROBED,
+    Route("/v1/model", "GET", describe_model, "Describe the served model.", response_model=ModelDescription),
+    Route("/v1/labels", "GET", list_labels, "List the labels, in the order of the network's outputs.", response_model=Labels),
+    Route(
+        "/v1/limits", "GET", list_limits, "List the request limits and the settings that change them.", response_model=Limits
+    ),
+    Route("/metrics", "GET", get_metrics, "Prometheus metrics.", media_types=(metrics.MEDIA_TYPE,)),
+    *PROBE_ROUTES,
 ]
-PROBES = frozenset(route.path for route in PROBED)
-TWINS = {"/classify": "/v1/classify", "/classify_batch": "/v1/classify/batch"}  # BentoML's paths for the same handlers
+PROBE_PATHS = frozenset(route.path for route in PROBE_ROUTES)
+ALIASES = {"/classify": "/v1/classify", "/classify_batch": "/v1/classify/batch"}  # BentoML's paths for the same handlers

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .routes import Route
-from .state import Serving
+from .state import AppState
 
-PAGE = Path(__file__).parent.parent / "page"
-INDEX = PAGE / "index.html"
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-POLICY = {
+PAGE_DIR = Path(__file__).parent.parent / "page"
+INDEX = PAGE_DIR / "index.html"
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+CONTENT_SECURITY_POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
     "style-src": "'self'",
@@ -28,13 +28,22 @@ POLICY = {
     # Labels are untrusted text: with this, a browser blocks a script that inserts one as HTML.
     "require-trusted-types-for": "'script'",
 }
-FEATURES_OFF = ("accelerometer", "display-capture", "geolocation", "gyroscope", "magnetometer", "microphone", "payment", "usb")
+DISABLED_FEATURES = (
+    "accelerometer",
+    "display-capture",
+    "geolocation",
+    "gyroscope",
+    "magnetometer",
+    "microphone",
+    "payment",
+    "usb",
+)
 HEADERS = {
     "Cache-Control": "no-cache",  # a browser keeps its copy and revalidates it with the ETag
-    "Content-Security-Policy": "; ".join(f"{directive} {sources}" for directive, sources in POLICY.items()),
+    "Content-Security-Policy": "; ".join(f"{directive} {sources}" for directive, sources in CONTENT_SECURITY_POLICY.items()),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": ", ".join(["camera=(self)", *(f"{feature}=()" for feature in FEATURES_OFF)]),
+    "Permissions-Policy": ", ".join(["camera=(self)", *(f"{feature}=()" for feature in DISABLED_FEATURES)]),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -42,9 +51,9 @@ HEADERS = {
 
 def routes() -> list[Route]:
     """The routes of the page and its assets."""
-    assets = {f"/page/{path.name}": path for path in sorted(PAGE.iterdir()) if path.suffix in KINDS and path != INDEX}
+    assets = {f"/page/{path.name}": path for path in sorted(PAGE_DIR.iterdir()) if path.suffix in MEDIA_TYPES and path != INDEX}
     return [
-        Route(url_path, "GET", Asset(path).answer, "An asset of the page.", open=True, shown=False)
+        Route(url_path, "GET", Asset(path).respond, "An asset of the page.", public=True, include_in_schema=False)
         for url_path, path in {"/": INDEX, **assets}.items()
     ]
 
@@ -54,16 +63,16 @@ class Asset:
 
     def __init__(self, path: Path) -> None:
         self._content = path.read_bytes()
-        self._media_type = KINDS[path.suffix]
-        self._tag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
+        self._media_type = MEDIA_TYPES[path.suffix]
+        self._etag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
 
-    async def answer(self, request: Request, serving: Serving) -> Response:
+    async def respond(self, request: Request, app_state: AppState) -> Response:
         """The file, or 304 if the browser has the current version."""
-        headers = HEADERS | {"ETag": self._tag}
-        if self._is_had(request.headers.get("if-none-match", "")):
+        headers = HEADERS | {"ETag": self._etag}
+        if self._not_modified(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         return Response(self._content, headers=headers, media_type=self._media_type)
 
-    def _is_had(self, tags: str) -> bool:
+    def _not_modified(self, etags: str) -> bool:
         # A compressing proxy marks the ETag as weak; the file is the same.
-        return tags.strip() == "*" or self._tag in {tag.strip().removeprefix("W/") for tag in tags.split(",")}
+        return etags.strip() == "*" or self._etag in {tag.strip().removeprefix("W/") for tag in etags.split(",")}

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import ImageError
-from .unsupported import told
+from .unsupported import rejection_message
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Segments or blocks in one file. Photos have dozens; parsing millions would block the server.
-MAX_PIECES = 30_000
+MAX_SEGMENTS = 30_000
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,22 @@ class Header:
     scans: int = 1
 
 
-def sniff(encoded: bytes) -> Header:
+def read_header(encoded: bytes) -> Header:
     """Reads the header. Raises ImageError if the file is not in a supported format."""
     if not encoded:
         raise ImageError("empty_image", "The image file is empty.")
-    image_format = kind(encoded)
+    image_format = detect_format(encoded)
     if image_format is None:
-        raise ImageError("unsupported_format", told(encoded) or f"The file is not a supported image ({', '.join(FORMATS)}).")
+        raise ImageError(
+            "unsupported_format", rejection_message(encoded) or f"The file is not a supported image ({', '.join(FORMATS)})."
+        )
     try:
         return _READERS[image_format](encoded)
     except (struct.error, IndexError):  # the file ends too early
-        raise _damaged("damaged or truncated") from None
+        raise _header_error("damaged or truncated") from None
 
 
-def check(header: Header, limits: ImageLimits) -> None:
+def check_limits(header: Header, limits: ImageLimits) -> None:
     """Raises ImageError if the header exceeds a limit or declares an empty image."""
     width, height = header.width, header.height
     size = f"The image is {width}x{height} pixels"
@@ -73,7 +75,7 @@ def check(header: Header, limits: ImageLimits) -> None:
         raise ImageError("too_many_scans", detail, "max_scans")
 
 
-def kind(head: bytes) -> str | None:
+def detect_format(head: bytes) -> str | None:
     """The supported format that the first 18 bytes match, if any."""
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -88,56 +90,56 @@ def kind(head: bytes) -> str | None:
 
 def _is_bmp(head: bytes) -> bool:
     # The magic number "BM" is not enough: many text files start with it.
-    return not any(head[6:10]) or int.from_bytes(head[14:18], "little") in _BMP_HEADERS
+    return not any(head[6:10]) or int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES
 
 
-def _damaged(how: str) -> ImageError:
-    return ImageError("corrupt_image", f"The image's header is {how}.")
+def _header_error(problem: str) -> ImageError:
+    return ImageError("corrupt_image", f"The image's header is {problem}.")
 
 
 def _too_many_segments() -> ImageError:
-    return ImageError("corrupt_image", f"The image has more than {MAX_PIECES:,} segments.")
+    return ImageError("corrupt_image", f"The image has more than {MAX_SEGMENTS:,} segments.")
 
 
 _SOS, _EOI = 0xDA, 0xD9  # start of scan, end of image
-_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
-_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_BARE = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers without a length
-_BEFORE_PIXELS = re.compile(rb"\xff[\x01-\xfe]")
-_AMONG_PIXELS = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # neither byte stuffing nor a restart marker
+_SOF_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
+_PROGRESSIVE_SOF_MARKERS = {0xC2, 0xC6, 0xCA, 0xCE}
+_STANDALONE_MARKERS = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers without a length
+_HEADER_MARKER = re.compile(rb"\xff[\x01-\xfe]")
+_SCAN_DATA_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # neither byte stuffing nor a restart marker
 
 
-def _jpeg(encoded: bytes) -> Header:
+def _read_jpeg(encoded: bytes) -> Header:
     frame, position = None, 2
-    for _ in range(MAX_PIECES):
-        match = _BEFORE_PIXELS.search(encoded, position)
+    for _ in range(MAX_SEGMENTS):
+        match = _HEADER_MARKER.search(encoded, position)
         if match is None or (marker := match[0][1]) < 0xC0:
-            raise _damaged("damaged or truncated")
+            raise _header_error("damaged or truncated")
         position = match.end()
-        if marker in _BARE:
+        if marker in _STANDALONE_MARKERS:
             continue
         (length,) = struct.unpack_from(">H", encoded, position)
         if marker == _SOS:
             break
-        if marker in _FRAMES:
+        if marker in _SOF_MARKERS:
             height, width, n_components = struct.unpack_from(">HHB", encoded, position + 3)
-            frame = (width, height, n_components, marker in _PROGRESSIVE)
+            frame = (width, height, n_components, marker in _PROGRESSIVE_SOF_MARKERS)
         position += max(2, length)
     else:
         raise _too_many_segments()
     if frame is None:
-        raise _damaged("missing the image size")
+        raise _header_error("missing the image size")
     width, height, n_components, progressive = frame
     # libjpeg stops after the first scan if it contains every component.
     single_scan = not progressive and encoded[position + 2] >= n_components
-    return Header("JPEG", width, height, 1 if single_scan else _scans(encoded, position + length))
+    return Header("JPEG", width, height, 1 if single_scan else _count_scans(encoded, position + length))
 
 
-def _scans(encoded: bytes, position: int) -> int:
+def _count_scans(encoded: bytes, position: int) -> int:
     """Counts the scans, starting with the one at `position`."""
     scans = 1
-    for _ in range(MAX_PIECES):
-        match = _AMONG_PIXELS.search(encoded, position)
+    for _ in range(MAX_SEGMENTS):
+        match = _SCAN_DATA_MARKER.search(encoded, position)
         marker = encoded[match.start() + 1] if match else _EOI
         if match is None or marker == _EOI:
             return scans
@@ -147,19 +149,19 @@ def _scans(encoded: bytes, position: int) -> int:
     raise _too_many_segments()
 
 
-def _png(encoded: bytes) -> Header:
+def _read_png(encoded: bytes) -> Header:
     length, chunk_type, width, height = struct.unpack_from(">I4sII", encoded, 8)
     if chunk_type != b"IHDR" or length < 13:
-        raise _damaged("damaged or truncated")
+        raise _header_error("damaged or truncated")
     position = 8
-    for _ in range(MAX_PIECES):
+    for _ in range(MAX_SEGMENTS):
         position += 12 + int.from_bytes(encoded[position : position + 4])
         if position >= len(encoded):
             return Header("PNG", width, height)
     raise _too_many_segments()
 
 
-def _webp(encoded: bytes) -> Header:
+def _read_webp(encoded: bytes) -> Header:
     chunk = encoded[12:16]
     if chunk == b"VP8X":
         width, height = struct.unpack("<II", encoded[24:27] + b"\0" + encoded[27:30] + b"\0")
@@ -170,41 +172,41 @@ def _webp(encoded: bytes) -> Header:
     if chunk == b"VP8 " and encoded[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", encoded, 26)
         return Header("WEBP", width & 0x3FFF, height & 0x3FFF)
-    raise _damaged("damaged or truncated")
+    raise _header_error("damaged or truncated")
 
 
-_BLOCK = re.compile(rb"[!,;]")
-_COMMENT, _APPLICATION = 0xFE, 0xFF
+_GIF_BLOCK = re.compile(rb"[!,;]")
+_GIF_COMMENT, _GIF_APPLICATION = 0xFE, 0xFF
 
 
-def _gif(encoded: bytes) -> Header:
+def _read_gif(encoded: bytes) -> Header:
     """The size is that of the logical screen, enlarged to contain the first frame."""
     width, height, flags = struct.unpack_from("<HHB", encoded, 6)
     if not (width and height):  # Pillow would use the frame size instead
         return Header("GIF", width, height)
     position = 13 + ((3 << ((flags & 7) + 1)) if flags & 0x80 else 0)
-    remaining_blocks = iter(range(MAX_PIECES))
+    remaining_blocks = iter(range(MAX_SEGMENTS))
     for _ in remaining_blocks:
-        match = _BLOCK.search(encoded, position)
+        match = _GIF_BLOCK.search(encoded, position)
         if match is None or match[0] == b";":
-            raise _damaged("not followed by an image")
+            raise _header_error("not followed by an image")
         if match[0] == b",":
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", encoded, match.end())
             return Header("GIF", max(width, left + frame_width), max(height, top + frame_height))
-        position = _behind_extension(encoded, match.end(), remaining_blocks)
+        position = _skip_gif_extension(encoded, match.end(), remaining_blocks)
     raise _too_many_segments()
 
 
-def _behind_extension(encoded: bytes, position: int, pieces: Iterator[int]) -> int:
+def _skip_gif_extension(encoded: bytes, position: int, remaining_blocks: Iterator[int]) -> int:
     """The end of an extension by Pillow's rules: an empty first block ends it only if it is a comment."""
     label, first_size = encoded[position], encoded[position + 1]
     content = encoded[position + 2 : position + 2 + first_size]
     position += 2 + first_size
-    if label == _COMMENT and not first_size:
+    if label == _GIF_COMMENT and not first_size:
         return position
-    if label == _APPLICATION and content.startswith(b"NETSCAPE2.0"):
+    if label == _GIF_APPLICATION and content.startswith(b"NETSCAPE2.0"):
         position += 1 + encoded[position]
-    for _ in pieces:
+    for _ in remaining_blocks:
         size = encoded[position]
         position += 1 + size
         if not size:
@@ -212,13 +214,13 @@ def _behind_extension(encoded: bytes, position: int, pieces: Iterator[int]) -> i
     return position
 
 
-_BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes; 12 is the OS/2 header
+_BMP_HEADER_SIZES = {12, 40, 52, 56, 64, 108, 124}  # bytes; 12 is the OS/2 header
 
 
-def _bmp(encoded: bytes) -> Header:
+def _read_bmp(encoded: bytes) -> Header:
     (header_size,) = struct.unpack_from("<I", encoded, 14)
-    if header_size not in _BMP_HEADERS:
-        raise _damaged("damaged or truncated")
+    if header_size not in _BMP_HEADER_SIZES:
+        raise _header_error("damaged or truncated")
     if header_size == 12:
         return Header("BMP", *struct.unpack_from("<HH", encoded, 18))
     width, height = struct.unpack_from("<II", encoded, 18)
@@ -226,4 +228,10 @@ def _bmp(encoded: bytes) -> Header:
     return Header("BMP", width, 2**32 - height if height >= 0xFF000000 else height)
 
 
-_READERS: dict[str, Callable[[bytes], Header]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif, "BMP": _bmp}
+_READERS: dict[str, Callable[[bytes], Header]] = {
+    "JPEG": _read_jpeg,
+    "PNG": _read_png,
+    "WEBP": _read_webp,
+    "GIF": _read_gif,
+    "BMP": _read_bmp,
+}

@@ -18,13 +18,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
-from .headers import FORMATS, Header, ImageLimits, check, sniff
+from .headers import FORMATS, Header, ImageLimits, check_limits, read_header
 
 if TYPE_CHECKING:  # importing pydantic would double the start-up time of a decode worker
     from ..artifact import Preprocessing
 
 
-__all__ = ["FORMATS", "Decoded", "Glance", "ImageError", "ImageLimits", "decode", "dimensions", "glance", "shrink"]
+__all__ = [
+    "FORMATS",
+    "DecodedImage",
+    "ImageError",
+    "ImageLimits",
+    "Preview",
+    "decode",
+    "decode_resized",
+    "image_size",
+    "load_preview",
+]
 
 EXIF_ORIENTATION = 0x0112
 BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
@@ -35,12 +45,12 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 # `graft.service.imaging.headers` enforces the limit and raises `ImageError`.
 Image.MAX_IMAGE_PIXELS = None
 
-FILTERS = {
+RESAMPLING_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_ORIENTATIONS = {
+_EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -52,7 +62,7 @@ _ORIENTATIONS = {
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """A decoded and preprocessed image.
 
     Attributes:
@@ -69,24 +79,24 @@ class Decoded:
     notes: tuple[str, ...]
 
 
-def decode(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = ImageLimits()) -> Decoded:
+def decode(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = ImageLimits()) -> DecodedImage:
     """Decodes an image and preprocesses it for the network.
 
     Raises:
         ImageError: if the format is unsupported, the file is damaged, or a limit is exceeded.
     """
-    with _opened(encoded, limits) as image:
-        orientation, (width, height) = _orientation(image), image.size
+    with _open(encoded, limits) as image:
+        orientation, (width, height) = _exif_orientation(image), image.size
         _draft(image, preprocessing)
-        rgb, fully_transparent = _rgb(image)
-        pixels = np.asarray(_fitted(rgb, preprocessing, orientation))
+        rgb, fully_transparent = _to_rgb(image)
+        pixels = np.asarray(_fit_to_square(rgb, preprocessing, orientation))
         if orientation >= 5:
             width, height = height, width
-        return Decoded(pixels, width, height, str(image.format), _notes(image, (width, height), fully_transparent))
+        return DecodedImage(pixels, width, height, str(image.format), _notes(image, (width, height), fully_transparent))
 
 
 @dataclass(frozen=True)
-class Glance:
+class Preview:
     """The metadata of an image and a small version of it.
 
     Attributes:
@@ -107,71 +117,71 @@ class Glance:
     mode: str
     orientation: int
     transparent: bool
-    filled: bool
+    gray_last_row: bool
     notes: tuple[str, ...]
 
 
-def glance(encoded: bytes, side: int, limits: ImageLimits = ImageLimits()) -> Glance:
+def load_preview(encoded: bytes, side: int, limits: ImageLimits = ImageLimits()) -> Preview:
     """Reads the metadata and a small version of an image. Reads the whole file and rejects the same files as `decode`.
 
     Raises:
         ImageError: if the format is unsupported, the file is damaged, or a limit is exceeded.
     """
-    with _opened(encoded, limits) as image:
-        orientation, mode, (width, height) = _orientation(image), image.mode, image.size
+    with _open(encoded, limits) as image:
+        orientation, mode, (width, height) = _exif_orientation(image), image.mode, image.size
         image.draft(None, (2 * side, 2 * side))
-        rgb, fully_transparent = _rgb(image)
-        pixels = np.asarray(_upright(rgb.resize((side, side), Image.Resampling.BOX, reducing_gap=2.0), orientation))
+        rgb, fully_transparent = _to_rgb(image)
+        pixels = np.asarray(_apply_orientation(rgb.resize((side, side), Image.Resampling.BOX, reducing_gap=2.0), orientation))
         if orientation >= 5:
             width, height = height, width
-        transparent, filled = image.has_transparency_data, image.format == "JPEG" and _ends_in_grey(rgb)
+        transparent, filled = image.has_transparency_data, image.format == "JPEG" and _last_row_is_gray(rgb)
         notes = _notes(image, (width, height), fully_transparent)
-        return Glance(pixels, width, height, str(image.format), mode, orientation, transparent, filled, notes)
+        return Preview(pixels, width, height, str(image.format), mode, orientation, transparent, filled, notes)
 
 
-def dimensions(encoded: bytes, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
+def image_size(encoded: bytes, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
     """Width and height in the header, before EXIF orientation. Raises ImageError."""
-    with _opened(encoded, limits) as image:
+    with _open(encoded, limits) as image:
         return image.size
 
 
-def shrink(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8]:
+def decode_resized(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8]:
     """Decodes the whole image and resizes its shorter side to `preprocessing.resize`, without a crop: input for augmentation.
 
     Returns:
         uint8 (H, W, 3), RGB, upright, min(H, W) == preprocessing.resize.
     """
-    with _opened(encoded, limits) as image:
-        orientation = _orientation(image)
+    with _open(encoded, limits) as image:
+        orientation = _exif_orientation(image)
         scale = preprocessing.resize / min(image.size)
         size = (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9))
         _draft(image, preprocessing)
-        rgb, _ = _rgb(image)
-        return np.asarray(_upright(rgb.resize(size, FILTERS[preprocessing.interpolation]), orientation))
+        rgb, _ = _to_rgb(image)
+        return np.asarray(_apply_orientation(rgb.resize(size, RESAMPLING_FILTERS[preprocessing.interpolation]), orientation))
 
 
 @contextmanager
-def _opened(encoded: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
+def _open(encoded: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """Opens an image after checking its header. Turns Pillow's exceptions into `ImageError`."""
-    header = sniff(encoded)
-    check(header, limits)
+    header = read_header(encoded)
+    check_limits(header, limits)
     try:
         with Image.open(io.BytesIO(encoded), formats=[header.format]) as image:
-            _agree(image, header)
+            _check_size(image, header)
             yield image
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("corrupt_image", "The image's header is damaged.") from None
-    except _DAMAGE as error:
+    except _DECODE_ERRORS as error:
         raise ImageError("corrupt_image", f"The image is damaged or truncated: {error}.") from None
 
 
 # Pillow raises SyntaxError for some damaged PNGs, and IndexError or struct.error for damaged tables in other formats.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
-def _agree(image: Image.Image, header: Header) -> None:
+def _check_size(image: Image.Image, header: Header) -> None:
     """Raises ImageError if Pillow reads another size than `headers`: such a file is an attack on one of the parsers."""
     if image.size != (header.width, header.height):
         raise ImageError(
@@ -181,7 +191,7 @@ def _agree(image: Image.Image, header: Header) -> None:
     image.format = header.format
 
 
-def _orientation(image: Image.Image) -> int:
+def _exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) if it is missing, invalid or unreadable."""
     if image.format == "PNG":
         # The EXIF chunk of a PNG may follow the pixels, so Pillow decodes them to find it. Load them first: damaged pixels
@@ -191,14 +201,14 @@ def _orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF data must not reject the image
         return 1
-    return orientation if isinstance(orientation, int) and orientation in _ORIENTATIONS else 1
+    return orientation if isinstance(orientation, int) and orientation in _EXIF_TRANSPOSES else 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_ORIENTATIONS[orientation]) if orientation in _ORIENTATIONS else image
+def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_EXIF_TRANSPOSES[orientation]) if orientation in _EXIF_TRANSPOSES else image
 
 
-def _rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     """Converts an image of any mode to RGB. Also returns whether every pixel is fully transparent.
 
     Works on strips of rows, because a conversion takes up to five times the memory of its pixels.
@@ -212,17 +222,17 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     (width, height), fully_transparent = image.size, True
     n_rows = max(1, STRIP_PIXELS // width)
     if height <= n_rows:
-        return _rgb_at_once(image)
+        return _strip_to_rgb(image)
     rgb = Image.new("RGB", image.size)
     for top in range(0, height, n_rows):
         box = (0, top, width, min(top + n_rows, height))
-        strip, strip_transparent = _rgb_at_once(image.crop(box))
+        strip, strip_transparent = _strip_to_rgb(image.crop(box))
         rgb.paste(strip, box)
         fully_transparent = fully_transparent and strip_transparent
     return rgb, fully_transparent
 
 
-def _rgb_at_once(image: Image.Image) -> tuple[Image.Image, bool]:
+def _strip_to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
         # Pillow would clip 16-bit values to white instead of scaling them.
         gray = (np.asarray(image, dtype=np.float32) / 257 + 0.5).astype(np.uint8)
@@ -234,25 +244,25 @@ def _rgb_at_once(image: Image.Image) -> tuple[Image.Image, bool]:
     return image.convert("RGB"), False
 
 
-def _fitted(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
+def _fit_to_square(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
     """The square input of the network.
 
     The orientation is applied after resampling: the result is the same for a centered crop, and a small square is cheaper to
     rotate. For speed, resize and crop are one resampling of the cropped region.
     """
-    crop, resampling = preprocessing.crop, FILTERS[preprocessing.interpolation]
+    crop, resampling = preprocessing.crop, RESAMPLING_FILTERS[preprocessing.interpolation]
     width, height = image.size
     if preprocessing.fit == "letterbox":
         # Rotate before pasting: an odd margin is wider on one side.
-        small = _upright(ImageOps.contain(image, (crop, crop), resampling), orientation)
+        small = _apply_orientation(ImageOps.contain(image, (crop, crop), resampling), orientation)
         square = Image.new("RGB", (crop, crop), BACKGROUND)
         square.paste(small, ((crop - small.width) // 2, (crop - small.height) // 2))
         return square
     if preprocessing.fit == "squash":
-        return _upright(image.resize((crop, crop), resampling), orientation)
+        return _apply_orientation(image.resize((crop, crop), resampling), orientation)
     side = min(width, height) * crop / preprocessing.resize
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    return _upright(image.resize((crop, crop), resampling, box=box), orientation)
+    return _apply_orientation(image.resize((crop, crop), resampling, box=box), orientation)
 
 
 def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
@@ -265,18 +275,18 @@ def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
         image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
 
 
-def _ends_in_grey(image: Image.Image) -> bool:
+def _last_row_is_gray(image: Image.Image) -> bool:
     last_row = np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
     return bool((last_row == 128).all())
 
 
-def _notes(image: Image.Image, size: tuple[int, int], invisible: bool) -> tuple[str, ...]:
+def _notes(image: Image.Image, size: tuple[int, int], fully_transparent: bool) -> tuple[str, ...]:
     notes = []
     # Not n_frames, which reads every frame. The images after a JPEG are not animation frames.
     if image.format != "JPEG" and getattr(image, "is_animated", False):
         notes.append("animated: first frame used")
     if min(size) < 16:
         notes.append("tiny: fewer than 16 pixels on a side")
-    if invisible:
+    if fully_transparent:
         notes.append("transparent: every pixel is fully transparent")
     return tuple(notes)

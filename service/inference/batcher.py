@@ -17,10 +17,10 @@ from .engine import Engine, Outputs, Pixels
 
 
 @dataclass
-class _Waiting:
+class _QueuedImage:
     pixels: Pixels  # uint8 (S, S, 3)
     deadline: float  # time.monotonic() clock
-    answer: Future[Outputs] = field(default_factory=Future)
+    future: Future[Outputs] = field(default_factory=Future)
 
 
 class Batcher:
@@ -39,11 +39,11 @@ class Batcher:
         self._engine = engine
         self._observe = observe
         self._closed = False
-        self._since: dict[str, float] = {}  # start time of the current engine call, by thread name
+        self._started_at: dict[str, float] = {}  # start time of the current engine call, by thread name
         self._deadline_s = deadline_s
-        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(max_waiting)
-        self._lanes = [threading.Thread(target=self._run, name=f"stream-{n}", daemon=True) for n in range(engine.lanes)]
-        for thread in self._lanes:
+        self._queue: queue.Queue[_QueuedImage | None] = queue.Queue(max_waiting)
+        self._threads = [threading.Thread(target=self._run, name=f"stream-{n}", daemon=True) for n in range(engine.streams)]
+        for thread in self._threads:
             thread.start()
 
     def submit(self, pixels: Pixels) -> Future[Outputs]:
@@ -56,45 +56,45 @@ class Batcher:
         """
         if self._closed:
             raise Overloaded("The service is stopping.")
-        queued = _Waiting(pixels, time.monotonic() + self._deadline_s)
+        queued = _QueuedImage(pixels, time.monotonic() + self._deadline_s)
         try:
-            self._waiting.put_nowait(queued)
+            self._queue.put_nowait(queued)
         except queue.Full:
-            raise Overloaded(f"The queue is full: {self._waiting.maxsize} images are waiting.", "max_waiting") from None
-        return queued.answer
+            raise Overloaded(f"The queue is full: {self._queue.maxsize} images are waiting.", "max_waiting") from None
+        return queued.future
 
     @property
     def depth(self) -> int:
         """Number of queued images."""
-        return self._waiting.qsize()
+        return self._queue.qsize()
 
     @property
-    def computing_s(self) -> float:
+    def longest_call_s(self) -> float:
         """Seconds since the start of the oldest running engine call; 0 if none is running."""
-        return time.monotonic() - min(list(self._since.values()), default=time.monotonic())
+        return time.monotonic() - min(list(self._started_at.values()), default=time.monotonic())
 
     def close(self) -> None:
         """Finishes the queued images, then stops the threads."""
         self._closed = True
-        for _ in self._lanes:
-            self._waiting.put(None)
-        for thread in self._lanes:
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
             thread.join()
 
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch, is_last = self._company(first)
-            if batch := [queued for queued in batch if self._wanted(queued)]:
+        while (first := self._queue.get()) is not None:
+            batch, is_last = self._take_batch(first)
+            if batch := [queued for queued in batch if self._should_run(queued)]:
                 self._compute(batch)
             if is_last:
                 break
 
-    def _company(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+    def _take_batch(self, first: _QueuedImage) -> tuple[list[_QueuedImage], bool]:
         """Takes the queued images, up to one batch. Also returns whether the end of the queue was reached."""
         batch = [first]
         while len(batch) < self._engine.max_batch:
             try:
-                queued = self._waiting.get_nowait()
+                queued = self._queue.get_nowait()
             except queue.Empty:
                 break
             if queued is None:
@@ -103,37 +103,37 @@ class Batcher:
         return batch, False
 
     @staticmethod
-    def _wanted(waiting: _Waiting) -> bool:
-        if not waiting.answer.set_running_or_notify_cancel():
+    def _should_run(queued: _QueuedImage) -> bool:
+        if not queued.future.set_running_or_notify_cancel():
             return False
-        if time.monotonic() > waiting.deadline:
-            waiting.answer.set_exception(Overloaded("The image waited past its deadline.", "queue_deadline_s"))
+        if time.monotonic() > queued.deadline:
+            queued.future.set_exception(Overloaded("The image waited past its deadline.", "queue_deadline_s"))
             return False
         return True
 
-    def _compute(self, batch: list[_Waiting]) -> None:
+    def _compute(self, batch: list[_QueuedImage]) -> None:
         try:
-            outputs = self._outputs(batch)
+            outputs = self._run_engine(batch)
         except Exception as error:  # noqa: BLE001 - reported through the futures; the thread must continue
-            self._fail(batch, error)
+            self._retry_separately(batch, error)
             return
         for index, queued in enumerate(batch):
             row = slice(index, index + 1)
-            queued.answer.set_result(Outputs(outputs.logits[row], outputs.vectors[row]))
+            queued.future.set_result(Outputs(outputs.logits[row], outputs.vectors[row]))
 
-    def _outputs(self, batch: list[_Waiting]) -> Outputs:
+    def _run_engine(self, batch: list[_QueuedImage]) -> Outputs:
         thread_name = threading.current_thread().name
-        self._since[thread_name] = time.monotonic()
+        self._started_at[thread_name] = time.monotonic()
         try:
             return self._engine(np.stack([queued.pixels for queued in batch]))
         finally:
-            del self._since[thread_name]
+            del self._started_at[thread_name]
             self._observe(len(batch))
 
-    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
+    def _retry_separately(self, batch: list[_QueuedImage], error: Exception) -> None:
         """Retries the images of a failed batch one at a time, so that one bad image does not fail the others."""
         if len(batch) == 1:
-            batch[0].answer.set_exception(error)
+            batch[0].future.set_exception(error)
             return
         for queued in batch:
             self._compute([queued])

@@ -10,10 +10,10 @@ from ..artifact import Artifact, ArtifactError, Precision
 from ..networks import network
 from .engine import LOGITS, VECTORS, Outputs, Pixels
 
-_TYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def native() -> tuple[Precision, ...]:
+def supported_precisions() -> tuple[Precision, ...]:
     """The precisions that this GPU supports natively."""
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return ("f32", "f16", "bf16") if has_bf16 else ("f32", "f16")
@@ -27,26 +27,26 @@ class CudaEngine:
     """
 
     device = "cuda"
-    lanes = 2
+    streams = 2
     max_batch = 64
 
     def __init__(self, artifact: Artifact, precision: Precision = "f32") -> None:
-        if precision not in _TYPES:
-            raise ArtifactError(f"{artifact.path}: {precision} is not supported on a GPU; use one of {', '.join(_TYPES)}.")
+        if precision not in _DTYPES:
+            raise ArtifactError(f"{artifact.path}: {precision} is not supported on a GPU; use one of {', '.join(_DTYPES)}.")
         self.precision = precision
         model = network.load(artifact).eval().requires_grad_(False)
-        self._network = model.lower(_TYPES[precision]).to("cuda").to(memory_format=torch.channels_last)
+        self._network = model.to_reduced_precision(_DTYPES[precision]).to("cuda").to(memory_format=torch.channels_last)
         side = artifact.manifest.preprocessing.crop
         self._shape = (self.max_batch, side, side, 3)
-        self._mine = threading.local()
+        self._thread_local = threading.local()
         self(np.zeros(self._shape, np.uint8))  # warm-up: cuDNN selects its kernels now, not during the first request
 
     def __call__(self, batch: Pixels) -> Outputs:
-        chunks = [self._part(batch[start : start + self.max_batch]) for start in range(0, len(batch), self.max_batch)]
+        chunks = [self._run_chunk(batch[start : start + self.max_batch]) for start in range(0, len(batch), self.max_batch)]
         return Outputs(*(np.concatenate(arrays) for arrays in zip(*chunks, strict=True)))
 
-    def _part(self, batch: Pixels) -> tuple[np.ndarray, np.ndarray]:
-        stream, buffer = self._lane()
+    def _run_chunk(self, batch: Pixels) -> tuple[np.ndarray, np.ndarray]:
+        stream, buffer = self._stream_and_buffer()
         pinned = buffer[: len(batch)]
         pinned.numpy()[:] = batch
         with torch.inference_mode(), torch.cuda.stream(stream):
@@ -55,10 +55,10 @@ class CudaEngine:
         stream.synchronize()
         return outputs[LOGITS].numpy(), outputs[VECTORS].numpy()
 
-    def _lane(self) -> tuple[torch.cuda.Stream, Tensor]:
+    def _stream_and_buffer(self) -> tuple[torch.cuda.Stream, Tensor]:
         """This thread's CUDA stream and pinned buffer."""
-        if not hasattr(self._mine, "stream_and_buffer"):
+        if not hasattr(self._thread_local, "stream_and_buffer"):
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._mine.stream_and_buffer = stream, torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
-        stream_and_buffer: tuple[torch.cuda.Stream, Tensor] = self._mine.stream_and_buffer
+            self._thread_local.stream_and_buffer = stream, torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
+        stream_and_buffer: tuple[torch.cuda.Stream, Tensor] = self._thread_local.stream_and_buffer
         return stream_and_buffer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @cache
-def cuda_devices() -> int:
+def cuda_device_count() -> int:
     """The number of CUDA devices. Asks the driver directly, because importing torch takes seconds."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return 0
@@ -22,24 +22,24 @@ def cuda_devices() -> int:
     return count.value
 
 
-def cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+def available_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
     """The number of CPUs that this process may use: the container's limit, not the machine's total.
 
     Args:
         cgroup_root: where the kernel mounts the control groups.
     """
     n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min(n_cpus, _share(groups)))
+    return math.ceil(min(n_cpus, _cgroup_cpu_limit(cgroup_root)))
 
 
-def _share(groups: Path) -> float:
+def _cgroup_cpu_limit(cgroup_root: Path) -> float:
     """The CPU limit of the container, set by `docker run --cpus` or a Kubernetes limit; infinite if there is none.
 
     A limited container still shows all CPUs of the machine. With a thread on each, the threads would be throttled.
     """
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroup v2, v1
         try:
-            quota, period = " ".join((groups / name).read_text() for name in names).split()
+            quota, period = " ".join((cgroup_root / name).read_text() for name in names).split()
         except (OSError, ValueError):
             continue
         return math.inf if quota in ("max", "-1") else int(quota) / int(period)

@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     device: str
     precision: Precision
-    lanes: int
+    streams: int
     max_batch: int
 
     def __call__(self, batch: Pixels) -> Outputs:

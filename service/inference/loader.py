@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ..artifact import Artifact, ArtifactError, Precision
-from .devices import cuda_devices
+from .devices import cuda_device_count
 from .engine import Engine
-from .openvino import CpuEngine, core
+from .openvino import OpenVinoEngine, openvino_core
 
 
 def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32") -> Engine:
@@ -14,14 +14,14 @@ def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32")
     Raises:
         ArtifactError: if the package or the device does not support the precision.
     """
-    if resolved(device) == "cuda":
+    if resolve_device(device) == "cuda":
         from .cuda import CudaEngine
 
         return CudaEngine(artifact, precision)
-    return CpuEngine(graph_of(artifact, precision), precision=precision)
+    return OpenVinoEngine(graph_path(artifact, precision), precision=precision)
 
 
-def graph_of(artifact: Artifact, precision: Precision) -> Path:
+def graph_path(artifact: Artifact, precision: Precision) -> Path:
     """The CPU graph file for a precision. Raises ArtifactError if the package has none."""
     if precision != "int8":
         return artifact.graph
@@ -30,16 +30,16 @@ def graph_of(artifact: Artifact, precision: Precision) -> Path:
     return artifact.int8_graph
 
 
-def resolved(device: str) -> str:
+def resolve_device(device: str) -> str:
     """Replaces "auto" by the device to use on this machine."""
-    return device if device != "auto" else "cuda" if cuda_devices() else "cpu"
+    return device if device != "auto" else "cuda" if cuda_device_count() else "cpu"
 
 
-def native(device: str) -> tuple[Precision, ...]:
+def supported_precisions(device: str) -> tuple[Precision, ...]:
     """The precisions that a device supports natively, without emulation; always includes f32."""
     if device == "cuda":
         from . import cuda
 
-        return cuda.native()
-    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return cuda.supported_precisions()
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ("f32", *(name for name in ("bf16", "int8") if name.upper() in capabilities))

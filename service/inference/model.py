@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import MANIFEST, Artifact, ArtifactError, Manifest, Precision, read
-from ..imaging.preprocess import Decoded, ImageLimits, decode
+from ..imaging.preprocess import DecodedImage, ImageLimits, decode
 from . import loader
 from .engine import Engine, Outputs
-from .neighbours import Neighbours, Thumbnails
-from .postprocess import Ranked, conforming, given, named, probabilities, rank
+from .neighbors import NeighborIndex, Thumbnails
+from .postprocess import LabelProbability, above_threshold, label_names, prediction_set, rank, to_probabilities
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenSamples:
     """Test images with their expected logits, checked at every start.
 
     Attributes:
@@ -40,18 +40,18 @@ class Golden:
         np.savez(path, content=content, ends=ends, logits=self.logits)
 
     @classmethod
-    def load(cls, path: Path) -> "Golden":
+    def load(cls, path: Path) -> "GoldenSamples":
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             files = np.split(arrays["content"], arrays["ends"][:-1])
             return cls(tuple(file.tobytes() for file in files), arrays["logits"])
 
 
-Doubt = Literal["outlier", "undecided"]
+AbstainReason = Literal["outlier", "undecided"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ClassificationResult:
     """The classification of one image.
 
     Attributes:
@@ -62,13 +62,13 @@ class Answer:
         abstain_reason: why the prediction is unreliable; None if it is reliable.
     """
 
-    ranked: tuple[Ranked, ...]
+    ranked: tuple[LabelProbability, ...]
     prediction_set: tuple[str, ...]
     outlier_score: float
-    doubt: Doubt | None
+    abstain_reason: AbstainReason | None
 
 
-class Checked(NamedTuple):
+class GoldenCheck(NamedTuple):
     """The result of running the golden samples on this machine.
 
     Attributes:
@@ -76,36 +76,36 @@ class Checked(NamedTuple):
         seconds_per_image: median inference time.
     """
 
-    drift: float
-    seconds: float
+    max_shift: float
+    seconds_per_image: float
 
 
 class Model:
     """A verified package with the engine that runs it."""
 
-    def __init__(self, artifact: Artifact, running: Engine, limits: ImageLimits = ImageLimits()) -> None:
+    def __init__(self, artifact: Artifact, engine: Engine, limits: ImageLimits = ImageLimits()) -> None:
         self.artifact = artifact
         self.manifest = artifact.manifest
-        self.engine = running
+        self.engine = engine
         self.limits = limits
 
-    def decode(self, encoded: bytes) -> Decoded:
+    def decode(self, encoded: bytes) -> DecodedImage:
         """Decodes and preprocesses one image file. Raises ImageError."""
         return decode(encoded, self.manifest.preprocessing, self.limits)
 
     @cached_property
-    def neighbours(self) -> Neighbours:
+    def neighbors(self) -> NeighborIndex:
         """The training images for outlier scores and similarity search.
 
         Raises:
             ArtifactError: if their vectors do not fit this network.
         """
-        neighbours, k = Neighbours.load(self.artifact.neighbours), self.manifest.calibration.outlier_k
-        n_vectors, width = neighbours.vectors.shape
+        neighbors, k = NeighborIndex.load(self.artifact.neighbors), self.manifest.calibration.outlier_k
+        n_vectors, width = neighbors.vectors.shape
         if width != self.manifest.backbone.width or n_vectors < k:
             expected = f"at least {k} of width {self.manifest.backbone.width}"
-            raise ArtifactError(f"{self.artifact.neighbours} has {n_vectors} vectors of width {width}; expected: {expected}.")
-        return neighbours
+            raise ArtifactError(f"{self.artifact.neighbors} has {n_vectors} vectors of width {width}; expected: {expected}.")
+        return neighbors
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
@@ -114,39 +114,42 @@ class Model:
         Raises:
             ArtifactError: if there is not one thumbnail per neighbor.
         """
-        thumbnails, n_expected = Thumbnails.load(self.artifact.thumbnails), len(self.neighbours.paths)
+        thumbnails, n_expected = Thumbnails.load(self.artifact.thumbnails), len(self.neighbors.paths)
         if len(thumbnails) != n_expected:
             raise ArtifactError(f"{self.artifact.thumbnails} has {len(thumbnails)} thumbnails; expected: {n_expected}.")
         return thumbnails
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """The calibrated probabilities (N, C) of logits (N, C)."""
-        return probabilities(logits, self.manifest.temperature, self.manifest.multilabel)
+        return to_probabilities(logits, self.manifest.temperature, self.manifest.multilabel)
 
-    def answer(self, outputs: Outputs, top_k: int) -> Answer:
+    def postprocess(self, outputs: Outputs, top_k: int) -> ClassificationResult:
         """Turns the outputs for one image, logits (1, C) and vectors (1, D), into a classification result."""
         labels, calibration = self.manifest.labels, self.manifest.calibration
         class_probabilities = self.probabilities(outputs.logits)
-        members = self._members(class_probabilities)[0]
-        outlier_score = self.neighbours.outlier_score(outputs.vectors[0], calibration.outlier_k)
-        abstain_reason: Doubt | None = None
+        members = self._prediction_sets(class_probabilities)[0]
+        outlier_score = self.neighbors.outlier_score(outputs.vectors[0], calibration.outlier_k)
+        abstain_reason: AbstainReason | None = None
         if outlier_score > calibration.outlier_threshold:
             abstain_reason = "outlier"
         elif bool(members.all()) and not self.manifest.multilabel:
             abstain_reason = "undecided"
-        ranked, member_labels = rank(class_probabilities[0], labels, top_k), named(members, class_probabilities[0], labels)
-        return Answer(ranked, member_labels, outlier_score, abstain_reason)
+        ranked, member_labels = (
+            rank(class_probabilities[0], labels, top_k),
+            label_names(members, class_probabilities[0], labels),
+        )
+        return ClassificationResult(ranked, member_labels, outlier_score, abstain_reason)
 
-    def _members(self, chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _prediction_sets(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Membership of each label in the prediction sets, (N, C)."""
         calibration = self.manifest.calibration
         if calibration.set_threshold is None:
-            return given(chances, np.array(calibration.thresholds, np.float64))
-        return conforming(chances, calibration.set_threshold)
+            return above_threshold(probabilities, np.array(calibration.thresholds, np.float64))
+        return prediction_set(probabilities, calibration.set_threshold)
 
-    def classify(self, encoded: bytes, top_k: int) -> Answer:
+    def classify(self, encoded: bytes, top_k: int) -> ClassificationResult:
         """Classifies one image file in the calling thread. Raises ImageError."""
-        return self.answer(self.engine(self.decode(encoded).pixels[None]), top_k)
+        return self.postprocess(self.engine(self.decode(encoded).pixels[None]), top_k)
 
     @property
     def drift(self) -> float:
@@ -155,12 +158,12 @@ class Model:
         Raises:
             ArtifactError: if the golden logits have another number of labels.
         """
-        return self.checked.drift
+        return self.golden_check.max_shift
 
     @cached_property
-    def checked(self) -> Checked:
+    def golden_check(self) -> GoldenCheck:
         """Runs the golden samples, once. Raises as `drift` does."""
-        golden = Golden.load(self.artifact.golden)
+        golden = GoldenSamples.load(self.artifact.golden)
         n_labels, n_logits = len(self.manifest.labels), golden.logits.shape[1]
         if n_labels != n_logits:
             manifest, path = self.artifact.path / MANIFEST, self.artifact.golden
@@ -171,15 +174,15 @@ class Model:
             logits.append(self.engine(pixels).logits)
             seconds.append(time.perf_counter() - start)
         shifts = self.probabilities(np.concatenate(logits)) - self.probabilities(golden.logits)
-        return Checked(float(np.abs(shifts).max()), float(np.median(seconds)))
+        return GoldenCheck(float(np.abs(shifts).max()), float(np.median(seconds)))
 
     @property
-    def fit(self) -> bool:
+    def passes(self) -> bool:
         """Whether the golden probabilities are reproduced within the tolerance."""
-        return self.drift <= self.allowance  # False for NaN
+        return self.drift <= self.golden_tolerance  # False for NaN
 
     @property
-    def allowance(self) -> float:
+    def golden_tolerance(self) -> float:
         """The largest allowed `drift`: the tolerance between machines plus the measured shift of this precision."""
         fidelity = self.manifest.fidelity.get(self.engine.precision)
         return self.manifest.tolerance + (fidelity.moved if fidelity else 0)
@@ -198,40 +201,40 @@ def load(
             precision.
     """
     artifact = read(path)
-    first, *others = _candidates(artifact.manifest, loader.resolved(device), precision)
+    first, *others = _candidate_precisions(artifact.manifest, loader.resolve_device(device), precision)
     model = Model(artifact, loader.load(artifact, device, first), limits)
-    if not model.fit:
+    if not model.passes:
         raise ArtifactError(
             f"{artifact.golden}: this machine's probabilities differ by {model.drift:.2g} from the golden ones;"
-            f" the tolerance is {model.allowance:.2g}. Compare the installed libraries with those in {path / MANIFEST}."
+            f" the tolerance is {model.golden_tolerance:.2g}. Compare the installed libraries with those in {path / MANIFEST}."
         )
-    selected = fastest([model, *(Model(artifact, loader.load(artifact, device, other), limits) for other in others)])
-    _ = selected.neighbours  # load now, not during the first request
+    selected = select_fastest([model, *(Model(artifact, loader.load(artifact, device, other), limits) for other in others)])
+    _ = selected.neighbors  # load now, not during the first request
     return selected
 
 
-def fastest(models: Sequence[Model]) -> Model:
+def select_fastest(models: Sequence[Model]) -> Model:
     """The fastest of the models that pass the golden check; the first one must pass."""
-    return min((model for model in models if model.fit), key=lambda model: model.checked.seconds)
+    return min((model for model in models if model.passes), key=lambda model: model.golden_check.seconds_per_image)
 
 
-def _candidates(manifest: Manifest, device: str, wanted: Precision | Literal["auto"]) -> list[Precision]:
+def _candidate_precisions(manifest: Manifest, device: str, requested: Precision | Literal["auto"]) -> list[Precision]:
     """The precisions to try, f32 first; or only the requested one. Raises ArtifactError if it is not supported."""
-    supported = loader.native(device)
-    if wanted == "auto":
-        return ["f32", *(name for name in supported if name != "f32" and _faithful(manifest, name))]
-    if wanted not in supported:
-        raise ArtifactError(f"This machine's {device} does not support {wanted}; it supports {', '.join(supported)}.")
-    return [wanted]
+    supported = loader.supported_precisions(device)
+    if requested == "auto":
+        return ["f32", *(name for name in supported if name != "f32" and _is_faithful(manifest, name))]
+    if requested not in supported:
+        raise ArtifactError(f"This machine's {device} does not support {requested}; it supports {', '.join(supported)}.")
+    return [requested]
 
 
-def _faithful(manifest: Manifest, precision: Precision) -> bool:
+def _is_faithful(manifest: Manifest, precision: Precision) -> bool:
     """Whether a precision changes no prediction. f16 runs only on GPUs and is not measured; the golden check decides."""
     fidelity = manifest.fidelity.get(precision)
-    return fidelity.faithful if fidelity else precision == "f16"
+    return fidelity.is_faithful if fidelity else precision == "f16"
 
 
-def head_of(artifact: Artifact) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def load_head(artifact: Artifact) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (C, D) and bias (C,) of a package's head. Read from the weights, since their names in the graph may vary.
 
     Raises:

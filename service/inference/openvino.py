@@ -12,14 +12,14 @@ from ..artifact import Precision
 
 if TYPE_CHECKING:
     import openvino
-from .devices import cores
+from .devices import available_cpus
 from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
 
-MOST_FOR_ONE = 4  # with more threads, the work per thread is too small to pay off
+MAX_LATENCY_THREADS = 4  # with more threads, the work per thread is too small to pay off
 
 
 @cache
-def core() -> "openvino.Core":
+def openvino_core() -> "openvino.Core":
     """The process's only OpenVINO Core; it lives as long as the process.
 
     A Core installs a signal stack in the thread that creates it and frees it on deletion. If two Cores are deleted in the
@@ -30,7 +30,7 @@ def core() -> "openvino.Core":
     return openvino.Core()
 
 
-class Graph:
+class OpenVinoModel:
     """An ONNX file compiled for the CPU. Runs one image at a time in each of `streams` threads.
 
     Batches were no faster here, and with single images a result cannot depend on other images in the batch. Each calling
@@ -51,8 +51,8 @@ class Graph:
     def __init__(
         self,
         path: Path,
-        lanes: int | None = None,
-        wanted: Collection[str] | None = None,
+        streams: int | None = None,
+        output_names: Collection[str] | None = None,
         threads: int | None = None,
         precision: Precision = "f32",
         size: tuple[int, int] | None = None,
@@ -60,23 +60,23 @@ class Graph:
         import openvino
         from openvino import properties
 
-        self.lanes = lanes or cores()
-        model = core().read_model(path)
+        self.streams = streams or available_cpus()
+        model = openvino_core().read_model(path)
         side = model.input(0).get_partial_shape()[1].get_length()
         height, width = size or (side, side)
         model.reshape([1, height, width, 3])
         for output in model.outputs:
-            if wanted is not None and output.get_any_name() not in wanted:
+            if output_names is not None and output.get_any_name() not in output_names:
                 model.remove_result(output.get_node())
         # Read before compiling: the compiler adds the names of the no-ops that it removes.
         self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in model.outputs)
         settings = {
             properties.hint.inference_precision: openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32,
             properties.hint.performance_mode: properties.hint.PerformanceMode.THROUGHPUT,
-            properties.num_streams: self.lanes,
-            properties.inference_num_threads: threads or cores(),
+            properties.num_streams: self.streams,
+            properties.inference_num_threads: threads or available_cpus(),
         }
-        self._compiled = core().compile_model(model, "CPU", settings)
+        self._compiled = openvino_core().compile_model(model, "CPU", settings)
         self._requests = threading.local()
         # Run a first inference in one thread: the bindings initialize tables in it and hold a lock while waiting for the GIL.
         # Two threads that run their first inference at the same time would deadlock.
@@ -95,7 +95,7 @@ class Graph:
         return {name: np.concatenate(rows) for name, rows in outputs.items()}
 
 
-class CpuEngine:
+class OpenVinoEngine:
     """Runs a package's graph on the CPU. The graph is compiled twice: for throughput and for latency.
 
     Parallel calls are fastest with one core each. A single call is faster on all cores, by a third on two cores. The cost is
@@ -105,20 +105,20 @@ class CpuEngine:
     device = "cpu"
     max_batch = 1
 
-    def __init__(self, graph: Path, lanes: int | None = None, precision: Precision = "f32") -> None:
-        self._shared = Graph(graph, lanes, (LOGITS, VECTORS), precision=precision)
-        self._alone = Graph(graph, 1, (LOGITS, VECTORS), min(cores(), MOST_FOR_ONE), precision)
-        self._inside, self._lock = 0, threading.Lock()
+    def __init__(self, graph: Path, streams: int | None = None, precision: Precision = "f32") -> None:
+        self._throughput = OpenVinoModel(graph, streams, (LOGITS, VECTORS), precision=precision)
+        self._latency = OpenVinoModel(graph, 1, (LOGITS, VECTORS), min(available_cpus(), MAX_LATENCY_THREADS), precision)
+        self._in_flight, self._lock = 0, threading.Lock()
         self.precision = precision
-        self.lanes = self._shared.lanes
+        self.streams = self._throughput.streams
 
     def __call__(self, batch: Pixels) -> Outputs:
         with self._lock:
-            self._inside += 1
-            model = self._alone if self._inside == 1 else self._shared
+            self._in_flight += 1
+            model = self._latency if self._in_flight == 1 else self._throughput
         try:
             outputs = model(batch)
         finally:
             with self._lock:
-                self._inside -= 1
+                self._in_flight -= 1
         return Outputs(outputs[LOGITS], outputs[VECTORS])

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Ranked(NamedTuple):
+class LabelProbability(NamedTuple):
     label: str
     probability: float
 
 
-def probabilities(logits: NDArray[np.floating], temperature: float, multilabel: bool = False) -> NDArray[np.float64]:
+def to_probabilities(logits: NDArray[np.floating], temperature: float, multilabel: bool = False) -> NDArray[np.float64]:
     """Calibrated probabilities, float64 (N, C), of logits (N, C), by temperature scaling.
 
     Softmax for multiclass (Guo et al. 2017, "On Calibration of Modern Neural Networks"), a sigmoid per label for multilabel.
@@ -53,31 +53,31 @@ def log_odds(scaled: NDArray[np.float64], labels: NDArray[np.intp], multilabel: 
     return odds
 
 
-def rank(row: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> tuple[Ranked, ...]:
+def rank(row: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> tuple[LabelProbability, ...]:
     """The `top_k` most probable labels of one row of probabilities (C,), most probable first."""
     # A stable sort keeps label order for equal probabilities.
     order = np.argsort(-row, kind="stable")[:top_k]
-    return tuple(Ranked(labels[index], float(row[index])) for index in order)
+    return tuple(LabelProbability(labels[index], float(row[index])) for index in order)
 
 
-def conforming(chances: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+def prediction_set(probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
     """Membership in the prediction set, (N, C): labels with at least the threshold probability, and the most probable label.
 
     With a threshold from `graft.training.evaluation.calibration`, the set contains the true label with the target coverage, and
     no other rule with that coverage has smaller sets (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued
     Classifiers"). Unlike there, a set is never empty: adding the most probable label can only increase the coverage.
     """
-    members = chances >= threshold
-    members[np.arange(len(chances)), chances.argmax(axis=1)] = True
+    members = probabilities >= threshold
+    members[np.arange(len(probabilities)), probabilities.argmax(axis=1)] = True
     return members
 
 
-def given(chances: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
+def above_threshold(probabilities: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
     """The predicted labels of a multilabel model, (N, C): those with at least their threshold probability (C,)."""
-    members: NDArray[np.bool_] = chances >= thresholds
+    members: NDArray[np.bool_] = probabilities >= thresholds
     return members
 
 
-def named(members: NDArray[np.bool_], row: NDArray[np.float64], labels: tuple[str, ...]) -> tuple[str, ...]:
+def label_names(members: NDArray[np.bool_], row: NDArray[np.float64], labels: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the labels selected by `members` (C,), most probable first."""
     return tuple(labels[index] for index in np.argsort(-row, kind="stable") if members[index])

@@ -24,7 +24,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class Tally:
+class RateLimitedLog:
     """Logs a frequent event at most once per second, with its count."""
 
     def __init__(self, event: str) -> None:
@@ -35,9 +35,9 @@ class Tally:
         """Counts one event. Call it in the event loop."""
         self._n += 1
         if self._n == 1:
-            asyncio.get_running_loop().call_later(1.0, self._tell)
+            asyncio.get_running_loop().call_later(1.0, self._flush)
 
-    def _tell(self) -> None:
+    def _flush(self) -> None:
         logger.warning(self._event, extra={"fields": {"times": self._n}})
         self._n = 0
 

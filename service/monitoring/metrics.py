@@ -16,8 +16,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-SIZES = (1, 2, 4, 8, 16, 32, 64)
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
@@ -39,12 +39,18 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.requests = Counter("graft_requests", "Requests", ["route", "status", "code"], registry=registry)
         self.request_seconds = Histogram(
-            "graft_request_seconds", "Seconds from headers to response", ["route"], buckets=SECONDS, registry=registry
+            "graft_request_seconds", "Seconds from headers to response", ["route"], buckets=LATENCY_BUCKETS_S, registry=registry
         )
         self.stage_seconds = Histogram(
-            "graft_stage_seconds", "Seconds in one stage, queueing included", ["stage"], buckets=SECONDS, registry=registry
+            "graft_stage_seconds",
+            "Seconds in one stage, queueing included",
+            ["stage"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
         )
-        self.batch_size = Histogram("graft_batch_size", "Images per forward pass", buckets=SIZES, registry=registry)
+        self.batch_size = Histogram(
+            "graft_batch_size", "Images per forward pass", buckets=BATCH_SIZE_BUCKETS, registry=registry
+        )
         self.images = Counter("graft_images", "Images classified", registry=registry)
         self.abstentions = Counter("graft_abstentions", "Predictions with abstain set", ["reason"], registry=registry)
         self.outlier_score = Histogram(
@@ -61,13 +67,13 @@ class Metrics:
             registry=registry,
         )
 
-    def watch(self, queue: str, depth: Callable[[], float]) -> None:
+    def track_queue(self, queue: str, depth: Callable[[], float]) -> None:
         """Exports the depth of a queue; `depth` is called at each scrape."""
         self._waiting.labels(queue).set_function(depth)
 
-    def tell_model(self, **facts: str) -> None:
-        self._model.labels(**facts).set(1)
+    def set_model_info(self, **labels: str) -> None:
+        self._model.labels(**labels).set(1)
 
-    def text(self) -> bytes:
+    def to_text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)

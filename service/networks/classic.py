@@ -14,10 +14,10 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 
-def config(side: int, mean: Sequence[float], std: Sequence[float], **told: Any) -> dict[str, Any]:
+def pretrained_cfg(input_side: int, mean: Sequence[float], std: Sequence[float], **overrides: Any) -> dict[str, Any]:
     """A timm pretrained config. For a network without weights it only describes the preprocessing."""
     return {
-        "input_size": (3, side, side),
+        "input_size": (3, input_side, input_side),
         "mean": mean,
         "std": std,
         "interpolation": "bilinear",
@@ -25,32 +25,34 @@ def config(side: int, mean: Sequence[float], std: Sequence[float], **told: Any) 
         "num_classes": 1000,
         "classifier": "classifier",
         "license": "bsd-3-clause",
-    } | told
+    } | overrides
 
 
-Size = int | tuple[int, int]  # side of a square, or (height, width); timm passes either
+ImageSize = int | tuple[int, int]  # side of a square, or (height, width); timm passes either
 
 _HALF = (0.5, 0.5, 0.5)
 
 default_cfgs = generate_default_cfgs(
     {
-        "mlp.untrained": config(32, _HALF, _HALF, num_classes=10, fixed_input_size=True),
-        "lenet5.untrained": config(32, _HALF, _HALF, num_classes=10, fixed_input_size=True, first_conv="stages.0.conv1"),
-        "alexnet.untrained": config(
+        "mlp.untrained": pretrained_cfg(32, _HALF, _HALF, num_classes=10, fixed_input_size=True),
+        "lenet5.untrained": pretrained_cfg(
+            32, _HALF, _HALF, num_classes=10, fixed_input_size=True, first_conv="stages.0.conv1"
+        ),
+        "alexnet.untrained": pretrained_cfg(
             227, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, fixed_input_size=True, first_conv="stages.0.conv1"
         ),
     }
 )
 
 
-def chosen(indices: Sequence[int] | int | None, maps: list[Tensor]) -> list[Tensor]:
+def select_stages(indices: Sequence[int] | int | None, maps: list[Tensor]) -> list[Tensor]:
     """The requested stages: by index, the last n, or all."""
     if indices is None:
         return maps
     return maps[-indices:] if isinstance(indices, int) else [maps[index] for index in indices]
 
 
-class Tower(nn.Module):
+class ClassicCNN(nn.Module):
     """A sequential CNN: convolutional stages, then fully connected layers.
 
     Args:
@@ -61,11 +63,11 @@ class Tower(nn.Module):
     """
 
     def __init__(
-        self, stages: Sequence[nn.Module], widths: Sequence[int], img_size: Size, num_classes: int, drop_rate: float = 0.0
+        self, stages: Sequence[nn.Module], widths: Sequence[int], img_size: ImageSize, num_classes: int, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
         self.stages = nn.Sequential(*stages)
-        width, layers = self._flat(img_size), OrderedDict[str, nn.Module]()
+        width, layers = self._flattened_size(img_size), OrderedDict[str, nn.Module]()
         for number, out_width in enumerate(widths, 1):
             layers[f"fc{number}"] = nn.Linear(width, out_width)
             layers[f"relu{number}"] = nn.ReLU()
@@ -83,7 +85,7 @@ class Tower(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def _flat(self, img_size: Size) -> int:
+    def _flattened_size(self, img_size: ImageSize) -> int:
         """The length of the flattened output of the stages."""
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         try:
@@ -110,7 +112,7 @@ class Tower(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return x, chosen(indices, maps)
+        return x, select_stages(indices, maps)
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The fully connected layers."""
@@ -122,40 +124,40 @@ class Tower(nn.Module):
         return self.forward_head(self.stages(x))
 
 
-def _stage(number: int, convolutions: Sequence[nn.Conv2d], pool: nn.Module) -> nn.Sequential:
+def _conv_stage(first_number: int, convolutions: Sequence[nn.Conv2d], pool: nn.Module) -> nn.Sequential:
     layers = OrderedDict[str, nn.Module]()
-    for layer_number, convolution in enumerate(convolutions, number):
+    for layer_number, convolution in enumerate(convolutions, first_number):
         layers[f"conv{layer_number}"], layers[f"relu{layer_number}"] = convolution, nn.ReLU()
     layers["pool"] = pool
     return nn.Sequential(layers)
 
 
-def _mlp(img_size: Size, num_classes: int) -> Tower:
-    return Tower([], (512, 256), img_size, num_classes)
+def _mlp(img_size: ImageSize, num_classes: int) -> ClassicCNN:
+    return ClassicCNN([], (512, 256), img_size, num_classes)
 
 
-def _lenet5(img_size: Size, num_classes: int) -> Tower:
+def _lenet5(img_size: ImageSize, num_classes: int) -> ClassicCNN:
     stages = [
-        _stage(1, [nn.Conv2d(3, 6, 5)], nn.MaxPool2d(2)),
-        _stage(2, [nn.Conv2d(6, 16, 5)], nn.MaxPool2d(2)),
+        _conv_stage(1, [nn.Conv2d(3, 6, 5)], nn.MaxPool2d(2)),
+        _conv_stage(2, [nn.Conv2d(6, 16, 5)], nn.MaxPool2d(2)),
     ]
-    return Tower(stages, (120, 84), img_size, num_classes)
+    return ClassicCNN(stages, (120, 84), img_size, num_classes)
 
 
-def _alexnet(img_size: Size, num_classes: int) -> Tower:
+def _alexnet(img_size: ImageSize, num_classes: int) -> ClassicCNN:
     stages = [
-        _stage(1, [nn.Conv2d(3, 96, 11, stride=4)], nn.MaxPool2d(3, 2)),
-        _stage(2, [nn.Conv2d(96, 256, 5, padding=2)], nn.MaxPool2d(3, 2)),
-        _stage(
+        _conv_stage(1, [nn.Conv2d(3, 96, 11, stride=4)], nn.MaxPool2d(3, 2)),
+        _conv_stage(2, [nn.Conv2d(96, 256, 5, padding=2)], nn.MaxPool2d(3, 2)),
+        _conv_stage(
             3,
             [nn.Conv2d(256, 384, 3, padding=1), nn.Conv2d(384, 384, 3, padding=1), nn.Conv2d(384, 256, 3, padding=1)],
             nn.MaxPool2d(3, 2),
         ),
     ]
-    return Tower(stages, (4096, 4096), img_size, num_classes, drop_rate=0.5)
+    return ClassicCNN(stages, (4096, 4096), img_size, num_classes, drop_rate=0.5)
 
 
-def assembled(make: Any, name: str, pretrained: bool, choices: dict[str, Any], kept: Any = None) -> Any:
+def build(model_fn: Any, variant: str, pretrained: bool, kwargs: dict[str, Any], pretrained_filter_fn: Any = None) -> Any:
     """Builds a model through timm, with its pretrained config and, if `pretrained`, its weights.
 
     Args:
@@ -164,28 +166,30 @@ def assembled(make: Any, name: str, pretrained: bool, choices: dict[str, Any], k
         pretrained_filter_fn: removes unneeded tensors from a checkpoint.
     """
     unsupported = ("global_pool", "in_chans")
-    return build_model_with_cfg(make, name, pretrained, kwargs_filter=unsupported, pretrained_filter_fn=kept, **choices)
+    return build_model_with_cfg(
+        model_fn, variant, pretrained, kwargs_filter=unsupported, pretrained_filter_fn=pretrained_filter_fn, **kwargs
+    )
 
 
 @register_model
-def mlp(pretrained: bool = False, **choices: Any) -> Tower:
+def mlp(pretrained: bool = False, **kwargs: Any) -> ClassicCNN:
     """A multilayer perceptron with two hidden layers: a baseline without convolutions."""
-    model: Tower = assembled(_mlp, "mlp", pretrained, choices)
+    model: ClassicCNN = build(_mlp, "mlp", pretrained, kwargs)
     return model
 
 
 @register_model
-def lenet5(pretrained: bool = False, **choices: Any) -> Tower:
+def lenet5(pretrained: bool = False, **kwargs: Any) -> ClassicCNN:
     """LeNet-5 (LeCun et al. 1998) in its common modern form: color input, ReLU, 2 x 2 max pooling."""
-    model: Tower = assembled(_lenet5, "lenet5", pretrained, choices)
+    model: ClassicCNN = build(_lenet5, "lenet5", pretrained, kwargs)
     return model
 
 
 @register_model
-def alexnet(pretrained: bool = False, **choices: Any) -> Tower:
+def alexnet(pretrained: bool = False, **kwargs: Any) -> ClassicCNN:
     """AlexNet (Krizhevsky et al. 2012) in its common form: one tower, 227 x 227 pixels.
 
     Without local response normalization, which has no benefit according to Simonyan and Zisserman (2015).
     """
-    model: Tower = assembled(_alexnet, "alexnet", pretrained, choices)
+    model: ClassicCNN = build(_alexnet, "alexnet", pretrained, kwargs)
     return model

@@ -27,19 +27,21 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, facts: Backbone, n_labels: int, preprocessing: Preprocessing) -> None:
+    def __init__(self, backbone: nn.Module, backbone_info: Backbone, n_labels: int, preprocessing: Preprocessing) -> None:
         super().__init__()
         # Scaled to uint8 pixels, so no division by 255 is needed. Not persistent: the manifest stores them.
         self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
-        self.backbone = body
-        self._kind = torch.float32
-        self.facts = facts
-        self.head = nn.Linear(facts.width + (sum(facts.stages.values()) if facts.sees == "all" else 0), n_labels)
+        self.backbone = backbone
+        self._dtype = torch.float32
+        self.backbone_info = backbone_info
+        self.head = nn.Linear(
+            backbone_info.width + (sum(backbone_info.stages.values()) if backbone_info.sees == "all" else 0), n_labels
+        )
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels uint8 (N, S, S, 3) to logits float (N, C) and vectors float (N, D)."""
-        if self.facts.sees == "last":
+        if self.backbone_info.sees == "last":
             vectors = self.vectors(batch)
             return self.head(vectors), vectors
         stages, vectors = self.features(batch)
@@ -47,18 +49,18 @@ class Network(nn.Module):
 
     def vectors(self, batch: Tensor) -> Tensor:
         """The output vectors of the backbone: pixels uint8 (N, S, S, 3) to float (N, D)."""
-        vectors: Tensor = self.backbone(self._normalised(batch))
+        vectors: Tensor = self.backbone(self._normalize(batch))
         return vectors.float()
 
     def features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The pooled stages, concatenated, float (N, sum of their widths); and the vectors."""
-        if not self.facts.stages:
+        if not self.backbone_info.stages:
             vectors = self.vectors(batch)
             return vectors[:, :0], vectors
-        stages, _, vectors = self.maps(batch)
+        stages, _, vectors = self.stage_maps(batch)
         return torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1).float(), vectors
 
-    def maps(self, batch: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    def stage_maps(self, batch: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """The feature maps of the stages; only for a backbone that has stages.
 
         Returns:
@@ -67,21 +69,21 @@ class Network(nn.Module):
         backbone: Any = self.backbone
         # Let the backbone pool its last map: Swin's is NHWC, and a ViT's contains class and register tokens.
         last, stages = backbone.forward_intermediates(
-            self._normalised(batch), indices=list(self.facts.stages), output_fmt="NCHW"
+            self._normalize(batch), indices=list(self.backbone_info.stages), output_fmt="NCHW"
         )
         return stages, last, backbone.forward_head(last).float()
 
-    def ending(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def last_map_and_logits(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The last feature map, in the backbone's own layout, and the logits (N, C) computed from it.
 
         For a backbone without stages, such as an MLP, the map is the flattened image.
         """
-        if self.facts.stages:
-            stages, last, vectors = self.maps(batch)
-            pooled = [stage.mean(dim=(2, 3)) for stage in stages] if self.facts.sees == "all" else []
+        if self.backbone_info.stages:
+            stages, last, vectors = self.stage_maps(batch)
+            pooled = [stage.mean(dim=(2, 3)) for stage in stages] if self.backbone_info.sees == "all" else []
             return last, self.head(torch.cat([*pooled, vectors], dim=1))
         backbone: Any = self.backbone
-        images = self._normalised(batch)
+        images = self._normalize(batch)
         if hasattr(backbone, "forward_features"):
             last = backbone.forward_features(images)
         else:
@@ -89,28 +91,30 @@ class Network(nn.Module):
         last = last.flatten(1) if last is images else last
         return last, self.head(backbone.forward_head(last).float())
 
-    def lower(self, kind: torch.dtype) -> "Network":
+    def to_reduced_precision(self, dtype: torch.dtype) -> "Network":
         """Casts the backbone to 16 bits, except BatchNorm layers. Normalization and head stay in 32 bits."""
-        self._kind = kind
+        self._dtype = dtype
         for module in self.backbone.modules():
             if not isinstance(module, nn.modules.batchnorm._BatchNorm):
                 for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                    tensor.data = tensor.data.to(kind) if tensor.is_floating_point() else tensor.data
+                    tensor.data = tensor.data.to(dtype) if tensor.is_floating_point() else tensor.data
         return self
 
-    def _normalised(self, batch: Tensor) -> Tensor:
-        return ((batch.permute(0, 3, 1, 2).float() - self.mean) / self.std).to(self._kind)
+    def _normalize(self, batch: Tensor) -> Tensor:
+        return ((batch.permute(0, 3, 1, 2).float() - self.mean) / self.std).to(self._dtype)
 
 
-def sized(name: str, crop: int | None) -> dict[str, int]:
+def img_size_kwargs(name: str, crop: int | None) -> dict[str, int]:
     """The `img_size` argument for a timm network with a fixed input size; empty for others, which reject it."""
     return {"img_size": crop} if crop and timm.models.get_pretrained_cfg_value(name, "fixed_input_size") else {}
 
 
-def build(backbone: Backbone, n_labels: int, preprocessing: Preprocessing) -> Network:
+def build(backbone_info: Backbone, n_labels: int, preprocessing: Preprocessing) -> Network:
     """Builds the network for a backbone record, with random weights."""
-    model = timm.create_model(backbone.name, pretrained=False, num_classes=0, **sized(backbone.name, preprocessing.crop))
-    return Network(model, backbone, n_labels, preprocessing)
+    model = timm.create_model(
+        backbone_info.name, pretrained=False, num_classes=0, **img_size_kwargs(backbone_info.name, preprocessing.crop)
+    )
+    return Network(model, backbone_info, n_labels, preprocessing)
 
 
 def load(artifact: Artifact) -> Network:

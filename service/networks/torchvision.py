@@ -8,14 +8,14 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torchvision import models
 
-from .classic import assembled, chosen, config
+from .classic import build, pretrained_cfg, select_stages
 
-HELPERS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception-v3, in torchvision's and timm's checkpoints
+AUX_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception-v3, in torchvision's and timm's checkpoints
 _TORCHVISION = "https://download.pytorch.org/models"
 
 default_cfgs = generate_default_cfgs(
     {
-        "tv_alexnet.tv_in1k": config(
+        "tv_alexnet.tv_in1k": pretrained_cfg(
             224,
             IMAGENET_DEFAULT_MEAN,
             IMAGENET_DEFAULT_STD,
@@ -25,7 +25,7 @@ default_cfgs = generate_default_cfgs(
             classifier="classifier.6",
         ),
         # The weights were ported from TensorFlow, so they need its pixel scaling.
-        "googlenet.tv_in1k": config(
+        "googlenet.tv_in1k": pretrained_cfg(
             224,
             IMAGENET_INCEPTION_MEAN,
             IMAGENET_INCEPTION_STD,
@@ -67,7 +67,7 @@ class TorchvisionAlexNet(models.AlexNet):
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
                 maps.append(x)
-        return x, chosen(indices, maps)
+        return x, select_stages(indices, maps)
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The fully connected layers."""
@@ -78,13 +78,15 @@ class TorchvisionAlexNet(models.AlexNet):
 class GoogLeNet(models.GoogLeNet):
     """torchvision's GoogLeNet, with torchvision's parameter names, without the two auxiliary classifiers."""
 
-    ENDS = ("maxpool1", "maxpool2", "inception3b", "inception4e", "inception5b")
-    WIDTHS = (64, 192, 480, 832, 1024)
+    STAGE_NAMES = ("maxpool1", "maxpool2", "inception3b", "inception4e", "inception5b")
+    STAGE_WIDTHS = (64, 192, 480, 832, 1024)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(aux_logits=False, init_weights=True)
         self.num_features = self.head_hidden_size = 1024
-        self.feature_info = [{"module": name, "num_chs": width} for name, width in zip(self.ENDS, self.WIDTHS, strict=True)]
+        self.feature_info = [
+            {"module": name, "num_chs": width} for name, width in zip(self.STAGE_NAMES, self.STAGE_WIDTHS, strict=True)
+        ]
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -106,9 +108,9 @@ class GoogLeNet(models.GoogLeNet):
             if name == "avgpool":
                 break
             x = layer(x)
-            if name in self.ENDS:
+            if name in self.STAGE_NAMES:
                 maps.append(x)
-        return x, chosen(indices, maps)
+        return x, select_stages(indices, maps)
 
     def forward_head(self, x: Tensor) -> Tensor:
         """Global average pooling and the classifier."""
@@ -116,21 +118,21 @@ class GoogLeNet(models.GoogLeNet):
         return output
 
 
-def without_helpers(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def drop_aux_heads(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Removes the tensors of auxiliary classifiers from a checkpoint, unless the network has them too."""
     state_dict = network.state_dict()
-    return {name: tensor for name, tensor in tensors.items() if name in state_dict or not name.startswith(HELPERS)}
+    return {name: tensor for name, tensor in tensors.items() if name in state_dict or not name.startswith(AUX_HEADS)}
 
 
 @register_model
-def tv_alexnet(pretrained: bool = False, **choices: Any) -> TorchvisionAlexNet:
+def tv_alexnet(pretrained: bool = False, **kwargs: Any) -> TorchvisionAlexNet:
     """torchvision's AlexNet; pretrained weights are available."""
-    model: TorchvisionAlexNet = assembled(TorchvisionAlexNet, "tv_alexnet", pretrained, choices)
+    model: TorchvisionAlexNet = build(TorchvisionAlexNet, "tv_alexnet", pretrained, kwargs)
     return model
 
 
 @register_model
-def googlenet(pretrained: bool = False, **choices: Any) -> GoogLeNet:
+def googlenet(pretrained: bool = False, **kwargs: Any) -> GoogLeNet:
     """torchvision's GoogLeNet (Szegedy et al. 2015); pretrained weights are available."""
-    model: GoogLeNet = assembled(GoogLeNet, "googlenet", pretrained, choices, without_helpers)
+    model: GoogLeNet = build(GoogLeNet, "googlenet", pretrained, kwargs, drop_aux_heads)
     return model

@@ -5,7 +5,7 @@ import { connectCodeTabs, showCode } from "./code.js";
 import { $, announce, percent, problemBox, showChips, showDetails } from "./elements.js";
 import { cancelExplanation, connectHeatmapControls, explainImage } from "./explanation.js";
 import { connectImageInputs } from "./intake.js";
-import { showNeighbours } from "./neighbours.js";
+import { showNeighbors } from "./neighbors.js";
 import { callApi, connectKeyDialog, ProblemError, uploadOptions, withProblems } from "./service.js";
 
 let model = null; // the response of v1/model
@@ -79,7 +79,7 @@ async function classify(file, signal) {
   $("waiting").hidden = true;
   announce(showResult(result, model, image.byteLength, elapsed));
   explainImage(image, result.predictions);
-  showNeighbours(image, signal);
+  showNeighbors(image, signal);
 }
 
 /** The file's content, read once so that all requests send the same bytes. Throws ProblemError. */

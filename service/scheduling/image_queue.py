@@ -10,101 +10,101 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..decoding.pool import Decoder
-from ..errors import Overloaded, Refused
-from ..imaging.headers import check, sniff
-from ..imaging.preprocess import Decoded
+from ..decoding.pool import DecoderPool
+from ..errors import Overloaded, ProblemError
+from ..imaging.headers import check_limits, read_header
+from ..imaging.preprocess import DecodedImage
 from ..inference.batcher import Batcher
 from ..inference.engine import Outputs
 from ..inference.model import Model
 from ..monitoring.metrics import Metrics
 from ..settings import Settings
-from .admission import Room
+from .admission import AdmissionControl
 
-LATE = "The image waited past its deadline."
-MOST_INVALID = 3  # consecutive non-finite outputs after which the service is no longer ready
+QUEUE_TIMEOUT = "The image waited past its deadline."
+MAX_INVALID = 3  # consecutive non-finite outputs after which the service is no longer ready
 
 R = TypeVar("R")
 
 
-class Seen(NamedTuple):
+class InferenceResult(NamedTuple):
     """One image, decoded, with the network's outputs."""
 
-    decoded: Decoded
+    decoded: DecodedImage
     outputs: Outputs
     timing_ms: dict[str, float]
 
 
-class Road:
+class InferenceQueue:
     """The queues of the decoder pool and the batcher, and their health.
 
     Attributes:
-        room: the slots for images.
-        broken: whether the network has run out of memory.
+        admission: the slots for images.
+        out_of_memory: whether the network has run out of memory.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._limits = model.limits
         self._stage_seconds = {stage: metrics.stage_seconds.labels(stage) for stage in ("decode", "network")}
-        self._decoder = Decoder(
+        self._decoder = DecoderPool(
             model.manifest.preprocessing,
             model.limits,
-            max(2, model.engine.lanes),
+            max(2, model.engine.streams),
             settings.max_waiting,
             settings.decode_deadline_s,
             settings.max_decode_bytes,
         )
         self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s, metrics.batch_size.observe)
-        self.room = Room(settings.max_waiting)
-        self._invalid = 0
-        self.broken = False
-        metrics.watch("images", lambda: self.room.inside)
-        metrics.watch("decode", lambda: self._decoder.depth)
-        metrics.watch("network", lambda: self._batcher.depth)
+        self.admission = AdmissionControl(settings.max_waiting)
+        self._n_invalid = 0
+        self.out_of_memory = False
+        metrics.track_queue("images", lambda: self.admission.n_admitted)
+        metrics.track_queue("decode", lambda: self._decoder.depth)
+        metrics.track_queue("network", lambda: self._batcher.depth)
 
     @property
     def healthy(self) -> bool:
         """False if recent outputs are all non-finite, or if the network no longer responds."""
-        return self._invalid < MOST_INVALID and not self.beyond_repair
+        return self._n_invalid < MAX_INVALID and not self.needs_restart
 
     @property
-    def beyond_repair(self) -> bool:
+    def needs_restart(self) -> bool:
         """Whether the process must restart: it is out of memory, or a forward pass exceeds the response deadline."""
-        return self.broken or self._batcher.computing_s > self._settings.answer_deadline_s
+        return self.out_of_memory or self._batcher.longest_call_s > self._settings.answer_deadline_s
 
-    async def decoded(self, encoded: bytes) -> Decoded:
+    async def decode_image(self, encoded: bytes) -> DecodedImage:
         """The pixels of one image. Raises ImageError and Overloaded."""
-        check(sniff(encoded), self._limits)
-        with self.room.place(), self._stage_seconds["decode"].time():
-            return await _begun_by(time.perf_counter() + self._settings.queue_deadline_s, self.decode(encoded))
+        check_limits(read_header(encoded), self._limits)
+        with self.admission.slot(), self._stage_seconds["decode"].time():
+            return await _start_before(time.perf_counter() + self._settings.queue_deadline_s, self.submit_decode(encoded))
 
-    async def seen(self, encoded: bytes) -> Seen:
+    async def infer(self, encoded: bytes) -> InferenceResult:
         """Decodes one image and runs the network on it.
 
         Raises ImageError, Overloaded, or ProblemError if the outputs are not finite.
         """
-        check(sniff(encoded), self._limits)
-        with self.room.place():
-            return await _begun_by(time.perf_counter() + self._settings.queue_deadline_s, Errand(self, encoded))
+        check_limits(read_header(encoded), self._limits)
+        with self.admission.slot():
+            return await _start_before(time.perf_counter() + self._settings.queue_deadline_s, ImageJob(self, encoded))
 
-    def decode(self, encoded: bytes) -> Future[Decoded]:
+    def submit_decode(self, encoded: bytes) -> Future[DecodedImage]:
         """A future of one image's pixels. Raises Overloaded."""
         return self._decoder.submit(encoded)
 
-    def compute(self, decoded: Decoded) -> Future[Outputs]:
+    def submit_inference(self, decoded: DecodedImage) -> Future[Outputs]:
         """A future of the network's outputs for decoded pixels. Raises Overloaded."""
         return self._batcher.submit(decoded.pixels)
 
-    def judged(self, outputs: Future[Outputs]) -> Outputs:
+    def check_outputs(self, outputs: Future[Outputs]) -> Outputs:
         """The network's outputs, if they are finite. Raises ProblemError, or the error of the forward pass."""
         try:
             result = outputs.result()
         except Exception as error:
             if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's own
                 raise
-            self.broken = True
-            raise Refused("out_of_memory", "The network ran out of memory; the service restarts.") from None
+            self.out_of_memory = True
+            raise ProblemError("out_of_memory", "The network ran out of memory; the service restarts.") from None
         self._check_finite(result)
         return result
 
@@ -114,10 +114,10 @@ class Road:
 
     def _check_finite(self, outputs: Outputs) -> None:
         if np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all():
-            self._invalid = 0
+            self._n_invalid = 0
             return
-        self._invalid += 1
-        raise Refused("model_output_invalid", "The network's output for this image is not finite.")
+        self._n_invalid += 1
+        raise ProblemError("model_output_invalid", "The network's output for this image is not finite.")
 
     def close(self) -> None:
         """Finishes the accepted images."""
@@ -125,63 +125,66 @@ class Road:
         self._batcher.close()
 
 
-class Errand(Future[Seen]):
+class ImageJob(Future[InferenceResult]):
     """Future that chains decoding and inference without a stop at the event loop.
 
     Each stop wakes another thread twice, which costs more than the work done there.
     """
 
-    def __init__(self, road: Road, encoded: bytes) -> None:
+    def __init__(self, queue: InferenceQueue, encoded: bytes) -> None:
         super().__init__()
-        self._road = road
-        self._unwanted = False
-        self._begun = time.perf_counter()
-        self._step: Future[Any] = road.decode(encoded)
-        self._step.add_done_callback(self._compute)
+        self._queue = queue
+        self._cancel_requested = False
+        self._started = time.perf_counter()
+        self._step: Future[Any] = queue.submit_decode(encoded)
+        self._step.add_done_callback(self._on_decoded)
 
     def cancel(self) -> bool:
         """Removes the image from the queue it waits in; an image that is being decoded is not passed on."""
-        self._unwanted = True
+        self._cancel_requested = True
         return self._step.cancel() and super().cancel()
 
-    def _compute(self, decoding: Future[Decoded]) -> None:
+    def _on_decoded(self, decoding: Future[DecodedImage]) -> None:
         if decoding.cancelled():
             return
-        self._ready = time.perf_counter()
-        self._road.observe("decode", self._ready - self._begun)
+        self._decoded_at = time.perf_counter()
+        self._queue.observe("decode", self._decoded_at - self._started)
         try:
             self._decoded = decoding.result()
-            if self._unwanted:
-                raise Overloaded(LATE, "queue_deadline_s")
-            self._step = self._road.compute(self._decoded)
+            if self._cancel_requested:
+                raise Overloaded(QUEUE_TIMEOUT, "queue_deadline_s")
+            self._step = self._queue.submit_inference(self._decoded)
         except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             self.set_exception(error)
         else:
-            self._step.add_done_callback(self._finish)
+            self._step.add_done_callback(self._on_computed)
 
-    def _finish(self, computing: Future[Outputs]) -> None:
+    def _on_computed(self, computing: Future[Outputs]) -> None:
         if computing.cancelled():
             return
         end = time.perf_counter()
-        self._road.observe("network", end - self._ready)
-        timing = {"decode": round(1e3 * (self._ready - self._begun), 3), "network": round(1e3 * (end - self._ready), 3)}
+        self._queue.observe("network", end - self._decoded_at)
+        timing = {
+            "decode": round(1e3 * (self._decoded_at - self._started), 3),
+            "network": round(1e3 * (end - self._decoded_at), 3),
+        }
         try:
-            self.set_result(Seen(self._decoded, self._road.judged(computing), timing))
+            self.set_result(InferenceResult(self._decoded, self._queue.check_outputs(computing), timing))
         except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             self.set_exception(error)
 
 
-async def _begun_by(deadline: float, promise: Future[R]) -> R:
+async def _start_before(deadline: float, future: Future[R]) -> R:
     """The result of work that must start before a deadline on the time.perf_counter() clock. Raises Overloaded otherwise.
 
     Cancelling this coroutine cancels the work, so work for a disconnected client is skipped if it has not started.
     """
-    timer = asyncio.get_running_loop().call_later(max(0, deadline - time.perf_counter()), promise.cancel)
+    timer = asyncio.get_running_loop().call_later(max(0, deadline - time.perf_counter()), future.cancel)
     try:
-        return await asyncio.wrap_future(promise)
+        return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) and task.cancelling():
             raise
-        raise Overloaded(LATE, "queue_deadline_s") from None
+        raise Overloaded(QUEUE_TIMEOUT, "queue_deadline_s") from None
     finally:
         timer.cancel()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..api.options import ClassifyOptions, ExplainOptions, SimilarOptions
-from ..api.problems import EXPECTED, explained
+from ..api.problems import CLIENT_ERRORS, to_problem
 from ..api.schemas import (
     Batch,
     BatchItem,
@@ -17,40 +17,40 @@ from ..api.schemas import (
     Explained,
     ImageFacts,
     ModelReference,
-    Neighbour,
+    Neighbor,
     Prediction,
     Region,
     Similar,
 )
-from ..errors import Refused
+from ..errors import ProblemError
 from ..explain.deletion import Deletion as DeletionScore
 from ..explain.explainer import Explanation
 from ..explain.overlay import overlay
-from ..imaging.preprocess import Decoded
-from ..inference.model import Answer, Model
+from ..imaging.preprocess import DecodedImage
+from ..inference.model import ClassificationResult, Model
 from ..monitoring.metrics import Metrics
 from ..settings import Settings
-from .explain_queue import Explaining
-from .image_queue import Road
+from .explain_queue import ExplainQueue
+from .image_queue import InferenceQueue
 
 R = TypeVar("R")
 
 
-class Pipeline:
+class Predictor:
     """A model with its queues; one method per API operation.
 
     Attributes:
-        road: the queue that decodes images and runs the network.
+        queue: the queue that decodes images and runs the network.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
         self.model = model
         self.settings = settings
         self._metrics = metrics
-        self.road = Road(model, settings, metrics)
-        self._explaining = Explaining(model, settings.max_explanations, metrics)
+        self.queue = InferenceQueue(model, settings, metrics)
+        self._explain_queue = ExplainQueue(model, settings.max_explanations, metrics)
         manifest, backbone = model.manifest, model.manifest.backbone.name
-        metrics.tell_model(
+        metrics.set_model_info(
             name=manifest.name,
             version=manifest.version,
             sha256=manifest.sha256,
@@ -61,11 +61,11 @@ class Pipeline:
 
     async def classify(self, encoded: bytes, options: ClassifyOptions, request_id: str) -> Classification:
         """Classifies one image. Raises ImageError, Overloaded, or ProblemError if the outputs are not finite."""
-        result = await self.road.seen(encoded)
+        result = await self.queue.infer(encoded)
         n_labels = len(self.model.manifest.labels)
-        answer = self.model.answer(result.outputs, min(options.top_k, n_labels))
-        self._count(answer)
-        warnings = _short("top_k", options, n_labels, f"the model has only {n_labels} labels")
+        answer = self.model.postprocess(result.outputs, min(options.top_k, n_labels))
+        self._record(answer)
+        warnings = _count_warning("top_k", options, n_labels, f"the model has only {n_labels} labels")
         return Classification(
             predictions=[
                 Prediction(label=label, probability=probability)
@@ -74,9 +74,9 @@ class Pipeline:
             ],
             prediction_set=list(answer.prediction_set),
             outlier_score=answer.outlier_score,
-            abstain=answer.doubt is not None,
-            abstain_reason=answer.doubt,
-            **self._told(result.decoded, result.timing_ms, warnings, request_id),
+            abstain=answer.abstain_reason is not None,
+            abstain_reason=answer.abstain_reason,
+            **self._common_fields(result.decoded, result.timing_ms, warnings, request_id),
         )
 
     async def classify_many(self, images: list[bytes], options: ClassifyOptions, request_id: str) -> Batch:
@@ -85,8 +85,8 @@ class Pipeline:
         async def classify_one(index: int, encoded: bytes) -> BatchItem:
             try:
                 answer = await self.classify(encoded, options, request_id)
-            except EXPECTED as error:
-                return BatchItem(index=index, error=explained(error, self.settings, request_id))
+            except CLIENT_ERRORS as error:
+                return BatchItem(index=index, error=to_problem(error, self.settings, request_id))
             return BatchItem(index=index, answer=answer)
 
         results = await asyncio.gather(*(classify_one(index, encoded) for index, encoded in enumerate(images)))
@@ -94,25 +94,25 @@ class Pipeline:
 
     async def embed(self, encoded: bytes, request_id: str) -> Embedding:
         """The feature vector of one image. Raises as `classify` does."""
-        result = await self.road.seen(encoded)
+        result = await self.queue.infer(encoded)
         vector = result.outputs.vectors[0].tolist()
-        return Embedding(vector=vector, **self._told(result.decoded, result.timing_ms, [], request_id))
+        return Embedding(vector=vector, **self._common_fields(result.decoded, result.timing_ms, [], request_id))
 
     async def similar(self, encoded: bytes, options: SimilarOptions, request_id: str) -> Similar:
         """The nearest training images of one image. Raises as `classify` does."""
-        result = await self.road.seen(encoded)
-        labels, n_indexed = self.model.manifest.labels, len(self.model.neighbours.paths)
+        result = await self.queue.infer(encoded)
+        labels, n_indexed = self.model.manifest.labels, len(self.model.neighbors.paths)
         nearest = [
-            Neighbour(
+            Neighbor(
                 path=path,
                 labels=[labels[label] for label in own_labels],
                 distance=distance,
                 thumbnail=self._thumbnail(row) if options.thumbnails else None,
             )
-            for row, path, own_labels, distance in self.model.neighbours.nearest(result.outputs.vectors[0], options.k)
+            for row, path, own_labels, distance in self.model.neighbors.nearest(result.outputs.vectors[0], options.k)
         ]
-        warnings = _short("k", options, n_indexed, f"the package contains only {n_indexed} training images")
-        return Similar(neighbours=nearest, **self._told(result.decoded, result.timing_ms, warnings, request_id))
+        warnings = _count_warning("k", options, n_indexed, f"the package contains only {n_indexed} training images")
+        return Similar(neighbors=nearest, **self._common_fields(result.decoded, result.timing_ms, warnings, request_id))
 
     def _thumbnail(self, row: int) -> str | None:
         jpeg = self.model.thumbnails[row]
@@ -123,9 +123,9 @@ class Pipeline:
         start = time.perf_counter()
         score: DeletionScore | None = None
         if options.deletion:
-            explanation, score = await self._judged(encoded, options)
+            explanation, score = await self._explain_with_score(encoded, options)
         else:
-            explanation = await self._explained(encoded, options, lambda explanation: explanation)
+            explanation = await self._run_explain(encoded, options, lambda explanation: explanation)
         timing_ms = {"explain": round(1e3 * (time.perf_counter() - start), 3)}
         return Explained(
             label=explanation.label,
@@ -134,42 +134,44 @@ class Pipeline:
             map=explanation.map.tolist(),
             bias=explanation.bias,
             region=Region(**explanation.region._asdict()),
-            deletion=score and _told_of(score),
-            **self._told(explanation.decoded, timing_ms, [], request_id),
+            deletion=score and _deletion_schema(score),
+            **self._common_fields(explanation.decoded, timing_ms, [], request_id),
         )
 
     async def overlay(self, encoded: bytes, options: ExplainOptions) -> bytes:
         """The heat map as a PNG overlay."""
-        return await self._explained(encoded, options, overlay)
+        return await self._run_explain(encoded, options, overlay)
 
-    async def _explained(self, encoded: bytes, options: ExplainOptions, finish: Callable[[Explanation], R]) -> R:
-        label, decoded = await self._explainable(encoded, options)
-        return await self._explaining.explained(decoded, label, options.method, finish)
+    async def _run_explain(self, encoded: bytes, options: ExplainOptions, finish: Callable[[Explanation], R]) -> R:
+        label, decoded = await self._prepare_explain(encoded, options)
+        return await self._explain_queue.explain(decoded, label, options.method, finish)
 
-    async def _judged(self, encoded: bytes, options: ExplainOptions) -> tuple[Explanation, DeletionScore]:
-        label, decoded = await self._explainable(encoded, options)
-        return await self._explaining.judged(decoded, label, options.method)
+    async def _explain_with_score(self, encoded: bytes, options: ExplainOptions) -> tuple[Explanation, DeletionScore]:
+        label, decoded = await self._prepare_explain(encoded, options)
+        return await self._explain_queue.explain_with_score(decoded, label, options.method)
 
-    async def _explainable(self, encoded: bytes, options: ExplainOptions) -> tuple[int | None, Decoded]:
-        label = self._label(options.label)
-        self._explaining.check_room()
-        return label, await self.road.decoded(encoded)
+    async def _prepare_explain(self, encoded: bytes, options: ExplainOptions) -> tuple[int | None, DecodedImage]:
+        label = self._label_index(options.label)
+        self._explain_queue.check_capacity()
+        return label, await self.queue.decode_image(encoded)
 
-    def _label(self, name: str | None) -> int | None:
+    def _label_index(self, name: str | None) -> int | None:
         labels = self.model.manifest.labels
         if name is None:
             return None
         if name not in labels:
-            raise Refused("bad_label", f"There is no label {name!r}. See /v1/labels for the labels.", field="label")
+            raise ProblemError("bad_label", f"There is no label {name!r}. See /v1/labels for the labels.", field="label")
         return labels.index(name)
 
-    def _count(self, answer: Answer) -> None:
+    def _record(self, answer: ClassificationResult) -> None:
         self._metrics.images.inc()
         self._metrics.outlier_score.observe(answer.outlier_score)
-        if answer.doubt:
-            self._metrics.abstentions.labels(answer.doubt).inc()
+        if answer.abstain_reason:
+            self._metrics.abstentions.labels(answer.abstain_reason).inc()
 
-    def _told(self, decoded: Decoded, timing_ms: dict[str, float], warnings: list[str], request_id: str) -> dict[str, Any]:
+    def _common_fields(
+        self, decoded: DecodedImage, timing_ms: dict[str, float], warnings: list[str], request_id: str
+    ) -> dict[str, Any]:
         """The fields that all responses about one image share."""
         manifest = self.model.manifest
         return {
@@ -182,20 +184,20 @@ class Pipeline:
 
     def close(self) -> None:
         """Finishes the accepted requests."""
-        self._explaining.close()
-        self.road.close()
+        self._explain_queue.close()
+        self.queue.close()
 
 
-def _short(name: str, options: ClassifyOptions | SimilarOptions, most: int, why: str) -> list[str]:
+def _count_warning(name: str, options: ClassifyOptions | SimilarOptions, available: int, why: str) -> list[str]:
     """A warning if the request explicitly asks for more than is available; the default value never warns."""
-    return [f"{name}: {why}"] if name in options.model_fields_set and getattr(options, name) > most else []
+    return [f"{name}: {why}"] if name in options.model_fields_set and getattr(options, name) > available else []
 
 
-def _told_of(judged: DeletionScore) -> Deletion:
+def _deletion_schema(score: DeletionScore) -> Deletion:
     return Deletion(
-        score=judged.score,
-        chance=judged.chance,
-        beaten=judged.beaten,
-        explains=judged.explains,
-        probabilities=list(judged.probabilities),
+        score=score.score,
+        chance=score.chance,
+        beaten=score.beaten,
+        explains=score.explains,
+        probabilities=list(score.probabilities),
     )

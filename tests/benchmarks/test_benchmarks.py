@@ -13,21 +13,21 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from bench import joined, missed
-from fitting import AGAIN, COLD, PROBE, Fit, promises
+from bench import join_results, missed_targets
+from fitting import CACHED, FIRST_RUN, PROBE, FitResult, targets
 from measuring.agreement import Agreement, compare
-from measuring.installed import applies, closure
-from measuring.pictures import of_a_phone, variants
-from measuring.servers import Server, alone, running, stopping
-from measuring.tables import Promise, Report, Table, markdown, number, ratio
-from measuring.wrk import multipart, outcome, raw
+from measuring.installed import dependency_closure, marker_applies
+from measuring.pictures import phone_photo, variants
+from measuring.servers import Server, exclusive_server, started_server, suspended_servers
+from measuring.tables import Report, Table, Target, format_number, median_ratio, to_markdown
+from measuring.wrk import multipart_request, parse_output, raw_request
 from packaging.requirements import Requirement
-from serving import FORM, LARGE, RAW, SMALL, TWIN, Size, Turns, times_best
-from start import locked
+from serving import ALIAS, FORM, LARGE, RAW, SMALL, Config, Measurements, speedup_over_best
+from start import locked_packages
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-SAID = '{"n": 210, "seconds": 2.0, "p50_ms": 8.5, "p99_ms": 20.0, "failed": 10, "lost": 3}'
+WRK_OUTPUT = '{"n": 210, "seconds": 2.0, "p50_ms": 8.5, "p99_ms": 20.0, "failed": 10, "lost": 3}'
 
 
 def photo(width: int, height: int) -> bytes:
@@ -61,16 +61,16 @@ def test_peers_use_the_same_library_versions():
 
 def test_ratios_are_computed_per_round():
     # The machine was twice as fast in the second round, for both.
-    assert ratio([10.0, 20.0, 12.0], [5.0, 10.0, 4.0]) == 2.0
-    assert ratio([10.0], [0.0]) == float("inf")
+    assert median_ratio([10.0, 20.0, 12.0], [5.0, 10.0, 4.0]) == 2.0
+    assert median_ratio([10.0], [0.0]) == float("inf")
 
 
 def test_target_that_is_just_reached_is_met():
-    assert Promise("ratio", 4.0, 4.0).held
-    assert not Promise("ratio", 3.99, 4.0).held
-    assert Promise("seconds", 2.0, 2.0, at_most=True).held
-    assert not Promise("seconds", 2.01, 2.0, at_most=True).held
-    assert not Promise("not measured", float("nan"), 2.0, at_most=True).held
+    assert Target("ratio", 4.0, 4.0).held
+    assert not Target("ratio", 3.99, 4.0).held
+    assert Target("seconds", 2.0, 2.0, at_most=True).held
+    assert not Target("seconds", 2.01, 2.0, at_most=True).held
+    assert not Target("not measured", float("nan"), 2.0, at_most=True).held
 
 
 @pytest.mark.parametrize(
@@ -78,16 +78,16 @@ def test_target_that_is_just_reached_is_met():
     [(0.0, "0"), (0.00123, "0.00123"), (3.14159, "3.14"), (99.94, "99.9"), (1234.5, "1,234"), (float("nan"), "-")],
 )
 def test_numbers_have_three_significant_digits(value: float, text: str):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_report_shows_targets_before_tables():
-    report = Report("serving", "Serving", [Promise("ratio to the floor", 0.9, 0.85), Promise("p50", 1.4, 1.3, at_most=True)])
+    report = Report("serving", "Serving", [Target("ratio to the floor", 0.9, 0.85), Target("p50", 1.4, 1.3, at_most=True)])
     report.tables = [Table("photos", ("server", "images/s"), (("Graft", 201.4), ("another", 40.26)))]
     report.notes = ["A note."]
-    record = report.record()
-    assert missed([record]) == ["p50"]
-    assert markdown(record).splitlines()[4:] == [
+    record = report.to_dict()
+    assert missed_targets([record]) == ["p50"]
+    assert to_markdown(record).splitlines()[4:] == [
         "| target | measured | required | |",
         "|---|---|---|---|",
         "| ratio to the floor | 0.9 | at least 0.85 | met |",
@@ -108,20 +108,20 @@ def test_results_of_other_benchmarks_are_kept(tmp_path: Path):
     (tmp_path / "growth.md").write_text("| images | seconds |\n", encoding="utf-8")
     (tmp_path / "start.md").write_text("## Starting\n", encoding="utf-8")
     (tmp_path / "serving.md").write_text("## Serving\n", encoding="utf-8")
-    titles = [line for line in joined(tmp_path).splitlines() if line.startswith("## ")]
+    titles = [line for line in join_results(tmp_path).splitlines() if line.startswith("## ")]
     assert titles == ["## Serving", "## Starting", "## Scaling: from 1,000 to 100,000 images"]
-    assert "| images | seconds |" in joined(tmp_path)
+    assert "| images | seconds |" in join_results(tmp_path)
 
 
 def test_only_successful_responses_count():
-    result = outcome(f"Running 2s test\n{SAID}\n", processor_s=0.5)
-    assert (result.rate, result.broken, result.processor) == (100.0, 13, 0.25)
+    result = parse_output(f"Running 2s test\n{WRK_OUTPUT}\n", cpu_s=0.5)
+    assert (result.rate, result.broken, result.cpu_model) == (100.0, 13, 0.25)
     assert (result.p50_ms, result.p99_ms) == (8.5, 20.0)
 
 
 def test_requests_are_complete():
-    assert raw("/a", b"12345").endswith(b"Content-Length: 5\r\n\r\n12345")
-    head, _, body = multipart("/a", b"12345").partition(b"\r\n\r\n")
+    assert raw_request("/a", b"12345").endswith(b"Content-Length: 5\r\n\r\n12345")
+    head, _, body = multipart_request("/a", b"12345").partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert body.startswith(b'--7f3aa1c0de\r\nContent-Disposition: form-data; name="image"')
     assert body.endswith(b"\r\n\r\n12345\r\n--7f3aa1c0de--\r\n")
@@ -143,74 +143,74 @@ def test_variants_are_distinct_photos():
 
 
 def test_phone_photo_has_12_megapixels_and_noise():
-    large = of_a_phone(photo(40, 30))
+    large = phone_photo(photo(40, 30))
     assert Image.open(io.BytesIO(large)).size == (4000, 3000)
     assert 2e6 < len(large) < 8e6
 
 
-def loaded(rates: dict[str, tuple[float, float]]) -> Turns:
+def measurements_with(rates: dict[str, tuple[float, float]]) -> Measurements:
     """Measurements of two rounds with 8 connections, by endpoint."""
-    measurements = Turns([], {SMALL: [], LARGE: []}, None, Size())
+    measurements = Measurements([], {SMALL: [], LARGE: []}, None, Config())
     for endpoint, round_rates in rates.items():
-        outputs = [SAID.replace("210", str(round(2 * rate + 10))) for rate in round_rates]
-        measurements.found[SMALL, 8, endpoint] = [outcome(output, 0.0) for output in outputs]
+        outputs = [WRK_OUTPUT.replace("210", str(round(2 * rate + 10))) for rate in round_rates]
+        measurements.results[SMALL, 8, endpoint] = [parse_output(output, 0.0) for output in outputs]
     measurements.floors[SMALL] = {"threads": [300.0, 310.0], "processes": [320.0, 290.0]}
     return measurements
 
 
 def test_speedup_is_relative_to_the_best_peer():
-    measurements = loaded({FORM: (200.0, 240.0), "slow": (10.0, 12.0), "fast": (50.0, 60.0)})
-    assert times_best(measurements, SMALL, 8, FORM, ["slow", "fast"]) == 4.0
+    measurements = measurements_with({FORM: (200.0, 240.0), "slow": (10.0, 12.0), "fast": (50.0, 60.0)})
+    assert speedup_over_best(measurements, SMALL, 8, FORM, ["slow", "fast"]) == 4.0
 
 
 def test_floor_is_the_way_with_the_higher_median():
-    measurements = loaded({})
+    measurements = measurements_with({})
     assert measurements.floor(SMALL) in ([300.0, 310.0], [320.0, 290.0])
     measurements.floors[SMALL]["processes"] = [320.0, 320.0]
     assert measurements.floor(SMALL) == [320.0, 320.0]
 
 
 def test_slow_server_gets_a_longer_load():
-    measurements = loaded({})
-    measurements.found[LARGE, 1, "slow"] = [outcome(SAID.replace("210", "30"), 0.0)]  # 10 per second
-    assert measurements._seconds((LARGE, 8, "slow")) == pytest.approx(4.8)
-    assert measurements._seconds((LARGE, 32, "slow")) == 10.0
-    assert measurements._seconds((SMALL, 8, RAW)) == measurements._seconds((SMALL, 8, TWIN)) == 4.0
+    measurements = measurements_with({})
+    measurements.results[LARGE, 1, "slow"] = [parse_output(WRK_OUTPUT.replace("210", "30"), 0.0)]  # 10 per second
+    assert measurements._load_seconds((LARGE, 8, "slow")) == pytest.approx(4.8)
+    assert measurements._load_seconds((LARGE, 32, "slow")) == 10.0
+    assert measurements._load_seconds((SMALL, 8, RAW)) == measurements._load_seconds((SMALL, 8, ALIAS)) == 4.0
 
 
 def test_probe_is_compared_with_the_best_epoch_of_fastai():
     results = [
-        Fit(COLD, 40.0, 50.0, (0.95,), float("nan"), True),
-        Fit(PROBE, 8.0, 12.0, (0.95,), float("nan"), True),
-        Fit(PROBE, 10.0, 12.0, (0.95,), float("nan"), True),
-        Fit(AGAIN, 5.0, 6.0, (0.95,), float("nan"), True),
-        Fit("fastai fine_tune(4)", 270.0, 500.0, (0.90, 0.93, 0.91), 5.0, True),
+        FitResult(FIRST_RUN, 40.0, 50.0, (0.95,), float("nan"), True),
+        FitResult(PROBE, 8.0, 12.0, (0.95,), float("nan"), True),
+        FitResult(PROBE, 10.0, 12.0, (0.95,), float("nan"), True),
+        FitResult(CACHED, 5.0, 6.0, (0.95,), float("nan"), True),
+        FitResult("fastai fine_tune(4)", 270.0, 500.0, (0.90, 0.93, 0.91), 5.0, True),
     ]
-    measured = promises(results, [0.92, 0.88, 0.95])
-    assert [target.found for target in measured] == pytest.approx([30.0, 6.75, 0.02, 0.92])
+    measured = targets(results, [0.92, 0.88, 0.95])
+    assert [target.results for target in measured] == pytest.approx([30.0, 6.75, 0.02, 0.92])
     assert [target.held for target in measured] == [True, False, True, True]
 
 
 def test_requirements_of_an_extra_count_only_with_the_extra():
     requirement = Requirement('httptools; extra == "standard"')
-    assert applies(requirement, frozenset({"standard"}))
-    assert not applies(requirement, frozenset())
-    assert not applies(Requirement('colorama; sys_platform == "win32"'), frozenset())
-    assert {"pillow", "timm", "torch", "torchvision"} <= set(closure(["timm", "pillow"]))
+    assert marker_applies(requirement, frozenset({"standard"}))
+    assert not marker_applies(requirement, frozenset())
+    assert not marker_applies(Requirement('colorama; sys_platform == "win32"'), frozenset())
+    assert {"pillow", "timm", "torch", "torchvision"} <= set(dependency_closure(["timm", "pillow"]))
 
 
 def test_package_names_are_read_from_a_lock_file(tmp_path: Path):
     (tmp_path / "some.lock").write_text("a2wsgi==1.10 \\\n    --hash=sha256:aa\n    # via b\nb-c==2 ; x < '3' \\\n")
-    assert locked(tmp_path / "some.lock") == ["a2wsgi", "b-c"]
+    assert locked_packages(tmp_path / "some.lock") == ["a2wsgi", "b-c"]
 
 
 def test_only_one_server_runs_at_a_time(tmp_path: Path):
     command = [sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"]
     servers = [Server(name, command, "/", folder=tmp_path) for name in ("one", "other")]
-    with running(servers):
-        mains = [psutil.Process(server.main.pid) for server in servers]
+    with suspended_servers(servers):
+        mains = [psutil.Process(server.process.pid) for server in servers]
         assert [main.status() for main in mains] == ["stopped", "stopped"]
-        with alone(servers[0]):
+        with exclusive_server(servers[0]):
             assert [main.status() == "stopped" for main in mains] == [False, True]
         assert [main.status() for main in mains] == ["stopped", "stopped"]
     assert not any(main.is_running() for main in mains)
@@ -219,13 +219,13 @@ def test_only_one_server_runs_at_a_time(tmp_path: Path):
 def test_wait_until_idle_returns_after_the_work_is_done(tmp_path: Path):
     program = "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass\ntime.sleep(60)"
     server = Server("busy", [sys.executable, "-c", program], "/", folder=tmp_path)
-    with stopping(server):
+    with started_server(server):
         started = time.monotonic()
-        server.rest()
+        server.wait_until_idle()
         assert time.monotonic() - started > 0.9
 
 
 def test_server_that_fails_to_start_reports_its_output(tmp_path: Path):
     broken = Server("broken", [sys.executable, "-c", "raise SystemExit('no model')"], "/", folder=tmp_path)
-    with pytest.raises(RuntimeError, match="broken did not become ready:\nno model"), running([broken]):
+    with pytest.raises(RuntimeError, match="broken did not become ready:\nno model"), suspended_servers([broken]):
         pass

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from graft.service.http.openapi import table
+from graft.service.http.openapi import build_routes
 from graft.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SETS_UP = "source .venv/bin/activate"
-SERVES = ("bentoml serve", "graft serve")  # run by test_bentoml_serve.py and by the `server` fixture
-BUILDS = ["bentoml build", "bentoml serve graft:latest"]  # run by test_bento_build.py
+ACTIVATE_COMMAND = "source .venv/bin/activate"
+SERVE_COMMANDS = ("bentoml serve", "graft serve")  # run by test_bentoml_serve.py and by the `server` fixture
+BUILD_COMMANDS = ["bentoml build", "bentoml serve graft:latest"]  # run by test_bento_build.py
 
 
 def blocks(language: str) -> list[str]:
@@ -71,8 +71,8 @@ def run(command: str, place: Path, url: str = "http://127.0.0.1:3000") -> str:
 def test_only_known_programs_are_used():
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     assert {line.split()[0] for line in lines} == {"make", "source", "graft", "bentoml", "curl", "docker"}
-    assert [line for line in lines if line.startswith("source")] == [SETS_UP]
-    assert commands("bentoml") == ["bentoml serve", *BUILDS]
+    assert [line for line in lines if line.startswith("source")] == [ACTIVATE_COMMAND]
+    assert commands("bentoml") == ["bentoml serve", *BUILD_COMMANDS]
 
 
 @pytest.mark.parametrize("command", commands("make"))
@@ -89,7 +89,7 @@ def test_demo_prints_a_prediction(fitted, tmp_path):
 
 @pytest.mark.slow
 def test_graft_commands_work_in_order(place):
-    graft_commands = [command for command in commands("graft") if not command.startswith(SERVES)]
+    graft_commands = [command for command in commands("graft") if not command.startswith(SERVE_COMMANDS)]
     assert len(graft_commands) == 19
     for command in graft_commands:
         # Training from random weights takes a hundred epochs to be good; one is enough to test the command.
@@ -133,7 +133,7 @@ def test_every_setting_is_documented_with_its_default():
 def test_every_route_is_documented():
     documented = set(re.findall(r"`(?:GET |POST )?(/[^` ]*)`", README))
     undocumented = {"/healthz"}  # alias of /livez
-    assert {path for path in table() if not path.startswith("/page/")} - undocumented <= documented
+    assert {path for path in build_routes() if not path.startswith("/page/")} - undocumented <= documented
 
 
 def test_tree_lists_every_package_and_top_level_module():

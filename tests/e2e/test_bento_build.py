@@ -17,9 +17,11 @@ from graft.service.artifact import FILES, MANIFEST
 
 ROOT = Path(__file__).parents[2]
 LOCK = "requirements-service.lock"
-SHIPPED = ("bentofile.yaml", LOCK, "service")
-ALONE = ["unshare", "--net"]
-CAN_BE_ALONE = shutil.which("unshare") is not None and subprocess.run([*ALONE, "true"], check=False).returncode == 0
+SOURCE_PATHS = ("bentofile.yaml", LOCK, "service")
+UNSHARE_NETWORK = ["unshare", "--net"]
+CAN_UNSHARE_NETWORK = (
+    shutil.which("unshare") is not None and subprocess.run([*UNSHARE_NETWORK, "true"], check=False).returncode == 0
+)
 
 
 def bentoml(*words: str, home: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -33,7 +35,7 @@ def bentoml(*words: str, home: Path, cwd: Path) -> subprocess.CompletedProcess[s
 def checkout(fitted, workplace, tmp_path_factory) -> Path:
     """A copy of the repository with only the fitted run."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in SHIPPED:
+    for name in SOURCE_PATHS:
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder)
     (folder / "runs").mkdir()
@@ -69,10 +71,16 @@ def served(home, clothes, tmp_path_factory) -> dict[str, Any]:
         port = str(probe.getsockname()[1])
     serve = [str(Path(sys.executable).with_name("bentoml")), "serve", "graft:latest", "--port", port]
     result = subprocess.run(
-        [*(ALONE if CAN_BE_ALONE else []), sys.executable, str(ROOT / "tests" / "support" / "offline_server.py"), port, *serve],
+        [
+            *(UNSHARE_NETWORK if CAN_UNSHARE_NETWORK else []),
+            sys.executable,
+            str(ROOT / "tests" / "support" / "offline_server.py"),
+            port,
+            *serve,
+        ],
         input=clothes[0][1],
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "BENTOML_HOME": str(home)} | ({"NEW_NETWORK": "1"} if CAN_BE_ALONE else {}),
+        env={"PATH": os.environ["PATH"], "BENTOML_HOME": str(home)} | ({"NEW_NETWORK": "1"} if CAN_UNSHARE_NETWORK else {}),
         capture_output=True,
         check=False,
     )
@@ -132,7 +140,7 @@ def test_bento_gives_the_predictions_of_the_model(served, model, clothes):
     assert served["model"]["sha256"] == model.manifest.sha256
 
 
-@pytest.mark.skipif(not CAN_BE_ALONE, reason="`unshare --net` is not permitted for this user")
+@pytest.mark.skipif(not CAN_UNSHARE_NETWORK, reason="`unshare --net` is not permitted for this user")
 def test_bento_needs_no_network(served):
     assert served["code"] == 0
 

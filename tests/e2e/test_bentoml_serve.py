@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from graft.training.pipelines.demo import serving
+from graft.training.pipelines.demo import running_server
 from graft.training.pipelines.serve import environment
 
 ROOT = Path(__file__).parents[2]
@@ -97,15 +97,15 @@ def test_misspelled_setting_ends_the_start(fitted):
 def test_failed_golden_check_ends_the_start(fitted, tmp_path):
     import numpy as np
 
-    from graft.service.artifact import GOLDEN, MANIFEST, record
-    from graft.service.inference.model import Golden
+    from graft.service.artifact import GOLDEN, MANIFEST, file_record
+    from graft.service.inference.model import GoldenSamples
 
     package = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
-    golden = Golden.load(package / GOLDEN)
-    Golden(golden.encoded, golden.logits[:, ::-1].astype(np.float32)).save(package / GOLDEN)
+    golden = GoldenSamples.load(package / GOLDEN)
+    GoldenSamples(golden.encoded, golden.logits[:, ::-1].astype(np.float32)).save(package / GOLDEN)
     manifest = fitted.artifact.manifest
-    files = {**manifest.files, GOLDEN: record(package / GOLDEN)}
-    (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
+    files = {**manifest.files, GOLDEN: file_record(package / GOLDEN)}
+    (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).with_digest().to_bytes())
     with bentoml_serve(package) as server:
         output, _ = server.communicate(timeout=60)
     assert server.returncode == 3
@@ -113,9 +113,9 @@ def test_failed_golden_check_ends_the_start(fitted, tmp_path):
 
 
 def test_sigterm_ends_all_processes(fitted):
-    with serving(fitted.artifact.path) as url:
+    with running_server(fitted.artifact.path) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
-        processes = _family(url)
+        processes = _server_processes(url)
     assert len(processes) >= 5  # the command, the worker, the fork server and the decode workers
     psutil.wait_procs(processes, timeout=10)
     assert [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
@@ -123,7 +123,7 @@ def test_sigterm_ends_all_processes(fitted):
 
 def test_requests_through_bentoml_tracing_get_the_same_predictions(fitted, server, clothes, monkeypatch):
     monkeypatch.setenv("GRAFT_TRACING", "true")
-    with serving(fitted.artifact.path) as traced_url:
+    with running_server(fitted.artifact.path) as traced_url:
         responses = [httpx.post(f"{url}/v1/classify", content=clothes[0][1]).json() for url in (server, traced_url)]
         assert responses[0]["predictions"] == responses[1]["predictions"]
         assert httpx.get(f"{traced_url}/nothing").json()["code"] == "not_found"
@@ -150,7 +150,7 @@ def test_bentoml_serve_in_the_repository_serves_the_latest_run(fitted, workplace
     command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
     with subprocess.Popen(command, cwd=workplace, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
         try:
-            assert _eventually(f"http://127.0.0.1:{port}/readyz")
+            assert _wait_until_ready(f"http://127.0.0.1:{port}/readyz")
             digest = httpx.get(f"http://127.0.0.1:{port}/v1/model").json()["sha256"]
             assert digest == fitted.artifact.manifest.sha256
         finally:
@@ -169,7 +169,7 @@ def bentoml_serve(package: Path, **settings: str) -> Iterator[subprocess.Popen[s
         server.wait()
 
 
-def _eventually(url: str) -> bool:
+def _wait_until_ready(url: str) -> bool:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
@@ -180,7 +180,7 @@ def _eventually(url: str) -> bool:
     return False
 
 
-def _family(url: str) -> list[psutil.Process]:
+def _server_processes(url: str) -> list[psutil.Process]:
     """All processes of the server at a URL."""
     port = url.rpartition(":")[2]
     [command] = [

@@ -22,10 +22,10 @@ import httpx
 import psutil
 import pytest
 
-from graft.service.artifact import FORMAT, MANIFEST
+from graft.service.artifact import FORMAT_VERSION, MANIFEST
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds
+TIMEOUT_S = 60  # seconds
 KEY = "0123456789abcdef"
 
 
@@ -36,44 +36,47 @@ def instructions() -> list[tuple[str, str]]:
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
 
 
-def only(instruction: str) -> str:
+def single_instruction(instruction: str) -> str:
     [found] = [rest for word, rest in instructions() if word == instruction]
     return found
 
 
 def environment() -> dict[str, str]:
-    return dict(pair.split("=", 1) for pair in shlex.split(only("ENV")))
+    return dict(pair.split("=", 1) for pair in shlex.split(single_instruction("ENV")))
 
 
 # Makes everything but one folder read-only for this process and its children, then drops all capabilities of root.
-CONFINE = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec setpriv --bounding-set=-all "$@"'
-ALONE = ["unshare", "--mount"]
-CAN_CONFINE = os.geteuid() == 0 and subprocess.run([*ALONE, "sh", "-c", CONFINE, "/tmp", "true"], check=False).returncode == 0
-HEALTHCHECK = json.loads(only("HEALTHCHECK").partition("CMD ")[2])
-COMMAND = json.loads(only("CMD"))
+CONFINE_SCRIPT = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec setpriv --bounding-set=-all "$@"'
+UNSHARE_MOUNT = ["unshare", "--mount"]
+CAN_CONFINE = (
+    os.geteuid() == 0
+    and subprocess.run([*UNSHARE_MOUNT, "sh", "-c", CONFINE_SCRIPT, "/tmp", "true"], check=False).returncode == 0
+)
+HEALTHCHECK = json.loads(single_instruction("HEALTHCHECK").partition("CMD ")[2])
+COMMAND = json.loads(single_instruction("CMD"))
 
 
 @dataclass
-class Contained:
+class ImageFilesystem:
     """The image's file system: /graft, and /tmp as the only writable folder."""
 
     graft: Path
     writable: Path
 
-    def environment(self, **given: str) -> dict[str, str]:
+    def environment(self, **variables: str) -> dict[str, str]:
         """Environment of the image plus variables as from `docker run -e`."""
         folders = {"/graft/": f"{self.graft}/", "/tmp/": f"{self.writable}/"}
         env = {name: re.sub("^/(graft|tmp)/", lambda path: folders[path[0]], value) for name, value in environment().items()}
         search_path = f"{Path(sys.executable).parent}:{os.defpath}"
-        return env | {"PATH": search_path, "TMPDIR": str(self.writable), "HOME": "/home/graft"} | given
+        return env | {"PATH": search_path, "TMPDIR": str(self.writable), "HOME": "/home/graft"} | variables
 
-    def start(self, port: int, **given: str) -> "subprocess.Popen[str]":
+    def start(self, port: int, **variables: str) -> "subprocess.Popen[str]":
         """Start the image's command with `writable` as the only writable folder and without capabilities."""
-        prefix = [*ALONE, "sh", "-c", CONFINE, str(self.writable)] if CAN_CONFINE else []
+        prefix = [*UNSHARE_MOUNT, "sh", "-c", CONFINE_SCRIPT, str(self.writable)] if CAN_CONFINE else []
         return subprocess.Popen(
             [*prefix, *(word.replace("3000", str(port)) for word in COMMAND)],
             cwd=self.graft,
-            env=self.environment(**given),
+            env=self.environment(**variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -81,7 +84,7 @@ class Contained:
 
 
 @pytest.fixture(scope="module")
-def contained(fitted, tmp_path_factory) -> Contained:
+def contained(fitted, tmp_path_factory) -> ImageFilesystem:
     folder = tmp_path_factory.mktemp("image")
     shutil.copytree(ROOT / "service", folder / "graft/service", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(fitted.artifact.path, folder / "graft/package")
@@ -89,11 +92,11 @@ def contained(fitted, tmp_path_factory) -> Contained:
         path.chmod(0o555 if path.is_dir() else 0o444)
     (folder / "graft").chmod(0o555)
     (folder / "tmp").mkdir()
-    return Contained(folder / "graft", folder / "tmp")
+    return ImageFilesystem(folder / "graft", folder / "tmp")
 
 
 @dataclass
-class Running:
+class RunningService:
     """A running service of the image.
 
     Attributes:
@@ -109,7 +112,7 @@ class Running:
         return worker
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 if httpx.get(f"{self.url}/readyz").status_code == 200:
@@ -122,19 +125,19 @@ class Running:
 
 
 @contextmanager
-def running(contained: Contained, **given: str) -> Iterator[Running]:
+def running_service(contained: ImageFilesystem, **variables: str) -> Iterator[RunningService]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with contained.start(port, **given) as process:
-        server = Running(process, f"http://127.0.0.1:{port}")
+    with contained.start(port, **variables) as process:
+        server = RunningService(process, f"http://127.0.0.1:{port}")
         try:
             server.wait_until_ready()
             yield server
         finally:
             process.terminate()
             try:
-                process.wait(PATIENCE)
+                process.wait(TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -145,7 +148,7 @@ def test_base_image_is_configurable():
 
 def test_image_runs_as_unprivileged_user():
     words = [word for word, _ in instructions()]
-    assert only("USER") == "graft"
+    assert single_instruction("USER") == "graft"
     assert any(re.search(r"useradd .*--uid [1-9]\d+ graft$", rest) for word, rest in instructions() if word == "RUN")
     assert words.index("USER") < words.index("CMD")
 
@@ -187,12 +190,12 @@ def test_build_context_contains_only_what_is_needed(path, sent):
 
 @pytest.mark.skipif(not CAN_CONFINE, reason="a read-only root file system needs root, unshare and setpriv")
 def test_service_runs_without_a_home_and_writes_only_to_tmp(contained):
-    with running(contained) as server:
+    with running_service(contained) as server:
         health_check = [word.replace("3000", server.url.rpartition(":")[2]) for word in HEALTHCHECK]
         assert subprocess.run(health_check, env=contained.environment(), check=False).returncode == 0
         assert httpx.get(f"{server.url}/v1/labels").status_code == 200
         server.process.terminate()
-        log = server.process.communicate(timeout=PATIENCE)[0]
+        log = server.process.communicate(timeout=TIMEOUT_S)[0]
     assert "WARNING: no API key is set, so any client that can reach 0.0.0.0 can use this service" in log
     assert "Read-only file system" not in log
     assert "Traceback" not in log
@@ -207,20 +210,20 @@ def test_mounted_api_key_is_required_and_never_logged(contained):
     key_file = contained.writable / "key"
     key_file.write_text(f"{KEY}\n")
     key_file.chmod(0o444)
-    with running(contained, GRAFT_API_KEY_FILE=str(key_file)) as server:
+    with running_service(contained, GRAFT_API_KEY_FILE=str(key_file)) as server:
         assert httpx.get(f"{server.url}/v1/labels").status_code == 401
         assert httpx.get(f"{server.url}/v1/labels", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
         server.process.terminate()
-        log = server.process.communicate(timeout=PATIENCE)[0]
+        log = server.process.communicate(timeout=TIMEOUT_S)[0]
     assert "WARNING: no API key is set" not in log
     assert KEY not in log
 
 
 def test_killed_worker_is_replaced(contained):
-    with running(contained) as server:
+    with running_service(contained) as server:
         worker = server.worker()
         worker.kill()
-        worker.wait(PATIENCE)
+        worker.wait(TIMEOUT_S)
         server.wait_until_ready()
         assert server.worker().pid != worker.pid
 
@@ -229,12 +232,15 @@ def test_package_of_another_format_fails_the_build(contained, tmp_path):
     shutil.copytree(contained.graft / "package", tmp_path / "package")
     manifest = tmp_path / "package" / MANIFEST
     manifest.chmod(0o644)
-    manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 2'))
-    message = refused_by_the_build(contained, tmp_path / "package", code=3)
-    assert message == f"error: {manifest} has format 2; this Graft reads format {FORMAT}. Install a matching Graft version.\n"
+    manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT_VERSION}', '"format": 2'))
+    message = build_error(contained, tmp_path / "package", code=3)
+    assert (
+        message
+        == f"error: {manifest} has format 2; this Graft reads format {FORMAT_VERSION}. Install a matching Graft version.\n"
+    )
 
 
-def refused_by_the_build(contained: Contained, package: Path, code: int) -> str:
+def build_error(contained: ImageFilesystem, package: Path, code: int) -> str:
     """Run the package check of the Dockerfile; return its error message."""
     [check] = [rest.partition(" && ")[2] for word, rest in instructions() if word == "RUN" and "check()" in rest]
     env = contained.environment(GRAFT_PACKAGE=str(package))
@@ -245,14 +251,17 @@ def refused_by_the_build(contained: Contained, package: Path, code: int) -> str:
 
 def test_sigterm_waits_for_an_upload_and_exits(contained, clothes):
     image = clothes[0][1]
-    with running(contained) as server, socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
+    with (
+        running_service(contained) as server,
+        socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client,
+    ):
         header = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
         client.sendall(header.encode() + image[:50])
-        client.settimeout(PATIENCE)
+        client.settimeout(TIMEOUT_S)
         time.sleep(0.2)  # until the request has begun
         server.process.send_signal(signal.SIGTERM)
         time.sleep(2)  # until the server stops accepting connections
         client.sendall(image[50:])
         response = client.recv(2**16)
         assert response.startswith(b"HTTP/1.1 200 ")
-        assert server.process.wait(PATIENCE) == 0
+        assert server.process.wait(TIMEOUT_S) == 0

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from graft.service.inference.postprocess import probabilities, rank
+from graft.service.inference.postprocess import rank, to_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def expected(fitted, image) -> dict[str, float]:
 
     trained = fitted.trained
     pixels = decode(image.read_bytes(), trained.preprocessing).pixels
-    row = probabilities(trained.network(pixels[None]).logits, trained.temperature)[0]
+    row = to_probabilities(trained.network(pixels[None]).logits, trained.temperature)[0]
     labels = fitted.artifact.manifest.labels
     return dict(rank(row, labels, len(labels)))
 

@@ -7,33 +7,33 @@ from typing import Any
 
 import pytest
 import yaml
-from api_client import mounted
+from api_client import asgi_app
 from starlette.testclient import TestClient
-from test_docker_image import environment, instructions, only
+from test_docker_image import environment, instructions, single_instruction
 
-from graft.service.http.openapi import table
-from graft.service.http.routes import PROBES
-from graft.service.lifecycle import NOTICE_S
-from graft.service.settings import PREFIX, Settings
+from graft.service.http.openapi import build_routes
+from graft.service.http.routes import PROBE_PATHS
+from graft.service.lifecycle import PRESTOP_S
+from graft.service.settings import ENV_PREFIX, Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-KINDS = {found["kind"]: found for found in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
-POD = KINDS["Deployment"]["spec"]["template"]
+RESOURCES = {found["kind"]: found for found in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
+POD = RESOURCES["Deployment"]["spec"]["template"]
 [CONTAINER] = POD["spec"]["containers"]
-GIVEN = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
+POD_ENV = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
 [SCRAPE] = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())["scrape_configs"]
-RULES = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"][0]["rules"]
+ALERT_RULES = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"][0]["rules"]
 SELECTOR = re.compile(r"(graft_\w+)(?:\{([^}]*)\})?")
 
 
 def test_all_needed_resources_exist():
-    assert set(KINDS) == {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
+    assert set(RESOURCES) == {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
 def test_probes_use_routes_without_api_key(probe):
     http_get = CONTAINER[probe]["httpGet"]
-    assert http_get["path"] in PROBES
+    assert http_get["path"] in PROBE_PATHS
     assert http_get["port"] == CONTAINER["ports"][0]["name"]
 
 
@@ -44,42 +44,47 @@ def test_liveness_uses_livez_and_readiness_uses_readyz():
 
 def test_port_matches_the_image():
     port = CONTAINER["ports"][0]["containerPort"]
-    assert str(port) == only("EXPOSE") == json.loads(only("CMD"))[-1] == POD["metadata"]["annotations"]["prometheus.io/port"]
-    assert KINDS["Service"]["spec"]["ports"][0]["targetPort"] == CONTAINER["ports"][0]["name"]
+    assert (
+        str(port)
+        == single_instruction("EXPOSE")
+        == json.loads(single_instruction("CMD"))[-1]
+        == POD["metadata"]["annotations"]["prometheus.io/port"]
+    )
+    assert RESOURCES["Service"]["spec"]["ports"][0]["targetPort"] == CONTAINER["ports"][0]["name"]
 
 
 def test_all_selectors_match_the_same_pods():
     labels = POD["metadata"]["labels"]
-    assert KINDS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
-    assert KINDS["Service"]["spec"]["selector"] == labels
-    assert KINDS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
-    assert KINDS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == KINDS["Deployment"]["metadata"]["name"]
+    assert RESOURCES["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert RESOURCES["Service"]["spec"]["selector"] == labels
+    assert RESOURCES["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    assert RESOURCES["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == RESOURCES["Deployment"]["metadata"]["name"]
 
 
 def test_settings_are_valid(tmp_path):
     key = tmp_path / "key"
     key.write_text("0123456789abcdef")
-    settings = Settings.from_environment(GIVEN | {"GRAFT_API_KEY_FILE": str(key)})
+    settings = Settings.from_environment(POD_ENV | {"GRAFT_API_KEY_FILE": str(key)})
     assert settings.key == "0123456789abcdef"
 
 
 def test_key_file_is_in_the_mounted_secret():
     mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
-    assert GIVEN["GRAFT_API_KEY_FILE"] == f"{mounts['key']}/key"
+    assert POD_ENV["GRAFT_API_KEY_FILE"] == f"{mounts['key']}/key"
     [secret] = [volume["secret"] for volume in POD["spec"]["volumes"] if volume["name"] == "key"]
     assert (secret["secretName"], secret["defaultMode"]) == ("graft-key", 0o440)
 
 
 def test_service_links_are_disabled():
-    name = KINDS["Service"]["metadata"]["name"]
-    assert f"{name}_PORT".upper().startswith(PREFIX)
+    name = RESOURCES["Service"]["metadata"]["name"]
+    assert f"{name}_PORT".upper().startswith(ENV_PREFIX)
     assert POD["spec"]["enableServiceLinks"] is False
 
 
 def test_grace_period_covers_the_drain():
     [_, pre_stop_s] = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
-    drain_s = float(GIVEN["GRAFT_DRAIN_DEADLINE_S"])
-    assert int(pre_stop_s) + NOTICE_S + drain_s < POD["spec"]["terminationGracePeriodSeconds"]
+    drain_s = float(POD_ENV["GRAFT_DRAIN_DEADLINE_S"])
+    assert int(pre_stop_s) + PRESTOP_S + drain_s < POD["spec"]["terminationGracePeriodSeconds"]
 
 
 def test_user_matches_the_image_and_is_unprivileged():
@@ -108,7 +113,7 @@ def test_memory_limit_covers_the_largest_images_on_every_cpu():
 
 def test_prometheus_scrapes_the_metrics_with_the_key():
     assert SCRAPE["metrics_path"] == POD["metadata"]["annotations"]["prometheus.io/path"]
-    assert table()[SCRAPE["metrics_path"]].open is False
+    assert build_routes()[SCRAPE["metrics_path"]].public is False
     assert SCRAPE["authorization"]["type"] == "Bearer"
 
 
@@ -116,7 +121,7 @@ def test_prometheus_scrapes_the_metrics_with_the_key():
 def samples(model, clothes) -> dict[str, list[dict[str, str]]]:
     """Labels of all metric series after one image was classified, by metric."""
     labels_by_metric: dict[str, list[dict[str, str]]] = {}
-    with mounted(model) as app, TestClient(app) as client:
+    with asgi_app(model) as app, TestClient(app) as client:
         client.post("/v1/classify", content=clothes[0][1], headers={"Content-Type": "image/png"})
         for line in client.get("/metrics").text.splitlines():
             if series := re.fullmatch(r"(\w+)(?:\{(.*)\})? \S+", line):
@@ -124,7 +129,7 @@ def samples(model, clothes) -> dict[str, list[dict[str, str]]]:
     return labels_by_metric
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+@pytest.mark.parametrize("rule", ALERT_RULES, ids=lambda rule: rule["alert"])
 def test_alerts_use_existing_metrics_and_labels(samples, rule: dict[str, Any]):
     selected = SELECTOR.findall(rule["expr"])
     assert selected
@@ -133,14 +138,14 @@ def test_alerts_use_existing_metrics_and_labels(samples, rule: dict[str, Any]):
         assert {label for label, _ in re.findall(r"(\w+)(=~|!~|!=|=)", matchers)} <= set(samples[metric][0])
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+@pytest.mark.parametrize("rule", ALERT_RULES, ids=lambda rule: rule["alert"])
 def test_routes_in_alerts_exist(rule: dict[str, Any]):
     routes_in_rule = [route for routes in re.findall(r'route[=!]~"([^"]+)"', rule["expr"]) for route in routes.split("|")]
     assert routes_in_rule
-    assert set(routes_in_rule) <= set(table())
+    assert set(routes_in_rule) <= set(build_routes())
 
 
 def test_alert_summaries_name_existing_metrics(samples):
-    summaries = " ".join(rule["annotations"]["summary"] for rule in RULES)
+    summaries = " ".join(rule["annotations"]["summary"] for rule in ALERT_RULES)
     families = {re.sub(r"_(bucket|count|sum|total)$", "", metric) for metric in samples}
     assert set(re.findall(r"graft_\w+", summaries)) <= families

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 import httpx
 import numpy as np
 import pytest
-from api_client import PATIENCE, listening
-from handmade_files import saved
+from api_client import TIMEOUT_S, http_server
+from handmade_files import encode_image
 from PIL import Image
 
-from graft.service.decoding.pool import Decoder
+from graft.service.decoding.pool import DecoderPool
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
 from graft.service.networks import network
@@ -36,7 +36,7 @@ KINDS: list[Kind] = [
 ]
 
 
-def picture(number: int, size: tuple[int, int], mode: str) -> Image.Image:
+def synthetic_image(number: int, size: tuple[int, int], mode: str) -> Image.Image:
     """A smooth image with some noise, different for each number."""
     random = np.random.default_rng(number)
     coarse = random.integers(0, 256, (4, 4, 4), dtype=np.uint8)
@@ -48,21 +48,21 @@ def picture(number: int, size: tuple[int, int], mode: str) -> Image.Image:
     return image if mode == "RGBA" else image.convert("RGB").convert(mode) if mode != "LA" else image.convert("LA")
 
 
-def encoded(number: int, size: tuple[int, int], kind: Kind) -> bytes:
+def encoded_image(number: int, size: tuple[int, int], kind: Kind) -> bytes:
     format, mode, settings = kind
     settings = dict(settings)
     if orientation := settings.pop("orientation", None):
         exif = Image.Exif()
         exif[EXIF_ORIENTATION] = orientation
         settings["exif"] = exif
-    return saved(picture(number, size, mode), format, **settings)
+    return encode_image(synthetic_image(number, size, mode), format, **settings)
 
 
 @pytest.fixture(scope="module")
 def images() -> list[bytes]:
     """All kinds and sizes in turn, and one 12-megapixel photo."""
     turns = zip(range(N_IMAGES - 1), itertools.cycle(SIZES), itertools.cycle(KINDS), strict=False)
-    return [*(encoded(number, size, kind) for number, size, kind in turns), encoded(999, (4000, 3000), KINDS[13])]
+    return [*(encoded_image(number, size, kind) for number, size, kind in turns), encoded_image(999, (4000, 3000), KINDS[13])]
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +84,20 @@ def expected(fitted, model, pixels) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def url(model) -> Iterator[str]:
-    with listening(model, max_batch_images=32) as port:
+    with http_server(model, max_batch_images=32) as port:
         yield f"http://127.0.0.1:{port}"
 
 
-def rows(answers: Sequence[Sequence[tuple[str, float]]], labels: Sequence[str]) -> np.ndarray:
+def to_probabilities(answers: Sequence[Sequence[tuple[str, float]]], labels: Sequence[str]) -> np.ndarray:
     """Ranked predictions as probabilities (N, C) in the order of the labels."""
     return np.array([[dict(answer)[label] for label in labels] for answer in answers])
 
 
-def told(answer: dict) -> list[tuple[str, float]]:
+def predictions(answer: dict) -> list[tuple[str, float]]:
     return [(prediction["label"], prediction["probability"]) for prediction in answer["predictions"]]
 
 
-def same(found: np.ndarray, expected: np.ndarray) -> None:
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.shape == expected.shape == (N_IMAGES, 10)
     assert np.abs(found - expected).max() <= 1e-4
     runner_up, best = np.sort(expected, axis=1)[:, -2:].T
@@ -115,7 +115,7 @@ def test_images_are_distinct_and_cover_all_kinds(images, pixels, expected):
 @pytest.mark.parametrize("size", [1, 8, 32])
 def test_engine_matches_torch_in_batches(model, pixels, expected, size):
     batches = np.array_split(pixels, range(size, N_IMAGES, size))
-    same(np.concatenate([model.probabilities(model.engine(batch).logits) for batch in batches]), expected)
+    assert_same(np.concatenate([model.probabilities(model.engine(batch).logits) for batch in batches]), expected)
 
 
 def test_predict_matches_torch(model, images, expected, tmp_path):
@@ -124,34 +124,34 @@ def test_predict_matches_torch(model, images, expected, tmp_path):
         path.write_bytes(image)
     answers = [answer for _, answer in predict(model, paths, 10)]
     assert not any(isinstance(answer, ImageError) for answer in answers)
-    same(rows([answer.ranked for answer in answers], model.manifest.labels), expected)
+    assert_same(to_probabilities([answer.ranked for answer in answers], model.manifest.labels), expected)
 
 
 def test_rest_matches_torch_for_single_images(url, model, images, expected):
-    with httpx.Client(timeout=PATIENCE) as client:
+    with httpx.Client(timeout=TIMEOUT_S) as client:
         answers = [client.post(f"{url}/v1/classify?top_k=10", content=image).json() for image in images]
-    same(rows([told(answer) for answer in answers], model.manifest.labels), expected)
+    assert_same(to_probabilities([predictions(answer) for answer in answers], model.manifest.labels), expected)
 
 
 @pytest.mark.parametrize("size", [1, 8, 32])
 def test_rest_matches_torch_in_batches(url, model, images, expected, size):
     answers = []
-    with httpx.Client(timeout=PATIENCE) as client:
+    with httpx.Client(timeout=TIMEOUT_S) as client:
         for begin in range(0, N_IMAGES, size):
             files = [("images", image) for image in images[begin : begin + size]]
             results = client.post(f"{url}/v1/classify/batch?top_k=10", files=files).json()["results"]
-            answers += [told(result["answer"]) for result in results]
-    same(rows(answers, model.manifest.labels), expected)
+            answers += [predictions(result["answer"]) for result in results]
+    assert_same(to_probabilities(answers, model.manifest.labels), expected)
 
 
 def test_decode_worker_returns_the_same_pixels_as_training(model, images, pixels):
     settings = Settings()
     preprocessing, limits = model.manifest.preprocessing, settings.image_limits
-    pool = Decoder(preprocessing, limits, 2, N_IMAGES, settings.decode_deadline_s, settings.max_decode_bytes)
+    pool = DecoderPool(preprocessing, limits, 2, N_IMAGES, settings.decode_deadline_s, settings.max_decode_bytes)
     try:
         futures = [pool.submit(image) for image in images]
         for future, expected in zip(futures, pixels, strict=True):
-            np.testing.assert_array_equal(future.result(PATIENCE).pixels, expected)
+            np.testing.assert_array_equal(future.result(TIMEOUT_S).pixels, expected)
     finally:
         pool.close()
     np.testing.assert_array_equal(decode(images[0], preprocessing, limits).pixels, pixels[0])

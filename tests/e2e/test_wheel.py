@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from graft.service.settings import LATEST, PACKED
+from graft.service.settings import BENTO_PACKAGE, LATEST_PACKAGE
 
 ROOT = Path(__file__).parents[2]
-LINKED = ("service", "training", "bentofile.yaml", "requirements-service.lock")  # links in graft/ to the top level
-HOOKS = "from setuptools.build_meta import build_sdist, build_wheel; print({hook}('dist'))"
+LINKED_PATHS = ("service", "training", "bentofile.yaml", "requirements-service.lock")  # links in graft/ to the top level
+BUILD_PROGRAM = "from setuptools.build_meta import build_sdist, build_wheel; print({hook}('dist'))"
 
 
 def build(folder: Path, hook: str) -> Path:
     """Run a setuptools build hook on the sources in a folder; return the built file."""
-    output = subprocess.check_output([sys.executable, "-c", HOOKS.format(hook=hook)], cwd=folder, text=True)
+    output = subprocess.check_output([sys.executable, "-c", BUILD_PROGRAM.format(hook=hook)], cwd=folder, text=True)
     return folder / "dist" / output.splitlines()[-1]
 
 
@@ -77,7 +77,7 @@ def run(*command: str | Path, cwd: Path, **settings: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("name", LINKED_PATHS)
 def test_wheel_contains_every_file_of_graft(wheel, name):
     paths = [path for path in [ROOT / name, *(ROOT / name).rglob("*")] if path.is_file()]
     expected = {f"graft/{path.relative_to(ROOT).as_posix()}" for path in paths if "__pycache__" not in path.parts}
@@ -114,13 +114,13 @@ def test_command_works_next_to_user_modules(environment, users_folder, fitted, c
 
 def test_graft_build_makes_the_same_bento_as_bentoml_build_in_a_checkout(environment, users_folder, fitted, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    shutil.copytree(fitted.artifact.path, users_folder / LATEST)
+    shutil.copytree(fitted.artifact.path, users_folder / LATEST_PACKAGE)
     output = run(environment / "graft", "build", cwd=users_folder, BENTOML_HOME=str(home))
     [bento] = (path.parent for path in (home / "bentos" / "graft").glob("*/bento.yaml"))
     assert output.startswith(f"graft:{bento.name}\n")
     built = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "service").rglob("*") if path.is_file()}
-    package = {f"{PACKED}/{path.name}" for path in fitted.artifact.path.iterdir()}
+    package = {f"{BENTO_PACKAGE}/{path.name}" for path in fitted.artifact.path.iterdir()}
     assert built == {path for path in code if "__pycache__" not in path} | package | {"bentofile.yaml"}
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from api_client import PATIENCE, HeldEngine, listening
-from load_generator import Ask, Phase, crowd, post
+from api_client import TIMEOUT_S, BlockingEngine, http_server
+from load_generator import Phase, RequestSpec, build_post, start_load_generator
 
 from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.model import Model
@@ -23,69 +23,69 @@ LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
 class SlowEngine:
     """An engine with a fixed delay that counts its calls."""
 
-    device, precision, lanes, max_batch = "cpu", "f32", 1, 1
+    device, precision, streams, max_batch = "cpu", "f32", 1, 1
 
     def __init__(self, model: Model, seconds: float) -> None:
-        self.calls = 0
+        self.n_calls = 0
         self._engine, self._seconds = model.engine, seconds
 
     def __call__(self, batch: Pixels) -> Outputs:
-        self.calls += 1
+        self.n_calls += 1
         time.sleep(self._seconds)
         return self._engine(batch)
 
 
 @pytest.fixture(scope="module")
-def asks(clothes) -> list[Ask]:
+def asks(clothes) -> list[RequestSpec]:
     """One image per label; the response must name the label."""
     images = {label: encoded for label, encoded in clothes if label in {"ankle boot", "bag", "sandal", "trouser"}}
     return [
-        Ask(label, post("/v1/classify", encoded), expects=b'"predictions":[{"label":"%s"' % label.encode())
+        RequestSpec(label, build_post("/v1/classify", encoded), expected_body=b'"predictions":[{"label":"%s"' % label.encode())
         for label, encoded in images.items()
     ]
 
 
 @contextmanager
-def full(model: Model, shirt: bytes, **settings: object) -> Iterator[tuple[int, threading.Event]]:
+def overloaded_server(model: Model, shirt: bytes, **settings: object) -> Iterator[tuple[int, threading.Event]]:
     """A service with one slot, which is occupied until the event is set; yields port and event."""
-    engine = HeldEngine(model)
+    engine = BlockingEngine(model)
     key = settings.get("api_key")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with listening(Model(model.artifact, engine), max_waiting=1, **settings) as port, ThreadPoolExecutor(1) as executor:
+    with http_server(Model(model.artifact, engine), max_waiting=1, **settings) as port, ThreadPoolExecutor(1) as executor:
         first = executor.submit(
-            httpx.post, f"http://127.0.0.1:{port}/v1/classify", content=shirt, headers=headers, timeout=PATIENCE
+            httpx.post, f"http://127.0.0.1:{port}/v1/classify", content=shirt, headers=headers, timeout=TIMEOUT_S
         )
         try:
-            assert engine.begun.wait(PATIENCE)
-            yield port, engine.go
+            assert engine.started.wait(TIMEOUT_S)
+            yield port, engine.release
         finally:
-            engine.go.set()
-        assert first.result(PATIENCE).status_code == 200
+            engine.release.set()
+        assert first.result(TIMEOUT_S).status_code == 200
 
 
-def opened(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), PATIENCE)
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
 
 
-def answers(connection: socket.socket, n_answers: int) -> list[tuple[int, dict[str, str], bytes]]:
+def read_responses(connection: socket.socket, n_responses: int) -> list[tuple[int, dict[str, str], bytes]]:
     """Read the next `n_responses` responses: status, headers and body."""
     received, responses = b"", []
-    while len(responses) < n_answers:
+    while len(responses) < n_responses:
         while b"\r\n\r\n" not in received:
-            received += heard(connection)
+            received += recv(connection)
         header, _, received = received.partition(b"\r\n\r\n")
         status, *lines = header.decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         size = int(headers["content-length"])
         while len(received) < size:
-            received += heard(connection)
+            received += recv(connection)
         responses.append((int(status.split()[1]), headers, received[:size]))
         received = received[size:]
     assert received == b""
     return responses
 
 
-def heard(connection: socket.socket) -> bytes:
+def recv(connection: socket.socket) -> bytes:
     chunk = connection.recv(2**16)
     assert chunk, "connection closed"
     return chunk
@@ -95,40 +95,40 @@ def metrics(port: int) -> str:
     return httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
-def length(body: bytes) -> bytes:
+def content_length(body: bytes) -> bytes:
     return b"Content-Length: %d\r\n\r\n" % len(body)
 
 
 def test_every_request_gets_a_response_or_an_immediate_rejection(model, asks):
     engine = SlowEngine(model, 0.01)
-    with listening(Model(model.artifact, engine), max_waiting=8) as port, crowd(port) as clients:
-        outcomes = clients.offer(asks, [Phase(400, 2)]).result().outcomes
-        later_outcomes = clients.offer(asks, [Phase(20, 1)], seed=1).result().outcomes
+    with http_server(Model(model.artifact, engine), max_waiting=8) as port, start_load_generator(port) as clients:
+        outcomes = clients.open_loop(asks, [Phase(400, 2)]).result().outcomes
+        later_outcomes = clients.open_loop(asks, [Phase(20, 1)], seed=1).result().outcomes
     good = [outcome for outcome in outcomes if outcome.status == 200]
     rejected = [outcome for outcome in outcomes if outcome.status == 503]
     assert len(good) + len(rejected) == len(outcomes) > 500
     assert {outcome.code for outcome in good} == {""}
     assert {outcome.code for outcome in rejected} == {"overloaded"}
     assert {outcome.retry_after for outcome in rejected} == {"1", "2", "3"}
-    assert engine.calls == len(good) + len(later_outcomes)
+    assert engine.n_calls == len(good) + len(later_outcomes)
     assert {(outcome.status, outcome.code) for outcome in later_outcomes} == {(200, "")}
 
 
 def test_no_inference_after_the_deadline(model, asks):
     engine = SlowEngine(model, 0.05)
-    with listening(Model(model.artifact, engine), queue_deadline_s=0.2) as port, crowd(port) as clients:
-        outcomes = clients.offer(asks, [Phase(60, 2)]).result().outcomes
+    with http_server(Model(model.artifact, engine), queue_deadline_s=0.2) as port, start_load_generator(port) as clients:
+        outcomes = clients.open_loop(asks, [Phase(60, 2)]).result().outcomes
     good = [outcome for outcome in outcomes if outcome.status == 200]
     late = [outcome for outcome in outcomes if (outcome.status, outcome.code) == (503, "overloaded")]
     assert len(good) + len(late) == len(outcomes)
     assert late
-    assert engine.calls == len(good)
+    assert engine.n_calls == len(good)
 
 
 def test_queues_are_empty_afterwards(model, asks):
     engine = SlowEngine(model, 0.01)
-    with listening(Model(model.artifact, engine), max_waiting=4) as port, crowd(port) as clients:
-        outcomes = clients.offer(asks, [Phase(300, 1)]).result().outcomes
+    with http_server(Model(model.artifact, engine), max_waiting=4) as port, start_load_generator(port) as clients:
+        outcomes = clients.open_loop(asks, [Phase(300, 1)]).result().outcomes
         lines = metrics(port).splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("graft_waiting", "graft_requests_total")))
     assert {values[f'graft_waiting{{queue="{queue}"}}'] for queue in ("images", "decode", "network")} == {"0.0"}
@@ -138,9 +138,9 @@ def test_queues_are_empty_afterwards(model, asks):
 
 
 def test_image_is_rejected_from_its_headers(model, shirt):
-    with full(model, shirt) as (port, _), opened(port) as connection:
+    with overloaded_server(model, shirt) as (port, _), connect(port) as connection:
         connection.sendall(HEAD + b"X-Request-ID: mine\r\nContent-Length: 40000\r\n\r\n")
-        [(status, headers, body)] = answers(connection, 1)
+        [(status, headers, body)] = read_responses(connection, 1)
     fields = json.loads(body)
     assert (status, fields["code"], fields["request_id"]) == (503, "overloaded", "mine")
     assert fields["limit"] == {"name": "max_waiting", "value": 1, "setting": "GRAFT_MAX_WAITING"}
@@ -152,88 +152,88 @@ def test_image_is_rejected_from_its_headers(model, shirt):
 
 @pytest.mark.parametrize("path", [b"/v1/classify?top_k=3", b"/v1/classify/batch", b"/v1/embed", b"/v1/similar", b"/classify"])
 def test_every_image_route_rejects_from_headers(model, shirt, path):
-    with full(model, shirt) as (port, _), opened(port) as connection:
+    with overloaded_server(model, shirt) as (port, _), connect(port) as connection:
         connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n")
-        assert answers(connection, 1)[0][0] == 503
+        assert read_responses(connection, 1)[0][0] == 503
 
 
 def test_connection_is_reused_after_a_rejection(model, shirt):
-    with full(model, shirt) as (port, go), opened(port) as connection:
-        connection.sendall(HEAD + length(shirt))
-        assert answers(connection, 1)[0][0] == 503
+    with overloaded_server(model, shirt) as (port, go), connect(port) as connection:
+        connection.sendall(HEAD + content_length(shirt))
+        assert read_responses(connection, 1)[0][0] == 503
         connection.sendall(shirt)
         connection.sendall(LIVEZ + b"\r\n")
-        assert answers(connection, 1)[0][0] == 200
+        assert read_responses(connection, 1)[0][0] == 200
         go.set()
-        wait_for_room(port)
-        connection.sendall(HEAD + length(shirt) + shirt)
-        assert answers(connection, 1)[0][0] == 200
+        wait_until_idle(port)
+        connection.sendall(HEAD + content_length(shirt) + shirt)
+        assert read_responses(connection, 1)[0][0] == 200
 
 
-def wait_for_room(port: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_until_idle(port: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
     while 'graft_waiting{queue="images"} 0.0' not in metrics(port):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
-    "body", [length(bytes(40_000)) + bytes(40_000), b"Transfer-Encoding: chunked\r\n\r\n5\r\nGET /\r\n0\r\n\r\n"]
+    "body", [content_length(bytes(40_000)) + bytes(40_000), b"Transfer-Encoding: chunked\r\n\r\n5\r\nGET /\r\n0\r\n\r\n"]
 )
 def test_rejected_body_is_not_parsed_as_the_next_request(model, shirt, body):
-    with full(model, shirt) as (port, _), opened(port) as connection:
+    with overloaded_server(model, shirt) as (port, _), connect(port) as connection:
         for _ in range(3):
             connection.sendall(HEAD + body + LIVEZ + b"\r\n")
-            assert [status for status, _, _ in answers(connection, 2)] == [503, 200]
+            assert [status for status, _, _ in read_responses(connection, 2)] == [503, 200]
 
 
 def test_pipelined_request_waits_for_the_previous_one(model, shirt):
-    engine = HeldEngine(model)
-    with listening(Model(model.artifact, engine), max_waiting=1) as port, opened(port) as connection:
-        connection.sendall((HEAD + length(shirt) + shirt) * 2)
+    engine = BlockingEngine(model)
+    with http_server(Model(model.artifact, engine), max_waiting=1) as port, connect(port) as connection:
+        connection.sendall((HEAD + content_length(shirt) + shirt) * 2)
         try:
-            assert engine.begun.wait(PATIENCE)
+            assert engine.started.wait(TIMEOUT_S)
             connection.settimeout(0.2)
             with pytest.raises(TimeoutError):
                 connection.recv(1)
         finally:
-            engine.go.set()
-        connection.settimeout(PATIENCE)
-        assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
+            engine.release.set()
+        connection.settimeout(TIMEOUT_S)
+        assert [status for status, _, _ in read_responses(connection, 2)] == [200, 200]
 
 
 def test_connection_close_is_honored_after_a_rejection(model, shirt):
-    with full(model, shirt) as (port, _), opened(port) as connection:
-        connection.sendall(HEAD + b"Connection: close\r\n" + length(shirt) + shirt)
-        [(status, headers, _)] = answers(connection, 1)
+    with overloaded_server(model, shirt) as (port, _), connect(port) as connection:
+        connection.sendall(HEAD + b"Connection: close\r\n" + content_length(shirt) + shirt)
+        [(status, headers, _)] = read_responses(connection, 1)
         assert (status, headers["connection"]) == (503, "close")
         assert connection.recv(1) == b""
 
 
 def test_expect_100_continue_is_rejected_before_the_body(model, shirt):
-    with full(model, shirt) as (port, _), opened(port) as connection:
-        connection.sendall(HEAD + b"Expect: 100-continue\r\n" + length(shirt))
-        [(status, headers, _)] = answers(connection, 1)
+    with overloaded_server(model, shirt) as (port, _), connect(port) as connection:
+        connection.sendall(HEAD + b"Expect: 100-continue\r\n" + content_length(shirt))
+        [(status, headers, _)] = read_responses(connection, 1)
         assert (status, headers["connection"]) == (503, "close")
         assert connection.recv(1) == b""
 
 
 def test_missing_body_of_a_rejected_request_closes_the_connection(model, shirt):
-    with full(model, shirt) as (port, _), opened(port) as connection:
+    with overloaded_server(model, shirt) as (port, _), connect(port) as connection:
         connection.sendall(HEAD + b"Content-Length: 40000\r\n\r\n" + bytes(100))
-        assert answers(connection, 1)[0][0] == 503
+        assert read_responses(connection, 1)[0][0] == 503
         assert connection.recv(1) == b""
 
 
 def test_malformed_body_of_a_rejected_request_closes_the_connection(model, shirt):
-    with full(model, shirt) as (port, _), opened(port) as connection:
+    with overloaded_server(model, shirt) as (port, _), connect(port) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n")
-        assert answers(connection, 1)[0][0] == 503
+        assert read_responses(connection, 1)[0][0] == 503
         assert connection.recv(1) == b""
 
 
 def test_requests_without_image_are_served_as_usual(model, shirt):
-    with full(model, shirt) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with overloaded_server(model, shirt) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         statuses = [client.get(path).status_code for path in ("/livez", "/readyz", "/metrics", "/v1/labels", "/")]
         assert statuses == [200] * 5
         assert client.get("/v1/classify").status_code == 405
@@ -242,27 +242,27 @@ def test_requests_without_image_are_served_as_usual(model, shirt):
 
 def test_overload_is_not_revealed_without_the_key(model, shirt):
     key = "correct horse battery staple"
-    with full(model, shirt, api_key=key) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with overloaded_server(model, shirt, api_key=key) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         assert client.post("/v1/classify", content=shirt).status_code == 401
         headers = {"Authorization": f"Bearer {key}"}
         assert client.post("/v1/classify", content=shirt, headers=headers).status_code == 503
 
 
 def test_burst_reads_only_as_many_bodies_as_slots(model, shirt):
-    engine = HeldEngine(model)
-    with listening(Model(model.artifact, engine), max_waiting=4) as port:
-        connections = [opened(port) for _ in range(40)]
+    engine = BlockingEngine(model)
+    with http_server(Model(model.artifact, engine), max_waiting=4) as port:
+        connections = [connect(port) for _ in range(40)]
         try:
             for connection in connections:  # all headers arrive before any image
-                connection.sendall(HEAD + length(shirt))
+                connection.sendall(HEAD + content_length(shirt))
             for connection in connections:
                 connection.sendall(shirt)
             wait_until_refused(port, 36)
             assert 'graft_stage_seconds_count{stage="read"} 4.0' in metrics(port)
-            engine.go.set()
-            statuses = [answers(connection, 1)[0][0] for connection in connections]
+            engine.release.set()
+            statuses = [read_responses(connection, 1)[0][0] for connection in connections]
         finally:
-            engine.go.set()
+            engine.release.set()
             for connection in connections:
                 connection.close()
     assert sorted(statuses) == [200] * 4 + [503] * 36
@@ -270,18 +270,18 @@ def test_burst_reads_only_as_many_bodies_as_slots(model, shirt):
 
 def wait_until_refused(port: int, n_requests: int) -> None:
     line = f'graft_requests_total{{code="overloaded",route="/v1/classify",status="503"}} {n_requests}.0'
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     while line not in metrics(port):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_slow_uploads_do_not_block_other_requests(model, shirt):
-    with listening(model, max_waiting=2) as port:
-        slow = [opened(port) for _ in range(20)]
+    with http_server(model, max_waiting=2) as port:
+        slow = [connect(port) for _ in range(20)]
         try:
             for connection in slow:
-                connection.sendall(HEAD + length(shirt) + shirt[:100])
+                connection.sendall(HEAD + content_length(shirt) + shirt[:100])
             time.sleep(0.5)  # longer than a slot stays reserved
             assert httpx.post(f"http://127.0.0.1:{port}/v1/classify", content=shirt).status_code == 200
         finally:
@@ -290,17 +290,17 @@ def test_slow_uploads_do_not_block_other_requests(model, shirt):
 
 
 def test_rejections_are_logged_once_per_second(model, shirt, caplog):
-    with caplog.at_level("INFO", "graft"), full(model, shirt) as (port, _):
+    with caplog.at_level("INFO", "graft"), overloaded_server(model, shirt) as (port, _):
         with httpx.Client() as client:
             statuses = [client.post(f"http://127.0.0.1:{port}/v1/classify", content=shirt).status_code for _ in range(20)]
         assert statuses == [503] * 20
-        deadline = time.monotonic() + PATIENCE
-        while told(caplog) < 20:
+        deadline = time.monotonic() + TIMEOUT_S
+        while n_logged_rejections(caplog) < 20:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     lines = [record for record in caplog.records if record.getMessage() == "requests rejected"]
     assert len(lines) <= 10
 
 
-def told(caplog: pytest.LogCaptureFixture) -> int:
+def n_logged_rejections(caplog: pytest.LogCaptureFixture) -> int:
     return sum(record.fields["times"] for record in caplog.records if record.getMessage() == "requests rejected")

@@ -2,53 +2,61 @@
 
 import pytest
 from hostile_corpus import corpus
-from load_generator import Ask
+from load_generator import RequestSpec
 from server_process import SERVICE
-from soak_run import Findings, Look, mixed, slope, soak
+from soak_run import Snapshot, SoakResult, mib_per_1000_requests, request_mix, soak
 
 LEAKY = "leaky_service:Leaky"
 LEAK = "MiB per 1,000 requests"
-AT_REST = Look(requests=0, mib=300.0, processes=5, threads=15, descriptors=46, files=2, series=170)
+AT_REST = Snapshot(requests=0, mib=300.0, processes=5, threads=15, descriptors=46, files=2, series=170)
 
 
-def findings(after: Look, wrong: dict[str, int] | None = None, faults: tuple[str, ...] = ()) -> Findings:
+def soak_result(after: Snapshot, unexpected: dict[str, int] | None = None, log_errors: tuple[str, ...] = ()) -> SoakResult:
     snapshots = tuple(AT_REST._replace(requests=100 * step) for step in range(10))
-    return Findings(10.0, snapshots, AT_REST, after, 900, 0, wrong or {}, faults)
+    return SoakResult(10.0, snapshots, AT_REST, after, 900, 0, unexpected or {}, log_errors)
 
 
 def test_memory_growth_is_measured_per_request():
     noise = [0.3, -0.2, 0.1, -0.4, 0.2] * 20
     leaking = [AT_REST._replace(requests=50 * n, mib=300 + 50 * n * 10_000 / 2**20 + noise[n]) for n in range(100)]
-    assert slope(leaking) == pytest.approx(10_000_000 / 2**20, abs=0.05)
-    assert slope([AT_REST._replace(requests=50 * n, mib=300 + noise[n]) for n in range(100)]) == pytest.approx(0, abs=0.05)
+    assert mib_per_1000_requests(leaking) == pytest.approx(10_000_000 / 2**20, abs=0.05)
+    assert mib_per_1000_requests([AT_REST._replace(requests=50 * n, mib=300 + noise[n]) for n in range(100)]) == pytest.approx(
+        0, abs=0.05
+    )
 
 
 def test_each_kind_of_growth_is_reported_by_name():
-    assert findings(AT_REST).broken() == []
-    assert findings(AT_REST._replace(threads=16)).broken() == ["extra threads"]
-    assert findings(AT_REST._replace(processes=6, descriptors=47)).broken() == ["extra processes", "extra descriptors"]
-    assert findings(AT_REST._replace(files=3, series=176)).broken() == ["extra temporary files", "extra metric series"]
-    assert findings(AT_REST, {"200: 500 internal": 1}).broken() == ["unexpected responses"]
-    assert findings(AT_REST, faults=("Traceback",)).broken() == ["errors in the log"]
+    assert soak_result(AT_REST).missed_targets() == []
+    assert soak_result(AT_REST._replace(threads=16)).missed_targets() == ["extra threads"]
+    assert soak_result(AT_REST._replace(processes=6, descriptors=47)).missed_targets() == [
+        "extra processes",
+        "extra descriptors",
+    ]
+    assert soak_result(AT_REST._replace(files=3, series=176)).missed_targets() == [
+        "extra temporary files",
+        "extra metric series",
+    ]
+    assert soak_result(AT_REST, {"200: 500 internal": 1}).missed_targets() == ["unexpected responses"]
+    assert soak_result(AT_REST, log_errors=("Traceback",)).missed_targets() == ["errors in the log"]
 
 
-def small(clothes: list[tuple[str, bytes]]) -> list[Ask]:
+def small_requests(clothes: list[tuple[str, bytes]]) -> list[RequestSpec]:
     """Small requests, so that only a leak changes the memory."""
     hostile = {name: case for name, case in corpus().items() if len(case.content) < 50_000}
-    return mixed([encoded for _, encoded in clothes], hostile)
+    return request_mix([encoded for _, encoded in clothes], hostile)
 
 
 @pytest.mark.parametrize(("service", "missed"), [(SERVICE, []), (LEAKY, [LEAK])])
 def test_short_soak_passes_and_detects_a_leak(fitted, clothes, service, missed):
-    result = soak(fitted.artifact.path, small(clothes), 8, 0.2, service)
-    print(result.rows(), result.wrong, result.faults)
+    result = soak(fitted.artifact.path, small_requests(clothes), 8, 0.2, service)
+    print(result.checks(), result.unexpected, result.log_errors)
     assert result.n_right > 50
-    assert result.broken() == missed
+    assert result.missed_targets() == missed
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("service", "missed"), [(SERVICE, []), (LEAKY, [LEAK])])
 def test_three_minute_soak_passes_and_detects_a_leak(fitted, clothes, service, missed):
-    result = soak(fitted.artifact.path, mixed([encoded for _, encoded in clothes], corpus()), 180, 0.5, service)
-    print(result.rows(), result.wrong, result.faults)
-    assert result.broken() == missed
+    result = soak(fitted.artifact.path, request_mix([encoded for _, encoded in clothes], corpus()), 180, 0.5, service)
+    print(result.checks(), result.unexpected, result.log_errors)
+    assert result.missed_targets() == missed

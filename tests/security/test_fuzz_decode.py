@@ -33,18 +33,18 @@ def fuzz(folder: Path, *arguments: str) -> str:
     return output
 
 
-def runs(said: str) -> int:
-    [number] = re.findall(r"^Done (\d+) runs? in", said, re.MULTILINE)
+def n_runs(output: str) -> int:
+    [number] = re.findall(r"^Done (\d+) runs? in", output, re.MULTILINE)
     return int(number)
 
 
 def test_short_run_finds_nothing(tmp_path):
-    assert runs(fuzz(tmp_path, "-runs=5000")) >= 5000
+    assert n_runs(fuzz(tmp_path, "-runs=5000")) >= 5000
 
 
 @pytest.mark.nightly
 def test_one_minute_run_finds_nothing(tmp_path):
-    assert runs(fuzz(tmp_path, "-max_total_time=60")) >= 20_000
+    assert n_runs(fuzz(tmp_path, "-max_total_time=60")) >= 20_000
 
 
 def test_fuzzer_detects_an_unexpected_exception(tmp_path):

@@ -9,7 +9,7 @@ from hostile_corpus import corpus
 from graft.service.api.schemas import PROBLEMS
 from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
-from graft.service.imaging.headers import ImageLimits, check, sniff
+from graft.service.imaging.headers import ImageLimits, check_limits, read_header
 from graft.service.imaging.preprocess import decode
 
 RECIPE = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -22,10 +22,10 @@ def http_client(server) -> Iterator[httpx.Client]:
         yield client
 
 
-def refused(encoded: bytes) -> str | None:
+def rejection_code(encoded: bytes) -> str | None:
     """The code of the first check that rejects a file; None if it is accepted."""
     try:
-        check(sniff(encoded), ImageLimits())
+        check_limits(read_header(encoded), ImageLimits())
         decode(encoded, RECIPE)
     except ImageError as error:
         return error.code
@@ -38,7 +38,7 @@ def test_the_corpus_has_at_least_120_files():
 
 @pytest.mark.parametrize("name", CASES)
 def test_hostile_file_gets_expected_code(name):
-    assert refused(CASES[name].content) == CASES[name].code
+    assert rejection_code(CASES[name].content) == CASES[name].code
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -56,7 +56,7 @@ def test_hostile_file_gets_expected_response_over_http(http_client, name):
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.code in {"image_too_large", "too_many_scans"}])
 def test_bomb_is_rejected_from_its_header(name):
     with pytest.raises(ImageError) as caught:
-        check(sniff(CASES[name].content), ImageLimits())
+        check_limits(read_header(CASES[name].content), ImageLimits())
     assert caught.value.code == CASES[name].code
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from api_client import text
+from api_client import to_base64
 
 ROOT = Path(__file__).parents[2]
 PATHS = ["/classify", "/classify_batch", "/v1/classify", "/v1/classify/batch", "/v1/embed", "/v1/similar", "/v1/explain"]
 NAMES = ["image", "images", "url", "image_url", "top_k"]
 
 
-def ways(url: str) -> list[dict]:
+def requests_with_url(url: str) -> list[dict]:
     """All ways to pass a URL in a request."""
     as_text = {"headers": {"Content-Type": "text/plain"}, "content": url}
     return [
@@ -40,14 +40,14 @@ def test_no_url_in_a_request_is_fetched(server, listener, path):
     address, visits = listener
     with httpx.Client() as client:
         for scheme in ("http://", "//"):
-            for request in ways(f"{scheme}{address}"):
+            for request in requests_with_url(f"{scheme}{address}"):
                 response = client.post(f"{server}{path}", **request)
                 assert 400 <= response.status_code < 500 or all(item["error"] for item in response.json()["results"])
     assert visits == []
 
 
 # Unpickling anything but plain data looks up a class by name, which raises the audit event pickle.find_class.
-AUDITED = """
+AUDITED_PROGRAM = """
 import asyncio, sys
 found = []
 sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
@@ -56,10 +56,10 @@ from graft.service.inference import model
 from graft.service.settings import Settings
 from graft.service.monitoring.metrics import Metrics
 from graft.service.api.options import ClassifyOptions, ExplainOptions, SimilarOptions
-from graft.service.scheduling.predictor import Pipeline
+from graft.service.scheduling.predictor import Predictor
 
 package, image = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
-predictor = Pipeline(model.load(package, "cpu"), Settings(), Metrics())
+predictor = Predictor(model.load(package, "cpu"), Settings(), Metrics())
 
 async def send_requests():
     await predictor.classify(image, ClassifyOptions(), "r")
@@ -78,7 +78,7 @@ print(len(found))
 
 def test_loading_a_package_and_predicting_unpickles_no_class(fitted, clothes, tmp_path):
     (tmp_path / "image").write_bytes(clothes[0][1])
-    command = [sys.executable, "-c", AUDITED, str(fitted.artifact.path), str(tmp_path / "image")]
+    command = [sys.executable, "-c", AUDITED_PROGRAM, str(fitted.artifact.path), str(tmp_path / "image")]
     found, control = subprocess.check_output(command, text=True, cwd=ROOT).splitlines()
     assert (found, control) == ("[]", "1")  # the control shows that unpickling is detected
 
@@ -118,5 +118,5 @@ def test_pickled_body_is_rejected(server):
 
 
 def test_base64_of_a_pickle_is_rejected(server):
-    response = httpx.post(f"{server}/v1/classify", json={"image": text(b"\x80\x04N.")})
+    response = httpx.post(f"{server}/v1/classify", json={"image": to_base64(b"\x80\x04N.")})
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_format")

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unprivileged import as_nobody
+from unprivileged import run_unprivileged
 
 from graft.service.artifact import (
     FILES,
-    FORMAT,
+    FORMAT_VERSION,
     MANIFEST,
     WEIGHTS,
     ArtifactError,
@@ -20,8 +20,8 @@ from graft.service.artifact import (
     Calibration,
     Manifest,
     Preprocessing,
+    file_record,
     read,
-    record,
 )
 
 EVERY_FILE = sorted({*FILES, MANIFEST})
@@ -67,9 +67,9 @@ def seal(folder: Path) -> None:
         tolerance=1e-3,
         fidelity={},
         libraries={},
-        files={name: record(folder / name) for name in sorted(FILES)},
+        files={name: file_record(folder / name) for name in sorted(FILES)},
     )
-    (folder / MANIFEST).write_bytes(manifest.sealed().content())
+    (folder / MANIFEST).write_bytes(manifest.with_digest().to_bytes())
 
 
 def error_message(folder: Path) -> str:
@@ -233,14 +233,14 @@ def test_an_invalid_manifest_is_rejected(package, content):
 @pytest.mark.parametrize(("found", "shown"), [(1, "1"), (2, "2"), (3, "3"), (5, "5"), (0, "0"), ("3", "'3'"), (None, "None")])
 def test_an_unsupported_format_version_is_named(package, found, shown):
     edit(package, lambda fields: fields.update(format=found))
-    assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT}" in error_message(package)
+    assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT_VERSION}" in error_message(package)
 
 
 def test_a_manifest_with_a_valid_digest_cannot_list_other_files(package):
     path = package / MANIFEST
     manifest = Manifest.model_validate_json(path.read_bytes())
     files = {**manifest.files, "../outside": manifest.files["README.md"]}
-    path.write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
+    path.write_bytes(manifest.model_copy(update={"files": files}).with_digest().to_bytes())
     assert f"{path} lists the wrong files (../outside)" in error_message(package)
 
 
@@ -282,17 +282,17 @@ def test_an_inconsistent_calibration_is_rejected_despite_a_valid_digest(package,
     manifest = Manifest.model_validate_json(path.read_bytes())
     if "calibration" in changes:
         changes = {"calibration": manifest.calibration.model_copy(update=changes["calibration"])}
-    path.write_bytes(manifest.model_copy(update=changes).sealed().content())
+    path.write_bytes(manifest.model_copy(update=changes).with_digest().to_bytes())
     assert message in error_message(package)
 
 
 def test_format_1_is_rejected(package):
     """Format 1 has no calibration and no neighbors."""
-    (package / "neighbours.npz").unlink()
+    (package / "neighbors.npz").unlink()
     (package / "thumbnails.npz").unlink()
     path = package / MANIFEST
     fields = json.loads(path.read_bytes())
-    del fields["calibration"], fields["multilabel"], fields["files"]["neighbours.npz"], fields["files"]["thumbnails.npz"]
+    del fields["calibration"], fields["multilabel"], fields["files"]["neighbors.npz"], fields["files"]["thumbnails.npz"]
     fields["format"] = 1
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
     assert f"{path} has format 1; this Graft reads format 4. Install a matching Graft version." in error_message(package)
@@ -312,14 +312,14 @@ def test_format_2_is_rejected(package):
 @pytest.mark.parametrize("name", EVERY_FILE)
 def test_an_unreadable_file_is_named(package, name):
     (package / name).chmod(0o200)
-    message = as_nobody(package, lambda: read(package))
+    message = run_unprivileged(package, lambda: read(package))
     assert message == f"ArtifactError: {package / name} cannot be read: Permission denied."
 
 
 def test_a_read_only_package_is_accepted(package):
     for path in (*package.iterdir(), package):
         path.chmod(0o444 if path.is_file() else 0o555)
-    assert as_nobody(package, lambda: read(package)) == ""
+    assert run_unprivileged(package, lambda: read(package)) == ""
 
 
 def test_a_pickle_instead_of_the_weights_is_rejected(package):
@@ -331,10 +331,10 @@ def test_a_pickle_instead_of_the_weights_is_rejected(package):
 @pytest.mark.parametrize(("sees", "pooled", "maps"), MAPS_OF)
 def test_map_outputs_are_in_the_order_of_the_head_columns(sees, pooled, maps):
     facts = {"name": "tiny", "weights": "", "license": "", "sha256": "", "width": 8, "stages": {1: 4, 3: 6}}
-    found = Backbone(**facts, sees=sees, pooled=pooled).maps
+    found = Backbone(**facts, sees=sees, pooled=pooled).map_outputs
     assert list(found.items()) == maps
 
 
 def test_adding_the_digest_twice_changes_nothing(package):
     manifest = read(package).manifest
-    assert manifest.sealed() == manifest
+    assert manifest.with_digest() == manifest

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from api_client import listening
+from api_client import http_server
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-PATIENCE_MS = 30_000
-MAP = [[1.0, 0.0, 0.0], [0.0, 0.0, -0.5]]  # top left is evidence for the label, bottom right against it
+TIMEOUT_MS = 30_000
+HEATMAP = [[1.0, 0.0, 0.0], [0.0, 0.0, -0.5]]  # top left is evidence for the label, bottom right against it
 # Chromium logs an error for every response of 400 and above; some tests cause such responses on purpose.
-NO_ERROR = "Failed to load resource"
+IGNORED_ERROR = "Failed to load resource"
 
 Visit = Callable[..., Page]
 
@@ -28,7 +28,7 @@ Visit = Callable[..., Page]
 @pytest.fixture(scope="module")
 def site(model) -> Iterator[str]:
     """URL of the page, served with the real routes."""
-    with listening(model) as port:
+    with http_server(model) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -54,12 +54,12 @@ def visit(browser, site) -> Iterator[Visit]:
     def open_page(prepare: Callable[[Page], None] = lambda page: None, **context: Any) -> Page:
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
         page.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
         page.route("**/v1/explain?*", lambda route: route.fulfill(json=explanation()))
-        page.route("**/v1/similar?*", lambda route: route.fulfill(json={"neighbours": neighbours()}))
+        page.route("**/v1/similar?*", lambda route: route.fulfill(json={"neighbors": neighbors()}))
         prepare(page)
         page.goto(site)
         return page
@@ -68,7 +68,7 @@ def visit(browser, site) -> Iterator[Visit]:
     for context in contexts:
         context.close()
     assert [url for url in requested if not url.startswith((site, f"blob:{site}", "data:image/jpeg;base64,"))] == []
-    assert [error for error in errors if not error.startswith(NO_ERROR)] == []
+    assert [error for error in errors if not error.startswith(IGNORED_ERROR)] == []
 
 
 @pytest.fixture(scope="module")
@@ -88,55 +88,55 @@ def explanation(label: str = "shirt", method: str = "cam", **region: float) -> d
         "label": label,
         "probability": 0.5,
         "method": method,
-        "map": MAP,
+        "map": HEATMAP,
         "region": {"left": 0, "top": 0, "width": 28, "height": 28} | region,
         "image": {"width": 28, "height": 28, "format": "PNG"},
     }
 
 
-def neighbours(**changed: Any) -> list[dict[str, Any]]:
+def neighbors(**overrides: Any) -> list[dict[str, Any]]:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "teal").save(file, "JPEG")
     thumbnail = base64.b64encode(file.getvalue()).decode()
     neighbor = {"labels": ["shirt"], "thumbnail": thumbnail}
-    return [neighbor | {"path": f"train/shirt/{n}.png", "distance": n / 10} | changed for n in range(1, 6)]
+    return [neighbor | {"path": f"train/shirt/{n}.png", "distance": n / 10} | overrides for n in range(1, 6)]
 
 
-def pick(page: Page, content: bytes, name: str = "photo.png", kind: str = "image/png") -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})
+def choose_file(page: Page, content: bytes, name: str = "photo.png", mime_type: str = "image/png") -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": mime_type, "buffer": content})
 
 
-def answered(page: Page, content: bytes) -> Page:
+def classify_on_page(page: Page, content: bytes) -> Page:
     """Upload an image and wait for the predictions, neighbors and heat map."""
-    pick(page, content)
+    choose_file(page, content)
     expect(page.locator(".bars li").first).to_be_visible()
-    expect(page.locator("#neighbours li")).to_have_count(5)
+    expect(page.locator("#neighbors li")).to_have_count(5)
     expect(page.locator("#heat-controls")).to_be_visible()
     return page
 
 
-def shown(page: Page) -> list[tuple[str, str]]:
+def displayed_predictions(page: Page) -> list[tuple[str, str]]:
     """The displayed labels and percentages."""
     expect(page.locator(".bars li").first).to_be_visible()
     labels, numbers = page.locator(".bars .label"), page.locator(".bars .number")
     return list(zip(labels.all_text_contents(), numbers.all_text_contents(), strict=True))
 
 
-def worded(chance: float) -> str:
-    return "<0.1%" if chance < 0.001 else ">99.9%" if chance > 0.999 else f"{100 * chance:.1f}%"
+def percent_text(probability: float) -> str:
+    return "<0.1%" if probability < 0.001 else ">99.9%" if probability > 0.999 else f"{100 * probability:.1f}%"
 
 
-def said(model: Any, content: bytes) -> list[tuple[str, str]]:
-    return [(label, worded(probability)) for label, probability in model.classify(content, 5).ranked]
+def expected_predictions(model: Any, content: bytes) -> list[tuple[str, str]]:
+    return [(label, percent_text(probability)) for label, probability in model.classify(content, 5).ranked]
 
 
-def problem(page: Page, title: str) -> Locator:
+def problem_box(page: Page, title: str) -> Locator:
     box = page.get_by_role("alert")
     expect(box).to_contain_text(title)
     return box
 
 
-def changed(fields: dict[str, Any]) -> Callable[[Page], None]:
+def with_fields(fields: dict[str, Any]) -> Callable[[Page], None]:
     """A route handler that returns the real response with some fields changed."""
 
     def answer(route: Route) -> None:
@@ -146,7 +146,7 @@ def changed(fields: dict[str, Any]) -> Callable[[Page], None]:
     return answer
 
 
-def guarded(route: Route) -> None:
+def require_key(route: Route) -> None:
     """A route handler that requires the API key `a-secret`."""
     if route.request.headers.get("authorization") == "Bearer a-secret":
         return route.fallback()

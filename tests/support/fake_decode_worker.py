@@ -12,7 +12,7 @@ import os, signal, time
 from pathlib import Path
 import numpy as np
 from graft.service.decoding import worker as decoding
-from graft.service.imaging.preprocess import Decoded
+from graft.service.imaging.preprocess import DecodedImage
 
 def perform(encoded, preprocessing, limits):
     word, _, rest = encoded.partition(b"ACT ")[2].decode().partition(" ")
@@ -47,17 +47,17 @@ def perform(encoded, preprocessing, limits):
     if word == "environment":
         assert not [name for name in os.environ if name.startswith("GRAFT_")]
     side = preprocessing.crop
-    return Decoded(np.zeros((side, side, 3), np.uint8), len(encoded), 1, "PNG", ("acted",))
+    return DecodedImage(np.zeros((side, side, 3), np.uint8), len(encoded), 1, "PNG", ("acted",))
 
 decoding.main(perform)
 """
 ACTORS = (sys.executable, "-c", _PROGRAM)
 
 
-def act(what: str, behind: bytes = b"") -> bytes:
+def act(action: str, image: bytes = b"") -> bytes:
     """Bytes that make a worker sleep, hold FOLDER (until it contains a file `go`), die, crash, burn, eat BYTES, lie or break.
 
     Args:
         behind: a real image to append the action to.
     """
-    return behind + b"ACT " + what.encode()
+    return image + b"ACT " + action.encode()

@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["PIL", "service"]):
 
     from graft.service.errors import ImageError
     from graft.service.imaging import preprocess
-    from graft.service.imaging.headers import ImageLimits, check, sniff
+    from graft.service.imaging.headers import ImageLimits, check_limits, read_header
 
 from types import SimpleNamespace
 
@@ -22,26 +22,26 @@ from hostile_corpus import corpus
 
 LIMITS = ImageLimits(max_pixels=4_000_000)  # keeps a single run fast
 RECIPE = SimpleNamespace(resize=36, crop=32, fit="crop", interpolation="bicubic")
-MOST_SEED_BYTES = 2**14
+MAX_SEED_BYTES = 2**14
 
 
-def once(encoded: bytes) -> None:
+def fuzz_one(encoded: bytes) -> None:
     """Check and decode one image, as server and decode worker do."""
     try:
-        check(sniff(encoded), LIMITS)
+        check_limits(read_header(encoded), LIMITS)
         decoded = preprocess.decode(encoded, RECIPE, LIMITS)
     except ImageError:
         return
     assert decoded.pixels.shape == (32, 32, 3)
 
 
-def plant(folder: Path) -> None:
+def write_seeds(folder: Path) -> None:
     """Write the small files of the hostile corpus as seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         return
     for number, case in enumerate(corpus().values()):
-        if len(case.content) <= MOST_SEED_BYTES:
+        if len(case.content) <= MAX_SEED_BYTES:
             (folder / f"{number:03d}").write_bytes(case.content)
 
 
@@ -51,6 +51,6 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     for argument in sys.argv[1:]:
         if not argument.startswith("-"):
-            plant(Path(argument))
-    atheris.Setup(sys.argv, once)
+            write_seeds(Path(argument))
+    atheris.Setup(sys.argv, fuzz_one)
     atheris.Fuzz()

@@ -8,36 +8,36 @@ import numpy as np
 from PIL import Image
 
 
-def saved(image: Image.Image | np.ndarray, format: str = "PNG", **settings: object) -> bytes:
+def encode_image(image: Image.Image | np.ndarray, format: str = "PNG", **settings: object) -> bytes:
     file = io.BytesIO()
     pil_image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pil_image.save(file, format, **settings)
     return file.getvalue()
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
+def chunk(chunk_type: bytes, content: bytes) -> bytes:
     """One chunk of a PNG."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + chunk_type + content + struct.pack(">I", zlib.crc32(chunk_type + content))
 
 
-def ihdr(width: int, height: int, bits: int = 8, colour: int = 0, interlaced: int = 0) -> bytes:
-    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced))
+def ihdr(width: int, height: int, bits: int = 8, color_type: int = 0, interlaced: int = 0) -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, interlaced))
 
 
 def png(*chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
 
 
-def zeros(n_bytes: int) -> bytes:
+def compressed_zeros(n_bytes: int) -> bytes:
     """`n_bytes` zeros, zlib-compressed in chunks so that they are never all in memory."""
     compressor, chunk_bytes = zlib.compressobj(1), bytes(2**20)
     compressed = [compressor.compress(chunk_bytes[: min(2**20, n_bytes - start)]) for start in range(0, n_bytes, 2**20)]
     return b"".join([*compressed, compressor.flush()])
 
 
-def grey_png(width: int, height: int, *extra: bytes, data: bytes | None = None) -> bytes:
+def gray_png(width: int, height: int, *extra: bytes, data: bytes | None = None) -> bytes:
     """A black grayscale PNG, with optional chunks between header and pixels."""
-    pixels = zeros((width + 1) * height) if data is None else data
+    pixels = compressed_zeros((width + 1) * height) if data is None else data
     return png(ihdr(width, height), *extra, chunk(b"IDAT", pixels))
 
 
@@ -47,9 +47,9 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-_QUANTS = segment(0xDB, b"\0" + b"\1" * 64)
+_QUANTIZATION_TABLE = segment(0xDB, b"\0" + b"\1" * 64)
 # One code per table, a single 0 bit: "no difference" in the DC table, "end of band" in the AC table.
-_CODES = segment(0xC4, b"\0\1" + bytes(15) + b"\0" + b"\x10\1" + bytes(15) + b"\0")
+_HUFFMAN_TABLES = segment(0xC4, b"\0\1" + bytes(15) + b"\0" + b"\x10\1" + bytes(15) + b"\0")
 
 
 def frame(width: int, height: int, marker: int = 0xC0, n_components: int = 1, bits: int = 8) -> bytes:
@@ -62,7 +62,7 @@ def scan(component: int = 1, first: int = 0, last: int = 63, data: bytes = b"") 
 
 
 def jpeg(*parts: bytes) -> bytes:
-    return SOI + _QUANTS + _CODES + b"".join(parts) + EOI
+    return SOI + _QUANTIZATION_TABLE + _HUFFMAN_TABLES + b"".join(parts) + EOI
 
 
 def progressive(width: int, height: int, n_scans: int, between: bytes = b"") -> bytes:
@@ -101,8 +101,8 @@ def vp8x(width: int, height: int, flags: int = 0) -> bytes:
     return bytes([flags, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
 
 
-def bmp(width: int, height: int, bits: int = 24, compression: int = 0, data: bytes = b"", colours: int = 0) -> bytes:
-    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, colours, 0)
+def bmp(width: int, height: int, bits: int = 24, compression: int = 0, data: bytes = b"", n_colors: int = 0) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, n_colors, 0)
     return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + header + data
 
 
@@ -120,6 +120,6 @@ def exif(*entries: tuple[int, int, int, int], following: int = 0) -> bytes:
     return b"Exif\0\0" + tiff(list(entries), following)
 
 
-def boxed(brand: bytes, *others: bytes) -> bytes:
+def isobmff(brand: bytes, *others: bytes) -> bytes:
     """The start of an ISO base media file, such as HEIC, AVIF or MP4."""
     return struct.pack(">I", 16 + 4 * len(others)) + b"ftyp" + brand + bytes(4) + b"".join(others) + bytes(32)

@@ -6,21 +6,21 @@ import bentoml
 
 from graft.service import app
 from graft.service.http import middleware
-from graft.service.http.exchange import Visit
+from graft.service.http.exchange import Exchange
 
-LEAK = 10_000  # bytes per request
-kept: list[bytes] = []
+LEAK_BYTES = 10_000  # bytes per request
+leaked: list[bytes] = []
 
 
-class LeakyVisit(Visit):
+class LeakyExchange(Exchange):
     """An exchange that leaks memory."""
 
     def __init__(self, *channel: Any) -> None:
         super().__init__(*channel)
-        kept.append(bytes([len(kept) % 255 + 1]) * LEAK)  # not zeros: pages of zeros may take no memory
+        leaked.append(bytes([len(leaked) % 255 + 1]) * LEAK_BYTES)  # not zeros: pages of zeros may take no memory
 
 
-middleware.Visit = LeakyVisit  # type: ignore[misc]
+middleware.Exchange = LeakyExchange  # type: ignore[misc]
 
 
 @bentoml.service(name="graft", workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
@@ -28,4 +28,4 @@ class Leaky(app.Graft.inner):  # type: ignore[name-defined, misc]
     """The service under another name, so that BentoML's worker finds it in this module."""
 
 
-cast(bentoml.Service[Any], Leaky).add_asgi_middleware(middleware.Gate, serving=app.serving, routes=app.routes)
+cast(bentoml.Service[Any], Leaky).add_asgi_middleware(middleware.Middleware, app_state=app.app_state, routes=app.routes)

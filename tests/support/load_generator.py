@@ -18,13 +18,13 @@ from typing import Literal, NamedTuple
 import uvloop
 
 HOST = "127.0.0.1"
-FRESH_S = 2.0  # maximum idle time of a reused connection; the server closes it after five seconds
-PATIENCE_S = 60.0  # until a response counts as lost
+MAX_IDLE_S = 2.0  # maximum idle time of a reused connection; the server closes it after five seconds
+TIMEOUT_S = 60.0  # until a response counts as lost
 LINGER_S = 0.02  # how long a client waits before it disconnects early
 
 
 @dataclass(frozen=True)
-class Ask:
+class RequestSpec:
     """A request, and how the client behaves.
 
     Attributes:
@@ -37,7 +37,7 @@ class Ask:
     kind: str
     request: bytes
     stays: Literal["answer", "sent", "half"] = "answer"
-    expects: bytes = b""
+    expected_body: bytes = b""
 
 
 class Outcome(NamedTuple):
@@ -60,14 +60,14 @@ class Outcome(NamedTuple):
     retry_after: str
 
 
-class Record(NamedTuple):
+class LoadRecord(NamedTuple):
     """Outcomes of one load.
 
     Attributes:
         started_at: time.monotonic() at the start; this clock is the same in all processes of a machine.
     """
 
-    begun: float
+    started_at: float
     outcomes: list[Outcome]
 
 
@@ -78,152 +78,158 @@ class Phase(NamedTuple):
     seconds: float
 
 
-def post(path: str, body: bytes, headers: str = "") -> bytes:
+def build_post(path: str, body: bytes, headers: str = "") -> bytes:
     """A complete request. Each line of `headers` ends with CR LF."""
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
 
 @dataclass(frozen=True)
-class Crowd:
+class LoadGenerator:
     """Clients of one server, in a separate process."""
 
     port: int
     pool: ProcessPoolExecutor
 
-    def offer(self, asks: Sequence[Ask], phases: Sequence[Phase], seed: int = 0) -> Future[Record]:
+    def open_loop(self, requests: Sequence[RequestSpec], phases: Sequence[Phase], seed: int = 0) -> Future[LoadRecord]:
         """Open loop: send randomly chosen requests at random times; done when all responses have arrived."""
-        return self.pool.submit(_run, _offer, self.port, asks, phases, seed)
+        return self.pool.submit(_run, _open_loop, self.port, requests, phases, seed)
 
-    def keep(self, asks: Sequence[Ask], callers: int, seconds: float, seed: int = 0) -> Future[Record]:
+    def closed_loop(self, requests: Sequence[RequestSpec], n_clients: int, seconds: float, seed: int = 0) -> Future[LoadRecord]:
         """Closed loop: each client sends the next request as soon as it has a response."""
-        return self.pool.submit(_run, _keep, self.port, asks, callers, seconds, seed)
+        return self.pool.submit(_run, _closed_loop, self.port, requests, n_clients, seconds, seed)
 
-    def each(self, asks: Sequence[Ask], callers: int) -> Future[Record]:
+    def send_each(self, requests: Sequence[RequestSpec], n_clients: int) -> Future[LoadRecord]:
         """Send each request once, with several concurrent clients."""
-        return self.pool.submit(_run, _each, self.port, asks, callers)
+        return self.pool.submit(_run, _send_each, self.port, requests, n_clients)
 
 
 @contextmanager
-def crowd(port: int) -> Iterator[Crowd]:
+def start_load_generator(port: int) -> Iterator[LoadGenerator]:
     """Run a client process until the block ends."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield Crowd(port, pool)
+        yield LoadGenerator(port, pool)
 
 
-def _run(play: Callable[..., Awaitable[list[Outcome]]], port: int, *arguments: object) -> Record:
-    async def run_clients() -> Record:
-        pool = _Lines(port)
-        record = Record(pool.begun, await play(pool, *arguments))
+def _run(send_load: Callable[..., Awaitable[list[Outcome]]], port: int, *arguments: object) -> LoadRecord:
+    async def run_clients() -> LoadRecord:
+        pool = _ConnectionPool(port)
+        record = LoadRecord(pool.started_at, await send_load(pool, *arguments))
         pool.close()
         return record
 
     return uvloop.run(run_clients())
 
 
-async def _offer(lines: "_Lines", asks: Sequence[Ask], phases: Sequence[Phase], seed: int) -> list[Outcome]:
+async def _open_loop(
+    pool: "_ConnectionPool", requests: Sequence[RequestSpec], phases: Sequence[Phase], seed: int
+) -> list[Outcome]:
     rng, tasks = random.Random(seed), []
     for due in _arrivals(phases, rng):
-        await asyncio.sleep(max(0.0, due - lines.now()))
-        tasks.append(asyncio.create_task(lines.ask(rng.choice(asks), due)))
+        await asyncio.sleep(max(0.0, due - pool.now()))
+        tasks.append(asyncio.create_task(pool.send(rng.choice(requests), due)))
     return list(await asyncio.gather(*tasks))
 
 
-def _arrivals(phases: Sequence[Phase], chance: random.Random) -> Iterator[float]:
+def _arrivals(phases: Sequence[Phase], rng: random.Random) -> Iterator[float]:
     """Arrival times in seconds, from a Poisson process with one rate per phase."""
     phase_start = 0.0
     for phase in phases:
-        arrival = phase_start + chance.expovariate(phase.rate)
+        arrival = phase_start + rng.expovariate(phase.rate)
         while arrival < phase_start + phase.seconds:
             yield arrival
-            arrival += chance.expovariate(phase.rate)
+            arrival += rng.expovariate(phase.rate)
         phase_start += phase.seconds
 
 
-async def _keep(lines: "_Lines", asks: Sequence[Ask], callers: int, seconds: float, seed: int) -> list[Outcome]:
+async def _closed_loop(
+    pool: "_ConnectionPool", requests: Sequence[RequestSpec], n_clients: int, seconds: float, seed: int
+) -> list[Outcome]:
     rng, outcomes = random.Random(seed), []
 
     async def run_client() -> None:
-        while (now := lines.now()) < seconds:
-            outcomes.append(await lines.ask(rng.choice(asks), now))
+        while (now := pool.now()) < seconds:
+            outcomes.append(await pool.send(rng.choice(requests), now))
 
-    await asyncio.gather(*(run_client() for _ in range(callers)))
+    await asyncio.gather(*(run_client() for _ in range(n_clients)))
     return outcomes
 
 
-async def _each(lines: "_Lines", asks: Sequence[Ask], callers: int) -> list[Outcome]:
-    remaining = iter(asks)  # shared by all clients
+async def _send_each(pool: "_ConnectionPool", requests: Sequence[RequestSpec], n_clients: int) -> list[Outcome]:
+    remaining = iter(requests)  # shared by all clients
 
     async def run_client() -> list[Outcome]:
-        return [await lines.ask(request, lines.now()) for request in remaining]
+        return [await pool.send(request, pool.now()) for request in remaining]
 
     return [
         outcome
-        for client_outcomes in await asyncio.gather(*(run_client() for _ in range(callers)))
+        for client_outcomes in await asyncio.gather(*(run_client() for _ in range(n_clients)))
         for outcome in client_outcomes
     ]
 
 
-class _Lines:
+class _ConnectionPool:
     """Keeps idle connections for reuse."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._idle: list[_Line] = []
+        self._idle: list[_Connection] = []
         self._loop = asyncio.get_running_loop()
-        self.begun = time.monotonic()
+        self.started_at = time.monotonic()
 
     def now(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self.begun
+        return time.monotonic() - self.started_at
 
-    async def ask(self, ask: Ask, due: float) -> Outcome:
+    async def send(self, request: RequestSpec, due: float) -> Outcome:
         """Send one request and return its outcome."""
         try:
-            connection = self._again() or (await self._loop.create_connection(_Line, HOST, self._port))[1]
-            if ask.stays != "answer":
-                await connection.leave(ask)
-                return self._outcome(ask, due, None)
-            async with asyncio.timeout(PATIENCE_S):
-                response = await connection.ask(ask.request)
+            connection = self._reuse_idle() or (await self._loop.create_connection(_Connection, HOST, self._port))[1]
+            if request.stays != "answer":
+                await connection.disconnect_early(request)
+                return self._outcome(request, due, None)
+            async with asyncio.timeout(TIMEOUT_S):
+                response = await connection.send(request.request)
         except OSError:  # includes TimeoutError
-            return self._outcome(ask, due, None)
-        if response.lasts:
+            return self._outcome(request, due, None)
+        if response.keep_alive:
             connection.idle_since = self.now()
             self._idle.append(connection)
         else:
             connection.transport.close()
-        return self._outcome(ask, due, response)
+        return self._outcome(request, due, response)
 
     def close(self) -> None:
         for connection in self._idle:
             connection.transport.close()
 
-    def _again(self) -> "_Line | None":
+    def _reuse_idle(self) -> "_Connection | None":
         while self._idle:
             connection = self._idle.pop()
-            if not connection.transport.is_closing() and self.now() - connection.idle_since < FRESH_S:
+            if not connection.transport.is_closing() and self.now() - connection.idle_since < MAX_IDLE_S:
                 return connection
             connection.transport.close()
         return None
 
-    def _outcome(self, ask: Ask, due: float, answer: "_Answer | None") -> Outcome:
+    def _outcome(self, request: RequestSpec, due: float, response: "_Response | None") -> Outcome:
         seconds = self.now() - due
-        if answer is None:
-            return Outcome(ask.kind, due, seconds, 0, "", "")
-        unexpected = answer.status == 200 and ask.expects not in answer.body
-        return Outcome(ask.kind, due, seconds, answer.status, "wrong" if unexpected else answer.code, answer.retry_after)
+        if response is None:
+            return Outcome(request.kind, due, seconds, 0, "", "")
+        unexpected = response.status == 200 and request.expected_body not in response.body
+        return Outcome(
+            request.kind, due, seconds, response.status, "wrong" if unexpected else response.code, response.retry_after
+        )
 
 
-class _Answer(NamedTuple):
+class _Response(NamedTuple):
     status: int
     code: str
     retry_after: str
     body: bytes
-    lasts: bool  # whether the connection stays open
+    keep_alive: bool  # whether the connection stays open
 
 
-class _Line(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """One connection and its pending response."""
 
     transport: asyncio.Transport
@@ -231,37 +237,37 @@ class _Line(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._received = b""
-        self._answer: asyncio.Future[_Answer] | None = None
+        self._response: asyncio.Future[_Response] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
 
-    async def ask(self, request: bytes) -> _Answer:
+    async def send(self, request: bytes) -> _Response:
         """Send a request and wait for the response. Raises OSError if the connection is lost."""
-        self._answer = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         self.transport.write(request)
-        return await self._answer
+        return await self._response
 
-    async def leave(self, ask: Ask) -> None:
+    async def disconnect_early(self, request: RequestSpec) -> None:
         """Send the request, or half of it, and disconnect early."""
-        self.transport.write(ask.request if ask.stays == "sent" else ask.request[: len(ask.request) // 2])
+        self.transport.write(request.request if request.stays == "sent" else request.request[: len(request.request) // 2])
         await asyncio.sleep(LINGER_S)
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self._answer is None:  # no pending request: an early disconnect, or an unexpected response
+        if self._response is None:  # no pending request: an early disconnect, or an unexpected response
             self.transport.close()
-        elif (response := _whole(self._received)) and not self._answer.done():
+        elif (response := _parse_response(self._received)) and not self._response.done():
             self._received = b""
-            self._answer.set_result(response)
+            self._response.set_result(response)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error if isinstance(error, OSError) else ConnectionResetError())
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(error if isinstance(error, OSError) else ConnectionResetError())
 
 
-def _whole(received: bytes) -> _Answer | None:
+def _parse_response(received: bytes) -> _Response | None:
     """Parse the response; None while it is incomplete."""
     head, end, body = received.partition(b"\r\n\r\n")
     if not end:
@@ -272,4 +278,4 @@ def _whole(received: bytes) -> _Answer | None:
         return None
     code = body.partition(b'"code":"')[2].partition(b'"')[0].decode()
     keep_alive = headers.get("connection", "").lower() != "close"
-    return _Answer(int(lines[0].split()[1]), code, headers.get("retry-after", ""), body, keep_alive)
+    return _Response(int(lines[0].split()[1]), code, headers.get("retry-after", ""), body, keep_alive)

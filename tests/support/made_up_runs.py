@@ -7,11 +7,21 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from graft.training.data.findings import Finding, Suspect
+from graft.training.data.findings import Finding, LabelIssue
 from graft.training.report import render
 from graft.training.report.tables import Epoch
-from graft.training.results import Bin, Conformal, Estimate, Evaluation, LabelScores, LearningCurve, Outliers, Quadrant, Rung
-from graft.training.visualization.gallery import Answers
+from graft.training.results import (
+    CalibrationBin,
+    ConformalPrediction,
+    Estimate,
+    Evaluation,
+    LabelScores,
+    LearningCurve,
+    OutlierDetection,
+    StrategyAttempt,
+    TransferRegime,
+)
+from graft.training.visualization.gallery import ImagePredictions
 
 FINDINGS = (
     Finding("wrong-extension", "note", "2 files are not what their names say: a.jpg, b.jpg", ("a.jpg", "b.jpg")),
@@ -21,12 +31,12 @@ FINDINGS = (
 )  # fmt: skip
 
 
-def around(value: float, half: float = 0.05) -> Estimate:
+def estimate_around(value: float, half_width: float = 0.05) -> Estimate:
     """An estimate with a symmetric confidence interval."""
-    return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
+    return Estimate(value=value, low=max(0.0, value - half_width), high=min(1.0, value + half_width))
 
 
-def picture(path: str) -> bytes:
+def fake_jpeg(path: str) -> bytes:
     """A JPEG of 200x150 pixels, different for each path."""
     seed = int.from_bytes(hashlib.sha256(path.encode("utf-8", "replace")).digest()[:4], "big")
     colors = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
@@ -35,7 +45,7 @@ def picture(path: str) -> bytes:
     return file.getvalue()
 
 
-def made_up_answers(n: int, n_labels: int, multilabel: bool) -> Answers:
+def fake_predictions(n: int, n_labels: int, multilabel: bool) -> ImagePredictions:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(n, n_labels)).astype(np.float32)
     if multilabel:
@@ -49,40 +59,40 @@ def made_up_answers(n: int, n_labels: int, multilabel: bool) -> Answers:
         logits[np.arange(n), np.arange(n) % n_labels] += 3
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     paths = tuple(f"test/{row:05d}.jpg" for row in range(n))
-    return Answers(paths, truth, probabilities, rng.random(n).astype(np.float32))
+    return ImagePredictions(paths, truth, probabilities, rng.random(n).astype(np.float32))
 
 
-def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bool) -> Evaluation:
+def fake_evaluation(labels: tuple[str, ...], predictions: ImagePredictions, multilabel: bool) -> Evaluation:
     confusion = np.zeros((len(labels), len(labels)), int)
-    for true_labels, predicted in zip(answers.truth, answers.probabilities.argmax(axis=1), strict=True):
+    for true_labels, predicted in zip(predictions.targets, predictions.probabilities.argmax(axis=1), strict=True):
         confusion[true_labels[0] if true_labels else 0, predicted] += 1
     metrics = (
         ("map", "micro_f1", "exact_match", "log_loss")
         if multilabel
         else ("accuracy", "top5", "log_loss", "ece_before", "ece_after")
     )
-    estimate = around(0.84)
+    estimate = estimate_around(0.84)
     scores = tuple(
         LabelScores(
             label=label,
-            support=len(answers.paths) // len(labels),
-            precision=around(0.7 + 0.3 * index / len(labels)),
+            support=len(predictions.paths) // len(labels),
+            precision=estimate_around(0.7 + 0.3 * index / len(labels)),
             recall=None if index == 1 else estimate,
-            f1=around(0.75 + 0.2 * index / len(labels)),
+            f1=estimate_around(0.75 + 0.2 * index / len(labels)),
             average_precision=estimate if multilabel else None,
             threshold=0.4 if index else None,
         )
         for index, label in enumerate(labels)
     )
-    bins = tuple(Bin(confidence=0.05 + 0.1 * k, accuracy=min(1.0, 0.08 + 0.09 * k), n=5 + 20 * k) for k in range(10))
-    overconfident = tuple(Bin(confidence=bin.confidence, accuracy=bin.accuracy**1.4, n=bin.n) for bin in bins)
+    bins = tuple(CalibrationBin(confidence=0.05 + 0.1 * k, accuracy=min(1.0, 0.08 + 0.09 * k), n=5 + 20 * k) for k in range(10))
+    overconfident = tuple(CalibrationBin(confidence=bin.confidence, accuracy=bin.accuracy**1.4, n=bin.n) for bin in bins)
     curve = LearningCurve(
         n_images=(125, 250, 500, 1000),
-        accuracy=(around(0.6), around(0.7, 0.04), around(0.78, 0.03), around(0.84, 0.02)),
+        accuracy=(estimate_around(0.6), estimate_around(0.7, 0.04), estimate_around(0.78, 0.03), estimate_around(0.84, 0.02)),
         gain_of_doubling=Estimate(value=0.021, low=0.008, high=0.034),
     )
     return Evaluation(
-        n=len(answers.paths),
+        n=len(predictions.paths),
         multilabel=multilabel,
         temperature=1.37,
         metrics=dict.fromkeys(metrics, estimate),
@@ -90,56 +100,63 @@ def made_up_evaluation(labels: tuple[str, ...], answers: Answers, multilabel: bo
         confusion=None if multilabel else tuple(map(tuple, confusion.tolist())),
         reliability_before=overconfident,
         reliability_after=bins,
-        conformal=Conformal(
-            promised=0.9, threshold=0.93, coverage=around(0.912, 0.02), mean_size=1.4, sizes={1: 70, 2: 25, 3: 5}
+        conformal=ConformalPrediction(
+            promised=0.9, threshold=0.93, coverage=estimate_around(0.912, 0.02), mean_size=1.4, sizes={1: 70, 2: 25, 3: 5}
         ),
-        outliers=Outliers(k=10, threshold=0.41, flagged=around(0.05, 0.02)),
+        outliers=OutlierDetection(k=10, threshold=0.41, flagged=estimate_around(0.05, 0.02)),
         curve=curve,
     )
 
 
-def made_up(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> render.Story:
+def fake_report(labels: tuple[str, ...], n: int = 100, multilabel: bool = False) -> render.RunReport:
     """A report with content in every section."""
-    answers = made_up_answers(n, len(labels), multilabel)
+    answers = fake_predictions(n, len(labels), multilabel)
     significant, not_significant = (
         "significantly better: +8.8 points (+5.9 to +11.6)",
         "+0.9 points (-0.4 to +2.1): not significant",
     )
     attempts = (
-        Rung(strategy="probe", validation=around(0.82), seconds=12.4, kept=True, verdict="always trained first"),
-        Rung(strategy="stages", validation=around(0.83), seconds=8.1, kept=False, verdict=not_significant),
-        Rung(strategy="finetune", validation=around(0.91, 0.03), seconds=312, kept=True, verdict=significant),
+        StrategyAttempt(
+            strategy="probe", validation=estimate_around(0.82), seconds=12.4, kept=True, verdict="always trained first"
+        ),
+        StrategyAttempt(strategy="stages", validation=estimate_around(0.83), seconds=8.1, kept=False, verdict=not_significant),
+        StrategyAttempt(
+            strategy="finetune", validation=estimate_around(0.91, 0.03), seconds=312, kept=True, verdict=significant
+        ),
     )
-    config = (render.Choice("epochs", "8", True), render.Choice("strategy", "auto", False))
-    return render.Story(
+    config = (render.ConfigLine("epochs", "8", True), render.ConfigLine("strategy", "auto", False))
+    return render.RunReport(
         name="clothes",
         created="2026-11-21 10:41 UTC",
         labels=labels,
         counts={"train": tuple(range(10, 10 + len(labels))), "validation": (4,) * len(labels), "test": (7,) * len(labels)},
         n_images={"train": 850, "validation": 150, "test": n},
-        sizes="All images are 28x28 pixels",
+        image_sizes="All images are 28x28 pixels",
         strategy="finetune",
         backbone="tf_efficientnet_lite0 at 128 pixels",
         seconds=335,
         package="runs/clothes-20261121-104154/package",
-        evaluation=made_up_evaluation(labels, answers, multilabel),
-        answers=answers,
-        repeat=render.Repeat("graft fit clothes/ --seed 3", config, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
-        left_out={"x/1.png": "duplicate", "x/9.png": "The image is damaged or truncated."},
+        evaluation=fake_evaluation(labels, answers, multilabel),
+        predictions=answers,
+        reproduction=render.Reproduction("graft fit clothes/ --seed 3", config, {"torch": "2.9"}, "2 cores, no GPU", (3,)),
+        excluded={"x/1.png": "duplicate", "x/9.png": "The image is damaged or truncated."},
         findings=FINDINGS,
-        rungs=attempts,
-        quadrant=Quadrant(
+        attempts=attempts,
+        transfer_regime=TransferRegime(
             large=False,
             different=True,
-            sentence="the dataset is small and different from ImageNet: a probe on stage3 has the lowest log-loss",
+            description="the dataset is small and different from ImageNet: a probe on stage3 has the lowest log-loss",
         ),
         epochs=tuple(Epoch(k, 1.2 / k, 0.3 + 1 / k, 0.91 - 0.1 / k) for k in range(1, 9)),
-        suspects=(Suspect("train/7.jpg", labels[0], labels[1], 0.973), Suspect("train/8.jpg", labels[1], labels[0], 0.991)),
+        label_issues=(
+            LabelIssue("train/7.jpg", labels[0], labels[1], 0.973),
+            LabelIssue("train/8.jpg", labels[1], labels[0], 0.991),
+        ),
         remarks=("Ten crops instead of one: +0.4 points (-0.2 to +1.0).",),
     )
 
 
-class Page(HTMLParser):
+class ParsedPage(HTMLParser):
     """A parsed page: elements with their attributes, and the text."""
 
     def __init__(self, html: str) -> None:

@@ -17,7 +17,7 @@ import time
 import urllib.request
 
 SIOCSIFFLAGS, UP_AND_RUNNING = 0x8914, 0x41
-PATIENCE = 60  # seconds
+TIMEOUT_S = 60  # seconds
 
 
 def main() -> None:
@@ -26,11 +26,11 @@ def main() -> None:
         _raise_loopback()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         url = f"http://127.0.0.1:{port}"
-        _wait(server, url)
-        answer = _ask(urllib.request.Request(f"{url}/v1/classify", data=image, headers={"Content-Type": "image/png"}))
-        model = _ask(f"{url}/v1/model")
+        _wait_until_ready(server, url)
+        answer = _request_json(urllib.request.Request(f"{url}/v1/classify", data=image, headers={"Content-Type": "image/png"}))
+        model = _request_json(f"{url}/v1/model")
         server.send_signal(signal.SIGTERM)
-        log = server.communicate(timeout=PATIENCE)[0]
+        log = server.communicate(timeout=TIMEOUT_S)[0]
     print(json.dumps({"answer": answer, "model": model, "code": server.returncode, "log": log}))
 
 
@@ -39,8 +39,8 @@ def _raise_loopback() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh", b"lo", UP_AND_RUNNING))
 
 
-def _wait(server: "subprocess.Popen[str]", url: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _wait_until_ready(server: "subprocess.Popen[str]", url: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(f"{url}/readyz", timeout=2).close()
@@ -52,8 +52,8 @@ def _wait(server: "subprocess.Popen[str]", url: str) -> None:
     sys.exit(f"not ready:\n{server.communicate()[0]}")
 
 
-def _ask(request: "urllib.request.Request | str") -> object:
-    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+def _request_json(request: "urllib.request.Request | str") -> object:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         return json.load(response)
 
 

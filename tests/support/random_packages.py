@@ -7,41 +7,41 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from other_predictions import answering
+from other_predictions import with_predictions
 from safetensors.numpy import load_file
 
 from graft.service.inference import model
 from graft.service.inference.engine import Outputs
-from graft.service.inference.openvino import Graph
+from graft.service.inference.openvino import OpenVinoModel
 from graft.training.backbones import onnx_cache
 from graft.training.backbones.onnx_export import export_backbone
-from graft.training.backbones.registry import Choice
+from graft.training.backbones.registry import BackboneSpec
 from graft.training.data.dataset import scan
 from graft.training.data.splits import Splits
 from graft.training.evaluation import calibration
 from graft.training.features import linear_probe
 from graft.training.packaging import writer
-from graft.training.pipelines.fit import Result
+from graft.training.pipelines.fit import FitResult
 from graft.training.sample import SAMPLE
 
-Pack = Callable[[str, str], model.Model]
+CreatePackage = Callable[[str, str], model.Model]
 
 
-def packer(fitted: Result, folder: Path) -> Pack:
+def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
     """Return a cached function that creates packages, based on a run on the sample: `pack("resnet18", "all")`."""
     dataset = scan(SAMPLE)
 
     @cache
     def create_package(name: str, head_input: str) -> model.Model:
         if not (folder / f"{name}-64").exists():
-            export_backbone(Choice(name, "none"), folder / name, 64, 64)
-        metadata = json.loads((folder / f"{name}-64" / onnx_cache.CARD).read_text())
-        exported = onnx_cache.Exported(folder=folder / f"{name}-64", **metadata)
+            export_backbone(BackboneSpec(name, "none"), folder / name, 64, 64)
+        metadata = json.loads((folder / f"{name}-64" / onnx_cache.METADATA).read_text())
+        exported = onnx_cache.ExportedBackbone(folder=folder / f"{name}-64", **metadata)
         backbone, rng = exported.backbone.model_copy(update={"sees": head_input}), np.random.default_rng(0)
-        width = onnx_cache.columns(backbone)[head_input].stop - onnx_cache.columns(backbone)[head_input].start
+        width = onnx_cache.feature_slices(backbone)[head_input].stop - onnx_cache.feature_slices(backbone)[head_input].start
         weight, bias = rng.normal(size=(10, width)) / 10, rng.normal(size=10)
         head = linear_probe.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
-        graph = Graph(exported.graph, lanes=1)
+        graph = OpenVinoModel(exported.graph, streams=1)
 
         def network(batch: np.ndarray) -> Outputs:
             outputs = graph(batch)
@@ -53,12 +53,14 @@ def packer(fitted: Result, folder: Path) -> Pack:
             backbone=backbone,
             preprocessing=exported.preprocessing,
             network=network,
-            graph=linear_probe.with_head(exported.graph, head, head_input),
+            graph=linear_probe.append_head(exported.graph, head, head_input),
             weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-            neighbours=calibration.neighbours_of(dataset.samples[:40], rng.normal(size=(40, backbone.width))),
+            neighbors=calibration.build_neighbors(dataset.samples[:40], rng.normal(size=(40, backbone.width))),
         )
         splits = Splits(*[dataset.samples[:8]] * 3)
-        artifact = writer.write(answering(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{head_input}")
+        artifact = writer.write(
+            with_predictions(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{head_input}"
+        )
         return model.load(artifact.path, "cpu", precision="f32")
 
     return create_package

@@ -18,13 +18,13 @@ import psutil
 
 from graft.training.pipelines.serve import ROOT, environment
 
-PATIENCE_S = 120.0  # until a hanging test fails
+TIMEOUT_S = 120.0  # until a hanging test fails
 SERVICE = "graft.service.app:Graft"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Operated:
+class RunningServer:
     """A running server.
 
     Attributes:
@@ -40,7 +40,7 @@ class Operated:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """The log output so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
@@ -51,22 +51,22 @@ class Operated:
 
     def worker(self) -> psutil.Process:
         """The worker process, which runs the model."""
-        return eventually(lambda: next(iter(self._named("_bentoml_impl.worker.service")), None))
+        return poll_until(lambda: next(iter(self._processes_of("_bentoml_impl.worker.service")), None))
 
-    def nursery(self) -> psutil.Process:
+    def fork_server(self) -> psutil.Process:
         """The fork server of the decode workers."""
         worker = self.worker()
-        return eventually(lambda: next((process for process in self._decoding() if process.ppid() == worker.pid), None))
+        return poll_until(lambda: next((process for process in self._decode_processes() if process.ppid() == worker.pid), None))
 
-    def decoders(self) -> list[psutil.Process]:
+    def decode_workers(self) -> list[psutil.Process]:
         """The decode workers."""
-        parent = self.nursery()
-        return [process for process in self._decoding() if process.ppid() == parent.pid]
+        parent = self.fork_server()
+        return [process for process in self._decode_processes() if process.ppid() == parent.pid]
 
-    def _decoding(self) -> list[psutil.Process]:
-        return self._named("graft.service.decoding.worker")
+    def _decode_processes(self) -> list[psutil.Process]:
+        return self._processes_of("graft.service.decoding.worker")
 
-    def _named(self, module: str) -> list[psutil.Process]:
+    def _processes_of(self, module: str) -> list[psutil.Process]:
         matching = []
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
@@ -86,7 +86,7 @@ class Operated:
 
 
 @contextmanager
-def operating(package: Path, service: str = SERVICE, **settings: str) -> Iterator[Operated]:
+def bentoml_server(package: Path, service: str = SERVICE, **settings: str) -> Iterator[RunningServer]:
     """Run `bentoml serve` on a free port in a new process group; yields when it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -97,10 +97,10 @@ def operating(package: Path, service: str = SERVICE, **settings: str) -> Iterato
         log = Path(folder, "log")
         with log.open("wb") as log_file:
             process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log_file, stderr=log_file, start_new_session=True)
-        server = Operated(process, port, log)
+        server = RunningServer(process, port, log)
         try:
-            eventually(lambda: process.poll() is not None or server.status("/readyz") == 200)
-            assert process.poll() is None, server.said()
+            poll_until(lambda: process.poll() is not None or server.status("/readyz") == 200)
+            assert process.poll() is None, server.log_text()
             yield server
         finally:
             with suppress(ProcessLookupError):
@@ -108,15 +108,15 @@ def operating(package: Path, service: str = SERVICE, **settings: str) -> Iterato
             process.wait()
 
 
-def eventually(look: Callable[[], T | None]) -> T:
+def poll_until(function: Callable[[], T | None]) -> T:
     """Poll until the function returns a true value; return that value."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := look()):
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (value := function()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return value
 
 
-def gone(processes: list[psutil.Process]) -> bool:
+def all_exited(processes: list[psutil.Process]) -> bool:
     """Wait for the processes to exit; False on timeout."""
-    return not psutil.wait_procs(processes, PATIENCE_S)[1]
+    return not psutil.wait_procs(processes, TIMEOUT_S)[1]

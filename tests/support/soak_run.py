@@ -14,24 +14,26 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 from hostile_corpus import Case
-from load_generator import Ask, Outcome, Phase, crowd, post
+from load_generator import Outcome, Phase, RequestSpec, build_post, start_load_generator
 from psutil import NoSuchProcess, Process
-from server_process import SERVICE, Operated, operating
+from server_process import SERVICE, RunningServer, bentoml_server
 
 from graft.training.pipelines.serve import ROOT
 
 LOAD = 0.5  # fraction of the capacity
-CALLERS = 8
-LOOK_EVERY_S = 0.5
-REST_S = 3.0  # longer than the server waits for the body of a rejected request
-MOST_SERIES = 5  # new series: one per status and code that occurs for the first time
-MOST_MIB = 1.0  # maximum growth per 1,000 requests
-REFUSAL = "503 overloaded"
-SEEN = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])  # PYTHONPATH of the server, which may be the leaky one
-FAULTS = ("Traceback", "never retrieved", "never awaited", '"status": 500', "Task was destroyed")
+N_CLIENTS = 8
+SAMPLE_INTERVAL_S = 0.5
+SETTLE_S = 3.0  # longer than the server waits for the body of a rejected request
+MAX_NEW_SERIES = 5  # new series: one per status and code that occurs for the first time
+MAX_MIB = 1.0  # maximum growth per 1,000 requests
+REJECTION = "503 overloaded"
+SERVER_PYTHONPATH = os.pathsep.join(
+    [str(ROOT), str(Path(__file__).parent)]
+)  # PYTHONPATH of the server, which may be the leaky one
+ERROR_PATTERNS = ("Traceback", "never retrieved", "never awaited", '"status": 500', "Task was destroyed")
 
 
-class Look(NamedTuple):
+class Snapshot(NamedTuple):
     """Resource use of a server at one point in time.
 
     Attributes:
@@ -52,16 +54,16 @@ class Look(NamedTuple):
     series: int
 
 
-def look(server: Operated, folder: Path) -> Look:
+def take_snapshot(server: RunningServer, folder: Path) -> Snapshot:
     """Measure the resource use of a server."""
     processes = server.processes()
-    mib = sum(anonymous(process) for process in processes) / 2**20
+    mib = sum(anonymous_bytes(process) for process in processes) / 2**20
     n_threads, n_descriptors = (
         sum(count(process) for process in processes) for count in (Process.num_threads, Process.num_fds)
     )
     # Last, because the server may be slow to close this connection.
     lines = [line for line in httpx.get(f"{server.url}/metrics").text.splitlines() if not line.startswith("#")]
-    return Look(
+    return Snapshot(
         requests=sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith("graft_requests_total")),
         mib=mib,
         processes=len(processes),
@@ -72,22 +74,22 @@ def look(server: Operated, folder: Path) -> Look:
     )
 
 
-def anonymous(process: Process) -> int:
+def anonymous_bytes(process: Process) -> int:
     """Anonymous memory of a process in bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
     return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 @contextmanager
-def watching(server: Operated, folder: Path) -> Iterator[list[Look]]:
+def sample_snapshots(server: RunningServer, folder: Path) -> Iterator[list[Snapshot]]:
     """Take snapshots periodically until the block ends."""
-    snapshots: list[Look] = []
+    snapshots: list[Snapshot] = []
     done = threading.Event()
 
     def sample() -> None:
-        while not done.wait(LOOK_EVERY_S):
+        while not done.wait(SAMPLE_INTERVAL_S):
             with suppress(NoSuchProcess, FileNotFoundError):  # a decode worker exited meanwhile
-                snapshots.append(look(server, folder))
+                snapshots.append(take_snapshot(server, folder))
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -98,13 +100,15 @@ def watching(server: Operated, folder: Path) -> Iterator[list[Look]]:
         thread.join()
 
 
-def slope(looks: Sequence[Look]) -> float:
+def mib_per_1000_requests(snapshots: Sequence[Snapshot]) -> float:
     """Memory growth in MiB per 1,000 requests, by least squares."""
-    return float(np.polyfit([snapshot.requests / 1000 for snapshot in looks], [snapshot.mib for snapshot in looks], 1)[0])
+    return float(
+        np.polyfit([snapshot.requests / 1000 for snapshot in snapshots], [snapshot.mib for snapshot in snapshots], 1)[0]
+    )
 
 
 @dataclass(frozen=True)
-class Findings:
+class SoakResult:
     """Results of a soak test.
 
     Attributes:
@@ -118,68 +122,78 @@ class Findings:
     """
 
     seconds: float
-    looks: tuple[Look, ...]
-    before: Look
-    after: Look
+    snapshots: tuple[Snapshot, ...]
+    before: Snapshot
+    after: Snapshot
     n_right: int
-    n_refused: int
-    wrong: dict[str, int]
-    faults: tuple[str, ...]
+    n_rejected: int
+    unexpected: dict[str, int]
+    log_errors: tuple[str, ...]
 
-    def rows(self) -> list[tuple[str, float, float, bool]]:
+    def checks(self) -> list[tuple[str, float, float, bool]]:
         """Name, value, limit, and whether the target was met."""
-        growth = {name: getattr(self.after, name) - getattr(self.before, name) for name in Look._fields}
+        growth = {name: getattr(self.after, name) - getattr(self.before, name) for name in Snapshot._object_schema}
         return [
-            ("MiB per 1,000 requests", slope(self.looks), MOST_MIB, slope(self.looks) <= MOST_MIB),
+            (
+                "MiB per 1,000 requests",
+                mib_per_1000_requests(self.snapshots),
+                MAX_MIB,
+                mib_per_1000_requests(self.snapshots) <= MAX_MIB,
+            ),
             *((f"extra {name}", growth[name], 0, growth[name] <= 0) for name in ("processes", "threads", "descriptors")),
             ("extra temporary files", growth["files"], 0, growth["files"] <= 0),
-            ("extra metric series", growth["series"], MOST_SERIES, growth["series"] <= MOST_SERIES),
-            ("unexpected responses", sum(self.wrong.values()), 0, not self.wrong),
-            ("errors in the log", len(self.faults), 0, not self.faults),
+            ("extra metric series", growth["series"], MAX_NEW_SERIES, growth["series"] <= MAX_NEW_SERIES),
+            ("unexpected responses", sum(self.unexpected.values()), 0, not self.unexpected),
+            ("errors in the log", len(self.log_errors), 0, not self.log_errors),
         ]
 
-    def broken(self) -> list[str]:
+    def missed(self) -> list[str]:
         """Names of the missed targets."""
-        return [name for name, _, _, met in self.rows() if not met]
+        return [name for name, _, _, met in self.checks() if not met]
 
 
-def mixed(good: Sequence[bytes], bad: Mapping[str, Case]) -> list[Ask]:
+def request_mix(valid_images: Sequence[bytes], hostile_files: Mapping[str, Case]) -> list[RequestSpec]:
     """70% valid requests, 20% hostile files, and 10% clients that disconnect early."""
-    valid = [Ask("200", post("/v1/classify", image)) for image in good]
-    hostile = [Ask(f"{case.status} {case.code or ''}".strip(), post("/v1/classify", case.content)) for case in bad.values()]
-    disconnecting = [Ask("0", request.request, stays) for request in valid for stays in ("half", "sent")]
-    return [*some(valid, 700), *some(hostile, 200), *some(disconnecting, 100)]
+    valid = [RequestSpec("200", build_post("/v1/classify", image)) for image in valid_images]
+    hostile = [
+        RequestSpec(f"{case.status} {case.code or ''}".strip(), build_post("/v1/classify", case.content))
+        for case in hostile_files.values()
+    ]
+    disconnecting = [RequestSpec("0", request.request, stays) for request in valid for stays in ("half", "sent")]
+    return [*repeat_evenly(valid, 700), *repeat_evenly(hostile, 200), *repeat_evenly(disconnecting, 100)]
 
 
-def some(asks: Sequence[Ask], n_asks: int) -> list[Ask]:
+def repeat_evenly(requests: Sequence[RequestSpec], n_requests: int) -> list[RequestSpec]:
     """`n_requests` requests, each used equally often (plus or minus one)."""
-    return [asks[number % len(asks)] for number in range(n_asks)]
+    return [requests[number % len(requests)] for number in range(n_requests)]
 
 
-def soak(package: Path, asks: Sequence[Ask], seconds: float, load: float = LOAD, service: str = SERVICE) -> Findings:
+def soak(
+    package: Path, requests: Sequence[RequestSpec], seconds: float, load: float = LOAD, service: str = SERVICE
+) -> SoakResult:
     """Send each request once, measure the capacity, then run the load and check for leaks."""
     with (
         TemporaryDirectory() as folder,
-        operating(package, service, TMPDIR=folder, PYTHONPATH=SEEN) as server,
-        crowd(server.port) as clients,
+        bentoml_server(package, service, TMPDIR=folder, PYTHONPATH=SERVER_PYTHONPATH) as server,
+        start_load_generator(server.port) as clients,
     ):
-        clients.each(list(dict.fromkeys(asks)), CALLERS).result()
-        rate = load * capacity(clients.keep(asks, CALLERS, seconds / 8).result().outcomes, seconds / 8)
-        look(server, Path(folder))  # warms up the metrics endpoint
-        time.sleep(REST_S)
-        before = look(server, Path(folder))
-        with watching(server, Path(folder)) as snapshots:
-            record = clients.offer(asks, [Phase(rate, seconds)]).result()
-        time.sleep(REST_S)
-        after = look(server, Path(folder))
-        log_errors = tuple(line for line in server.said().splitlines() if any(fault in line for fault in FAULTS))
+        clients.send_each(list(dict.fromkeys(requests)), N_CLIENTS).result()
+        rate = load * throughput(clients.closed_loop(requests, N_CLIENTS, seconds / 8).result().outcomes, seconds / 8)
+        take_snapshot(server, Path(folder))  # warms up the metrics endpoint
+        time.sleep(SETTLE_S)
+        before = take_snapshot(server, Path(folder))
+        with sample_snapshots(server, Path(folder)) as snapshots:
+            record = clients.open_loop(requests, [Phase(rate, seconds)]).result()
+        time.sleep(SETTLE_S)
+        after = take_snapshot(server, Path(folder))
+        log_errors = tuple(line for line in server.log_text().splitlines() if any(fault in line for fault in ERROR_PATTERNS))
     counts = Counter((outcome.kind, f"{outcome.status} {outcome.code}".strip()) for outcome in record.outcomes)
     n_right = sum(n for (expected, actual), n in counts.items() if expected == actual)
-    n_rejected = sum(n for (expected, actual), n in counts.items() if actual == REFUSAL != expected)
-    unexpected = {f"{expected}: {actual}": n for (expected, actual), n in counts.items() if actual not in (expected, REFUSAL)}
-    return Findings(seconds, tuple(snapshots), before, after, n_right, n_rejected, unexpected, log_errors)
+    n_rejected = sum(n for (expected, actual), n in counts.items() if actual == REJECTION != expected)
+    unexpected = {f"{expected}: {actual}": n for (expected, actual), n in counts.items() if actual not in (expected, REJECTION)}
+    return SoakResult(seconds, tuple(snapshots), before, after, n_right, n_rejected, unexpected, log_errors)
 
 
-def capacity(outcomes: Sequence[Outcome], seconds: float) -> float:
+def throughput(outcomes: Sequence[Outcome], seconds: float) -> float:
     """Responses per second within the given time."""
     return sum(outcome.due + outcome.seconds < seconds for outcome in outcomes) / seconds

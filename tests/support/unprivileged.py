@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def as_nobody(reachable: Path, work: Callable[[], object]) -> str:
+def run_unprivileged(reachable: Path, work: Callable[[], object]) -> str:
     """Run `work` as user 65534; return its error as `Type: text`, or ""."""
     for folder in (reachable, *reachable.parents):
         if folder.stat().st_uid == os.geteuid():

@@ -2,7 +2,18 @@
 
 import browser as browsing
 import pytest
-from browser import answered, changed, explanation, neighbours, pick, png, problem, said, shown, worded
+from browser import (
+    choose_file,
+    classify_on_page,
+    displayed_predictions,
+    expected_predictions,
+    explanation,
+    neighbors,
+    percent_text,
+    png,
+    problem_box,
+    with_fields,
+)
 from PIL import Image
 from playwright.sync_api import Error, Page, Route, expect
 
@@ -26,17 +37,17 @@ def test_header_describes_the_model(visit, model):
     page, test = visit(), manifest.scores["test"]
     expect(page.get_by_role("heading", level=1)).to_have_text("fashion-mnist")
     facts = page.locator("#facts")
-    for fact in (manifest.version, manifest.backbone.name, "10", "CPU", worded(test.accuracy)):
+    for fact in (manifest.version, manifest.backbone.name, "10", "CPU", percent_text(test.accuracy)):
         expect(facts).to_contain_text(fact)
-    expect(facts).to_contain_text(f"{worded(test.low)} to {worded(test.high)}, {test.n} images")
+    expect(facts).to_contain_text(f"{percent_text(test.low)} to {percent_text(test.high)}, {test.n} images")
     expect(page.locator("#labels li")).to_have_text(list(manifest.labels))
     expect(page.locator("#limits")).to_have_text("JPEG, PNG, WebP, GIF or BMP; at most 10 MiB and 64 megapixels.")
 
 
 def test_picked_image_is_classified(visit, model, shirt):
     page = visit()
-    pick(page, shirt)
-    assert shown(page) == said(model, shirt)
+    choose_file(page, shirt)
+    assert displayed_predictions(page) == expected_predictions(model, shirt)
 
 
 def test_dropped_image_is_classified(visit, model, shirt):
@@ -46,14 +57,14 @@ def test_dropped_image_is_classified(visit, model, shirt):
     expect(page.locator(".drop-overlay")).to_be_visible()
     page.dispatch_event("footer", "drop", {"dataTransfer": dropped})
     expect(page.locator(".drop-overlay")).to_be_hidden()
-    assert shown(page) == said(model, shirt)
+    assert displayed_predictions(page) == expected_predictions(model, shirt)
 
 
 def test_pasted_image_is_classified(visit, model, shirt):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     page.evaluate(COPY_IMAGE, list(shirt))
     page.keyboard.press("Control+V")
-    assert shown(page) == said(model, shirt)
+    assert displayed_predictions(page) == expected_predictions(model, shirt)
 
 
 def test_dropped_image_is_scrolled_into_view(visit, shirt):
@@ -65,11 +76,11 @@ def test_dropped_image_is_scrolled_into_view(visit, shirt):
 
 
 def test_pasted_text_is_rejected_and_keeps_the_result(visit, shirt):
-    page = answered(visit(permissions=["clipboard-read", "clipboard-write"]), shirt)
+    page = classify_on_page(visit(permissions=["clipboard-read", "clipboard-write"]), shirt)
     page.evaluate("navigator.clipboard.writeText('https://example.org/cat.jpg')")
     page.keyboard.press("Control+V")
-    problem(page, "Missing image")
-    assert len(shown(page)) == 5
+    problem_box(page, "Missing image")
+    assert len(displayed_predictions(page)) == 5
 
 
 def test_dropped_url_is_not_fetched(visit):
@@ -78,7 +89,7 @@ def test_dropped_url_is_not_fetched(visit):
         "() => { const d = new DataTransfer(); d.setData('text/uri-list', 'http://x.test/'); return d; }"
     )
     page.dispatch_event("body", "drop", {"dataTransfer": dropped})
-    problem(page, "URLs are not fetched")
+    problem_box(page, "URLs are not fetched")
 
 
 def test_camera_takes_a_photo_and_stops(visit):
@@ -87,7 +98,7 @@ def test_camera_takes_a_photo_and_stops(visit):
     expect(page.locator("#video")).not_to_have_js_property("videoWidth", 0)
     page.evaluate("window.tracks = document.getElementById('video').srcObject.getTracks()")
     page.get_by_role("button", name="Take the picture").click()
-    assert len(shown(page)) == 5
+    assert len(displayed_predictions(page)) == 5
     expect(page.locator(".measured")).to_contain_text("JPEG")
     assert page.evaluate("window.tracks.map((track) => track.readyState)") == ["ended"]
 
@@ -98,7 +109,7 @@ def test_denied_camera_shows_the_reason(visit):
     )
     page = visit(lambda page: page.add_init_script(refuse))
     page.get_by_role("button", name="Use camera").click()
-    expect(problem(page, "Camera not available")).to_contain_text("Permission denied")
+    expect(problem_box(page, "Camera not available")).to_contain_text("Permission denied")
 
 
 def test_camera_button_is_hidden_without_a_camera(visit):
@@ -115,33 +126,33 @@ def test_newer_image_aborts_the_pending_request(visit, model, shirt, noise):
 
     page = visit(prepare)
     with page.expect_event("requestfailed") as failed:
-        pick(page, noise)
+        choose_file(page, noise)
         while not held:
             page.wait_for_timeout(10)
         expect(page.locator("#waiting")).to_be_visible()
-        pick(page, shirt)
+        choose_file(page, shirt)
     assert failed.value.failure == "net::ERR_ABORTED"
-    assert shown(page) == said(model, shirt)
+    assert displayed_predictions(page) == expected_predictions(model, shirt)
     expect(page.get_by_role("alert")).to_be_empty()
 
 
 def test_prediction_set_is_shown_with_its_coverage(visit, model, shirt):
     page = visit()
-    pick(page, shirt)
+    choose_file(page, shirt)
     expect(page.locator(".set .chips li")).to_have_text(list(model.classify(shirt, 5).prediction_set))
     expect(page.locator(".set p")).to_contain_text("Prediction set (90% coverage):")
 
 
 def test_result_is_announced(visit, model, shirt):
     page = visit()
-    pick(page, shirt)
-    [(label, chance), *_] = said(model, shirt)
+    choose_file(page, shirt)
+    [(label, chance), *_] = expected_predictions(model, shirt)
     expect(page.get_by_role("status")).to_contain_text(f"{label}, {chance}. Prediction set (90% coverage):")
 
 
 def test_outlier_shows_a_warning(visit, model, noise):
     page = visit()
-    pick(page, noise)
+    choose_file(page, noise)
     answer = model.classify(noise, 5)
     warning = page.locator(".abstention")
     expect(warning).to_contain_text("The model abstains")
@@ -153,8 +164,8 @@ def test_outlier_shows_a_warning(visit, model, noise):
 
 def test_undecided_result_shows_a_warning(visit, model, shirt):
     undecided = {"abstain": True, "abstain_reason": "undecided", "prediction_set": list(model.manifest.labels)}
-    page = visit(lambda page: page.route("**/v1/classify", changed(undecided)))
-    pick(page, shirt)
+    page = visit(lambda page: page.route("**/v1/classify", with_fields(undecided)))
+    choose_file(page, shirt)
     expect(page.locator(".abstention")).to_contain_text("It cannot rule out any label")
     expect(page.locator(".set p")).to_have_text("No label can be ruled out:")
 
@@ -164,18 +175,18 @@ def test_multilabel_model_shows_predicted_labels(visit, model, shirt, given, sen
     described = {"multilabel": True, "calibration": model.manifest.calibration.model_dump() | {"coverage": None}}
 
     def prepare(page: Page) -> None:
-        page.route("**/v1/model", changed(described))
-        page.route("**/v1/classify", changed({"prediction_set": given}))
+        page.route("**/v1/model", with_fields(described))
+        page.route("**/v1/classify", with_fields({"prediction_set": given}))
 
     page = visit(prepare)
-    pick(page, shirt)
+    choose_file(page, shirt)
     expect(page.locator(".set p")).to_contain_text(sentence)
     expect(page.locator(".set .chips li")).to_have_text(given)
 
 
 def test_many_labels_are_collapsed(visit):
     labels = [f"label {number}" for number in range(100)]
-    page = visit(lambda page: page.route("**/v1/model", changed({"labels": labels})))
+    page = visit(lambda page: page.route("**/v1/model", with_fields({"labels": labels})))
     expect(page.locator("#labels li:not(.more)")).to_have_count(16)
     page.get_by_role("button", name="and 84 more").press("Enter")
     expect(page.locator("#labels li")).to_have_text(labels)
@@ -184,17 +195,17 @@ def test_many_labels_are_collapsed(visit):
 
 def test_warnings_and_details_are_shown(visit):
     page = visit()
-    pick(page, png(Image.new("RGB", (9, 7))))
+    choose_file(page, png(Image.new("RGB", (9, 7))))
     expect(page.locator(".warnings li")).to_have_text("tiny: fewer than 16 pixels on a side")
     expect(page.locator(".measured")).to_contain_text("9 × 7 PNG, 1 KiB")
     expect(page.locator(".measured")).to_contain_text("decode")
 
 
 def test_replaced_package_reloads_the_description(visit, shirt):
-    page = visit(lambda page: page.route("**/v1/model", changed({"sha256": "0" * 64}), times=1))
+    page = visit(lambda page: page.route("**/v1/model", with_fields({"sha256": "0" * 64}), times=1))
     expect(page.locator("#facts")).to_contain_text("sha256 000000000000")
-    pick(page, shirt)
-    assert len(shown(page)) == 5
+    choose_file(page, shirt)
+    assert len(displayed_predictions(page)) == 5
     expect(page.locator("#facts")).not_to_contain_text("sha256 000000000000")
 
 
@@ -212,74 +223,74 @@ def cut(content: bytes) -> bytes:
 )
 def test_invalid_file_shows_the_problem(visit, shirt, made, title):
     page = visit()
-    pick(page, made(shirt), "photo.jpg", "image/jpeg")
-    expect(problem(page, title)).to_contain_text("Request")
+    choose_file(page, made(shirt), "photo.jpg", "image/jpeg")
+    expect(problem_box(page, title)).to_contain_text("Request")
     expect(page.locator(".bars")).to_have_count(0)
 
 
 def test_undisplayable_file_is_not_shown_as_a_broken_image(visit):
     page = visit()
-    pick(page, b"hello")
+    choose_file(page, b"hello")
     expect(page.locator("#unshown")).to_be_visible()
     expect(page.locator("#picture")).to_be_hidden()
 
 
 def test_problem_shows_the_limit_and_its_setting(visit):
     page = visit()
-    pick(page, png(Image.new("1", (9000, 9000))))
-    box = problem(page, "Image too large")
+    choose_file(page, png(Image.new("1", (9000, 9000))))
+    box = problem_box(page, "Image too large")
     expect(box).to_contain_text("max_pixels = 64,000,000")
     expect(box).to_contain_text("GRAFT_MAX_PIXELS")
 
 
 def test_file_over_the_limit_is_not_sent(visit):
     limits = [{"name": "max_body_bytes", "value": 2**20, "setting": "GRAFT_MAX_BODY_BYTES"}, MAX_PIXELS]
-    page, sent = visit(lambda page: page.route("**/v1/limits", changed({"limits": limits}))), []
+    page, sent = visit(lambda page: page.route("**/v1/limits", with_fields({"limits": limits}))), []
     expect(page.locator("#limits")).to_contain_text("1 MiB")
     page.on("request", lambda request: sent.append(request.url) if "/v1/" in request.url else None)
-    pick(page, bytes(2**20 + 1))
-    expect(problem(page, "File too large")).to_contain_text("GRAFT_MAX_BODY_BYTES")
+    choose_file(page, bytes(2**20 + 1))
+    expect(problem_box(page, "File too large")).to_contain_text("GRAFT_MAX_BODY_BYTES")
     assert sent == []
 
 
 def test_valid_image_after_an_invalid_one_is_classified(visit, model, shirt):
     page = visit()
-    pick(page, b"hello")
-    problem(page, "Unsupported image format")
-    pick(page, shirt)
-    assert shown(page) == said(model, shirt)
+    choose_file(page, b"hello")
+    problem_box(page, "Unsupported image format")
+    choose_file(page, shirt)
+    assert displayed_predictions(page) == expected_predictions(model, shirt)
     expect(page.get_by_role("alert")).to_be_empty()
 
 
 def test_request_can_be_retried(visit, model, shirt):
     page = visit(lambda page: page.route("**/v1/classify", lambda route: route.abort(), times=1))
-    pick(page, shirt)
-    problem(page, "Service unreachable")
+    choose_file(page, shirt)
+    problem_box(page, "Service unreachable")
     page.get_by_role("button", name="Try again").click()
-    assert shown(page) == said(model, shirt)
+    assert displayed_predictions(page) == expected_predictions(model, shirt)
 
 
 def test_response_of_a_proxy_is_recognized(visit, shirt):
     gateway = {"status": 502, "body": "<h1>Bad gateway</h1>", "content_type": "text/html"}
     page = visit(lambda page: page.route("**/v1/classify", lambda route: route.fulfill(**gateway)))
-    pick(page, shirt)
-    expect(problem(page, "Invalid response")).to_contain_text("502")
+    choose_file(page, shirt)
+    expect(problem_box(page, "Invalid response")).to_contain_text("502")
 
 
 def test_hostile_names_are_shown_as_text(visit, shirt):
     hostile = {"predictions": [{"label": HOSTILE, "probability": 0.9}], "prediction_set": [HOSTILE], "warnings": [HOSTILE]}
-    near = {"neighbours": neighbours(path=HOSTILE, labels=[HOSTILE])}
+    near = {"neighbors": neighbors(path=HOSTILE, labels=[HOSTILE])}
 
     def prepare(page: Page) -> None:
-        page.route("**/v1/model", changed({"name": HOSTILE, "labels": [HOSTILE, "b"], "version": HOSTILE}))
-        page.route("**/v1/classify", changed(hostile))
+        page.route("**/v1/model", with_fields({"name": HOSTILE, "labels": [HOSTILE, "b"], "version": HOSTILE}))
+        page.route("**/v1/classify", with_fields(hostile))
         page.route("**/v1/similar?*", lambda route: route.fulfill(json=near))
         page.route("**/v1/explain?*", lambda route: route.fulfill(json=explanation(label=HOSTILE)))
 
-    page = answered(visit(prepare), shirt)
+    page = classify_on_page(visit(prepare), shirt)
     for place in ("#name", ".bars .label", ".set .chips li", ".warnings li"):
         expect(page.locator(place).first).to_have_text(HOSTILE)
-    expect(page.locator("#neighbours .label").first).to_have_text(HOSTILE)
+    expect(page.locator("#neighbors .label").first).to_have_text(HOSTILE)
     expect(page.locator("#heat-label option")).to_have_text(HOSTILE)
     assert page.locator("img[src=x], main b").count() == 0
     assert page.evaluate("window.broken") is None

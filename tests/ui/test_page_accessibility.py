@@ -2,16 +2,24 @@
 
 import browser as browsing
 import pytest
-from browser import answered, changed, neighbours, pick, problem, said, shown
+from browser import (
+    choose_file,
+    classify_on_page,
+    displayed_predictions,
+    expected_predictions,
+    neighbors,
+    problem_box,
+    with_fields,
+)
 from playwright.sync_api import Page, expect
 
 site, browser, visit = browsing.site, browsing.browser, browsing.visit
 shirt, noise = browsing.shirt, browsing.noise
 # The WCAG 2.2 contrast of every element with text against the first opaque background color.
 CONTRASTS = """() => {
-  const parse = (colour) => {
+  const parse = (color) => {
     const context = new OffscreenCanvas(1, 1).getContext("2d");
-    context.fillStyle = colour;
+    context.fillStyle = color;
     context.fillRect(0, 0, 1, 1);
     return [...context.getImageData(0, 0, 1, 1).data];
   };
@@ -20,8 +28,8 @@ CONTRASTS = """() => {
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const beneath = (element) => {
     for (let e = element; e; e = e.parentElement) {
-      const colour = parse(getComputedStyle(e).backgroundColor);
-      if (colour[3] === 255) return colour;
+      const color = parse(getComputedStyle(e).backgroundColor);
+      if (color[3] === 255) return color;
     }
   };
   return [...document.querySelectorAll("body *")]
@@ -46,7 +54,7 @@ def test_page_works_with_the_keyboard(visit, model, shirt):
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "photo.png", "mimeType": "image/png", "buffer": shirt})
-    assert shown(page) == said(model, shirt)
+    assert displayed_predictions(page) == expected_predictions(model, shirt)
     expect(page.locator("#heat-controls")).to_be_visible()
     met = []
     while "Copy" not in met and len(met) < 20:
@@ -67,7 +75,7 @@ def test_arrow_keys_switch_tabs(visit):
 
 
 def test_every_control_and_landmark_has_a_name(visit, shirt):
-    page = answered(visit(), shirt)
+    page = classify_on_page(visit(), shirt)
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree if not node["ignored"]]
     wanted = {"button", "combobox", "slider", "tab", "tabpanel", "tablist", "link", "region", "group", "list", "image"}
@@ -78,7 +86,7 @@ def test_every_control_and_landmark_has_a_name(visit, shirt):
 
 
 def test_heading_levels_are_not_skipped(visit, shirt):
-    page = answered(visit(), shirt)
+    page = classify_on_page(visit(), shirt)
     levels = page.locator("h1, h2, h3, h4").evaluate_all(
         "(all) => all.filter((h) => h.checkVisibility()).map((h) => +h.tagName[1])"
     )
@@ -87,13 +95,13 @@ def test_heading_levels_are_not_skipped(visit, shirt):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_contrast(visit, shirt, noise, scheme):
-    page = answered(visit(color_scheme=scheme, reduced_motion="reduce"), shirt)
+    page = classify_on_page(visit(color_scheme=scheme, reduced_motion="reduce"), shirt)
     seen = page.evaluate(CONTRASTS)
-    pick(page, noise)
+    choose_file(page, noise)
     expect(page.locator(".abstention")).to_be_visible()
     seen += page.evaluate(CONTRASTS)
-    pick(page, b"hello")
-    problem(page, "Unsupported image format")
+    choose_file(page, b"hello")
+    problem_box(page, "Unsupported image format")
     seen += page.evaluate(CONTRASTS)
     assert len(seen) > 100
     assert [(round(contrast, 2), text) for contrast, text in seen if contrast < 4.5] == []
@@ -112,14 +120,14 @@ def test_no_horizontal_scrolling(visit, shirt, width):
     long_answer = {"predictions": [{"label": long, "probability": 0.5}], "prediction_set": [long]}
 
     def prepare(page: Page) -> None:
-        page.route("**/v1/model", changed({"name": long}))
-        page.route("**/v1/classify", changed(long_answer))
-        page.route("**/v1/similar?*", lambda route: route.fulfill(json={"neighbours": neighbours(path=long, labels=[long])}))
+        page.route("**/v1/model", with_fields({"name": long}))
+        page.route("**/v1/classify", with_fields(long_answer))
+        page.route("**/v1/similar?*", lambda route: route.fulfill(json={"neighbors": neighbors(path=long, labels=[long])}))
 
-    page = answered(visit(prepare, viewport={"width": width, "height": 740}), shirt)
+    page = classify_on_page(visit(prepare, viewport={"width": width, "height": 740}), shirt)
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_reduced_motion_disables_animations(visit, shirt):
-    page = answered(visit(reduced_motion="reduce"), shirt)
+    page = classify_on_page(visit(reduced_motion="reduce"), shirt)
     assert page.evaluate("document.getAnimations().length") == 0

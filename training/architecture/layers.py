@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from graft.training.architecture import op_rules
 from graft.training.architecture.receptive_field import Pair, ReceptiveField, conv_multiply_adds, conv_weights, linear_weights
-from graft.training.architecture.spatial_dims import ACROSS, DOWN, Operation, Seen
+from graft.training.architecture.spatial_dims import HEIGHT, WIDTH, Operation, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ KINDS: Mapping[str, str] = {
     "native_group_norm": "group norm",
     "cat": "concat",
 }
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu")
+MATMULS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSummary:
     """The layers of a network in execution order, and their totals.
 
     Attributes:
@@ -63,7 +63,7 @@ class Anatomy:
     """
 
     layers: tuple[Layer, ...]
-    image: Pair
+    image_size: Pair
     weights: int
     n_bytes: int
 
@@ -73,7 +73,7 @@ class Anatomy:
         return sum(layer.multiply_adds for layer in self.layers)
 
 
-def layer(name: str, operation: Operation, seen: Seen, fresh: Mapping[str, int]) -> Layer | None:
+def make_layer(name: str, operation: Operation, info: TensorInfo, new_weights: Mapping[str, int]) -> Layer | None:
     """Converts an operation to a layer; None if it is not listed as one, such as ReLU.
 
     Args:
@@ -81,67 +81,67 @@ def layer(name: str, operation: Operation, seen: Seen, fresh: Mapping[str, int])
         info: of the operation's result.
         new_weights: sizes, by name, of the parameters that no earlier operation used.
     """
-    output, field = _output(operation.out, seen), seen.field
+    output, field = _output_shape(operation.out, info), info.field
     if operation.name == "convolution":
-        return _convolution(name, operation, seen, bool(fresh))
-    if operation.name in PRODUCTS:
-        return _product(name, operation, seen, bool(fresh))
+        return _convolution(name, operation, info, bool(new_weights))
+    if operation.name in MATMULS:
+        return _matmul(name, operation, info, bool(new_weights))
     kind, window = KINDS.get(operation.name), None
     if operation.name == "mean":
-        window = op_rules.all_over(operation)
+        window = op_rules.global_pool_window(operation)
         kind = "global pool" if window else None
     elif kind and kind.endswith("pool"):
-        window = op_rules.window(operation)
-    if kind is None and not fresh:
+        window = op_rules.sliding_window(operation)
+    if kind is None and not new_weights:
         return None
     kind = kind or ("scale" if operation.name.startswith("mul") else "learned")
-    layer_name, weights = name or ", ".join(sorted(fresh)) or kind, sum(fresh.values())
+    layer_name, weights = name or ", ".join(sorted(new_weights)) or kind, sum(new_weights.values())
     if window is None:
         return Layer(layer_name, kind, output, field, weights)
     return Layer(layer_name, kind, output, field, weights, 0, window.kernel, window.stride, window.padding)
 
 
-def _convolution(name: str, operation: Operation, seen: Seen, fresh: bool) -> Layer:
-    weight: Tensor = operation.given["weight"]
-    groups, c_out = operation.given["groups"], weight.shape[0]
-    c_in, window = weight.shape[1] * groups, op_rules.window(operation)
+def _convolution(name: str, operation: Operation, info: TensorInfo, first_use: bool) -> Layer:
+    weight: Tensor = operation.arguments["weight"]
+    groups, c_out = operation.arguments["groups"], weight.shape[0]
+    c_in, window = weight.shape[1] * groups, op_rules.sliding_window(operation)
     kernel = (1, math.prod(weight.shape[2:])) if window is None else window.kernel
     depthwise = 1 < groups == c_in
     kind = "depthwise" if depthwise else "grouped" if groups > 1 else "convolution"
-    height, width, _ = _output(operation.out, seen)
-    weights = conv_weights(kernel, c_in, c_out, groups, operation.given["bias"] is not None) if fresh else 0
+    height, width, _ = _output_shape(operation.out, info)
+    weights = conv_weights(kernel, c_in, c_out, groups, operation.arguments["bias"] is not None) if first_use else 0
     multiply_adds = conv_multiply_adds(kernel, c_in, (height, width), c_out, groups)
     output = (height, width, c_out)
     if window is None:
-        return Layer(name, kind, output, seen.field, weights, multiply_adds)
-    return Layer(name, kind, output, seen.field, weights, multiply_adds, window.kernel, window.stride, window.padding)
+        return Layer(name, kind, output, info.field, weights, multiply_adds)
+    return Layer(name, kind, output, info.field, weights, multiply_adds, window.kernel, window.stride, window.padding)
 
 
-def _product(name: str, operation: Operation, seen: Seen, fresh: bool) -> Layer:
-    output, out = _output(operation.out, seen), operation.out
+def _matmul(name: str, operation: Operation, info: TensorInfo, first_use: bool) -> Layer:
+    output, out = _output_shape(operation.out, info), operation.out
     if len(operation.inputs) == 1:
         [(tensor, _)] = operation.inputs
         d_in, d_out = tensor.shape[-1], out.shape[-1]
-        weights = linear_weights(d_in, d_out, "self" in operation.given and operation.name == "addmm") if fresh else 0
-        return Layer(name, "linear", output, seen.field, weights, out.numel() * d_in)
+        weights = linear_weights(d_in, d_out, "self" in operation.arguments and operation.name == "addmm") if first_use else 0
+        return Layer(name, "linear", output, info.field, weights, out.numel() * d_in)
     if operation.name.startswith("_scaled"):
-        query, key = operation.given["query"], operation.given["key"]
-        return Layer(name, "attention", output, seen.field, 0, 2 * query.numel() * key.shape[-2])
+        query, key = operation.arguments["query"], operation.arguments["key"]
+        return Layer(name, "attention", output, info.field, 0, 2 * query.numel() * key.shape[-2])
     inner = operation.inputs[0][0].shape[-1]
-    return Layer(name, "attention", output, seen.field, 0, out.numel() * inner)
+    return Layer(name, "attention", output, info.field, 0, out.numel() * inner)
 
 
-def _output(tensor: "Tensor", seen: Seen) -> tuple[int, int, int]:
+def _output_shape(tensor: "Tensor", info: TensorInfo) -> tuple[int, int, int]:
     """Height, width and channels; computed by formula where height and width are separate dimensions."""
-    spatial_axes = [axis for axis in seen.axes if axis]
-    if {frozenset({DOWN}), frozenset({ACROSS})} <= set(spatial_axes):
-        height, width = seen.size
+    spatial_axes = [axis for axis in info.axes if axis]
+    if {frozenset({HEIGHT}), frozenset({WIDTH})} <= set(spatial_axes):
+        height, width = info.size
     else:
-        height, width = math.prod(n for n, axis in zip(tensor.shape, seen.axes, strict=True) if axis), 1
+        height, width = math.prod(n for n, axis in zip(tensor.shape, info.axes, strict=True) if axis), 1
     return height, width, tensor.numel() // (height * width)
 
 
-def merged(layers: list[Layer], new: Layer) -> list[Layer]:
+def merge_layer(layers: list[Layer], new: Layer) -> list[Layer]:
     """Appends a layer. The two products of attention become one layer, and a separate bias joins its layer."""
     last = layers[-1] if layers else None
     if last and last.name == new.name and (new.kind == last.kind == "attention" or new.kind == "learned"):
@@ -165,7 +165,9 @@ def merged(layers: list[Layer], new: Layer) -> list[Layer]:
 Shape = tuple[int, ...]  # of a feature map: channels, height, width
 
 
-def fields(anatomy: Anatomy, modules: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, ReceptiveField]:
+def stage_receptive_fields(
+    summary: ModelSummary, modules: Mapping[str, str], shapes: Mapping[str, Shape]
+) -> dict[str, ReceptiveField]:
     """The receptive field of each stage's feature map; stages with an unknown field are left out.
 
     Where branches join, as after a shortcut, it is the largest field among the branches.
@@ -174,23 +176,23 @@ def fields(anatomy: Anatomy, modules: Mapping[str, str], shapes: Mapping[str, Sh
         modules: by stage, the name of the module that outputs it; "" for an output of the whole network.
         shapes: shape of each stage's map.
     """
-    by_stage = {stage: _widest(anatomy, modules.get(stage, ""), shape) for stage, shape in shapes.items()}
+    by_stage = {stage: _largest_field(summary, modules.get(stage, ""), shape) for stage, shape in shapes.items()}
     return {stage: field for stage, field in by_stage.items() if field is not None}
 
 
-def _widest(anatomy: Anatomy, module: str, shape: Shape) -> ReceptiveField | None:
-    matching = [layer for layer in anatomy.layers if _says(layer, shape)]
+def _largest_field(summary: ModelSummary, module: str, shape: Shape) -> ReceptiveField | None:
+    matching = [layer for layer in summary.layers if _has_shape(layer, shape)]
     # A stage may end in a module without layers, such as a ReLU in VGG. Then all layers with its shape count.
-    inside = [layer for layer in matching if _within(layer, module)] or matching
+    inside = [layer for layer in matching if _is_inside(layer, module)] or matching
     known = [layer.receptive_field for layer in inside if layer.receptive_field is not None]
     return max(known, key=lambda field: field.size) if inside and len(known) == len(inside) else None
 
 
-def _within(layer: Layer, module: str) -> bool:
+def _is_inside(layer: Layer, module: str) -> bool:
     return not module or f"{layer.name}.".startswith(f"{module}.")
 
 
-def _says(layer: Layer, shape: Shape) -> bool:
+def _has_shape(layer: Layer, shape: Shape) -> bool:
     """Whether a layer outputs a map of that shape, or as many tokens, possibly with one or two extra (class, distillation)."""
     channels, height, width = shape
     return layer.output == (height, width, channels) or (

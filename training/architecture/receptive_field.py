@@ -55,7 +55,7 @@ def linear_weights(d_in: int, d_out: int, bias: bool = True) -> int:
 
 
 @dataclass(frozen=True)
-class Window:
+class SlidingWindow:
     """The sliding window of a convolution or pooling layer.
 
     Attributes:
@@ -65,14 +65,14 @@ class Window:
 
     kernel: Pair
     stride: Pair = (1, 1)
-    before: Pair = (0, 0)
-    after: Pair = (0, 0)
+    pad_before: Pair = (0, 0)
+    pad_after: Pair = (0, 0)
     dilation: Pair = (1, 1)
 
     @property
     def padding(self) -> tuple[float, float]:
         """The mean of the padding at both ends: p in the formula."""
-        return (self.before[0] + self.after[0]) / 2, (self.before[1] + self.after[1]) / 2
+        return (self.pad_before[0] + self.pad_after[0]) / 2, (self.pad_before[1] + self.pad_after[1]) / 2
 
     def output(self, size: Pair) -> Pair:
         """The output size on a map of `size` cells."""
@@ -94,14 +94,14 @@ class ReceptiveField:
     stride: Pair = (1, 1)
     offset: tuple[float, float] = (0.5, 0.5)
 
-    def through(self, window: Window) -> "ReceptiveField":
+    def after(self, window: SlidingWindow) -> "ReceptiveField":
         """The field after one more layer: the size grows by d(f - 1) strides, and the stride is multiplied by s."""
         top, left = self._start
         stride_y, stride_x = self.stride
         grow_y, grow_x = (dilation * (n - 1) for dilation, n in zip(window.dilation, window.kernel, strict=True))
         height, width = self.size[0] + grow_y * stride_y, self.size[1] + grow_x * stride_x
         stride = (stride_y * window.stride[0], stride_x * window.stride[1])
-        return _field(top - window.before[0] * stride_y, left - window.before[1] * stride_x, height, width, stride)
+        return _field(top - window.pad_before[0] * stride_y, left - window.pad_before[1] * stride_x, height, width, stride)
 
     def box(self, row: int, column: int) -> Box:
         """The field of one position: (left, top, right, bottom) in pixels, not clipped to the image."""
@@ -113,17 +113,17 @@ class ReceptiveField:
         """The top left corner of the first position's field: (top, left)."""
         return round(self.offset[0] - self.size[0] / 2), round(self.offset[1] - self.size[1] / 2)
 
-    def over(self, positions: Pair, image: Pair) -> "ReceptiveField":
+    def pooled(self, map_size: Pair, image_size: Pair) -> "ReceptiveField":
         """The field after pooling over all positions of a map, clipped to the image; usually the whole image."""
         left, top, _, _ = self.box(0, 0)
-        _, _, right, bottom = self.box(positions[0] - 1, positions[1] - 1)
+        _, _, right, bottom = self.box(map_size[0] - 1, map_size[1] - 1)
         left, top = max(0, left), max(0, top)
-        return _field(top, left, min(image[0], bottom) - top, min(image[1], right) - left, (0, 0))
+        return _field(top, left, min(image_size[0], bottom) - top, min(image_size[1], right) - left, (0, 0))
 
 
-def whole(image: Pair) -> ReceptiveField:
+def full_image_field(image_size: Pair) -> ReceptiveField:
     """The field that covers the whole image."""
-    return _field(0, 0, *image, (0, 0))
+    return _field(0, 0, *image_size, (0, 0))
 
 
 def union(fields: Sequence[ReceptiveField]) -> ReceptiveField:

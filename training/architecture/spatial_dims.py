@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from graft.training.architecture.receptive_field import Pair, ReceptiveField, Window
+from graft.training.architecture.receptive_field import Pair, ReceptiveField, SlidingWindow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DOWN, ACROSS = "height", "width"
-PART = "partial"  # an axis that was split into several dimensions, as in window attention
-NONE: frozenset[str] = frozenset()
-MAP = (frozenset({DOWN}), frozenset({ACROSS}))
+HEIGHT, WIDTH = "height", "width"
+PARTIAL = "partial"  # an axis that was split into several dimensions, as in window attention
+NO_AXES: frozenset[str] = frozenset()
+MAP_AXES = (frozenset({HEIGHT}), frozenset({WIDTH}))
 
 
 @dataclass(frozen=True)
-class Seen:
+class TensorInfo:
     """The spatial layout and receptive field of a tensor that depends on the image.
 
     Attributes:
@@ -31,19 +31,23 @@ class Seen:
     axes: tuple[frozenset[str], ...]
     size: Pair
     field: ReceptiveField | None
-    before: Pair = (0, 0)
-    after: Pair = (0, 0)
+    pad_before: Pair = (0, 0)
+    pad_after: Pair = (0, 0)
 
-    def through(self, window: Window) -> "Seen":
+    def after_window(self, window: SlidingWindow) -> "TensorInfo":
         """The tensor after a sliding window."""
-        field = self.field.through(window) if self.field else None
-        return replace(self, size=window.output(self.size), field=field, before=(0, 0), after=(0, 0))
+        field = self.field.after(window) if self.field else None
+        return replace(self, size=window.output(self.size), field=field, pad_before=(0, 0), pad_after=(0, 0))
 
     @property
-    def settled(self) -> "Seen":
+    def with_padding(self) -> "TensorInfo":
         """The tensor with its pending padding as part of the map."""
-        has_padding = self.before != (0, 0) or self.after != (0, 0)
-        return self.through(Window((1, 1), before=self.before, after=self.after)) if has_padding else self
+        has_padding = self.pad_before != (0, 0) or self.pad_after != (0, 0)
+        return (
+            self.after_window(SlidingWindow((1, 1), pad_before=self.pad_before, pad_after=self.pad_after))
+            if has_padding
+            else self
+        )
 
 
 @dataclass(frozen=True)
@@ -61,40 +65,40 @@ class Operation:
 
     name: str
     pointwise: bool
-    given: Mapping[str, Any]
-    inputs: Sequence[tuple["Tensor", Seen]]
+    arguments: Mapping[str, Any]
+    inputs: Sequence[tuple["Tensor", TensorInfo]]
     out: "Tensor"
-    image: Pair
+    image_size: Pair
 
-    def seen(self, argument: str) -> Seen | None:
+    def info(self, argument: str) -> TensorInfo | None:
         """The info of one argument; None if it does not depend on the image."""
-        return next((info for tensor, info in self.inputs if tensor is self.given[argument]), None)
+        return next((info for tensor, info in self.inputs if tensor is self.arguments[argument]), None)
 
 
-def unknown(tensor: "Tensor") -> Seen:
+def unknown_info(tensor: "Tensor") -> TensorInfo:
     """The info of a tensor that depends on the image in an unknown way."""
-    return Seen((NONE,) * tensor.ndim, (1, 1), None)
+    return TensorInfo((NO_AXES,) * tensor.ndim, (1, 1), None)
 
 
-def mixed(seen: Seen, along: frozenset[str], operation: Operation) -> Seen:
+def mix_positions(info: TensorInfo, along: frozenset[str], operation: Operation) -> TensorInfo:
     """The tensor after an operation that mixes all positions along some axes."""
-    if not along or seen.field is None:
-        return seen
-    field = seen.field.over(seen.size, operation.image) if along == {DOWN, ACROSS} else None
-    return replace(seen, field=field)
+    if not along or info.field is None:
+        return info
+    field = info.field.pooled(info.size, operation.image_size) if along == {HEIGHT, WIDTH} else None
+    return replace(info, field=field)
 
 
-def reshaped(operation: Operation) -> Seen:
+def reshape(operation: Operation) -> TensorInfo:
     """A new shape; the values keep their order."""
     [(tensor, info), *_] = operation.inputs
-    info = info.settled
-    return replace(info, axes=regrouped(info, tensor.shape, operation.out.shape))
+    info = info.with_padding
+    return replace(info, axes=regroup_axes(info, tensor.shape, operation.out.shape))
 
 
-def regrouped(seen: Seen, old: Sequence[int], new: Sequence[int]) -> tuple[frozenset[str], ...]:
+def regroup_axes(info: TensorInfo, old: Sequence[int], new: Sequence[int]) -> tuple[frozenset[str], ...]:
     """The axes after a reshape: matches groups of old and new dimensions that have the same product."""
     axes: list[frozenset[str]] = []
-    old_dims, new_dims = list(zip(old, seen.axes, strict=True)), list(new)
+    old_dims, new_dims = list(zip(old, info.axes, strict=True)), list(new)
     while new_dims:
         old_group, new_group = ([old_dims.pop(0)] if old_dims else []), [new_dims.pop(0)]
         while math.prod(n for n, _ in old_group) != math.prod(new_group):
@@ -102,46 +106,46 @@ def regrouped(seen: Seen, old: Sequence[int], new: Sequence[int]) -> tuple[froze
                 old_group.append(old_dims.pop(0))
             else:
                 new_group.append(new_dims.pop(0))
-        axes += _shared_out(NONE.union(*(axis for _, axis in old_group)), new_group, seen.size)
+        axes += _split_axis(NO_AXES.union(*(axis for _, axis in old_group)), new_group, info.size)
     return tuple(axes)
 
 
-def _shared_out(axis: frozenset[str], wide: Sequence[int], size: Pair) -> list[frozenset[str]]:
+def _split_axis(axis: frozenset[str], new_dims: Sequence[int], size: Pair) -> list[frozenset[str]]:
     """Assigns the axes of one group of old dimensions to its new dimensions."""
-    non_trivial = [n for n in wide if n > 1]
+    non_trivial = [n for n in new_dims if n > 1]
     if not axis or len(non_trivial) < 2:
         # A dimension of size 1 may be part of the group.
-        return [axis if n > 1 or len(wide) == 1 else NONE for n in wide]
-    if axis == {DOWN, ACROSS} and tuple(wide) == size:
-        return list(MAP)
-    return [axis | {PART} if n > 1 else NONE for n in wide]
+        return [axis if n > 1 or len(new_dims) == 1 else NO_AXES for n in new_dims]
+    if axis == {HEIGHT, WIDTH} and tuple(new_dims) == size:
+        return list(MAP_AXES)
+    return [axis | {PARTIAL} if n > 1 else NO_AXES for n in new_dims]
 
 
-def permuted(operation: Operation) -> Seen:
+def permute(operation: Operation) -> TensorInfo:
     """A new order of the dimensions."""
     [(_, info), *_] = operation.inputs
-    info = info.settled
+    info = info.with_padding
     axes = list(info.axes)
     if operation.name == "permute":
-        axes = [axes[dim] for dim in operation.given["dims"]]
+        axes = [axes[dim] for dim in operation.arguments["dims"]]
     else:
-        dim0, dim1 = (0, len(axes) - 1) if operation.name == "t" else (operation.given["dim0"], operation.given["dim1"])
+        dim0, dim1 = (0, len(axes) - 1) if operation.name == "t" else (operation.arguments["dim0"], operation.arguments["dim1"])
         axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
     return replace(info, axes=tuple(axes))
 
 
-def picked(operation: Operation) -> Seen:
+def select(operation: Operation) -> TensorInfo:
     """`select` or `unbind`: indexing that removes a dimension."""
     [(_, info), *_] = operation.inputs
-    axes = list(info.settled.axes)
-    del axes[operation.given["dim"]]
-    return replace(info.settled, axes=tuple(axes))
+    axes = list(info.with_padding.axes)
+    del axes[operation.arguments["dim"]]
+    return replace(info.with_padding, axes=tuple(axes))
 
 
-def sliced(operation: Operation) -> Seen:
+def slice_dim(operation: Operation) -> TensorInfo:
     """A part of a dimension. If it runs along the map, the positions shift, and the field becomes unknown."""
     [(tensor, info), *_] = operation.inputs
-    info = info.settled
-    dim = operation.given["dim"]
-    shifts = info.axes[dim] in MAP and operation.out.shape[dim] != tensor.shape[dim]
+    info = info.with_padding
+    dim = operation.arguments["dim"]
+    shifts = info.axes[dim] in MAP_AXES and operation.out.shape[dim] != tensor.shape[dim]
     return replace(info, field=None) if shifts else info

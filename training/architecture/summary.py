@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.layers import Layer, ModelSummary
 from graft.training.architecture.receptive_field import Pair
-from graft.training.backbones.registry import BackboneError, Choice, choose
+from graft.training.backbones.registry import BackboneError, BackboneSpec, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-RUNS, ENOUGH_S = 7, 4.0  # timed forward passes; fewer once they have taken this many seconds
-WIDTH = 120
-SAYS = "RF: receptive field (side of a square) of each position, RF stride and RF start (center of the first field), in pixels"
-RANDOM = "random weights, because sizes, multiply-adds and time do not depend on them"
+TIMING_RUNS, MAX_TIMING_S = 7, 4.0  # timed forward passes; fewer once they have taken this many seconds
+TERMINAL_COLUMNS = 120
+RECEPTIVE_FIELD_NOTE = (
+    "RF: receptive field (side of a square) of each position, RF stride and RF start (center of the first field), in pixels"
+)
+RANDOM_WEIGHTS_NOTE = "random weights, because sizes, multiply-adds and time do not depend on them"
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Inspection:
     """
 
     name: str
-    what: str
-    anatomy: Anatomy
+    description: str
+    model_summary: ModelSummary
     milliseconds: float
     engine_milliseconds: float | None = None
     engine: str = ""
 
-    def facts(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """The content of `--json`. A square window or field is one number, any other one [height, width]."""
-        model_summary = self.anatomy
+        model_summary = self.model_summary
         totals: dict[str, object] = {
             "weights": model_summary.weights,
             "multiply_adds": model_summary.multiply_adds,
@@ -54,9 +56,9 @@ class Inspection:
             totals |= {"engine_milliseconds": round(self.engine_milliseconds, 3), "engine": self.engine}
         return {
             "name": self.name,
-            "what": self.what,
-            "input": [*model_summary.image, 3],
-            "layers": [_facts(layer, model_summary) for layer in model_summary.layers],
+            "what": self.description,
+            "input": [*model_summary.image_size, 3],
+            "layers": [_layer_to_dict(layer, model_summary) for layer in model_summary.layers],
             "totals": totals,
         }
 
@@ -73,15 +75,15 @@ def inspect(subject: str, input_size: int | None = None) -> Inspection:
         ArtifactError: if the package is damaged.
     """
     if not (Path(subject).exists() or "/" in subject):
-        return _of_backbone(choose(subject, "none"), input_size)
+        return _inspect_backbone(resolve(subject, "none"), input_size)
     if input_size is not None:
         raise ValueError(
             f"--input-size {input_size}: {subject} is a package, and its input size is fixed. Leave the option out."
         )
-    return _of_package(Path(subject))
+    return _inspect_package(Path(subject))
 
 
-def _of_backbone(choice: Choice, side: int | None) -> Inspection:
+def _inspect_backbone(choice: BackboneSpec, side: int | None) -> Inspection:
     import torch
 
     from graft.training.backbones import pretrained
@@ -89,17 +91,17 @@ def _of_backbone(choice: Choice, side: int | None) -> Inspection:
     network = pretrained.load(choice, side)
     side = side or pretrained.preprocessing(network, None, "crop").crop
     try:
-        milliseconds = _timed(network, torch.zeros(1, 3, side, side))
+        milliseconds = _time_forward(network, torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BackboneError(
             f"{choice.name} does not accept an input size of {side} pixels: {reason} Try another --input-size."
         ) from None
-    description = f"{choice.name} with its original classifier; {RANDOM}"
-    return Inspection(choice.name, description, _dissected(network, torch.empty(1, 3, side, side)), milliseconds)
+    description = f"{choice.name} with its original classifier; {RANDOM_WEIGHTS_NOTE}"
+    return Inspection(choice.name, description, _summarize(network, torch.empty(1, 3, side, side)), milliseconds)
 
 
-def _of_package(path: Path) -> Inspection:
+def _inspect_package(path: Path) -> Inspection:
     import torch
 
     from graft.service.inference import model
@@ -108,19 +110,21 @@ def _of_package(path: Path) -> Inspection:
     loaded = model.load(path)
     backbone, side = loaded.manifest.backbone, loaded.manifest.preprocessing.crop
     batch, built = torch.zeros(1, side, side, 3, dtype=torch.uint8), network.load(loaded.artifact)
-    milliseconds = _timed(built, batch)
+    milliseconds = _time_forward(built, batch)
     description = f"{backbone.name} ({backbone.weights}) with a head for {len(loaded.manifest.labels)} labels"
     engine = f"{loaded.engine.device}, {loaded.engine.precision}"
-    return Inspection(str(path), description, _dissected(built, batch), milliseconds, 1000 * loaded.checked.seconds, engine)
+    return Inspection(
+        str(path), description, _summarize(built, batch), milliseconds, 1000 * loaded.golden_check.seconds_per_image, engine
+    )
 
 
-def _dissected(network: "nn.Module", batch: "Tensor") -> Anatomy:
-    from graft.training.architecture.tracer import dissect
+def _summarize(network: "nn.Module", batch: "Tensor") -> ModelSummary:
+    from graft.training.architecture.tracer import trace_layers
 
-    return dissect(network.to("meta"), batch.to("meta"))
+    return trace_layers(network.to("meta"), batch.to("meta"))
 
 
-def _timed(network: "nn.Module", batch: "Tensor") -> float:
+def _time_forward(network: "nn.Module", batch: "Tensor") -> float:
     """The median milliseconds of one image's forward pass in torch."""
     import torch
 
@@ -132,14 +136,14 @@ def _timed(network: "nn.Module", batch: "Tensor") -> float:
 
 def _median_seconds(run: Callable[[], object]) -> float:
     seconds: list[float] = []
-    while len(seconds) < RUNS and sum(seconds) < ENOUGH_S:
+    while len(seconds) < TIMING_RUNS and sum(seconds) < MAX_TIMING_S:
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
-def _facts(layer: Layer, anatomy: Anatomy) -> dict[str, object]:
+def _layer_to_dict(layer: Layer, model_summary: ModelSummary) -> dict[str, object]:
     field = layer.receptive_field
     return {
         "name": layer.name,
@@ -153,7 +157,10 @@ def _facts(layer: Layer, anatomy: Anatomy) -> dict[str, object]:
         "receptive_field": field and _number(field.size),
         "receptive_field_stride": field and _number(field.stride),
         "receptive_field_offset": field and _number(field.offset),
-        "share": {"weights": share(layer.weights, anatomy.weights), "multiply_adds": operations_share(layer, anatomy)},
+        "share": {
+            "weights": share(layer.weights, model_summary.weights),
+            "multiply_adds": operations_share(layer, model_summary),
+        },
     }
 
 
@@ -162,9 +169,9 @@ def share(part: int, total: int) -> float:
     return round(part / total, 6) if total else 0.0
 
 
-def operations_share(layer: Layer, anatomy: Anatomy) -> float:
+def operations_share(layer: Layer, model_summary: ModelSummary) -> float:
     """A layer's share of the multiply-adds."""
-    return share(layer.multiply_adds, anatomy.multiply_adds)
+    return share(layer.multiply_adds, model_summary.multiply_adds)
 
 
 def _number(pair: Sequence[float] | None) -> float | list[float] | None:
@@ -175,7 +182,7 @@ def _number(pair: Sequence[float] | None) -> float | list[float] | None:
     return height if height == width else [height, width]
 
 
-def side(pair: Sequence[float] | None) -> str:
+def format_pair(pair: Sequence[float] | None) -> str:
     """Formats (3, 3) as `3` and (1, 7) as `1x7`; None as an empty string."""
     if pair is None:
         return ""
@@ -183,14 +190,14 @@ def side(pair: Sequence[float] | None) -> str:
     return f"{height:g}" if height == width else f"{height:g}x{width:g}"
 
 
-def sees(layer: Layer, image: Pair) -> tuple[str, str, str]:
+def receptive_field_text(layer: Layer, image_size: Pair) -> tuple[str, str, str]:
     """A layer's receptive field as text: size, stride and offset."""
     field = layer.receptive_field
     if field is None:
         return "?", "", ""
     if field.stride == (0, 0):
-        return ("all", "", "") if field.size == image else (side(field.size), "", "")
-    return side(field.size), side(field.stride), side(field.offset)
+        return ("all", "", "") if field.size == image_size else (format_pair(field.size), "", "")
+    return format_pair(field.size), format_pair(field.stride), format_pair(field.offset)
 
 
 def millions(count: int) -> str:
@@ -204,7 +211,7 @@ def percent(part: float) -> str:
     return "" if not part else f"{100 * part:.0f}%" if part >= 0.01 else "<1%"
 
 
-def text(found: Inspection) -> str:
+def to_text(inspection: Inspection) -> str:
     """The layer table and the totals, for the terminal."""
     header = (
         "layer",
@@ -221,27 +228,29 @@ def text(found: Inspection) -> str:
         "RF stride",
         "RF start",
     )
-    rows = [header, *(_row(layer, found.anatomy) for layer in found.anatomy.layers)]
+    rows = [header, *(_row(layer, inspection.model_summary) for layer in inspection.model_summary.layers)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(header) - 1))
+    widths[0] = min(widths[0], TERMINAL_COLUMNS - sum(widths[1:]) - 2 * (len(header) - 1))
     lines = ["  ".join(_cells(row, widths)).rstrip() for row in rows]
-    return "\n".join([f"{found.name}: {found.what}", "", *lines, "", SAYS, *totals(found)])
+    return "\n".join(
+        [f"{inspection.name}: {inspection.description}", "", *lines, "", RECEPTIVE_FIELD_NOTE, *total_lines(inspection)]
+    )
 
 
-def _row(layer: Layer, anatomy: Anatomy) -> tuple[str, ...]:
+def _row(layer: Layer, model_summary: ModelSummary) -> tuple[str, ...]:
     weights = f"{layer.weights:,}" if layer.weights else ""
     return (
         layer.name,
         layer.kind,
-        side(layer.kernel),
-        side(layer.stride),
-        side(layer.padding),
+        format_pair(layer.kernel),
+        format_pair(layer.stride),
+        format_pair(layer.padding),
         "x".join(map(str, layer.output)) if all(layer.output) else "",
         weights,
-        percent(share(layer.weights, anatomy.weights)),
+        percent(share(layer.weights, model_summary.weights)),
         millions(layer.multiply_adds),
-        percent(operations_share(layer, anatomy)),
-        *sees(layer, anatomy.image),
+        percent(operations_share(layer, model_summary)),
+        *receptive_field_text(layer, model_summary.image_size),
     )
 
 
@@ -251,13 +260,13 @@ def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return left_aligned + [f"{cell:>{width}}" for cell, width in zip(row[2:], widths[2:], strict=True)]
 
 
-def totals(found: Inspection) -> list[str]:
+def total_lines(inspection: Inspection) -> list[str]:
     """The totals over all layers, one per line."""
-    model_summary = found.anatomy
+    model_summary = inspection.model_summary
     size = f"{model_summary.weights:,} weights, {model_summary.n_bytes / 2**20:,.1f} MiB in memory"
-    image_size = "x".join(map(str, model_summary.image))
+    image_size = "x".join(map(str, model_summary.image_size))
     compute = f"{model_summary.multiply_adds / 1e6:,.1f} million multiply-adds per image of {image_size} pixels"
-    latency = f"{found.milliseconds:,.1f} ms per image on this machine with torch"
-    if found.engine_milliseconds is not None:
-        latency += f", {found.engine_milliseconds:,.1f} ms with the inference engine ({found.engine})"
+    latency = f"{inspection.milliseconds:,.1f} ms per image on this machine with torch"
+    if inspection.engine_milliseconds is not None:
+        latency += f", {inspection.engine_milliseconds:,.1f} ms with the inference engine ({inspection.engine})"
     return [size, compute, latency]

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from graft.training.architecture import layers, op_rules
-from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.layers import Layer, ModelSummary
 from graft.training.architecture.receptive_field import Pair, ReceptiveField
-from graft.training.architecture.spatial_dims import MAP, NONE, Operation, Seen
+from graft.training.architecture.spatial_dims import MAP_AXES, NO_AXES, Operation, TensorInfo
 
 
-def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
+def trace_layers(network: nn.Module, batch: Tensor) -> ModelSummary:
     """Summarizes the layers of a network on torch's `meta` device, in the order of one image's forward pass.
 
     Args:
@@ -25,10 +25,10 @@ def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
     """
     height_dim = 2 if batch.is_floating_point() else 1
     image_size = (batch.shape[height_dim], batch.shape[height_dim + 1])
-    axes = tuple(MAP[dim - height_dim] if dim in (height_dim, height_dim + 1) else NONE for dim in range(4))
-    tracer = _Knife(network, image_size)
-    tracer.know(batch, Seen(axes, image_size, ReceptiveField()))
-    hooks = [hook for name, module in network.named_modules() for hook in tracer.follow(name, module)]
+    axes = tuple(MAP_AXES[dim - height_dim] if dim in (height_dim, height_dim + 1) else NO_AXES for dim in range(4))
+    tracer = _OpTracer(network, image_size)
+    tracer.record(batch, TensorInfo(axes, image_size, ReceptiveField()))
+    hooks = [hook for name, module in network.named_modules() for hook in tracer.add_hooks(name, module)]
     try:
         with torch.no_grad(), tracer:
             network.eval()(batch)
@@ -38,75 +38,75 @@ def dissect(network: nn.Module, batch: Tensor) -> Anatomy:
     parameters = list(network.parameters())
     n_weights = sum(tensor.numel() for tensor in parameters)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *network.buffers()])
-    return Anatomy(tracer.all_layers(), image_size, n_weights, n_bytes)
+    return ModelSummary(tracer.all_layers(), image_size, n_weights, n_bytes)
 
 
-class _Knife(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OpTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Intercepts every operation during a forward pass."""
 
-    def __init__(self, network: nn.Module, image: Pair) -> None:
+    def __init__(self, network: nn.Module, image_size: Pair) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._layers: list[Layer] = []
-        self._image = image
-        self._inside = [""]  # names of the running modules, innermost last
-        self._seen: dict[int, Seen] = {}
-        self._learned = {id(tensor): frozenset([name]) for name, tensor in network.named_parameters()}
-        self._unused = {name: tensor.numel() for name, tensor in network.named_parameters()}
-        self._beside = 0  # number of weights beside those of the layers, such as the scale of a standardized convolution
-        self._kept: list[Tensor] = []  # keeps tensors alive, because the id of a deleted one can be reused
+        self._image_size = image_size
+        self._module_stack = [""]  # names of the running modules, innermost last
+        self._infos: dict[int, TensorInfo] = {}
+        self._parameter_names = {id(tensor): frozenset([name]) for name, tensor in network.named_parameters()}
+        self._unused_sizes = {name: tensor.numel() for name, tensor in network.named_parameters()}
+        self._extra_weights = 0  # number of weights beside those of the layers, such as the scale of a standardized convolution
+        self._references: list[Tensor] = []  # keeps tensors alive, because the id of a deleted one can be reused
 
-    def follow(self, name: str, module: nn.Module) -> tuple[Any, Any]:
+    def add_hooks(self, name: str, module: nn.Module) -> tuple[Any, Any]:
         """Adds hooks that record which module is running."""
 
         def enter(*_: object) -> None:
-            self._inside.append(name)
+            self._module_stack.append(name)
 
         def leave(*_: object) -> None:
-            self._inside.pop()
+            self._module_stack.pop()
 
         return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
 
-    def know(self, tensor: Tensor, seen: Seen) -> None:
+    def record(self, tensor: Tensor, info: TensorInfo) -> None:
         """Stores the info of a tensor."""
-        self._seen[id(tensor)] = seen
-        self._kept.append(tensor)
+        self._infos[id(tensor)] = info
+        self._references.append(tensor)
 
     def all_layers(self) -> tuple[Layer, ...]:
         """All layers, and a last entry for the weights beside those of the layers or unused in inference."""
-        n_other = sum(self._unused.values()) + self._beside
+        n_other = sum(self._unused_sizes.values()) + self._extra_weights
         others = [Layer("(others)", "learned", (0, 0, 0), None, n_other)] if n_other else []
         return (*self._layers, *others)
 
-    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
-        result = function(*given, **(named or {}))
-        arguments = _by_name(function, given, named or {})
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        arguments = _bind_arguments(function, args, kwargs or {})
         tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        names = NONE.union(*(self._learned.get(id(tensor), NONE) for tensor in tensors))
-        inputs = [(tensor, self._seen[id(tensor)]) for tensor in tensors if id(tensor) in self._seen]
+        names = NO_AXES.union(*(self._parameter_names.get(id(tensor), NO_AXES) for tensor in tensors))
+        inputs = [(tensor, self._infos[id(tensor)]) for tensor in tensors if id(tensor) in self._infos]
         if not inputs:  # transforms weights before they are used
-            self._learned.update({id(tensor): names for tensor in results if names})
-            self._kept += results
+            self._parameter_names.update({id(tensor): names for tensor in results if names})
+            self._references += results
         elif results:
             name, pointwise = function.overloadpacket.__name__, torch.Tag.pointwise in function.tags
-            operations = [Operation(name, pointwise, arguments, inputs, out, self._image) for out in results]
-            infos = [op_rules.after(operation) for operation in operations]
-            self._note(operations[0], infos[0], names)
+            operations = [Operation(name, pointwise, arguments, inputs, out, self._image_size) for out in results]
+            infos = [op_rules.propagate(operation) for operation in operations]
+            self._add_layer(operations[0], infos[0], names)
             for out, info in zip(results, infos, strict=True):
-                self.know(out, info)
+                self.record(out, info)
         return result
 
-    def _note(self, operation: Operation, seen: Seen, learned: frozenset[str]) -> None:
-        new_weights = {name: self._unused[name] for name in learned if name in self._unused}
-        layer = layers.layer(self._inside[-1], operation, seen, new_weights)
+    def _add_layer(self, operation: Operation, info: TensorInfo, parameter_names: frozenset[str]) -> None:
+        new_weights = {name: self._unused_sizes[name] for name in parameter_names if name in self._unused_sizes}
+        layer = layers.make_layer(self._module_stack[-1], operation, info, new_weights)
         if layer:
-            self._layers = layers.merged(self._layers, layer)
-            self._beside += sum(new_weights.values()) - layer.weights
-            self._unused = {name: size for name, size in self._unused.items() if name not in new_weights}
+            self._layers = layers.merge_layer(self._layers, layer)
+            self._extra_weights += sum(new_weights.values()) - layer.weights
+            self._unused_sizes = {name: size for name, size in self._unused_sizes.items() if name not in new_weights}
 
 
-def _by_name(function: Any, given: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+def _bind_arguments(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """An operator's arguments by name, including defaults."""
     schema = function._schema.arguments
-    positional = {argument.name: value for argument, value in zip(schema, given, strict=False)}
-    return {argument.name: argument.default_value for argument in schema} | positional | named
+    positional = {argument.name: value for argument, value in zip(schema, args, strict=False)}
+    return {argument.name: argument.default_value for argument in schema} | positional | kwargs

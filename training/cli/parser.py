@@ -6,19 +6,26 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from graft.training.config.corruptions import SAMPLE
+from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
 Action = Callable[[argparse.Namespace], int]
-Verb = argparse.ArgumentParser
-CHECKED = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}  # the recipe fields that `graft check` uses
-WRONG_USE = 2  # exit code
+Command = argparse.ArgumentParser
+CHECK_OPTIONS = {
+    "group_by",
+    "follow_links",
+    "backbone",
+    "weights",
+    "input_size",
+    "fit",
+}  # the recipe fields that `graft check` uses
+EXIT_USAGE = 2  # exit code
 
 
-def parser(argv: list[str], actions: Mapping[str, Action]) -> argparse.ArgumentParser:
+def build_parser(argv: list[str], handlers: Mapping[str, Action]) -> argparse.ArgumentParser:
     """Builds the parser. The options of `fit` are generated from the fields of `Recipe`.
 
     Args:
@@ -27,134 +34,145 @@ def parser(argv: list[str], actions: Mapping[str, Action]) -> argparse.ArgumentP
     root = _Parser(prog="graft", description="Train, evaluate and serve image classifiers.")
     root.add_argument("--version", action=_Version)
     subparsers = root.add_subparsers(metavar="COMMAND", required=True)
-    for name, (help_text, add_arguments) in VERBS.items():
+    for name, (help_text, add_arguments) in COMMANDS.items():
         command = subparsers.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
         command.add_argument("--debug", action="store_true", help="show the full traceback of an error (default: one line)")
-        command.set_defaults(action=actions[name])
+        command.set_defaults(action=handlers[name])
         # Importing the recipe is slow, so only the selected command gets its options.
         add_arguments(command, name in argv)
     return root
 
 
-def _fit(verb: Verb, named: bool) -> None:
-    verb.add_argument(
+def _fit(command: Command, selected: bool) -> None:
+    command.add_argument(
         "data", type=Path, metavar="DATA", help="a folder with one subfolder per label, a .zip of it, a .csv, ..."
     )
-    verb.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: a new folder in runs/)")
-    mode = verb.add_mutually_exclusive_group()
+    command.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: a new folder in runs/)")
+    mode = command.add_mutually_exclusive_group()
     mode.add_argument(
         "--resume", action="store_true", help="resume the run in --out, or the newest unfinished run (default: no)"
     )
     mode.add_argument(
         "--replay", type=Path, metavar="RUN", help="repeat a finished run and compare the results (default: none)"
     )
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
-    _add_recipe(verb, named)
+    command.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
+    _add_recipe(command, selected)
 
 
-def _check(verb: Verb, named: bool) -> None:
-    verb.add_argument("data", type=Path, metavar="DATA", help="as for fit")
-    verb.add_argument(
+def _check(command: Command, selected: bool) -> None:
+    command.add_argument("data", type=Path, metavar="DATA", help="as for fit")
+    command.add_argument(
         "--report", type=Path, metavar="FILE", help="write an HTML report with the affected images (default: none)"
     )
-    verb.add_argument("--no-vectors", action="store_true", help="skip the search for label issues and outliers (default: both)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: one line per finding)")
-    _add_recipe(verb, named, only=CHECKED)
+    command.add_argument(
+        "--no-vectors", action="store_true", help="skip the search for label issues and outliers (default: both)"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per finding)")
+    _add_recipe(command, selected, include=CHECK_OPTIONS)
 
 
-def _compare(verb: Verb, named: bool) -> None:
-    verb.add_argument("data", type=Path, metavar="DATA", help="as for fit")
-    verb.add_argument(
+def _compare(command: Command, selected: bool) -> None:
+    command.add_argument("data", type=Path, metavar="DATA", help="as for fit")
+    command.add_argument(
         "--strategies", default="probe,finetune", metavar="A,B", help="strategies to compare (default: probe,finetune)"
     )
-    verb.add_argument("--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="timm models (default: %(default)s)")
-    verb.add_argument(
-        "--seeds", type=_positive, default=1, metavar="N", help="runs of each combination, with seeds 0 to N-1 (default: 1)"
+    command.add_argument(
+        "--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="timm models (default: %(default)s)"
     )
-    verb.add_argument("--out", type=Path, metavar="FOLDER", help="output folder (default: a new folder in compare/)")
-    _add_recipe(verb, named, without={"strategy", "backbone", "seed"})
+    command.add_argument(
+        "--seeds", type=_positive_int, default=1, metavar="N", help="runs of each combination, with seeds 0 to N-1 (default: 1)"
+    )
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="output folder (default: a new folder in compare/)")
+    _add_recipe(command, selected, exclude={"strategy", "backbone", "seed"})
 
 
-def _predict(verb: Verb, _: bool) -> None:
-    verb.add_argument("package", type=Path, metavar="PACKAGE")
-    verb.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
-    verb.add_argument("--top-k", type=_positive, default=3, metavar="K", help="labels per image (default: 3)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: one line per image)")
-    verb.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
+def _predict(command: Command, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE")
+    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
+    command.add_argument("--top-k", type=_positive_int, default=3, metavar="K", help="labels per image (default: 3)")
+    command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per image)")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
 
 
-def _evaluate(verb: Verb, _: bool) -> None:
-    verb.add_argument("package", type=Path, metavar="PACKAGE")
-    verb.add_argument("data", type=Path, metavar="DATA")
-    verb.add_argument(
+def _evaluate(command: Command, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE")
+    command.add_argument("data", type=Path, metavar="DATA")
+    command.add_argument(
         "--min-accuracy", type=float, default=0.0, help="exit with code 1 if accuracy (or mAP) is lower (default: 0)"
     )
-    verb.add_argument("--ten-crop", action="store_true", help="also measure ten-crop accuracy (default: no)")
-    verb.add_argument("--robust", action="store_true", help="measure robustness to image corruptions (default: no)")
-    verb.add_argument(
-        "--sample", type=_positive, default=SAMPLE, metavar="N", help="number of images for --robust (default: %(default)s)"
+    command.add_argument("--ten-crop", action="store_true", help="also measure ten-crop accuracy (default: no)")
+    command.add_argument("--robust", action="store_true", help="measure robustness to image corruptions (default: no)")
+    command.add_argument(
+        "--sample",
+        type=_positive_int,
+        default=DEFAULT_SAMPLE_SIZE,
+        metavar="N",
+        help="number of images for --robust (default: %(default)s)",
     )
-    verb.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report of --robust (default: none)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
+    command.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report of --robust (default: none)")
+    command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
-def _locate(verb: Verb, _: bool) -> None:
-    verb.add_argument("package", type=Path, metavar="PACKAGE")
-    verb.add_argument("image", type=Path, metavar="IMAGE")
-    verb.add_argument("--out", type=Path, metavar="FILE", help="write a PNG of the image with the boxes (default: none)")
-    verb.add_argument(
-        "--min-probability", type=_share, default=0.9, metavar="P", help="minimum probability of a box (default: 0.9)"
+def _locate(command: Command, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE")
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write a PNG of the image with the boxes (default: none)")
+    command.add_argument(
+        "--min-probability", type=_probability, default=0.9, metavar="P", help="minimum probability of a box (default: 0.9)"
     )
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: one line per box)")
+    command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per box)")
 
 
-def _inspect(verb: Verb, _: bool) -> None:
-    verb.add_argument("subject", metavar="BACKBONE|PACKAGE", help="name of a backbone, or folder of a package")
-    verb.add_argument(
-        "--input-size", type=_positive, metavar="N", help="input size of a backbone in pixels (default: its pretrained size)"
+def _inspect(command: Command, _: bool) -> None:
+    command.add_argument("subject", metavar="BACKBONE|PACKAGE", help="name of a backbone, or folder of a package")
+    command.add_argument(
+        "--input-size",
+        type=_positive_int,
+        metavar="N",
+        help="input size of a backbone in pixels (default: its pretrained size)",
     )
-    verb.add_argument(
+    command.add_argument(
         "--data", type=Path, metavar="DATA", help="add heat maps and activations on these images to the page (default: none)"
     )
-    verb.add_argument(
-        "--images", type=_positive, default=300, metavar="N", help="maximum number of images from DATA (default: 300)"
+    command.add_argument(
+        "--images", type=_positive_int, default=300, metavar="N", help="maximum number of images from DATA (default: 300)"
     )
-    verb.add_argument(
+    command.add_argument(
         "--channels", default="", metavar="A,B", help="channels to show, such as 17,stage3:5 (default: the most discriminative)"
     )
-    verb.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page (default: none)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page (default: none)")
+    command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
-def _verify(verb: Verb, _: bool) -> None:
-    verb.add_argument("package", type=Path, metavar="PACKAGE")
+def _verify(command: Command, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE")
 
 
-def _package(verb: Verb, _: bool) -> None:
-    verb.add_argument(
+def _package(command: Command, _: bool) -> None:
+    command.add_argument(
         "run", type=Path, nargs="?", default=Path("runs/latest"), metavar="RUN", help="run folder (default: the latest run)"
     )
 
 
-def _serve(verb: Verb, _: bool) -> None:
-    verb.add_argument(
+def _serve(command: Command, _: bool) -> None:
+    command.add_argument(
         "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
     )
-    verb.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: 127.0.0.1)")
-    verb.add_argument("--port", type=int, default=3000, help="port to listen on (default: 3000)")
+    command.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, default=3000, help="port to listen on (default: 3000)")
 
 
-def _build(verb: Verb, _: bool) -> None:
-    verb.add_argument(
+def _build(command: Command, _: bool) -> None:
+    command.add_argument(
         "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
     )
 
 
-def _demo(_: Verb, __: bool) -> None:
+def _demo(_: Command, __: bool) -> None:
     """`graft demo` has no options."""
 
 
-VERBS = {
+COMMANDS = {
     "check": ("check a data set for issues before training; exit with code 1 if fit would stop", _check),
     "fit": ("train a classifier on labeled images and package it", _fit),
     "compare": ("compare strategies and backbones on your images, with significance tests", _compare),
@@ -173,7 +191,7 @@ VERBS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         print(f"error: {message}\nSee: {self.prog} --help", file=sys.stderr)
-        raise SystemExit(WRONG_USE)
+        raise SystemExit(EXIT_USAGE)
 
 
 class _Version(argparse.Action):
@@ -187,17 +205,17 @@ class _Version(argparse.Action):
         raise SystemExit(0)
 
 
-def _add_recipe(verb: Verb, named: bool, without: Collection[str] = (), only: Collection[str] = ()) -> None:
-    verb.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file with any of the options below (default: none)")
-    if not named:
+def _add_recipe(command: Command, selected: bool, exclude: Collection[str] = (), include: Collection[str] = ()) -> None:
+    command.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file with any of the options below (default: none)")
+    if not selected:
         return
     from graft.training.config.recipe import Recipe
 
-    group = verb.add_argument_group("recipe")
+    group = command.add_argument_group("recipe")
     for name, field in Recipe.model_fields.items():
-        if name in without or (only and name not in only):
+        if name in exclude or (include and name not in include):
             continue
-        default = _unset(field) if field.default in (None, ()) else field.default
+        default = _default_text(field) if field.default in (None, ()) else field.default
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         options["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
         if field.annotation in (bool, bool | None):
@@ -216,13 +234,13 @@ def _metavar(name: str, field: "FieldInfo") -> str:
     return "|".join(map(str, choices)) or name.upper()
 
 
-def _unset(field: "FieldInfo") -> object:
+def _default_text(field: "FieldInfo") -> object:
     """What None means, for the help text."""
     extra = field.json_schema_extra
     return extra["unset"] if isinstance(extra, dict) and "unset" in extra else "derived from the data"
 
 
-def _share(text: str) -> float:
+def _probability(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -232,7 +250,7 @@ def _share(text: str) -> float:
     return value
 
 
-def _positive(text: str) -> int:
+def _positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)

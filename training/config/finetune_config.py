@@ -6,13 +6,13 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from graft.training.config import hyperparameters
-from graft.training.config.recipe import FINE_TUNINGS, Recipe
+from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataStats:
     """Facts about the data, the weights and the machine that the defaults depend on.
 
     Attributes:
@@ -30,7 +30,7 @@ class Facts:
     gpu: bool = False
 
 
-class Plan(BaseModel):
+class FineTuneConfig(BaseModel):
     """All hyperparameters of one fine-tuning run. Fields shared with `Recipe` have the same names; none is None here.
 
     Attributes:
@@ -46,17 +46,17 @@ class Plan(BaseModel):
     n_images: int
     counts: tuple[int, ...]
     multilabel: bool
-    scratch: bool
-    fresh: bool
+    from_scratch: bool
+    random_init: bool
     seed: int
     epochs: int
     batch_size: int
-    accumulate: int
+    accumulate_grad_batches: int
     unfreeze: Literal["last", "all"]
     optimizer: Literal["adamw", "sgd"]
-    head_rate: float
+    head_lr: float
     backbone_rate: float
-    bottom_ratio: float
+    layer_decay: float
     find_rates: bool
     schedule: Literal["cosine", "plateau"]
     warmup: float
@@ -67,123 +67,129 @@ class Plan(BaseModel):
     mixup: float
     cutmix: float
     averaging: float
-    average_every: int
+    averaging_interval: int
     frozen_norm: bool
     patience: int
     balance: Literal["none", "weights", "sampling", "logits"]
     augment: Literal["none", "light", "medium", "strong"]
     flips: bool
     rotations: bool
-    harden: tuple[str, ...] = ()
+    augment_corruptions: tuple[str, ...] = ()
     pixel_cache: float
 
     @property
-    def steps(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Batches per epoch."""
-        return hyperparameters.steps(self.n_images, self.batch_size)
+        return hyperparameters.steps_per_epoch(self.n_images, self.batch_size)
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run without early stopping."""
-        return self.epochs * -(-self.steps // self.accumulate)
+        return self.epochs * -(-self.steps_per_epoch // self.accumulate_grad_batches)
 
 
-def check(choices: Recipe) -> None:
+def check_augment_corruptions(recipe: Recipe) -> None:
     """Rejects `--augment-corruptions` with a strategy that may not fine-tune, before any data is read.
 
     Raises:
         ValueError: with a remedy.
     """
-    if choices.harden and choices.strategy not in FINE_TUNINGS:
+    if recipe.augment_corruptions and recipe.strategy not in FINETUNE_STRATEGIES:
         raise ValueError(
-            f"--augment-corruptions applies to fine-tuning only, and --strategy {choices.strategy} may not fine-tune."
+            f"--augment-corruptions applies to fine-tuning only, and --strategy {recipe.strategy} may not fine-tune."
             " Use --strategy finetune-last, finetune or scratch."
         )
 
 
-def plan(recipe: Recipe, facts: Facts) -> Plan:
+def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
     """Completes a recipe: values that it leaves open are derived from the data.
 
     Raises:
         ValueError: if two options are incompatible.
     """
-    if facts.multilabel and recipe.balance == "logits":
+    if stats.multilabel and recipe.balance == "logits":
         raise ValueError("--balance logits does not support multilabel data; choose weights, sampling or none.")
-    random_init = not facts.pretrained or (recipe.strategy == "scratch" and recipe.start == "random")
+    random_init = not stats.pretrained or (recipe.strategy == "scratch" and recipe.init == "random")
     from_scratch = random_init or recipe.strategy == "scratch"
-    batch_size = _given(recipe.batch_size, hyperparameters.batch_size(facts.n_images, facts.gpu))
-    default_epochs = hyperparameters.epochs(facts.n_images)
-    epochs = _given(recipe.epochs, hyperparameters.fresh_epochs(default_epochs) if random_init else default_epochs)
-    head_lr, backbone_lr = hyperparameters.rates(recipe.optimizer, from_scratch, random_init, batch_size)
-    total_steps = epochs * hyperparameters.steps(facts.n_images, batch_size)
-    decay, interval = hyperparameters.averaging(total_steps, bool(recipe.averaging))
+    batch_size = _value_or_default(recipe.batch_size, hyperparameters.batch_size(stats.n_images, stats.gpu))
+    default_epochs = hyperparameters.epochs(stats.n_images)
+    epochs = _value_or_default(
+        recipe.epochs, hyperparameters.random_init_epochs(default_epochs) if random_init else default_epochs
+    )
+    head_lr, backbone_lr = hyperparameters.learning_rates(recipe.optimizer, from_scratch, random_init, batch_size)
+    total_steps = epochs * hyperparameters.steps_per_epoch(stats.n_images, batch_size)
+    decay, interval = hyperparameters.ema_decay(total_steps, bool(recipe.averaging))
     derived = {
-        "unfreeze": "last" if recipe.strategy == "last" else "all",
-        "head_rate": head_lr,
+        "unfreeze": "last" if recipe.strategy == "finetune-last" else "all",
+        "head_lr": head_lr,
         "backbone_rate": backbone_lr,
-        "bottom_ratio": hyperparameters.bottom_ratio(facts.n_images, from_scratch),
+        "layer_decay": hyperparameters.layer_decay(stats.n_images, from_scratch),
         "weight_decay": hyperparameters.weight_decay(recipe.optimizer, random_init),
-        "dropout": hyperparameters.dropout(facts.n_images),
+        "dropout": hyperparameters.dropout(stats.n_images),
         "label_smoothing": hyperparameters.LABEL_SMOOTHING,
         "mixup": hyperparameters.mixup(random_init, epochs),
         "cutmix": 0.0,
-        "frozen_norm": hyperparameters.frozen_norm(facts.n_images, from_scratch),
-        "balance": hyperparameters.balance(facts.counts, facts.multilabel),
-        "augment": hyperparameters.augment(facts.n_images, random_init),
+        "frozen_norm": hyperparameters.freeze_bn(stats.n_images, from_scratch),
+        "balance": hyperparameters.balance(stats.counts, stats.multilabel),
+        "augment": hyperparameters.augment(stats.n_images, random_init),
     }
-    from_recipe = {name: value for name in Plan.model_fields if (value := getattr(recipe, name, None)) is not None}
-    from_data = {"n_images": facts.n_images, "counts": facts.counts, "multilabel": facts.multilabel}
+    from_recipe = {name: value for name in FineTuneConfig.model_fields if (value := getattr(recipe, name, None)) is not None}
+    from_data = {"n_images": stats.n_images, "counts": stats.counts, "multilabel": stats.multilabel}
     resolved = {
-        "scratch": from_scratch,
-        "fresh": random_init,
+        "from_scratch": from_scratch,
+        "random_init": random_init,
         "epochs": epochs,
         "batch_size": batch_size,
-        "accumulate": 1,
+        "accumulate_grad_batches": 1,
         "averaging": 0.0 if recipe.averaging is False else decay,
-        "average_every": interval,
+        "averaging_interval": interval,
     }
-    return Plan.model_validate(derived | from_recipe | from_data | resolved)
+    return FineTuneConfig.model_validate(derived | from_recipe | from_data | resolved)
 
 
-def describe(plan: Plan) -> str:
+def describe(config: FineTuneConfig) -> str:
     """Summary in three lines: data, optimizer, regularization."""
-    return "\n".join((_looks(plan), _moves(plan), _holds(plan)))
+    return "\n".join((_describe_data(config), _describe_optimizer(config), _describe_regularization(config)))
 
 
-def _looks(plan: Plan) -> str:
+def _describe_data(config: FineTuneConfig) -> str:
     """Schedule, augmentations and mixing."""
-    batch = f"{plan.batch_size}" if plan.accumulate == 1 else f"{plan.accumulate} x {plan.batch_size}"
-    rotate = plan.rotations and plan.augment != "light"
-    optional = [name for name, enabled in (("flip", plan.flips), ("rotation", rotate)) if enabled]
-    augmentation = "none" if plan.augment == "none" else f"{plan.augment} ({', '.join(['crop', *optional])})"
-    corruptions = [f"corruptions {', '.join(plan.harden)}"] if plan.harden else []
-    mixed = [f"{name} {alpha:g}" for name, alpha in (("mixup", plan.mixup), ("cutmix", plan.cutmix)) if alpha]
+    batch = (
+        f"{config.batch_size}"
+        if config.accumulate_grad_batches == 1
+        else f"{config.accumulate_grad_batches} x {config.batch_size}"
+    )
+    rotate = config.rotations and config.augment != "light"
+    optional = [name for name, enabled in (("flip", config.flips), ("rotation", rotate)) if enabled]
+    augmentation = "none" if config.augment == "none" else f"{config.augment} ({', '.join(['crop', *optional])})"
+    corruptions = [f"corruptions {', '.join(config.augment_corruptions)}"] if config.augment_corruptions else []
+    mixed = [f"{name} {alpha:g}" for name, alpha in (("mixup", config.mixup), ("cutmix", config.cutmix)) if alpha]
     augmentations = ", ".join([augmentation, *corruptions, *mixed])
-    return f"up to {plan.epochs} epochs of {plan.steps} steps, batch size {batch}; augmentation: {augmentations}"
+    return f"up to {config.epochs} epochs of {config.steps_per_epoch} steps, batch size {batch}; augmentation: {augmentations}"
 
 
-def _moves(plan: Plan) -> str:
+def _describe_optimizer(config: FineTuneConfig) -> str:
     """Optimizer, learning rates and schedule."""
-    optimizer = {"adamw": "AdamW", "sgd": "SGD with momentum"}[plan.optimizer]
-    backbone = f"backbone {plan.backbone_rate:g}"
-    if plan.bottom_ratio < 1:
-        backbone += f" (first layer {plan.bottom_ratio * plan.backbone_rate:.2g})"
-    if plan.unfreeze == "last":
-        backbone = f"last backbone layers {plan.backbone_rate:g}"
-    decay = {"cosine": "cosine decay", "plateau": "decay when the validation loss plateaus"}[plan.schedule]
-    return f"{optimizer}: learning rates head {plan.head_rate:g}, {backbone}; {plan.warmup:.0%} warm-up, then {decay}"
+    optimizer = {"adamw": "AdamW", "sgd": "SGD with momentum"}[config.optimizer]
+    backbone = f"backbone {config.backbone_rate:g}"
+    if config.layer_decay < 1:
+        backbone += f" (first layer {config.layer_decay * config.backbone_rate:.2g})"
+    if config.unfreeze == "last":
+        backbone = f"last backbone layers {config.backbone_rate:g}"
+    decay = {"cosine": "cosine decay", "plateau": "decay when the validation loss plateaus"}[config.schedule]
+    return f"{optimizer}: learning rates head {config.head_lr:g}, {backbone}; {config.warmup:.0%} warm-up, then {decay}"
 
 
-def _holds(plan: Plan) -> str:
+def _describe_regularization(config: FineTuneConfig) -> str:
     """Regularization and class balancing."""
-    parts = [f"weight decay {plan.weight_decay:g}, label smoothing {plan.label_smoothing:g}, dropout {plan.dropout:g}"]
-    parts += ["frozen BatchNorm statistics"] if plan.frozen_norm else []
-    parts += ["EMA of the weights"] if plan.averaging else []
-    if plan.balance != "none":
+    parts = [f"weight decay {config.weight_decay:g}, label smoothing {config.label_smoothing:g}, dropout {config.dropout:g}"]
+    parts += ["frozen BatchNorm statistics"] if config.frozen_norm else []
+    parts += ["EMA of the weights"] if config.averaging else []
+    if config.balance != "none":
         methods = {"weights": "class weights", "sampling": "balanced sampling", "logits": "logit adjustment"}
-        parts.append(f"class imbalance {hyperparameters.imbalance(plan.counts):.0f}:1, {methods[plan.balance]}")
+        parts.append(f"class imbalance {hyperparameters.imbalance(config.counts):.0f}:1, {methods[config.balance]}")
     return "; ".join(parts)
 
 
-def _given(chosen: T | None, derived: T) -> T:
-    return derived if chosen is None else chosen
+def _value_or_default(value: T | None, default: T) -> T:
+    return default if value is None else value

@@ -7,17 +7,17 @@ backbone also starts from random weights.
 
 import math
 
-SIDE_STEP = 32  # every backbone here halves its input five times
+BACKBONE_STRIDE = 32  # every backbone here halves its input five times
 
 
-def input_size(median_side: int, pretrained: int) -> int:
+def input_size(median_side: int, pretrained_size: int) -> int:
     """Side of the square network input, in pixels, for images with a median shorter side of `median_side`.
 
     Upscaling a small image to the pretrained size adds no information, and the cost grows with its square. Upscaling it
     fourfold keeps the scale of the features usable. Photos get the size that the weights were trained with.
     """
-    upscaled = SIDE_STEP * math.ceil(4 * median_side / SIDE_STEP)
-    return min(pretrained, max(3 * SIDE_STEP, upscaled))
+    upscaled = BACKBONE_STRIDE * math.ceil(4 * median_side / BACKBONE_STRIDE)
+    return min(pretrained_size, max(3 * BACKBONE_STRIDE, upscaled))
 
 
 def epochs(n_images: int) -> int:
@@ -25,12 +25,12 @@ def epochs(n_images: int) -> int:
     return max(5, min(20, round(40_000 / max(1, n_images))))
 
 
-def folds(smallest_class: int, n_images: int) -> int:
+def n_folds(smallest_class: int, n_images: int) -> int:
     """Number of cross-validation folds; each needs an image of every class."""
     return max(2, min(5 if n_images < 2_000 else 3, smallest_class))
 
 
-def mirrored(flips: bool, n_images: int) -> bool:
+def use_mirror_images(flips: bool, n_images: int) -> bool:
     """Whether a probe also trains on mirrored images. This doubles feature extraction, and helps if there are few images."""
     return flips and n_images <= 5_000
 
@@ -44,30 +44,30 @@ def lr_scale(step: int, total_steps: int, warmup: float = 0.1) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-SMALLEST_BATCH, LARGEST_BATCH, LARGEST_BATCH_GPU = 16, 32, 128
-REFERENCE_BATCH = 32  # the learning rates below were tuned for this batch size
+MIN_BATCH_SIZE, MAX_BATCH_SIZE, MAX_BATCH_SIZE_GPU = 16, 32, 128
+REFERENCE_BATCH_SIZE = 32  # the learning rates below were tuned for this batch size
 LABEL_SMOOTHING = 0.1
-BALANCED = 3.0  # largest label over smallest; classes are rebalanced from this ratio on
+IMBALANCE_THRESHOLD = 3.0  # largest label over smallest; classes are rebalanced from this ratio on
 
 
 def batch_size(n_images: int, gpu: bool) -> int:
     """Batch size: a power of two, within limits, with at least eight steps per epoch."""
-    maximum = LARGEST_BATCH_GPU if gpu else LARGEST_BATCH
+    maximum = MAX_BATCH_SIZE_GPU if gpu else MAX_BATCH_SIZE
     preferred = 1 << math.floor(math.log2(max(1, n_images / 8)))
-    return max(SMALLEST_BATCH, min(maximum, preferred))
+    return max(MIN_BATCH_SIZE, min(maximum, preferred))
 
 
-def steps(n_images: int, batch_size: int) -> int:
+def steps_per_epoch(n_images: int, batch_size: int) -> int:
     """Batches per epoch: the last incomplete batch is dropped, unless it is the only one."""
     return max(1, n_images // batch_size)
 
 
-def fresh_epochs(epochs: int) -> int:
+def random_init_epochs(epochs: int) -> int:
     """Number of epochs for a randomly initialized network: four times as many."""
     return 4 * epochs
 
 
-def rates(optimizer: str, scratch: bool, fresh: bool, batch_size: int) -> tuple[float, float]:
+def learning_rates(optimizer: str, from_scratch: bool, random_init: bool, batch_size: int) -> tuple[float, float]:
     """Peak learning rates of the head and of the backbone's last layer.
 
     Larger batches have less gradient noise and allow larger steps: square-root scaling for AdamW, linear scaling for SGD.
@@ -76,24 +76,24 @@ def rates(optimizer: str, scratch: bool, fresh: bool, batch_size: int) -> tuple[
         (False, False): ((1e-3, 2e-4), (1e-2, 3e-3)),
         (True, False): ((5e-4, 5e-4), (2e-2, 2e-2)),
         (True, True): ((1e-3, 1e-3), (5e-2, 5e-2)),
-    }[scratch, fresh]
-    ratio = batch_size / REFERENCE_BATCH
+    }[from_scratch, random_init]
+    ratio = batch_size / REFERENCE_BATCH_SIZE
     scale, (head, backbone) = (math.sqrt(ratio), adamw) if optimizer == "adamw" else (ratio, sgd)
-    return _rounded(scale * head), _rounded(scale * backbone)
+    return _round(scale * head), _round(scale * backbone)
 
 
-def bottom_ratio(n_images: int, scratch: bool) -> float:
+def layer_decay(n_images: int, from_scratch: bool) -> float:
     """Learning rate of the first layer as a fraction of the last layer's. Early features (edges, colors) transfer best."""
-    if scratch or n_images >= 50_000:
+    if from_scratch or n_images >= 50_000:
         return 1.0
     return 0.1 if n_images < 1_000 else 0.3
 
 
-def weight_decay(optimizer: str, fresh: bool) -> float:
+def weight_decay(optimizer: str, random_init: bool) -> float:
     """AdamW decouples weight decay from the gradient and SGD adds it to the gradient, so their scales differ."""
     if optimizer == "adamw":
-        return 0.05 if fresh else 0.02
-    return 5e-4 if fresh else 1e-4
+        return 0.05 if random_init else 0.02
+    return 5e-4 if random_init else 1e-4
 
 
 def dropout(n_images: int) -> float:
@@ -101,21 +101,21 @@ def dropout(n_images: int) -> float:
     return 0.2 if n_images < 5_000 else 0.0
 
 
-def frozen_norm(n_images: int, scratch: bool) -> bool:
+def freeze_bn(n_images: int, from_scratch: bool) -> bool:
     """Whether BatchNorm keeps its pretrained statistics. Small datasets and small batches give poor estimates."""
-    return not scratch and n_images < 50_000
+    return not from_scratch and n_images < 50_000
 
 
-def mixup(fresh: bool, epochs: int) -> float:
+def mixup(random_init: bool, epochs: int) -> float:
     """Alpha of mixup. It helps in long runs from random weights, and slows short runs down."""
-    return 0.2 if fresh and epochs >= 20 else 0.0
+    return 0.2 if random_init and epochs >= 20 else 0.0
 
 
-def augment(n_images: int, fresh: bool) -> str:
+def augment(n_images: int, random_init: bool) -> str:
     """Augmentation strength: the fewer images and the more epochs, the stronger."""
     if n_images >= 100_000:
         return "light"
-    return "strong" if fresh or n_images < 500 else "medium"
+    return "strong" if random_init or n_images < 500 else "medium"
 
 
 def balance(counts: tuple[int, ...], multilabel: bool) -> str:
@@ -123,7 +123,7 @@ def balance(counts: tuple[int, ...], multilabel: bool) -> str:
 
     Multilabel data is a set of binary problems with mostly negative targets; no correction is applied there.
     """
-    return "none" if multilabel or imbalance(counts) < BALANCED else "logits"
+    return "none" if multilabel or imbalance(counts) < IMBALANCE_THRESHOLD else "logits"
 
 
 def imbalance(counts: tuple[int, ...]) -> float:
@@ -131,7 +131,7 @@ def imbalance(counts: tuple[int, ...]) -> float:
     return max(counts) / max(1, min(counts))
 
 
-def averaging(total_steps: int, always: bool = False) -> tuple[float, int]:
+def ema_decay(total_steps: int, always: bool = False) -> tuple[float, int]:
     """Decay of the exponential moving average (EMA) of the weights, and the number of steps between its updates.
 
     The EMA covers the last tenth of the run at any length. A fixed decay of 0.999 would keep 87% of the initial weights in
@@ -141,20 +141,20 @@ def averaging(total_steps: int, always: bool = False) -> tuple[float, int]:
     every = max(1, total_steps // 500)
     horizon = total_steps / every / 10
     if horizon < 5:
-        return (max(0.5, _rounded(1 - 1 / max(1.0, horizon))), 1) if always else (0.0, 1)
-    return _rounded(1 - 1 / horizon), every
+        return (max(0.5, _round(1 - 1 / max(1.0, horizon))), 1) if always else (0.0, 1)
+    return _round(1 - 1 / horizon), every
 
 
-def layer_rates(top: float, bottom_ratio: float, n_layers: int) -> list[float]:
+def layer_learning_rates(peak: float, layer_decay: float, n_layers: int) -> list[float]:
     """Learning rate of each layer, first to last: a geometric sequence that ends at `peak`."""
-    return [top * bottom_ratio ** ((n_layers - 1 - layer) / max(1, n_layers - 1)) for layer in range(n_layers)]
+    return [peak * layer_decay ** ((n_layers - 1 - layer) / max(1, n_layers - 1)) for layer in range(n_layers)]
 
 
-def open_layers(n_layers: int, unfreeze: str) -> int:
+def n_trainable_layers(n_layers: int, unfreeze: str) -> int:
     """Number of layers to train, counted from the end."""
     return n_layers if unfreeze == "all" else max(1, round(n_layers / 4))
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     """Rounds to two significant digits; a heuristic has no more precision."""
     return float(f"{value:.2g}") if value < 0.9 else round(value, 4)

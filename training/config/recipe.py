@@ -12,14 +12,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from graft.training.config.corruptions import HARDENING, hardening
+from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, parse_corruption_names
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
-SECONDS = {"s": 1, "m": 60, "h": 3600}
+SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
-FINE_TUNINGS = ("last", "finetune", "scratch")  # strategies that always fine-tune
+FINETUNE_STRATEGIES = ("finetune-last", "finetune", "scratch")  # strategies that always fine-tune
 
-Strategy = Literal["auto", "probe", "svm", "stages", "last", "finetune", "scratch"]
+Strategy = Literal["auto", "probe", "svm", "stages", "finetune-last", "finetune", "scratch"]
 
 
 class Recipe(BaseModel):
@@ -35,7 +35,7 @@ class Recipe(BaseModel):
     weights: str = Field(
         "pretrained", description="pretrained, a .safetensors file, local-dir:FOLDER, or none for random weights"
     )
-    start: Literal["pretrained", "random"] = Field("pretrained", description="initial weights of --strategy scratch")
+    init: Literal["pretrained", "random"] = Field("pretrained", description="initial weights of --strategy scratch")
     input_size: int | None = Field(None, ge=32, le=1024, description="side of the square network input, in pixels")
     fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
     seed: int = Field(0, ge=0, lt=2**32, description="random seed")
@@ -76,9 +76,9 @@ class Recipe(BaseModel):
     batch_size: int | None = Field(None, gt=0, le=65_536, description="fine-tuning batch size")
     unfreeze: Literal["last", "all"] | None = Field(None, description="layers to fine-tune")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer; sgd uses momentum 0.9")
-    head_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the head")
+    head_lr: float | None = Field(None, gt=0, le=10, description="peak learning rate of the head")
     backbone_rate: float | None = Field(None, gt=0, le=10, description="peak learning rate of the backbone's last layer")
-    bottom_ratio: float | None = Field(
+    layer_decay: float | None = Field(
         None, gt=0, le=1, description="learning rate of the first layer, as a fraction of the last layer's"
     )
     find_rates: bool = Field(False, description="scale the learning rates with a learning-rate range test")
@@ -97,27 +97,31 @@ class Recipe(BaseModel):
     augment: Literal["none", "light", "medium", "strong"] | None = Field(None, description="augmentation strength")
     flips: bool = Field(True, description="augment with horizontal flips; turn off for digits and text")
     rotations: bool = Field(True, description="augment with small rotations")
-    harden: tuple[str, ...] = Field(
+    augment_corruptions: tuple[str, ...] = Field(
         (),
-        description=f"also augment with these corruptions, separated by commas: {', '.join(HARDENING)}",
+        description=f"also augment with these corruptions, separated by commas: {', '.join(AUGMENTABLE_CORRUPTIONS)}",
         json_schema_extra={"unset": "none", "metavar": "A,B"},
     )
 
     @field_validator("budget")
     @classmethod
-    def _is_a_time(cls, budget: str) -> str:
-        seconds(budget)
+    def _validate_budget(cls, budget: str) -> str:
+        parse_duration(budget)
         return budget
 
-    @field_validator("harden", mode="before")
+    @field_validator("augment_corruptions", mode="before")
     @classmethod
-    def _is_known(cls, harden: Any) -> tuple[str, ...]:
-        return hardening(filter(None, harden.split(","))) if isinstance(harden, str) else hardening(map(str, harden))
+    def _validate_corruptions(cls, names: Any) -> tuple[str, ...]:
+        return (
+            parse_corruption_names(filter(None, names.split(",")))
+            if isinstance(names, str)
+            else parse_corruption_names(map(str, names))
+        )
 
     @property
     def budget_s(self) -> float:
         """The budget in seconds."""
-        return seconds(self.budget)
+        return parse_duration(self.budget)
 
     @classmethod
     def load(cls, path: Path, overrides: dict[str, Any]) -> "Recipe":
@@ -134,24 +138,24 @@ class Recipe(BaseModel):
             raise ValueError(f"{path} is not a recipe: expected lines such as `epochs: 8`.")
         return cls.model_validate(options | overrides)
 
-    def text(self) -> str:
+    def to_yaml(self) -> str:
         """The recipe as YAML, for `load`."""
         document: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return document
 
     def save(self, path: Path) -> None:
         """Writes a YAML file for `load`."""
-        path.write_text(self.text(), encoding="utf-8")
+        path.write_text(self.to_yaml(), encoding="utf-8")
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Parses a duration such as `90s`, `10m`, `1h30m` or `1.5h` into seconds.
 
     Raises:
         ValueError: if it is not a positive duration.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
-    total = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    total = sum(float(number) * SECONDS_PER_UNIT[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or not 0 < total < math.inf:
         raise ValueError(f"{text!r} is not a duration; expected a value such as 90s, 10m or 1h30m")
     return total

@@ -11,21 +11,28 @@ from pathlib import Path
 import numpy as np
 
 from graft.training.data.cross_validation import Targets
-from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps, also, plain
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues, details, printable
 from graft.training.data.findings import Finding
 from graft.training.data.readers import csv_table, mnist_cifar, parquet
-from graft.training.data.readers.class_folders import LAYOUT, Listing, by_folders, group, nearest, understood
+from graft.training.data.readers.class_folders import (
+    EXPECTED_LAYOUT,
+    Listing,
+    group_id,
+    list_class_folders,
+    suggest_path,
+    validate_labels,
+)
 from graft.training.data.readers.filenames import suffix
 from graft.training.data.readers.source import Source
 from graft.training.runtime.progress import Progress
 
 __all__ = ["Dataset", "DatasetError", "Sample", "Source", "describe", "scan"]
-MOST_OTHERS = 10_000  # non-image paths to keep: if there are no images, they are checked for Parquet, MNIST and CIFAR files
+MAX_OTHER_FILES = 10_000  # non-image paths to keep: if there are no images, they are checked for Parquet, MNIST and CIFAR files
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image.
+    """One labeled image.
 
     Attributes:
         path: relative to the data set's root, with forward slashes.
@@ -37,7 +44,7 @@ class Sample:
 
     path: str
     labels: tuple[int, ...]
-    part: str = ""
+    split: str = ""
     digest: bytes = b""
     group: bytes = b""
 
@@ -64,7 +71,7 @@ class Dataset:
     samples: tuple[Sample, ...]
     multilabel: bool = False
     findings: tuple[Finding, ...] = ()
-    ignored: int = 0
+    n_ignored: int = 0
 
     def read(self, sample: Sample) -> bytes:
         """Read one encoded image and verify its digest.
@@ -92,7 +99,7 @@ class Dataset:
         indices = [label for sample in samples for label in sample.labels]
         return tuple(np.bincount(np.array(indices, np.intp), minlength=len(self.labels)).tolist())
 
-    def without(self, paths: Iterable[str]) -> "Dataset":
+    def exclude(self, paths: Iterable[str]) -> "Dataset":
         """Return a copy without the given paths."""
         excluded = set(paths)
         return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in excluded))
@@ -113,72 +120,72 @@ def scan(root: Path, group_by: str | None = None, follow_links: bool = False) ->
     """
     if not root.exists():
         raise DatasetError(f"{root} does not exist.")
-    issues = Mishaps()
-    source, listing, has_group_column = _listed(root, group_by, follow_links, issues)
-    labels, findings = understood(root, listing, issues)
+    issues = ScanIssues()
+    source, listing, has_group_column = _read_listing(root, group_by, follow_links, issues)
+    labels, findings = validate_labels(root, listing, issues)
     if group_by and not has_group_column:
-        listing.groups = _groups(listing.paths, group_by)
-    samples = _samples(listing, labels)
+        listing.groups = _groups_from_paths(listing.paths, group_by)
+    samples = _build_samples(listing, labels)
     ordered = sorted([*findings, *issues.findings()], key=lambda finding: ("error", "warning", "note").index(finding.severity))
     return Dataset(source, labels, samples, listing.multilabel, tuple(ordered), issues.count("ignored"))
 
 
 def describe(dataset: Dataset) -> str:
     """Summarize the data set in one line."""
-    sizes = Counter(sample.part for sample in dataset.samples)
+    sizes = Counter(sample.split for sample in dataset.samples)
     validation = f", {sizes['validation']:,} validation" if sizes["validation"] else ""
     splits = f"; {sizes['train']:,} train{validation}, {sizes['test']:,} test" if sizes["test"] else ""
     names = ", ".join(dataset.labels[:6]) + (", …" if len(dataset.labels) > 6 else "")
     multilabel = ", multi-label" if dataset.multilabel else ""
-    ignored = f"; {dataset.ignored:,} other file{'s' * (dataset.ignored > 1)} ignored" if dataset.ignored else ""
+    ignored = f"; {dataset.n_ignored:,} other file{'s' * (dataset.n_ignored > 1)} ignored" if dataset.n_ignored else ""
     return f"{len(dataset.samples):,} images, {len(dataset.labels)} labels ({names}){multilabel}{splits}{ignored}"
 
 
-def _listed(root: Path, group_by: str | None, follow_links: bool, mishaps: Mishaps) -> tuple[Source, Listing, bool]:
+def _read_listing(root: Path, group_by: str | None, follow_links: bool, issues: ScanIssues) -> tuple[Source, Listing, bool]:
     """Return the source, the listing, and whether `group_by` is a column of the table."""
     if suffix(root.name) in csv_table.SUFFIXES:
-        return csv_table.listed(root, group_by, follow_links, mishaps)
+        return csv_table.read_listing(root, group_by, follow_links, issues)
     if suffix(root.name) == parquet.SUFFIX:
-        return parquet.listed(root, [root.name], group_by, mishaps)
+        return parquet.read_listing(root, [root.name], group_by, issues)
     source = Source(root)
-    paths, others = _images(source, follow_links, mishaps)
+    paths, others = _find_images(source, follow_links, issues)
     if paths:
-        return source, by_folders(root, paths, mishaps), False
-    mishaps.forget("ignored")  # the data may be in some of these files
+        return source, list_class_folders(root, paths, issues), False
+    issues.discard("ignored")  # the data may be in some of these files
     if shards := [path for path in others if suffix(path) == parquet.SUFFIX]:
-        return parquet.listed(root, shards, group_by, mishaps)
-    if result := mnist_cifar.listed(source, others):
+        return parquet.read_listing(root, shards, group_by, issues)
+    if result := mnist_cifar.read_listing(source, others):
         return *result, False
-    raise DatasetError(f"{root} contains no images.{nearest(root, paths)}\n{LAYOUT}{also(mishaps)}")
+    raise DatasetError(f"{root} contains no images.{suggest_path(root, paths)}\n{EXPECTED_LAYOUT}{details(issues)}")
 
 
-def _images(source: Source, follow_links: bool, mishaps: Mishaps) -> tuple[list[str], list[str]]:
+def _find_images(source: Source, follow_links: bool, issues: ScanIssues) -> tuple[list[str], list[str]]:
     """Return the image paths, detected by name or by magic bytes, and the first of the other paths."""
     paths: list[str] = []
     others: list[str] = []
     with Progress("listing", 0, "files") as progress:
-        for path, n_bytes in progress.each(source.names(mishaps, follow_links)):
-            kind = _kind(source, path, n_bytes)
+        for path, n_bytes in progress.track(source.list_files(issues, follow_links)):
+            kind = _file_issue(source, path, n_bytes)
             if kind:
-                mishaps.add(kind, path)
+                issues.add(kind, path)
             else:
                 paths.append(path)
-            if kind == "ignored" and len(others) < MOST_OTHERS:
+            if kind == "ignored" and len(others) < MAX_OTHER_FILES:
                 others.append(path)
     return paths, others
 
 
-def _kind(source: Source, path: str, n_bytes: int) -> str:
+def _file_issue(source: Source, path: str, n_bytes: int) -> str:
     """Return the kind of issue with a file; "" if its name or its magic bytes are those of an image."""
     try:
-        if not source.holds_image(path):
+        if not source.is_image(path):
             return "ignored"
     except DatasetError:
         return "damaged"
     return "too-large" if n_bytes > MAX_FILE_BYTES else ""
 
 
-def _groups(paths: list[str], pattern: str) -> list[bytes]:
+def _groups_from_paths(paths: list[str], pattern: str) -> list[bytes]:
     """Return a group ID for each path: from the pattern's first capture group or whole match; b"" if it does not match."""
     try:
         search = re.compile(pattern).search
@@ -186,17 +193,17 @@ def _groups(paths: list[str], pattern: str) -> list[bytes]:
         raise DatasetError(f"--group-by {pattern} is not a valid regular expression: {error}.") from None
     matches = [search(path) for path in paths]
     if not any(matches):
-        reason = f"is not a column and matches none of the {len(paths):,} paths, such as {plain(paths[0])}"
+        reason = f"is not a column and matches none of the {len(paths):,} paths, such as {printable(paths[0])}"
         raise DatasetError(f"--group-by {pattern} {reason}.")
     ids: dict[str, bytes] = {}
     names = [match and (match.group(1 if match.re.groups else 0) or "") for match in matches]
-    return [ids.setdefault(name, group(name)) if name else b"" for name in names]
+    return [ids.setdefault(name, group_id(name)) if name else b"" for name in names]
 
 
-def _samples(listing: Listing, labels: tuple[str, ...]) -> tuple[Sample, ...]:
+def _build_samples(listing: Listing, labels: tuple[str, ...]) -> tuple[Sample, ...]:
     """Build one sample per row; equal label tuples are shared to save memory."""
     index_of = {name: index for index, name in enumerate(labels)}
-    indices = {names: tuple(sorted({index_of[name] for name in names})) for names in set(listing.names)}
+    indices = {names: tuple(sorted({index_of[name] for name in names})) for names in set(listing.label_names)}
     groups = listing.groups or repeat(b"")
-    rows = zip(listing.paths, listing.names, listing.parts, groups)  # noqa: B905 - groups may be infinite
+    rows = zip(listing.paths, listing.label_names, listing.splits, groups)  # noqa: B905 - groups may be infinite
     return tuple([Sample(path, indices[names], split, b"", group) for path, names, split, group in rows])

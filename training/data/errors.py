@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from graft.training.data.findings import Finding, Severity
 
 MAX_FILE_BYTES = 256 * 2**20
-SHOWN = 10
-SKIP = "--skip-bad"
+MAX_EXAMPLES = 10
+SKIP_BAD = "--skip-bad"
 
 # Kind -> (severity, flag that skips the files, text). A file that cannot be used, but was probably meant to be, is an error.
-KINDS: dict[str, tuple[Severity, str, str]] = {
-    "unreadable": ("error", SKIP, "files without read permission: fix their permissions"),
+ISSUE_KINDS: dict[str, tuple[Severity, str, str]] = {
+    "unreadable": ("error", SKIP_BAD, "files without read permission: fix their permissions"),
     "unreadable-folder": ("error", "", "folders without read permission: fix their permissions"),
-    "broken-link": ("error", SKIP, "broken symbolic links"),
-    "too-large": ("error", SKIP, f"files larger than {MAX_FILE_BYTES:,} bytes, the limit for one image"),
-    "bad-name": ("error", SKIP, "names that are not valid Unicode: rename them"),
-    "outside": ("error", SKIP, "paths outside the data set"),
-    "locked": ("error", SKIP, "encrypted archive members: extract the archive with its password"),
+    "broken-link": ("error", SKIP_BAD, "broken symbolic links"),
+    "too-large": ("error", SKIP_BAD, f"files larger than {MAX_FILE_BYTES:,} bytes, the limit for one image"),
+    "bad-name": ("error", SKIP_BAD, "names that are not valid Unicode: rename them"),
+    "outside": ("error", SKIP_BAD, "paths outside the data set"),
+    "locked": ("error", SKIP_BAD, "encrypted archive members: extract the archive with its password"),
     "packing": (
         "error",
-        SKIP,
+        SKIP_BAD,
         "archive members stored in an unsupported way: extract the archive or compress it again",
     ),
     "twice-packed": ("warning", "", "archive members with a duplicate name; the last one is used"),
@@ -27,12 +27,12 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "link-loop": ("warning", "", "links back into the data set, not followed: their images are counted at their own paths"),
     "link-out": ("warning", "", "links out of the data set, not followed: use --follow-links to follow them"),
     "ignored": ("note", "", "files that are not images, ignored"),
-    "damaged": ("error", SKIP, "files that cannot be read"),
+    "damaged": ("error", SKIP_BAD, "files that cannot be read"),
     "empty-folder": ("error", "", "label folders without images: add images or remove the folders"),
-    "unlabelled": ("error", "", "images outside a label folder"),
+    "unlabeled": ("error", "", "images outside a label folder"),
     "stray-folder": ("error", "", "folders next to the train and test folders: move them elsewhere"),
-    "missing": ("error", SKIP, "rows with a missing file"),
-    "no-label": ("error", SKIP, "rows without a label"),
+    "missing": ("error", SKIP_BAD, "rows with a missing file"),
+    "no-label": ("error", SKIP_BAD, "rows without a label"),
     "duplicate-row": ("error", "", "files listed more than once: keep one row per file"),
     "conflicting-rows": (
         "error",
@@ -49,7 +49,7 @@ class DatasetError(ValueError):
     """The data set cannot be used. The message says what was found and what was expected."""
 
 
-class Mishaps:
+class ScanIssues:
     """Issues found while listing a data set, grouped by kind.
 
     Attributes:
@@ -57,7 +57,7 @@ class Mishaps:
     """
 
     def __init__(self) -> None:
-        self.barren: list[str] = []
+        self.empty_folders: list[str] = []
         self._paths: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
 
@@ -65,10 +65,10 @@ class Mishaps:
         """Record one path. Kinds that no flag can skip keep only the first paths: there may be a million."""
         paths = self._paths.setdefault(kind, [])
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        if KINDS[kind][1] or len(paths) < SHOWN:
+        if ISSUE_KINDS[kind][1] or len(paths) < MAX_EXAMPLES:
             paths.append(path.encode("utf-8", "backslashreplace").decode())
 
-    def forget(self, kind: str) -> None:
+    def discard(self, kind: str) -> None:
         """Remove all issues of one kind."""
         self._paths.pop(kind, None)
         self._counts.pop(kind, None)
@@ -80,10 +80,10 @@ class Mishaps:
     def findings(self) -> list[Finding]:
         """Return all issues as findings, errors first."""
         order = ("error", "warning", "note")
-        return sorted(map(self._finding, self._paths), key=lambda finding: order.index(finding.severity))
+        return sorted(map(self._to_finding, self._paths), key=lambda finding: order.index(finding.severity))
 
-    def _finding(self, kind: str) -> Finding:
-        severity, flag, description = KINDS[kind]
+    def _to_finding(self, kind: str) -> Finding:
+        severity, flag, description = ISSUE_KINDS[kind]
         paths = tuple(self._paths[kind])
         text = f"{description} ({self._counts[kind]:,}): {examples(paths, self._counts[kind])}"
         return Finding(kind, severity, text, paths, paths if flag else (), flag)
@@ -92,15 +92,15 @@ class Mishaps:
 def examples(paths: Sequence[str], count: int | None = None) -> str:
     """Format the first ten paths on one line, with the number of the rest."""
     count = len(paths) if count is None else count
-    more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
-    return ", ".join(map(plain, paths[:SHOWN])) + more
+    more = f" and {count - MAX_EXAMPLES:,} more" if count > MAX_EXAMPLES else ""
+    return ", ".join(map(printable, paths[:MAX_EXAMPLES])) + more
 
 
-def plain(text: str) -> str:
+def printable(name: str) -> str:
     """Return a name that is safe to print on one line: unchanged, or escaped if it has unprintable characters."""
-    return text if text.isprintable() else ascii(text)
+    return name if name.isprintable() else ascii(name)
 
 
-def also(mishaps: Mishaps) -> str:
+def details(issues: ScanIssues) -> str:
     """Format all issues as extra lines of a DatasetError."""
-    return "".join(f"\n{finding.severity}: {finding.text}" for finding in mishaps.findings())
+    return "".join(f"\n{finding.severity}: {finding.text}" for finding in issues.findings())

@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """An image with a probably wrong label.
 
     Attributes:
@@ -14,8 +14,8 @@ class Suspect:
     """
 
     path: str
-    given: str
-    suggested: str
+    given_label: str
+    predicted_label: str
     probability: float
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from graft.training.data.dataset import Dataset, DatasetError, Sample
-from graft.training.data.near_duplicates import clusters
+from graft.training.data.near_duplicates import connected_components
 
-FEWEST = 2  # training images per label: cross-validation needs one to train on and one to validate on
+MIN_TRAIN_IMAGES = 2  # training images per label: cross-validation needs one to train on and one to validate on
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Splits:
     validation: tuple[Sample, ...]
     test: tuple[Sample, ...]
 
-    def named(self) -> dict[str, tuple[Sample, ...]]:
+    def to_dict(self) -> dict[str, tuple[Sample, ...]]:
         """Return the samples by split name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def grouped(dataset: Dataset, pairs: Iterable[tuple[bytes, bytes]]) -> Dataset:
+def assign_groups(dataset: Dataset, pairs: Iterable[tuple[bytes, bytes]]) -> Dataset:
     """Assign one group to samples that must stay together: identical bytes, near-duplicates and user-defined groups.
 
     The ID of a group is its smallest digest, so the same images always split the same way, whatever the groups are called.
@@ -36,18 +36,18 @@ def grouped(dataset: Dataset, pairs: Iterable[tuple[bytes, bytes]]) -> Dataset:
     links = {(b"d" + sample.digest, b"g" + sample.group) for sample in dataset.samples if sample.group != sample.digest}
     links |= {(b"d" + one, b"d" + other) for one, other in pairs}
     group_of: dict[bytes, bytes] = {}
-    for cluster in clusters(sorted(links)):
+    for cluster in connected_components(sorted(links)):
         digests = [item[1:] for item in cluster if item[:1] == b"d"]
         group_of |= dict.fromkeys(digests, min(digests))
-    samples = tuple(_named(sample, group_of.get(sample.digest, sample.digest)) for sample in dataset.samples)
+    samples = tuple(_with_group(sample, group_of.get(sample.digest, sample.digest)) for sample in dataset.samples)
     return replace(dataset, samples=samples)
 
 
-def _named(sample: Sample, group: bytes) -> Sample:
+def _with_group(sample: Sample, group: bytes) -> Sample:
     return sample if sample.group == group else replace(sample, group=group)
 
 
-def split(dataset: Dataset, seed: int, share: float = 0.15) -> Splits:
+def split(dataset: Dataset, seed: int, fraction: float = 0.15) -> Splits:
     """Split 70/15/15 into train, validation and test, stratified by label; predefined splits stay as they are.
 
     Args:
@@ -57,47 +57,47 @@ def split(dataset: Dataset, seed: int, share: float = 0.15) -> Splits:
     Raises:
         DatasetError: if a label has too few distinct images to be in every split; the message has the counts.
     """
-    if errors := shortages(dataset):
+    if errors := too_small_labels(dataset):
         raise DatasetError("\n".join(errors))
     predefined: dict[str, list[Sample]] = defaultdict(list)
     for sample in dataset.samples:
-        predefined[sample.part or "train"].append(sample)
-    missing = _cuts(dataset)
-    split_samples = _cut(predefined["train"], len(dataset.labels), len(missing), share, seed)
-    splits = {name: tuple(_shuffled(samples, seed)) for name, samples in zip(("train", *missing), split_samples, strict=True)}
-    _check_covered(dataset, splits)
+        predefined[sample.split or "train"].append(sample)
+    missing = _missing_splits(dataset)
+    split_samples = _split_train(predefined["train"], len(dataset.labels), len(missing), fraction, seed)
+    splits = {name: tuple(_shuffle(samples, seed)) for name, samples in zip(("train", *missing), split_samples, strict=True)}
+    _check_coverage(dataset, splits)
     return Splits(**{name: splits.get(name) or tuple(predefined[name]) for name in ("train", "validation", "test")})
 
 
-def shortages(dataset: Dataset) -> list[str]:
+def too_small_labels(dataset: Dataset) -> list[str]:
     """Return one message per label with too few distinct images for the splits to create; empty if there is none."""
-    min_images = FEWEST + len(_cuts(dataset))
+    min_images = MIN_TRAIN_IMAGES + len(_missing_splits(dataset))
     groups: list[set[bytes]] = [set() for _ in dataset.labels]
     for sample in dataset.samples:
-        if sample.part in ("", "train"):
+        if sample.split in ("", "train"):
             for label in sample.labels:
                 if len(groups[label]) < min_images:
                     groups[label].add(sample.group)
-    n_images = Counter(label for sample in dataset.samples for label in sample.labels if sample.part in ("", "train"))
+    n_images = Counter(label for sample in dataset.samples for label in sample.labels if sample.split in ("", "train"))
     return [
-        f"The label {name!r} has {_counted(len(groups[label]), n_images[label])}; at least {min_images} are needed."
+        f"The label {name!r} has {_count_text(len(groups[label]), n_images[label])}; at least {min_images} are needed."
         for label, name in enumerate(dataset.labels)
         if len(groups[label]) < min_images
     ]
 
 
-def _counted(n_groups: int, n_images: int) -> str:
+def _count_text(n_groups: int, n_images: int) -> str:
     total = f" of {n_images:,} (duplicates and groups count once)" if n_images > n_groups else ""
     return f"{n_groups} distinct image{'' if n_groups == 1 else 's'}{total}"
 
 
-def _cuts(dataset: Dataset) -> tuple[str, ...]:
+def _missing_splits(dataset: Dataset) -> tuple[str, ...]:
     """Return the splits that are not predefined and must be split off from the training images."""
-    predefined = {sample.part for sample in dataset.samples}
+    predefined = {sample.split for sample in dataset.samples}
     return tuple(name for name in ("validation", "test") if name not in predefined)
 
 
-def _cut(samples: Sequence[Sample], n_labels: int, n_cuts: int, share: float, seed: int) -> list[list[Sample]]:
+def _split_train(samples: Sequence[Sample], n_labels: int, n_splits: int, fraction: float, seed: int) -> list[list[Sample]]:
     """Split the samples into [train, *new splits] without splitting a group: label by label, the rarest first.
 
     A group with several labels is assigned by its rarest label and counts for its other labels too.
@@ -114,13 +114,15 @@ def _cut(samples: Sequence[Sample], n_labels: int, n_cuts: int, share: float, se
             groups_with[label].append(group)
     split_of: dict[bytes, int] = {}
     for label in sorted(groups_with, key=lambda label: (len(groups_with[label]), label)):
-        _deal({group: counts[group][label] for group in groups_with[label]}, split_of, n_cuts, share)
-    return [[sample for group in order if split_of[group] == index for sample in groups[group]] for index in range(n_cuts + 1)]
+        _assign_splits({group: counts[group][label] for group in groups_with[label]}, split_of, n_splits, fraction)
+    return [
+        [sample for group in order if split_of[group] == index for sample in groups[group]] for index in range(n_splits + 1)
+    ]
 
 
-def _check_covered(dataset: Dataset, parts: dict[str, tuple[Sample, ...]]) -> None:
+def _check_coverage(dataset: Dataset, splits: dict[str, tuple[Sample, ...]]) -> None:
     """Raise DatasetError if a label is missing from a split, which happens only with multi-label groups."""
-    for name, samples in parts.items():
+    for name, samples in splits.items():
         present = {label for sample in samples for label in sample.labels}
         if missing := [label_name for label, label_name in enumerate(dataset.labels) if label not in present]:
             raise DatasetError(
@@ -129,45 +131,45 @@ def _check_covered(dataset: Dataset, parts: dict[str, tuple[Sample, ...]]) -> No
             )
 
 
-def _deal(sizes: dict[bytes, int], piece_of: dict[bytes, int], n_cuts: int, share: float) -> None:
+def _assign_splits(sizes: dict[bytes, int], split_of: dict[bytes, int], n_splits: int, fraction: float) -> None:
     """Assign the unassigned groups of one label: to splits 1 to `n_splits` until each is full, the rest to split 0 (train).
 
     Args:
         sizes: the number of images with this label in each of its groups, in assignment order.
         split_of: the split index of each assigned group; updated in place.
     """
-    target = max(1, round(share * sum(sizes.values())))
-    unassigned = [group for group in sizes if group not in piece_of]
-    for split_index in range(1, n_cuts + 1):
-        n_assigned = sum(size for group, size in sizes.items() if piece_of.get(group) == split_index)
-        missing = {other: 1 if other else FEWEST for other in range(n_cuts + 1) if other != split_index}
+    target = max(1, round(fraction * sum(sizes.values())))
+    unassigned = [group for group in sizes if group not in split_of]
+    for split_index in range(1, n_splits + 1):
+        n_assigned = sum(size for group, size in sizes.items() if split_of.get(group) == split_index)
+        missing = {other: 1 if other else MIN_TRAIN_IMAGES for other in range(n_splits + 1) if other != split_index}
         for group in sizes:
-            if (other := piece_of.get(group)) in missing:
+            if (other := split_of.get(group)) in missing:
                 missing[other] -= 1
         n_spare = len(unassigned) - sum(max(0, n_missing) for n_missing in missing.values())
         candidates = [(group, sizes[group]) for group in unassigned]
-        selected = _filling(candidates, target - n_assigned, n_spare, at_least=n_assigned == 0)
-        piece_of |= dict.fromkeys(selected, split_index)
-        unassigned = [group for group in unassigned if group not in piece_of]
-    piece_of |= dict.fromkeys(unassigned, 0)
+        selected = _select_groups(candidates, target - n_assigned, n_spare, require_one=n_assigned == 0)
+        split_of |= dict.fromkeys(selected, split_index)
+        unassigned = [group for group in unassigned if group not in split_of]
+    split_of |= dict.fromkeys(unassigned, 0)
 
 
-def _filling(groups: list[tuple[bytes, int]], room: int, most: int, at_least: bool) -> list[bytes]:
+def _select_groups(groups: list[tuple[bytes, int]], capacity: int, max_groups: int, require_one: bool) -> list[bytes]:
     """Select up to `max_groups` groups, in order, that fit into `capacity` images.
 
     If no group fits and `require_one` is set, select the smallest.
     """
     selected: list[bytes] = []
     for group, size in groups:
-        if size <= room and len(selected) < most:
+        if size <= capacity and len(selected) < max_groups:
             selected.append(group)
-            room -= size
-    if not selected and at_least and most > 0:
+            capacity -= size
+    if not selected and require_one and max_groups > 0:
         return [min(groups, key=lambda group: group[1])[0]]
     return selected
 
 
-def _shuffled(samples: list[Sample], seed: int) -> list[Sample]:
+def _shuffle(samples: list[Sample], seed: int) -> list[Sample]:
     ordered = sorted(samples, key=lambda sample: (sample.digest, sample.path))
     random.Random(seed).shuffle(ordered)
     return ordered

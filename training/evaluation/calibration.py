@@ -12,47 +12,51 @@ from numpy.typing import NDArray
 
 from graft.service.artifact import Calibration
 from graft.service.inference import postprocess
-from graft.service.inference.devices import cores
-from graft.service.inference.neighbours import Neighbours, unit
+from graft.service.inference.devices import available_cpus
+from graft.service.inference.neighbors import NeighborIndex, l2_normalize
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Sample
-from graft.training.evaluation.predictions import Answered
+from graft.training.evaluation.predictions import Predictions
 from graft.training.features.feature_arrays import Vectors
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.thread_map import ordered_map
 
-PRECISION = 0.95  # default target precision
+TARGET_PRECISION = 0.95  # default target precision
 COVERAGE = 0.9  # default coverage of prediction sets
-ORDINARY = 0.95  # fraction of in-distribution images that must not be flagged as outliers
-FEWEST_SURE = 5  # predictions above a threshold; one correct prediction alone is already a precision of 100 %
-FARTHEST = 2.0  # the maximum of the cosine distance
-BLOCK = 512  # images compared with all neighbors in one matrix product
-MOST_NEIGHBOURS = 5_000
-MOST_NUMBERS = 4_000_000  # values in all reference vectors: 8 MB of a package, half a millisecond of every request
+INLIER_QUANTILE = 0.95  # fraction of in-distribution images that must not be flagged as outliers
+MIN_PREDICTIONS = 5  # predictions above a threshold; one correct prediction alone is already a precision of 100 %
+MAX_COSINE_DISTANCE = 2.0  # the maximum of the cosine distance
+BLOCK_SIZE = 512  # images compared with all neighbors in one matrix product
+MAX_NEIGHBORS = 5_000
+MAX_STORED_VALUES = 4_000_000  # values in all reference vectors: 8 MB of a package, half a millisecond of every request
 
 Floats = NDArray[np.float64]
 
 
 def calibrate(
-    validation: Answered,
+    validation: Predictions,
     temperature: float,
-    neighbours: Neighbours,
-    wanted_precision: float = PRECISION,
+    neighbors: NeighborIndex,
+    wanted_precision: float = TARGET_PRECISION,
     coverage: float = COVERAGE,
 ) -> Calibration:
     """Computes everything that is calibrated on validation, given the temperature, which is fitted first."""
-    probabilities = postprocess.probabilities(validation.logits, temperature, validation.multilabel)
-    k = outlier_k(len(neighbours.paths))
-    distances = outlier_scores(neighbours, validation.vectors, k)
-    outlier_threshold = exceeded_rarely(distances, ORDINARY)
+    probabilities = postprocess.to_probabilities(validation.logits, temperature, validation.multilabel)
+    k = outlier_k(len(neighbors.paths))
+    distances = outlier_scores(neighbors, validation.vectors, k)
+    outlier_threshold = conformal_quantile(distances, INLIER_QUANTILE)
     multilabel, targets = validation.multilabel, validation.targets
-    thresholds = best_f1(probabilities, targets) if multilabel else sure(probabilities, targets, wanted_precision)
+    thresholds = (
+        best_f1_thresholds(probabilities, targets)
+        if multilabel
+        else precision_thresholds(probabilities, targets, wanted_precision)
+    )
     return Calibration(
         wanted_precision=wanted_precision,
         thresholds=thresholds,
         coverage=None if multilabel else coverage,
         set_threshold=None if multilabel else set_threshold(probabilities, targets, coverage),
         outlier_k=k,
-        outlier_threshold=FARTHEST if outlier_threshold is None else outlier_threshold,
+        outlier_threshold=MAX_COSINE_DISTANCE if outlier_threshold is None else outlier_threshold,
     )
 
 
@@ -64,17 +68,17 @@ def temperature(logits: NDArray[np.float32], targets: Targets) -> float:
     """
 
     def cost(log_temperature: float) -> float:
-        return float(losses(logits, targets, math.exp(log_temperature)).sum()) + 2.5 * log_temperature**2
+        return float(per_sample_nll(logits, targets, math.exp(log_temperature)).sum()) + 2.5 * log_temperature**2
 
-    return math.exp(_lowest(cost, math.log(0.25), math.log(4)))
+    return math.exp(_golden_section_search(cost, math.log(0.25), math.log(4)))
 
 
-def _lowest(cost: Callable[[float], float], low: float, high: float, steps: int = 18) -> float:
+def _golden_section_search(cost: Callable[[float], float], low: float, high: float, n_steps: int = 18) -> float:
     """The minimum of a unimodal function by golden-section search; every step evaluates the function once."""
     golden = (math.sqrt(5) - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)
     at_left, at_right = cost(left), cost(right)
-    for _ in range(steps):
+    for _ in range(n_steps):
         if at_left <= at_right:
             high, right, at_right = right, left, at_left
             left = high - golden * (high - low)
@@ -86,7 +90,7 @@ def _lowest(cost: Callable[[float], float], low: float, high: float, steps: int 
     return (low + high) / 2
 
 
-def losses(logits: NDArray[np.floating], targets: Targets, temperature: float = 1.0) -> Floats:
+def per_sample_nll(logits: NDArray[np.floating], targets: Targets, temperature: float = 1.0) -> Floats:
     """Negative log-likelihood of each image, (N,), in nats; for multi-label data the mean over labels."""
     scaled = logits.astype(np.float64) / temperature
     if targets.ndim == 2:
@@ -97,55 +101,55 @@ def losses(logits: NDArray[np.floating], targets: Targets, temperature: float = 
     return nll
 
 
-def exceeded_rarely(scores: Floats, share: float) -> float | None:
+def conformal_quantile(scores: Floats, coverage: float) -> float | None:
     """Conformal quantile of exchangeable scores: an upper bound for the next score with probability `coverage`.
 
     The ceil((n + 1) * coverage)-th smallest of n (Vovk et al. 2005; Papadopoulos et al. 2002). None if n is too small.
     """
-    rank = math.ceil((len(scores) + 1) * share - 1e-9)
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else None
 
 
-def set_threshold(chances: Floats, labels: NDArray[np.int64], coverage: float) -> float:
+def set_threshold(probabilities: Floats, labels: NDArray[np.int64], coverage: float) -> float:
     """The minimum probability of a label in the prediction set, so that the set has the true label with probability `coverage`.
 
     Split conformal prediction; the score is one minus the true label's probability (Sadinle, Lei & Wasserman 2019). Returns
     0, so that every label is in the set, if there are too few images to guarantee the coverage.
     """
-    quantile = exceeded_rarely(1 - chances[np.arange(len(labels)), labels], coverage)
+    quantile = conformal_quantile(1 - probabilities[np.arange(len(labels)), labels], coverage)
     return 0.0 if quantile is None else max(0.0, 1 - quantile)
 
 
-def sure(chances: Floats, labels: NDArray[np.int64], precision: float) -> tuple[float | None, ...]:
+def precision_thresholds(probabilities: Floats, labels: NDArray[np.int64], precision: float) -> tuple[float | None, ...]:
     """The lowest probability per label at which its predictions reach the target precision; None if there is none."""
-    predicted, n_labels = chances.argmax(axis=1), chances.shape[1]
-    confidence = chances.max(axis=1)
+    predicted, n_labels = probabilities.argmax(axis=1), probabilities.shape[1]
+    confidence = probabilities.max(axis=1)
     groups = ((confidence[predicted == label], labels[predicted == label] == label) for label in range(n_labels))
-    return tuple(_lowest_sure(confidences, correct, precision) for confidences, correct in groups)
+    return tuple(_precision_threshold(confidences, correct, precision) for confidences, correct in groups)
 
 
-def _lowest_sure(claims: Floats, right: NDArray[np.bool_], precision: float) -> float | None:
-    order = np.argsort(-claims, kind="stable")
-    ranked = claims[order]
+def _precision_threshold(confidences: Floats, correct: NDArray[np.bool_], precision: float) -> float | None:
+    order = np.argsort(-confidences, kind="stable")
+    ranked = confidences[order]
     n_above = np.arange(1, len(ranked) + 1)
-    precise = right[order].cumsum() >= precision * n_above - 1e-9
+    precise = correct[order].cumsum() >= precision * n_above - 1e-9
     # A threshold cannot separate equal probabilities.
     last_of_ties = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
-    candidates = np.flatnonzero(precise & last_of_ties & (n_above >= FEWEST_SURE))
+    candidates = np.flatnonzero(precise & last_of_ties & (n_above >= MIN_PREDICTIONS))
     return float(ranked[candidates[-1]]) if len(candidates) else None
 
 
-def best_f1(chances: Floats, targets: NDArray[np.bool_]) -> tuple[float, ...]:
+def best_f1_thresholds(probabilities: Floats, targets: NDArray[np.bool_]) -> tuple[float, ...]:
     """The probability threshold per label that maximizes its F1; 1/2 if no image has the label."""
-    return tuple(_best_f1(chances[:, label], targets[:, label]) for label in range(targets.shape[1]))
+    return tuple(_best_f1_threshold(probabilities[:, label], targets[:, label]) for label in range(targets.shape[1]))
 
 
-def _best_f1(claims: Floats, has: NDArray[np.bool_]) -> float:
-    if not has.any():
+def _best_f1_threshold(probabilities: Floats, targets: NDArray[np.bool_]) -> float:
+    if not targets.any():
         return 0.5
-    order = np.argsort(-claims, kind="stable")
-    ranked, true_positives = claims[order], has[order].cumsum()
-    f1 = 2 * true_positives / (np.arange(1, len(ranked) + 1) + has.sum())
+    order = np.argsort(-probabilities, kind="stable")
+    ranked, true_positives = probabilities[order], targets[order].cumsum()
+    f1 = 2 * true_positives / (np.arange(1, len(ranked) + 1) + targets.sum())
     f1[:-1][ranked[1:] == ranked[:-1]] = -1  # a threshold cannot separate equal probabilities
     best = int(f1.argmax())
     # The midpoint between this probability and the next lower one, so that it does not depend on one validation image alone.
@@ -153,30 +157,30 @@ def _best_f1(claims: Floats, has: NDArray[np.bool_]) -> float:
     return float((ranked[best] + below) / 2)
 
 
-def outlier_scores(neighbours: Neighbours, vectors: Vectors, k: int) -> Floats:
+def outlier_scores(neighbors: NeighborIndex, vectors: Vectors, k: int) -> Floats:
     """The cosine distance of each vector of (N, D) to its k-th nearest neighbor, float64 (N,), in [0, 2].
 
-    The same as `Neighbours.outlier_score` of each, up to float32 rounding, but as matrix products: thirty times as fast.
+    The same as `NeighborIndex.outlier_score` of each, up to float32 rounding, but as matrix products: thirty times as fast.
     """
     from threadpoolctl import threadpool_limits
 
     def block_distances(start: int) -> NDArray[np.float32]:
-        similarity = unit(vectors[start : start + BLOCK]) @ neighbours.vectors.T
+        similarity = l2_normalize(vectors[start : start + BLOCK_SIZE]) @ neighbors.vectors.T
         similarity.partition(similarity.shape[1] - k, axis=1)
         return 1 - similarity[:, -k]
 
     with threadpool_limits(1):  # outside of the threads, because the limit holds for the whole process
-        blocks = list(each(block_distances, range(0, len(vectors), BLOCK), cores()))
+        blocks = list(ordered_map(block_distances, range(0, len(vectors), BLOCK_SIZE), available_cpus()))
     distances: Floats = np.concatenate([np.zeros(0), *blocks])
     return distances.clip(0, 2)
 
 
-def outlier_k(n_neighbours: int) -> int:
+def outlier_k(n_neighbors: int) -> int:
     """The k of the outlier score: 10, so that one unusual training image has no effect; less if there are few neighbors."""
-    return max(1, min(10, n_neighbours // 20))
+    return max(1, min(10, n_neighbors // 20))
 
 
-def chosen_neighbours(samples: Sequence[Sample], width: int) -> list[Sample]:
+def reference_samples(samples: Sequence[Sample], width: int) -> list[Sample]:
     """Selects the training images that new images are compared with: at most 5,000, fewer if the vectors are wide.
 
     Round-robin over the labels, so that small labels are complete; ordered by digest within a label, so that the selection
@@ -187,12 +191,12 @@ def chosen_neighbours(samples: Sequence[Sample], width: int) -> list[Sample]:
     for sample in sorted(samples, key=lambda sample: (sample.digest, sample.path)):
         rounds[sample.labels] = rounds.get(sample.labels, 0) + 1
         entries.append((rounds[sample.labels], sample.digest, sample.path, sample))
-    n_max = max(1, min(MOST_NEIGHBOURS, MOST_NUMBERS // width))
+    n_max = max(1, min(MAX_NEIGHBORS, MAX_STORED_VALUES // width))
     return [sample for *_, sample in sorted(entries, key=lambda entry: entry[:3])[:n_max]]
 
 
-def neighbours_of(samples: Sequence[Sample], vectors: Vectors) -> Neighbours:
+def build_neighbors(samples: Sequence[Sample], vectors: Vectors) -> NeighborIndex:
     """The neighbor index of reference samples and their vectors (M, D), as the package stores it."""
     # Rounded to float16 as in the package, so that the outlier threshold is computed from the values used in serving.
-    stored = unit(vectors[:]).astype(np.float16).astype(np.float32)
-    return Neighbours(stored, tuple(sample.labels for sample in samples), tuple(sample.path for sample in samples))
+    stored = l2_normalize(vectors[:]).astype(np.float16).astype(np.float32)
+    return NeighborIndex(stored, tuple(sample.labels for sample in samples), tuple(sample.path for sample in samples))

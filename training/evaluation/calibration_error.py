@@ -8,25 +8,25 @@ would put nearly all of them into one (Nixon et al. 2019, "Measuring Calibration
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.training.evaluation.confidence_intervals import resampled
-from graft.training.results import Bin, Estimate
+from graft.training.evaluation.confidence_intervals import bootstrap_means
+from graft.training.results import CalibrationBin, Estimate
 
 N_BINS = 15  # as in Guo et al. 2017
-FEWEST = 20  # predictions per bin, so that a bin's sampling error stays below the errors worth reporting
+MIN_PER_BIN = 20  # predictions per bin, so that a bin's sampling error stays below the errors worth reporting
 
 Floats = NDArray[np.float64]
 
 
-def reliability(claims: Floats, came_true: NDArray[np.bool_]) -> tuple[Bin, ...]:
+def reliability_bins(confidences: Floats, correct: NDArray[np.bool_]) -> tuple[CalibrationBin, ...]:
     """Bins of confidences (N, L), ascending, each with its mean confidence and its accuracy."""
-    bins, confidence, outcomes = _bins(claims).ravel(), claims.ravel(), came_true.ravel()
+    bins, confidence, outcomes = _assign_bins(confidences).ravel(), confidences.ravel(), correct.ravel()
     counts = np.bincount(bins)
     means, accuracies = np.bincount(bins, confidence) / counts, np.bincount(bins, outcomes) / counts
     rows = zip(means, accuracies, counts, strict=True)
-    return tuple(Bin(confidence=float(mean), accuracy=float(accuracy), n=int(n)) for mean, accuracy, n in rows)
+    return tuple(CalibrationBin(confidence=float(mean), accuracy=float(accuracy), n=int(n)) for mean, accuracy, n in rows)
 
 
-def calibration_error(claims: Floats, came_true: NDArray[np.bool_], seed: int = 0) -> Estimate:
+def expected_calibration_error(confidences: Floats, correct: NDArray[np.bool_], seed: int = 0) -> Estimate:
     """Expected calibration error: |confidence - accuracy| per bin, averaged over all predictions.
 
     Args:
@@ -34,13 +34,13 @@ def calibration_error(claims: Floats, came_true: NDArray[np.bool_], seed: int = 
         correct: bool (N, L).
         seed: of the bootstrap.
     """
-    n, n_outputs = claims.shape
-    bins = _bins(claims)
+    n, n_outputs = confidences.shape
+    bins = _assign_bins(confidences)
     n_bins = int(bins.max()) + 1
     cells = bins + n_bins * np.arange(n)[:, None]
-    gaps = np.bincount(cells.ravel(), (claims - came_true).ravel(), minlength=n * n_bins).reshape(n, n_bins) / n_outputs
+    gaps = np.bincount(cells.ravel(), (confidences - correct).ravel(), minlength=n * n_bins).reshape(n, n_bins) / n_outputs
     gap = gaps.mean(axis=0)
-    value, samples = float(np.abs(gap).sum()), resampled(gaps, seed)
+    value, samples = float(np.abs(gap).sum()), bootstrap_means(gaps, seed)
     low, high = np.quantile(np.abs(samples).sum(axis=1), [0.025, 0.975])
     # Sampling noise alone produces gaps, and resampling adds as much again, so the percentile interval of a calibrated
     # network never contains its error. The basic bootstrap corrects this; and if noise explains an error as large as this
@@ -50,10 +50,10 @@ def calibration_error(claims: Floats, came_true: NDArray[np.bool_], seed: int = 
     return Estimate(value=value, low=lower, high=max(value, 2 * value - float(low)))
 
 
-def _bins(claims: Floats) -> NDArray[np.intp]:
+def _assign_bins(confidences: Floats) -> NDArray[np.intp]:
     """The bin of each confidence, (N, L), numbered from 0 without gaps; equal confidences share a bin."""
-    ordered = np.sort(claims, axis=None)
-    n_bins = max(1, min(N_BINS, len(ordered) // FEWEST))
+    ordered = np.sort(confidences, axis=None)
+    n_bins = max(1, min(N_BINS, len(ordered) // MIN_PER_BIN))
     edges = ordered[[round(len(ordered) * cut / n_bins) for cut in range(1, n_bins)]]
-    bins = np.searchsorted(edges, claims, side="right")
-    return np.unique(bins, return_inverse=True)[1].reshape(claims.shape)
+    bins = np.searchsorted(edges, confidences, side="right")
+    return np.unique(bins, return_inverse=True)[1].reshape(confidences.shape)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.training.evaluation.confidence_intervals import between
-from graft.training.results import Estimate, points
+from graft.training.evaluation.confidence_intervals import percentile_interval
+from graft.training.results import Estimate, format_points
 
-DRAWS = 2_000
+N_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunResult:
     """The result of one training run on the test images.
 
     Attributes:
@@ -29,16 +29,16 @@ class Cell:
     backbone: str
     seed: int
     seconds: float
-    right: dict[bytes, float] = field(repr=False)
-    measure: str = "accuracy"
+    scores: dict[bytes, float] = field(repr=False)
+    metric: str = "accuracy"
 
     @property
     def accuracy(self) -> float:
-        return float(np.mean(list(self.right.values())))
+        return float(np.mean(list(self.scores.values())))
 
 
 @dataclass(frozen=True)
-class Row:
+class StrategySummary:
     """One strategy on one backbone, averaged over its seeds.
 
     Attributes:
@@ -55,84 +55,88 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class Comparison:
     """All strategies, best first, and the paired differences between them with intervals."""
 
-    rows: tuple[Row, ...]
-    differences: tuple[tuple[Row, Row, Estimate], ...]
-    measure: str = "accuracy"
+    rows: tuple[StrategySummary, ...]
+    differences: tuple[tuple[StrategySummary, StrategySummary, Estimate], ...]
+    metric: str = "accuracy"
 
 
-def table(cells: Sequence[Cell], seed: int = 0) -> Table:
+def compare_runs(runs: Sequence[RunResult], seed: int = 0) -> Comparison:
     """Computes means, intervals and paired differences of all (strategy, backbone) pairs.
 
     A cluster bootstrap over images (Field & Welsh 2007): an image that several seeds were tested on is drawn once, with all
     its predictions, so that more seeds do not count as more images.
     """
-    pairs = list(dict.fromkeys((run.strategy, run.backbone) for run in cells))
-    images = sorted({digest for run in cells for digest in run.right})
-    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=DRAWS)
-    runs_of = {pair: [run for run in cells if (run.strategy, run.backbone) == pair] for pair in pairs}
-    totals = {pair: _sums(pair_runs, images) for pair, pair_runs in runs_of.items()}
+    pairs = list(dict.fromkeys((run.strategy, run.backbone) for run in runs))
+    images = sorted({digest for run in runs for digest in run.scores})
+    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=N_RESAMPLES)
+    runs_of = {pair: [run for run in runs if (run.strategy, run.backbone) == pair] for pair in pairs}
+    totals = {pair: _per_image_totals(pair_runs, images) for pair, pair_runs in runs_of.items()}
     samples = {pair: (weights @ total) / np.maximum(weights @ count, 1e-9) for pair, (total, count) in totals.items()}
     summaries = []
     for pair, pair_runs in runs_of.items():
         total, count = totals[pair]
         by_seed = tuple(run.accuracy for run in pair_runs)
         seconds = float(np.median([run.seconds for run in pair_runs]))
-        summaries.append(Row(*pair, between(float(total.sum() / count.sum()), samples[pair]), by_seed, seconds))
+        summaries.append(
+            StrategySummary(*pair, percentile_interval(float(total.sum() / count.sum()), samples[pair]), by_seed, seconds)
+        )
     summaries.sort(key=lambda summary: -summary.accuracy.value)
-    return Table(tuple(summaries), tuple(_differences(summaries, samples)), cells[0].measure)
+    return Comparison(tuple(summaries), tuple(_differences(summaries, samples)), runs[0].metric)
 
 
-def _sums(cells: Iterable[Cell], images: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _per_image_totals(runs: Iterable[RunResult], images: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For each image the sum of its scores and the number of runs that predicted it: two float64 (M,)."""
     index_of = {digest: index for index, digest in enumerate(images)}
     total, count = np.zeros(len(images)), np.zeros(len(images))
-    for run in cells:
-        for digest, value in run.right.items():
+    for run in runs:
+        for digest, value in run.scores.items():
             total[index_of[digest]] += value
             count[index_of[digest]] += 1
     return total, count
 
 
-def _differences(rows: Sequence[Row], drawn: dict[tuple[str, str], NDArray[np.float64]]) -> Iterable[tuple[Row, Row, Estimate]]:
-    for better, worse in combinations(rows, 2):
-        gaps = drawn[better.strategy, better.backbone] - drawn[worse.strategy, worse.backbone]
-        yield better, worse, between(better.accuracy.value - worse.accuracy.value, gaps)
+def _differences(
+    summaries: Sequence[StrategySummary], samples: dict[tuple[str, str], NDArray[np.float64]]
+) -> Iterable[tuple[StrategySummary, StrategySummary, Estimate]]:
+    for better, worse in combinations(summaries, 2):
+        gaps = samples[better.strategy, better.backbone] - samples[worse.strategy, worse.backbone]
+        yield better, worse, percentile_interval(better.accuracy.value - worse.accuracy.value, gaps)
 
 
-def save(cells: Sequence[Cell], path: Path) -> None:
+def write_csv(runs: Sequence[RunResult], path: Path) -> None:
     """Writes one CSV row per run."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["strategy", "backbone", "seed", "accuracy", "n_test", "seconds"])
-        for run in cells:
-            row = [run.strategy, run.backbone, run.seed, f"{run.accuracy:.6f}", len(run.right), f"{run.seconds:.2f}"]
+        for run in runs:
+            row = [run.strategy, run.backbone, run.seed, f"{run.accuracy:.6f}", len(run.scores), f"{run.seconds:.2f}"]
             writer.writerow(row)
 
 
-def text(found: Table) -> str:
+def to_text(comparison: Comparison) -> str:
     """The comparison as text for the terminal."""
-    widths = [max(len(row.strategy) for row in found.rows), max(len(row.backbone) for row in found.rows)]
-    lines = [f"{'strategy':{widths[0]}}  {'backbone':{widths[1]}}  {found.measure:>8}  95 % interval   by seed"]
-    for row in found.rows:
+    widths = [max(len(row.strategy) for row in comparison.rows), max(len(row.backbone) for row in comparison.rows)]
+    lines = [f"{'strategy':{widths[0]}}  {'backbone':{widths[1]}}  {comparison.metric:>8}  95 % interval   by seed"]
+    for row in comparison.rows:
         seeds = " ".join(f"{100 * value:.1f}" for value in row.by_seed)
         interval = f"{100 * row.accuracy.low:.1f} to {100 * row.accuracy.high:.1f}"
         start = f"{row.strategy:{widths[0]}}  {row.backbone:{widths[1]}}"
         lines.append(f"{start}  {100 * row.accuracy.value:8.1f}  {interval:14}  {seeds}  ({row.seconds:.0f} s)")
-    best = found.rows[0]
-    for better, worse, gap in found.differences:
+    best = comparison.rows[0]
+    for better, worse, gap in comparison.differences:
         if better is best:
             verdict = "beats" if gap.low > 0 else "is not shown to beat"
-            difference = points(gap.value, gap.low, gap.high)
-            lines.append(f"{_named(better, found)} {verdict} {_named(worse, found)}: {difference}")
+            difference = format_points(gap.value, gap.low, gap.high)
+            lines.append(f"{_display_name(better, comparison)} {verdict} {_display_name(worse, comparison)}: {difference}")
     return "\n".join(lines)
 
 
-def _named(row: Row, found: Table) -> str:
-    several_backbones = len({other.backbone for other in found.rows}) > 1
-    return f"{row.strategy} on {row.backbone}" if several_backbones else row.strategy
+def _display_name(summary: StrategySummary, comparison: Comparison) -> str:
+    several_backbones = len({other.backbone for other in comparison.rows}) > 1
+    return f"{summary.strategy} on {summary.backbone}" if several_backbones else summary.strategy
 
 
 def grid(strategies: Sequence[str], backbones: Sequence[str], n_seeds: int) -> list[tuple[str, int, str]]:

@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from graft.training.results import Estimate
 
 Z = 1.959964  # two-sided 95 %
-DRAWS = 2_000  # bootstrap samples: the limits then vary by about 1/20 of the interval's width between seeds
+N_RESAMPLES = 2_000  # bootstrap samples: the limits then vary by about 1/20 of the interval's width between seeds
 CHUNK = 500_000  # image counts held in memory at once, in three arrays of eight bytes each
 
 Floats = NDArray[np.float64]
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
+def wilson(rate: float, n: float) -> tuple[float, float]:
     """The 95 % Wilson interval of a proportion of n (Wilson 1927); n may be fractional, as an effective sample size is."""
-    center = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half_width = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    center = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half_width = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
     # Rounding must not put the proportion itself outside of its interval.
-    return max(0.0, min(share, center - half_width)), min(1.0, max(share, center + half_width))
+    return max(0.0, min(rate, center - half_width)), min(1.0, max(rate, center + half_width))
 
 
-def share(part: float, n: float) -> Estimate | None:
+def proportion(count: float, n: float) -> Estimate | None:
     """`count` / n with its Wilson interval; None if n is 0."""
     if n <= 0:
         return None
-    low, high = wilson(part / n, n)
-    return Estimate(value=part / n, low=low, high=high)
+    low, high = wilson(count / n, n)
+    return Estimate(value=count / n, low=low, high=high)
 
 
-def f1(both: float, either: float, effect: float = 1.0) -> Estimate | None:
+def f1_interval(intersection: float, union: float, variance_inflation: float = 1.0) -> Estimate | None:
     """F1 = 2J / (1 + J) with its interval, where J is the Jaccard index of true and predicted labels.
 
     J is a proportion, and F1 increases with it, so the Wilson limits of J map to limits of F1.
@@ -44,14 +44,14 @@ def f1(both: float, either: float, effect: float = 1.0) -> Estimate | None:
         union: number of cases that have the label or are predicted to have it.
         variance_inflation: variance of J relative to independent cases.
     """
-    if either <= 0:
+    if union <= 0:
         return None
-    low, high = wilson(both / either, either / max(1.0, effect))
-    value, low, high = (2 * jaccard / (1 + jaccard) for jaccard in (both / either, low, high))
+    low, high = wilson(intersection / union, union / max(1.0, variance_inflation))
+    value, low, high = (2 * jaccard / (1 + jaccard) for jaccard in (intersection / union, low, high))
     return Estimate(value=value, low=low, high=high)
 
 
-def mean_of(values: Floats, sizes: Floats, effect: float = 1.0) -> Estimate:
+def macro_mean_interval(values: Floats, sizes: Floats, variance_inflation: float = 1.0) -> Estimate:
     """The macro mean of L > 0 proportions, each of its own number of images, with its interval.
 
     A Wilson interval for the effective sample size (Kish 1965): the number of images at which one proportion varies as much
@@ -65,7 +65,7 @@ def mean_of(values: Floats, sizes: Floats, effect: float = 1.0) -> Estimate:
     smoothed = (values * sizes + 1) / (sizes + 2)
     variance = float((smoothed * (1 - smoothed) / sizes).sum()) / len(values) ** 2
     center = float(smoothed.mean())
-    low, high = wilson(float(values.mean()), center * (1 - center) / variance / max(1.0, effect))
+    low, high = wilson(float(values.mean()), center * (1 - center) / variance / max(1.0, variance_inflation))
     return Estimate(value=float(values.mean()), low=low, high=high)
 
 
@@ -79,28 +79,28 @@ def design_effect(influences: Floats) -> float:
     return float((influences.sum(axis=1) ** 2).sum()) / independent if independent > 0 else 1.0
 
 
-def resampled(columns: Floats, seed: int = 0, draws: int = DRAWS) -> Floats:
+def bootstrap_means(columns: Floats, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Floats:
     """Bootstrap means (n_resamples, K) of `columns` (N, K), over images drawn with replacement.
 
     A bootstrap sample takes an image's whole row, so the columns stay paired (Efron & Tibshirani 1993).
     """
     n, random = len(columns), np.random.default_rng(seed)
-    means = np.empty((draws, columns.shape[1]))
+    means = np.empty((n_resamples, columns.shape[1]))
     step = max(1, CHUNK // n)
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
+    for start in range(0, n_resamples, step):
+        size = min(step, n_resamples - start)
         indices = random.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
         counts = np.bincount(indices.ravel(), minlength=size * n).reshape(size, n)
         means[start : start + size] = counts.astype(np.float64) @ columns / n
     return means
 
 
-def between(value: float, draws: Floats) -> Estimate:
+def percentile_interval(value: float, samples: Floats) -> Estimate:
     """A value with the 95 % percentile interval of its bootstrap samples, widened to contain the value if rounding needs it."""
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = np.quantile(samples, [0.025, 0.975])
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
 
 
-def mean(values: Floats, seed: int = 0) -> Estimate:
+def mean_interval(values: Floats, seed: int = 0) -> Estimate:
     """The mean of per-image values (N,), N > 0, with its bootstrap interval."""
-    return between(float(values.mean()), resampled(values[:, None].astype(np.float64), seed)[:, 0])
+    return percentile_interval(float(values.mean()), bootstrap_means(values[:, None].astype(np.float64), seed)[:, 0])

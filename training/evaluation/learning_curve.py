@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.training.data.cross_validation import Targets
-from graft.training.evaluation.confidence_intervals import DRAWS, between, resampled
-from graft.training.evaluation.metrics import by_image
+from graft.training.evaluation.confidence_intervals import N_RESAMPLES, bootstrap_means, percentile_interval
+from graft.training.evaluation.metrics import per_sample_score
 from graft.training.features.feature_arrays import Vectors
 from graft.training.results import Estimate, LearningCurve
 
-PARTS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # fraction of the images, and number of random subsets of that size
-MOST = 5_000  # images of the largest subset that is trained on only for the curve
-FEWEST = 40  # images; one eighth of fewer is too small to train on
+SUBSETS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # fraction of the images, and number of random subsets of that size
+MAX_SUBSET_SIZE = 5_000  # images of the largest subset that is trained on only for the curve
+MIN_IMAGES = 40  # images; one eighth of fewer is too small to train on
 EXPONENTS = np.geomspace(0.07, 1, 19)  # of power laws measured in practice (Hestness et al. 2017; Viering & Loog 2022)
-GRID = 41  # grid points for the error at the largest size, and for the reducible fraction of it
+GRID_SIZE = 41  # grid points for the error at the largest size, and for the reducible fraction of it
 
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
@@ -30,10 +30,10 @@ Head = Callable[[Vectors], Logits]
 def learning_curve(
     vectors: Vectors,
     targets: Targets,
-    held_out: Vectors,
-    truth: Targets,
+    held_out_vectors: Vectors,
+    held_out_targets: Targets,
     fit: Callable[[Vectors, Targets], Head],
-    whole: Logits | None = None,
+    full_logits: Logits | None = None,
     seed: int = 0,
 ) -> LearningCurve | None:
     """Computes the score on held-out images by number of training images; None if there are fewer than MIN_IMAGES.
@@ -48,43 +48,48 @@ def learning_curve(
         seed: of the random subsets.
     """
     n_images = len(targets)
-    if n_images < FEWEST:
+    if n_images < MIN_IMAGES:
         return None
-    plan = _plan(n_images)
+    plan = _subset_sizes(n_images)
     scores = []
     for size, n_repeats in plan:
-        if size == n_images and whole is not None:
-            scores.append([by_image(whole, truth)])
+        if size == n_images and full_logits is not None:
+            scores.append([per_sample_score(full_logits, held_out_targets)])
             continue
-        subsets = [part(targets, size, seed + repeat) for repeat in range(n_repeats)]
-        scores.append([by_image(fit(_images(vectors, subset), targets[subset])(held_out), truth) for subset in subsets])
+        subsets = [nested_subset(targets, size, seed + repeat) for repeat in range(n_repeats)]
+        scores.append(
+            [
+                per_sample_score(fit(_select_images(vectors, subset), targets[subset])(held_out_vectors), held_out_targets)
+                for subset in subsets
+            ]
+        )
     sizes = np.array([size for size, _ in plan])
     means = np.stack([np.mean(repeats, axis=0) for repeats in scores], axis=1)
-    samples = resampled(means, seed) + _luck(sizes, scores, seed)
+    samples = bootstrap_means(means, seed) + _resampling_noise(sizes, scores, seed)
     points = zip(means.mean(axis=0).tolist(), samples.T, strict=True)
     return LearningCurve(
         n_images=tuple(sizes.tolist()),
-        accuracy=tuple(between(value, np.clip(point_samples, 0, 1)) for value, point_samples in points),
-        gain_of_doubling=gain_of_doubling(sizes, 1 - means.mean(axis=0), _doubt(samples, len(truth))),
+        accuracy=tuple(percentile_interval(value, np.clip(point_samples, 0, 1)) for value, point_samples in points),
+        gain_of_doubling=gain_of_doubling(sizes, 1 - means.mean(axis=0), _error_covariance(samples, len(held_out_targets))),
     )
 
 
-def _images(vectors: Vectors, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+def _select_images(vectors: Vectors, indices: NDArray[np.intp]) -> NDArray[np.float32]:
     """All views of the selected images."""
-    return vectors[chosen] if vectors.ndim == 2 else vectors[:, chosen]
+    return vectors[indices] if vectors.ndim == 2 else vectors[:, indices]
 
 
-def _plan(n_images: int) -> list[tuple[int, int]]:
+def _subset_sizes(n_images: int) -> list[tuple[int, int]]:
     """The subset sizes, ascending, each with its number of random subsets."""
-    n_max = min(n_images, MOST)
-    plan = {round(n_max * fraction): n_repeats for fraction, n_repeats in PARTS}
+    n_max = min(n_images, MAX_SUBSET_SIZE)
+    plan = {round(n_max * fraction): n_repeats for fraction, n_repeats in SUBSETS}
     return sorted((plan | {n_images: 1}).items())
 
 
-def part(targets: Targets, size: int, seed: int) -> NDArray[np.intp]:
+def nested_subset(targets: Targets, size: int, seed: int) -> NDArray[np.intp]:
     """Indices of a stratified subset of about `size` images, at least one per label; smaller subsets lie in larger ones."""
     random, n_images = np.random.default_rng(seed), len(targets)
-    keys = targets if targets.ndim == 1 else _rarest(targets)
+    keys = targets if targets.ndim == 1 else _rarest_label(targets)
     position = np.empty(n_images)
     for key in np.unique(keys):
         rows = random.permutation(np.flatnonzero(keys == key))
@@ -93,7 +98,7 @@ def part(targets: Targets, size: int, seed: int) -> NDArray[np.intp]:
     return np.flatnonzero(position < size / n_images)
 
 
-def _rarest(targets: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _rarest_label(targets: NDArray[np.bool_]) -> NDArray[np.intp]:
     """The rarest label of each image, (N,); C if it has none."""
     counts = np.append(targets.sum(axis=0), len(targets) + 1)
     has_label = np.column_stack([targets, np.ones(len(targets), bool)])
@@ -101,7 +106,7 @@ def _rarest(targets: NDArray[np.bool_]) -> NDArray[np.intp]:
     return rarest
 
 
-def _luck(sizes: NDArray[np.int64], scores: list[list[Floats]], seed: int) -> Floats:
+def _resampling_noise(sizes: NDArray[np.int64], scores: list[list[Floats]], seed: int) -> Floats:
     """Noise (n_resamples, S) with the variance that comes from the random choice of training images.
 
     Estimated from the sizes with several subsets; the variance is assumed to be proportional to 1 / size.
@@ -109,13 +114,13 @@ def _luck(sizes: NDArray[np.int64], scores: list[list[Floats]], seed: int) -> Fl
     repeated = [(size, repeats) for size, repeats in zip(sizes, scores, strict=True) if len(repeats) > 1]
     scaled_variances = [size * np.var([repeat.mean() for repeat in repeats], ddof=1) for size, repeats in repeated]
     deviation = np.sqrt(np.mean(scaled_variances) / sizes / [len(repeats) for repeats in scores])
-    noise: Floats = np.random.default_rng(seed + 1).normal(size=(DRAWS, len(sizes))) * deviation
+    noise: Floats = np.random.default_rng(seed + 1).normal(size=(N_RESAMPLES, len(sizes))) * deviation
     return noise
 
 
-def _doubt(drawn: Floats, n_held_out: int) -> Floats:
+def _error_covariance(samples: Floats, n_held_out: int) -> Floats:
     """Covariance (S, S) of the errors, plus the variance of one held-out image: errors of 0 on few images stay uncertain."""
-    return np.cov(drawn, rowvar=False) + np.eye(drawn.shape[1]) / n_held_out**2
+    return np.cov(samples, rowvar=False) + np.eye(samples.shape[1]) / n_held_out**2
 
 
 def gain_of_doubling(sizes: NDArray[np.int64], errors: Floats, covariance: Floats) -> Estimate:
@@ -131,8 +136,8 @@ def gain_of_doubling(sizes: NDArray[np.int64], errors: Floats, covariance: Float
         covariance: (S, S), of the errors.
     """
     deviation = math.sqrt(covariance[-1, -1])
-    last_errors = np.linspace(max(0.0, errors[-1] - 3 * deviation), min(1.0, errors[-1] + 3 * deviation), GRID)
-    grid = np.meshgrid(last_errors, np.sqrt(np.linspace(0, 1, GRID)), EXPONENTS)
+    last_errors = np.linspace(max(0.0, errors[-1] - 3 * deviation), min(1.0, errors[-1] + 3 * deviation), GRID_SIZE)
+    grid = np.meshgrid(last_errors, np.sqrt(np.linspace(0, 1, GRID_SIZE)), EXPONENTS)
     last, reducible, exponent = (axis.ravel() for axis in grid)
     # `reducible` is the fraction of the last error that decays; the rest is irreducible.
     decay = (sizes / sizes[-1])[None] ** -exponent[:, None]

@@ -1,4 +1,4 @@
-"""A network's outputs on labelled images. Data only, no metrics."""
+"""A network's outputs on labeled images. Data only, no metrics."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from graft.training.features.feature_arrays import Vectors
 
 
 @dataclass(frozen=True)
-class Answered:
+class Predictions:
     """Outputs for N images that the network was not trained on, with their targets.
 
     Attributes:

@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
 from graft.service.inference.engine import VECTORS, Pixels
-from graft.service.inference.openvino import Graph
-from graft.training.backbones.onnx_cache import STAGES, Exported, columns
+from graft.service.inference.openvino import OpenVinoModel
+from graft.training.backbones.onnx_cache import STAGES, ExportedBackbone, feature_slices
 from graft.training.data.dataset import Dataset, DatasetError, Sample
-from graft.training.features.feature_arrays import Rows
+from graft.training.features.feature_arrays import LazyFeatures
 from graft.training.runtime import atomic_files
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.thread_map import ordered_map
 
-SHARD = 4096  # images per cache file; an interrupted extraction loses at most this many
-MOST = float(np.finfo(np.float16).max)
+SHARD_SIZE = 4096  # images per cache file; an interrupted extraction loses at most this many
+FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,15 @@ class View:
         digest = self.sample.digest
         return hashlib.sha256(digest + b"mirrored").digest() if self.mirrored else digest
 
-    def turned(self, pixels: Pixels) -> Pixels:
+    def apply(self, pixels: Pixels) -> Pixels:
         """Mirrors the pixels (..., W, 3) if this view is mirrored."""
         return np.ascontiguousarray(pixels[..., ::-1, :]) if self.mirrored else pixels
 
 
 Row = NDArray[np.float16]
-Unreadable = ImageError | DatasetError
-Result = tuple[View, Row | Unreadable]
-Passes = Callable[[Dataset, list[View], Exported], Iterator[Result]]
+ReadError = ImageError | DatasetError
+Result = tuple[View, Row | ReadError]
+Extractor = Callable[[Dataset, list[View], ExportedBackbone], Iterator[Result]]
 
 
 @dataclass(frozen=True)
@@ -68,103 +68,109 @@ class Features:
         n_computed: number of views that were not in the cache.
     """
 
-    rows: dict[bytes, int]
-    seen: NDArray[np.float16]
-    columns: dict[str, slice]
+    row_index: dict[bytes, int]
+    array: NDArray[np.float16]
+    slices: dict[str, slice]
     unreadable: dict[str, str]
-    computed: int
+    n_computed: int
 
     @property
     def vectors(self) -> NDArray[np.float16]:
         """The last vector of every row, float16 (N, D)."""
-        return self.seen[:, self.columns["last"]]
+        return self.array[:, self.slices["last"]]
 
-    def rows_of(self, samples: Iterable[Sample], mirrored: bool = False, block: str = "last") -> Rows:
+    def select(self, samples: Iterable[Sample], mirrored: bool = False, feature_set: str = "last") -> LazyFeatures:
         """One feature set of the samples, in order: (n, D), not loaded yet."""
-        indices = np.array([self.rows[View(sample, mirrored).key] for sample in samples], np.intp)
-        return Rows(self.seen[:, self.columns[block]], indices)
+        indices = np.array([self.row_index[View(sample, mirrored).key] for sample in samples], np.intp)
+        return LazyFeatures(self.array[:, self.slices[feature_set]], indices)
 
-    def of(self, samples: Iterable[Sample], mirrored: bool = False, block: str = "last") -> NDArray[np.float32]:
+    def load(self, samples: Iterable[Sample], mirrored: bool = False, feature_set: str = "last") -> NDArray[np.float32]:
         """The same loaded into memory, float32 (n, D)."""
-        return self.rows_of(samples, mirrored, block)[:]
+        return self.select(samples, mirrored, feature_set)[:]
 
-    def stages(self, samples: Iterable[Sample], mirrored: bool = False) -> dict[str, NDArray[np.float32]]:
+    def load_all(self, samples: Iterable[Sample], mirrored: bool = False) -> dict[str, NDArray[np.float32]]:
         """Every feature set of the samples, in order: `stage1` (n, D1), …, `last` (n, D), `all` (n, W).
 
         All are views of one array in memory.
         """
-        loaded = self.of(samples, mirrored, "all")
-        return {name: loaded[:, columns] for name, columns in self.columns.items()}
+        loaded = self.load(samples, mirrored, "all")
+        return {name: loaded[:, columns] for name, columns in self.slices.items()}
 
 
-def extract(dataset: Dataset, views: Iterable[View], exported: Exported, passes: Passes | None = None) -> Features:
+def extract(
+    dataset: Dataset, views: Iterable[View], exported: ExportedBackbone, extractor: Extractor | None = None
+) -> Features:
     """The features of all views; computes those that are not in this machine's cache.
 
     Args:
         extractor: computes the features; `extract_on_cpu` by default, `lightning_extractor.extract_on_gpu` on a GPU.
     """
-    folder, slices = _cache(exported), columns(exported.backbone)
+    folder, slices = _shard_folder(exported), feature_slices(exported.backbone)
     requested = {view.key: view for view in views}
     width = slices["all"].stop
     unreadable: dict[str, str] = {}
-    with _table(folder, 2 * width * len(requested)) as table:
-        for key, row in _cached(folder, requested, width):
+    with _open_feature_file(folder, 2 * width * len(requested)) as table:
+        for key, row in _load_shards(folder, requested, width):
             table.add(key, row)
         # In order of path, so that the disk is read sequentially and an image is read just before its mirror image.
-        missing = sorted((view for key, view in requested.items() if key not in table.rows), key=lambda view: view.sample.path)
-        for shard in _computed(passes or on_cpu, dataset, missing, exported):
-            unreadable |= {view.sample.path: str(error) for view, error in shard if isinstance(error, Unreadable)}
-            rows = {view.key: row for view, row in shard if not isinstance(row, Unreadable)}
-            _keep(folder, rows)
+        missing = sorted(
+            (view for key, view in requested.items() if key not in table.row_index), key=lambda view: view.sample.path
+        )
+        for shard in _extract_shards(extractor or extract_on_cpu, dataset, missing, exported):
+            unreadable |= {view.sample.path: str(error) for view, error in shard if isinstance(error, ReadError)}
+            rows = {view.key: row for view, row in shard if not isinstance(row, ReadError)}
+            _save_shard(folder, rows)
             for key, row in rows.items():
                 table.add(key, row)
-        return Features(table.rows, table.mapped(width), slices, unreadable, len(missing))
+        return Features(table.row_index, table.memmap(width), slices, unreadable, len(missing))
 
 
 @dataclass(frozen=True)
-class _Table:
+class _FeatureFile:
     """Rows appended to an unnamed temporary file, which the system deletes when it is no longer open or mapped."""
 
     file: IO[bytes]
-    rows: dict[bytes, int] = field(default_factory=dict)
+    row_index: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, key: bytes, row: Row) -> None:
         """Appends a row, unless its key is already present."""
-        if key not in self.rows:
-            self.rows[key] = len(self.rows)
+        if key not in self.row_index:
+            self.row_index[key] = len(self.row_index)
             self.file.write(row.tobytes())
 
-    def mapped(self, width: int) -> NDArray[np.float16]:
+    def memmap(self, width: int) -> NDArray[np.float16]:
         """All rows as a memory-mapped array, float16 (N, W)."""
         self.file.flush()
-        shape = (len(self.rows), width)
+        shape = (len(self.row_index), width)
         # A plain array: slicing numpy.memmap itself is much slower.
-        return np.asarray(np.memmap(self.file, np.float16, "r", shape=shape)) if self.rows else np.empty(shape, np.float16)
+        return np.asarray(np.memmap(self.file, np.float16, "r", shape=shape)) if self.row_index else np.empty(shape, np.float16)
 
 
 @contextmanager
-def _table(folder: Path, n_bytes: int) -> Iterator[_Table]:
+def _open_feature_file(folder: Path, n_bytes: int) -> Iterator[_FeatureFile]:
     """A new file in the cache folder; the system's temporary folder may be a smaller RAM disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_files.room_for(folder, n_bytes), tempfile.TemporaryFile(dir=folder) as file:
-        yield _Table(file)
+    with atomic_files.check_disk_space(folder, n_bytes), tempfile.TemporaryFile(dir=folder) as file:
+        yield _FeatureFile(file)
 
 
-def _computed(passes: Passes, dataset: Dataset, views: list[View], exported: Exported) -> Iterator[list[Result]]:
+def _extract_shards(
+    extractor: Extractor, dataset: Dataset, views: list[View], exported: ExportedBackbone
+) -> Iterator[list[Result]]:
     if not views:
         return
     with Progress("features", len(views), "images") as progress:
-        results = progress.each(passes(dataset, views, exported))
-        while shard := list(islice(results, SHARD)):
+        results = progress.track(extractor(dataset, views, exported))
+        while shard := list(islice(results, SHARD_SIZE)):
             yield shard
 
 
-def on_cpu(dataset: Dataset, views: list[View], exported: Exported) -> Iterator[Result]:
+def extract_on_cpu(dataset: Dataset, views: list[View], exported: ExportedBackbone) -> Iterator[Result]:
     """Extracts features with OpenVINO; yields each view with its row, or with the error of an unreadable image.
 
     Each thread reads, decodes and infers one image at a time, so that no queue between these steps is needed.
     """
-    graph = Graph(exported.graph, wanted=(STAGES, VECTORS))
+    graph = OpenVinoModel(exported.graph, output_names=(STAGES, VECTORS))
     outputs = [name for name in (STAGES, VECTORS) if name in graph.outputs]
 
     def extract_view(view: View) -> Result:
@@ -172,30 +178,30 @@ def on_cpu(dataset: Dataset, views: list[View], exported: Exported) -> Iterator[
             pixels = decode(dataset.read(view.sample), exported.preprocessing).pixels
         except (ImageError, DatasetError) as error:
             return view, error
-        tensors = graph(view.turned(pixels)[None])
-        return view, halved(np.concatenate([tensors[name][0] for name in outputs]))
+        tensors = graph(view.apply(pixels)[None])
+        return view, to_float16(np.concatenate([tensors[name][0] for name in outputs]))
 
-    return each(extract_view, views, graph.lanes)
+    return ordered_map(extract_view, views, graph.streams)
 
 
-def halved(row: NDArray[np.float32]) -> Row:
+def to_float16(features: NDArray[np.float32]) -> Row:
     """Converts to float16 with clipping: some networks exceed its range, and an infinite feature would break every head."""
-    return np.clip(row, -MOST, MOST).astype(np.float16)
+    return np.clip(features, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
 
 
-def _cache(exported: Exported) -> Path:
+def _shard_folder(exported: ExportedBackbone) -> Path:
     """The cache folder of this graph with this preprocessing."""
     key = hashlib.sha256(exported.folder.name.encode())
     key.update(exported.backbone.sha256.encode() + exported.preprocessing.model_dump_json().encode())
     return cache_folder() / "features" / key.hexdigest()[:24]
 
 
-def _cached(folder: Path, wanted: dict[bytes, View], width: int) -> Iterator[tuple[bytes, Row]]:
+def _load_shards(folder: Path, requested: dict[bytes, View], width: int) -> Iterator[tuple[bytes, Row]]:
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as shard:
                 keys = [key.tobytes() for key in shard["keys"]]
-                indices = [index for index, key in enumerate(keys) if key in wanted]
+                indices = [index for index, key in enumerate(keys) if key in requested]
                 rows = shard["seen"] if indices else np.empty((len(keys), width), np.float16)
             if rows.shape != (len(keys), width):
                 raise ValueError(f"{path} has the shape {rows.shape}; expected {(len(keys), width)}.")
@@ -205,7 +211,7 @@ def _cached(folder: Path, wanted: dict[bytes, View], width: int) -> Iterator[tup
         yield from ((keys[index], rows[index]) for index in indices)
 
 
-def _keep(folder: Path, rows: dict[bytes, Row]) -> None:
+def _save_shard(folder: Path, rows: dict[bytes, Row]) -> None:
     """Writes a shard atomically."""
     if not rows:
         return

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PIECE = 1024  # rows loaded at once: a few megabytes, which fit in the CPU cache
-_SCALE = np.float32(2.0**112)  # exponent bias: 127 in float32, 15 in float16
-_SIGN_AND_REST = np.int32(np.uint32(0x8FFFE000).view(np.int32))
+CHUNK_SIZE = 1024  # rows loaded at once: a few megabytes, which fit in the CPU cache
+_EXPONENT_SCALE = np.float32(2.0**112)  # exponent bias: 127 in float32, 15 in float16
+_SIGN_EXPONENT_MANTISSA = np.int32(np.uint32(0x8FFFE000).view(np.int32))
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Rows:
+class LazyFeatures:
     """Rows of a memory-mapped array, float32 (..., W); indexing loads them.
 
     Attributes:
@@ -24,12 +24,12 @@ class Rows:
         indices: int (...), row indices, such as (V, N) for V views of N images.
     """
 
-    stored: NDArray[np.float16]
-    places: NDArray[np.intp]
+    array: NDArray[np.float16]
+    indices: NDArray[np.intp]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return *self.places.shape, self.stored.shape[1]
+        return *self.indices.shape, self.array.shape[1]
 
     @property
     def ndim(self) -> int:
@@ -40,30 +40,30 @@ class Rows:
         return math.prod(self.shape)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
-    def __getitem__(self, chosen: Any) -> Floats:
+    def __getitem__(self, index: Any) -> Floats:
         """Loads rows; numpy indexing of all axes but the last: `features[:, images]` is float32 (V, n, W)."""
-        return widened(self.stored[self.places[chosen]])
+        return to_float32(self.array[self.indices[index]])
 
-    def columns(self, place: slice) -> "Rows":
+    def select_columns(self, columns: slice) -> "LazyFeatures":
         """The same rows with a range of columns; loads nothing."""
-        return Rows(self.stored[:, place], self.places)
+        return LazyFeatures(self.array[:, columns], self.indices)
 
-    def pieces(self) -> Iterator[Floats]:
+    def chunks(self) -> Iterator[Floats]:
         """Loads the rows in order, in chunks (n, W)."""
-        return (self[start : start + PIECE] for start in range(0, len(self), PIECE))
+        return (self[start : start + CHUNK_SIZE] for start in range(0, len(self), CHUNK_SIZE))
 
 
-Vectors = Floats | Rows
+Vectors = Floats | LazyFeatures
 
 
-def columns_of(vectors: Vectors, place: slice) -> Vectors:
+def select_columns(vectors: Vectors, columns: slice) -> Vectors:
     """A range of columns of features (..., W), without a copy."""
-    return vectors.columns(place) if isinstance(vectors, Rows) else vectors[..., place]
+    return vectors.select_columns(columns) if isinstance(vectors, LazyFeatures) else vectors[..., columns]
 
 
-def widened(halves: NDArray[np.float16]) -> Floats:
+def to_float32(halves: NDArray[np.float16]) -> Floats:
     """Converts float16 to float32 exactly; wrong for infinities and NaN, which features never are.
 
     Uses bit operations, six times as fast as numpy's conversion. The conversion would dominate the run time, because every
@@ -71,7 +71,7 @@ def widened(halves: NDArray[np.float16]) -> Floats:
     """
     bits = halves.view(np.int16).astype(np.int32)  # sign-extended
     bits <<= 13
-    bits &= _SIGN_AND_REST
+    bits &= _SIGN_EXPONENT_MANTISSA
     floats: Floats = bits.view(np.float32)
-    floats *= _SCALE
+    floats *= _EXPONENT_SCALE
     return floats

@@ -11,16 +11,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
-from graft.service.inference.devices import cores
+from graft.service.inference.devices import available_cpus
 from graft.service.networks import network as networks
 from graft.service.networks.network import Network
-from graft.training.backbones.onnx_cache import Exported
+from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.data.dataset import Dataset as Images
 from graft.training.data.dataset import DatasetError
-from graft.training.features.extraction import MOST, SHARD, Result, View
+from graft.training.features.extraction import FLOAT16_MAX, SHARD_SIZE, Result, View
 
-BATCH = 256
-Read = tuple[int, np.ndarray | DatasetError]
+BATCH_SIZE = 256
+Item = tuple[int, np.ndarray | DatasetError]
 Batch = tuple[list[int], Tensor, dict[int, DatasetError]]
 
 
@@ -36,10 +36,10 @@ class FeatureExtractor(LightningModule):
         if not indices:  # not every network accepts an empty batch
             return [], torch.zeros(0, 0, dtype=torch.float16), unreadable
         features = torch.cat(self.network.features(pixels), dim=1)
-        return indices, features.clamp(-MOST, MOST).to(torch.float16).cpu(), unreadable
+        return indices, features.clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16).cpu(), unreadable
 
 
-def load_headless(exported: Exported, n_labels: int = 2) -> Network:
+def load_with_random_head(exported: ExportedBackbone, n_labels: int = 2) -> Network:
     """The exported backbone as a torch network with a randomly initialized head."""
     network = networks.build(exported.backbone, n_labels, exported.preprocessing)
     head = {key: value for key, value in network.state_dict().items() if key.startswith("head.")}
@@ -47,46 +47,48 @@ def load_headless(exported: Exported, n_labels: int = 2) -> Network:
     return network
 
 
-def passes(images: Images, views: list[View], exported: Exported, accelerator: str = "gpu") -> Iterator[Result]:
+def extract_on_gpu(
+    dataset: Images, views: list[View], exported: ExportedBackbone, accelerator: str = "gpu"
+) -> Iterator[Result]:
     """Yields each view with its row, float16 (W,), or with the error of an unreadable image."""
-    extractor = FeatureExtractor(load_headless(exported))
+    extractor = FeatureExtractor(load_with_random_head(exported))
     trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
-    for start in range(0, len(views), SHARD):  # one prediction run per shard, so that finished shards are cached early
-        shard = views[start : start + SHARD]
-        for indices, rows, unreadable in trainer.predict(extractor, _loader(images, shard, exported, accelerator)) or []:
+    for start in range(0, len(views), SHARD_SIZE):  # one prediction run per shard, so that finished shards are cached early
+        shard = views[start : start + SHARD_SIZE]
+        for indices, rows, unreadable in trainer.predict(extractor, _loader(dataset, shard, exported, accelerator)) or []:
             yield from ((shard[index], row) for index, row in zip(indices, rows.numpy(), strict=True))
             yield from ((shard[index], error) for index, error in unreadable.items())
 
 
-def _loader(images: Images, views: list[View], exported: Exported, accelerator: str) -> DataLoader[Read]:
+def _loader(dataset: Images, views: list[View], exported: ExportedBackbone, accelerator: str) -> DataLoader[Item]:
     gpu = accelerator == "gpu"
     return DataLoader(
-        _Views(images, views, exported),
-        batch_size=BATCH if gpu else 16,
-        num_workers=cores() if gpu else 0,
+        _ViewDataset(dataset, views, exported),
+        batch_size=BATCH_SIZE if gpu else 16,
+        num_workers=available_cpus() if gpu else 0,
         collate_fn=_collate,
         pin_memory=gpu,
     )
 
 
-class _Views(Dataset[Read]):
+class _ViewDataset(Dataset[Item]):
     """Views as pixels uint8 (crop, crop, 3), or as the error of an unreadable image."""
 
-    def __init__(self, images: Images, views: list[View], exported: Exported) -> None:
-        self._images, self._views, self._preprocessing = images, views, exported.preprocessing
+    def __init__(self, dataset: Images, views: list[View], exported: ExportedBackbone) -> None:
+        self._dataset, self._views, self._preprocessing = dataset, views, exported.preprocessing
 
     def __len__(self) -> int:
         return len(self._views)
 
-    def __getitem__(self, index: int) -> Read:
+    def __getitem__(self, index: int) -> Item:
         view = self._views[index]
         try:
-            return index, view.turned(decode(self._images.read(view.sample), self._preprocessing).pixels)
+            return index, view.apply(decode(self._dataset.read(view.sample), self._preprocessing).pixels)
         except (ImageError, DatasetError) as error:
             return index, DatasetError(str(error))  # an ImageError cannot be pickled out of a DataLoader worker
 
 
-def _collate(items: list[Read]) -> Batch:
+def _collate(items: list[Item]) -> Batch:
     readable = {index: pixels for index, pixels in items if not isinstance(pixels, DatasetError)}
     unreadable = {index: error for index, error in items if isinstance(error, DatasetError)}
     batch = np.stack(list(readable.values())) if readable else np.zeros((0, 32, 32, 3), np.uint8)

@@ -16,38 +16,38 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import MAPS
-from graft.service.inference.devices import cores
+from graft.service.artifact import MAPS_OUTPUT
+from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import LOGITS, VECTORS
 from graft.training.backbones.onnx_cache import STAGES
-from graft.training.data.cross_validation import Groups, Part, Targets, among, deal, subset
+from graft.training.data.cross_validation import Fold, Groups, Targets, stratified_group_kfold, stratified_subset, take_groups
 from graft.training.features import streaming_solver
-from graft.training.features.feature_arrays import PIECE, Rows, Vectors
+from graft.training.features.feature_arrays import CHUNK_SIZE, LazyFeatures, Vectors
 from graft.training.features.linear_solver import (
     Floats,
     Kind,
     Loss,
     Parameters,
-    loss_of,
-    minimise,
+    fit_lbfgs,
+    get_loss,
     one_hot,
+    sample_weights,
     sigmoid,
     softmax,
-    weights_of,
 )
-from graft.training.features.streaming_solver import Standard
-from graft.training.runtime.thread_map import each
+from graft.training.features.streaming_solver import Standardizer
+from graft.training.runtime.thread_map import ordered_map
 
 if TYPE_CHECKING:
     import onnx
 
 
-STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4.5, 1.01, 0.5))  # scikit-learn's C
-ONE_THREAD = 1  # for BLAS: matrices are small, and on a busy machine more threads wait for each other (50 times slower)
-MOST_IN_MEMORY = 2**23  # elements of one copy of the training features: 32 MB as float32
-MOST_FOR_CHOOSING = 5_000  # images in cross-validation; the best C hardly changes with more, and the cost is linear in them
-ROUGH, FINE = 1e-3, 1e-4  # gradient tolerance: in cross-validation, and for a final head
-WHOLE = (slice(None),)
+C_GRID = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4.5, 1.01, 0.5))  # scikit-learn's C
+N_BLAS_THREADS = 1  # for BLAS: matrices are small, and on a busy machine more threads wait for each other (50 times slower)
+MAX_IN_MEMORY = 2**23  # elements of one copy of the training features: 32 MB as float32
+MAX_CV_IMAGES = 5_000  # images in cross-validation; the best C hardly changes with more, and the cost is linear in them
+CV_TOLERANCE, FINAL_TOLERANCE = 1e-3, 1e-4  # gradient tolerance: in cross-validation, and for a final head
+ALL_COLUMNS = (slice(None),)
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,24 @@ class Head:
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    strength: float
+    C: float
 
     def __call__(self, vectors: Vectors) -> NDArray[np.float32]:
         """Logits float32 (N, C) of vectors (N, D)."""
-        if isinstance(vectors, Rows):
-            return np.concatenate([self(chunk) for chunk in vectors.pieces()])
+        if isinstance(vectors, LazyFeatures):
+            return np.concatenate([self(chunk) for chunk in vectors.chunks()])
         return vectors @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
-class Trial:
+class CVScore:
     """Cross-validated scores of one C: calibrated log-loss and accuracy."""
 
     loss: float
     accuracy: float
 
 
-def choose_strength(
+def cross_validate(
     vectors: Vectors,
     targets: Targets,
     n_folds: int,
@@ -99,19 +99,21 @@ def choose_strength(
         balanced: whether to weight labels by inverse frequency.
         groups: group of each image; a group is in one fold, so that duplicates do not leak.
     """
-    mean, scale = standard(vectors)
-    sampled = subset(targets, MOST_FOR_CHOOSING, seed)
-    trainer = Search(scaled(vectors[:, sampled], mean, scale), targets[sampled], kind, balanced)
-    path = trainer.trials(deal(targets[sampled], n_folds, seed, among(groups, sampled)), STRENGTHS)
+    mean, scale = mean_and_scale(vectors)
+    sampled = stratified_subset(targets, MAX_CV_IMAGES, seed)
+    trainer = HeadTrainer(standardize(vectors[:, sampled], mean, scale), targets[sampled], kind, balanced)
+    path = trainer.regularization_path(
+        stratified_group_kfold(targets[sampled], n_folds, seed, take_groups(groups, sampled)), C_GRID
+    )
     return {C: score.loss for C, score in path.items()}
 
 
 def fit(
     vectors: Vectors,
     targets: Targets,
-    strength: float,
+    C: float,
     kind: Kind = "logistic",
-    blocks: Sequence[slice] = WHOLE,
+    scale_groups: Sequence[slice] = ALL_COLUMNS,
     balanced: bool = False,
 ) -> Head:
     """Trains a head on V views of N images, vectors (V, N, D). Features too large for memory are read from disk.
@@ -123,22 +125,24 @@ def fit(
         scale_groups: column ranges; the columns of a range share one scale.
         balanced: whether to weight labels by inverse frequency.
     """
-    mean, scale = standard(vectors, blocks)
-    if isinstance(vectors, Rows) and vectors.size > MOST_IN_MEMORY:
-        penalty = 1 / (strength * len(targets))
-        with _one_thread():
-            parameters = streaming_solver.learn(vectors, targets, Standard(mean, scale), kind, balanced, penalty, FINE)
+    mean, scale = mean_and_scale(vectors, scale_groups)
+    if isinstance(vectors, LazyFeatures) and vectors.size > MAX_IN_MEMORY:
+        penalty = 1 / (C * len(targets))
+        with _limit_blas_threads():
+            parameters = streaming_solver.fit_streamed(
+                vectors, targets, Standardizer(mean, scale), kind, balanced, penalty, FINAL_TOLERANCE
+            )
     else:
-        trainer, images = Search(scaled(vectors[:, :], mean, scale), targets, kind, balanced), np.arange(len(targets))
-        _, [parameters] = trainer.round([(images, images[:0])], strength, [None], FINE)
-    folded = Standard(mean, scale).folded(parameters).astype(np.float32)
-    return Head(np.ascontiguousarray(folded[:, :-1]), folded[:, -1].copy(), strength)
+        trainer, images = HeadTrainer(standardize(vectors[:, :], mean, scale), targets, kind, balanced), np.arange(len(targets))
+        _, [parameters] = trainer.fit_folds([(images, images[:0])], C, [None], FINAL_TOLERANCE)
+    folded = Standardizer(mean, scale).fold(parameters).astype(np.float32)
+    return Head(np.ascontiguousarray(folded[:, :-1]), folded[:, -1].copy(), C)
 
 
-def out_of_fold(
+def out_of_fold_probabilities(
     vectors: Floats,
     targets: Targets,
-    strength: float,
+    C: float,
     n_folds: int,
     seed: int,
     kind: Kind = "logistic",
@@ -151,14 +155,14 @@ def out_of_fold(
         targets: int (N,) or bool (N, C).
         groups: as for `cross_validate`.
     """
-    trainer = Search(scaled(vectors, *standard(vectors)), targets, kind, balanced=False)
+    trainer = HeadTrainer(standardize(vectors, *mean_and_scale(vectors)), targets, kind, balanced=False)
     del vectors  # frees memory unless the caller keeps a reference; the folds need as much again
-    logits, _ = trainer.round(deal(targets, n_folds, seed, groups), strength, [None] * n_folds, FINE)
-    scaled_logits = logits / np.float32(calibration(trainer.judge, logits, trainer.wanted)[0])
+    logits, _ = trainer.fit_folds(stratified_group_kfold(targets, n_folds, seed, groups), C, [None] * n_folds, FINAL_TOLERANCE)
+    scaled_logits = logits / np.float32(fit_temperature(trainer.eval_loss, logits, trainer.one_hot_targets)[0])
     return sigmoid(scaled_logits) if targets.ndim == 2 else softmax(scaled_logits)
 
 
-class Search:
+class HeadTrainer:
     """Trains many heads on subsets of the same standardized features.
 
     Args:
@@ -166,52 +170,52 @@ class Search:
         targets: int (N,) or bool (N, C).
     """
 
-    def __init__(self, scaled: Floats, targets: Targets, kind: Kind, balanced: bool) -> None:
-        self.scaled, self.wanted, self._multilabel = scaled, one_hot(targets), targets.ndim == 2
-        self._loss, self.judge = loss_of(kind, self._multilabel), loss_of("logistic", self._multilabel)
-        self._weights = weights_of(self.wanted, self._multilabel, balanced)
+    def __init__(self, features: Floats, targets: Targets, kind: Kind, balanced: bool) -> None:
+        self.features, self.one_hot_targets, self._multilabel = features, one_hot(targets), targets.ndim == 2
+        self._loss, self.eval_loss = get_loss(kind, self._multilabel), get_loss("logistic", self._multilabel)
+        self._weights = sample_weights(self.one_hot_targets, self._multilabel, balanced)
 
-    def learn(self, images: NDArray[np.intp], strength: float, start: Parameters | None, tolerance: float) -> Parameters:
+    def fit(self, images: NDArray[np.intp], C: float, init: Parameters | None, tolerance: float) -> Parameters:
         """Parameters (C, D + 1) of a head trained on some images; `init` is a warm start."""
-        n_views, n_images, width = self.scaled.shape
-        subset_features = self.scaled if len(images) == n_images else self.scaled[:, images]  # no copy of the full set
+        n_views, n_images, width = self.features.shape
+        subset_features = self.features if len(images) == n_images else self.features[:, images]  # no copy of the full set
         flat = subset_features.reshape(-1, width)
-        targets, weights = (np.tile(array[images], (n_views, 1)) for array in (self.wanted, self._weights))
+        targets, weights = (np.tile(array[images], (n_views, 1)) for array in (self.one_hot_targets, self._weights))
         # Views of one image are not independent samples, so together they count as one in the penalty.
-        return minimise(self._loss, flat, targets, weights, 1 / (strength * len(images)), start, tolerance)
+        return fit_lbfgs(self._loss, flat, targets, weights, 1 / (C * len(images)), init, tolerance)
 
-    def round(
-        self, parts: Sequence[Part], strength: float, starts: Sequence[Parameters | None], tolerance: float = ROUGH
+    def fit_folds(
+        self, folds: Sequence[Fold], C: float, inits: Sequence[Parameters | None], tolerance: float = CV_TOLERANCE
     ) -> tuple[Floats, list[Parameters]]:
         """Trains one head per fold; returns the held-out logits float32 (N, C), NaN elsewhere, and each fold's parameters."""
-        jobs = [(train, start) for (train, _), start in zip(parts, starts, strict=True)]
-        with _one_thread():  # outside the threads, because the limit applies to the whole process
-            solutions = list(each(lambda job: self.learn(job[0], strength, job[1], tolerance), jobs, cores()))
-        logits = np.full(self.wanted.shape, np.nan, np.float32)
-        for (_, held_out), solution in zip(parts, solutions, strict=True):
+        jobs = [(train, start) for (train, _), start in zip(folds, inits, strict=True)]
+        with _limit_blas_threads():  # outside the threads, because the limit applies to the whole process
+            solutions = list(ordered_map(lambda job: self.fit(job[0], C, job[1], tolerance), jobs, available_cpus()))
+        logits = np.full(self.one_hot_targets.shape, np.nan, np.float32)
+        for (_, held_out), solution in zip(folds, solutions, strict=True):
             weight, bias = solution[:, :-1].astype(np.float32), solution[:, -1].astype(np.float32)
-            logits[held_out] = self.scaled[0, held_out] @ weight.T + bias
+            logits[held_out] = self.features[0, held_out] @ weight.T + bias
         return logits, solutions
 
-    def trials(self, parts: Sequence[Part], strengths: Sequence[float]) -> dict[float, Trial]:
+    def regularization_path(self, folds: Sequence[Fold], C_values: Sequence[float]) -> dict[float, CVScore]:
         """The regularization path: scores by C, from strong to weak regularization, each warm-started from the previous one."""
-        held_out = np.sort(np.concatenate([indices for _, indices in parts]))
-        starts: Sequence[Parameters | None] = [None] * len(parts)
-        scores: dict[float, Trial] = {}
-        for C in strengths:
-            logits, starts = self.round(parts, C, starts)
-            loss = calibration(self.judge, logits[held_out], self.wanted[held_out])[1]
-            scores[C] = Trial(loss, self._accuracy(logits[held_out], self.wanted[held_out]))
-            if past_the_valley([score.loss for score in scores.values()]):
+        held_out = np.sort(np.concatenate([indices for _, indices in folds]))
+        starts: Sequence[Parameters | None] = [None] * len(folds)
+        scores: dict[float, CVScore] = {}
+        for C in C_values:
+            logits, starts = self.fit_folds(folds, C, starts)
+            loss = fit_temperature(self.eval_loss, logits[held_out], self.one_hot_targets[held_out])[1]
+            scores[C] = CVScore(loss, self._accuracy(logits[held_out], self.one_hot_targets[held_out]))
+            if is_overfitting([score.loss for score in scores.values()]):
                 break
         return scores
 
-    def _accuracy(self, logits: Floats, wanted: Floats) -> float:
-        correct = (logits > 0) == (wanted > 0) if self._multilabel else logits.argmax(axis=1) == wanted.argmax(axis=1)
+    def _accuracy(self, logits: Floats, targets: Floats) -> float:
+        correct = (logits > 0) == (targets > 0) if self._multilabel else logits.argmax(axis=1) == targets.argmax(axis=1)
         return float(correct.mean())
 
 
-def preferred(losses: Mapping[float, float]) -> float:
+def one_percent_rule(losses: Mapping[float, float]) -> float:
     """Selects C: the strongest regularization with a loss at most 1 % above the lowest.
 
     For separable data the loss becomes flat towards weak regularization, so the exact minimum is arbitrary. There the
@@ -221,7 +225,7 @@ def preferred(losses: Mapping[float, float]) -> float:
     return min(C for C, loss in losses.items() if loss <= 1.01 * lowest)
 
 
-def past_the_valley(losses: Sequence[float]) -> bool:
+def is_overfitting(losses: Sequence[float]) -> bool:
     """Whether weaker regularization would only overfit more and converge more slowly.
 
     It would after two steps above the minimum, or after five steps without an improvement, as with random labels. Fewer
@@ -230,47 +234,47 @@ def past_the_valley(losses: Sequence[float]) -> bool:
     return min(losses[-2:]) > 1.001 * min(losses) or (len(losses) > 5 and min(losses[-5:]) > 0.999 * min(losses[:-5]))
 
 
-def standard(vectors: Vectors, blocks: Sequence[slice] = WHOLE) -> tuple[Floats, Floats]:
+def mean_and_scale(vectors: Vectors, scale_groups: Sequence[slice] = ALL_COLUMNS) -> tuple[Floats, Floats]:
     """Mean and scale float32 (D,) of the first view of (V, N, D); the columns of a range share one scale.
 
     A scale per column would amplify columns that are almost always zero.
     """
     n_images, scale = vectors.shape[1], np.ones(vectors.shape[-1], np.float32)
-    chunks = [slice(start, start + PIECE) for start in range(0, n_images, PIECE)]
+    chunks = [slice(start, start + CHUNK_SIZE) for start in range(0, n_images, CHUNK_SIZE)]
     mean: Floats = (sum(vectors[0, chunk].sum(axis=0, dtype=np.float64) for chunk in chunks) / n_images).astype(np.float32)
     deviations = (vectors[0, chunk] - mean for chunk in chunks)
     std = np.sqrt(sum((deviation * deviation).sum(axis=0, dtype=np.float64) for deviation in deviations) / n_images)
-    for columns in blocks:
+    for columns in scale_groups:
         scale[columns] = float(std[columns].mean()) or 1.0
     return mean, scale
 
 
-def scaled(vectors: Floats, mean: Floats, scale: Floats) -> Floats:
+def standardize(vectors: Floats, mean: Floats, scale: Floats) -> Floats:
     """Standardizes features; allocates exactly one copy."""
     standardized: Floats = vectors - mean
     standardized /= scale
     return standardized
 
 
-def _one_thread() -> AbstractContextManager[object]:
+def _limit_blas_threads() -> AbstractContextManager[object]:
     from threadpoolctl import threadpool_limits
 
-    limits: AbstractContextManager[object] = threadpool_limits(ONE_THREAD)
+    limits: AbstractContextManager[object] = threadpool_limits(N_BLAS_THREADS)
     return limits
 
 
-def calibration(loss: Loss, logits: Floats, wanted: Floats) -> tuple[float, float]:
+def fit_temperature(loss: Loss, logits: Floats, targets: Floats) -> tuple[float, float]:
     """Fits the temperature of logits (N, C); returns it and the mean loss with it."""
     from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
     def mean_loss(log_temperature: float) -> float:
-        return float(loss(logits / np.float32(np.exp(log_temperature)), wanted)[0].sum(dtype=np.float64)) / len(logits)
+        return float(loss(logits / np.float32(np.exp(log_temperature)), targets)[0].sum(dtype=np.float64)) / len(logits)
 
     result = minimize_scalar(mean_loss, bounds=(-9, 9), method="bounded", options={"xatol": 0.01})
     return float(np.exp(result.x)), float(result.fun)
 
 
-def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") -> bytes:
+def append_head(graph: Path, head: Head, head_input: Literal["last", "all"] = "last") -> bytes:
     """Appends the head to a backbone's ONNX file; keeps the outputs `logits`, `vectors` and the head's feature maps.
 
     Args:
@@ -284,35 +288,35 @@ def with_head(graph: Path, head: Head, sees: Literal["last", "all"] = "last") ->
     tensors = {"head.weight": head.weight, "head.bias": head.bias}
     model.graph.initializer.extend(numpy_helper.from_array(tensor, name) for name, tensor in tensors.items())
     features, names = VECTORS, [output.name for output in model.graph.output]
-    if sees == "all" and STAGES in names:
+    if head_input == "all" and STAGES in names:
         features = "head_input"
         model.graph.node.append(helper.make_node("Concat", [STAGES, VECTORS], [features], axis=1))
     model.graph.node.append(helper.make_node("Gemm", [features, *tensors], [LOGITS], transB=1))
     logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(head.bias)])
-    maps = [name for name in names if name == MAPS or (sees == "all" and name.endswith(MAPS))]
+    maps = [name for name in names if name == MAPS_OUTPUT or (head_input == "all" and name.endswith(MAPS_OUTPUT))]
     outputs = [output for output in model.graph.output if output.name in (VECTORS, *maps)]
     del model.graph.output[:]
     model.graph.output.extend([logits, *outputs])
-    _prune(model.graph)
+    _remove_unused(model.graph)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
 
 
-def _prune(graph: "onnx.GraphProto") -> None:
+def _remove_unused(graph: "onnx.GraphProto") -> None:
     """Removes nodes and tensors that no output needs, such as the pooling of unused stages."""
     needed, nodes = {output.name for output in graph.output}, []
     for node in reversed(graph.node):  # nodes are in topological order
         if needed & set(node.output):
             nodes.append(node)
-            needed |= _named(node)
+            needed |= _input_names(node)
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(reversed(nodes))
     graph.initializer.extend(tensors)
 
 
-def _named(node: "onnx.NodeProto") -> set[str]:
+def _input_names(node: "onnx.NodeProto") -> set[str]:
     """The names of a node's inputs, including those of its subgraphs."""
-    subgraph_inputs = (_named(inner) for attribute in node.attribute for inner in attribute.g.node)
+    subgraph_inputs = (_input_names(inner) for attribute in node.attribute for inner in attribute.g.node)
     return set(node.input).union(*subgraph_inputs)

@@ -6,24 +6,24 @@ from typing import Literal
 
 import numpy as np
 
-from graft.training.data.cross_validation import Groups, Part, Targets, among, deal, subset
-from graft.training.features.feature_arrays import Vectors, columns_of
+from graft.training.data.cross_validation import Fold, Groups, Targets, stratified_group_kfold, stratified_subset, take_groups
+from graft.training.features.feature_arrays import Vectors, select_columns
 from graft.training.features.linear_probe import (
-    MOST_FOR_CHOOSING,
-    STRENGTHS,
-    WHOLE,
+    ALL_COLUMNS,
+    C_GRID,
+    MAX_CV_IMAGES,
     Head,
-    Search,
+    HeadTrainer,
     fit,
-    preferred,
-    scaled,
-    standard,
+    mean_and_scale,
+    one_percent_rule,
+    standardize,
 )
 from graft.training.features.linear_solver import Floats, Kind
 
-MOST_FOR_SCREENING = 2_000  # images
-ENOUGH_TO_SCREEN = 400  # held-out images for screening; with fewer images, all folds are used
-FINALISTS = 3
+MAX_SCREENING_IMAGES = 2_000  # images
+SCREENING_HELD_OUT_IMAGES = 400  # held-out images for screening; with fewer images, all folds are used
+N_FINALISTS = 3
 KINDS: tuple[Kind, ...] = ("logistic", "svm")
 
 
@@ -39,36 +39,36 @@ class Candidate:
         n_held_out: held-out images behind the scores; fewer for candidates that were only screened.
     """
 
-    block: str
+    feature_set: str
     kind: Kind
-    strength: float
+    C: float
     loss: float
     accuracy: float
-    n_judged: int
+    n_held_out: int
 
     @property
-    def sees(self) -> Literal["last", "all"]:
+    def head_input(self) -> Literal["last", "all"]:
         """The head's input as stored in the manifest: the last vector, or all features."""
-        return "last" if self.block == "last" else "all"
+        return "last" if self.feature_set == "last" else "all"
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """The best candidate, and all candidates: the finalists first, each group sorted by loss."""
 
     best: Candidate
-    table: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
 
 
-def best_of(
-    seen: Vectors,
-    columns: Mapping[str, slice],
+def select_features(
+    features: Vectors,
+    slices: Mapping[str, slice],
     targets: Targets,
     n_folds: int,
     seed: int,
     balanced: bool = False,
     groups: Groups = None,
-) -> Chosen:
+) -> Selection:
     """Selects the feature set and kind of head with the lowest cross-validated log-loss.
 
     All candidates are screened with at most 2,000 images, about 400 of them held out. The best three are compared by full
@@ -81,70 +81,77 @@ def best_of(
         balanced: whether to weight labels by inverse frequency.
         groups: group of each image; a group is in one fold.
     """
-    mean, scale = standard(seen, _stages(columns))
-    few, many = (subset(targets, n_images, seed) for n_images in (MOST_FOR_SCREENING, MOST_FOR_CHOOSING))
-    folds = deal(targets[few], n_folds, seed, among(groups, few))[: -(-ENOUGH_TO_SCREEN * n_folds // len(few))]
-    unmirrored = scaled(seen[:1, few], mean, scale)
+    mean, scale = mean_and_scale(features, _stage_slices(slices))
+    few, many = (stratified_subset(targets, n_images, seed) for n_images in (MAX_SCREENING_IMAGES, MAX_CV_IMAGES))
+    folds = stratified_group_kfold(targets[few], n_folds, seed, take_groups(groups, few))[
+        : -(-SCREENING_HELD_OUT_IMAGES * n_folds // len(few))
+    ]
+    unmirrored = standardize(features[:1, few], mean, scale)
     screened = [
-        _judged(name, kind, unmirrored[:, :, selected], targets[few], folds, STRENGTHS, balanced)
-        for name, selected in columns.items()
+        _evaluate(name, kind, unmirrored[:, :, selected], targets[few], folds, C_GRID, balanced)
+        for name, selected in slices.items()
         for kind in KINDS
-        if name != "all" or selected != columns["last"]
+        if name != "all" or selected != slices["last"]
     ]
     screened.sort(key=lambda candidate: candidate.loss)
-    folds, standardized = deal(targets[many], n_folds, seed, among(groups, many)), scaled(seen[:, many], mean, scale)
+    folds, standardized = (
+        stratified_group_kfold(targets[many], n_folds, seed, take_groups(groups, many)),
+        standardize(features[:, many], mean, scale),
+    )
     finalists = [
-        _judged(
-            candidate.block,
+        _evaluate(
+            candidate.feature_set,
             candidate.kind,
-            standardized[:, :, columns[candidate.block]],
+            standardized[:, :, slices[candidate.feature_set]],
             targets[many],
             folds,
-            _around(candidate.strength),
+            _grid_neighbors(candidate.C),
             balanced,
         )
-        for candidate in screened[:FINALISTS]
+        for candidate in screened[:N_FINALISTS]
     ]
     finalists.sort(key=lambda candidate: candidate.loss)
-    return Chosen(finalists[0], (*finalists, *screened[FINALISTS:]))
+    return Selection(finalists[0], (*finalists, *screened[N_FINALISTS:]))
 
 
-def _judged(
-    block: str,
+def _evaluate(
+    feature_set: str,
     kind: Kind,
-    standardised: Floats,
+    features: Floats,
     targets: Targets,
-    parts: Sequence[Part],
-    strengths: Sequence[float],
+    folds: Sequence[Fold],
+    C_values: Sequence[float],
     balanced: bool,
 ) -> Candidate:
-    path = Search(standardised, targets, kind, balanced).trials(parts, strengths)
-    best_C = preferred({C: score.loss for C, score in path.items()})
-    n_held_out = sum(len(held_out) for _, held_out in parts)
-    return Candidate(block, kind, best_C, path[best_C].loss, path[best_C].accuracy, n_held_out)
+    path = HeadTrainer(features, targets, kind, balanced).regularization_path(folds, C_values)
+    best_C = one_percent_rule({C: score.loss for C, score in path.items()})
+    n_held_out = sum(len(held_out) for _, held_out in folds)
+    return Candidate(feature_set, kind, best_C, path[best_C].loss, path[best_C].accuracy, n_held_out)
 
 
-def _around(strength: float) -> tuple[float, ...]:
+def _grid_neighbors(C: float) -> tuple[float, ...]:
     """The value and its neighbors in the grid."""
-    index = STRENGTHS.index(strength)
-    return STRENGTHS[max(0, index - 1) : index + 2]
+    index = C_GRID.index(C)
+    return C_GRID[max(0, index - 1) : index + 2]
 
 
-def _stages(columns: Mapping[str, slice]) -> list[slice]:
+def _stage_slices(slices: Mapping[str, slice]) -> list[slice]:
     """The column ranges of the single stages; each is standardized with its own scale."""
-    return [selected for name, selected in columns.items() if name != "all"]
+    return [selected for name, selected in slices.items() if name != "all"]
 
 
-def learn(candidate: Candidate, seen: Vectors, columns: Mapping[str, slice], targets: Targets, balanced: bool = False) -> Head:
+def fit_candidate(
+    candidate: Candidate, features: Vectors, slices: Mapping[str, slice], targets: Targets, balanced: bool = False
+) -> Head:
     """Trains the candidate's head on all of these images; its input is `candidate.head_input`.
 
     A head on a single stage takes all features, with zero weights for the other stages, so that two kinds of package suffice.
     """
-    selected = columns[candidate.block]
-    scale_groups = _stages(columns) if candidate.block == "all" else WHOLE
-    head = fit(columns_of(seen, selected), targets, candidate.strength, candidate.kind, scale_groups, balanced)
-    if candidate.block == "last":
+    selected = slices[candidate.feature_set]
+    scale_groups = _stage_slices(slices) if candidate.feature_set == "all" else ALL_COLUMNS
+    head = fit(select_columns(features, selected), targets, candidate.C, candidate.kind, scale_groups, balanced)
+    if candidate.feature_set == "last":
         return head
-    weight = np.zeros((len(head.bias), columns["all"].stop), np.float32)
+    weight = np.zeros((len(head.bias), slices["all"].stop), np.float32)
     weight[:, selected] = head.weight
-    return Head(weight, head.bias, head.strength)
+    return Head(weight, head.bias, head.C)

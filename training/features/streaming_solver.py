@@ -8,33 +8,48 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.inference.devices import cores
+from graft.service.inference.devices import available_cpus
 from graft.training.data.cross_validation import Targets
-from graft.training.features.feature_arrays import PIECE, Rows, widened
-from graft.training.features.linear_solver import Kind, Parameters, Summed, descend, loss_of, one_hot, summed, weights_among
-from graft.training.runtime.thread_map import each
+from graft.training.features.feature_arrays import CHUNK_SIZE, LazyFeatures, to_float32
+from graft.training.features.linear_solver import (
+    Kind,
+    LossAndGrad,
+    Parameters,
+    fit_lbfgs_streamed,
+    get_loss,
+    loss_and_grad,
+    one_hot,
+    sample_weights_from_counts,
+)
+from graft.training.runtime.thread_map import ordered_map
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standardizer:
     """Mean and scale of each column, float32 (D,) each."""
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
 
-    def folded(self, rows: Parameters) -> Parameters:
+    def fold(self, parameters: Parameters) -> Parameters:
         """Converts parameters (C, D + 1) for standardized features to parameters for raw features."""
-        weight = rows[:, :-1] / self.scale
-        return np.column_stack([weight, rows[:, -1] - weight @ self.mean])
+        weight = parameters[:, :-1] / self.scale
+        return np.column_stack([weight, parameters[:, -1] - weight @ self.mean])
 
-    def unfolded(self, gradient: Parameters) -> Parameters:
+    def unfold_gradient(self, gradient: Parameters) -> Parameters:
         """Converts a gradient (C, D + 1) with respect to raw-feature parameters to one for standardized features."""
         bias = gradient[:, -1]
         return np.column_stack([(gradient[:, :-1] - np.outer(bias, self.mean)) / self.scale, bias])
 
 
-def learn(
-    seen: Rows, targets: Targets, standard: Standard, kind: Kind, balanced: bool, penalty: float, tolerance: float
+def fit_streamed(
+    features: LazyFeatures,
+    targets: Targets,
+    standardizer: Standardizer,
+    kind: Kind,
+    balanced: bool,
+    penalty: float,
+    tolerance: float,
 ) -> Parameters:
     """Fits parameters (C, D + 1) for standardized features, as `linear_solver.fit_lbfgs` does in memory.
 
@@ -46,21 +61,21 @@ def learn(
     """
     multilabel = targets.ndim == 2
     counts = targets.sum(axis=0) if multilabel else np.bincount(targets)
-    indices = seen.places.ravel()
+    indices = features.indices.ravel()
     order = np.argsort(indices)  # so that the file is read sequentially
-    chunks = [order[start : start + PIECE] for start in range(0, len(order), PIECE)]
-    loss = loss_of(kind, multilabel)
+    chunks = [order[start : start + CHUNK_SIZE] for start in range(0, len(order), CHUNK_SIZE)]
+    loss = get_loss(kind, multilabel)
 
-    def evaluate_chunk(chunk: NDArray[np.intp], parameters: Parameters) -> Summed:
+    def evaluate_chunk(chunk: NDArray[np.intp], parameters: Parameters) -> LossAndGrad:
         chunk_targets = one_hot(targets[chunk % len(targets)], len(counts))
-        weights = weights_among(chunk_targets, counts.astype(np.float32), len(targets), multilabel, balanced)
-        return summed(loss, widened(seen.stored[indices[chunk]]), chunk_targets, weights, parameters)
+        weights = sample_weights_from_counts(chunk_targets, counts.astype(np.float32), len(targets), multilabel, balanced)
+        return loss_and_grad(loss, to_float32(features.array[indices[chunk]]), chunk_targets, weights, parameters)
 
-    def evaluate(parameters: Parameters) -> Summed:
-        folded, total, gradient = standard.folded(parameters), 0.0, np.zeros_like(parameters)
-        for chunk_loss, chunk_gradient in each(lambda chunk: evaluate_chunk(chunk, folded), chunks, cores()):
+    def evaluate(parameters: Parameters) -> LossAndGrad:
+        folded, total, gradient = standardizer.fold(parameters), 0.0, np.zeros_like(parameters)
+        for chunk_loss, chunk_gradient in ordered_map(lambda chunk: evaluate_chunk(chunk, folded), chunks, available_cpus()):
             total += chunk_loss
             gradient += chunk_gradient
-        return total, standard.unfolded(gradient)
+        return total, standardizer.unfold_gradient(gradient)
 
-    return descend(evaluate, len(order), np.zeros((len(counts), seen.shape[-1] + 1)), penalty, tolerance)
+    return fit_lbfgs_streamed(evaluate, len(order), np.zeros((len(counts), features.shape[-1] + 1)), penalty, tolerance)

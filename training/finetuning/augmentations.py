@@ -15,7 +15,7 @@ Augmentation: TypeAlias = A.Compose
 
 # Augmentations of `--augment-corruptions`, each with probability 0.5. Their strength goes up to about the highest
 # severity of `graft evaluate --robust`.
-HARDER: Mapping[str, Callable[[], A.BasicTransform]] = {
+CORRUPTION_AUGMENTATIONS: Mapping[str, Callable[[], A.BasicTransform]] = {
     "translation": lambda: A.Affine(translate_percent=(-0.3, 0.3), border_mode=cv2.BORDER_REFLECT_101, p=0.5),
     "rotation": lambda: A.Rotate((-90, 90), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
     "scale": lambda: A.Affine(
@@ -30,12 +30,12 @@ HARDER: Mapping[str, Callable[[], A.BasicTransform]] = {
 }
 
 
-def random_changes(side: int, augment: str, flips: bool, rotations: bool, harden: Sequence[str] = ()) -> A.Compose:
+def train_transforms(side: int, augment: str, flips: bool, rotations: bool, corruption_names: Sequence[str] = ()) -> A.Compose:
     """Random crop, flip, rotation, color jitter and corruptions: uint8 (H, W, 3) -> uint8 (side, side, 3).
 
     The crop comes first, so that the other transforms process fewer pixels. The corruptions come last.
     """
-    corruptions = [HARDER[name]() for name in harden]
+    corruptions = [CORRUPTION_AUGMENTATIONS[name]() for name in corruption_names]
     if augment == "none":
         return A.Compose([A.Resize(side, side), *corruptions], strict=True)  # a no-op: the images have this size
     min_scale = {"light": 0.7, "medium": 0.5, "strong": 0.35}[augment]

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from graft.service.networks.network import Network
-from graft.training.config.finetune_config import Plan
+from graft.training.config.finetune_config import FineTuneConfig
 
-SHARE = 0.7  # of the free memory; the rest is for the data loader, temporary gradients, and other processes
-COPIES = 5  # per parameter: weight, gradient, two AdamW moments, and EMA weight
-TRIED = 2  # images in the test batch; BatchNorm needs more than one
+USABLE_FRACTION = 0.7  # of the free memory; the rest is for the data loader, temporary gradients, and other processes
+COPIES_PER_PARAMETER = 5  # per parameter: weight, gradient, two AdamW moments, and EMA weight
+PROBE_BATCH_SIZE = 2  # images in the test batch; BatchNorm needs more than one
 
 
-def fitting(network: Network, plan: Plan, side: int, free_bytes: int) -> Plan:
+def fit_batch_size(network: Network, config: FineTuneConfig, side: int, free_bytes: int) -> FineTuneConfig:
     """Halves the batch size and doubles the gradient accumulation until a batch fits into memory.
 
     Args:
@@ -24,21 +24,23 @@ def fitting(network: Network, plan: Plan, side: int, free_bytes: int) -> Plan:
     Raises:
         MemoryError: if a single image does not fit.
     """
-    weights = COPIES * sum(parameter.nbytes for parameter in network.parameters())
+    weights = COPIES_PER_PARAMETER * sum(parameter.nbytes for parameter in network.parameters())
     image = bytes_per_image(network, side)
-    while weights + plan.batch_size * image > SHARE * free_bytes:
-        if plan.batch_size == 1:
+    while weights + config.batch_size * image > USABLE_FRACTION * free_bytes:
+        if config.batch_size == 1:
             raise MemoryError(
                 f"Training needs {(weights + image) / 2**30:.1f} GiB at {side} pixels; {free_bytes / 2**30:.1f} GiB are free."
                 " Try a smaller --input-size or --backbone."
             )
-        plan = halved(plan)
-    return plan
+        config = halve_batch_size(config)
+    return config
 
 
-def halved(plan: Plan) -> Plan:
+def halve_batch_size(config: FineTuneConfig) -> FineTuneConfig:
     """Halves the batch size and doubles the gradient accumulation, so that the optimizer steps stay the same."""
-    return plan.model_copy(update={"batch_size": max(1, plan.batch_size // 2), "accumulate": 2 * plan.accumulate})
+    return config.model_copy(
+        update={"batch_size": max(1, config.batch_size // 2), "accumulate_grad_batches": 2 * config.accumulate_grad_batches}
+    )
 
 
 def bytes_per_image(network: Network, side: int) -> int:
@@ -52,7 +54,7 @@ def bytes_per_image(network: Network, side: int) -> int:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = torch.zeros(TRIED, side, side, 3, dtype=torch.uint8)
+    batch = torch.zeros(PROBE_BATCH_SIZE, side, side, 3, dtype=torch.uint8)
     modes = {module: module.training for module in network.modules()}
     network.eval()  # a black image must not change the BatchNorm statistics; eval mode saves the same tensors
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
@@ -60,17 +62,17 @@ def bytes_per_image(network: Network, side: int) -> int:
     del logits
     for module, training in modes.items():
         module.training = training
-    return sum(saved.values()) // TRIED
+    return sum(saved.values()) // PROBE_BATCH_SIZE
 
 
 def free_memory(gpu: bool) -> int:
     """Free memory of the GPU or of the machine in bytes, within the container's limit."""
     if gpu:
         return int(torch.cuda.mem_get_info()[0])
-    return min(_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup")))
+    return min(_available_bytes(Path("/proc/meminfo")), _cgroup_free_bytes(Path("/sys/fs/cgroup")))
 
 
-def _available(meminfo: Path) -> int:
+def _available_bytes(meminfo: Path) -> int:
     try:
         lines = meminfo.read_text().splitlines()
     except OSError:
@@ -79,9 +81,9 @@ def _available(meminfo: Path) -> int:
     return available[0] if available else 2**63
 
 
-def _left_in_group(group: Path) -> int:
+def _cgroup_free_bytes(cgroup: Path) -> int:
     try:
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
     except (OSError, ValueError):
         return 2**63
     return max(0, int(limit) - used) if limit.isdecimal() else 2**63

@@ -13,10 +13,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from graft.training.finetuning import checkpoints
-from graft.training.finetuning.lightning_module import WATCHED, Diverged
+from graft.training.finetuning.lightning_module import MONITOR, Diverged
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import say
-from graft.training.runtime.signals import Stop
+from graft.training.runtime.progress import log
+from graft.training.runtime.signals import StopFlag
 
 Row = dict[str, float]
 
@@ -31,10 +31,10 @@ class Trial:
     """
 
     name: str
-    hopeless: Callable[[list[float]], bool]
+    should_prune: Callable[[list[float]], bool]
 
 
-class Keeper(Checkpoint):
+class CheckpointCallback(Checkpoint):
     """Saves a checkpoint and updates `metrics.csv` after every epoch.
 
     Attributes:
@@ -47,7 +47,7 @@ class Keeper(Checkpoint):
         self._folder, self._metrics = run / "checkpoints", run / "metrics.csv"
         self._trial = trial
         self.history: list[Row] = []
-        self.best, self.ended = 0, False
+        self.best_epoch, self.finished = 0, False
 
     @property
     def epoch(self) -> int:
@@ -55,61 +55,61 @@ class Keeper(Checkpoint):
         return len(self.history) - 1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: checkpoints.State) -> None:
-        checkpoint |= {"history": self.history, "best": self.best, "ended": self.ended}
+        checkpoint |= {"history": self.history, "best": self.best_epoch, "ended": self.finished}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: checkpoints.State) -> None:
-        self.history, self.best, self.ended = (checkpoint[name] for name in ("history", "best", "ended"))
+        self.history, self.best_epoch, self.finished = (checkpoint[name] for name in ("history", "best", "ended"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epoch:
-            say(f"resuming after epoch {self.epoch}/{trainer.max_epochs}")
+            log(f"resuming after epoch {self.epoch}/{trainer.max_epochs}")
             # Lightning steps ReduceLROnPlateau only after the checkpoint of the epoch was saved, so repeat that step here.
             for config in trainer.lr_scheduler_configs:
                 if isinstance(config.scheduler, ReduceLROnPlateau):
-                    config.scheduler.step(self.history[-1][config.monitor or WATCHED])
+                    config.scheduler.step(self.history[-1][config.monitor or MONITOR])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not math.isfinite(metrics[WATCHED]):
-            raise Diverged(f"The validation loss became {metrics[WATCHED]} after epoch {trainer.current_epoch + 1}.")
+        if not math.isfinite(metrics[MONITOR]):
+            raise Diverged(f"The validation loss became {metrics[MONITOR]} after epoch {trainer.current_epoch + 1}.")
         self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
-        self.best, previous_best = _best(self.history), _best(self.history[:-1])
-        if self._trial and self._trial.hopeless([row[WATCHED] for row in self.history[1:]]):
+        self.best_epoch, previous_best = _best_epoch(self.history), _best_epoch(self.history[:-1])
+        if self._trial and self._trial.should_prune([row[MONITOR] for row in self.history[1:]]):
             trainer.should_stop = True
-        self.ended = trainer.should_stop or self.epoch >= (trainer.max_epochs or 0)
-        trainer.save_checkpoint(checkpoints.path_of(self._folder, self.epoch))
-        checkpoints.keep_only(self._folder, {self.epoch, self.epoch - 1, self.best, previous_best})
-        self.tell()
+        self.finished = trainer.should_stop or self.epoch >= (trainer.max_epochs or 0)
+        trainer.save_checkpoint(checkpoints.checkpoint_path(self._folder, self.epoch))
+        checkpoints.keep_only(self._folder, {self.epoch, self.epoch - 1, self.best_epoch, previous_best})
+        self.write_metrics()
 
-    def tell(self) -> None:
+    def write_metrics(self) -> None:
         """Writes `metrics.csv`."""
         text = io.StringIO()
         names = sorted({name for row in self.history for name in row} - {"epoch", "step"})
         writer = csv.DictWriter(text, ["epoch", "step", *names], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
-        atomic_files.write(self._metrics, text.getvalue())
+        atomic_files.write_text(self._metrics, text.getvalue())
 
 
-class Asked(Callback):
+class GracefulStop(Callback):
     """Stops training between two batches on request; after the last batch of an epoch, once its checkpoint is saved."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: StopFlag) -> None:
         self._stop = stop
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end()
+        self._exit_if_requested()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if not trainer.is_last_batch:
-            self._end()
+            self._exit_if_requested()
 
-    def _end(self) -> None:
+    def _exit_if_requested(self) -> None:
         if self._stop.signal:
             raise SystemExit(128 + self._stop.signal)
 
 
-class Reseeded(Callback):
+class ReseedEachEpoch(Callback):
     """Reseeds torch in each epoch, so that randomness depends only on the seed and the epoch."""
 
     def __init__(self, seed: int) -> None:
@@ -128,7 +128,7 @@ def reseed(seed: int, epoch: int) -> None:
     torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
-def _best(history: list[Row]) -> int:
+def _best_epoch(history: list[Row]) -> int:
     """First epoch with the lowest validation loss; NaN and infinity never win."""
-    losses = [row[WATCHED] if math.isfinite(row[WATCHED]) else math.inf for row in history]
+    losses = [row[MONITOR] if math.isfinite(row[MONITOR]) else math.inf for row in history]
     return losses.index(min(losses))

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import say
+from graft.training.runtime.progress import log
 
 BEST = "best.ckpt"
 State = dict[str, Any]
@@ -23,7 +23,7 @@ class CorruptCheckpoint(ValueError):
     """A checkpoint does not match its checksum or cannot be read."""
 
 
-def path_of(folder: Path, epoch: int) -> Path:
+def checkpoint_path(folder: Path, epoch: int) -> Path:
     """Path of the checkpoint of an epoch."""
     return folder / f"epoch-{epoch:04d}.ckpt"
 
@@ -34,14 +34,14 @@ def save(state: State, path: Path) -> None:
     Raises:
         OSError: if the disk is full, with the bytes needed and free.
     """
-    with atomic_files.whole(path, _n_bytes(state)) as file:
-        hashed = _Hashed(file)
+    with atomic_files.atomic_write(path, _n_bytes(state)) as file:
+        hashed = _HashingWriter(file)
         try:
             torch.save(state, cast(BinaryIO, hashed))  # torch only writes to it
         except RuntimeError:
-            raise hashed.failed or RuntimeError(f"{path} could not be written.") from None  # torch hides the cause
+            raise hashed.error or RuntimeError(f"{path} could not be written.") from None  # torch hides the cause
         # Written before the rename, so that a checkpoint always has its checksum.
-        atomic_files.write(_digest_file(path), f"{hashed.digest.hexdigest()}  {path.name}\n")
+        atomic_files.write_text(_digest_file(path), f"{hashed.digest.hexdigest()}  {path.name}\n")
 
 
 def load(path: Path) -> State:
@@ -71,7 +71,7 @@ def verify(path: Path) -> None:
         raise CorruptCheckpoint(f"{path} has sha256 {actual[:12]}…, expected {expected[:12]}…: the file is corrupt.")
 
 
-def newest(folder: Path) -> State | None:
+def load_newest(folder: Path) -> State | None:
     """Newest valid checkpoint with a valid checkpoint of its best epoch; None if there are no checkpoints.
 
     Corrupt newer ones are removed, with a warning.
@@ -79,14 +79,14 @@ def newest(folder: Path) -> State | None:
     Raises:
         CorruptCheckpoint: if all are corrupt. They are kept, so that training never restarts without the user's consent.
     """
-    atomic_files.remove_unfinished(folder)
+    atomic_files.remove_temp_files(folder)
     corrupt: list[Path] = []
     for path in sorted(folder.glob("epoch-*.ckpt"), reverse=True):
         try:
             state = load(path)
-            verify(path_of(folder, state["best"]))
+            verify(checkpoint_path(folder, state["best"]))
         except CorruptCheckpoint as error:
-            say(f"warning: {error} Falling back to the previous checkpoint.")
+            log(f"warning: {error} Falling back to the previous checkpoint.")
             corrupt.append(path)
         else:
             for newer in corrupt:
@@ -97,7 +97,7 @@ def newest(folder: Path) -> State | None:
     return None
 
 
-def ended(folder: Path) -> State | None:
+def load_best(folder: Path) -> State | None:
     """Weights of the best epoch if training is complete, else None.
 
     Raises:
@@ -111,7 +111,7 @@ def ended(folder: Path) -> State | None:
     except CorruptCheckpoint as error:
         if not any(folder.glob("epoch-*.ckpt")):
             raise CorruptCheckpoint(f"{error} Remove {folder} to restart the training.") from None
-        say(f"warning: {error} Falling back to the last epoch.")
+        log(f"warning: {error} Falling back to the last epoch.")
         remove(best)
         return None
 
@@ -124,7 +124,7 @@ def remove(path: Path) -> None:
 
 def keep_only(folder: Path, epochs: set[int]) -> None:
     """Removes the checkpoints of all other epochs."""
-    kept = {path_of(folder, epoch) for epoch in epochs}
+    kept = {checkpoint_path(folder, epoch) for epoch in epochs}
     for path in folder.glob("epoch-*.ckpt"):
         if path not in kept:
             remove(path)
@@ -133,7 +133,7 @@ def keep_only(folder: Path, epochs: set[int]) -> None:
             digest.unlink(missing_ok=True)
 
 
-class Files(CheckpointIO):
+class VerifiedCheckpointIO(CheckpointIO):
     """Lightning plugin that reads and writes checkpoints with this module."""
 
     def save_checkpoint(self, checkpoint: State, path: Any, storage_options: Any = None) -> None:
@@ -146,20 +146,20 @@ class Files(CheckpointIO):
         remove(Path(path))
 
 
-class _Hashed:
+class _HashingWriter:
     """File wrapper that computes the sha256 of the written bytes and keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
-        self.failed: OSError | None = None
+        self.error: OSError | None = None
 
     def write(self, content: bytes) -> int:
         self.digest.update(content)
         try:
             return self._file.write(content)
         except OSError as error:
-            self.failed = error
+            self.error = error
             raise
 
     def flush(self) -> None:

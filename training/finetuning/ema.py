@@ -3,21 +3,21 @@
 from pytorch_lightning.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from graft.training.config.finetune_config import Plan
+from graft.training.config.finetune_config import FineTuneConfig
 
 
-class Averaged(WeightAveraging):
+class EMACallback(WeightAveraging):
     """Lightning's weight averaging with a given decay and update interval."""
 
-    def __init__(self, decay: float, every: int) -> None:
+    def __init__(self, decay: float, interval: int) -> None:
         # The multi-tensor version avoids a hundred small GPU kernels.
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-        self._every = every
+        self._interval = interval
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and (step_idx + 1) % self._every == 0
+        return step_idx is not None and (step_idx + 1) % self._interval == 0
 
 
-def averaging(plan: Plan) -> list[Averaged]:
+def ema_callbacks(config: FineTuneConfig) -> list[EMACallback]:
     """The EMA callback, if the configuration uses one."""
-    return [Averaged(plan.averaging, plan.average_every)] if plan.averaging else []
+    return [EMACallback(config.averaging, config.averaging_interval)] if config.averaging else []

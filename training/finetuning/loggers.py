@@ -17,7 +17,7 @@ def require(tracker: str) -> None:
         raise ValueError(f"--tracker {tracker}: {tracker} is not installed. Try: pip install 'graft-vision[track]'")
 
 
-def tracked(recipe: Recipe, run: Path) -> list["Logger"]:
+def make_loggers(recipe: Recipe, run: Path) -> list["Logger"]:
     """Creates the logger of the recipe's tracker, and logs the recipe as hyperparameters.
 
     Raises:

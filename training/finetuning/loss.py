@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graft.training.config.finetune_config import Plan
+from graft.training.config.finetune_config import FineTuneConfig
 
 
 class Loss(nn.Module):
@@ -17,12 +17,12 @@ class Loss(nn.Module):
     prior: Tensor
     weight: Tensor
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, config: FineTuneConfig) -> None:
         super().__init__()
-        counts = torch.tensor(plan.counts, dtype=torch.float32).clamp(min=1)
+        counts = torch.tensor(config.counts, dtype=torch.float32).clamp(min=1)
         self.register_buffer("prior", (counts / counts.sum()).log(), persistent=False)
-        self.register_buffer("weight", _weights(counts, plan), persistent=False)
-        self._plan = plan
+        self.register_buffer("weight", _class_weights(counts, config), persistent=False)
+        self._config = config
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Training loss, with label smoothing.
@@ -31,27 +31,27 @@ class Loss(nn.Module):
             logits: float (N, C).
             targets: int64 (N,), or float (N, C): soft targets of mixed images, or zeros and ones for multilabel data.
         """
-        smoothing = self._plan.label_smoothing
-        if self._plan.multilabel:
+        smoothing = self._config.label_smoothing
+        if self._config.multilabel:
             smoothed = targets * (1 - smoothing) + smoothing / 2
             return F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=self.weight)
-        adjusted = logits + self.prior if self._plan.balance == "logits" else logits
-        weight = self.weight if self._plan.balance == "weights" else None
+        adjusted = logits + self.prior if self._config.balance == "logits" else logits
+        weight = self.weight if self._config.balance == "weights" else None
         return F.cross_entropy(adjusted, targets, weight=weight, label_smoothing=smoothing)
 
-    def judged(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def val_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Validation loss of each image, float (N,): class weights if configured, no label smoothing."""
-        if self._plan.multilabel:
+        if self._config.multilabel:
             losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=self.weight)
             return losses.mean(dim=1)
         return F.cross_entropy(logits, targets, reduction="none") * self.weight[targets]
 
 
-def _weights(counts: Tensor, plan: Plan) -> Tensor:
+def _class_weights(counts: Tensor, config: FineTuneConfig) -> Tensor:
     """float (C,): class weights with mean 1 over the images; for multilabel data, weights of the positive targets."""
-    if plan.balance == "none" or (plan.multilabel and plan.balance != "weights"):
+    if config.balance == "none" or (config.multilabel and config.balance != "weights"):
         return torch.ones_like(counts)
-    if plan.multilabel:
+    if config.multilabel:
         # Square root and upper limit: with a weight of 1,000, the model would predict every label as positive.
-        return ((plan.n_images - counts).clamp(min=1) / counts).sqrt().clamp(1, 10)
+        return ((config.n_images - counts).clamp(min=1) / counts).sqrt().clamp(1, 10)
     return counts.sum() / (len(counts) * counts)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
+def mixup_or_cutmix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
     """Mixes each image of a batch with a random other one of the batch. Uses torch's global random state.
 
     Args:
@@ -23,16 +23,16 @@ def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[T
     alpha = torch.tensor(cutmix if use_cutmix else mixup, dtype=torch.float64)
     ratio = torch.distributions.Beta(alpha, alpha).sample().item()  # weight of the original image
     if use_cutmix:
-        images, ratio = _pasted(images, partner, ratio)
+        images, ratio = _cutmix(images, partner, ratio)
     else:
         images = torch.lerp(images[partner].float(), images.float(), ratio)
     return images, torch.lerp(targets[partner], targets, ratio)
 
 
-def _pasted(images: Tensor, partner: Tensor, share: float) -> tuple[Tensor, float]:
+def _cutmix(images: Tensor, partner: Tensor, ratio: float) -> tuple[Tensor, float]:
     """Pastes a random rectangle of the partner images; also returns the fraction of original pixels."""
     height, width = images.shape[1:3]
-    box_height, box_width = round(height * (1 - share) ** 0.5), round(width * (1 - share) ** 0.5)
+    box_height, box_width = round(height * (1 - ratio) ** 0.5), round(width * (1 - ratio) ** 0.5)
     top, left = (int(torch.randint(0, margin + 1, ())) for margin in (height - box_height, width - box_width))
     mixed = images.clone()
     rows, columns = slice(top, top + box_height), slice(left, left + box_width)

@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from graft.service.networks.network import Network
-from graft.training.config.finetune_config import Plan
-from graft.training.config.hyperparameters import layer_rates, open_layers
+from graft.training.config.finetune_config import FineTuneConfig
+from graft.training.config.hyperparameters import layer_learning_rates, n_trainable_layers
 
 
-def layers(network: Network) -> list[list[str]]:
+def layer_parameter_names(network: Network) -> list[list[str]]:
     """Parameter names of the backbone, grouped by layer in timm's order; a single group if timm defines no layers."""
     from timm.models import group_parameters
 
@@ -24,33 +24,33 @@ def layers(network: Network) -> list[list[str]]:
     return [layer for layer in grouped if layer]
 
 
-def groups(network: Network, plan: Plan) -> list[dict[str, Any]]:
+def param_groups(network: Network, config: FineTuneConfig) -> list[dict[str, Any]]:
     """Optimizer parameter groups by learning rate and weight decay; biases and norms have no weight decay."""
     named = dict(network.backbone.named_parameters())
-    backbone_layers = layers(network)
-    rates = layer_rates(plan.backbone_rate, plan.bottom_ratio, len(backbone_layers))
+    backbone_layers = layer_parameter_names(network)
+    rates = layer_learning_rates(config.backbone_rate, config.layer_decay, len(backbone_layers))
     backbone = [(rate, [named[name] for name in names]) for rate, names in zip(rates, backbone_layers, strict=True)]
     by_options: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for rate, parameters in [*backbone, (plan.head_rate, list(network.head.parameters()))]:
+    for rate, parameters in [*backbone, (config.head_lr, list(network.head.parameters()))]:
         for parameter in parameters:
             if parameter.requires_grad:
                 by_options.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "weight_decay": plan.weight_decay if decays else 0.0}
+        {"params": parameters, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
         for (rate, decays), parameters in by_options.items()
     ]
 
 
-def freeze(network: Network, plan: Plan) -> None:
+def freeze_layers(network: Network, config: FineTuneConfig) -> None:
     """Freezes the backbone except for its trainable last layers."""
-    backbone_layers = layers(network)
-    n_frozen = len(backbone_layers) - open_layers(len(backbone_layers), plan.unfreeze)
+    backbone_layers = layer_parameter_names(network)
+    n_frozen = len(backbone_layers) - n_trainable_layers(len(backbone_layers), config.unfreeze)
     frozen = {name for layer in backbone_layers[:n_frozen] for name in layer}
     for name, parameter in network.backbone.named_parameters():
         parameter.requires_grad_(name not in frozen)
 
 
-def settle(network: Network, frozen_norm: bool) -> None:
+def set_eval_modules(network: Network, freeze_bn: bool) -> None:
     """Puts frozen modules into eval mode, and with `freeze_bn` all BatchNorm layers.
 
     Otherwise frozen modules would still apply drop path, and their BatchNorm statistics would follow each batch.
@@ -58,11 +58,11 @@ def settle(network: Network, frozen_norm: bool) -> None:
     for module in network.modules():
         parameters = list(module.parameters())
         frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-        if frozen or (frozen_norm and isinstance(module, _BatchNorm)):
+        if frozen or (freeze_bn and isinstance(module, _BatchNorm)):
             module.eval()
 
 
-def start_fresh(network: Network, seed: int, backbone: bool) -> None:
+def init_weights(network: Network, seed: int, backbone: bool) -> None:
     """Initializes the head, and optionally the backbone's convolutions, after He et al. 2015.
 
     Other parts of the backbone (attention, tokens, norms) keep timm's own initialization.

@@ -22,35 +22,35 @@ from numpy.typing import NDArray
 
 from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
-from graft.service.imaging.preprocess import decode, shrink
-from graft.service.inference.devices import cores
+from graft.service.imaging.preprocess import decode, decode_resized
+from graft.service.inference.devices import available_cpus
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.runtime.cache_dir import cache_folder
-from graft.training.runtime.progress import Progress, say
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.progress import Progress, log
+from graft.training.runtime.thread_map import ordered_map
 
-FORMAT = 1  # increment when `graft.service.imaging.preprocess` returns other pixels for the same file
+FORMAT_VERSION = 1  # increment when `graft.service.imaging.preprocess` returns other pixels for the same file
 GIB = 2**30
 SHARD_BYTES = 256 * 2**20
-ABANDONED_S = 3600.0  # files without an index are removed after this time
+ABANDONED_AFTER_S = 3600.0  # files without an index are removed after this time
 
 Image = NDArray[np.uint8]
-Look = Callable[[bytes, Preprocessing], Image]
-NOWHERE = (-1, 0, 0, 0)
+Transform = Callable[[bytes, Preprocessing], Image]
+NOT_CACHED = (-1, 0, 0, 0)
 
 
-def whole(encoded: bytes, preprocessing: Preprocessing) -> Image:
+def resized(encoded: bytes, preprocessing: Preprocessing) -> Image:
     """Resizes the whole image: uint8 (H, W, 3)."""
-    return shrink(encoded, preprocessing)
+    return decode_resized(encoded, preprocessing)
 
 
-def square(encoded: bytes, preprocessing: Preprocessing) -> Image:
+def cropped(encoded: bytes, preprocessing: Preprocessing) -> Image:
     """Preprocesses the image as in the service: uint8 (crop, crop, 3)."""
     return decode(encoded, preprocessing).pixels
 
 
 @dataclass
-class Pixels:
+class PixelCache:
     """Decoded images of samples, by index. Images that do not fit into the cache are decoded on each access.
 
     Attributes:
@@ -60,10 +60,10 @@ class Pixels:
 
     images: Dataset
     samples: tuple[Sample, ...]
-    look: Look
+    transform: Transform
     preprocessing: Preprocessing
     files: list[Path]
-    places: NDArray[np.int64]
+    locations: NDArray[np.int64]
     _maps: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -71,9 +71,9 @@ class Pixels:
 
     def __getitem__(self, index: int) -> Image:
         """Returns one image, read-only uint8 (H, W, 3). Raises DatasetError with the file name."""
-        file, start, height, width = (int(number) for number in self.places[index])
+        file, start, height, width = (int(number) for number in self.locations[index])
         if file < 0:
-            return _decoded(self.images, self.samples[index], self.look, self.preprocessing)
+            return _decode(self.images, self.samples[index], self.transform, self.preprocessing)
         if file not in self._maps:
             self._maps[file] = np.memmap(self.files[file], np.uint8, "r")
         return self._maps[file][start : start + height * width * 3].reshape(height, width, 3)
@@ -83,7 +83,9 @@ class Pixels:
         return self.__dict__ | {"_maps": {}}
 
 
-def pixels(images: Dataset, samples: tuple[Sample, ...], look: Look, preprocessing: Preprocessing, limit_gib: float) -> Pixels:
+def open_cache(
+    images: Dataset, samples: tuple[Sample, ...], transform: Transform, preprocessing: Preprocessing, limit_gib: float
+) -> PixelCache:
     """Returns the decoded images of the samples. Decodes missing ones into the cache on all cores, within the limit.
 
     Args:
@@ -93,48 +95,48 @@ def pixels(images: Dataset, samples: tuple[Sample, ...], look: Look, preprocessi
     Raises:
         DatasetError: if an image cannot be read.
     """
-    folder = cache_folder() / "pixels" / _key(look, preprocessing)
+    folder = cache_folder() / "pixels" / _cache_key(transform, preprocessing)
     if limit_gib > 0:
         cached = {key for _, keys, _ in _shards(folder) for key in keys}
         missing = {sample.digest: sample for sample in samples if sample.digest not in cached}
-        _fill(folder, images, list(missing.values()), look, preprocessing, limit_gib)
+        _fill(folder, images, list(missing.values()), transform, preprocessing, limit_gib)
     files: list[Path] = []
     located: dict[bytes, tuple[int, ...]] = {}
     requested = {sample.digest for sample in samples} if limit_gib > 0 else set()
     for file, keys, locations in _shards(folder) if requested else ():
         if not requested.isdisjoint(keys):
-            os.utime(_index(file))  # marks it as recently used
+            os.utime(_index_path(file))  # marks it as recently used
             located |= {key: (len(files), *location) for key, location in zip(keys, locations.tolist(), strict=True)}
             files.append(file)
-    locations = np.array([located.get(sample.digest, NOWHERE) for sample in samples], np.int64).reshape(-1, 4)
-    return Pixels(images, samples, look, preprocessing, files, locations)
+    locations = np.array([located.get(sample.digest, NOT_CACHED) for sample in samples], np.int64).reshape(-1, 4)
+    return PixelCache(images, samples, transform, preprocessing, files, locations)
 
 
 def _fill(
-    folder: Path, images: Dataset, samples: list[Sample], look: Look, preprocessing: Preprocessing, limit_gib: float
+    folder: Path, images: Dataset, samples: list[Sample], transform: Transform, preprocessing: Preprocessing, limit_gib: float
 ) -> None:
     """Decodes the samples into new shards, as long as there is free space."""
     if not samples:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    free = _room(folder, len(samples) * 4 * preprocessing.resize**2, limit_gib)
+    free = _free_bytes(folder, len(samples) * 4 * preprocessing.resize**2, limit_gib)
     with Progress("decoding", len(samples), "images") as progress:
-        decoded = each(lambda sample: _decoded(images, sample, look, preprocessing), samples, cores())
+        decoded = ordered_map(lambda sample: _decode(images, sample, transform, preprocessing), samples, available_cpus())
         n_cached = 0
         while free > 0 and n_cached < len(samples):
-            n_images, n_bytes = _write(folder, progress.each(decoded), samples[n_cached:], min(free, SHARD_BYTES))
+            n_images, n_bytes = _write_shard(folder, progress.track(decoded), samples[n_cached:], min(free, SHARD_BYTES))
             n_cached, free = n_cached + n_images, free - n_bytes
     if n_cached < len(samples):
-        say(f"{len(samples) - n_cached:,} decoded images do not fit into the pixel cache: they are decoded in every epoch")
+        log(f"{len(samples) - n_cached:,} decoded images do not fit into the pixel cache: they are decoded in every epoch")
 
 
-def _write(folder: Path, decoded: Iterator[Image], samples: list[Sample], most_bytes: int) -> tuple[int, int]:
+def _write_shard(folder: Path, decoded: Iterator[Image], samples: list[Sample], max_bytes: int) -> tuple[int, int]:
     """Writes one shard atomically; returns its number of images and bytes."""
     name, locations, end = uuid.uuid4().hex, [], 0
     beside = folder / f".{name}.tmp"
     try:
         with beside.open("wb") as file:
-            while end < most_bytes and (image := next(decoded, None)) is not None:
+            while end < max_bytes and (image := next(decoded, None)) is not None:
                 file.write(image.tobytes())
                 locations.append((end, *image.shape[:2]))
                 end += image.size
@@ -165,57 +167,57 @@ def _shards(folder: Path) -> Iterator[tuple[Path, list[bytes], NDArray[np.int64]
         if valid:
             yield file, keys, locations
         else:
-            _remove(file)
+            _remove_shard(file)
 
 
-def _room(folder: Path, needed: int, limit_gib: float) -> int:
+def _free_bytes(folder: Path, needed: int, limit_gib: float) -> int:
     """Bytes that may be added: within the limit, and with a tenth of the disk left free.
 
     Removes abandoned files, and if space is needed, the least recently used shards of other transforms.
     """
     cache = folder.parent
     for path in [*cache.glob("*/.*.tmp"), *cache.glob("*/*.bin")]:
-        if not _index(path).exists() and _age(path) > ABANDONED_S:
+        if not _index_path(path).exists() and _age_s(path) > ABANDONED_AFTER_S:
             path.unlink(missing_ok=True)
     limit = int(limit_gib * GIB)
-    shards = [path for path in cache.glob("*/*.bin") if _index(path).exists()]
-    shards.sort(key=lambda path: _age(_index(path)), reverse=True)
+    shards = [path for path in cache.glob("*/*.bin") if _index_path(path).exists()]
+    shards.sort(key=lambda path: _age_s(_index_path(path)), reverse=True)
     used = {path: path.stat().st_size for path in shards}
     others = [path for path in shards if path.parent != folder]
     while others and sum(used.values()) + min(needed, limit) > limit:
         del used[others[0]]
-        _remove(others.pop(0))
+        _remove_shard(others.pop(0))
     disk = shutil.disk_usage(folder)
     return min(limit - sum(used.values()), disk.free - disk.total // 10)
 
 
-def _index(file: Path) -> Path:
+def _index_path(file: Path) -> Path:
     return file.with_suffix(".npz")
 
 
-def _remove(file: Path) -> None:
+def _remove_shard(file: Path) -> None:
     """Removes a shard; processes that have mapped it can still read it."""
-    _index(file).unlink(missing_ok=True)
+    _index_path(file).unlink(missing_ok=True)
     file.unlink(missing_ok=True)
 
 
-def _age(path: Path) -> float:
+def _age_s(path: Path) -> float:
     try:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0  # another run has just removed it
 
 
-def _decoded(images: Dataset, sample: Sample, look: Look, preprocessing: Preprocessing) -> Image:
+def _decode(images: Dataset, sample: Sample, transform: Transform, preprocessing: Preprocessing) -> Image:
     try:
-        return look(images.read(sample), preprocessing)
+        return transform(images.read(sample), preprocessing)
     except ImageError as error:
         raise DatasetError(f"{sample.path} cannot be used: {error}") from None
 
 
-def _key(look: Look, preprocessing: Preprocessing) -> str:
+def _cache_key(transform: Transform, preprocessing: Preprocessing) -> str:
     """Cache key of everything that changes the pixels."""
-    relevant = {"resize", "interpolation"} | ({"crop", "fit"} if look is square else set())
+    relevant = {"resize", "interpolation"} | ({"crop", "fit"} if transform is cropped else set())
     settings = preprocessing.model_dump(mode="json", include=relevant)
-    text = json.dumps([FORMAT, PIL.__version__, look.__name__, settings], sort_keys=True)
+    text = json.dumps([FORMAT_VERSION, PIL.__version__, transform.__name__, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

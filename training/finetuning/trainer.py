@@ -15,26 +15,26 @@ from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
 from graft.service.networks.network import Network
-from graft.training.config.finetune_config import Plan
+from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.finetuning import checkpoints, worker_errors
-from graft.training.finetuning.callbacks import Asked, Keeper, Reseeded, Trial, reseed
-from graft.training.finetuning.datamodule import Batches
-from graft.training.finetuning.lightning_module import WATCHED, FineTune
+from graft.training.finetuning.callbacks import CheckpointCallback, GracefulStop, ReseedEachEpoch, Trial, reseed
+from graft.training.finetuning.datamodule import DataModule
+from graft.training.finetuning.lightning_module import MONITOR, FineTune
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import Progress, say
-from graft.training.runtime.signals import patience
+from graft.training.runtime.progress import Progress, log
+from graft.training.runtime.signals import graceful_stop
 
-COPIES = 3  # checkpoints that must fit on the disk at the start
+MIN_FREE_CHECKPOINTS = 3  # checkpoints that must fit on the disk at the start
 
 
-def learn(
+def train(
     network: Network,
-    batches: Batches,
-    plan: Plan,
+    datamodule: DataModule,
+    config: FineTuneConfig,
     epochs: int,
     run: Path,
     gpu: bool,
-    tracked: Sequence[Logger] = (),
+    loggers: Sequence[Logger] = (),
     trial: Trial | None = None,
 ) -> None:
     """Trains the network in place and restores the weights of the best epoch. Epoch 0, the state before training, counts.
@@ -55,55 +55,59 @@ def learn(
         OSError: if the disk is full, with the bytes needed and free.
         SystemExit: with 128 + signal on Ctrl-C or SIGTERM; completed epochs are saved.
     """
-    _quiet()
+    _silence_lightning()
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_files.remove_unfinished(run)
-    module = FineTune(network.to(memory_format=torch.channels_last), plan)
-    best = checkpoints.ended(folder)
+    atomic_files.remove_temp_files(run)
+    module = FineTune(network.to(memory_format=torch.channels_last), config)
+    best = checkpoints.load_best(folder)
     if best is None:
-        best = _best_of(module, batches, epochs, run, gpu, tracked, trial)
+        best = _fit_to_best(module, datamodule, epochs, run, gpu, loggers, trial)
         checkpoints.save(best, folder / checkpoints.BEST)
     checkpoints.keep_only(folder, set())
     module.load_state_dict(best["state_dict"], strict=True)
     network.to("cpu").eval()
 
 
-def _best_of(
-    module: FineTune, batches: Batches, epochs: int, run: Path, gpu: bool, tracked: Sequence[Logger], trial: Trial | None
+def _fit_to_best(
+    module: FineTune, datamodule: DataModule, epochs: int, run: Path, gpu: bool, loggers: Sequence[Logger], trial: Trial | None
 ) -> checkpoints.State:
     """Trains to the end, from the newest checkpoint if there is one; returns the weights of the best epoch."""
-    folder, config = run / "checkpoints", module.plan
+    folder, config = run / "checkpoints", module.config
     checkpoint_bytes = 3 * sum(weight.nbytes for weight in module.parameters())  # weights and two optimizer moments
-    atomic_files.require_room(run, COPIES * checkpoint_bytes)
-    train_loader, val_loader = batches.train_dataloader(), batches.val_dataloader()
-    checkpoint = Keeper(run, trial)
-    with patience() as stop, worker_errors.explained(train_loader, val_loader), _memory_explained(config.batch_size):
+    atomic_files.require_free_bytes(run, MIN_FREE_CHECKPOINTS * checkpoint_bytes)
+    train_loader, val_loader = datamodule.train_dataloader(), datamodule.val_dataloader()
+    checkpoint = CheckpointCallback(run, trial)
+    with (
+        graceful_stop() as stop,
+        worker_errors.explain_worker_failure(train_loader, val_loader),
+        _explain_out_of_memory(config.batch_size),
+    ):
         seed_everything(config.seed, workers=True, verbose=False)
-        callbacks = [checkpoint, Asked(stop), Reseeded(config.seed), Told(config.batch_size, trial)]
-        trainer = _trainer(config, epochs, run, gpu, callbacks, tracked)
-        state = checkpoints.newest(folder) or _start(trainer, module, val_loader, folder)
+        callbacks = [checkpoint, GracefulStop(stop), ReseedEachEpoch(config.seed), ProgressCallback(config.batch_size, trial)]
+        trainer = _make_trainer(config, epochs, run, gpu, callbacks, loggers)
+        state = checkpoints.load_newest(folder) or _validate_initial(trainer, module, val_loader, folder)
         checkpoint.on_load_checkpoint(trainer, module, state)
-        checkpoint.tell()  # a run killed after a checkpoint may not have written the metrics of that epoch
-        if not checkpoint.ended:
+        checkpoint.write_metrics()  # a run killed after a checkpoint may not have written the metrics of that epoch
+        if not checkpoint.finished:
             module.load_state_dict(state["state_dict"], strict=True)
-            _begin_at(train_loader, checkpoint.epoch, config.seed)
-            path = checkpoints.path_of(folder, checkpoint.epoch) if checkpoint.epoch else None
+            _set_epoch(train_loader, checkpoint.epoch, config.seed)
+            path = checkpoints.checkpoint_path(folder, checkpoint.epoch) if checkpoint.epoch else None
             trainer.fit(module, train_loader, val_loader, ckpt_path=path, weights_only=True)
-    return {"state_dict": checkpoints.load(checkpoints.path_of(folder, checkpoint.best))["state_dict"]}
+    return {"state_dict": checkpoints.load(checkpoints.checkpoint_path(folder, checkpoint.best_epoch))["state_dict"]}
 
 
-def _start(trainer: Trainer, module: FineTune, validation: DataLoader[Any], folder: Path) -> checkpoints.State:
+def _validate_initial(trainer: Trainer, module: FineTune, validation: DataLoader[Any], folder: Path) -> checkpoints.State:
     """Validates and saves the state before training as epoch 0."""
     [metrics] = trainer.validate(module, validation, verbose=False)
     history = [{"epoch": 0, "step": 0, **metrics}]
     state = {"state_dict": module.state_dict(), "history": history, "best": 0, "ended": False}
-    checkpoints.save(state, checkpoints.path_of(folder, 0))
+    checkpoints.save(state, checkpoints.checkpoint_path(folder, 0))
     return state
 
 
-def _trainer(
-    plan: Plan, epochs: int, run: Path, gpu: bool, callbacks: Sequence[Callback], tracked: Sequence[Logger]
+def _make_trainer(
+    config: FineTuneConfig, epochs: int, run: Path, gpu: bool, callbacks: Sequence[Callback], loggers: Sequence[Logger]
 ) -> Trainer:
     return Trainer(
         accelerator="gpu" if gpu else "cpu",
@@ -111,11 +115,11 @@ def _trainer(
         precision="bf16-mixed" if gpu else "32-true",
         max_epochs=epochs,
         num_sanity_val_steps=0,
-        gradient_clip_val=plan.clip,
-        accumulate_grad_batches=plan.accumulate,
-        callbacks=[EarlyStopping(WATCHED, patience=plan.patience, check_finite=False), *callbacks],
-        plugins=[checkpoints.Files()],
-        logger=list(tracked) or False,
+        gradient_clip_val=config.clip,
+        accumulate_grad_batches=config.accumulate_grad_batches,
+        callbacks=[EarlyStopping(MONITOR, patience=config.patience, check_finite=False), *callbacks],
+        plugins=[checkpoints.VerifiedCheckpointIO()],
+        logger=list(loggers) or False,
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -123,7 +127,7 @@ def _trainer(
     )
 
 
-def _begin_at(loader: DataLoader[Any], epoch: int, seed: int) -> None:
+def _set_epoch(loader: DataLoader[Any], epoch: int, seed: int) -> None:
     """Sets the epoch of a data loader in advance: Lightning creates the iterator before it calls `set_epoch`."""
     reseed(seed, epoch)
     if hasattr(loader.sampler, "set_epoch"):
@@ -131,7 +135,7 @@ def _begin_at(loader: DataLoader[Any], epoch: int, seed: int) -> None:
 
 
 @contextmanager
-def _memory_explained(batch_size: int) -> Iterator[None]:
+def _explain_out_of_memory(batch_size: int) -> Iterator[None]:
     """Converts all out-of-memory errors to a MemoryError with a remedy."""
     try:
         yield
@@ -145,26 +149,26 @@ def _memory_explained(batch_size: int) -> Iterator[None]:
         ) from None
 
 
-def _quiet() -> None:
+def _silence_lightning() -> None:
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)  # Graft reports hardware and loggers itself
     warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric)")
 
 
-class Told(Callback):
+class ProgressCallback(Callback):
     """Progress output: images/s and remaining time within an epoch, and one line per epoch, except for trials."""
 
     def __init__(self, batch_size: int, trial: Trial | None = None) -> None:
         self._batch_size, self._trial = batch_size, trial
         self._progress: Progress | None = None
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = int(trainer.num_training_batches) * self._batch_size
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         title = f"{self._trial.name}, {epoch}" if self._trial else epoch
         self._progress = Progress(title, images, "images").__enter__()
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self._progress is not None:
@@ -176,8 +180,8 @@ class Told(Callback):
         if self._trial:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        say(
+        log(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {metrics['train/loss']:.3f},"
-            f" validation {metrics['val/accuracy']:.1%} (loss {metrics[WATCHED]:.3f}),"
-            f" {time.monotonic() - self._begun:.0f} s"
+            f" validation {metrics['val/accuracy']:.1%} (loss {metrics[MONITOR]:.3f}),"
+            f" {time.monotonic() - self._started_at:.0f} s"
         )

@@ -10,28 +10,28 @@ from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
 from graft.training.data.errors import DatasetError, examples
 
-MOST_WORKERS = 16
+MAX_WORKERS = 16
 IDLE = -1
 
 
-class Reading:
+class WorkerProgress:
     """Current row of each worker process, in shared memory that outlives the worker."""
 
     def __init__(self) -> None:
-        self._rows = torch.full((MOST_WORKERS,), IDLE, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._rows = torch.full((MAX_WORKERS,), IDLE, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
-    def note(self, row: int = IDLE) -> None:
+    def set_row(self, row: int = IDLE) -> None:
         """Records the current row of this worker; without a row, it is idle."""
         worker = get_worker_info()
         self._rows[worker.id if worker else 0] = row
 
-    def rows(self) -> list[int]:
+    def current_rows(self) -> list[int]:
         """Rows that the workers are reading."""
         return [row for row in self._rows.tolist() if row != IDLE]
 
 
 @contextmanager
-def explained(*loaders: Any) -> Iterator[None]:
+def explain_worker_failure(*loaders: Any) -> Iterator[None]:
     """Converts data loader failures to a one-line error with the file that the worker was reading.
 
     Raises:
@@ -48,7 +48,11 @@ def explained(*loaders: Any) -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        files = [loader.dataset.images.samples[row].path for loader in loaders for row in loader.dataset.reading.rows()]
+        files = [
+            loader.dataset.images.samples[row].path
+            for loader in loaders
+            for row in loader.dataset.worker_progress.current_rows()
+        ]
         reason = str(error).partition(". ")[0].rstrip(".")
         location = f" at {examples(files)}" if files else ""
         remedy = "Check that file, or try a smaller --batch-size if memory ran out." if files else "Memory may have run out."

@@ -12,19 +12,19 @@ from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
 from graft.service.inference.batcher import Batcher
-from graft.service.inference.devices import cores
+from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Engine, Outputs, Pixels
 from graft.training.data.dataset import Dataset, Sample
-from graft.training.evaluation.predictions import Answered
+from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.thread_map import ordered_map
 
 T = TypeVar("T")
-FOREVER_S = 1e9  # a bulk job has no client that could time out
+NO_TIMEOUT_S = 1e9  # a bulk job has no client that could time out
 
 
-def outputs(
-    engine: Engine, preprocessing: Preprocessing, items: Sequence[T], read: Callable[[T], bytes], what: str
+def infer_encoded(
+    engine: Engine, preprocessing: Preprocessing, items: Sequence[T], read: Callable[[T], bytes], description: str
 ) -> Iterator[Outputs | ImageError]:
     """Decodes encoded images and yields each one's outputs, (1, C) and (1, D), or its error, in input order.
 
@@ -34,34 +34,38 @@ def outputs(
         read: returns an item's encoded bytes.
         description: label of the progress bar.
     """
-    return through(engine, items, lambda item: decode(read(item), preprocessing).pixels, what)
+    return infer(engine, items, lambda item: decode(read(item), preprocessing).pixels, description)
 
 
-def through(engine: Engine, items: Sequence[T], look: Callable[[T], Pixels], what: str) -> Iterator[Outputs | ImageError]:
+def infer(
+    engine: Engine, items: Sequence[T], load_pixels: Callable[[T], Pixels], description: str
+) -> Iterator[Outputs | ImageError]:
     """Yields the outputs of items that a function turns into pixels, in input order.
 
     Args:
         load_pixels: returns an item's pixels. It is called in several threads and may raise ImageError, which is yielded.
         description: label of the progress bar.
     """
-    workers = cores() + engine.lanes * engine.max_batch  # enough concurrent items to fill every batch
-    batcher = Batcher(engine, workers, FOREVER_S)
+    workers = available_cpus() + engine.streams * engine.max_batch  # enough concurrent items to fill every batch
+    batcher = Batcher(engine, workers, NO_TIMEOUT_S)
 
     def infer_one(item: T) -> Outputs | ImageError:
         try:
-            pixels = look(item)
+            pixels = load_pixels(item)
         except ImageError as error:
             return error
         return batcher.submit(pixels).result()
 
     try:
-        with Progress(what, len(items), "images") as progress:
-            yield from progress.each(each(infer_one, items, workers))
+        with Progress(description, len(items), "images") as progress:
+            yield from progress.track(ordered_map(infer_one, items, workers))
     finally:
         batcher.close()
 
 
-def answered(engine: Engine, preprocessing: Preprocessing, dataset: Dataset, samples: Sequence[Sample], what: str) -> Answered:
+def predict_dataset(
+    engine: Engine, preprocessing: Preprocessing, dataset: Dataset, samples: Sequence[Sample], description: str
+) -> Predictions:
     """Predicts samples that were readable before, and pairs the predictions with the targets.
 
     Args:
@@ -71,9 +75,9 @@ def answered(engine: Engine, preprocessing: Preprocessing, dataset: Dataset, sam
         ImageError: if a sample can no longer be read.
     """
     results = []
-    for result in outputs(engine, preprocessing, samples, dataset.read, what):
+    for result in infer_encoded(engine, preprocessing, samples, dataset.read, description):
         if isinstance(result, ImageError):
             raise result
         results.append(result)
     logits, vectors = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
-    return Answered(logits, vectors, dataset.targets(samples))
+    return Predictions(logits, vectors, dataset.targets(samples))

@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graft.service.imaging.preprocess import dimensions, shrink
+from graft.service.imaging.preprocess import decode_resized, image_size
 from graft.service.inference.model import Model
 from graft.service.inference.postprocess import log_odds
-from graft.training.inference.sliding_windows import ZOOMS, Numbers, Windows, windows
+from graft.training.inference.sliding_windows import SCALES, Floats, WindowOutputs, scan_windows
 
-CLEAR = 2.0  # nats: minimum margin of the log-odds inside a window over those around it
-SHARE = 0.5  # minimum margin relative to the best window of the image
-OVERLAP = 0.2  # intersection over union at which two windows count as the same object
-INSIDE = 0.5  # intersection over the smaller area at which they do, too
-RULE = (
+MIN_CLEARNESS = 2.0  # nats: minimum margin of the log-odds inside a window over those around it
+MIN_RELATIVE_CLEARNESS = 0.5  # minimum margin relative to the best window of the image
+IOU_THRESHOLD = 0.2  # intersection over union at which two windows count as the same object
+CONTAINMENT_THRESHOLD = 0.5  # intersection over the smaller area at which they do, too
+DETECTION_RULE = (
     "A window is a detection if its label has a calibrated probability of at least {min_probability:g}, if its odds are at"
     " least {min_odds_ratio:.1f} times those of its surroundings (and the log-odds margin is at least half that of the best"
     " window), and if its outlier score is at most the package's {max_outlier_score:.3g}. Non-maximum suppression then removes"
@@ -57,7 +57,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Found:
+class Detections:
     """The detections in one image, best first.
 
     Attributes:
@@ -72,22 +72,22 @@ class Found:
     height: int
     boxes: tuple[Box, ...]
     n_windows: int
-    shared: bool
+    dense: bool
     rule: str
-    nearly: str = ""
+    no_detection_reason: str = ""
 
-    def facts(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """The content of `--json`."""
         return {
             "image": {"width": self.width, "height": self.height},
             "boxes": [vars(box) | {"box": list(box.box)} for box in self.boxes],
             "windows": self.n_windows,
-            "one_pass_a_size": self.shared,
+            "one_pass_a_size": self.dense,
             "rule": self.rule,
         }
 
 
-class Claims(NamedTuple):
+class WindowScores(NamedTuple):
     """M scored (window, label) pairs out of K windows.
 
     Attributes:
@@ -97,13 +97,13 @@ class Claims(NamedTuple):
         clearness: (M,), nats by which the labels' log-odds inside exceed those around.
     """
 
-    rows: NDArray[np.intp]
+    window_indices: NDArray[np.intp]
     labels: NDArray[np.intp]
-    chances: Numbers
-    clearness: Numbers
+    probabilities: Floats
+    clearness: Floats
 
 
-def locate(model: Model, encoded: bytes, probable: float) -> Found:
+def locate(model: Model, encoded: bytes, min_probability: float) -> Detections:
     """Detects the objects in an image file.
 
     Args:
@@ -112,48 +112,48 @@ def locate(model: Model, encoded: bytes, probable: float) -> Found:
     Raises:
         ImageError: if the file is not a usable image.
     """
-    image, (width, height) = upright(model, encoded)
-    candidates, dense = windows(model, image)
+    image, (width, height) = load_upright(model, encoded)
+    candidates, dense = scan_windows(model, image)
     manifest = model.manifest
-    window_scores = claims(candidates, manifest.temperature, manifest.multilabel)
-    accepted = _known(model, candidates, window_scores, probable)
+    window_scores = score_windows(candidates, manifest.temperature, manifest.multilabel)
+    accepted = _filter_windows(model, candidates, window_scores, min_probability)
     boxes = tuple(
         Box(
             manifest.labels[window_scores.labels[index]],
-            float(window_scores.chances[index]),
+            float(window_scores.probabilities[index]),
             float(window_scores.clearness[index]),
             accepted[index],
-            in_pixels(candidates.boxes[window_scores.rows[index]], width, height),
+            to_pixels(candidates.boxes[window_scores.window_indices[index]], width, height),
         )
-        for index in _apart(candidates, window_scores, np.array(sorted(accepted), np.intp))
+        for index in _nms_per_label(candidates, window_scores, np.array(sorted(accepted), np.intp))
     )
-    rule = RULE.format(
-        min_probability=probable,
-        min_odds_ratio=np.exp(CLEAR),
+    rule = DETECTION_RULE.format(
+        min_probability=min_probability,
+        min_odds_ratio=np.exp(MIN_CLEARNESS),
         max_outlier_score=manifest.calibration.outlier_threshold,
     )
-    reason = "" if boxes else _nearly(window_scores, manifest.labels, probable)
-    return Found(width, height, boxes, len(candidates.boxes), dense, rule, reason)
+    reason = "" if boxes else _explain_no_detection(window_scores, manifest.labels, min_probability)
+    return Detections(width, height, boxes, len(candidates.boxes), dense, rule, reason)
 
 
-def upright(model: Model, encoded: bytes) -> tuple[Image.Image, tuple[int, int]]:
+def load_upright(model: Model, encoded: bytes) -> tuple[Image.Image, tuple[int, int]]:
     """The whole image in RGB with its EXIF orientation applied, no larger than the largest scale needs; and its full size.
 
     Returns:
         The image, and (width, height) of the original in pixels.
     """
     decoded, preprocessing = model.decode(encoded), model.manifest.preprocessing
-    side = min(*dimensions(encoded, model.limits), round(ZOOMS[-1] * preprocessing.crop))
-    pixels = shrink(encoded, preprocessing.model_copy(update={"resize": side}), model.limits)
+    side = min(*image_size(encoded, model.limits), round(SCALES[-1] * preprocessing.crop))
+    pixels = decode_resized(encoded, preprocessing.model_copy(update={"resize": side}), model.limits)
     return Image.fromarray(pixels), (decoded.width, decoded.height)
 
 
-def claims(seen: Windows, temperature: float, multilabel: bool) -> Claims:
+def score_windows(candidates: WindowOutputs, temperature: float, multilabel: bool) -> WindowScores:
     """Scores each window: its most probable label, or every label if the model is multi-label.
 
     A window without surroundings is compared with log-odds of 0.
     """
-    inside, around = seen.logits / temperature, seen.around / temperature
+    inside, around = candidates.logits / temperature, candidates.context_logits / temperature
     if multilabel:
         rows, labels = (indices.ravel() for indices in np.indices(inside.shape))
         odds_inside, odds_around = inside[rows, labels], around[rows, labels]
@@ -161,31 +161,39 @@ def claims(seen: Windows, temperature: float, multilabel: bool) -> Claims:
         rows, labels = np.arange(len(inside)), inside.argmax(axis=1)
         odds_inside, odds_around = log_odds(inside, labels), log_odds(around, labels)
     # Not computed from the probability, which rounds to 1 long before the odds stop growing.
-    return Claims(rows, labels, 0.5 * (1 + np.tanh(0.5 * odds_inside)), odds_inside - np.nan_to_num(odds_around))
+    return WindowScores(rows, labels, 0.5 * (1 + np.tanh(0.5 * odds_inside)), odds_inside - np.nan_to_num(odds_around))
 
 
-def _known(model: Model, seen: Windows, claimed: Claims, probable: float) -> dict[int, float]:
+def _filter_windows(
+    model: Model, candidates: WindowOutputs, window_scores: WindowScores, min_probability: float
+) -> dict[int, float]:
     """The outlier scores of the pairs that pass all three rules, by their index."""
     calibration = model.manifest.calibration
-    probable_rows = np.flatnonzero((claimed.chances >= probable) & (claimed.clearness >= CLEAR))
-    outlier_scores = model.neighbours.outlier_scores(seen.vectors[claimed.rows[probable_rows]], calibration.outlier_k)
+    probable_rows = np.flatnonzero(
+        (window_scores.probabilities >= min_probability) & (window_scores.clearness >= MIN_CLEARNESS)
+    )
+    outlier_scores = model.neighbors.outlier_scores(
+        candidates.vectors[window_scores.window_indices[probable_rows]], calibration.outlier_k
+    )
     inliers = outlier_scores <= calibration.outlier_threshold
-    min_margin = SHARE * claimed.clearness[probable_rows[inliers]].max(initial=0)
+    min_margin = MIN_RELATIVE_CLEARNESS * window_scores.clearness[probable_rows[inliers]].max(initial=0)
     pairs = zip(probable_rows[inliers].tolist(), outlier_scores[inliers].tolist(), strict=True)
-    return {index: score for index, score in pairs if claimed.clearness[index] >= min_margin}
+    return {index: score for index, score in pairs if window_scores.clearness[index] >= min_margin}
 
 
-def _apart(seen: Windows, claimed: Claims, known: NDArray[np.intp]) -> list[int]:
+def _nms_per_label(candidates: WindowOutputs, window_scores: WindowScores, accepted: NDArray[np.intp]) -> list[int]:
     """Per-label non-maximum suppression of the accepted pairs: the remaining indices, best first."""
     remaining: list[int] = []
-    for label in np.unique(claimed.labels[known]):
-        same_label = known[claimed.labels[known] == label]
-        keep = suppressed(seen.boxes[claimed.rows[same_label]], claimed.clearness[same_label])
+    for label in np.unique(window_scores.labels[accepted]):
+        same_label = accepted[window_scores.labels[accepted] == label]
+        keep = nms(candidates.boxes[window_scores.window_indices[same_label]], window_scores.clearness[same_label])
         remaining += same_label[keep].tolist()
-    return sorted(remaining, key=lambda index: -claimed.clearness[index])
+    return sorted(remaining, key=lambda index: -window_scores.clearness[index])
 
 
-def suppressed(boxes: Numbers, scores: Numbers, overlap: float = OVERLAP, inside: float = INSIDE) -> list[int]:
+def nms(
+    boxes: Floats, scores: Floats, iou_threshold: float = IOU_THRESHOLD, containment_threshold: float = CONTAINMENT_THRESHOLD
+) -> list[int]:
     """Greedy non-maximum suppression: the indices of the boxes to keep, best first.
 
     Args:
@@ -203,45 +211,45 @@ def suppressed(boxes: Numbers, scores: Numbers, overlap: float = OVERLAP, inside
             np.hstack([np.maximum(boxes[remaining, :2], boxes[best, :2]), np.minimum(boxes[remaining, 2:], boxes[best, 2:])])
         )
         union, smaller = areas[remaining] + areas[best] - intersection, np.minimum(areas[remaining], areas[best])
-        remaining = remaining[(intersection < overlap * union) & (intersection < inside * smaller)]
+        remaining = remaining[(intersection < iou_threshold * union) & (intersection < containment_threshold * smaller)]
     return keep
 
 
-def area(boxes: Numbers) -> Numbers:
+def area(boxes: Floats) -> Floats:
     """Areas (K,) of boxes (K, 4); 0 for an empty box, whose right or bottom edge lies before the left or top one."""
-    areas: Numbers = np.clip(boxes[:, 2] - boxes[:, 0], 0, None) * np.clip(boxes[:, 3] - boxes[:, 1], 0, None)
+    areas: Floats = np.clip(boxes[:, 2] - boxes[:, 0], 0, None) * np.clip(boxes[:, 3] - boxes[:, 1], 0, None)
     return areas
 
 
-def in_pixels(box: Numbers, width: int, height: int) -> tuple[int, int, int, int]:
+def to_pixels(box: Floats, width: int, height: int) -> tuple[int, int, int, int]:
     """Converts a box in fractions of the image to whole pixels."""
     left, top, right, bottom = (round(float(edge) * length) for edge, length in zip(box, (width, height) * 2, strict=True))
     return left, top, right, bottom
 
 
-def _nearly(claimed: Claims, names: tuple[str, ...], probable: float) -> str:
+def _explain_no_detection(window_scores: WindowScores, labels: tuple[str, ...], min_probability: float) -> str:
     """Names the best window of an image without detections, and the rule that it failed."""
-    passes = claimed.chances >= probable
-    best = int((np.where(passes, claimed.clearness, -np.inf) if passes.any() else claimed.chances).argmax())
-    start = f"the best window is {names[claimed.labels[best]]} with {claimed.chances[best]:.1%}"
+    passes = window_scores.probabilities >= min_probability
+    best = int((np.where(passes, window_scores.clearness, -np.inf) if passes.any() else window_scores.probabilities).argmax())
+    start = f"the best window is {labels[window_scores.labels[best]]} with {window_scores.probabilities[best]:.1%}"
     if not passes.any():
-        return f"{start}, below {probable:.0%}"
-    if claimed.clearness[best] < CLEAR:
+        return f"{start}, below {min_probability:.0%}"
+    if window_scores.clearness[best] < MIN_CLEARNESS:
         return f"{start}, but its surroundings score nearly the same"
     return f"{start}, but it is an outlier: unlike the training images"
 
 
-def text(found: Found) -> str:
+def to_text(detections: Detections) -> str:
     """One line per box, for the terminal."""
-    if not found.boxes:
-        return f"no objects detected: {found.nearly}"
+    if not detections.boxes:
+        return f"no objects detected: {detections.no_detection_reason}"
     lines = []
-    for box in found.boxes:
+    for box in detections.boxes:
         left, top, right, bottom = box.box
         lines.append(f"{box.label}\t{box.probability:.1%}\tfrom {left},{top} to {right},{bottom}")
     return "\n".join(lines)
 
 
-def as_json(found: Found, package: Path, image: Path) -> str:
+def to_json(detections: Detections, package: Path, image: Path) -> str:
     """One JSON object."""
-    return json.dumps({"package": str(package), "path": str(image)} | found.facts(), ensure_ascii=False)
+    return json.dumps({"package": str(package), "path": str(image)} | detections.to_dict(), ensure_ascii=False)

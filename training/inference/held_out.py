@@ -7,7 +7,7 @@ from graft.service.inference.model import Model
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
 
 
-def held_out(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ...]]:
+def load_test_split(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ...]]:
     """A data set with the package's label indices, and its evaluation samples.
 
     The samples are the test split if the data set has one, otherwise all of them.
@@ -16,11 +16,11 @@ def held_out(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ...]]:
         DatasetError: if the data contain a label that the package lacks, or several labels per image for a
             single-label package.
     """
-    dataset = _in_words_of(model, scan(data))
-    return dataset, tuple(sample for sample in dataset.samples if sample.part == "test") or dataset.samples
+    dataset = _align_labels(model, scan(data))
+    return dataset, tuple(sample for sample in dataset.samples if sample.split == "test") or dataset.samples
 
 
-def _in_words_of(model: Model, dataset: Dataset) -> Dataset:
+def _align_labels(model: Model, dataset: Dataset) -> Dataset:
     """The data set with the package's labels, matched by name, in the package's order."""
     manifest = model.manifest
     index_of = {label: index for index, label in enumerate(manifest.labels)}

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.artifact import Preprocessing
-from graft.service.imaging.preprocess import decode, shrink
+from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference.batcher import Batcher
-from graft.service.inference.devices import cores
+from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Engine, Pixels
-from graft.service.inference.postprocess import probabilities
-from graft.training.inference.bulk import FOREVER_S
+from graft.service.inference.postprocess import to_probabilities
+from graft.training.inference.bulk import NO_TIMEOUT_S
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.thread_map import ordered_map
 
 
-def looks(encoded: bytes, preprocessing: Preprocessing) -> Pixels:
+def ten_crops(encoded: bytes, preprocessing: Preprocessing) -> Pixels:
     """The crops of one image file: uint8 (10, S, S, 3), or (2, S, S, 3) if the whole image is resized to a square.
 
     Raises:
@@ -29,7 +29,7 @@ def looks(encoded: bytes, preprocessing: Preprocessing) -> Pixels:
     if preprocessing.fit != "crop":  # the whole image is the only crop
         crops = decode(encoded, preprocessing).pixels[None]
     else:
-        image, side = shrink(encoded, preprocessing), preprocessing.crop
+        image, side = decode_resized(encoded, preprocessing), preprocessing.crop
         max_top, max_left = image.shape[0] - side, image.shape[1] - side
         corners = [(0, 0), (0, max_left), (max_top, 0), (max_top, max_left), (max_top // 2, max_left // 2)]
         crops = np.stack([image[top : top + side, left : left + side] for top, left in corners])
@@ -42,7 +42,7 @@ def ten_crop(
     readers: Sequence[Callable[[], bytes]],
     temperature: float,
     multilabel: bool,
-    what: str = "ten crops",
+    description: str = "ten crops",
 ) -> NDArray[np.float32]:
     """Logits (N, C), at temperature 1, of the mean of each image's ten calibrated probabilities.
 
@@ -56,25 +56,25 @@ def ten_crop(
         ImageError: if a file is not a usable image.
     """
     rows = []
-    for crop_logits in _looked_at(engine, preprocessing, readers, what):
-        mean = probabilities(crop_logits, temperature, multilabel).mean(axis=0).clip(1e-12, 1 - 1e-12)
+    for crop_logits in _infer_crops(engine, preprocessing, readers, description):
+        mean = to_probabilities(crop_logits, temperature, multilabel).mean(axis=0).clip(1e-12, 1 - 1e-12)
         rows.append(np.log(mean) - (np.log1p(-mean) if multilabel else 0))
     return np.array(rows, np.float32)
 
 
-def _looked_at(
-    engine: Engine, preprocessing: Preprocessing, readers: Sequence[Callable[[], bytes]], what: str
+def _infer_crops(
+    engine: Engine, preprocessing: Preprocessing, readers: Sequence[Callable[[], bytes]], description: str
 ) -> Iterator[NDArray[np.float32]]:
     """Yields each image's logits by crop, (10, C), in input order."""
-    workers = cores() + engine.lanes
-    batcher = Batcher(engine, 10 * workers + engine.lanes * engine.max_batch, FOREVER_S)
+    workers = available_cpus() + engine.streams
+    batcher = Batcher(engine, 10 * workers + engine.streams * engine.max_batch, NO_TIMEOUT_S)
 
     def infer_one(read: Callable[[], bytes]) -> NDArray[np.float32]:
-        futures = [batcher.submit(crop) for crop in looks(read(), preprocessing)]
+        futures = [batcher.submit(crop) for crop in ten_crops(read(), preprocessing)]
         return np.concatenate([future.result().logits for future in futures])
 
     try:
-        with Progress(what, len(readers), "images") as progress:
-            yield from progress.each(each(infer_one, readers, workers))
+        with Progress(description, len(readers), "images") as progress:
+            yield from progress.track(ordered_map(infer_one, readers, workers))
     finally:
         batcher.close()

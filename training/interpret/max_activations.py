@@ -15,11 +15,11 @@ from graft.training.architecture.receptive_field import Box, ReceptiveField
 
 Integers = NDArray[np.intp]
 
-BESIDE = 128  # gray level outside the image
+PADDING_VALUE = 128  # gray level outside the image
 
 
 @dataclass(frozen=True)
-class Peaks:
+class ChannelMaxima:
     """Maximum activation of each channel of one stage, and its position, for N images.
 
     Attributes:
@@ -34,7 +34,7 @@ class Peaks:
     columns: Integers
 
 
-def peaks(maps: Iterable[Floats]) -> Peaks:
+def channel_maxima(maps: Iterable[Floats]) -> ChannelMaxima:
     """The channel maxima of the feature maps (D, h, w) of several images."""
     maxima = []
     for feature_map in maps:
@@ -43,49 +43,49 @@ def peaks(maps: Iterable[Floats]) -> Peaks:
         row, column = np.divmod(position, feature_map.shape[2])
         maxima.append((flat[np.arange(len(flat)), position], flat.mean(axis=1), row, column))
     values, means, rows, columns = (np.stack(arrays) for arrays in zip(*maxima, strict=True))
-    return Peaks(values.astype(np.float32), means.astype(np.float32), rows, columns)
+    return ChannelMaxima(values.astype(np.float32), means.astype(np.float32), rows, columns)
 
 
-def joined(found: Sequence[Peaks]) -> Peaks:
+def concatenate(maxima: Sequence[ChannelMaxima]) -> ChannelMaxima:
     """Concatenates the maxima of several sets of images."""
 
     def stack(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(one, name) for one in found])
+        return np.concatenate([getattr(one, name) for one in maxima])
 
-    return Peaks(stack("values"), stack("means"), stack("rows"), stack("columns"))
+    return ChannelMaxima(stack("values"), stack("means"), stack("rows"), stack("columns"))
 
 
-def strongest(found: Peaks, channel: int, most: int) -> list[int]:
+def top_images(maxima: ChannelMaxima, channel: int, max_images: int) -> list[int]:
     """The images with the highest activation of a channel, in descending order; images without activation are left out.
 
     ReLU6 saturates at 6, so the spatial mean breaks ties.
     """
-    values, means = found.values[:, channel], found.means[:, channel]
-    order = np.lexsort((-means, -values))[:most].tolist()
+    values, means = maxima.values[:, channel], maxima.means[:, channel]
+    order = np.lexsort((-means, -values))[:max_images].tolist()
     return [image for image in order if values[image] > values.min() or means[image] > means.min()]
 
 
-def cut(pixels: Pixels, box: Box) -> Pixels:
+def crop(pixels: Pixels, box: Box) -> Pixels:
     """The part of an image (S, S, 3) inside a box, clipped to the image."""
     left, top, right, bottom = box
     return pixels[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
 
 
-def patch(pixels: Pixels, found: Peaks, image: int, channel: int, field: ReceptiveField) -> Pixels:
+def activating_patch(pixels: Pixels, maxima: ChannelMaxima, image: int, channel: int, field: ReceptiveField) -> Pixels:
     """The receptive field of a channel's maximum in an image; gray outside the image."""
-    box = field.box(int(found.rows[image, channel]), int(found.columns[image, channel]))
-    padded, inside = np.full((*field.size, 3), BESIDE, np.uint8), cut(pixels, box)
+    box = field.box(int(maxima.rows[image, channel]), int(maxima.columns[image, channel]))
+    padded, inside = np.full((*field.size, 3), PADDING_VALUE, np.uint8), crop(pixels, box)
     top, left = max(0, -box[1]), max(0, -box[0])
     padded[top : top + len(inside), left : left + len(inside[0])] = inside
     return padded
 
 
-def sees_all(field: ReceptiveField, side: int) -> bool:
+def covers_image(field: ReceptiveField, side: int) -> bool:
     """Whether the receptive field covers an image of `side` pixels, so that patches carry no information."""
     return min(field.size) >= side
 
 
-def speaking(
+def label_channels(
     weights: NDArray[np.floating], vectors: NDArray[np.floating], labels: Sequence[int], n_each: int
 ) -> list[tuple[int, int]]:
     """The channels that contribute most to each label's logit in its images: (label, channel), without repeated channels.
@@ -110,7 +110,7 @@ def speaking(
     return [(label, channel) for channel, label in label_of.items()]
 
 
-def telling(values: Floats, labels: Sequence[int], most: int) -> list[int]:
+def discriminative_channels(values: Floats, labels: Sequence[int], max_channels: int) -> list[int]:
     """The channels with the highest ANOVA F value: the ratio of between-label to within-label variance of values (N, D)."""
     targets = np.array(labels)
     groups = [values[targets == label].astype(np.float64) for label in np.unique(targets)]
@@ -118,5 +118,5 @@ def telling(values: Floats, labels: Sequence[int], most: int) -> list[int]:
     between = sum(len(group) * (group.mean(axis=0) - mean) ** 2 for group in groups)
     within = sum(((group - group.mean(axis=0)) ** 2).sum(axis=0) for group in groups)
     ratio = np.asarray(between) / (np.asarray(within) + 1e-12 * (1 + np.abs(mean)))
-    best: list[int] = np.argsort(-ratio, kind="stable")[:most].tolist()
+    best: list[int] = np.argsort(-ratio, kind="stable")[:max_channels].tolist()
     return best

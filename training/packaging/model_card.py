@@ -1,10 +1,10 @@
 """Renders the model card, the README.md of a package. Needs only the manifest and the thumbnails."""
 
 from graft.service.artifact import Fidelity, Manifest
-from graft.service.inference.neighbours import Thumbnails
+from graft.service.inference.neighbors import Thumbnails
 
 
-def card(manifest: Manifest, shown: Thumbnails) -> str:
+def render_card(manifest: Manifest, thumbnails: Thumbnails) -> str:
     """The model card in Markdown."""
     rows = "\n".join(
         f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {score.n:,} |"
@@ -20,10 +20,10 @@ An image classifier trained with Graft on {manifest.created}: {manifest.strategy
 |---|---|---|---|
 {rows}
 
-{_precisions(manifest)}
+{_precision_table(manifest)}
 
 The test images were not used for any choice. Probabilities are calibrated with temperature {manifest.temperature:.2f}.
-{_promises(manifest)}
+{_guarantees(manifest)}
 
 ## Labels
 
@@ -35,11 +35,11 @@ The test images were not used for any choice. Probabilities are calibrated with 
     graft serve {manifest.name}/
 
 This directory contains only data: no pickle and no code. `graft verify` checks every byte of it.
-{_privacy(shown)}
+{_privacy(thumbnails)}
 """
 
 
-def _promises(manifest: Manifest) -> str:
+def _guarantees(manifest: Manifest) -> str:
     calibration = manifest.calibration
     if calibration.coverage is None:
         sets = "An image may have several labels. Each label is predicted if its probability reaches the label's threshold."
@@ -48,25 +48,25 @@ def _promises(manifest: Manifest) -> str:
     return f"{sets}\nAn image with a cosine distance above {calibration.outlier_threshold:.3f} is an outlier."
 
 
-def _precisions(manifest: Manifest) -> str:
+def _precision_table(manifest: Manifest) -> str:
     """The table of how predictions change in lower precision."""
     rows = [
-        f"| {name} | {fidelity.moved:.3f} | {fidelity.changed} | {fidelity.score.accuracy:.1%} | {_when(name, fidelity)} |"
+        f"| {name} | {fidelity.moved:.3f} | {fidelity.changed} | {fidelity.score.accuracy:.1%} | {_when_used(name, fidelity)} |"
         for name, fidelity in manifest.fidelity.items()
     ]
     header = "| precision | max. probability shift | changed validation predictions | test accuracy | used |"
     return "\n".join([header, "|---|---|---|---|---|", *rows])
 
 
-def _when(name: str, found: Fidelity) -> str:
+def _when_used(name: str, fidelity: Fidelity) -> str:
     if name == "f32":
         return "unless a faster one is available"
-    return "if the processor supports it" if found.faithful else f"only with GRAFT_PRECISION={name}"
+    return "if the processor supports it" if fidelity.is_faithful else f"only with GRAFT_PRECISION={name}"
 
 
-def _privacy(shown: Thumbnails) -> str:
-    n_thumbnails = sum(shown[row] is not None for row in range(len(shown)))
-    contents = f"It contains paths, labels and feature vectors of {len(shown):,} training images"
+def _privacy(thumbnails: Thumbnails) -> str:
+    n_thumbnails = sum(thumbnails[row] is not None for row in range(len(thumbnails)))
+    contents = f"It contains paths, labels and feature vectors of {len(thumbnails):,} training images"
     pictures = (
         f"and thumbnails of {n_thumbnails:,} of them, which the service returns to any client"
         if n_thumbnails

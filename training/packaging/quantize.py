@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from graft.service.inference.engine import Pixels
-from graft.service.inference.openvino import core
+from graft.service.inference.openvino import openvino_core
 
-MOST = 300  # images that determine the ranges of the activations; more do not change them
+MAX_CALIBRATION_IMAGES = 300  # images that determine the ranges of the activations; more do not change them
 
 
-def require(int8: bool) -> None:
+def require_nncf(int8: bool) -> None:
     """Checks that NNCF is installed if int8 is requested.
 
     Raises:
@@ -24,7 +24,7 @@ def require(int8: bool) -> None:
         raise ValueError("--int8: nncf is not installed. Try: pip install 'graft-vision[int8]'")
 
 
-def quantise(graph: Path, pixels: Sequence[Pixels], to: Path) -> None:
+def quantize(graph: Path, pixels: Sequence[Pixels], target: Path) -> None:
     """Writes an int8 network in OpenVINO format: the .xml file `target`, and its weights in a .bin file beside it.
 
     Args:
@@ -38,10 +38,10 @@ def quantise(graph: Path, pixels: Sequence[Pixels], to: Path) -> None:
         import nncf
 
         nncf.set_log_level(logging.ERROR)
-        model = core().read_model(graph)
+        model = openvino_core().read_model(graph)
         model.reshape([1, *pixels[0].shape])
-        calibration_set = nncf.Dataset([image[None] for image in pixels[:MOST]])
+        calibration_set = nncf.Dataset([image[None] for image in pixels[:MAX_CALIBRATION_IMAGES]])
         quantized = nncf.quantize(
-            model, calibration_set, preset=nncf.QuantizationPreset.MIXED, subset_size=min(MOST, len(pixels))
+            model, calibration_set, preset=nncf.QuantizationPreset.MIXED, subset_size=min(MAX_CALIBRATION_IMAGES, len(pixels))
         )
-    openvino.save_model(quantized, to, compress_to_fp16=False)
+    openvino.save_model(quantized, target, compress_to_fp16=False)

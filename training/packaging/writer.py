@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors.numpy import save as to_bytes
 
 from graft.service.artifact import (
-    CARD,
     FILES,
     GOLDEN,
     GRAPH,
     INT8_FILES,
     INT8_GRAPH,
     MANIFEST,
-    NEIGHBOURS,
+    MODEL_CARD,
+    NEIGHBORS,
     THUMBNAILS,
     WEIGHTS,
     Artifact,
@@ -30,33 +30,35 @@ from graft.service.artifact import (
     Fidelity,
     Manifest,
     Precision,
+    file_record,
     read,
-    record,
 )
-from graft.service.imaging.preprocess import decode, shrink
+from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference import loader
-from graft.service.inference.model import Golden, Model
-from graft.service.inference.neighbours import Thumbnails
+from graft.service.inference.model import GoldenSamples, Model
+from graft.service.inference.neighbors import Thumbnails
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
-from graft.training.packaging.model_card import card
-from graft.training.packaging.precision_check import measure
-from graft.training.packaging.quantize import MOST, quantise
+from graft.training.packaging.model_card import render_card
+from graft.training.packaging.precision_check import check_precisions
+from graft.training.packaging.quantize import MAX_CALIBRATION_IMAGES, quantize
 from graft.training.runtime import atomic_files
-from graft.training.strategies.trained_model import Trained
+from graft.training.strategies.trained_model import TrainedModel
 
 N_GOLDEN = 8
-AGREEMENT = 1e-4  # of probabilities: maximum difference between the packaged graph and the trained network, on this machine
+MAX_EXPORT_DIFFERENCE = (
+    1e-4  # of probabilities: maximum difference between the packaged graph and the trained network, on this machine
+)
 TOLERANCE = 1e-3  # of probabilities: maximum difference from the golden predictions on any other machine
 
 
 def write(
-    trained: Trained,
+    trained: TrainedModel,
     dataset: Dataset,
     splits: Splits,
     name: str,
     target: Path,
-    pictures: Thumbnails | None = None,
+    thumbnails: Thumbnails | None = None,
     int8: bool = False,
 ) -> Artifact:
     """Writes the package atomically. An older package at `target` is replaced only by a complete one.
@@ -72,44 +74,44 @@ def write(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    neighbor_thumbnails = Thumbnails.of([b""] * len(trained.neighbours.paths)) if pictures is None else pictures
+    neighbor_thumbnails = Thumbnails.from_jpegs([b""] * len(trained.neighbors.paths)) if thumbnails is None else thumbnails
     n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(neighbor_thumbnails.content)
     try:
-        with atomic_files.room_for(target.parent, n_bytes):
+        with atomic_files.check_disk_space(target.parent, n_bytes):
             _write_networks(staging, trained, dataset, splits.train if int8 else ())
-            fidelity = measure(staging / GRAPH, staging / INT8_GRAPH if int8 else None, trained, dataset, splits)
-            _fill(staging, trained, dataset, splits.validation, name, neighbor_thumbnails, fidelity)
+            fidelity = check_precisions(staging / GRAPH, staging / INT8_GRAPH if int8 else None, trained, dataset, splits)
+            _write_contents(staging, trained, dataset, splits.validation, name, neighbor_thumbnails, fidelity)
         artifact = read(staging)
-        _compare(artifact)
+        _check_against_trained(artifact)
         _publish(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return replace(artifact, path=target)
 
 
-def _write_networks(folder: Path, trained: Trained, dataset: Dataset, quantised_by: Sequence[Sample]) -> None:
+def _write_networks(folder: Path, trained: TrainedModel, dataset: Dataset, calibration_samples: Sequence[Sample]) -> None:
     (folder / GRAPH).write_bytes(trained.graph)
-    if quantised_by:
-        samples = sorted(quantised_by, key=lambda sample: sample.digest)[:MOST]
+    if calibration_samples:
+        samples = sorted(calibration_samples, key=lambda sample: sample.digest)[:MAX_CALIBRATION_IMAGES]
         pixels = [decode(dataset.read(sample), trained.preprocessing).pixels for sample in samples]
-        quantise(folder / GRAPH, pixels, folder / INT8_GRAPH)
+        quantize(folder / GRAPH, pixels, folder / INT8_GRAPH)
 
 
-def _fill(
+def _write_contents(
     folder: Path,
-    trained: Trained,
+    trained: TrainedModel,
     dataset: Dataset,
-    held_out: tuple[Sample, ...],
+    validation: tuple[Sample, ...],
     name: str,
-    shown: Thumbnails,
+    thumbnails: Thumbnails,
     fidelity: dict[Precision, Fidelity],
 ) -> None:
     now = datetime.now(UTC)
     # Written here, because safetensors' own writer hides the cause of a failure.
     (folder / WEIGHTS).write_bytes(to_bytes({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}))
-    _golden(trained, dataset, held_out).save(folder / GOLDEN)
-    trained.neighbours.save(folder / NEIGHBOURS)
-    shown.save(folder / THUMBNAILS)
+    _golden_answers(trained, dataset, validation).save(folder / GOLDEN)
+    trained.neighbors.save(folder / NEIGHBORS)
+    thumbnails.save(folder / THUMBNAILS)
     manifest = Manifest(
         name=name,
         version=now.strftime("%Y%m%d-%H%M%S"),
@@ -127,50 +129,51 @@ def _fill(
         libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
         files={},
     )
-    (folder / CARD).write_text(card(manifest, shown), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(render_card(manifest, thumbnails), encoding="utf-8")
     file_names = FILES | INT8_FILES if "int8" in fidelity else FILES
-    files = {file: record(folder / file) for file in sorted(file_names)}
-    (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).sealed().content())
+    files = {file: file_record(folder / file) for file in sorted(file_names)}
+    (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).with_digest().to_bytes())
     # The server often runs as another user, but temporary folders are readable by their owner only.
     folder.chmod(0o755)
     for path in folder.iterdir():
         path.chmod(0o644)
-        _sync(path)
-    _sync(folder)
+        _fsync(path)
+    _fsync(folder)
 
 
-def _golden(trained: Trained, dataset: Dataset, held_out: tuple[Sample, ...]) -> Golden:
+def _golden_answers(trained: TrainedModel, dataset: Dataset, validation: tuple[Sample, ...]) -> GoldenSamples:
     """A few small images with their predictions, half JPEG and half PNG, so that both decoders are checked."""
     encoded = []
-    for index, sample in enumerate(sorted(held_out, key=lambda sample: sample.digest)[:N_GOLDEN]):
-        image, file = Image.fromarray(shrink(dataset.read(sample), trained.preprocessing)), io.BytesIO()
+    for index, sample in enumerate(sorted(validation, key=lambda sample: sample.digest)[:N_GOLDEN]):
+        image, file = Image.fromarray(decode_resized(dataset.read(sample), trained.preprocessing)), io.BytesIO()
         image.save(file, "PNG") if index % 2 else image.save(file, "JPEG", quality=90)
         encoded.append(file.getvalue())
     batch = np.stack([decode(file, trained.preprocessing).pixels for file in encoded])
-    return Golden(tuple(encoded), trained.network(batch).logits)
+    return GoldenSamples(tuple(encoded), trained.network(batch).logits)
 
 
-def _compare(artifact: Artifact) -> None:
+def _check_against_trained(artifact: Artifact) -> None:
     model = Model(artifact, loader.load(artifact, "cpu"))
-    _ = model.neighbours, model.thumbnails  # checks that they load as they do in the service
+    _ = model.neighbors, model.thumbnails  # checks that they load as they do in the service
     difference = model.drift
-    if not difference <= AGREEMENT:
+    if not difference <= MAX_EXPORT_DIFFERENCE:
         raise ArtifactError(
             f"{artifact.graph} predicts differently from the trained network: its probabilities differ by {difference:.2g};"
-            f" at most {AGREEMENT:.2g} is allowed. No package was written. This is a bug in Graft or in the ONNX exporter."
+            f" at most {MAX_EXPORT_DIFFERENCE:.2g} is allowed. No package was written."
+            " This is a bug in Graft or in the ONNX exporter."
         )
 
 
-def _publish(beside: Path, target: Path) -> None:
+def _publish(staging: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}-old-{os.getpid()}")
     if target.exists():
         os.rename(target, old)  # a non-empty directory cannot be replaced atomically
-    os.rename(beside, target)
-    _sync(target.parent)
+    os.rename(staging, target)
+    _fsync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import graft
 from graft.service.artifact import read
-from graft.service.settings import PACKED
+from graft.service.settings import BENTO_PACKAGE
 
 # What `bentoml build` reads in a checkout; an installed graft carries the same files.
 SOURCES = ("bentofile.yaml", "requirements-service.lock", "service")
@@ -51,7 +51,7 @@ def _stage(context: Path, package: Path) -> None:
             shutil.copytree(home / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(home / name, context / name)
-    shutil.copytree(package, context / PACKED)
+    shutil.copytree(package, context / BENTO_PACKAGE)
 
 
 def _bentoml_build(context: Path) -> str:

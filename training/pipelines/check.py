@@ -5,24 +5,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graft.training.audit import label_errors
-from graft.training.audit.data_audit import SEVERITIES, audit, shortened
-from graft.training.audit.image_scan import examine, median_side
+from graft.training.audit.data_audit import SEVERITIES, audit, truncate_findings
+from graft.training.audit.image_scan import median_side, scan_images
 from graft.training.backbones import onnx_cache, registry
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Dataset, describe, scan
 from graft.training.data.findings import Finding
-from graft.training.data.splits import grouped
+from graft.training.data.splits import assign_groups
 from graft.training.features.extraction import View, extract
 from graft.training.report.render import check_page
-from graft.training.runtime.progress import duration, say
+from graft.training.runtime.progress import format_duration, log
 from graft.training.visualization import gallery
-from graft.training.visualization.thumbnails import Album
+from graft.training.visualization.thumbnails import ThumbnailCache
 
-SIDE = 128  # pixels, at most: finds the same outliers as a larger input, three times faster
+INPUT_SIZE = 128  # pixels, at most: finds the same outliers as a larger input, three times faster
 
 
 @dataclass(frozen=True)
-class Checked:
+class AuditReport:
     """The findings in a data set, most severe first."""
 
     dataset: Dataset
@@ -33,7 +33,7 @@ class Checked:
         """Number of findings of one severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
-    def facts(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """For `--json`: all findings, not truncated."""
         return {
             "images": len(self.dataset.samples),
@@ -45,7 +45,7 @@ class Checked:
         }
 
 
-def check(data: Path, choices: Recipe, vectors: bool = True) -> Checked:
+def check(data: Path, recipe: Recipe, use_features: bool = True) -> AuditReport:
     """Finds issues in a data set. Reads every file; writes nothing into the data set's folder.
 
     Args:
@@ -55,47 +55,47 @@ def check(data: Path, choices: Recipe, vectors: bool = True) -> Checked:
         BackboneError, DatasetError: if the backbone or the data set cannot be used at all.
     """
     start = time.monotonic()
-    backbone = registry.choose(choices.backbone, choices.weights)
-    dataset = scan(data, choices.group_by, choices.follow_links)
-    say(describe(dataset))
-    dataset, scanned = examine(dataset)
+    backbone = registry.resolve(recipe.backbone, recipe.weights)
+    dataset = scan(data, recipe.group_by, recipe.follow_links)
+    log(describe(dataset))
+    dataset, scanned = scan_images(dataset)
     findings = audit(dataset, scanned)
-    usable = grouped(dataset.without(scanned.troubles), scanned.alike)
-    if vectors and len(usable.samples) > label_errors.FEWEST_TO_JUDGE:
-        exported = onnx_cache.export(backbone, choices.input_size or SIDE, median_side(scanned), choices.fit)
+    usable = assign_groups(dataset.exclude(scanned.unreadable), scanned.near_duplicates)
+    if use_features and len(usable.samples) > label_errors.MIN_IMAGES_PER_LABEL:
+        exported = onnx_cache.load_or_export(backbone, recipe.input_size or INPUT_SIZE, median_side(scanned), recipe.fit)
         features = extract(usable, map(View, usable.samples), exported)
-        readable = usable.without(features.unreadable)
-        label_issues, outliers = label_errors.look(readable, readable.samples, features.rows_of(readable.samples))
-        findings += label_errors.findings(label_issues, outliers)
+        readable = usable.exclude(features.unreadable)
+        label_issues, outliers = label_errors.find_issues(readable, readable.samples, features.select(readable.samples))
+        findings += label_errors.to_findings(label_issues, outliers)
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Checked(dataset, tuple(findings), time.monotonic() - start)
+    return AuditReport(dataset, tuple(findings), time.monotonic() - start)
 
 
-def text(checked: Checked) -> str:
+def to_text(report: AuditReport) -> str:
     """The findings as text, the first few of each kind."""
-    lines = [f"{finding.severity}: {finding.text}" for finding in shortened(checked.findings)]
-    return "\n".join([*lines, summary(checked)])
+    lines = [f"{finding.severity}: {finding.text}" for finding in truncate_findings(report.findings)]
+    return "\n".join([*lines, summary(report)])
 
 
-def summary(checked: Checked) -> str:
+def summary(report: AuditReport) -> str:
     """Number of findings by severity, in one line."""
-    counts = {severity: checked.count(severity) for severity in SEVERITIES}
+    counts = {severity: report.count(severity) for severity in SEVERITIES}
     parts = [f"{count:,} {severity}{'s' * (count != 1)}" for severity, count in counts.items() if count]
-    return f"{', '.join(parts) or 'no issues'} in {len(checked.dataset.samples):,} images ({duration(checked.seconds)})"
+    return f"{', '.join(parts) or 'no issues'} in {len(report.dataset.samples):,} images ({format_duration(report.seconds)})"
 
 
-def advice(checked: Checked, data: Path) -> str:
+def next_command(report: AuditReport, data: Path) -> str:
     """The command to run next."""
-    errors = [finding for finding in checked.findings if finding.severity == "error"]
+    errors = [finding for finding in report.findings if finding.severity == "error"]
     flags = sorted({finding.flag for finding in errors if finding.flag})
     if all(finding.flag for finding in errors):
         return " ".join(["graft fit", str(data), *flags])
     return "fix the errors that no flag resolves, then run graft check again"
 
 
-def page(checked: Checked, name: str) -> str:
+def to_html(report: AuditReport, name: str) -> str:
     """The findings and the affected images as one self-contained HTML page."""
-    by_path = {sample.path: sample for sample in checked.dataset.samples}
-    thumbnails = Album(lambda path: checked.dataset.read(by_path[path]))
-    pictures = {path: thumbnails.picture(path) for path in gallery.concerned(checked.findings)}
-    return check_page(name, f"{describe(checked.dataset)}: {summary(checked)}", checked.findings, pictures)
+    by_path = {sample.path: sample for sample in report.dataset.samples}
+    thumbnails = ThumbnailCache(lambda path: report.dataset.read(by_path[path]))
+    pictures = {path: thumbnails.data_uri(path) for path in gallery.affected_paths(report.findings)}
+    return check_page(name, f"{describe(report.dataset)}: {summary(report)}", report.findings, pictures)

@@ -16,10 +16,10 @@ from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import scan
 from graft.training.pipelines import fit
 from graft.training.pipelines.serve import ROOT, command, environment
-from graft.training.runtime.progress import say
+from graft.training.runtime.progress import log
 from graft.training.sample import SAMPLE
 
-READY_WITHIN_S = 60.0
+READY_TIMEOUT_S = 60.0
 
 
 def demo() -> str:
@@ -30,23 +30,23 @@ def demo() -> str:
     """
     # The default recipe flips images, which is valid for clothes.
     result = fit.fit(SAMPLE, None, Recipe(strategy="probe"))
-    say(fit.summary(result))
+    log(fit.summary(result))
     dataset = scan(SAMPLE)
-    image = next(sample for sample in dataset.samples if sample.part == "test")
-    with serving(result.artifact.path) as url:
-        say(f"sending {image.path} to {url}/v1/classify")
-        response = ask(url, dataset.read(image))
-    return f"{json.dumps(response, indent=2)}\n\n{NEXT.format(package=result.artifact.path)}"
+    image = next(sample for sample in dataset.samples if sample.split == "test")
+    with running_server(result.artifact.path) as url:
+        log(f"sending {image.path} to {url}/v1/classify")
+        response = classify(url, dataset.read(image))
+    return f"{json.dumps(response, indent=2)}\n\n{NEXT_STEPS.format(package=result.artifact.path)}"
 
 
-NEXT = """Next steps:
+NEXT_STEPS = """Next steps:
   keep it running:    graft serve {package}      (or, in this folder: bentoml serve)
   your own images:    graft fit photos/          (one folder per label, or a .zip)
 (The commands are in .venv/bin: `source .venv/bin/activate` first.)"""
 
 
 @contextmanager
-def serving(package: Path) -> Iterator[str]:
+def running_server(package: Path) -> Iterator[str]:
     """Runs `bentoml serve` on a free port; yields its URL when ready. Raises RuntimeError if the server exits early."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
@@ -55,7 +55,7 @@ def serving(package: Path) -> Iterator[str]:
     with tempfile.TemporaryFile() as log_file:
         server = subprocess.Popen(command("127.0.0.1", port), cwd=ROOT, env=env, stdout=log_file, stderr=log_file)
         try:
-            _wait(server, url, log_file)
+            _wait_until_ready(server, url, log_file)
             yield url
             _check_running(server, log_file)
         finally:
@@ -66,30 +66,30 @@ def serving(package: Path) -> Iterator[str]:
                 server.kill()
 
 
-def ask(url: str, encoded: bytes) -> object:
+def classify(url: str, encoded: bytes) -> object:
     """Sends one image; returns the parsed JSON response."""
     request = urllib.request.Request(f"{url}/v1/classify?top_k=3", data=encoded, headers={"Content-Type": "image/png"})
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
 
 
-def _wait(server: subprocess.Popen[bytes], url: str, said: IO[bytes]) -> None:
-    deadline = time.monotonic() + READY_WITHIN_S
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log_file: IO[bytes]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
-        _check_running(server, said)
+        _check_running(server, log_file)
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise RuntimeError(f"bentoml serve was not ready within {READY_WITHIN_S:.0f} s.")
+    raise RuntimeError(f"bentoml serve was not ready within {READY_TIMEOUT_S:.0f} s.")
 
 
-def _check_running(server: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+def _check_running(server: subprocess.Popen[bytes], log_file: IO[bytes]) -> None:
     """Raises RuntimeError, with the end of the server's output, if the server has exited."""
     if server.poll() is not None:
-        said.seek(0)
-        output = said.read().decode(errors="replace")
+        log_file.seek(0)
+        output = log_file.read().decode(errors="replace")
         raise RuntimeError(f"bentoml serve exited with code {server.returncode}:\n{output[-2000:]}")
 
 

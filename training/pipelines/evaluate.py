@@ -15,29 +15,29 @@ from graft.training.evaluation.learning_curve import Head, learning_curve
 from graft.training.evaluation.metrics import evaluate
 from graft.training.features import stage_selection
 from graft.training.features.feature_arrays import Vectors
-from graft.training.inference.bulk import answered
+from graft.training.inference.bulk import predict_dataset
 from graft.training.inference.ten_crop import ten_crop
 from graft.training.results import Evaluation, LearningCurve
-from graft.training.strategies.auto import Climb
-from graft.training.strategies.context import Ground
-from graft.training.strategies.probe import Probed
-from graft.training.visualization.formatting import measured, points
+from graft.training.strategies.auto import SelectionResult
+from graft.training.strategies.context import TrainingContext
+from graft.training.strategies.probe import ProbeResult
+from graft.training.visualization.formatting import format_difference, format_metric
 
 Floats = NDArray[np.float32]
 
 
-def network(ground: Ground, climbed: Climb, artifact: Artifact) -> Evaluation:
+def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact: Artifact) -> Evaluation:
     """Evaluates the selected network on the test split, with the learning curve of the probe."""
-    trained, dataset, samples, ten_crops = climbed.trained, ground.dataset, ground.splits.test, None
-    if ground.choices.ten_crop:
-        ten_crops = _many(loader.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
-    curve = _curve(ground, climbed.probed)
+    trained, dataset, samples, ten_crops = selection.model, context.dataset, context.splits.test, None
+    if context.recipe.ten_crop:
+        ten_crops = _ten_crop_probabilities(loader.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
+    curve = _learning_curve(context, selection.probe_result)
     return evaluate(
-        trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbours, curve, ten_crop=ten_crops
+        trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbors, curve, ten_crop=ten_crops
     )
 
 
-def package(model: Model, dataset: Dataset, samples: tuple[Sample, ...], many_looks: bool = False) -> Evaluation:
+def evaluate_package(model: Model, dataset: Dataset, samples: tuple[Sample, ...], with_ten_crop: bool = False) -> Evaluation:
     """Evaluates a package on labeled images.
 
     Args:
@@ -48,38 +48,42 @@ def package(model: Model, dataset: Dataset, samples: tuple[Sample, ...], many_lo
         ImageError: if a file is unreadable.
     """
     manifest = model.manifest
-    outputs = answered(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
-    ten_crops = _many(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature) if many_looks else None
-    return evaluate(outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbours, ten_crop=ten_crops)
+    outputs = predict_dataset(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
+    ten_crops = (
+        _ten_crop_probabilities(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature)
+        if with_ten_crop
+        else None
+    )
+    return evaluate(outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbors, ten_crop=ten_crops)
 
 
-def _many(
-    running: Engine, preprocessing: Preprocessing, dataset: Dataset, samples: Sequence[Sample], temperature: float
+def _ten_crop_probabilities(
+    engine: Engine, preprocessing: Preprocessing, dataset: Dataset, samples: Sequence[Sample], temperature: float
 ) -> Floats:
     readers = [lambda sample=sample: dataset.read(sample) for sample in samples]
-    return ten_crop(running, preprocessing, readers, temperature, dataset.multilabel)
+    return ten_crop(engine, preprocessing, readers, temperature, dataset.multilabel)
 
 
-def _curve(ground: Ground, probed: Probed) -> LearningCurve | None:
+def _learning_curve(context: TrainingContext, probe: ProbeResult) -> LearningCurve | None:
     """Validation score of the probe by number of training images."""
-    best, columns = probed.chosen.best, ground.features.columns
-    train, validation = ground.splits.train, ground.splits.validation
+    best, columns = probe.selection.best, context.features.slices
+    train, validation = context.splits.train, context.splits.validation
 
     def fit(features: Vectors, targets: Targets) -> Head:
-        return stage_selection.learn(best, features, columns, targets)
+        return stage_selection.fit_candidate(best, features, columns, targets)
 
     return learning_curve(
-        ground.seen(train),
-        ground.targets(train),
-        ground.features.rows_of(validation, block=best.sees),
-        ground.targets(validation),
+        context.view_features(train),
+        context.targets(train),
+        context.features.select(validation, feature_set=best.head_input),
+        context.targets(validation),
         fit,
-        whole=probed.validation,
-        seed=ground.choices.seed,
+        full_logits=probe.validation_logits,
+        seed=context.recipe.seed,
     )
 
 
-NAMES = {
+METRIC_LABELS = {
     "accuracy": "accuracy",
     "top5": "top-5 accuracy",
     "balanced_accuracy": "balanced accuracy (mean recall)",
@@ -94,22 +98,22 @@ NAMES = {
 }
 
 
-def headline(found: Evaluation) -> str:
+def primary_metric_text(evaluation: Evaluation) -> str:
     """The primary metric with its 95 % confidence interval."""
-    value, low, high = found.headline.value, found.headline.low, found.headline.high
+    value, low, high = evaluation.primary_metric.value, evaluation.primary_metric.low, evaluation.primary_metric.high
     interval = f"{value:.1%} ({low:.1%} to {high:.1%})"
-    return f"mean average precision {interval}" if found.multilabel else f"accuracy {interval}"
+    return f"mean average precision {interval}" if evaluation.multilabel else f"accuracy {interval}"
 
 
-def text(found: Evaluation) -> str:
+def to_text(evaluation: Evaluation) -> str:
     """Every metric with its 95 % confidence interval, as text."""
-    lines = [f"{found.n:,} images, 95 % confidence intervals in parentheses"]
-    for name, metric in found.metrics.items():
-        value, low, high = (measured(name, number) for number in (metric.value, metric.low, metric.high))
-        lines.append(f"{value:>8}  ({low} to {high})  {NAMES[name]}")
-    if found.conformal:
-        sets = found.conformal
+    lines = [f"{evaluation.n:,} images, 95 % confidence intervals in parentheses"]
+    for name, metric in evaluation.metrics.items():
+        value, low, high = (format_metric(name, number) for number in (metric.value, metric.low, metric.high))
+        lines.append(f"{value:>8}  ({low} to {high})  {METRIC_LABELS[name]}")
+    if evaluation.conformal:
+        sets = evaluation.conformal
         lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%})")
-    if found.ten_crop:
-        lines.append(f"ten-crop evaluation gains {points(found.ten_crop)}")
+    if evaluation.ten_crop:
+        lines.append(f"ten-crop evaluation gains {format_difference(evaluation.ten_crop)}")
     return "\n".join(lines)

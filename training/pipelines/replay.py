@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from graft.service.artifact import MANIFEST, WEIGHTS
 from graft.training.pipelines import fit
-from graft.training.pipelines.fit import Result
-from graft.training.runs.lifecycle import finished
-from graft.training.runs.run_folder import PACKAGE, Row, RunError, recorded_recipe
+from graft.training.pipelines.fit import FitResult
+from graft.training.runs.lifecycle import is_finished
+from graft.training.runs.run_folder import PACKAGE, Row, RunError, load_recipe
 
-AGREEMENT = 1e-6  # relative and absolute, for metrics and weights
+TOLERANCE = 1e-6  # relative and absolute, for metrics and weights
 # Manifest fields that identify a package; file digests depend on the time of packaging.
-NAMES = {"name", "version", "created", "sha256", "files", "libraries"}
+IDENTITY_FIELDS = {"name", "version", "created", "sha256", "files", "libraries"}
 
 
-def replay(data: Path, out: Path | None, before: Path, given: dict[str, Any]) -> tuple[Result, list[Row]]:
+def replay(data: Path, out: Path | None, before: Path, overrides: dict[str, Any]) -> tuple[FitResult, list[Row]]:
     """Repeats the run `before` in a new folder; returns the result and every difference.
 
     Args:
@@ -30,36 +30,36 @@ def replay(data: Path, out: Path | None, before: Path, given: dict[str, Any]) ->
     Raises:
         RunError: if `before` is unfinished or its inputs have changed; also everything that `fit.fit` raises.
     """
-    if not finished(before):
+    if not is_finished(before):
         raise RunError(f"{before} is not a finished run, so there is nothing to compare with.")
-    result = fit.fit(data, out, recorded_recipe(before, given), like=before)
+    result = fit.fit(data, out, load_recipe(before, overrides), replay_of=before)
     return result, differences(before, result.run)
 
 
 def differences(before: Path, after: Path) -> list[Row]:
     """The metrics and weights that differ between two finished runs: (name, before, after)."""
-    metrics = _different(dict(_metrics(before)), dict(_metrics(after)))
-    return [*metrics, *_weights(before / PACKAGE / WEIGHTS, after / PACKAGE / WEIGHTS)]
+    metrics = _changed_metrics(dict(_metrics(before)), dict(_metrics(after)))
+    return [*metrics, *_weight_differences(before / PACKAGE / WEIGHTS, after / PACKAGE / WEIGHTS)]
 
 
-def _different(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
+def _changed_metrics(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
     names = list(dict.fromkeys(chain(before, after)))
-    return [(name, before.get(name), after.get(name)) for name in names if not _same(before.get(name), after.get(name))]
+    return [(name, before.get(name), after.get(name)) for name in names if not _is_close(before.get(name), after.get(name))]
 
 
-def _same(before: Any, after: Any) -> bool:
+def _is_close(before: Any, after: Any) -> bool:
     if isinstance(before, (int, float)) and isinstance(after, (int, float)):
-        return bool(np.isclose(before, after, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True))
+        return bool(np.isclose(before, after, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))
     return bool(before == after)
 
 
 def _metrics(path: Path) -> Iterator[tuple[str, Any]]:
     """Yields all metrics of a run by name."""
     manifest = json.loads((path / PACKAGE / MANIFEST).read_text(encoding="utf-8"))
-    yield from _flat("package", {name: value for name, value in manifest.items() if name not in NAMES})
+    yield from _flatten("package", {name: value for name, value in manifest.items() if name not in IDENTITY_FIELDS})
     for name in ("evaluation", "strategies"):
         if (path / f"{name}.json").exists():
-            yield from _flat(name, json.loads((path / f"{name}.json").read_text(encoding="utf-8")))
+            yield from _flatten(name, json.loads((path / f"{name}.json").read_text(encoding="utf-8")))
     for table in sorted(path.rglob("metrics.csv")):
         with table.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
@@ -67,30 +67,30 @@ def _metrics(path: Path) -> Iterator[tuple[str, Any]]:
                 yield from ((f"{epoch} {name}", float(value) if value else None) for name, value in row.items())
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Flattens a JSON value into (dotted path, scalar) pairs; skips `seconds`, which is not a metric."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key != "seconds":
-                yield from _flat(f"{name}.{key}", inner)
+                yield from _flatten(f"{name}.{key}", inner)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _flat(f"{name}.{index}", inner)
+            yield from _flatten(f"{name}.{index}", inner)
     else:
         yield name, value
 
 
-def _weights(before: Path, after: Path) -> Iterator[Row]:
+def _weight_differences(before: Path, after: Path) -> Iterator[Row]:
     from safetensors.numpy import load_file
 
     first, second = load_file(before), load_file(after)
     for name in sorted(first.keys() | second.keys()):
         old, new = first.get(name), second.get(name)
         if old is None or new is None or old.shape != new.shape:
-            yield name, _shape(old), _shape(new)
-        elif (difference := float(np.abs(old.astype(np.float64) - new).max(initial=0))) > AGREEMENT:
+            yield name, _format_shape(old), _format_shape(new)
+        elif (difference := float(np.abs(old.astype(np.float64) - new).max(initial=0))) > TOLERANCE:
             yield name, "0", f"max difference {difference:.2g}"
 
 
-def _shape(tensor: NDArray[Any] | None) -> str:
+def _format_shape(tensor: NDArray[Any] | None) -> str:
     return "missing" if tensor is None else "x".join(map(str, tensor.shape))

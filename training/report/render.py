@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.training.data.findings import Finding, Suspect
-from graft.training.evaluation.comparison import Table
-from graft.training.interpret.collect import Seen
+from graft.training.data.findings import Finding, LabelIssue
+from graft.training.evaluation.comparison import Comparison
+from graft.training.interpret.collect import Interpretation
 from graft.training.report import tables
 from graft.training.report.tables import Epoch
-from graft.training.results import Evaluation, Quadrant, Rung
+from graft.training.results import Evaluation, StrategyAttempt, TransferRegime
 from graft.training.robustness.measure import Robustness
-from graft.training.robustness.recommendations import Advice, chapters, sample
+from graft.training.robustness.recommendations import Recommendation, describe_sample, sections
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import duration
+from graft.training.runtime.progress import format_duration
 from graft.training.visualization import charts, formatting, gallery
-from graft.training.visualization.gallery import Answers, Sheet
-from graft.training.visualization.thumbnails import Album
+from graft.training.visualization.gallery import ContactSheet, ImagePredictions
+from graft.training.visualization.thumbnails import ThumbnailCache
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from graft.training.architecture.summary import Inspection
 
 
-NAME = "report.html"  # in a run folder or a comparison folder
-PAGE = Path(__file__).parent / "templates"
-SCORES = ("val/accuracy", "val/map")  # possible columns of the validation score in `metrics.csv`
+REPORT_FILE = "report.html"  # in a run folder or a comparison folder
+TEMPLATES_DIR = Path(__file__).parent / "templates"
+VAL_SCORE_COLUMNS = ("val/accuracy", "val/map")  # possible columns of the validation score in `metrics.csv`
 
 
 @dataclass(frozen=True)
-class Choice:
+class ConfigLine:
     """One configuration value, and whether it was derived from the data or set in the recipe."""
 
     name: str
@@ -48,18 +48,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Repeat:
+class Reproduction:
     """Everything needed to reproduce a run."""
 
     command: str
-    choices: tuple[Choice, ...]
+    config: tuple[ConfigLine, ...]
     versions: Mapping[str, str]
     machine: str
     seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Story:
+class RunReport:
     """The content of a run's report.
 
     Attributes:
@@ -82,42 +82,44 @@ class Story:
     labels: tuple[str, ...]
     counts: Mapping[str, tuple[int, ...]]
     n_images: Mapping[str, int]
-    sizes: str
+    image_sizes: str
     strategy: str
     backbone: str
     seconds: float
     package: str
     evaluation: Evaluation
-    answers: Answers
-    repeat: Repeat
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    predictions: ImagePredictions
+    reproduction: Reproduction
+    excluded: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
-    rungs: tuple[Rung, ...] = ()
-    quadrant: Quadrant | None = None
+    attempts: tuple[StrategyAttempt, ...] = ()
+    transfer_regime: TransferRegime | None = None
     epochs: tuple[Epoch, ...] = ()
-    suspects: tuple[Suspect, ...] = ()
+    label_issues: tuple[LabelIssue, ...] = ()
     remarks: tuple[str, ...] = ()
-    sees: Seen | None = None
+    interpretation: Interpretation | None = None
 
 
-def report_page(story: Story, read: Callable[[str], bytes]) -> str:
+def report_page(report: RunReport, read: Callable[[str], bytes]) -> str:
     """Renders the report of a run.
 
     Args:
         read: returns the encoded bytes of a file of the data set; a file that cannot be read has no thumbnail.
     """
-    thumbnails = Album(read)
+    thumbnails = ThumbnailCache(read)
     # In order of importance, because the thumbnail budget of a page may run out.
-    errors = gallery.mistakes(story.answers, story.evaluation, story.labels, thumbnails)
-    label_issues = gallery.suspects(story.suspects, thumbnails)
-    outliers = gallery.strangest(story.answers, story.labels, thumbnails)
-    sheets = _sheets(story.findings, {path: thumbnails.picture(path) for path in gallery.concerned(story.findings)})
-    confusion = story.evaluation.confusion
-    cells = gallery.cells(story.answers, confusion, story.labels, thumbnails) if confusion else ()
-    return _rendered(
+    errors = gallery.confident_errors(report.predictions, report.evaluation, report.labels, thumbnails)
+    label_issues = gallery.label_issues(report.label_issues, thumbnails)
+    outliers = gallery.top_outliers(report.predictions, report.labels, thumbnails)
+    sheets = _contact_sheets(
+        report.findings, {path: thumbnails.data_uri(path) for path in gallery.affected_paths(report.findings)}
+    )
+    confusion = report.evaluation.confusion
+    cells = gallery.confusion_cells(report.predictions, confusion, report.labels, thumbnails) if confusion else ()
+    return _render(
         "report.html",
         {
-            "report": story,
+            "report": report,
             "errors": errors,
             "label_issues": label_issues,
             "outliers": outliers,
@@ -134,27 +136,27 @@ def check_page(name: str, summary: str, findings: Sequence[Finding], pictures: M
         summary: one line about the data set.
         pictures: data URIs by path, made by a `ThumbnailCache` for the files of `gallery.affected_paths`.
     """
-    return _rendered("check.html", {"name": name, "summary": summary, "sheets": _sheets(findings, pictures)})
+    return _render("check.html", {"name": name, "summary": summary, "sheets": _contact_sheets(findings, pictures)})
 
 
-def compare_page(name: str, summary: str, table: Table, repeat: Repeat | None = None) -> str:
+def compare_page(name: str, summary: str, comparison: Comparison, reproduction: Reproduction | None = None) -> str:
     """Renders a comparison of strategies on the same images."""
-    return _rendered("compare.html", {"name": name, "summary": summary, "comparison": table, "reproduction": repeat})
+    return _render("compare.html", {"name": name, "summary": summary, "comparison": comparison, "reproduction": reproduction})
 
 
-def robust_page(name: str, found: Robustness, advice: Advice) -> str:
+def robust_page(name: str, robustness: Robustness, recommendation: Recommendation) -> str:
     """Renders robustness curves with example images, and a recommendation."""
     context = {
         "name": name,
-        "robustness": found,
-        "recommendation": advice,
-        "sample": sample(found),
-        "sections": list(chapters(found)),
+        "robustness": robustness,
+        "recommendation": recommendation,
+        "sample": describe_sample(robustness),
+        "sections": list(sections(robustness)),
     }
-    return _rendered("robust.html", context)
+    return _render("robust.html", context)
 
 
-def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
+def inspect_page(inspection: "Inspection", interpretation: Interpretation | None = None) -> str:
     """Renders the layer table of a network.
 
     Args:
@@ -163,21 +165,21 @@ def inspect_page(found: "Inspection", sees: Seen | None = None) -> str:
     from graft.training.architecture import summary
 
     shares = [
-        max(layer.weights / found.anatomy.weights, summary.operations_share(layer, found.anatomy))
-        for layer in found.anatomy.layers
+        max(layer.weights / inspection.model_summary.weights, summary.operations_share(layer, inspection.model_summary))
+        for layer in inspection.model_summary.layers
     ]
     context = {
-        "inspection": found,
+        "inspection": inspection,
         "summary": summary,
         "largest": max(shares, default=1.0),
-        "interpretation": sees,
+        "interpretation": interpretation,
     }
-    return _rendered("inspect.html", context)
+    return _render("inspect.html", context)
 
 
 def save(page: str, path: Path) -> None:
     """Writes a page atomically."""
-    atomic_files.write(path, page)
+    atomic_files.write_text(path, page)
 
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
@@ -185,29 +187,29 @@ def read_epochs(path: Path) -> tuple[Epoch, ...]:
     if not path.is_file():
         return ()
     with path.open(encoding="utf-8", newline="") as file:
-        return tuple(_epoch({name: float(value) for name, value in row.items() if value}) for row in csv.DictReader(file))
+        return tuple(_parse_epoch({name: float(value) for name, value in row.items() if value}) for row in csv.DictReader(file))
 
 
-def _epoch(row: Mapping[str, float]) -> Epoch:
+def _parse_epoch(row: Mapping[str, float]) -> Epoch:
     finite = {name: value for name, value in row.items() if math.isfinite(value)}
-    score = next((finite[name] for name in SCORES if name in finite), None)
+    score = next((finite[name] for name in VAL_SCORE_COLUMNS if name in finite), None)
     return Epoch(int(row["epoch"]), finite.get("train/loss"), finite.get("val/loss"), score)
 
 
-def _sheets(findings: Sequence[Finding], pictures: Mapping[str, str]) -> tuple[Sheet, ...]:
-    return tuple(gallery.sheet(finding, pictures) for finding in gallery.graded(findings))
+def _contact_sheets(findings: Sequence[Finding], pictures: Mapping[str, str]) -> tuple[ContactSheet, ...]:
+    return tuple(gallery.finding_sheet(finding, pictures) for finding in gallery.by_severity(findings))
 
 
-def _rendered(template: str, told: Mapping[str, object]) -> str:
-    style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+def _render(template: str, context: Mapping[str, object]) -> str:
+    style, script = ((TEMPLATES_DIR / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}';"
+        f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}';"
         " base-uri 'none'; form-action 'none'"
     )
-    return _environment().get_template(template).render({**told, "style": style, "script": script, "policy": policy})
+    return _environment().get_template(template).render({**context, "style": style, "script": script, "policy": policy})
 
 
-def _digest(text: str) -> str:
+def _csp_hash(text: str) -> str:
     """The hash source of a text for a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
@@ -216,13 +218,13 @@ def _environment() -> "Environment":
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGE),
+        loader=jinja2.FileSystemLoader(TEMPLATES_DIR),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: charts.clean(value) if type(value) is str else value,
+        finalize=lambda value: charts.sanitize(value) if type(value) is str else value,
     )
-    environment.filters.update(percent=charts.percent, duration=duration)
+    environment.filters.update(percent=charts.percent, duration=format_duration)
     environment.globals.update(charts=charts, formatting=formatting, tables=tables)
     return environment

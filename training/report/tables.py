@@ -5,16 +5,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graft.training.evaluation.comparison import Row, Table
+from graft.training.evaluation.comparison import Comparison, StrategySummary
 from graft.training.results import Estimate, Evaluation, LabelScores, LearningCurve
-from graft.training.robustness.measure import Withstood
-from graft.training.visualization.charts import Line, lines
-from graft.training.visualization.gallery import Cell, Sheet
+from graft.training.robustness.measure import SeverityResult
+from graft.training.visualization.charts import Series, line_chart
+from graft.training.visualization.gallery import ConfusionCell, ContactSheet
 
-Gap = tuple[Row, Row, Estimate]
+Difference = tuple[StrategySummary, StrategySummary, Estimate]
 
-MOST_ROWS = 1_000  # labels in a table, so that the page stays small
-MOST_TICKS = 8
+MAX_ROWS = 1_000  # labels in a table, so that the page stays small
+MAX_TICKS = 8
 
 
 @dataclass(frozen=True)
@@ -27,48 +27,52 @@ class Epoch:
     validation_score: float | None = None
 
 
-def losses(epochs: Sequence[Epoch]) -> str:
+def loss_chart(epochs: Sequence[Epoch]) -> str:
     """Training and validation loss by epoch, as SVG; empty without losses."""
     train = [(float(epoch.number), epoch.train_loss) for epoch in epochs if epoch.train_loss is not None]
     validation = [(float(epoch.number), epoch.validation_loss) for epoch in epochs if epoch.validation_loss is not None]
-    series = [line for line in (Line("train", tuple(train)), Line("validation", tuple(validation))) if line.points]
-    return lines("Loss by epoch", "epoch", _whole([epoch.number for epoch in epochs]), series, False) if series else ""
+    series = [line for line in (Series("train", tuple(train)), Series("validation", tuple(validation))) if line.points]
+    return (
+        line_chart("Loss by epoch", "epoch", _integer_ticks([epoch.number for epoch in epochs]), series, False)
+        if series
+        else ""
+    )
 
 
-def scores(epochs: Sequence[Epoch]) -> str:
+def score_chart(epochs: Sequence[Epoch]) -> str:
     """Validation score by epoch, as SVG; empty without scores."""
     points = [(float(epoch.number), epoch.validation_score) for epoch in epochs if epoch.validation_score is not None]
-    series = [Line("validation", tuple(points))]
+    series = [Series("validation", tuple(points))]
     title = "Validation score by epoch"
-    return lines(title, "epoch", _whole([epoch.number for epoch in epochs]), series, True) if points else ""
+    return line_chart(title, "epoch", _integer_ticks([epoch.number for epoch in epochs]), series, True) if points else ""
 
 
-def learning_curve(curve: LearningCurve) -> str:
+def learning_curve_chart(curve: LearningCurve) -> str:
     """Score by number of training images on a log2 axis, as SVG."""
     at = [math.log2(n_images) for n_images in curve.n_images]
     points = tuple((x, estimate.value) for x, estimate in zip(at, curve.accuracy, strict=True))
     band = tuple((x, estimate.low, estimate.high) for x, estimate in zip(at, curve.accuracy, strict=True))
-    ticks = [(x, f"{n_images:,}") for x, n_images in zip(at, curve.n_images, strict=True)][-MOST_TICKS:]
+    ticks = [(x, f"{n_images:,}") for x, n_images in zip(at, curve.n_images, strict=True)][-MAX_TICKS:]
     title = "Score by number of training images"
-    return lines(title, "training images", ticks, [Line("held-out images", points, band)], True)
+    return line_chart(title, "training images", ticks, [Series("held-out images", points, band)], True)
 
 
-def withstood(title: str, axis: str, rows: Sequence[tuple[str, Withstood]]) -> str:
+def robustness_curve(title: str, axis: str, rows: Sequence[tuple[str, SeverityResult]]) -> str:
     """Accuracy with its confidence band and the share of changed predictions by severity, evenly spaced, as SVG."""
     ticks = [(float(index), level) for index, (level, _) in enumerate(rows)]
-    accuracy = tuple((float(index), point.right.value) for index, (_, point) in enumerate(rows))
-    band = tuple((float(index), point.right.low, point.right.high) for index, (_, point) in enumerate(rows))
-    changed = tuple((float(index), point.changed.value) for index, (_, point) in enumerate(rows))
-    return lines(title, axis, ticks, [Line("accuracy", accuracy, band), Line("changed predictions", changed)], True)
+    accuracy = tuple((float(index), point.accuracy.value) for index, (_, point) in enumerate(rows))
+    band = tuple((float(index), point.accuracy.low, point.accuracy.high) for index, (_, point) in enumerate(rows))
+    changed = tuple((float(index), point.flip_rate.value) for index, (_, point) in enumerate(rows))
+    return line_chart(title, axis, ticks, [Series("accuracy", accuracy, band), Series("changed predictions", changed)], True)
 
 
-def _whole(numbers: Sequence[int]) -> list[tuple[float, str]]:
+def _integer_ticks(numbers: Sequence[int]) -> list[tuple[float, str]]:
     """At most MAX_TICKS ticks at integers."""
-    step = math.ceil(len(numbers) / MOST_TICKS)
+    step = math.ceil(len(numbers) / MAX_TICKS)
     return [(float(number), str(number)) for number in numbers[::step]]
 
 
-def scale(estimates: Sequence[Estimate | None]) -> tuple[float, float]:
+def common_scale(estimates: Sequence[Estimate | None]) -> tuple[float, float]:
     """The smallest common scale for several intervals, with both ends at multiples of 0.1."""
     present = [estimate for estimate in estimates if estimate is not None]
     low = min((estimate.low for estimate in present), default=0.0)
@@ -79,7 +83,7 @@ def scale(estimates: Sequence[Estimate | None]) -> tuple[float, float]:
 def count_rows(labels: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[tuple[str, tuple[int, ...]]]:
     """Images by split for each label, the most frequent label first."""
     rows = [(label, tuple(counts[split][index] for split in counts)) for index, label in enumerate(labels)]
-    return sorted(rows, key=lambda row: -sum(row[1]))[:MOST_ROWS]
+    return sorted(rows, key=lambda row: -sum(row[1]))[:MAX_ROWS]
 
 
 def label_rows(evaluation: Evaluation) -> list[LabelScores]:
@@ -89,31 +93,31 @@ def label_rows(evaluation: Evaluation) -> list[LabelScores]:
         estimate = scores.average_precision if evaluation.multilabel else scores.f1
         return 2.0 if estimate is None or not scores.support else estimate.value
 
-    return sorted(evaluation.labels, key=sort_key)[:MOST_ROWS]
+    return sorted(evaluation.labels, key=sort_key)[:MAX_ROWS]
 
 
-def heat(count: int, total: int) -> int:
+def cell_shade(count: int, total: int) -> int:
     """Shade of a confusion matrix cell, from 0 to 10; the square root keeps rare errors visible."""
     return math.ceil(10 * math.sqrt(count / total)) if count else 0
 
 
-def by_place(cells: Sequence[Cell]) -> dict[tuple[int, int], Cell]:
+def by_cell(cells: Sequence[ConfusionCell]) -> dict[tuple[int, int], ConfusionCell]:
     """Confusion matrix cells by (true label, predicted label)."""
-    return {(cell.truth, cell.said): cell for cell in cells}
+    return {(cell.true_label, cell.predicted_label): cell for cell in cells}
 
 
-def in_words(sheets: Sequence[Sheet]) -> str:
+def severity_counts(sheets: Sequence[ContactSheet]) -> str:
     """`2 errors, 1 warning, 5 notes`."""
     counts = Counter(sheet.finding.severity for sheet in sheets)
     return ", ".join(f"{counts[s]} {s}{'s' * (counts[s] > 1)}" for s in ("error", "warning", "note") if counts[s])
 
 
-def reasons(left_out: Mapping[str, str]) -> list[tuple[str, int]]:
+def exclusion_reasons(excluded: Mapping[str, str]) -> list[tuple[str, int]]:
     """Reasons for excluding files, with the number of files, most frequent first."""
-    return Counter(left_out.values()).most_common()
+    return Counter(excluded.values()).most_common()
 
 
-def parted(table: Table) -> tuple[list[Gap], list[Gap]]:
+def split_differences(comparison: Comparison) -> tuple[list[Difference], list[Difference]]:
     """Splits differences into those that involve the best row, and the remaining ones."""
-    best = [gap for gap in table.differences if gap[0] is table.rows[0]]
-    return best, [gap for gap in table.differences if gap[0] is not table.rows[0]]
+    best = [gap for gap in comparison.differences if gap[0] is comparison.rows[0]]
+    return best, [gap for gap in comparison.differences if gap[0] is not comparison.rows[0]]

@@ -19,15 +19,15 @@ from graft.service.networks.network import Network
 Pixels = NDArray[np.uint8]
 
 PGD_STEPS = 5
-AT_ONCE = 24  # images
+BATCH_SIZE = 24  # images
 
 
-def attacker(network: Network) -> Network:
+def attack_model(network: Network) -> Network:
     """Prepares a network for attacks: evaluation mode, frozen weights, channels-last memory."""
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def losses(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
+def per_sample_loss(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
     """The loss of each image, in nats, (N,).
 
     Args:
@@ -40,40 +40,40 @@ def losses(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none").mean(dim=1)
 
 
-def uphill(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
+def gradient_sign(network: Network, pixels: Tensor, targets: Tensor) -> Tensor:
     """The sign of the gradient of the loss with respect to the images: -1, 0 or 1, float (N, S, S, 3)."""
     with torch.enable_grad():
         leaf = pixels.detach().requires_grad_()
-        [gradient] = torch.autograd.grad(losses(network, leaf, targets).sum(), leaf)
+        [gradient] = torch.autograd.grad(per_sample_loss(network, leaf, targets).sum(), leaf)
     return gradient.sign()
 
 
 def fgsm(network: Network, images: Pixels, targets: NDArray[np.generic], radii: Sequence[float]) -> Iterator[Pixels]:
     """One gradient-sign step per radius, in 255ths: yields uint8 (N, S, S, 3) for each. All radii share one gradient."""
-    pixels, labels = _tensors(images, targets)
-    direction = uphill(network, pixels, labels)
+    pixels, labels = _to_tensors(images, targets)
+    direction = gradient_sign(network, pixels, labels)
     for radius in radii:
-        yield _images(pixels + round(radius) * direction)
+        yield _to_images(pixels + round(radius) * direction)
 
 
 def pgd(network: Network, images: Pixels, targets: NDArray[np.generic], radius: float, seed: int = 0) -> Pixels:
     """Projected gradient steps of a quarter of the radius, in 255ths, that stay within the radius: uint8 (N, S, S, 3)."""
-    pixels, labels = _tensors(images, targets)
+    pixels, labels = _to_tensors(images, targets)
     epsilon = round(radius)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randint(-epsilon, epsilon + 1, pixels.shape, generator=generator)
     low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=255)
     adversarial = (pixels + start).clamp(low, high)
     for _ in range(PGD_STEPS):
-        step = max(1, epsilon // 4) * uphill(network, adversarial, labels)
+        step = max(1, epsilon // 4) * gradient_sign(network, adversarial, labels)
         adversarial = (adversarial + step).clamp(low, high)
-    return _images(adversarial)
+    return _to_images(adversarial)
 
 
-def _tensors(images: Pixels, targets: NDArray[np.generic]) -> tuple[Tensor, Tensor]:
+def _to_tensors(images: Pixels, targets: NDArray[np.generic]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).float(), torch.from_numpy(np.asarray(targets))
 
 
-def _images(pixels: Tensor) -> Pixels:
+def _to_images(pixels: Tensor) -> Pixels:
     images: Pixels = pixels.clamp(0, 255).to(torch.uint8).numpy()
     return images

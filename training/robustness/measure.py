@@ -16,32 +16,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.errors import ImageError
-from graft.service.inference.devices import cores
+from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Pixels
 from graft.service.inference.model import Model
-from graft.service.inference.postprocess import given
-from graft.training.config.corruptions import ADVERSARIAL, DISTURBANCES, NATURAL, SAMPLE
+from graft.service.inference.postprocess import above_threshold
+from graft.training.config.corruptions import ADVERSARIAL_ATTACKS, COMMON_CORRUPTIONS, CORRUPTIONS, DEFAULT_SAMPLE_SIZE
 from graft.training.data.dataset import Dataset, Sample
-from graft.training.evaluation.confidence_intervals import share
-from graft.training.inference.bulk import through
+from graft.training.evaluation.confidence_intervals import proportion
+from graft.training.inference.bulk import infer
 from graft.training.results import Estimate
-from graft.training.robustness.corruption_ops import CHANGES
+from graft.training.robustness.corruption_ops import CORRUPTION_OPS
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.thread_map import ordered_map
 
 if TYPE_CHECKING:
     from graft.service.networks.network import Network
 
 
-ATTACKED = {"fgsm": 48, "pgd": 24}  # maximum number of images by attack
+MAX_ATTACKED = {"fgsm": 48, "pgd": 24}  # maximum number of images by attack
 SEED = 0
 
-Said = NDArray[np.float32]
-Key = tuple[str, float]  # a corruption and its severity; ("", 0.0) for clean images
+Logits = NDArray[np.float32]
+Condition = tuple[str, float]  # a corruption and its severity; ("", 0.0) for clean images
 
 
 @dataclass(frozen=True)
-class Withstood:
+class SeverityResult:
     """Accuracy and flip rate at one severity.
 
     Attributes:
@@ -51,18 +51,18 @@ class Withstood:
 
     severity: float
     n: int
-    right: Estimate
-    changed: Estimate
+    accuracy: Estimate
+    flip_rate: Estimate
 
 
 @dataclass(frozen=True)
-class Example:
+class CorruptedExample:
     """One corrupted image, uint8 (S, S, 3), and its prediction as text."""
 
     severity: float
     path: str
     pixels: Pixels
-    answer: str
+    prediction: str
 
 
 @dataclass(frozen=True)
@@ -77,30 +77,36 @@ class Robustness:
     """
 
     n: int
-    of: int
+    n_available: int
     seed: int
-    unchanged: Estimate
-    curves: Mapping[str, tuple[Withstood, ...]]
-    examples: Mapping[str, tuple[Example, ...]]
+    clean_accuracy: Estimate
+    curves: Mapping[str, tuple[SeverityResult, ...]]
+    examples: Mapping[str, tuple[CorruptedExample, ...]]
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _Evaluation:
     """The images and the model's logits in every condition; attacks cover only the first images."""
 
     model: Model
     samples: tuple[Sample, ...]
     images: list[Pixels]
-    truth: NDArray[np.generic]
-    said: dict[Key, Said]
-    attacked: dict[Key, Pixels]
+    targets: NDArray[np.generic]
+    logits: dict[Condition, Logits]
+    attacked_images: dict[Condition, Pixels]
 
-    def shown(self, key: Key, row: int) -> Pixels:
+    def corrupted_image(self, condition: Condition, row: int) -> Pixels:
         """An image in one condition, as the network gets it."""
-        return self.attacked[key][row] if key in self.attacked else disturbed(self.images[row], key, row)
+        return (
+            self.attacked_images[condition][row]
+            if condition in self.attacked_images
+            else corrupt(self.images[row], condition, row)
+        )
 
 
-def measure(model: Model, dataset: Dataset, samples: Sequence[Sample], most: int = SAMPLE, seed: int = SEED) -> Robustness:
+def measure(
+    model: Model, dataset: Dataset, samples: Sequence[Sample], max_images: int = DEFAULT_SAMPLE_SIZE, seed: int = SEED
+) -> Robustness:
     """Measures the robustness of a package on labeled images.
 
     Args:
@@ -109,138 +115,151 @@ def measure(model: Model, dataset: Dataset, samples: Sequence[Sample], most: int
     Raises:
         ImageError: if a file is unreadable.
     """
-    evaluation = _tried(model, dataset, drawn(samples, most, seed), seed)
-    correct = _right(model, evaluation.said["", 0.0], evaluation.truth)
+    evaluation = _evaluate(model, dataset, random_subset(samples, max_images, seed), seed)
+    correct = _is_correct(model, evaluation.logits["", 0.0], evaluation.targets)
     return Robustness(
         n=len(evaluation.samples),
-        of=len(samples),
+        n_available=len(samples),
         seed=seed,
-        unchanged=_share(correct),
-        curves={name: tuple(_curve(evaluation, name)) for name in DISTURBANCES},
-        examples={name: tuple(_examples(evaluation, name)) for name in DISTURBANCES},
+        clean_accuracy=_proportion(correct),
+        curves={name: tuple(_curve(evaluation, name)) for name in CORRUPTIONS},
+        examples={name: tuple(_examples(evaluation, name)) for name in CORRUPTIONS},
     )
 
 
-def drawn(samples: Sequence[Sample], most: int, seed: int) -> tuple[Sample, ...]:
+def random_subset(samples: Sequence[Sample], max_images: int, seed: int) -> tuple[Sample, ...]:
     """A random subset in random order, so that every prefix of it is a random subset, too."""
-    order = np.random.default_rng(seed).permutation(len(samples))[:most]
+    order = np.random.default_rng(seed).permutation(len(samples))[:max_images]
     return tuple(samples[row] for row in order.tolist())
 
 
-def disturbed(pixels: Pixels, key: Key, row: int) -> Pixels:
+def corrupt(pixels: Pixels, condition: Condition, row: int) -> Pixels:
     """Corrupts one image. The random choices depend on image and corruption, and are the same at every severity."""
-    name, severity = key
-    if not name or severity == DISTURBANCES[name].unchanged:
+    name, severity = condition
+    if not name or severity == CORRUPTIONS[name].identity:
         return pixels
-    return CHANGES[name](pixels, severity, np.random.default_rng([zlib.crc32(name.encode()), row]))
+    return CORRUPTION_OPS[name](pixels, severity, np.random.default_rng([zlib.crc32(name.encode()), row]))
 
 
-def _tried(model: Model, dataset: Dataset, samples: tuple[Sample, ...], seed: int) -> _Trial:
+def _evaluate(model: Model, dataset: Dataset, samples: tuple[Sample, ...], seed: int) -> _Evaluation:
     with Progress("decoding", len(samples), "images") as progress:
-        decoded = each(lambda sample: model.decode(dataset.read(sample)).pixels, samples, cores())
-        images = list(progress.each(decoded))
+        decoded = ordered_map(lambda sample: model.decode(dataset.read(sample)).pixels, samples, available_cpus())
+        images = list(progress.track(decoded))
     targets = dataset.targets(samples)
-    conditions: list[Key] = [("", 0.0), *((kind.name, severity) for kind in NATURAL for severity in kind.severities)]
+    conditions: list[Condition] = [
+        ("", 0.0),
+        *((kind.name, severity) for kind in COMMON_CORRUPTIONS for severity in kind.severities),
+    ]
     items = [(condition, row) for condition in conditions for row in range(len(images))]
-    loaders = [partial(disturbed, images[row], condition, row) for condition, row in items]
-    flat_logits = np.concatenate(list(_said(model, loaders, "corrupting")))
+    loaders = [partial(corrupt, images[row], condition, row) for condition, row in items]
+    flat_logits = np.concatenate(list(_infer_logits(model, loaders, "corrupting")))
     natural = dict(zip(conditions, flat_logits.reshape(len(conditions), len(images), -1), strict=True))
-    attacked = _attacked(model, images, targets, seed)
+    attacked = _attack_images(model, images, targets, seed)
     attacked_loaders = [partial(np.asarray, image) for batch in attacked.values() for image in batch]
     ends = np.cumsum([len(batch) for batch in attacked.values()])[:-1]
-    attacked_logits = np.split(np.concatenate(list(_said(model, attacked_loaders, "predicting attacked images"))), ends)
-    return _Trial(model, samples, images, targets, natural | dict(zip(attacked, attacked_logits, strict=True)), attacked)
+    attacked_logits = np.split(np.concatenate(list(_infer_logits(model, attacked_loaders, "predicting attacked images"))), ends)
+    return _Evaluation(model, samples, images, targets, natural | dict(zip(attacked, attacked_logits, strict=True)), attacked)
 
 
-def _said(model: Model, looks: "Sequence[partial[Pixels]]", what: str) -> Iterator[Said]:
+def _infer_logits(model: Model, loaders: "Sequence[partial[Pixels]]", description: str) -> Iterator[Logits]:
     """Yields the engine's logits, (1, C) for each image."""
-    for result in through(model.engine, looks, lambda load: load(), what):
+    for result in infer(model.engine, loaders, lambda load: load(), description):
         if isinstance(result, ImageError):
             raise result
         yield result.logits
 
 
-def _attacked(model: Model, images: list[Pixels], truth: NDArray[np.generic], seed: int) -> dict[Key, Pixels]:
+def _attack_images(model: Model, images: list[Pixels], targets: NDArray[np.generic], seed: int) -> dict[Condition, Pixels]:
     """Attacks the first M images with each radius: uint8 (M, S, S, 3) by condition."""
     from graft.service.networks import network
-    from graft.training.robustness.adversarial import AT_ONCE, attacker
+    from graft.training.robustness.adversarial import BATCH_SIZE, attack_model
 
-    target = attacker(network.load(model.artifact))
-    attacked: dict[Key, Pixels] = {}
-    n_images = {name: min(len(images), limit) for name, limit in ATTACKED.items()}
+    target = attack_model(network.load(model.artifact))
+    attacked: dict[Condition, Pixels] = {}
+    n_images = {name: min(len(images), limit) for name, limit in MAX_ATTACKED.items()}
     with Progress("attacking", sum(n_images.values()), "images") as progress:
-        for attack in ADVERSARIAL:
+        for attack in ADVERSARIAL_ATTACKS:
             batches: dict[float, list[Pixels]] = {radius: [] for radius in attack.severities}
-            for start in range(0, n_images[attack.name], AT_ONCE):
-                rows = slice(start, min(start + AT_ONCE, n_images[attack.name]))
+            for start in range(0, n_images[attack.name], BATCH_SIZE):
+                rows = slice(start, min(start + BATCH_SIZE, n_images[attack.name]))
                 batch = np.stack(images[rows])
-                for radius, result in _attack(target, attack.name, batch, truth[rows], attack.severities, seed + start):
+                for radius, result in _attack_batch(target, attack.name, batch, targets[rows], attack.severities, seed + start):
                     batches[radius].append(result)
                 progress.advance(len(batch))
             attacked |= {(attack.name, radius): np.concatenate(results) for radius, results in batches.items()}
     return attacked
 
 
-def _attack(
-    target: "Network", name: str, batch: Pixels, truth: NDArray[np.generic], radii: Sequence[float], seed: int
+def _attack_batch(
+    network: "Network", name: str, batch: Pixels, targets: NDArray[np.generic], radii: Sequence[float], seed: int
 ) -> Iterator[tuple[float, Pixels]]:
     """Yields each radius and the attacked batch."""
     from graft.training.robustness.adversarial import fgsm, pgd
 
     if name == "fgsm":
-        yield from zip(radii, fgsm(target, batch, truth, radii), strict=True)
+        yield from zip(radii, fgsm(network, batch, targets, radii), strict=True)
     else:
-        yield from ((radius, pgd(target, batch, truth, radius, seed)) for radius in radii)
+        yield from ((radius, pgd(network, batch, targets, radius, seed)) for radius in radii)
 
 
-def answers(model: Model, logits: Said) -> NDArray[np.generic]:
+def predicted_labels(model: Model, logits: Logits) -> NDArray[np.generic]:
     """The predicted label, int (N, 1); for several labels per image, which are predicted, bool (N, C)."""
     probabilities = model.probabilities(logits)
     if model.manifest.multilabel:
-        return given(probabilities, np.array(model.manifest.calibration.thresholds, np.float64))
+        return above_threshold(probabilities, np.array(model.manifest.calibration.thresholds, np.float64))
     top: NDArray[np.int64] = probabilities.argmax(axis=1)[:, None]
     return top
 
 
-def _right(model: Model, logits: Said, truth: NDArray[np.generic]) -> NDArray[np.bool_]:
-    correct: NDArray[np.bool_] = (answers(model, logits) == truth.reshape(len(truth), -1)).all(axis=1)
+def _is_correct(model: Model, logits: Logits, targets: NDArray[np.generic]) -> NDArray[np.bool_]:
+    correct: NDArray[np.bool_] = (predicted_labels(model, logits) == targets.reshape(len(targets), -1)).all(axis=1)
     return correct
 
 
-def _curve(trial: _Trial, name: str) -> Iterator[Withstood]:
-    corruption = DISTURBANCES[name]
-    n_images = min(len(trial.samples), ATTACKED.get(name, len(trial.samples)))
-    clean = trial.said["", 0.0][:n_images]
-    for severity in corruption.curve:
-        logits = clean if severity == corruption.unchanged else trial.said[name, severity]
-        flipped = (answers(trial.model, logits) != answers(trial.model, clean)).any(axis=1)
-        yield Withstood(severity, n_images, _share(_right(trial.model, logits, trial.truth[:n_images])), _share(flipped))
+def _curve(evaluation: _Evaluation, name: str) -> Iterator[SeverityResult]:
+    corruption = CORRUPTIONS[name]
+    n_images = min(len(evaluation.samples), MAX_ATTACKED.get(name, len(evaluation.samples)))
+    clean = evaluation.logits["", 0.0][:n_images]
+    for severity in corruption.all_severities:
+        logits = clean if severity == corruption.identity else evaluation.logits[name, severity]
+        flipped = (predicted_labels(evaluation.model, logits) != predicted_labels(evaluation.model, clean)).any(axis=1)
+        yield SeverityResult(
+            severity,
+            n_images,
+            _proportion(_is_correct(evaluation.model, logits, evaluation.targets[:n_images])),
+            _proportion(flipped),
+        )
 
 
-def _examples(trial: _Trial, name: str) -> Iterator[Example]:
+def _examples(evaluation: _Evaluation, name: str) -> Iterator[CorruptedExample]:
     """The most confident image that is correct when clean and wrong at an extreme severity; without one, the most confident."""
-    corruption = DISTURBANCES[name]
-    n_images = len(trial.said[name, corruption.severities[0]])
-    clean = trial.said["", 0.0][:n_images]
-    targets = trial.truth[:n_images]
-    wrong = [~_right(trial.model, trial.said[name, corruption.severities[end]], targets) for end in (0, -1)]
-    becomes_wrong = _right(trial.model, clean, targets) & (wrong[0] | wrong[1])
-    row = int((becomes_wrong + trial.model.probabilities(clean).max(axis=1)).argmax())
-    for severity in corruption.curve:
-        condition = ("", 0.0) if severity == corruption.unchanged else (name, severity)
-        logits = trial.said[condition][row : row + 1]
-        yield Example(severity, trial.samples[row].path, trial.shown(condition, row), _told(trial.model, logits))
+    corruption = CORRUPTIONS[name]
+    n_images = len(evaluation.logits[name, corruption.severities[0]])
+    clean = evaluation.logits["", 0.0][:n_images]
+    targets = evaluation.targets[:n_images]
+    wrong = [~_is_correct(evaluation.model, evaluation.logits[name, corruption.severities[end]], targets) for end in (0, -1)]
+    becomes_wrong = _is_correct(evaluation.model, clean, targets) & (wrong[0] | wrong[1])
+    row = int((becomes_wrong + evaluation.model.probabilities(clean).max(axis=1)).argmax())
+    for severity in corruption.all_severities:
+        condition = ("", 0.0) if severity == corruption.identity else (name, severity)
+        logits = evaluation.logits[condition][row : row + 1]
+        yield CorruptedExample(
+            severity,
+            evaluation.samples[row].path,
+            evaluation.corrupted_image(condition, row),
+            _describe_prediction(evaluation.model, logits),
+        )
 
 
-def _told(model: Model, logits: Said) -> str:
+def _describe_prediction(model: Model, logits: Logits) -> str:
     """The most probable label and its probability: `cat 93%`."""
     probabilities = model.probabilities(logits)[0]
     top = int(probabilities.argmax())
     return f"{model.manifest.labels[top]} {probabilities[top]:.0%}"
 
 
-def _share(flags: NDArray[np.bool_]) -> Estimate:
-    estimate = share(float(flags.sum()), len(flags))
+def _proportion(flags: NDArray[np.bool_]) -> Estimate:
+    estimate = proportion(float(flags.sum()), len(flags))
     if estimate is None:
         raise ValueError("There are no images to corrupt.")
     return estimate

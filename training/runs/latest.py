@@ -8,16 +8,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graft.service.artifact import Artifact, read
-from graft.service.settings import PACKED
+from graft.service.settings import BENTO_PACKAGE
 from graft.training.runs.run_folder import PACKAGE
 from graft.training.runtime import atomic_files
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
-HALF_DONE = ".latest-*"
+UNFINISHED_PATTERN = ".latest-*"
 
 
-def choose(run: Path) -> Artifact:
+def set_latest(run: Path) -> Artifact:
     """Selects the package of a run for `bentoml serve`, `bentoml build` and the image.
 
     `runs/latest` is a symbolic link to the run, replaced atomically. `runs/latest-package` contains the files of the package
@@ -28,11 +28,11 @@ def choose(run: Path) -> Artifact:
     """
     artifact = read(run / PACKAGE)
     RUNS.mkdir(exist_ok=True)
-    with _alone():
-        atomic_files.remove_unfinished(RUNS, HALF_DONE)
+    with _exclusive_lock():
+        atomic_files.remove_temp_files(RUNS, UNFINISHED_PATTERN)
         _link(run)
-        _put(artifact.path)
-        atomic_files.sync(RUNS)
+        _copy_package(artifact.path)
+        atomic_files.fsync_dir(RUNS)
     return artifact
 
 
@@ -42,16 +42,16 @@ def _link(run: Path) -> None:
     os.replace(temporary, LATEST)
 
 
-def _put(package: Path) -> None:
+def _copy_package(package: Path) -> None:
     new, old = RUNS / f".latest-new-{os.getpid()}", RUNS / f".latest-old-{os.getpid()}"
-    shutil.copytree(package, new, copy_function=_same)
-    if PACKED.exists():
-        os.rename(PACKED, old)  # a non-empty directory cannot be replaced atomically
-    os.rename(new, PACKED)
+    shutil.copytree(package, new, copy_function=_link_or_copy)
+    if BENTO_PACKAGE.exists():
+        os.rename(BENTO_PACKAGE, old)  # a non-empty directory cannot be replaced atomically
+    os.rename(new, BENTO_PACKAGE)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _same(file: str, target: str) -> None:
+def _link_or_copy(file: str, target: str) -> None:
     try:
         os.link(file, target)
     except OSError:  # another filesystem, or no support for hard links
@@ -59,7 +59,7 @@ def _same(file: str, target: str) -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _exclusive_lock() -> Iterator[None]:
     """Lets one process at a time rename; others wait."""
     descriptor = os.open(RUNS, os.O_RDONLY)
     try:

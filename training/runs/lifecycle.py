@@ -15,17 +15,30 @@ from typing import Any
 from graft.service.artifact import MANIFEST
 from graft.training.config.recipe import Recipe
 from graft.training.runs import latest
-from graft.training.runs.run_folder import PACKAGE, PLAN, RECIPE, RUN, SPLITS, Folder, RunError, read, table, to_json
+from graft.training.runs.run_folder import (
+    PACKAGE,
+    PLAN,
+    RECIPE,
+    RUN,
+    SPLITS,
+    RunError,
+    RunFolder,
+    format_differences,
+    read_json,
+    to_json,
+)
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import say
+from graft.training.runtime.progress import log
 
 RUNS, LOCK = Path("runs"), ".lock"
-ORPHANS = (".package-*", ".onnx-*")
+UNFINISHED_PATTERNS = (".package-*", ".onnx-*")
 LIBRARIES = ("graft-vision", "torch", "timm", "pytorch-lightning", "albumentations", "scikit-learn", "openvino", "numpy")
 
 
 @contextmanager
-def opened(out: Path | None, data: Path, recipe: Recipe, resume: bool = False, like: Path | None = None) -> Iterator[Folder]:
+def open_run(
+    out: Path | None, data: Path, recipe: Recipe, resume: bool = False, replay_of: Path | None = None
+) -> Iterator[RunFolder]:
     """Opens a new or resumed run folder, and locks it until the block ends.
 
     After an error, a folder without a started run is removed. After Ctrl-C or SIGTERM, it is kept.
@@ -34,29 +47,29 @@ def opened(out: Path | None, data: Path, recipe: Recipe, resume: bool = False, l
         RunError: if the folder contains another run, is inside the data, or is locked by another process.
         OSError: if it is not writable.
     """
-    path = out or _fresh(data)
-    check(path, data)
+    path = out or _new_folder(data)
+    check_run_folder(path, data)
     path.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with _lock(path):
         if not resume and (path / SPLITS).exists():
             raise RunError(f"{path} already contains a run. Use --resume to continue it, or choose another --out.")
-        _tidy(path)
+        _clean_up(path)
         try:
             if not resume or not (path / RUN).exists():
-                _begin(path, data, recipe, like)
-            metadata = read(path / RUN)
-            _warn_of_other_versions(metadata)
-            yield Folder(path, Path(metadata["like"]) if metadata.get("like") else None)
+                _write_metadata(path, data, recipe, replay_of)
+            metadata = read_json(path / RUN)
+            _warn_about_versions(metadata)
+            yield RunFolder(path, Path(metadata["like"]) if metadata.get("like") else None)
         except (KeyboardInterrupt, SystemExit):
-            say(f"resume with: graft fit {shlex.quote(str(data))} --out {shlex.quote(str(path))} --resume")
+            log(f"resume with: graft fit {shlex.quote(str(data))} --out {shlex.quote(str(path))} --resume")
             raise
         except Exception:
             if not (path / SPLITS).exists():
-                _forget(path)
+                _discard(path)
             raise
 
 
-def check(path: Path, data: Path) -> None:
+def check_run_folder(path: Path, data: Path) -> None:
     """Rejects a run folder that is not writable or is inside the data, before anything is computed."""
     if data.is_dir() and path.resolve().is_relative_to(data.resolve()):
         raise RunError(f"The run folder {path} is inside the data folder, and Graft never writes there. Choose another --out.")
@@ -65,7 +78,7 @@ def check(path: Path, data: Path) -> None:
         raise PermissionError(errno.EACCES, "The run folder is not writable", str(existing))
 
 
-def resumable(data: Path, out: Path | None) -> Path:
+def find_resumable(data: Path, out: Path | None) -> Path:
     """Finds the run to resume: `out`, or the newest unfinished run of this data in `runs/`.
 
     Raises:
@@ -73,33 +86,35 @@ def resumable(data: Path, out: Path | None) -> Path:
     """
     if out is not None:
         return out
-    candidates = [path.parent for path in RUNS.glob(f"*/{RUN}") if not path.parent.is_symlink() and _is_of(path, data)]
+    candidates = [
+        path.parent for path in RUNS.glob(f"*/{RUN}") if not path.parent.is_symlink() and _is_unfinished_run_of(path, data)
+    ]
     if not candidates:
         raise RunError(f"There is no unfinished run of {data} in {RUNS}/; use --out RUN for another location.")
-    return max(candidates, key=lambda path: float(read(path / RUN)["begun"]))
+    return max(candidates, key=lambda path: float(read_json(path / RUN)["begun"]))
 
 
-def finished(path: Path) -> bool:
+def is_finished(path: Path) -> bool:
     """Whether a run is finished and its package exists."""
-    return bool(read(path / RUN).get("finished")) and (path / PACKAGE / MANIFEST).is_file()
+    return bool(read_json(path / RUN).get("finished")) and (path / PACKAGE / MANIFEST).is_file()
 
 
-def finish(path: Path) -> None:
+def mark_finished(path: Path) -> None:
     """Marks a run as finished, and makes it the latest."""
-    latest.choose(path)
-    atomic_files.write(path / RUN, to_json(read(path / RUN) | {"finished": time.time()}))
+    latest.set_latest(path)
+    atomic_files.write_text(path / RUN, to_json(read_json(path / RUN) | {"finished": time.time()}))
 
 
-def name_of(data: Path) -> str:
+def run_name(data: Path) -> str:
     """Name of a run and its model: the name of the data folder or file."""
     return data.resolve().stem or "model"
 
 
-def _fresh(data: Path) -> Path:
+def _new_folder(data: Path) -> Path:
     """Creates a new folder in `runs/` at once, so that no other process takes its name."""
-    check(RUNS / "new", data)
+    check_run_folder(RUNS / "new", data)
     RUNS.mkdir(exist_ok=True)
-    stamp, number = f"{name_of(data)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}", 1
+    stamp, number = f"{run_name(data)}-{datetime.now().strftime('%Y%m%d-%H%M%S')}", 1
     while True:
         path = RUNS / (stamp if number == 1 else f"{stamp}-{number}")
         try:
@@ -111,7 +126,7 @@ def _fresh(data: Path) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     """Locks a folder for this process.
 
     The kernel releases the lock when the process ends. A PID file would outlive a killed process, and in a container the
@@ -141,27 +156,27 @@ def _locked(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _begin(path: Path, data: Path, recipe: Recipe, like: Path | None) -> None:
-    atomic_files.write(path / RECIPE, recipe.text())
+def _write_metadata(path: Path, data: Path, recipe: Recipe, replay_of: Path | None) -> None:
+    atomic_files.write_text(path / RECIPE, recipe.to_yaml())
     metadata = {
         "data": str(data.resolve()),
         "begun": time.time(),
-        "versions": versions(),
-        "like": str(like.resolve()) if like else None,
+        "versions": library_versions(),
+        "like": str(replay_of.resolve()) if replay_of else None,
     }
-    atomic_files.write(path / RUN, to_json(metadata))
+    atomic_files.write_text(path / RUN, to_json(metadata))
 
 
-def _tidy(path: Path) -> None:
+def _clean_up(path: Path) -> None:
     """Removes unfinished files of a killed run, and restores a package that it was replacing."""
     if not (path / PACKAGE).exists():
         for backup in path.glob(f".{PACKAGE}-old-*"):
             backup.rename(path / PACKAGE)
             break
-    atomic_files.remove_unfinished(path, *ORPHANS)
+    atomic_files.remove_temp_files(path, *UNFINISHED_PATTERNS)
 
 
-def _forget(path: Path) -> None:
+def _discard(path: Path) -> None:
     """Removes a folder without a started run, unless it contains other files."""
     for name in (RUN, RECIPE, PLAN, LOCK):
         (path / name).unlink(missing_ok=True)
@@ -171,18 +186,21 @@ def _forget(path: Path) -> None:
             RUNS.rmdir()
 
 
-def _is_of(run: Path, data: Path) -> bool:
-    metadata = read(run)
-    return metadata.get("data") == str(data.resolve()) and not finished(run.parent)
+def _is_unfinished_run_of(metadata_file: Path, data: Path) -> bool:
+    metadata = read_json(metadata_file)
+    return metadata.get("data") == str(data.resolve()) and not is_finished(metadata_file.parent)
 
 
-def _warn_of_other_versions(began: dict[str, Any]) -> None:
-    current, recorded = versions(), began.get("versions", {})
+def _warn_about_versions(metadata: dict[str, Any]) -> None:
+    current, recorded = library_versions(), metadata.get("versions", {})
     if rows := [(name, recorded.get(name), current[name]) for name in current if recorded.get(name) != current[name]]:
-        say(f"warning: library versions have changed since the run started, so results may differ slightly:\n{table(rows)}")
+        log(
+            "warning: library versions have changed since the run started, so results may differ slightly:\n"
+            f"{format_differences(rows)}"
+        )
 
 
-def versions() -> dict[str, str | None]:
+def library_versions() -> dict[str, str | None]:
     """Versions of the libraries that affect the results; None if a library is not installed."""
     return {library: _version(library) for library in LIBRARIES}
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNFINISHED = ".*.tmp"
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEMP_PATTERN = ".*.tmp"
 
 
 @contextmanager
-def whole(path: Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
     """Write a file atomically: it replaces `path` only when it is complete.
 
     The temporary file is in the same folder: a rename is atomic only within one file system, and TMPDIR may be on another.
@@ -31,23 +31,23 @@ def whole(path: Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync(path.parent)
+        fsync_dir(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise (no_room(path, n_bytes) if error.errno in FULL else error) from None
+        raise (disk_full(path, n_bytes) if error.errno in DISK_FULL_ERRNOS else error) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8. Raises OSError like `atomic_write`."""
     content = text.encode()
-    with whole(path, len(content)) as file:
+    with atomic_write(path, len(content)) as file:
         file.write(content)
 
 
-def sync(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Flush a folder to disk, which makes renames in it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -56,40 +56,40 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def require_room(folder: Path, n_bytes: int) -> None:
+def require_free_bytes(folder: Path, n_bytes: int) -> None:
     """Raise OSError if the disk of `folder` has less than `n_bytes` free."""
-    if free(folder) < n_bytes:
-        raise no_room(folder, n_bytes)
+    if free_bytes(folder) < n_bytes:
+        raise disk_full(folder, n_bytes)
 
 
 @contextmanager
-def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
+def check_disk_space(folder: Path, n_bytes: int) -> Iterator[None]:
     """Check for free disk space before writing in a folder, and explain a disk that fills up while writing.
 
     Raises:
         OSError: if the disk is full; the message has the required and free bytes.
     """
-    require_room(folder, n_bytes)
+    require_free_bytes(folder, n_bytes)
     try:
         yield
     except OSError as error:
-        raise (no_room(folder, n_bytes) if error.errno in FULL else error) from None
+        raise (disk_full(folder, n_bytes) if error.errno in DISK_FULL_ERRNOS else error) from None
 
 
-def no_room(path: Path, n_bytes: int) -> OSError:
+def disk_full(path: Path, n_bytes: int) -> OSError:
     """Return the error for a full disk, with the required and free bytes."""
     folder = path if path.is_dir() else path.parent
-    text = f"The disk is full: {n_bytes:,} bytes are needed and {free(folder):,} are free; existing files are unchanged"
+    text = f"The disk is full: {n_bytes:,} bytes are needed and {free_bytes(folder):,} are free; existing files are unchanged"
     return OSError(errno.ENOSPC, text, str(path))
 
 
-def free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Return the free disk space in bytes."""
     return shutil.disk_usage(folder).free
 
 
-def remove_unfinished(folder: Path, *patterns: str) -> None:
+def remove_temp_files(folder: Path, *patterns: str) -> None:
     """Remove temporary files that a killed process left in a folder."""
-    for pattern in (UNFINISHED, *patterns):
+    for pattern in (TEMP_PATTERN, *patterns):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

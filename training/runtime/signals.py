@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from graft.training.runtime.progress import say
+from graft.training.runtime.progress import log
 
-ASKING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stop:
+class StopFlag:
     """Flag that a signal handler sets to request a stop.
 
     Attributes:
@@ -23,27 +23,27 @@ class Stop:
         self.signal = 0
         self._process = os.getpid()
 
-    def ask(self, number: int, _: FrameType | None) -> None:
+    def request(self, number: int, _: FrameType | None) -> None:
         """Handle a signal: set the flag, or exit at once if it is already set."""
         if self.signal:
             os._exit(128 + number)
         self.signal = number
         if os.getpid() == self._process:  # data loader workers inherit the handler and also receive Ctrl-C
-            say("stopping after this batch; interrupt again to exit at once")
+            log("stopping after this batch; interrupt again to exit at once")
 
 
 @contextmanager
-def patience() -> Iterator[Stop]:
+def graceful_stop() -> Iterator[StopFlag]:
     """Context in which a signal only sets a flag; the code inside must check `StopFlag.signal` and finish.
 
     Raises:
         SystemExit: with 128 + signal, on exit, if a stop was requested.
     """
-    flag = Stop()
+    flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield flag
         return
-    previous = {number: signal.signal(number, flag.ask) for number in ASKING}
+    previous = {number: signal.signal(number, flag.request) for number in STOP_SIGNALS}
     try:
         yield flag
     except SystemExit:  # Lightning exits with code 0 on SIGTERM

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 8  # pending items per worker, so that one slow file does not block the others
+MAX_PENDING_PER_WORKER = 8  # pending items per worker, so that one slow file does not block the others
 
 
-def each(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
     """Map `function` over `items` in `workers` threads, lazily; results have the order of the items.
 
     `ThreadPoolExecutor.map` consumes all items at once: a million items would mean a million pending calls and results.
@@ -23,7 +23,7 @@ def each(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterat
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) >= workers * AHEAD:
+                if len(pending) >= workers * MAX_PENDING_PER_WORKER:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

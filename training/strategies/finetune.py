@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graft.service.inference.engine import Outputs, Pixels
-from graft.service.inference.openvino import CpuEngine
+from graft.service.inference.openvino import OpenVinoEngine
 from graft.training.config import finetune_config
-from graft.training.config.finetune_config import Facts, Plan, describe
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, describe
 from graft.training.data.dataset import Sample
 from graft.training.evaluation import calibration, metrics
-from graft.training.evaluation.predictions import Answered
-from graft.training.inference.bulk import answered
-from graft.training.runtime.progress import say
-from graft.training.strategies.context import Ground, on_gpu
-from graft.training.strategies.probe import Probed
-from graft.training.strategies.trained_model import Trained, trained
+from graft.training.evaluation.predictions import Predictions
+from graft.training.inference.bulk import predict_dataset
+from graft.training.runtime.progress import log
+from graft.training.strategies.context import TrainingContext, uses_gpu
+from graft.training.strategies.probe import ProbeResult
+from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -29,108 +29,120 @@ if TYPE_CHECKING:
     from graft.service.networks.network import Network
     from graft.training.finetuning.callbacks import Trial
 
-BATCH = 32  # images per step in the training-speed benchmark
+BENCHMARK_BATCH_SIZE = 32  # images per step in the training-speed benchmark
 
 
-def finetune(ground: Ground, probed: Probed, strategy: str, epochs: int) -> Trained:
+def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int) -> TrainedModel:
     """Trains the network for at most `epochs` and exports it.
 
     Fine-tuning starts from the probe's head (LP-FT, Kumar et al. 2022) and trains the last or all layers; `scratch` starts
     from a new head. Checkpoints go into a subfolder of the run, named after the strategy, so that training can resume.
     """
-    network = learned(ground, probed, strategy, epochs)
-    exported, splits = ground.exported, ground.splits
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=ground.folder.path) as folder:
+    network = train_network(context, probe_result, strategy, epochs)
+    exported, splits = context.exported, context.splits
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=context.folder.path) as folder:
         from graft.training.backbones.onnx_export import export_network
 
         path = Path(folder) / "model.onnx"
         export_network(network, exported.preprocessing.crop, path)
-        graph, engine = path.read_bytes(), CpuEngine(path)
+        graph, engine = path.read_bytes(), OpenVinoEngine(path)
 
-    def predict_samples(samples: tuple[Sample, ...], title: str) -> Answered:
-        return answered(engine, exported.preprocessing, ground.dataset, samples, title)
+    def predict_samples(samples: tuple[Sample, ...], title: str) -> Predictions:
+        return predict_dataset(engine, exported.preprocessing, context.dataset, samples, title)
 
-    references = ground.near
+    references = context.reference_samples
     test = predict_samples(splits.test, "scoring test")
-    return trained(
+    return calibrate_and_score(
         strategy=strategy,
         backbone=exported.backbone,
         preprocessing=exported.preprocessing,
-        network=_in_memory(network),
+        network=_to_callable(network),
         graph=graph,
         weights={key: value.contiguous().numpy() for key, value in network.state_dict().items()},
         validation=predict_samples(splits.validation, "scoring validation"),
         test=test,
-        neighbours=calibration.neighbours_of(references, predict_samples(references, "embedding references").vectors),
-        choices=ground.choices,
-        gain=metrics.paired_difference(test.logits, probed.test, test.targets),
+        neighbors=calibration.build_neighbors(references, predict_samples(references, "embedding references").vectors),
+        recipe=context.recipe,
+        gain_over_probe=metrics.paired_difference(test.logits, probe_result.test_logits, test.targets),
     )
 
 
-def learned(ground: Ground, probed: Probed, strategy: str, epochs: int) -> "Network":
+def train_network(context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int) -> "Network":
     """Trains the network; returns it with the weights of its best epoch, on the CPU."""
-    from graft.training.finetuning.loggers import tracked
+    from graft.training.finetuning.loggers import make_loggers
 
-    say(f"{strategy}: {ground.exported.backbone.name} at {ground.exported.preprocessing.crop} pixels for up to {epochs} epochs")
-    network, default = begun(ground, probed, strategy, epochs)
-    config = Plan.model_validate(ground.folder.decided(f"plan of {strategy}", lambda: measured(ground, network, default)))
-    say(describe(config))
-    recipe, run = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs}), ground.folder.path / strategy
-    teach(ground, network, config, run, tracked(recipe, run))
+    log(
+        f"{strategy}: {context.exported.backbone.name} at {context.exported.preprocessing.crop} pixels"
+        f" for up to {epochs} epochs"
+    )
+    network, default = build_network(context, probe_result, strategy, epochs)
+    config = FineTuneConfig.model_validate(
+        context.folder.decide_once(f"plan of {strategy}", lambda: fit_to_machine(context, network, default))
+    )
+    log(describe(config))
+    recipe, run = context.recipe.model_copy(update={"strategy": strategy, "epochs": epochs}), context.folder.path / strategy
+    run_trainer(context, network, config, run, make_loggers(recipe, run))
     return network
 
 
-def begun(ground: Ground, probed: Probed, strategy: str, epochs: int) -> tuple["Network", Plan]:
+def build_network(
+    context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int
+) -> tuple["Network", FineTuneConfig]:
     """The initialized network and its default configuration."""
-    from graft.training.features.lightning_extractor import load_headless
+    from graft.training.features.lightning_extractor import load_with_random_head
     from graft.training.finetuning import param_groups
     from graft.training.finetuning.lightning_module import set_head
 
-    config = by_rule(ground, strategy, epochs)
-    network = load_headless(ground.exported, len(ground.dataset.labels))
-    if config.scratch:
-        param_groups.start_fresh(network, ground.choices.seed, backbone=config.fresh)
+    config = default_config(context, strategy, epochs)
+    network = load_with_random_head(context.exported, len(context.dataset.labels))
+    if config.from_scratch:
+        param_groups.init_weights(network, context.recipe.seed, backbone=config.random_init)
     else:
-        set_head(network, probed.start)
+        set_head(network, probe_result.train_head)
     return network, config
 
 
-def by_rule(ground: Ground, strategy: str, epochs: int | None = None) -> Plan:
+def default_config(context: TrainingContext, strategy: str, epochs: int | None = None) -> FineTuneConfig:
     """The default configuration for this dataset; `epochs` None takes the recommended number."""
-    dataset, train = ground.dataset, ground.splits.train
-    recipe = ground.choices.model_copy(update={"strategy": strategy, "epochs": epochs})
+    dataset, train = context.dataset, context.splits.train
+    recipe = context.recipe.model_copy(update={"strategy": strategy, "epochs": epochs})
     pretrained = recipe.weights != "none"
-    stats = Facts(len(train), dataset.counts(train), dataset.multilabel, pretrained, on_gpu(recipe))
-    return finetune_config.plan(recipe, stats)
+    stats = DataStats(len(train), dataset.counts(train), dataset.multilabel, pretrained, uses_gpu(recipe))
+    return finetune_config.resolve_config(recipe, stats)
 
 
-def measured(ground: Ground, network: "Network", wanted: Plan) -> dict[str, object]:
+def fit_to_machine(context: TrainingContext, network: "Network", default: FineTuneConfig) -> dict[str, object]:
     """The configuration with a batch size that fits in memory and, if requested, learning rates from an LR range test."""
     from graft.training.finetuning import batch_size_finder
-    from graft.training.finetuning.datamodule import Batches
-    from graft.training.finetuning.lr_finder import found_rates
+    from graft.training.finetuning.datamodule import DataModule
+    from graft.training.finetuning.lr_finder import lr_find
 
-    exported, gpu = ground.exported, on_gpu(ground.choices)
-    config = batch_size_finder.fitting(network, wanted, exported.preprocessing.crop, batch_size_finder.free_memory(gpu))
+    exported, gpu = context.exported, uses_gpu(context.recipe)
+    config = batch_size_finder.fit_batch_size(network, default, exported.preprocessing.crop, batch_size_finder.free_memory(gpu))
     if config.find_rates:
-        datamodule = Batches(ground.dataset, ground.splits, exported.preprocessing, config, gpu)
-        config = found_rates(network, datamodule.train_dataloader(), config, gpu)
+        datamodule = DataModule(context.dataset, context.splits, exported.preprocessing, config, gpu)
+        config = lr_find(network, datamodule.train_dataloader(), config, gpu)
     return config.model_dump(mode="json")
 
 
-def teach(
-    ground: Ground, network: "Network", plan: Plan, run: Path, tracked: Sequence["Logger"] = (), trial: "Trial | None" = None
+def run_trainer(
+    context: TrainingContext,
+    network: "Network",
+    config: FineTuneConfig,
+    run: Path,
+    loggers: Sequence["Logger"] = (),
+    trial: "Trial | None" = None,
 ) -> None:
     """Trains the network in place; it ends with the weights of its best epoch."""
-    from graft.training.finetuning.datamodule import Batches
-    from graft.training.finetuning.trainer import learn
+    from graft.training.finetuning.datamodule import DataModule
+    from graft.training.finetuning.trainer import train
 
-    gpu = on_gpu(ground.choices)
-    datamodule = Batches(ground.dataset, ground.splits, ground.exported.preprocessing, plan, gpu)
-    learn(network, datamodule, plan, plan.epochs, run, gpu, tracked, trial)
+    gpu = uses_gpu(context.recipe)
+    datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, gpu)
+    train(network, datamodule, config, config.epochs, run, gpu, loggers, trial)
 
 
-def _in_memory(network: "Network") -> Callable[[Pixels], Outputs]:
+def _to_callable(network: "Network") -> Callable[[Pixels], Outputs]:
     """The torch network as a function of numpy arrays."""
     import torch
 
@@ -142,19 +154,19 @@ def _in_memory(network: "Network") -> Callable[[Pixels], Outputs]:
     return forward
 
 
-def images_per_second(ground: Ground) -> float:
+def images_per_second(context: TrainingContext) -> float:
     """Training speed of the full network on this machine: the median of three steps on one batch of noise."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    from graft.training.features.lightning_extractor import load_headless
+    from graft.training.features.lightning_extractor import load_with_random_head
 
-    device = "cuda" if on_gpu(ground.choices) else "cpu"
-    network = load_headless(ground.exported, len(ground.dataset.labels)).to(device)
+    device = "cuda" if uses_gpu(context.recipe) else "cpu"
+    network = load_with_random_head(context.exported, len(context.dataset.labels)).to(device)
     network.to(memory_format=torch.channels_last).train()
-    side = ground.exported.preprocessing.crop
-    images = torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8, device=device)
-    labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
+    side = context.exported.preprocessing.crop
+    images = torch.randint(0, 256, (BENCHMARK_BATCH_SIZE, side, side, 3), dtype=torch.uint8, device=device)
+    labels = torch.zeros(BENCHMARK_BATCH_SIZE, dtype=torch.int64, device=device)
     seconds = []
     for _ in range(4):
         started = time.monotonic()
@@ -162,4 +174,4 @@ def images_per_second(ground: Ground) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - started)
-    return BATCH / statistics.median(seconds[1:])  # the first step also pays for one-time allocations
+    return BENCHMARK_BATCH_SIZE / statistics.median(seconds[1:])  # the first step also pays for one-time allocations

@@ -5,9 +5,9 @@ Both depend only on the finished trials and the seed. No Optuna study is stored.
 
 from typing import TYPE_CHECKING
 
-from graft.training.config.finetune_config import Plan
+from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.recipe import Recipe
-from graft.training.strategies.hpo_trials import Choices, Tried
+from graft.training.strategies.hpo_trials import Params, TrialRecord
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 # In the order in which they are printed.
-SEARCHED = (
-    "head_rate",
+TUNABLE = (
+    "head_lr",
     "backbone_rate",
-    "bottom_ratio",
+    "layer_decay",
     "weight_decay",
     "dropout",
     "label_smoothing",
@@ -29,53 +29,53 @@ SEARCHED = (
     "augment",
 )
 # Log-uniform, from the default divided by this factor to the default times it.
-AROUND = {"head_rate": 5.0, "backbone_rate": 5.0, "weight_decay": 10.0}
+LOG_UNIFORM_FACTOR = {"head_lr": 5.0, "backbone_rate": 5.0, "weight_decay": 10.0}
 # Uniform from 0: maximum and step.
-UP_TO = {"dropout": (0.5, 0.1), "label_smoothing": (0.2, 0.05), "mixup": (0.4, 0.1)}
-LOWEST_RATIO = 0.01
-STRENGTHS = ("none", "light", "medium", "strong")
-JUDGED_FROM = 4  # finished trials before any is pruned
+UNIFORM_RANGES = {"dropout": (0.5, 0.1), "label_smoothing": (0.2, 0.05), "mixup": (0.4, 0.1)}
+MIN_LAYER_DECAY = 0.01
+AUGMENT_LEVELS = ("none", "light", "medium", "strong")
+N_STARTUP_TRIALS = 4  # finished trials before any is pruned
 
 
-def proposed(tried: list[Tried], choices: Recipe, plan: Plan) -> Choices:
+def suggest(trials: list[TrialRecord], recipe: Recipe, config: FineTuneConfig) -> Params:
     """The hyperparameters of the next trial: the default configuration first, then samples of TPE.
 
     Args:
         recipe: the recipe; hyperparameters set there are not tuned.
     """
-    if not tried:
-        return {name: getattr(plan, name) for name in left_open(choices)}
-    distributions = _space(choices, plan)
-    study = _study(tried, distributions)
+    if not trials:
+        return {name: getattr(config, name) for name in search_space(recipe)}
+    distributions = _distributions(recipe, config)
+    study = _build_study(trials, distributions)
     # Seeded by the trial's number: with a single seed, a resumed search would repeat its first samples.
-    study.sampler = _sampler((choices.seed * 1_000_003 + len(tried)) % 2**32, choices.search or 1)
-    return {name: _rounded(value) for name, value in study.ask(distributions).params.items()}
+    study.sampler = _build_sampler((recipe.seed * 1_000_003 + len(trials)) % 2**32, recipe.search or 1)
+    return {name: _round(value) for name, value in study.ask(distributions).params.items()}
 
 
-def is_hopeless(losses: list[float], tried: list[Tried], epochs: int) -> bool:
+def should_prune(losses: list[float], trials: list[TrialRecord], epochs: int) -> bool:
     """Whether the best loss of a running trial is worse than the median of the other trials at the same epoch."""
     from optuna.pruners import MedianPruner
     from optuna.trial import TrialState, create_trial
 
     running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(enumerate(losses, 1)))
     # During warm-up the loss says little.
-    pruner = MedianPruner(n_startup_trials=JUDGED_FROM, n_warmup_steps=max(1, epochs // 3))
-    return bool(pruner.prune(_study(tried), running))
+    pruner = MedianPruner(n_startup_trials=N_STARTUP_TRIALS, n_warmup_steps=max(1, epochs // 3))
+    return bool(pruner.prune(_build_study(trials), running))
 
 
-def _study(tried: list[Tried], space: "Space | None" = None) -> "Study":
+def _build_study(trials: list[TrialRecord], space: "Space | None" = None) -> "Study":
     """An Optuna study of the finished trials; without their hyperparameters if `space` is None."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
-    for trial in tried:
-        complete = trial.ending == "complete"
+    for trial in trials:
+        complete = trial.status == "complete"
         study.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED,
                 value=trial.loss if complete else None,
-                params=trial.choices if space else None,
+                params=trial.params if space else None,
                 distributions=space,
                 intermediate_values=dict(enumerate(trial.losses, 1)),  # TPE ranks a pruned trial without any last
             )
@@ -83,39 +83,39 @@ def _study(tried: list[Tried], space: "Space | None" = None) -> "Study":
     return study
 
 
-def _sampler(seed: int, n_trials: int) -> "BaseSampler":
+def _build_sampler(seed: int, n_trials: int) -> "BaseSampler":
     """TPE; the first third of the trials, at least two and at most ten, is random."""
     from optuna.samplers import TPESampler
 
     return TPESampler(n_startup_trials=max(2, min(10, n_trials // 3)), seed=seed)
 
 
-def _space(choices: Recipe, plan: Plan) -> "Space":
+def _distributions(recipe: Recipe, config: FineTuneConfig) -> "Space":
     """The distribution of each hyperparameter to tune; it always contains the default."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     space: Space = {}
-    for name in left_open(choices):
-        default = getattr(plan, name)
-        if name in AROUND:
-            low, high = _rounded(default / AROUND[name]), _rounded(default * AROUND[name])
+    for name in search_space(recipe):
+        default = getattr(config, name)
+        if name in LOG_UNIFORM_FACTOR:
+            low, high = _round(default / LOG_UNIFORM_FACTOR[name]), _round(default * LOG_UNIFORM_FACTOR[name])
             space[name] = FloatDistribution(low, high, log=True)
-        elif name in UP_TO:
-            high, step = UP_TO[name]
+        elif name in UNIFORM_RANGES:
+            high, step = UNIFORM_RANGES[name]
             space[name] = FloatDistribution(0.0, high, step=step)
-        elif name == "bottom_ratio":
-            space[name] = FloatDistribution(LOWEST_RATIO, 1.0, log=True)
+        elif name == "layer_decay":
+            space[name] = FloatDistribution(MIN_LAYER_DECAY, 1.0, log=True)
         else:
-            space[name] = CategoricalDistribution(STRENGTHS)
+            space[name] = CategoricalDistribution(AUGMENT_LEVELS)
     return space
 
 
-def left_open(choices: Recipe) -> list[str]:
+def search_space(recipe: Recipe) -> list[str]:
     """The hyperparameters to tune: those that the recipe does not set. From scratch, all layers share one learning rate."""
-    from_scratch = choices.strategy == "scratch" or choices.weights == "none"
-    return [name for name in SEARCHED if getattr(choices, name) is None and not (from_scratch and name == "bottom_ratio")]
+    from_scratch = recipe.strategy == "scratch" or recipe.weights == "none"
+    return [name for name in TUNABLE if getattr(recipe, name) is None and not (from_scratch and name == "layer_decay")]
 
 
-def _rounded(value: float | str) -> float | str:
+def _round(value: float | str) -> float | str:
     """Rounds to two significant digits; a short search cannot resolve more."""
     return value if isinstance(value, str) else float(f"{value:.2g}")

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from graft.training.data.cross_validation import Targets
 from graft.training.evaluation.metrics import paired_difference, paired_log_loss
-from graft.training.results import Quadrant, points
+from graft.training.results import TransferRegime, format_points
 
-LAST = "last"  # the pooled features that the pretrained classifier takes
-FEWEST_MISTAKES = (
+LAST_STAGE = "last"  # the pooled features that the pretrained classifier takes
+MIN_ERRORS = (
     4  # with e errors corrected and none added, a bootstrap sample contains none of them with probability exp(-e): 1.8 % for 4
 )
-LARGE = 500  # images per label; with more, fine-tuning the full network rarely overfits
-ENOUGH_FOR_SCRATCH = 5_000  # images per label, as in CIFAR-10; with fewer, pretrained weights were always better
+LARGE_IMAGES_PER_LABEL = 500  # images per label; with more, fine-tuning the full network rarely overfits
+MIN_SCRATCH_IMAGES_PER_LABEL = 5_000  # images per label, as in CIFAR-10; with fewer, pretrained weights were always better
 
 
 class Difference(NamedTuple):
@@ -42,10 +42,10 @@ class Comparison:
 
     accuracy: Difference
     log_loss: Difference
-    measure: str = "accuracy"
+    metric: str = "accuracy"
 
     @property
-    def better(self) -> bool:
+    def significantly_better(self) -> bool:
         """Whether the candidate is significantly better.
 
         It is if its accuracy is significantly higher. It also is if its log-loss is significantly lower, which takes fewer
@@ -53,22 +53,22 @@ class Comparison:
         """
         return self.accuracy.low > 0 or (self.log_loss.low > 0 and self.accuracy.value >= 0)
 
-    def sentence(self, challenger: str, incumbent: str) -> str:
+    def to_text(self, candidate: str, baseline: str) -> str:
         """The verdict with its numbers, such as `finetune is significantly better than probe: +10.8 points of accuracy …`."""
-        numbers = points(*self.accuracy, of=self.measure)
+        numbers = format_points(*self.accuracy, metric=self.metric)
         if self.accuracy.low > 0:
-            return f"{challenger} is significantly better than {incumbent}: {numbers}; kept"
-        if self.better:
+            return f"{candidate} is significantly better than {baseline}: {numbers}; kept"
+        if self.significantly_better:
             gain = f"lower by {self.log_loss.value:.3f} ({self.log_loss.low:.3f} to {self.log_loss.high:.3f})"
-            return f"{challenger} has a significantly lower log-loss than {incumbent}: {gain}, {numbers}; kept"
-        return f"{challenger} is not significantly better than {incumbent}: {numbers}; the cheaper {incumbent} is kept"
+            return f"{candidate} has a significantly lower log-loss than {baseline}: {gain}, {numbers}; kept"
+        return f"{candidate} is not significantly better than {baseline}: {numbers}; the cheaper {baseline} is kept"
 
 
 def compare(
     logits: NDArray[np.float32],
     temperature: float,
-    rival: NDArray[np.float32],
-    rival_temperature: float,
+    baseline_logits: NDArray[np.float32],
+    baseline_temperature: float,
     targets: Targets,
 ) -> Comparison:
     """Compares a candidate's logits (N, C) with a baseline's on the same images; targets int (N,) or bool (N, C).
@@ -76,21 +76,21 @@ def compare(
     Uses a paired bootstrap over the images (Efron & Tibshirani 1993), so that variance shared by both models cancels.
     """
     return Comparison(
-        Difference(*paired_difference(logits, rival, targets)),
-        Difference(*paired_log_loss(logits, rival, targets, temperature, rival_temperature)),
+        Difference(*paired_difference(logits, baseline_logits, targets)),
+        Difference(*paired_log_loss(logits, baseline_logits, targets, temperature, baseline_temperature)),
         "accuracy" if targets.ndim == 1 else "mean average precision",
     )
 
 
-def nothing_to_gain(n_mistakes: int, n_images: int) -> str:
+def early_exit_reason(n_errors: int, n_images: int) -> str:
     """Why no other strategy could be significantly better on this validation set; "" if one could."""
-    if n_mistakes >= FEWEST_MISTAKES:
+    if n_errors >= MIN_ERRORS:
         return ""
-    errors = "no error" if n_mistakes == 0 else f"{n_mistakes} error{'s' * (n_mistakes > 1)}"
+    errors = "no error" if n_errors == 0 else f"{n_errors} error{'s' * (n_errors > 1)}"
     return f"{errors} in {n_images:,} validation images: not even a perfect model would be significantly better"
 
 
-def quadrant(n_images: int, n_labels: int, costs: dict[str, float]) -> Quadrant:
+def transfer_regime(n_images: int, n_labels: int, losses: dict[str, float]) -> TransferRegime:
     """Classifies the dataset as small or large, and as similar to ImageNet or different from it.
 
     These are the four cases of transfer learning (Yosinski et al. 2014). Similarity is measured, not guessed: the dataset
@@ -100,25 +100,27 @@ def quadrant(n_images: int, n_labels: int, costs: dict[str, float]) -> Quadrant:
         n_images: training images.
         losses: cross-validated log-loss of a linear probe by stage; must have `last`, may have `all`.
     """
-    large = n_images >= LARGE * n_labels
-    single_stage = {stage: loss for stage, loss in costs.items() if stage != "all"}
+    large = n_images >= LARGE_IMAGES_PER_LABEL * n_labels
+    single_stage = {stage: loss for stage, loss in losses.items() if stage != "all"}
     best_stage = min(single_stage, key=lambda stage: single_stage[stage])
     # Concatenated stages have more features, so they win slightly even where the last stage is sufficient.
-    all_win = costs.get("all", math.inf) < 0.8 * costs[LAST]
-    different = best_stage != LAST or all_win
+    all_win = losses.get("all", math.inf) < 0.8 * losses[LAST_STAGE]
+    different = best_stage != LAST_STAGE or all_win
     size = f"{'large' if large else 'small'} ({n_images:,} images, {n_images / n_labels:,.0f} per label)"
-    if best_stage != LAST:
-        evidence = f"log-loss of a probe on {best_stage} is {single_stage[best_stage]:.3f}, on the last stage {costs[LAST]:.3f}"
+    if best_stage != LAST_STAGE:
+        evidence = (
+            f"log-loss of a probe on {best_stage} is {single_stage[best_stage]:.3f}, on the last stage {losses[LAST_STAGE]:.3f}"
+        )
     elif all_win:
-        evidence = f"log-loss of a probe on all stages is {costs['all']:.3f}, on the last stage {costs[LAST]:.3f}"
+        evidence = f"log-loss of a probe on all stages is {losses['all']:.3f}, on the last stage {losses[LAST_STAGE]:.3f}"
     else:
-        evidence = f"a probe on the last stage has the lowest log-loss, {costs[LAST]:.3f}"
+        evidence = f"a probe on the last stage has the lowest log-loss, {losses[LAST_STAGE]:.3f}"
     similarity = "different from" if different else "similar to"
     sentence = f"the dataset is {size} and {similarity} ImageNet: {evidence}"
-    return Quadrant(large=large, different=different, sentence=sentence)
+    return TransferRegime(large=large, different=different, description=sentence)
 
 
-def epochs_that_fit(seconds: float, n_images: int, n_validation: int, images_per_second: float) -> int:
+def max_epochs(seconds: float, n_images: int, n_validation: int, images_per_second: float) -> int:
     """How many epochs fit in the time left; a training step costs about three times as much as inference.
 
     Args:

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from graft.service.artifact import Backbone, Calibration, Preprocessing, Score
 from graft.service.inference.engine import Outputs, Pixels
-from graft.service.inference.neighbours import Neighbours
-from graft.service.inference.postprocess import probabilities
+from graft.service.inference.neighbors import NeighborIndex
+from graft.service.inference.postprocess import to_probabilities
 from graft.training.config.recipe import Recipe
 from graft.training.evaluation import calibration, metrics
-from graft.training.evaluation.predictions import Answered
+from graft.training.evaluation.predictions import Predictions
 
 Network = Callable[[Pixels], Outputs]
 Weights = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained, calibrated and scored model, ready to be packaged.
 
     Attributes:
@@ -31,7 +31,7 @@ class Trained:
         weights: the same model's tensors by name.
         validation: predictions on validation, by weights not trained on it.
         test: predictions on test.
-        neighbours: reference training images with their vectors.
+        neighbors: reference training images with their vectors.
         temperature: softmax temperature, fitted on validation.
         calibration: thresholds, fitted on validation.
         scores: by split.
@@ -44,34 +44,34 @@ class Trained:
     network: Network
     graph: bytes
     weights: Weights
-    validation: Answered
-    test: Answered
-    neighbours: Neighbours
+    validation: Predictions
+    test: Predictions
+    neighbors: NeighborIndex
     temperature: float
     calibration: Calibration
     scores: dict[str, Score]
-    gain: tuple[float, float, float] | None = None
+    gain_over_probe: tuple[float, float, float] | None = None
 
 
-def trained(
+def calibrate_and_score(
     strategy: str,
     backbone: Backbone,
     preprocessing: Preprocessing,
     network: Network,
     graph: bytes,
     weights: Weights,
-    validation: Answered,
-    test: Answered,
-    neighbours: Neighbours,
-    choices: Recipe,
-    gain: tuple[float, float, float] | None = None,
-) -> Trained:
+    validation: Predictions,
+    test: Predictions,
+    neighbors: NeighborIndex,
+    recipe: Recipe,
+    gain_over_probe: tuple[float, float, float] | None = None,
+) -> TrainedModel:
     """Calibrates a model on validation, scores it on validation and test, and returns the `TrainedModel`."""
     temperature = calibration.temperature(validation.logits, validation.targets)
-    calibrated = calibration.calibrate(validation, temperature, neighbours, choices.precision, choices.coverage)
+    calibrated = calibration.calibrate(validation, temperature, neighbors, recipe.precision, recipe.coverage)
     splits = {"validation": validation, "test": test}
     scores = {name: score(predictions, temperature, calibrated) for name, predictions in splits.items()}
-    return Trained(
+    return TrainedModel(
         strategy,
         backbone,
         preprocessing,
@@ -80,17 +80,19 @@ def trained(
         weights,
         validation,
         test,
-        neighbours,
+        neighbors,
         temperature,
         calibrated,
         scores,
-        gain,
+        gain_over_probe,
     )
 
 
-def score(said: Answered, temperature: float, calibration: Calibration) -> Score:
+def score(predictions: Predictions, temperature: float, calibration: Calibration) -> Score:
     """Accuracy with its interval; for multi-label data, the accuracy of all binary decisions."""
-    if not said.multilabel:
-        return metrics.score(said.logits, said.targets)
+    if not predictions.multilabel:
+        return metrics.accuracy_score(predictions.logits, predictions.targets)
     thresholds = np.array(calibration.thresholds, np.float64)
-    return metrics.score_several(probabilities(said.logits, temperature, multilabel=True), said.targets, thresholds)
+    return metrics.exact_match_score(
+        to_probabilities(predictions.logits, temperature, multilabel=True), predictions.targets, thresholds
+    )

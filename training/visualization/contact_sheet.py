@@ -12,40 +12,40 @@ from graft.service.inference.engine import Pixels
 GAP = 2  # pixels between tiles, transparent, so that the page background shows
 
 
-def sheet(tiles: Sequence[Pixels], columns: int, side: int, gap: int = GAP) -> bytes:
+def tile_sheet(tiles: Sequence[Pixels], columns: int, side: int, gap: int = GAP) -> bytes:
     """A PNG of tiles uint8 (h, w, 3) in row-major order, each enlarged to `side` pixels by nearest neighbor."""
     step = side + gap
     shape = (math.ceil(len(tiles) / columns) * step - gap, min(columns, len(tiles)) * step - gap, 4)
     canvas = Image.fromarray(np.zeros(shape, np.uint8))
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
-        canvas.paste(fitted(tile, side, Image.Resampling.NEAREST), (column * step, row * step))
+        canvas.paste(to_square(tile, side, Image.Resampling.NEAREST), (column * step, row * step))
     file = io.BytesIO()
     canvas.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def contact_sheet(pictures: Sequence[Pixels], columns: int, side: int) -> bytes:
+def contact_sheet(images: Sequence[Pixels], columns: int, side: int) -> bytes:
     """A WebP of photos uint8 (h, w, 3) in row-major order, each resized to `side` x `side` pixels, without gaps."""
-    canvas = Image.new("RGB", (columns * side, math.ceil(len(pictures) / columns) * side))
-    for index, pixels in enumerate(pictures):
+    canvas = Image.new("RGB", (columns * side, math.ceil(len(images) / columns) * side))
+    for index, pixels in enumerate(images):
         row, column = divmod(index, columns)
-        canvas.paste(fitted(pixels, side, Image.Resampling.BOX), (column * side, row * side))
-    return _webp(canvas, 62)
+        canvas.paste(to_square(pixels, side, Image.Resampling.BOX), (column * side, row * side))
+    return _encode_webp(canvas, 62)
 
 
-def fitted(picture: Pixels, side: int, resampling: Image.Resampling) -> Image.Image:
+def to_square(pixels: Pixels, side: int, resampling: Image.Resampling) -> Image.Image:
     """An image resized to `side` x `side` pixels; unchanged if it already has that size."""
-    image = Image.fromarray(picture)
+    image = Image.fromarray(pixels)
     return image if image.size == (side, side) else image.resize((side, side), resampling)
 
 
-def photo(picture: Pixels, side: int) -> bytes:
+def square_webp(pixels: Pixels, side: int) -> bytes:
     """A WebP of an image, resized to `side` x `side` pixels."""
-    return _webp(fitted(picture, side, Image.Resampling.LANCZOS), 78)
+    return _encode_webp(to_square(pixels, side, Image.Resampling.LANCZOS), 78)
 
 
-def _webp(picture: Image.Image, quality: int) -> bytes:
+def _encode_webp(image: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=quality, method=2)
+    image.save(file, "WEBP", quality=quality, method=2)
     return file.getvalue()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from graft.training import results
-from graft.training.results import Conformal, Estimate, Evaluation, LearningCurve, Outliers, Rung
+from graft.training.results import ConformalPrediction, Estimate, Evaluation, LearningCurve, OutlierDetection, StrategyAttempt
 from graft.training.visualization.charts import percent
 
 # name: (title, description, whether it is a proportion)
@@ -28,18 +28,18 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     ),
     "ece_after": ("ECE", "expected calibration error with temperature scaling, as served; lower is better", True),
 }
-STRATEGIES: Mapping[str, str] = {
+STRATEGY_DESCRIPTIONS: Mapping[str, str] = {
     "auto": "automatic strategy selection within a time budget",
     "probe": "linear probe on the last features of the pretrained backbone",
     "svm": "linear SVM on the last features",
     "stages": "linear probe on the features of several stages",
-    "last": "fine-tuning of the last stages, initialized with the probe",
+    "finetune-last": "fine-tuning of the last stages, initialized with the probe",
     "finetune": "fine-tuning of the whole network, initialized with the probe",
     "scratch": "training of the whole network from scratch",
 }
 
 # name: (title, description)
-DISTURBANCES: Mapping[str, tuple[str, str]] = {
+CORRUPTIONS: Mapping[str, tuple[str, str]] = {
     "translation": (
         "Translation",
         "Each image is shifted in a random direction. Convolution is equivariant to translation, and pooling makes the"
@@ -65,32 +65,32 @@ DISTURBANCES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def measured(name: str, value: float) -> str:
+def format_metric(name: str, value: float) -> str:
     """A metric value, as a percentage or as a number."""
     is_proportion = METRICS.get(name, ("", "", False))[2]
     return percent(value) if is_proportion else f"{value:.3f}"
 
 
-def between(estimate: Estimate) -> str:
+def format_interval(estimate: Estimate) -> str:
     """`81.8% to 88.0%`."""
     return f"{percent(estimate.low)} to {percent(estimate.high)}"
 
 
-def points(gain: Estimate) -> str:
+def format_difference(gain: Estimate) -> str:
     """A difference of two proportions with its confidence interval: `+1.2 points (+0.3 to +2.0)`."""
-    return results.points(gain.value, gain.low, gain.high)
+    return results.format_points(gain.value, gain.low, gain.high)
 
 
-def headline(evaluation: Evaluation) -> tuple[str, Estimate, str]:
+def primary_metric_text(evaluation: Evaluation) -> tuple[str, Estimate, str]:
     """The primary metric of a run: its name, its value, and a sentence about its confidence interval."""
     name, title = ("map", "mean average precision") if evaluation.multilabel else ("accuracy", "test accuracy")
     estimate = evaluation.metrics[name]
-    low, high = measured(name, estimate.low), measured(name, estimate.high)
+    low, high = format_metric(name, estimate.low), format_metric(name, estimate.high)
     confidence = f"95% confidence interval {low} to {high}, on {evaluation.n:,} held-out test images"
     return title, estimate, confidence
 
 
-def doubling(curve: LearningCurve) -> str:
+def data_scaling_text(curve: LearningCurve) -> str:
     """The expected gain from doubling the training set, and a recommendation."""
     gain = curve.gain_of_doubling
     if gain.low > 0.005:
@@ -99,10 +99,10 @@ def doubling(curve: LearningCurve) -> str:
         advice = "More images of the same kind are unlikely to help."
     else:
         advice = "The data does not show whether more images would help."
-    return f"Estimated gain from twice as many images: {points(gain)}. {advice}"
+    return f"Estimated gain from twice as many images: {format_difference(gain)}. {advice}"
 
 
-def calibration(evaluation: Evaluation) -> str:
+def calibration_text(evaluation: Evaluation) -> str:
     """The effect of temperature scaling."""
     method = f"Temperature {evaluation.temperature:.2f}, fitted on the validation set."
     before, after = evaluation.metrics.get("ece_before"), evaluation.metrics.get("ece_after")
@@ -110,35 +110,39 @@ def calibration(evaluation: Evaluation) -> str:
         return method
     tendency = "overconfident" if evaluation.temperature > 1 else "underconfident"
     start = f"The uncalibrated model was {tendency}. " if abs(evaluation.temperature - 1) > 0.1 else ""
-    change = f"Temperature scaling changes the ECE from {percent(before.value)} to {percent(after.value)} ({between(after)})."
+    change = (
+        f"Temperature scaling changes the ECE from {percent(before.value)}"
+        f" to {percent(after.value)} ({format_interval(after)})."
+    )
     return f"{start}{change} {method}"
 
 
-def conformal(sets: Conformal) -> str:
+def conformal_text(sets: ConformalPrediction) -> str:
     """The target and measured coverage of the prediction sets."""
-    measured_coverage = f"{percent(sets.coverage.value)} ({between(sets.coverage)})"
+    measured_coverage = f"{percent(sets.coverage.value)} ({format_interval(sets.coverage)})"
     return (
         f"Conformal prediction sets contain the true label with a target probability of {percent(sets.promised)}."
         f" Coverage on the test set: {measured_coverage}, with {sets.mean_size:.2f} labels per set on average."
     )
 
 
-def outliers(measure: Outliers) -> str:
+def outlier_text(outliers: OutlierDetection) -> str:
     """The outlier threshold, and the share of test images above it."""
     return (
-        f"An image is an outlier if its cosine distance to the {_th(measure.k)} nearest training image exceeds"
-        f" {measure.threshold:.3f}: {percent(measure.flagged.value)} of the test images ({between(measure.flagged)})."
+        f"An image is an outlier if its cosine distance to the {_ordinal(outliers.k)} nearest training image exceeds"
+        f" {outliers.threshold:.3f}: {percent(outliers.flagged.value)} of the test images"
+        f" ({format_interval(outliers.flagged)})."
     )
 
 
-def ladder(rungs: tuple[Rung, ...]) -> str:
+def selection_text(attempts: tuple[StrategyAttempt, ...]) -> str:
     """How many strategies were tried, and which was selected."""
-    selected = next((attempt for attempt in reversed(rungs) if attempt.kept), None)
-    tried = f"{len(rungs)} strategies were tried" if len(rungs) > 1 else "One strategy was tried"
-    return f"{tried}. Selected: {STRATEGIES[selected.strategy]}." if selected else f"{tried}."
+    selected = next((attempt for attempt in reversed(attempts) if attempt.kept), None)
+    tried = f"{len(attempts)} strategies were tried" if len(attempts) > 1 else "One strategy was tried"
+    return f"{tried}. Selected: {STRATEGY_DESCRIPTIONS[selected.strategy]}." if selected else f"{tried}."
 
 
-def _th(number: int) -> str:
+def _ordinal(number: int) -> str:
     if number % 100 in (11, 12, 13):
         return f"{number}th"
     return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"

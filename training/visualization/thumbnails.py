@@ -8,18 +8,18 @@ from PIL import Image, ImageOps
 
 from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
-from graft.service.imaging.preprocess import dimensions, shrink
-from graft.service.inference.devices import cores
-from graft.service.inference.neighbours import Thumbnails
+from graft.service.imaging.preprocess import decode_resized, image_size
+from graft.service.inference.devices import available_cpus
+from graft.service.inference.neighbors import Thumbnails
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import each
+from graft.training.runtime.thread_map import ordered_map
 
-BOX = (128, 96)  # pixels, in a page
-TINY = 48  # pixels; up to this side, thumbnails are lossless and not resized
-BUDGET = 3 * 2**20  # bytes of thumbnails in one page
-PACKED = (96, 96)  # pixels, in a package
-MOST_BYTES = 4096  # of a thumbnail in a package, so that 3,000 of them stay below 12 MB
+PAGE_SIZE = (128, 96)  # pixels, in a page
+LOSSLESS_MAX_SIDE = 48  # pixels; up to this side, thumbnails are lossless and not resized
+PAGE_BUDGET_BYTES = 3 * 2**20  # bytes of thumbnails in one page
+PACKAGE_SIZE = (96, 96)  # pixels, in a package
+MAX_PACKAGE_BYTES = 4096  # of a thumbnail in a package, so that 3,000 of them stay below 12 MB
 
 
 def thumbnail(encoded: bytes) -> bytes:
@@ -28,46 +28,46 @@ def thumbnail(encoded: bytes) -> bytes:
     Raises:
         ImageError: if the bytes are not a supported image.
     """
-    small = _small(encoded, BOX)
-    if max(small.size) > TINY:
-        return _jpeg(small, 78)
+    small = _resize_to_fit(encoded, PAGE_SIZE)
+    if max(small.size) > LOSSLESS_MAX_SIDE:
+        return _encode_jpeg(small, 78)
     file = io.BytesIO()
     small.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def packed(encoded: bytes) -> bytes:
+def package_thumbnail(encoded: bytes) -> bytes:
     """A thumbnail within 96x96 pixels, with EXIF orientation applied, as a JPEG of at most 4096 bytes; b"" if none fits.
 
     Raises:
         ImageError: if the bytes are not a supported image.
     """
-    small = _small(encoded, PACKED)
-    jpegs = (_jpeg(small, quality) for quality in (80, 50, 20))
-    return next((jpeg for jpeg in jpegs if len(jpeg) <= MOST_BYTES), b"")
+    small = _resize_to_fit(encoded, PACKAGE_SIZE)
+    jpegs = (_encode_jpeg(small, quality) for quality in (80, 50, 20))
+    return next((jpeg for jpeg in jpegs if len(jpeg) <= MAX_PACKAGE_BYTES), b"")
 
 
-def pictures(dataset: Dataset, samples: Sequence[Sample]) -> Thumbnails:
+def package_thumbnails(dataset: Dataset, samples: Sequence[Sample]) -> Thumbnails:
     """The thumbnails of samples for a package; empty for a file that has become unreadable."""
 
     def make(sample: Sample) -> bytes:
         try:
-            return packed(dataset.read(sample))
+            return package_thumbnail(dataset.read(sample))
         except (ImageError, DatasetError):
             return b""
 
     with Progress("thumbnails", len(samples), "images") as progress:
-        return Thumbnails.of(progress.each(each(make, samples, cores())))
+        return Thumbnails.from_jpegs(progress.track(ordered_map(make, samples, available_cpus())))
 
 
-def _small(encoded: bytes, box: tuple[int, int]) -> Image.Image:
+def _resize_to_fit(encoded: bytes, box: tuple[int, int]) -> Image.Image:
     """The image in RGB, resized to fit within a box, with EXIF orientation applied; never enlarged."""
-    side = min(*box, *dimensions(encoded))
-    image = Image.fromarray(shrink(encoded, Preprocessing(resize=side, crop=side, mean=(0, 0, 0), std=(1, 1, 1))))
+    side = min(*box, *image_size(encoded))
+    image = Image.fromarray(decode_resized(encoded, Preprocessing(resize=side, crop=side, mean=(0, 0, 0), std=(1, 1, 1))))
     return ImageOps.contain(image, box) if image.width > box[0] or image.height > box[1] else image
 
 
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
+def _encode_jpeg(picture: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality, optimize=True)
     return file.getvalue()
@@ -79,22 +79,22 @@ def data_uri(picture: bytes) -> str:
     return f"data:image/{subtype};base64,{base64.b64encode(picture).decode()}"
 
 
-class Album:
+class ThumbnailCache:
     """Makes and caches thumbnails for one page, within a byte budget, so that every page stays within a few megabytes."""
 
-    def __init__(self, read: Callable[[str], bytes], budget: int = BUDGET) -> None:
+    def __init__(self, read: Callable[[str], bytes], budget: int = PAGE_BUDGET_BYTES) -> None:
         self._read = read
-        self._left = budget
-        self._made: dict[str, str] = {}
+        self._remaining = budget
+        self._cache: dict[str, str] = {}
 
-    def picture(self, path: str) -> str:
+    def data_uri(self, path: str) -> str:
         """A data URI; "" if the file is not a readable image, or the budget is used up."""
-        if path not in self._made:
-            self._made[path] = self._uri(path) if self._left > 0 else ""
-        self._left -= len(self._made[path])  # counted at each use, because each use adds it to the page
-        return self._made[path] if self._left >= 0 else ""
+        if path not in self._cache:
+            self._cache[path] = self._make_data_uri(path) if self._remaining > 0 else ""
+        self._remaining -= len(self._cache[path])  # counted at each use, because each use adds it to the page
+        return self._cache[path] if self._remaining >= 0 else ""
 
-    def _uri(self, path: str) -> str:
+    def _make_data_uri(self, path: str) -> str:
         try:
             return data_uri(thumbnail(self._read(path)))
         except (ImageError, ValueError, OSError, KeyError):  # the data audit has already reported the file

@@ -17,7 +17,7 @@ from hostile_corpus import corpus
 from PIL import Image
 
 from graft.service.artifact import Preprocessing
-from graft.service.decoding.pool import Decoder
+from graft.service.decoding.pool import DecoderPool
 from graft.service.decoding.worker_process import COMMAND
 from graft.service.errors import ImageError, Overloaded
 from graft.service.imaging.headers import ImageLimits
@@ -35,8 +35,8 @@ def decoding(
     max_bytes: int = 2**28,
     command: tuple[str, ...] = COMMAND,
     limits: ImageLimits = ImageLimits(),
-) -> Iterator[Decoder]:
-    decoder = Decoder(PREPROCESSING, limits, workers, max_waiting, deadline_s, max_bytes, command)
+) -> Iterator[DecoderPool]:
+    decoder = DecoderPool(PREPROCESSING, limits, workers, max_waiting, deadline_s, max_bytes, command)
     try:
         yield decoder
     finally:
@@ -44,14 +44,14 @@ def decoding(
 
 
 @pytest.fixture(scope="module")
-def fake_pool() -> Iterator[Decoder]:
+def fake_pool() -> Iterator[DecoderPool]:
     """A decoder pool with workers that execute the command in the image."""
     with decoding(command=ACTORS) as decoder:
         yield decoder
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Iterator[tuple[Decoder, bytes, Callable[[], None]]]:
+def held(tmp_path: Path) -> Iterator[tuple[DecoderPool, bytes, Callable[[], None]]]:
     """A pool with one worker and two slots, an image that blocks it, and a function that releases it."""
     with decoding(command=ACTORS, max_waiting=2) as decoder:
         try:
@@ -67,7 +67,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def error_of(decoder: Decoder, image: bytes) -> ImageError:
+def error_of(decoder: DecoderPool, image: bytes) -> ImageError:
     with pytest.raises(ImageError) as caught:
         decoder.submit(image).result(PATIENCE)
     return caught.value
@@ -296,10 +296,10 @@ def test_signals_to_the_process_group_do_not_stop_the_workers(encode, photo, num
 ORPHANS = """
 import sys, time
 from graft.service.artifact import Preprocessing
-from graft.service.decoding.pool import Decoder
+from graft.service.decoding.pool import DecoderPool
 from graft.service.imaging.headers import ImageLimits
 preprocessing = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-decoder = Decoder(preprocessing, ImageLimits(), 2, 9, 600.0, 2**28, tuple(sys.argv[1:]))
+decoder = DecoderPool(preprocessing, ImageLimits(), 2, 9, 600.0, 2**28, tuple(sys.argv[1:]))
 decoder.submit(b"ACT burn")
 print("started", flush=True)
 time.sleep(600)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from graft.service.artifact import ArtifactError, Preprocessing
-from graft.service.explain.explainer import Explainer, Unexplainable, Unwanted, activation, region
-from graft.service.imaging.preprocess import EXIF_ORIENTATION, Decoded, decode
+from graft.service.explain.explainer import Cancelled, Explainer, UnsupportedMethod, class_activation_map, input_region
+from graft.service.imaging.preprocess import EXIF_ORIENTATION, DecodedImage, decode
 from graft.service.inference import model as models
 
 ROOT = Path(__file__).parents[3]
@@ -63,10 +63,10 @@ def test_mean_of_cam_plus_bias_is_the_logit_for_other_networks(pack, encode, nam
 def test_network_without_global_pooling_is_explained_by_occlusion(pack, encode, photo):
     package = pack("lcnet_035", "last")
     explainer, decoded = Explainer(package.artifact), package.decode(encode(photo))
-    assert not explainer.exact
+    assert not explainer.has_cam
     found = explainer.explain(decoded)
     assert (found.method, found.map.shape, found.bias) == ("occlusion", (8, 8), 0)
-    with pytest.raises(Unexplainable, match="no class activation maps; use occlusion"):
+    with pytest.raises(UnsupportedMethod, match="no class activation maps; use occlusion"):
         explainer.explain(decoded, method="cam")
 
 
@@ -96,13 +96,13 @@ def test_explanation_has_the_image_metadata(model, explainer, encode, photo):
 
 
 def test_cancelled_explanation_does_not_start(model, explainer, encode, photo):
-    with pytest.raises(Unwanted):
+    with pytest.raises(Cancelled):
         explainer.explain(model.decode(encode(photo)), wanted=lambda: False)
 
 
 def test_occlusion_stops_when_cancelled(model, explainer, encode, photo):
     continues = iter([True] * 7)
-    with pytest.raises(Unwanted):
+    with pytest.raises(Cancelled):
         explainer.explain(model.decode(encode(photo)), method="occlusion", wanted=lambda: next(continues, False))
     assert next(continues, None) is None
     assert explainer.explain(model.decode(encode(photo))).method == "cam"
@@ -110,7 +110,7 @@ def test_occlusion_stops_when_cancelled(model, explainer, encode, photo):
 
 def test_deletion_stops_when_cancelled(model, explainer, encode, photo):
     found, continues = explainer.explain(model.decode(encode(photo))), iter([True] * 7)
-    with pytest.raises(Unwanted):
+    with pytest.raises(Cancelled):
         explainer.deletion(found, lambda: next(continues, False))
     assert next(continues, None) is None
 
@@ -146,7 +146,7 @@ class Planted(Explainer):
 def test_every_method_finds_the_planted_corner(model, method):
     pixels = np.full((128, 128, 3), 124, np.uint8)  # the fill color, so that masking elsewhere changes nothing
     pixels[:32, 96:, 0] = 255
-    found = Planted(model.artifact).explain(Decoded(pixels, 128, 128, "PNG", ()), 3, method)
+    found = Planted(model.artifact).explain(DecodedImage(pixels, 128, 128, "PNG", ()), 3, method)
     row, column = np.unravel_index(found.map.argmax(), (8, 8))
     assert (row <= 1, column >= 6) == (True, True)
     assert Planted(model.artifact).deletion(found).explains
@@ -172,7 +172,8 @@ def test_pickle_in_place_of_weights_is_not_loaded(model, tmp_path, encode, photo
 def test_explaining_loads_no_torch(fitted, encode, photo, tmp_path):
     (tmp_path / "photo.png").write_bytes(encode(photo))
     program = (
-        "import sys; from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer;"
+        "import sys; from pathlib import Path; from graft.service.inference import model;"
+        "from graft.service.explain.explainer import Explainer;"
         "from graft.service.explain.overlay import overlay;"
         f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu');"
         f"found = Explainer(loaded.artifact).explain(loaded.decode(Path({str(tmp_path / 'photo.png')!r}).read_bytes()));"
@@ -184,12 +185,12 @@ def test_explaining_loads_no_torch(fitted, encode, photo, tmp_path):
 
 def test_class_activation_map_by_hand():
     maps = np.array([[[1, 2], [3, 4]], [[10, 0], [0, 0]]], np.float32)
-    assert activation([maps], np.array([2.0, -1.0])).tolist() == [[-8, 4], [6, 8]]
+    assert class_activation_map([maps], np.array([2.0, -1.0])).tolist() == [[-8, 4], [6, 8]]
 
 
 def test_finer_map_is_resampled_to_the_last_grid():
     finer = np.array([[[4, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 8], [0, 0, 0, 0]]], np.float32)
-    assert activation([finer, np.zeros((3, 2, 2), np.float32)], np.array([1.0, 5, 5, 5])).tolist() == [[1, 1], [0, 2]]
+    assert class_activation_map([finer, np.zeros((3, 2, 2), np.float32)], np.array([1.0, 5, 5, 5])).tolist() == [[1, 1], [0, 2]]
 
 
 @pytest.mark.parametrize(("tall", "wide"), [(5, 7), (1, 1), (2, 3), (28, 56)])
@@ -198,7 +199,7 @@ def test_resampling_preserves_the_mean(tall, wide):
     other, last = random.normal(size=(4, tall, wide)), random.normal(size=(2, 2, 3))
     weights = random.normal(size=6)
     expected = weights @ np.concatenate([other.mean(axis=(1, 2)), last.mean(axis=(1, 2))])
-    assert activation([other, last], weights).mean() == pytest.approx(expected, abs=1e-12)
+    assert class_activation_map([other, last], weights).mean() == pytest.approx(expected, abs=1e-12)
 
 
 def spec(fit: str, resize: int = 40, crop: int = 32) -> Preprocessing:
@@ -219,7 +220,7 @@ def spec(fit: str, resize: int = 40, crop: int = 32) -> Preprocessing:
     ],
 )
 def test_input_region(fit, width, height, expected):
-    assert region(width, height, spec(fit)) == pytest.approx(expected)
+    assert input_region(width, height, spec(fit)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
@@ -232,7 +233,7 @@ def test_input_region_matches_the_pixels_for_every_orientation(encode, fit, orie
     notes[EXIF_ORIENTATION] = orientation
     stored = scene.transpose(STORED[orientation]) if orientation in STORED else scene
     seen = decode(encode(stored, exif=notes), spec(fit))
-    found = region(seen.width, seen.height, spec(fit))
+    found = input_region(seen.width, seen.height, spec(fit))
     middles = (np.arange(32) + 0.5) / 32
     x, y = np.meshgrid(found.left + middles * found.width, found.top + middles * found.height)
     inside = (x > 12) & (x < width - 12) & (y > 12) & (y < height - 12)

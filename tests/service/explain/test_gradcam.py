@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from graft.service.artifact import Backbone, Preprocessing
-from graft.service.explain.explainer import Explainer, Unexplainable
-from graft.service.explain.gradcam import GradCam, gradient_map, positions
+from graft.service.explain.explainer import Explainer, UnsupportedMethod
+from graft.service.explain.gradcam import GradCam, compute_gradcam, to_spatial
 from graft.service.networks.network import Network
 
 ROOT = Path(__file__).parents[3]
 PLAIN = Preprocessing(resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """A body with a map of the image's three colors on an 8x8 grid."""
 
     num_features = 3
@@ -41,8 +41,8 @@ class Tokens(nn.Module):
         self.first, self.last = nn.Identity(), nn.Identity()
 
     def forward_features(self, batch: Tensor) -> Tensor:
-        colours = nn.functional.avg_pool2d(batch.requires_grad_(), 4).flatten(2).transpose(1, 2)
-        tokens = self.first(torch.cat([torch.zeros(1, 1, 3), colours], dim=1))
+        colors = nn.functional.avg_pool2d(batch.requires_grad_(), 4).flatten(2).transpose(1, 2)
+        tokens = self.first(torch.cat([torch.zeros(1, 1, 3), colors], dim=1))
         return self.last(torch.cat([tokens.mean(dim=1, keepdim=True), tokens[:, 1:]], dim=1))
 
     def forward_head(self, last: Tensor) -> Tensor:
@@ -64,24 +64,24 @@ def scene() -> Tensor:
     return picture
 
 
-@pytest.mark.parametrize("body", [Colours(), Tokens()])
+@pytest.mark.parametrize("body", [Colors(), Tokens()])
 def test_map_is_positive_only_at_the_evidence(body):
     expected = np.zeros((8, 8), bool)
     expected[:2, 6:] = True
-    red, blue = (gradient_map(planted(body), scene(), label) for label in (0, 1))
+    red, blue = (compute_gradcam(planted(body), scene(), label) for label in (0, 1))
     assert np.array_equal(red > 0.01, expected)
     assert np.array_equal(blue > 0.01, expected[::-1, ::-1])
 
 
 def test_network_without_a_spatial_map_returns_none():
-    class Flat(Colours):
+    class Flat(Colors):
         def forward_features(self, batch: Tensor) -> Tensor:
             return batch.requires_grad_().mean(dim=(2, 3))
 
         def forward_head(self, last: Tensor) -> Tensor:
             return last
 
-    assert gradient_map(planted(Flat()), scene(), 0) is None
+    assert compute_gradcam(planted(Flat()), scene(), 0) is None
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_network_without_a_spatial_map_returns_none():
     ],
 )
 def test_to_spatial_handles_every_layout(shape, n_prefix, expected):
-    found = positions(torch.arange(np.prod(shape)).reshape(shape).float(), 5, n_prefix)
+    found = to_spatial(torch.arange(np.prod(shape)).reshape(shape).float(), 5, n_prefix)
     assert (None if found is None else tuple(found.shape)) == expected
 
 
 def test_tokens_are_in_row_major_order():
     tokens = torch.tensor([[[9.0], [0.0], [1.0], [2.0], [3.0]]])
-    assert positions(tokens, 1, 1).tolist() == [[[0, 1], [2, 3]]]
+    assert to_spatial(tokens, 1, 1).tolist() == [[[0, 1], [2, 3]]]
 
 
 def test_gradcam_equals_cam_of_a_pooled_network(model, clothes):
@@ -117,9 +117,11 @@ def test_gradcam_equals_cam_of_a_pooled_network(model, clothes):
 def test_gradcam_of_a_pooled_network_needs_no_torch(fitted):
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer\n"
+        "from pathlib import Path; from graft.service.inference import model\n"
+        "from graft.service.explain.explainer import Explainer\n"
         f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu')\n"
-        "explainer, decoded = Explainer(loaded.artifact), loaded.decode(model.Golden.load(loaded.artifact.golden).encoded[0])\n"
+        "golden = model.GoldenSamples.load(loaded.artifact.golden)\n"
+        "explainer, decoded = Explainer(loaded.artifact), loaded.decode(golden.encoded[0])\n"
         "found, exact = (explainer.explain(decoded, 0, method) for method in ('gradcam', 'cam'))\n"
         "print(found.method, found.bias, (found.map == exact.map).all())"
     )
@@ -146,11 +148,13 @@ def test_gradcam_of_other_networks(pack, encode, name, sees, shape):
 def test_without_torch_the_default_method_is_occlusion(pack):
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from graft.service.inference import model; from graft.service.explain.explainer import Explainer, Unexplainable\n"
+        "from pathlib import Path; from graft.service.inference import model\n"
+        "from graft.service.explain.explainer import Explainer, UnsupportedMethod\n"
         f"loaded = model.load(Path({str(pack('lcnet_035', 'last').artifact.path)!r}), 'cpu')\n"
-        "explainer, decoded = Explainer(loaded.artifact), loaded.decode(model.Golden.load(loaded.artifact.golden).encoded[0])\n"
+        "golden = model.GoldenSamples.load(loaded.artifact.golden)\n"
+        "explainer, decoded = Explainer(loaded.artifact), loaded.decode(golden.encoded[0])\n"
         "try:\n    explainer.explain(decoded, 0, 'gradcam')\n"
-        "except Unexplainable as error:\n    print(error)\n"
+        "except UnsupportedMethod as error:\n    print(error)\n"
         "print(explainer.explain(decoded, 0).method)"
     )
     output = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT)
@@ -160,7 +164,7 @@ def test_without_torch_the_default_method_is_occlusion(pack):
 def test_mlp_does_not_support_gradcam(pack, encode, photo):
     package = pack("mlp", "last")
     explainer, decoded = Explainer(package.artifact), package.decode(encode(photo))
-    with pytest.raises(Unexplainable, match="depends on no spatial feature map; use occlusion"):
+    with pytest.raises(UnsupportedMethod, match="depends on no spatial feature map; use occlusion"):
         explainer.explain(decoded, 0, "gradcam")
     assert explainer.explain(decoded, 0).method == "occlusion"
 

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from graft.service.explain.explainer import Explanation, Region
-from graft.service.explain.overlay import overlay, strength
-from graft.service.imaging.preprocess import Decoded
+from graft.service.explain.overlay import normalize, overlay
+from graft.service.imaging.preprocess import DecodedImage
 
 
-def make_explanation(map: list[list[float]], bias: float = 0.0, colour: int = 128) -> Explanation:
-    decoded = Decoded(np.full((32, 32, 3), colour, np.uint8), 40, 40, "PNG", ())
+def make_explanation(map: list[list[float]], bias: float = 0.0, color: int = 128) -> Explanation:
+    decoded = DecodedImage(np.full((32, 32, 3), color, np.uint8), 40, 40, "PNG", ())
     return Explanation("cat", 0.9, "cam", np.array(map, np.float32), bias, Region(4, 4, 32, 32), decoded)
 
 
@@ -35,7 +35,7 @@ def test_overlay_without_positive_evidence_is_the_image():
 
 
 def test_image_stays_visible_below_the_heat_map():
-    dark, bright = (rendered(make_explanation([[1, 1], [1, 1]], colour=colour)) for colour in (0, 255))
+    dark, bright = (rendered(make_explanation([[1, 1], [1, 1]], color=color)) for color in (0, 255))
     assert (bright - dark).min() >= 100
 
 
@@ -44,6 +44,6 @@ def test_image_stays_visible_below_the_heat_map():
     [(0, [[0, 0.5], [0.25, 1]]), (4, [[0, 2 / 3], [0.5, 1]]), (-4, [[0, 0], [0, 1]]), (-9, [[0, 0], [0, 0]])],
 )
 def test_normalize_keeps_positions_with_a_positive_logit(bias, expected):
-    found = strength(make_explanation([[-4, 4], [2, 8]], bias))
+    found = normalize(make_explanation([[-4, 4], [2, 8]], bias))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from api_client import BOUNDARY, form, mounted, problem
+from api_client import BOUNDARY, asgi_app, assert_problem, multipart_body
 from starlette.testclient import TestClient
 
 
@@ -26,7 +26,7 @@ def test_invalid_image_in_batch_does_not_affect_the_others(client, shirt):
 
 
 def test_batch_over_the_image_limit_is_rejected(client, shirt):
-    fields = problem(client.post("/v1/classify/batch", files=files(*[shirt] * 17)), 413, "too_many_files")
+    fields = assert_problem(client.post("/v1/classify/batch", files=files(*[shirt] * 17)), 413, "too_many_files")
     assert fields["limit"] == {"name": "max_batch_images", "value": 16, "setting": "GRAFT_MAX_BATCH_IMAGES"}
 
 
@@ -37,21 +37,21 @@ def test_batch_at_the_image_limit_is_accepted(client, shirt):
 
 @pytest.mark.parametrize("field", ["image", "file"])
 def test_batch_without_images_is_rejected(client, shirt, field):
-    assert problem(client.post("/v1/classify/batch", files={field: shirt}), 422, "missing_image")["field"] == "images"
+    assert assert_problem(client.post("/v1/classify/batch", files={field: shirt}), 422, "missing_image")["field"] == "images"
 
 
 def test_batch_of_urls_is_rejected(client):
-    body = form(b"http://127.0.0.1/cat.jpg", "images").replace(b'; filename="a.png"', b"")
+    body = multipart_body(b"http://127.0.0.1/cat.jpg", "images").replace(b'; filename="a.png"', b"")
     response = client.post("/v1/classify/batch", content=body, headers=BOUNDARY)
-    assert problem(response, 422, "urls_not_accepted")["field"] == "images"
+    assert assert_problem(response, 422, "urls_not_accepted")["field"] == "images"
 
 
 def test_batch_must_be_multipart(client, shirt):
-    problem(client.post("/v1/classify/batch", content=shirt), 415, "unsupported_media_type")
+    assert_problem(client.post("/v1/classify/batch", content=shirt), 415, "unsupported_media_type")
 
 
 def test_batch_reports_overload_per_image(model, shirt):
-    with mounted(model, max_waiting=1) as app, TestClient(app) as client:
+    with asgi_app(model, max_waiting=1) as app, TestClient(app) as client:
         results = client.post("/v1/classify/batch", files=files(*[shirt] * 8)).json()["results"]
     codes = {result["error"]["code"] for result in results if result["error"]}
     assert codes <= {"overloaded"}
@@ -66,17 +66,17 @@ def test_embed_returns_the_networks_vector(client, model, shirt):
 
 
 def test_embed_has_no_options(client, shirt):
-    assert problem(client.post("/v1/embed?top_k=1", content=shirt), 422, "unknown_field")["field"] == "top_k"
+    assert assert_problem(client.post("/v1/embed?top_k=1", content=shirt), 422, "unknown_field")["field"] == "top_k"
 
 
 def test_neighbors_are_sorted_by_distance(client, model, shirt):
-    neighbours = client.post("/v1/similar?k=7", content=shirt).json()["neighbours"]
-    distances = [neighbour["distance"] for neighbour in neighbours]
-    assert len(neighbours) == 7
+    neighbors = client.post("/v1/similar?k=7", content=shirt).json()["neighbors"]
+    distances = [neighbor["distance"] for neighbor in neighbors]
+    assert len(neighbors) == 7
     assert distances == sorted(distances)
     vector = model.engine(model.decode(shirt).pixels[None]).vectors[0]
-    assert distances[0] == pytest.approx(float(model.neighbours.distances(vector).min()), abs=1e-5)
-    assert neighbours[0]["path"].startswith("train/")
+    assert distances[0] == pytest.approx(float(model.neighbors.distances(vector).min()), abs=1e-5)
+    assert neighbors[0]["path"].startswith("train/")
 
 
 def test_nearest_neighbor_of_a_training_image_is_itself(client, model):
@@ -84,24 +84,24 @@ def test_nearest_neighbor_of_a_training_image_is_itself(client, model):
     from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
-    path = model.neighbours.paths[0]
+    path = model.neighbors.paths[0]
     [sample] = [sample for sample in dataset.samples if sample.path == path]
-    nearest = client.post("/v1/similar?k=1", content=dataset.read(sample)).json()["neighbours"][0]
+    nearest = client.post("/v1/similar?k=1", content=dataset.read(sample)).json()["neighbors"][0]
     assert (nearest["path"], nearest["labels"]) == (path, [dataset.labels[sample.label]])
     assert nearest["distance"] < 1e-3
 
 
 def test_k_above_the_index_size_returns_all_with_a_warning(client, model, shirt):
     answer = client.post("/v1/similar?k=100000", content=shirt).json()
-    assert len(answer["neighbours"]) == len(model.neighbours.paths)
-    assert answer["warnings"] == [f"k: the package contains only {len(model.neighbours.paths)} training images"]
+    assert len(answer["neighbors"]) == len(model.neighbors.paths)
+    assert answer["warnings"] == [f"k: the package contains only {len(model.neighbors.paths)} training images"]
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "1.5", "many", ""])
 def test_invalid_k_is_rejected(client, shirt, k):
-    assert problem(client.post(f"/v1/similar?k={k}", content=shirt), 422, "bad_k")["field"] == "k"
+    assert assert_problem(client.post(f"/v1/similar?k={k}", content=shirt), 422, "bad_k")["field"] == "k"
 
 
 @pytest.mark.parametrize("path", ["embed", "similar"])
 def test_corrupt_image_is_rejected_by_every_route(client, shirt, path):
-    problem(client.post(f"/v1/{path}", content=shirt[:90]), 422, "corrupt_image")
+    assert_problem(client.post(f"/v1/{path}", content=shirt[:90]), 422, "corrupt_image")

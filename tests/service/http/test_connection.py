@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from api_client import PATIENCE, HeldEngine, listening
+from api_client import TIMEOUT_S, BlockingEngine, http_server
 
 from graft.service.inference.model import Model
 
@@ -17,12 +17,12 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 
 @pytest.fixture(scope="module")
 def port(model) -> Iterator[int]:
-    with listening(model, header_deadline_s=0.5, read_deadline_s=0.5) as port:
+    with http_server(model, header_deadline_s=0.5, read_deadline_s=0.5) as port:
         yield port
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), PATIENCE)
+    return socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -101,7 +101,7 @@ def test_slow_headers_time_out(port):
         start = time.monotonic()
         connection.settimeout(0.05)
         answer = b""
-        while not answer and time.monotonic() - start < PATIENCE:
+        while not answer and time.monotonic() - start < TIMEOUT_S:
             connection.sendall(b"A: b\r\n")
             with suppress(TimeoutError):
                 answer = connection.recv(2**16)
@@ -158,29 +158,29 @@ def test_odd_path_is_not_found(port, path):
 
 
 def test_disconnected_clients_are_not_computed(model, shirt):
-    engine = HeldEngine(model)
-    with listening(Model(model.artifact, engine)) as port:
+    engine = BlockingEngine(model)
+    with http_server(Model(model.artifact, engine)) as port:
         request = HEAD + f"Content-Length: {len(shirt)}\r\n\r\n".encode() + shirt
         first = connect(port)
         first.sendall(request)
-        assert engine.begun.wait(PATIENCE)
+        assert engine.started.wait(TIMEOUT_S)
         for _ in range(5):
             with connect(port) as dropped:
                 dropped.sendall(request)
                 time.sleep(0.2)  # so that it is decoded and waits for the network
         time.sleep(0.2)
-        engine.go.set()
+        engine.release.set()
         last = connect(port)
         last.sendall(request)
         with first, last:
             assert b"200 OK" in first.recv(2**16)
             assert b"200 OK" in last.recv(2**16)
-    assert engine.calls == 2
+    assert engine.n_calls == 2
 
 
 def test_disconnect_during_upload_leaks_nothing(model, shirt):
     before = threading.active_count()
-    with listening(model, max_upload_bytes=10_000) as port:
+    with http_server(model, max_upload_bytes=10_000) as port:
         for _ in range(20):
             with connect(port) as dropped:
                 dropped.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + bytes(900))

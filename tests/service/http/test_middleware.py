@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from api_client import PATIENCE, HeldEngine, mounted, problem
+from api_client import TIMEOUT_S, BlockingEngine, asgi_app, assert_problem
 from starlette.testclient import TestClient
 
 from graft.service.inference.engine import Outputs, Pixels
@@ -22,13 +22,13 @@ PUBLIC = ["/livez", "/healthz", "/readyz"]
 
 @pytest.fixture(scope="module")
 def client(model) -> Iterator[TestClient]:
-    with mounted(model) as app, TestClient(app) as client:
+    with asgi_app(model) as app, TestClient(app) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def protected(model) -> Iterator[TestClient]:
-    with mounted(model, api_key=KEY) as app, TestClient(app) as client:
+    with asgi_app(model, api_key=KEY) as app, TestClient(app) as client:
         yield client
 
 
@@ -39,7 +39,7 @@ def protected(model) -> Iterator[TestClient]:
 def test_protected_routes_need_the_key(protected, path, authorization):
     headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
     response = protected.get(path, headers=headers)
-    problem(response, 401, "unauthorized")
+    assert_problem(response, 401, "unauthorized")
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
@@ -47,8 +47,8 @@ def test_upload_without_the_key_is_rejected(protected, shirt):
     def body() -> Iterator[bytes]:
         yield shirt
 
-    problem(protected.post("/v1/classify", content=body()), 401, "unauthorized")
-    problem(protected.post("/classify", content=shirt), 401, "unauthorized")
+    assert_problem(protected.post("/v1/classify", content=body()), 401, "unauthorized")
+    assert_problem(protected.post("/classify", content=shirt), 401, "unauthorized")
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
@@ -65,7 +65,7 @@ def test_probes_need_no_key(protected, path):
 
 @pytest.mark.parametrize("path", ["/v1", "/Livez", "/livez/", "/metrics/", "/..%2fv1", "/static", "/%00"])
 def test_unknown_path_outside_v1_is_not_found(client, path):
-    problem(client.get(path), 404, "not_found")
+    assert_problem(client.get(path), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/v1/model", "/v1/labels", "/v1/limits", "/metrics", "/docs.json", *PUBLIC])
@@ -86,79 +86,79 @@ def test_accept_header_that_allows_json(client, shirt, accept):
 
 @pytest.mark.parametrize("accept", ["text/html", "image/png", "application/json;q=0", "*/*;q=0", "application/json;q=nonsense"])
 def test_accept_header_that_excludes_json_is_rejected(client, shirt, accept):
-    problem(client.post("/v1/classify", content=shirt, headers={"Accept": accept}), 406, "not_acceptable")
+    assert_problem(client.post("/v1/classify", content=shirt, headers={"Accept": accept}), 406, "not_acceptable")
 
 
 def test_service_is_not_ready_while_the_package_loads(shirt):
-    with mounted(None) as app, TestClient(app) as client:
+    with asgi_app(None) as app, TestClient(app) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/limits").status_code == 200
         for response in (client.get("/readyz"), client.post("/v1/classify", content=shirt), client.get("/v1/model")):
-            problem(response, 503, "not_ready")
+            assert_problem(response, 503, "not_ready")
             assert response.headers["Retry-After"] in ("1", "2", "3")
 
 
-def held_model(model: Model) -> tuple[HeldEngine, Model]:
-    engine = HeldEngine(model)
+def held_model(model: Model) -> tuple[BlockingEngine, Model]:
+    engine = BlockingEngine(model)
     return engine, Model(model.artifact, engine)
 
 
 def test_answer_deadline(model, shirt):
     engine, slow = held_model(model)
-    with mounted(slow, answer_deadline_s=0.2) as app, TestClient(app) as client:
+    with asgi_app(slow, answer_deadline_s=0.2) as app, TestClient(app) as client:
         try:
-            fields = problem(client.post("/v1/classify", content=shirt), 504, "deadline")
+            fields = assert_problem(client.post("/v1/classify", content=shirt), 504, "deadline")
         finally:
-            engine.go.set()
+            engine.release.set()
     assert fields["limit"] == {"name": "answer_deadline_s", "value": 0.2, "setting": "GRAFT_ANSWER_DEADLINE_S"}
 
 
 def test_hanging_network_fails_readiness_and_liveness(model, shirt):
     engine, slow = held_model(model)
-    with mounted(slow, answer_deadline_s=0.2) as app, TestClient(app) as client:
+    with asgi_app(slow, answer_deadline_s=0.2) as app, TestClient(app) as client:
         try:
             client.post("/v1/classify", content=shirt)
             time.sleep(0.1)
-            problem(client.get("/readyz"), 503, "not_ready")
-            problem(client.get("/livez"), 503, "not_ready")
+            assert_problem(client.get("/readyz"), 503, "not_ready")
+            assert_problem(client.get("/livez"), 503, "not_ready")
         finally:
-            engine.go.set()
+            engine.release.set()
 
 
 def test_image_past_its_queue_deadline_is_not_computed(model, shirt):
     engine, slow = held_model(model)
-    with mounted(slow, queue_deadline_s=0.3) as app, TestClient(app) as client, ThreadPoolExecutor(1) as executor:
+    with asgi_app(slow, queue_deadline_s=0.3) as app, TestClient(app) as client, ThreadPoolExecutor(1) as executor:
         first = executor.submit(client.post, "/v1/classify", content=shirt)
         try:
-            assert engine.begun.wait(PATIENCE)
-            fields = problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
+            assert engine.started.wait(TIMEOUT_S)
+            fields = assert_problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
         finally:
-            engine.go.set()
-        assert first.result(PATIENCE).status_code == 200
+            engine.release.set()
+        assert first.result(TIMEOUT_S).status_code == 200
     assert fields["limit"] == {"name": "queue_deadline_s", "value": 0.3, "setting": "GRAFT_QUEUE_DEADLINE_S"}
-    assert engine.calls == 1
+    assert engine.n_calls == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})()])
 def test_out_of_memory_fails_liveness(model, shirt, error):
-    class OutOfMemory(HeldEngine):
+    class OutOfMemory(BlockingEngine):
         def __call__(self, batch: Pixels) -> Outputs:
             raise error
 
-    with mounted(Model(model.artifact, OutOfMemory(model))) as app, TestClient(app) as client:
-        problem(client.post("/v1/classify", content=shirt), 503, "out_of_memory")
+    with asgi_app(Model(model.artifact, OutOfMemory(model))) as app, TestClient(app) as client:
+        assert_problem(client.post("/v1/classify", content=shirt), 503, "out_of_memory")
         assert [client.get(path).status_code for path in PUBLIC] == [503, 503, 503]
 
 
 def test_three_consecutive_nan_outputs_fail_readiness(model, shirt):
-    class Broken(HeldEngine):
+    class Broken(BlockingEngine):
         def __call__(self, batch: Pixels) -> Outputs:
             return Outputs(np.full((1, 10), np.nan, np.float32), np.zeros((1, 1280), np.float32))
 
-    with mounted(Model(model.artifact, Broken(model))) as app, TestClient(app) as client:
+    with asgi_app(Model(model.artifact, Broken(model))) as app, TestClient(app) as client:
         states = []
         for _ in range(3):
-            problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
+            assert_problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
             states.append(client.get("/readyz").status_code)
     assert states == [200, 200, 503]
 
@@ -169,7 +169,7 @@ def series(client: TestClient) -> dict[str, float]:
 
 
 def test_requests_are_counted_by_route_status_and_code(model, shirt):
-    with mounted(model) as app, TestClient(app) as client:
+    with asgi_app(model) as app, TestClient(app) as client:
         client.post("/v1/classify", content=shirt)
         client.post("/v1/classify", content=b"")
         client.get("/secret")
@@ -186,7 +186,7 @@ def test_requests_are_counted_by_route_status_and_code(model, shirt):
 
 def test_abstentions_are_counted_by_reason(model, encode):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    with mounted(model) as app, TestClient(app) as client:
+    with asgi_app(model) as app, TestClient(app) as client:
         client.post("/v1/classify", content=encode(noise))
         assert series(client)['graft_abstentions_total{reason="outlier"}'] == 1
 
@@ -206,7 +206,7 @@ def test_clients_cannot_create_metric_series(client):
 
 
 def test_access_log_is_one_json_line_without_pixels_or_keys(model, shirt, caplog):
-    with caplog.at_level(logging.INFO, "graft"), mounted(model, api_key=KEY) as app, TestClient(app) as client:
+    with caplog.at_level(logging.INFO, "graft"), asgi_app(model, api_key=KEY) as app, TestClient(app) as client:
         headers = {"Authorization": f"Bearer {KEY}", "X-Request-ID": "mine"}
         client.post("/v1/classify?top_k=1", files={"image": ("secret.png\n", shirt)}, headers=headers)
     [record] = [record for record in caplog.records if record.name == "graft"]
@@ -232,17 +232,17 @@ def test_probes_are_not_logged(client, caplog):
 
 
 def test_access_log_can_be_disabled(model, shirt, caplog):
-    with caplog.at_level(logging.INFO, "graft"), mounted(model, log_requests=False) as app, TestClient(app) as client:
+    with caplog.at_level(logging.INFO, "graft"), asgi_app(model, log_requests=False) as app, TestClient(app) as client:
         client.post("/v1/classify", content=shirt)
     assert [record for record in caplog.records if record.name == "graft"] == []
 
 
 def test_upload_budget_is_shared_by_all_requests(model, shirt):
-    with mounted(model, max_upload_bytes=len(shirt) - 1) as app, TestClient(app) as client:
-        fields = problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
+    with asgi_app(model, max_upload_bytes=len(shirt) - 1) as app, TestClient(app) as client:
+        fields = assert_problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
     assert fields["limit"]["setting"] == "GRAFT_MAX_UPLOAD_BYTES"
 
 
 def test_upload_budget_is_released(model, shirt):
-    with mounted(model, max_upload_bytes=len(shirt)) as app, TestClient(app) as client:
+    with asgi_app(model, max_upload_bytes=len(shirt)) as app, TestClient(app) as client:
         assert [client.post("/v1/classify", content=shirt).status_code for _ in range(3)] == [200, 200, 200]

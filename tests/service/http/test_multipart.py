@@ -2,7 +2,7 @@
 
 import pytest
 
-from graft.service.http.multipart import MOST_PARTS, FormError, Part, TooManyParts, parts
+from graft.service.http.multipart import MAX_PARTS, FormError, Part, TooManyParts, parse_form
 
 TYPE = "multipart/form-data; boundary=cut"
 
@@ -15,21 +15,21 @@ def test_parts_are_in_order_and_complete():
     content = bytes(range(256)) * 10 + b"\r\n--cu\r\n-"
     body = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nX: y\r\n\r\n' + content + b"\r\n"
     body += form('content-disposition: form-data; name="top_k"\r\n\r\n3')
-    assert parts(body, TYPE) == [Part("image", content, True), Part("top_k", b"3", False)]
+    assert parse_form(body, TYPE) == [Part("image", content, True), Part("top_k", b"3", False)]
 
 
 def test_preamble_and_epilogue_are_ignored():
     body = b"\r\n" + form("Content-Disposition: form-data; name=a\r\n\r\nb") + b"afterwards"
-    assert parts(body, TYPE) == [Part("a", b"b", False)]
+    assert parse_form(body, TYPE) == [Part("a", b"b", False)]
 
 
 def test_field_name_may_be_non_ascii():
-    assert parts(form('Content-Disposition: form-data; name="чай"\r\n\r\nb'), TYPE)[0].name == "чай"
+    assert parse_form(form('Content-Disposition: form-data; name="чай"\r\n\r\nb'), TYPE)[0].name == "чай"
 
 
 @pytest.mark.parametrize("name", ["", "x" * 20_000, "../../x", "a;b"])
 def test_any_file_name_marks_a_file(name):
-    [part] = parts(form(f'Content-Disposition: form-data; name="image"; filename="{name}"\r\n\r\nb'), TYPE)
+    [part] = parse_form(form(f'Content-Disposition: form-data; name="image"; filename="{name}"\r\n\r\nb'), TYPE)
     assert part == Part("image", b"b", True)
 
 
@@ -49,7 +49,7 @@ def test_any_file_name_marks_a_file(name):
 )
 def test_invalid_form_is_rejected(body):
     with pytest.raises(FormError):
-        parts(body, TYPE)
+        parse_form(body, TYPE)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_invalid_form_is_rejected(body):
 )
 def test_missing_boundary_is_rejected(content_type):
     with pytest.raises(FormError, match="boundary"):
-        parts(form('Content-Disposition: form-data; name="a"\r\n\r\nb'), content_type)
+        parse_form(form('Content-Disposition: form-data; name="a"\r\n\r\nb'), content_type)
 
 
 def test_form_with_too_many_parts_is_rejected():
     with pytest.raises(TooManyParts):
-        parts(form(*['Content-Disposition: form-data; name="a"\r\n\r\nb'] * (MOST_PARTS + 1)), TYPE)
+        parse_form(form(*['Content-Disposition: form-data; name="a"\r\n\r\nb'] * (MAX_PARTS + 1)), TYPE)

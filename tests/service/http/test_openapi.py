@@ -6,21 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from api_client import mounted
+from api_client import asgi_app
 from starlette.testclient import TestClient
 
 from graft.service.api.schemas import PROBLEMS, Problem
-from graft.service.http.openapi import document, possible, table
-from graft.service.http.routes import TWINS
+from graft.service.http.openapi import build_routes, document, possible_codes
+from graft.service.http.routes import ALIASES
 
 HERE = Path(__file__).parents[2] / "support"
-ROUTES = {path: route for path, route in table().items() if route.shown}
+ROUTES = {path: route for path, route in build_routes().items() if route.include_in_schema}
 RESPONSES = {route.path: document([route])["paths"][route.path][route.method.lower()]["responses"] for route in ROUTES.values()}
 
 
 @pytest.fixture(scope="module")
 def openapi() -> dict:
-    with mounted(None) as app, TestClient(app) as client:
+    with asgi_app(None) as app, TestClient(app) as client:
         return client.get("/docs.json").json()
 
 
@@ -29,13 +29,13 @@ def test_every_path_is_described(openapi):
 
 
 def test_aliases_are_described_like_their_originals(openapi):
-    for alias, original in TWINS.items():
+    for alias, original in ALIASES.items():
         described, expected = openapi["paths"][alias]["post"], openapi["paths"][original]["post"]
         assert {**described, "operationId": ""} == {**expected, "operationId": ""}
 
 
 def test_every_problem_code_has_an_example():
-    assert {code for route in ROUTES.values() for code in possible(route)} == set(PROBLEMS) - {"not_found"}
+    assert {code for route in ROUTES.values() for code in possible_codes(route)} == set(PROBLEMS) - {"not_found"}
     for path, responses in RESPONSES.items():
         codes = [
             code
@@ -43,7 +43,7 @@ def test_every_problem_code_has_an_example():
             if status != "200"
             for code in response["content"]["application/problem+json"]["examples"]
         ]
-        assert sorted(codes) == sorted(possible(ROUTES[path]))
+        assert sorted(codes) == sorted(possible_codes(ROUTES[path]))
 
 
 @pytest.mark.parametrize("path", RESPONSES)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from api_client import BOUNDARY, JSON, PATIENCE, HeldEngine, form, mounted, problem, text
+from api_client import BOUNDARY, JSON, TIMEOUT_S, BlockingEngine, asgi_app, assert_problem, multipart_body, to_base64
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from graft.service.inference.engine import Outputs, Pixels
-from graft.service.inference.model import Answer, Model
+from graft.service.inference.model import ClassificationResult, Model
 from graft.service.settings import Settings
 
 EVERY_PATH = [("POST", f"/v1/{name}") for name in ("classify", "classify/batch", "embed", "similar")] + [
@@ -29,14 +29,14 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"]
 class BrokenEngine:
     """A network with NaN outputs."""
 
-    device, precision, lanes, max_batch = "cpu", "f32", 1, 1
+    device, precision, streams, max_batch = "cpu", "f32", 1, 1
 
     def __call__(self, batch: Pixels) -> Outputs:
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 8), np.float32))
 
 
 class BuggyModel(Model):
-    def answer(self, outputs: Outputs, top_k: int) -> Answer:
+    def postprocess(self, outputs: Outputs, top_k: int) -> ClassificationResult:
         raise KeyError("/secret/path")
 
 
@@ -44,7 +44,7 @@ class BuggyModel(Model):
 def strict(model) -> Iterator[TestClient]:
     """A service that accepts 1,000 bytes, and images of 100x100 pixels."""
     with (
-        mounted(model, max_body_bytes=1000, max_pixels=10_000) as app,
+        asgi_app(model, max_body_bytes=1000, max_pixels=10_000) as app,
         TestClient(app, raise_server_exceptions=False) as client,
     ):
         yield client
@@ -60,7 +60,7 @@ ENCODINGS: dict[str, Send] = {
     "wrong type": lambda client, image: client.post("/v1/classify", content=image, headers={"Content-Type": "IMAGE/jpg; q=1"}),
     "form": lambda client, image: client.post("/v1/classify", files={"image": ("a.png", image, "image/png")}),
     "hostile name": lambda client, image: client.post("/v1/classify", files={"image": ("../../etc/passwd\u202e", image)}),
-    "base64": lambda client, image: client.post("/v1/classify", json={"image": text(image)}),
+    "base64": lambda client, image: client.post("/v1/classify", json={"image": to_base64(image)}),
 }
 
 
@@ -123,7 +123,7 @@ def test_width_and_height_are_of_the_upright_image(client, encode, photo):
 TOP_K: dict[str, Send] = {
     "query": lambda client, image, top_k: client.post("/v1/classify", params={"top_k": top_k}, content=image),
     "form": lambda client, image, top_k: client.post("/v1/classify", files={"image": image}, data={"top_k": str(top_k)}),
-    "JSON": lambda client, image, top_k: client.post("/v1/classify", json={"image": text(image), "top_k": top_k}),
+    "JSON": lambda client, image, top_k: client.post("/v1/classify", json={"image": to_base64(image), "top_k": top_k}),
 }
 
 
@@ -141,13 +141,13 @@ def test_a_large_top_k_is_clamped_with_a_warning(client, shirt, place):
 @pytest.mark.parametrize("place", TOP_K)
 @pytest.mark.parametrize("value", [0, -1, "abc", 3.5, ""])
 def test_invalid_top_k_is_rejected(client, shirt, place, value):
-    assert problem(TOP_K[place](client, shirt, value), 422, "bad_top_k")["field"] == "top_k"
+    assert assert_problem(TOP_K[place](client, shirt, value), 422, "bad_top_k")["field"] == "top_k"
 
 
 @pytest.mark.parametrize("value", ["true", "null", "[3]", "3.5", '"\\ud800"'])
 def test_top_k_of_another_json_type_is_rejected(client, shirt, value):
-    body = f'{{"image": "{text(shirt)}", "top_k": {value}}}'
-    problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_top_k")
+    body = f'{{"image": "{to_base64(shirt)}", "top_k": {value}}}'
+    assert_problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_top_k")
 
 
 REPEATED: dict[str, Send] = {
@@ -156,7 +156,7 @@ REPEATED: dict[str, Send] = {
 }
 QUERY_AND_BODY: dict[str, Send] = {
     "form": lambda client, image: client.post("/v1/classify?top_k=1", files={"image": image}, data={"top_k": "2"}),
-    "JSON": lambda client, image: client.post("/v1/classify?top_k=1", json={"image": text(image), "top_k": 2}),
+    "JSON": lambda client, image: client.post("/v1/classify?top_k=1", json={"image": to_base64(image), "top_k": 2}),
 }
 
 
@@ -167,18 +167,18 @@ def test_body_option_overrides_query_option(client, shirt, place):
 
 @pytest.mark.parametrize("places", REPEATED)
 def test_repeated_option_is_rejected(client, shirt, places):
-    assert problem(REPEATED[places](client, shirt), 422, "bad_top_k")["field"] == "top_k"
+    assert assert_problem(REPEATED[places](client, shirt), 422, "bad_top_k")["field"] == "top_k"
 
 
 def test_repeated_json_key_is_rejected(client, shirt):
-    body = f'{{"image": "{text(shirt)}", "top_k": 1, "top_k": 2}}'
-    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+    body = f'{{"image": "{to_base64(shirt)}", "top_k": 1, "top_k": 2}}'
+    assert_problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 def test_json_constants_outside_the_standard_are_rejected(client, shirt, constant):
-    body = f'{{"image": "{text(shirt)}", "threshold": {constant}}}'
-    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+    body = f'{{"image": "{to_base64(shirt)}", "threshold": {constant}}}'
+    assert_problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
 def test_threshold_filters_predictions(client, model, shirt):
@@ -195,30 +195,30 @@ def test_threshold_does_not_filter_the_prediction_set(client, shirt):
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400", "-0.1", "1.1", "", "half", "0.5 ", "0,5", "1_0"])
 def test_invalid_threshold_is_rejected(client, shirt, value):
     response = client.post("/v1/classify", params={"threshold": value}, content=shirt)
-    assert problem(response, 422, "bad_threshold")["field"] == "threshold"
+    assert assert_problem(response, 422, "bad_threshold")["field"] == "threshold"
 
 
 @pytest.mark.parametrize("value", ["true", "1e400", '"x"', "null", "[0]"])
 def test_threshold_of_another_json_type_is_rejected(client, shirt, value):
-    body = f'{{"image": "{text(shirt)}", "threshold": {value}}}'
-    problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_threshold")
+    body = f'{{"image": "{to_base64(shirt)}", "threshold": {value}}}'
+    assert_problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_threshold")
 
 
 UNKNOWN_FIELD: dict[str, Send] = {
     "query": lambda client, image: client.post("/v1/classify?topk=3", content=image),
     "form": lambda client, image: client.post("/v1/classify", files={"image": image}, data={"topk": "3"}),
-    "JSON": lambda client, image: client.post("/v1/classify", json={"image": text(image), "topk": 3}),
+    "JSON": lambda client, image: client.post("/v1/classify", json={"image": to_base64(image), "topk": 3}),
 }
 
 
 @pytest.mark.parametrize("place", UNKNOWN_FIELD)
 def test_unknown_field_is_named_in_the_error(client, shirt, place):
-    assert problem(UNKNOWN_FIELD[place](client, shirt), 422, "unknown_field")["field"] == "topk"
+    assert assert_problem(UNKNOWN_FIELD[place](client, shirt), 422, "unknown_field")["field"] == "topk"
 
 
 def test_field_name_with_a_surrogate_is_rejected(client, shirt):
-    body = f'{{"image": "{text(shirt)}", "\\ud800": 1}}'
-    problem(client.post("/v1/classify", content=body, headers=JSON), 422, "unknown_field")
+    body = f'{{"image": "{to_base64(shirt)}", "\\ud800": 1}}'
+    assert_problem(client.post("/v1/classify", content=body, headers=JSON), 422, "unknown_field")
 
 
 @pytest.mark.parametrize("encoding", ["raw", "form", "base64"])
@@ -232,40 +232,44 @@ def test_field_name_with_a_surrogate_is_rejected(client, shirt):
     ],
 )
 def test_invalid_image_has_the_same_code_in_every_encoding(client, encoding, image, status, code):
-    problem(ENCODINGS[encoding](client, image), status, code)
+    assert_problem(ENCODINGS[encoding](client, image), status, code)
 
 
 def test_thin_image_is_rejected_with_its_limit(client, encode):
-    fields = problem(client.post("/v1/classify", content=encode(Image.new("L", (2000, 1)))), 422, "bad_aspect")
+    fields = assert_problem(client.post("/v1/classify", content=encode(Image.new("L", (2000, 1)))), 422, "bad_aspect")
     assert fields["limit"] == {"name": "max_aspect", "value": 50, "setting": "GRAFT_MAX_ASPECT"}
 
 
 def test_large_image_is_rejected_with_its_limit(client, encode):
-    fields = problem(client.post("/v1/classify", content=encode(Image.new("1", (12_000, 12_000)))), 413, "image_too_large")
+    fields = assert_problem(
+        client.post("/v1/classify", content=encode(Image.new("1", (12_000, 12_000)))), 413, "image_too_large"
+    )
     assert fields["limit"] == {"name": "max_pixels", "value": 64_000_000, "setting": "GRAFT_MAX_PIXELS"}
 
 
 def test_image_limits_come_from_the_settings(encode, model):
     small = Model(model.artifact, model.engine, Settings(max_side=50).image_limits)
-    with mounted(small, max_side=50) as app, TestClient(app) as client:
-        fields = problem(client.post("/v1/classify", content=encode(np.zeros((40, 60, 3), np.uint8))), 413, "image_too_large")
+    with asgi_app(small, max_side=50) as app, TestClient(app) as client:
+        fields = assert_problem(
+            client.post("/v1/classify", content=encode(np.zeros((40, 60, 3), np.uint8))), 413, "image_too_large"
+        )
     assert fields["limit"] == {"name": "max_side", "value": 50, "setting": "GRAFT_MAX_SIDE"}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nope", b"\xff\xfe", b"[" * 100_000, b'{"image":' + b"[" * 100_000, b"1" * 5000])
 def test_invalid_json_is_rejected(client, body):
-    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+    assert_problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
 @pytest.mark.parametrize("body", ["{}", "[]", "null", "3", '"text"', '{"image": 3}', '{"image": null}', '{"image": ["aGk="]}'])
 def test_json_without_an_image_is_rejected(client, body):
-    assert problem(client.post("/v1/classify", content=body, headers=JSON), 422, "missing_image")["field"] == "image"
+    assert assert_problem(client.post("/v1/classify", content=body, headers=JSON), 422, "missing_image")["field"] == "image"
 
 
 @pytest.mark.parametrize("image", ["data:image/png;base64,aGVsbG8=", "aGVsbG8", "aGVs bG8=", "aGVs\nbG8=", "ä", "\ud800"])
 def test_invalid_base64_is_rejected(client, image):
     body = json.dumps({"image": image})
-    assert problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_base64")["field"] == "image"
+    assert assert_problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_base64")["field"] == "image"
 
 
 NAMES = [
@@ -302,17 +306,17 @@ def test_predictions_are_the_same_alone_and_in_a_batch(client, shirt, clothes):
 @pytest.mark.parametrize("n_files", [2, 3, 17])
 def test_more_than_one_file_is_rejected(client, shirt, n_files):
     response = client.post("/v1/classify", files=[("image", ("a.png", shirt))] * n_files)
-    assert problem(response, 422, "too_many_files")["field"] == "image"
+    assert assert_problem(response, 422, "too_many_files")["field"] == "image"
 
 
 @pytest.mark.parametrize("name", ["file", "Image", "picture"])
 def test_form_without_an_image_field_is_rejected(client, shirt, name):
-    assert problem(client.post("/v1/classify", files={name: shirt}), 422, "missing_image")["field"] == "image"
+    assert assert_problem(client.post("/v1/classify", files={name: shirt}), 422, "missing_image")["field"] == "image"
 
 
 @pytest.mark.parametrize("value", ["hello", "", "data:image/png;base64,aGVsbG8="])
 def test_text_in_the_image_field_is_rejected(client, value):
-    fields = problem(client.post("/v1/classify", content=form_of_text(value), headers=BOUNDARY), 422, "missing_image")
+    fields = assert_problem(client.post("/v1/classify", content=form_of_text(value), headers=BOUNDARY), 422, "missing_image")
     assert fields["detail"] == "The field 'image' contains text; send a file."
 
 
@@ -338,7 +342,7 @@ URLS = [
 def test_url_in_place_of_an_image_is_rejected(client, url, encoding):
     as_form = {"content": form_of_text(url), "headers": BOUNDARY}
     response = client.post("/v1/classify", **(as_form if encoding == "form" else {"json": {"image": url}}))
-    assert problem(response, 422, "urls_not_accepted")["field"] == "image"
+    assert assert_problem(response, 422, "urls_not_accepted")["field"] == "image"
 
 
 def form_of_text(value: str) -> str:
@@ -346,33 +350,35 @@ def form_of_text(value: str) -> str:
 
 
 def test_handwritten_form_is_parsed(client, shirt):
-    assert client.post("/v1/classify", content=form(shirt), headers=BOUNDARY).status_code == 200
+    assert client.post("/v1/classify", content=multipart_body(shirt), headers=BOUNDARY).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
-        ("multipart/form-data", form(b"x")),
-        ("multipart/form-data; boundary=other", form(b"x")),
-        ("multipart/form-data; boundary=" + "x" * 10_000, form(b"x")),
+        ("multipart/form-data", multipart_body(b"x")),
+        ("multipart/form-data; boundary=other", multipart_body(b"x")),
+        ("multipart/form-data; boundary=" + "x" * 10_000, multipart_body(b"x")),
         ("multipart/form-data; boundary=cut", b"junk"),
-        ("multipart/form-data; boundary=cut", form(b"x").replace(b'name="image"; ', b"")),
-        ("multipart/form-data; boundary=cut", form(b"x").replace(b"Content-Disposition", b"Content\0Disposition")),
-        ("multipart/form-data; boundary=cut", form(b"x").replace(b"Content-Disposition", b"X-Disposition")),
+        ("multipart/form-data; boundary=cut", multipart_body(b"x").replace(b'name="image"; ', b"")),
+        ("multipart/form-data; boundary=cut", multipart_body(b"x").replace(b"Content-Disposition", b"Content\0Disposition")),
+        ("multipart/form-data; boundary=cut", multipart_body(b"x").replace(b"Content-Disposition", b"X-Disposition")),
     ],
 )
 def test_invalid_form_is_rejected(client, content_type, body):
-    problem(client.post("/v1/classify", content=body, headers={"Content-Type": content_type}), 400, "bad_multipart")
+    assert_problem(client.post("/v1/classify", content=body, headers={"Content-Type": content_type}), 400, "bad_multipart")
 
 
 @pytest.mark.parametrize("missing", [len(b"--cut--\r\n"), 30])
 def test_truncated_form_is_rejected(client, shirt, missing):
-    problem(client.post("/v1/classify", content=form(shirt)[:-missing], headers=BOUNDARY), 400, "bad_multipart")
+    assert_problem(
+        client.post("/v1/classify", content=multipart_body(shirt)[:-missing], headers=BOUNDARY), 400, "bad_multipart"
+    )
 
 
 def test_form_with_too_many_fields_is_rejected(client, shirt):
     fields = {f"field{number}": "x" for number in range(100)}
-    problem(client.post("/v1/classify", files={"image": shirt}, data=fields), 422, "unknown_field")
+    assert_problem(client.post("/v1/classify", files={"image": shirt}, data=fields), 422, "unknown_field")
 
 
 @pytest.mark.parametrize(
@@ -388,33 +394,33 @@ def test_form_with_too_many_fields_is_rejected(client, shirt):
 )
 def test_unsupported_media_type_is_rejected(client, shirt, content_type):
     response = client.post("/v1/classify", content=shirt, headers={"Content-Type": content_type})
-    problem(response, 415, "unsupported_media_type")
+    assert_problem(response, 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip"])
 def test_compressed_body_is_rejected(client, shirt, encoding):
     headers = {"Content-Type": "image/png", "Content-Encoding": encoding}
-    problem(client.post("/v1/classify", content=shirt, headers=headers), 415, "content_encoding")
+    assert_problem(client.post("/v1/classify", content=shirt, headers=headers), 415, "content_encoding")
 
 
 def test_image_sent_as_json_is_rejected_as_media_type(client, shirt):
-    problem(client.post("/v1/classify", content=shirt, headers=JSON), 415, "unsupported_media_type")
+    assert_problem(client.post("/v1/classify", content=shirt, headers=JSON), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("body", [b'{"image": "", ' + b'"a": 1, ' * 1000 + b'"b": 1}', b'{"image": ' + b'{"a": ' * 101])
 def test_json_with_too_many_fields_is_rejected_unparsed(client, body):
-    problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
+    assert_problem(client.post("/v1/classify", content=body, headers=JSON), 400, "bad_json")
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/json", "multipart/form-data; boundary=cut"])
 def test_body_over_the_limit_is_rejected_with_the_limit(strict, content_type):
     response = strict.post("/v1/classify", content=bytes(1001), headers={"Content-Type": content_type})
     limit = {"name": "max_body_bytes", "value": 1000, "setting": "GRAFT_MAX_BODY_BYTES"}
-    assert problem(response, 413, "body_too_large")["limit"] == limit
+    assert assert_problem(response, 413, "body_too_large")["limit"] == limit
 
 
 def test_body_at_the_limit_is_read(strict):
-    problem(strict.post("/v1/classify", content=bytes(1000)), 415, "unsupported_format")
+    assert_problem(strict.post("/v1/classify", content=bytes(1000)), 415, "unsupported_format")
 
 
 class RawClient:
@@ -455,34 +461,34 @@ def chunk(content: bytes, more: bool = True) -> dict[str, Any]:
 
 
 def test_content_length_over_the_limit_is_rejected_unread(model):
-    with mounted(model, max_body_bytes=1000) as app:
+    with asgi_app(model, max_body_bytes=1000) as app:
         raw = RawClient(app, [chunk(bytes(1001), more=False)], content_length="1001")
     assert (raw.status, json.loads(raw.body)["code"]) == (413, "body_too_large")
     assert raw.received_before_answer == 0
 
 
 def test_chunked_body_is_rejected_once_it_is_too_large(model):
-    with mounted(model, max_body_bytes=1000) as app:
+    with asgi_app(model, max_body_bytes=1000) as app:
         raw = RawClient(app, [*[chunk(bytes(100))] * 50, chunk(b"", more=False)], transfer_encoding="chunked")
     assert (raw.status, json.loads(raw.body)["code"]) == (413, "body_too_large")
     assert raw.received_before_answer == 11
 
 
 def test_rejected_body_is_drained_before_the_connection_closes(model):
-    with mounted(model, max_body_bytes=1000) as app:
+    with asgi_app(model, max_body_bytes=1000) as app:
         raw = RawClient(app, [*[chunk(bytes(100))] * 50, chunk(b"", more=False)], transfer_encoding="chunked")
     assert (b"Connection", b"close") in [(name.title(), value) for name, value in raw.sent[0]["headers"]]
     assert (raw.received, raw.sent[-1].get("more_body", False)) == (51, False)
 
 
 def test_chunked_body_is_joined(model, shirt):
-    with mounted(model) as app:
+    with asgi_app(model) as app:
         raw = RawClient(app, [chunk(shirt[:50]), chunk(b""), chunk(shirt[50:]), chunk(b"", more=False)])
     assert raw.status == 200
 
 
 def test_body_that_never_ends_is_rejected_at_the_deadline(model, shirt):
-    with mounted(model, read_deadline_s=0.01) as app:
+    with asgi_app(model, read_deadline_s=0.01) as app:
         raw = RawClient(app, [chunk(shirt[:50])])
     fields = json.loads(raw.body)
     assert (raw.status, fields["code"]) == (408, "slow_upload")
@@ -490,53 +496,53 @@ def test_body_that_never_ends_is_rejected_at_the_deadline(model, shirt):
 
 
 def test_client_disconnect_is_not_logged_as_an_error(model, shirt, caplog):
-    with mounted(model) as app:
+    with asgi_app(model) as app:
         raw = RawClient(app, [chunk(shirt[:50]), {"type": "http.disconnect"}])
     assert (raw.sent, [record for record in caplog.records if record.levelname != "INFO"]) == ([], [])
 
 
 def test_request_over_max_waiting_is_rejected(model, shirt):
-    held = HeldEngine(model)
+    held = BlockingEngine(model)
     with (
-        mounted(Model(model.artifact, held), max_waiting=1) as app,
+        asgi_app(Model(model.artifact, held), max_waiting=1) as app,
         TestClient(app) as client,
         ThreadPoolExecutor(1) as executor,
     ):
         first = executor.submit(client.post, "/v1/classify", content=shirt)
         try:
-            assert held.begun.wait(PATIENCE)
+            assert held.started.wait(TIMEOUT_S)
             second = client.post("/v1/classify", content=shirt)
         finally:
-            held.go.set()
-        assert first.result(PATIENCE).status_code == 200
+            held.release.set()
+        assert first.result(TIMEOUT_S).status_code == 200
     limit = {"name": "max_waiting", "value": 1, "setting": "GRAFT_MAX_WAITING"}
-    assert problem(second, 503, "overloaded")["limit"] == limit
+    assert assert_problem(second, 503, "overloaded")["limit"] == limit
     assert second.headers["Retry-After"] in ("1", "2", "3")
 
 
 def test_limits_are_available_under_overload(model, shirt):
-    held = HeldEngine(model)
+    held = BlockingEngine(model)
     with (
-        mounted(Model(model.artifact, held), max_waiting=1) as app,
+        asgi_app(Model(model.artifact, held), max_waiting=1) as app,
         TestClient(app) as client,
         ThreadPoolExecutor(1) as executor,
     ):
         executor.submit(client.post, "/v1/classify", content=shirt)
         try:
-            assert held.begun.wait(PATIENCE)
+            assert held.started.wait(TIMEOUT_S)
             assert client.get("/v1/limits").status_code == 200
         finally:
-            held.go.set()
+            held.release.set()
 
 
 def test_image_past_its_queue_deadline_is_rejected(model, shirt):
-    with mounted(model, queue_deadline_s=1e-9) as app, TestClient(app) as client:
-        problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
+    with asgi_app(model, queue_deadline_s=1e-9) as app, TestClient(app) as client:
+        assert_problem(client.post("/v1/classify", content=shirt), 503, "overloaded")
 
 
 def test_nan_logits_are_an_error(model, shirt):
-    with mounted(Model(model.artifact, BrokenEngine())) as app, TestClient(app) as client:
-        problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
+    with asgi_app(Model(model.artifact, BrokenEngine())) as app, TestClient(app) as client:
+        assert_problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
 
 
 def test_nan_vectors_are_an_error(model, shirt):
@@ -544,19 +550,19 @@ def test_nan_vectors_are_an_error(model, shirt):
         def __call__(self, batch: Pixels) -> Outputs:
             return Outputs(np.zeros((len(batch), 10), np.float32), np.full((len(batch), 1280), np.nan, np.float32))
 
-    with mounted(Model(model.artifact, BrokenVectors())) as app, TestClient(app) as client:
-        problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
+    with asgi_app(Model(model.artifact, BrokenVectors())) as app, TestClient(app) as client:
+        assert_problem(client.post("/v1/classify", content=shirt), 500, "model_output_invalid")
 
 
 def test_internal_error_reveals_no_details(model, shirt):
-    with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
+    with asgi_app(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
         response = client.post("/v1/classify", content=shirt)
-    problem(response, 500, "internal")
+    assert_problem(response, 500, "internal")
     assert not any(word in response.text for word in ("secret", "Traceback", "KeyError", "routes.py"))
 
 
 def test_internal_error_is_logged_with_the_request_id(model, shirt, caplog):
-    with mounted(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
+    with asgi_app(BuggyModel(model.artifact, model.engine)) as app, TestClient(app) as client:
         client.post("/v1/classify", content=shirt, headers={"X-Request-ID": "find-me"})
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (record.name, record.fields["request_id"], "/secret/path" in record.exc_text) == ("graft", "find-me", True)
@@ -568,14 +574,14 @@ def test_internal_error_is_logged_with_the_request_id(model, shirt, caplog):
 )
 def test_wrong_method_gets_an_allow_header(client, method, right, path):
     response = client.request(method, path)
-    problem(response, 405, "method_not_allowed")
+    assert_problem(response, 405, "method_not_allowed")
     assert right in response.headers["Allow"]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1/classify/", "/v1//classify", "/v1/", "/v1", "/v1/%ff"])
 def test_an_unknown_path_is_not_found(client, method, path):
-    problem(client.request(method, path), 404, "not_found")
+    assert_problem(client.request(method, path), 404, "not_found")
 
 
 @pytest.mark.parametrize("given", ["a", "3f2b-Za_z.9", "with space", "x" * 64])
@@ -594,7 +600,7 @@ def test_request_ids_are_unique(client):
 
 
 def test_problem_has_the_clients_request_id(client):
-    assert problem(client.get("/v1/nothing", headers={"X-Request-ID": "mine"}), 404, "not_found")["request_id"] == "mine"
+    assert assert_problem(client.get("/v1/nothing", headers={"X-Request-ID": "mine"}), 404, "not_found")["request_id"] == "mine"
 
 
 def test_model_description(client, model):
@@ -616,7 +622,7 @@ def test_labels_in_any_script_are_unchanged(model):
     labels = ("чай", "<b>käse</b>", "🧦", *model.manifest.labels[3:])
     manifest = model.manifest.model_copy(update={"labels": labels})
     foreign = Model(type(model.artifact)(model.artifact.path, manifest), model.engine)
-    with mounted(foreign) as app, TestClient(app) as client:
+    with asgi_app(foreign) as app, TestClient(app) as client:
         assert client.get("/v1/labels").json()["labels"][:3] == ["чай", "<b>käse</b>", "🧦"]
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from api_client import mounted
+from api_client import asgi_app
 from httpx import Headers
 from starlette.testclient import TestClient
 
@@ -26,7 +26,7 @@ PATHS = [route.path for route in website.routes()]
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with mounted(None) as app, TestClient(app) as client:
+    with asgi_app(None) as app, TestClient(app) as client:
         yield client
 
 

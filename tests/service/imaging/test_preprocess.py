@@ -10,7 +10,7 @@ from PIL import Image
 
 from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
-from graft.service.imaging.preprocess import EXIF_ORIENTATION, ImageLimits, decode, dimensions, shrink
+from graft.service.imaging.preprocess import EXIF_ORIENTATION, ImageLimits, decode, decode_resized, image_size
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 FITS = ["crop", "squash", "letterbox"]
@@ -32,7 +32,7 @@ def preprocessing(fit: str = "crop", resize: int = 36, crop: int = 32) -> Prepro
     return Preprocessing(resize=resize, crop=crop, fit=fit, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def centre(encoded: bytes) -> list[int]:
+def center(encoded: bytes) -> list[int]:
     return decode(encoded, preprocessing()).pixels[16, 16].tolist()
 
 
@@ -61,9 +61,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int, height: int, *, bits: int = 8, colour: int = 2, data: bytes = b"") -> bytes:
+def png(width: int, height: int, *, bits: int = 8, color: int = 2, data: bytes = b"") -> bytes:
     """A PNG built by hand, for variants that Pillow cannot write."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
@@ -89,17 +89,17 @@ def noise() -> np.ndarray:
     ],
 )
 def test_every_mode_is_converted_to_rgb_on_white(encode, image, expected):
-    assert centre(encode(image)) == expected
+    assert center(encode(image)) == expected
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF", "BMP"])
 def test_palette_colors_are_resolved(encode, format):
-    assert centre(encode(green(), format)) == [10, 200, 30]
+    assert center(encode(green(), format)) == [10, 200, 30]
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
 def test_a_transparent_palette_entry_is_white(encode, format):
-    assert centre(encode(green(), format, transparency=1)) == WHITE
+    assert center(encode(green(), format, transparency=1)) == WHITE
 
 
 def green() -> Image.Image:
@@ -108,24 +108,24 @@ def green() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize(("mode", "colour"), [("L", 77), ("RGB", (9, 8, 7))])
-def test_a_color_declared_transparent_is_white(encode, mode, colour):
-    assert centre(encode(Image.new(mode, (40, 40), colour), transparency=colour)) == WHITE
+@pytest.mark.parametrize(("mode", "color"), [("L", 77), ("RGB", (9, 8, 7))])
+def test_a_color_declared_transparent_is_white(encode, mode, color):
+    assert center(encode(Image.new(mode, (40, 40), color), transparency=color)) == WHITE
 
 
 def test_cmyk_red_is_red(encode):
-    red, green, blue = centre(encode(Image.new("CMYK", (40, 40), (0, 255, 255, 0)), "JPEG", quality=95))
+    red, green, blue = center(encode(Image.new("CMYK", (40, 40), (0, 255, 255, 0)), "JPEG", quality=95))
     assert (red >= 254, green, blue) == (True, 0, 0)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(65535, 255), (32768, 128), (25828, 100), (25829, 101), (257, 1), (0, 0)])
 def test_16_bit_gray_is_scaled_and_rounded(encode, value, expected):
-    assert centre(encode(np.full((40, 40), value, np.uint16))) == [expected] * 3
+    assert center(encode(np.full((40, 40), value, np.uint16))) == [expected] * 3
 
 
 def test_16_bit_color_is_scaled():
     row = b"\0" + struct.pack(">HHH", 65535, 32896, 0) * 40
-    assert centre(png(40, 40, bits=16, data=zlib.compress(row * 40))) == [255, 128, 0]
+    assert center(png(40, 40, bits=16, data=zlib.compress(row * 40))) == [255, 128, 0]
 
 
 @pytest.mark.parametrize("sizes", [(12, 12), (16, 12), (36, 32), (33, 31)])
@@ -273,7 +273,7 @@ def test_a_file_truncated_in_its_header_is_corrupt(encode, noise, format):
     assert image_error(encode(noise, format)[:20]).code == "corrupt_image"
 
 
-@pytest.mark.parametrize("read", [decode, shrink])
+@pytest.mark.parametrize("read", [decode, decode_resized])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_flipped_byte_in_png_data_is_corrupt(encode, photo, read, share):
     encoded = bytearray(encode(photo))
@@ -334,7 +334,7 @@ def test_an_image_exactly_at_the_limits_is_accepted(encode, photo):
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
 def test_the_first_frame_of_an_animation_is_used(encode, format):
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("#c80000", "#00c800", "#0000c8")]
+    frames = [Image.new("RGB", (40, 40), color) for color in ("#c80000", "#00c800", "#0000c8")]
     found = decode(encode(frames[0], format, save_all=True, append_images=frames[1:], lossless=True), preprocessing())
     assert max_difference(found.pixels, np.array([200, 0, 0])) <= 1
     assert found.notes == ("animated: first frame used",)
@@ -381,37 +381,37 @@ def test_random_damage_gives_an_image_or_an_image_error(encode, photo, format):
 
 @pytest.mark.parametrize("size", [(80, 60), (60, 80), (37, 36), (36, 36), (20, 30), (1, 1), (7, 301), (801, 603)])
 def test_decode_resized_scales_the_shorter_side_to_resize(encode, size):
-    small = shrink(encode(Image.new("RGB", size), "JPEG"), preprocessing())
+    small = decode_resized(encode(Image.new("RGB", size), "JPEG"), preprocessing())
     assert (min(small.shape[:2]), small.shape[2], small.dtype) == (36, 3, np.uint8)
 
 
 def test_decode_resized_keeps_the_aspect_ratio(encode, photo):
-    assert shrink(encode(photo), preprocessing()).shape == (36, 48, 3)
+    assert decode_resized(encode(photo), preprocessing()).shape == (36, 48, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_decode_resized_applies_the_orientation(encode, photo, orientation):
-    turned = shrink(encode(rotated_file(photo, orientation), exif=exif(orientation)), preprocessing())
-    assert max_difference(turned, shrink(encode(photo), preprocessing())) <= 1
+    turned = decode_resized(encode(rotated_file(photo, orientation), exif=exif(orientation)), preprocessing())
+    assert max_difference(turned, decode_resized(encode(photo), preprocessing())) <= 1
 
 
 def test_decode_resized_composites_on_white(encode):
-    assert (shrink(encode(Image.new("RGBA", (40, 40), (1, 2, 3, 0))), preprocessing()) == 255).all()
+    assert (decode_resized(encode(Image.new("RGBA", (40, 40), (1, 2, 3, 0))), preprocessing()) == 255).all()
 
 
 def test_decode_resized_rejects_damaged_files(encode, noise):
     with pytest.raises(ImageError, match="truncated"):
-        shrink(encode(noise)[:10_000], preprocessing())
+        decode_resized(encode(noise)[:10_000], preprocessing())
 
 
 def test_image_size_is_that_of_the_header(encode, photo):
-    assert dimensions(encode(rotated_file(photo, 6), exif=exif(6))) == (60, 80)
+    assert image_size(encode(rotated_file(photo, 6), exif=exif(6))) == (60, 80)
 
 
 def test_image_size_does_not_decode_pixels():
-    assert dimensions(png(300, 200)) == (300, 200)
+    assert image_size(png(300, 200)) == (300, 200)
 
 
 def test_image_size_rejects_a_decompression_bomb():
     with pytest.raises(ImageError, match="60000x60000"):
-        dimensions(png(60_000, 60_000))
+        image_size(png(60_000, 60_000))

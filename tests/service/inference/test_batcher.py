@@ -21,15 +21,15 @@ class HeldEngine:
 
     device, precision = "cpu", "f32"
 
-    def __init__(self, max_batch: int = 1, lanes: int = 1) -> None:
-        self.max_batch, self.lanes = max_batch, lanes
-        self.started, self.go = threading.Event(), threading.Event()
+    def __init__(self, max_batch: int = 1, streams: int = 1) -> None:
+        self.max_batch, self.streams = max_batch, streams
+        self.started, self.release = threading.Event(), threading.Event()
         self.batches: list[list[int]] = []
 
     def __call__(self, batch: Pixels) -> Outputs:
         self.batches.append(batch[:, 0, 0, 0].tolist())
         self.started.set()
-        assert self.go.wait(PATIENCE)
+        assert self.release.wait(PATIENCE)
         if FAILING in batch:
             raise RuntimeError("failing image")
         values = batch[:, 0, 0, :1].astype(np.float32)
@@ -39,7 +39,7 @@ class HeldEngine:
 class BarrierEngine:
     """A call returns only after a second, parallel call."""
 
-    device, precision, max_batch, lanes = "cpu", "f32", 1, 2
+    device, precision, max_batch, streams = "cpu", "f32", 1, 2
 
     def __init__(self) -> None:
         self.barrier = threading.Barrier(2, timeout=PATIENCE)
@@ -63,7 +63,7 @@ def batching(engine, max_waiting: int = 64, deadline_s: float = 600) -> Iterator
     try:
         yield batcher
     finally:
-        engine.go.set()
+        engine.release.set()
         batcher.close()
 
 
@@ -76,10 +76,10 @@ def held(engine: HeldEngine, max_waiting: int = 64) -> Iterator[tuple[Batcher, F
         yield batcher, first
 
 
-@pytest.mark.parametrize(("max_batch", "lanes"), [(1, 1), (8, 1), (1, 3), (8, 3)])
-def test_every_caller_gets_its_own_result(max_batch, lanes):
-    engine = HeldEngine(max_batch, lanes)
-    engine.go.set()
+@pytest.mark.parametrize(("max_batch", "streams"), [(1, 1), (8, 1), (1, 3), (8, 3)])
+def test_every_caller_gets_its_own_result(max_batch, streams):
+    engine = HeldEngine(max_batch, streams)
+    engine.release.set()
     values = [value for value in range(256) if value != FAILING]
     with batching(engine, max_waiting=256) as batcher, ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda value: value_of(batcher.submit(image(value))), values))
@@ -88,7 +88,7 @@ def test_every_caller_gets_its_own_result(max_batch, lanes):
 
 def test_a_result_has_one_row_of_logits_and_vectors():
     engine = HeldEngine()
-    engine.go.set()
+    engine.release.set()
     with batching(engine) as batcher:
         logits, vectors = batcher.submit(image(7)).result(PATIENCE)
     assert (logits.tolist(), vectors.tolist()) == ([[7.0]], [[-7.0]])
@@ -98,7 +98,7 @@ def test_queued_images_are_batched_up_to_max_batch():
     engine = HeldEngine(max_batch=3)
     with held(engine) as (batcher, _):
         futures = [batcher.submit(image(value)) for value in (1, 2, 3, 4, 5)]
-        engine.go.set()
+        engine.release.set()
         assert [value_of(future) for future in futures] == [1, 2, 3, 4, 5]
     assert engine.batches == [[0], [1, 2, 3], [4, 5]]
 
@@ -117,14 +117,14 @@ def test_a_full_queue_rejects_immediately():
         batcher.submit(image(2))
         with pytest.raises(Overloaded, match="2 images are waiting"):
             batcher.submit(image(3))
-        assert not engine.go.is_set()
+        assert not engine.release.is_set()
 
 
 def test_a_drained_queue_accepts_again():
     engine = HeldEngine()
     with held(engine, max_waiting=1) as (batcher, _):
         queued = batcher.submit(image(1))
-        engine.go.set()
+        engine.release.set()
         assert (value_of(queued), value_of(batcher.submit(image(2)))) == (1, 2)
 
 
@@ -146,7 +146,7 @@ def test_a_cancelled_image_is_not_computed():
     with held(engine) as (batcher, _):
         cancelled, active = batcher.submit(image(1)), batcher.submit(image(2))
         assert cancelled.cancel()
-        engine.go.set()
+        engine.release.set()
         assert value_of(active) == 2
     assert engine.batches == [[0], [2]]
 
@@ -170,7 +170,7 @@ def test_a_failing_image_does_not_fail_the_rest_of_its_batch():
     engine = HeldEngine(max_batch=2)
     with held(engine) as (batcher, first):
         failing, same_batch, next_batch = (batcher.submit(image(value)) for value in (FAILING, 1, 2))
-        engine.go.set()
+        engine.release.set()
         assert [str(future.exception(PATIENCE)) for future in (first, failing, same_batch, next_batch)] == [
             "None",
             "failing image",
@@ -181,7 +181,7 @@ def test_a_failing_image_does_not_fail_the_rest_of_its_batch():
 
 def test_a_thread_continues_after_an_error():
     engine = HeldEngine()
-    engine.go.set()
+    engine.release.set()
     with batching(engine) as batcher:
         batcher.submit(image(FAILING)).exception(PATIENCE)
         assert value_of(batcher.submit(image(1))) == 1
@@ -192,15 +192,15 @@ def test_images_of_different_sizes_do_not_stop_the_thread():
     with held(engine) as (batcher, _):
         regular = batcher.submit(image(1))
         odd = batcher.submit(np.zeros((2, 2, 3), np.uint8))
-        engine.go.set()
+        engine.release.set()
         assert odd.exception(PATIENCE) is None  # this engine accepts any size
         assert value_of(regular) == 1
         assert value_of(batcher.submit(image(3))) == 3
 
 
-@pytest.mark.parametrize(("max_batch", "lanes"), [(1, 1), (4, 1), (1, 2), (4, 2)])
-def test_closing_finishes_queued_images(max_batch, lanes):
-    engine = HeldEngine(max_batch, lanes)
+@pytest.mark.parametrize(("max_batch", "streams"), [(1, 1), (4, 1), (1, 2), (4, 2)])
+def test_closing_finishes_queued_images(max_batch, streams):
+    engine = HeldEngine(max_batch, streams)
     with batching(engine) as batcher:
         futures = [batcher.submit(image(value)) for value in range(1, 11)]
     assert [future.done() and value_of(future) for future in futures] == list(range(1, 11))
@@ -208,6 +208,6 @@ def test_closing_finishes_queued_images(max_batch, lanes):
 
 def test_closing_stops_the_threads():
     before = set(threading.enumerate())
-    with batching(HeldEngine(lanes=3)):
+    with batching(HeldEngine(streams=3)):
         threads = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("stream-")]
     assert [thread.is_alive() for thread in threads] == [False, False, False]

@@ -7,7 +7,7 @@ import pytest
 
 from graft.service.imaging.preprocess import decode
 from graft.service.inference import devices, loader, openvino
-from graft.service.inference.postprocess import probabilities
+from graft.service.inference.postprocess import to_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def batch(fitted, clothes) -> np.ndarray:
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(probabilities(one, 1.0) - probabilities(other, 1.0)).max())
+    return float(np.abs(to_probabilities(one, 1.0) - to_probabilities(other, 1.0)).max())
 
 
 def test_outputs_have_a_row_for_each_image(cpu, batch):
@@ -57,8 +57,8 @@ def test_parallel_threads_get_the_same_outputs(cpu, batch):
 
 def test_only_requested_outputs_are_computed(fitted, cpu, batch):
     path = fitted.artifact.graph
-    assert openvino.Graph(path, 1).outputs == ("logits", "vectors", "maps")
-    alone = openvino.Graph(path, 1, wanted=("logits", "nothing of this name"))
+    assert openvino.OpenVinoModel(path, 1).outputs == ("logits", "vectors", "maps")
+    alone = openvino.OpenVinoModel(path, 1, output_names=("logits", "nothing of this name"))
     assert alone.outputs == ("logits",)
     assert apart(alone(batch[:2])["logits"], cpu(batch[:2]).logits) < 1e-5
 
@@ -76,10 +76,10 @@ def test_outputs_do_not_depend_on_parallel_calls(cpu, batch):
     assert all(apart(outputs.logits, alone.logits) < 1e-5 for outputs in together)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_the_number_of_lanes_can_be_set(fitted, batch, cpu, lanes):
-    chosen = openvino.CpuEngine(fitted.artifact.graph, lanes)
-    assert chosen.lanes == lanes
+@pytest.mark.parametrize("streams", [1, 3])
+def test_the_number_of_streams_can_be_set(fitted, batch, cpu, streams):
+    chosen = openvino.OpenVinoEngine(fitted.artifact.graph, streams)
+    assert chosen.streams == streams
     assert apart(chosen(batch[:2]).logits, cpu(batch[:2]).logits) < 1e-5
 
 
@@ -105,17 +105,17 @@ def test_packaged_weights_and_graph_agree(fitted, cpu, batch):
 
 
 def test_without_a_gpu_the_cpu_is_selected(fitted, monkeypatch):
-    devices.cuda_devices.cache_clear()
+    devices.cuda_device_count.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert loader.load(fitted.artifact).device == "cpu"
-    devices.cuda_devices.cache_clear()
+    devices.cuda_device_count.cache_clear()
 
 
 def test_there_is_at_least_one_cpu():
-    assert devices.cores() >= 1
+    assert devices.available_cpus() >= 1
 
 
-needs_cuda = pytest.mark.skipif(devices.cuda_devices() == 0, reason="needs a CUDA device, and the driver offers none here")
+needs_cuda = pytest.mark.skipif(devices.cuda_device_count() == 0, reason="needs a CUDA device, and the driver offers none here")
 
 
 @needs_cuda
@@ -132,7 +132,7 @@ def test_a_gpu_serves_parallel_threads_and_splits_large_batches(fitted, cpu, bat
 
     cuda = loader.load(fitted.artifact, "cuda")
     many = np.concatenate([batch] * 7)
-    with ThreadPoolExecutor(cuda.lanes) as pool:
+    with ThreadPoolExecutor(cuda.streams) as pool:
         found = list(pool.map(cuda, [many] * 4))
     for outputs in found:
         assert apart(outputs.logits, np.concatenate([cpu(batch).logits] * 7)) < 0.05
@@ -144,7 +144,7 @@ def test_a_16_bit_backbone_gives_nearly_the_same_outputs(fitted, cpu, batch, nam
 
     from graft.service.networks import network
 
-    lower = network.load(fitted.artifact).eval().lower(getattr(torch, name))
+    lower = network.load(fitted.artifact).eval().to_reduced_precision(getattr(torch, name))
     with torch.inference_mode():
         logits, vectors = lower(torch.from_numpy(batch))
     assert (logits.dtype, vectors.dtype, lower.head.weight.dtype) == (torch.float32,) * 3
@@ -167,7 +167,7 @@ def test_outputs_keep_their_names_if_a_no_op_is_removed(tmp_path):
     ]
     graph = helper.make_graph(nodes, "odd", [pixels], outputs)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "odd.onnx")
-    said = openvino.Graph(tmp_path / "odd.onnx", 1)(np.ones((1, 4, 4, 3), np.uint8))
+    said = openvino.OpenVinoModel(tmp_path / "odd.onnx", 1)(np.ones((1, 4, 4, 3), np.uint8))
     assert {name: float(values.mean()) for name, values in said.items()} == {"vectors": 1.0, "doubled": 2.0}
 
 
@@ -189,4 +189,4 @@ def test_the_cpu_limit_of_a_container_is_used(tmp_path, monkeypatch, files, expe
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert devices.cores(tmp_path) == expected
+    assert devices.available_cpus(tmp_path) == expected

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.service.artifact import GOLDEN, MANIFEST, NEIGHBOURS, THUMBNAILS, ArtifactError, Manifest, read, record
+from graft.service.artifact import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, ArtifactError, Manifest, file_record, read
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import ImageLimits
 from graft.service.inference import loader
-from graft.service.inference.model import Checked, Golden, Model, fastest, load
-from graft.service.inference.neighbours import Neighbours, Thumbnails
+from graft.service.inference.model import GoldenCheck, GoldenSamples, Model, load, select_fastest
+from graft.service.inference.neighbors import NeighborIndex, Thumbnails
 
 
 @pytest.fixture
@@ -25,21 +25,21 @@ def package(fitted, tmp_path) -> Path:
 def reseal(package: Path, **changes: object) -> None:
     """Recomputes every digest, as an attacker could."""
     manifest = Manifest.model_validate_json((package / MANIFEST).read_bytes())
-    files = {name: record(package / name) for name in manifest.files}
-    (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files, **changes}).sealed().content())
+    files = {name: file_record(package / name) for name in manifest.files}
+    (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files, **changes}).with_digest().to_bytes())
 
 
 def test_golden_samples_round_trip(tmp_path):
-    golden = Golden((b"one", b"", b"three\0"), np.array([[1.5, -2], [0, 1], [3, 4]], np.float32))
+    golden = GoldenSamples((b"one", b"", b"three\0"), np.array([[1.5, -2], [0, 1], [3, 4]], np.float32))
     golden.save(tmp_path / "golden.npz")
-    found = Golden.load(tmp_path / "golden.npz")
+    found = GoldenSamples.load(tmp_path / "golden.npz")
     assert (found.encoded, found.logits.tolist()) == (golden.encoded, [[1.5, -2], [0, 1], [3, 4]])
 
 
 def test_golden_samples_are_never_unpickled(tmp_path):
     np.savez(tmp_path / "golden.npz", content=np.array([print], object), ends=np.array([1]), logits=np.zeros((1, 2)))
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        Golden.load(tmp_path / "golden.npz")
+        GoldenSamples.load(tmp_path / "golden.npz")
 
 
 def test_drift_is_small_on_the_packaging_machine(model):
@@ -47,7 +47,7 @@ def test_drift_is_small_on_the_packaging_machine(model):
 
 
 def test_a_package_with_changed_golden_logits_is_rejected(package):
-    golden = Golden.load(package / GOLDEN)
+    golden = GoldenSamples.load(package / GOLDEN)
     replace(golden, logits=np.roll(golden.logits, 1, axis=1)).save(package / GOLDEN)
     reseal(package)
     with pytest.raises(ArtifactError) as caught:
@@ -56,7 +56,7 @@ def test_a_package_with_changed_golden_logits_is_rejected(package):
 
 
 def test_a_package_with_nan_golden_logits_is_rejected(package):
-    golden = Golden.load(package / GOLDEN)
+    golden = GoldenSamples.load(package / GOLDEN)
     replace(golden, logits=np.full_like(golden.logits, np.nan)).save(package / GOLDEN)
     reseal(package)
     with pytest.raises(ArtifactError, match=r"golden\.npz"):
@@ -64,7 +64,7 @@ def test_a_package_with_nan_golden_logits_is_rejected(package):
 
 
 def test_golden_logits_within_the_tolerance_are_accepted(package):
-    golden = Golden.load(package / GOLDEN)
+    golden = GoldenSamples.load(package / GOLDEN)
     replace(golden, logits=golden.logits * np.float32(1.001)).save(package / GOLDEN)
     reseal(package, tolerance=0.01)
     assert 1e-6 < load(package).drift <= 0.01
@@ -77,7 +77,7 @@ def set_fidelity(package: Path, **moved: float) -> None:
     reseal(package, fidelity=fidelity)
 
 
-needs_bf16 = pytest.mark.skipif("bf16" not in loader.native("cpu"), reason="this CPU does not support bf16")
+needs_bf16 = pytest.mark.skipif("bf16" not in loader.supported_precisions("cpu"), reason="this CPU does not support bf16")
 
 
 def test_auto_skips_a_precision_that_changes_predictions(package):
@@ -91,8 +91,8 @@ def test_auto_skips_a_precision_that_changes_predictions(package):
 def test_auto_selects_the_fastest_model_that_passes(fitted, drifts, seconds, chosen):
     models = [Model(fitted.artifact, loader.load(fitted.artifact, "cpu")) for _ in drifts]
     for model, drift, taken in zip(models, drifts, seconds, strict=True):
-        model.checked = Checked(drift, taken)
-    assert fastest(models) is models[chosen]
+        model.golden_check = GoldenCheck(drift, taken)
+    assert select_fastest(models) is models[chosen]
 
 
 @needs_bf16
@@ -107,7 +107,7 @@ def test_auto_skips_a_precision_outside_the_tolerance(package):
 def test_bf16_can_be_requested(package, clothes):
     set_fidelity(package, bf16=0.2)
     exact, fast = load(package, "cpu", precision="f32"), load(package, "cpu", precision="bf16")
-    assert (fast.engine.precision, fast.allowance) == ("bf16", pytest.approx(0.2 + fast.manifest.tolerance))
+    assert (fast.engine.precision, fast.golden_tolerance) == ("bf16", pytest.approx(0.2 + fast.manifest.tolerance))
     image = clothes[0][1]
     assert 0 < abs(fast.classify(image, 1).ranked[0].probability - exact.classify(image, 1).ranked[0].probability) < 0.2
 
@@ -153,7 +153,7 @@ def test_results_are_deterministic(model, clothes):
 def test_a_higher_temperature_lowers_the_top_probability(fitted, model, clothes):
     outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
     hotter = Model(replace(fitted.artifact, manifest=model.manifest.model_copy(update={"temperature": 100.0})), model.engine)
-    [warm], [cool] = hotter.answer(outputs, 1).ranked, model.answer(outputs, 1).ranked
+    [warm], [cool] = hotter.postprocess(outputs, 1).ranked, model.postprocess(outputs, 1).ranked
     assert warm.label == cool.label
     assert warm.probability < cool.probability
 
@@ -191,7 +191,7 @@ def test_the_prediction_set_is_never_empty(model, clothes):
 
 
 def test_a_typical_image_has_no_abstain_reason(model, clothes):
-    reasons = [model.classify(encoded, 1).doubt for _, encoded in clothes]
+    reasons = [model.classify(encoded, 1).abstain_reason for _, encoded in clothes]
     assert reasons.count(None) >= 8
 
 
@@ -199,61 +199,61 @@ def test_an_out_of_distribution_image_is_an_outlier(model, encode):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     answer = model.classify(encode(noise), 1)
     assert answer.outlier_score > model.manifest.calibration.outlier_threshold
-    assert answer.doubt == "outlier"
+    assert answer.abstain_reason == "outlier"
 
 
 def test_a_full_prediction_set_is_undecided(model, clothes):
     answer = with_calibration(model, set_threshold=0.0, outlier_threshold=2.0).classify(clothes[0][1], 1)
-    assert (len(answer.prediction_set), answer.doubt) == (10, "undecided")
+    assert (len(answer.prediction_set), answer.abstain_reason) == (10, "undecided")
 
 
 @pytest.mark.parametrize(("threshold", "n_labels"), [(0.0, 10), (1.0, 0)])
 def test_multilabel_predictions_use_the_thresholds(model, clothes, threshold, n_labels):
     answer = as_multilabel(with_calibration(model, outlier_threshold=2.0), threshold).classify(clothes[0][1], 10)
-    assert (len(answer.prediction_set), answer.doubt) == (n_labels, None)
+    assert (len(answer.prediction_set), answer.abstain_reason) == (n_labels, None)
 
 
 def test_multilabel_probabilities_need_not_sum_to_one(model, clothes):
     outputs = model.engine(model.decode(clothes[0][1]).pixels[None])
-    answer = as_multilabel(model, 0.5).answer(outputs, 1)
+    answer = as_multilabel(model, 0.5).postprocess(outputs, 1)
     logit = float(outputs.logits.max()) / model.manifest.temperature
     assert answer.ranked[0].probability == pytest.approx(1 / (1 + np.exp(-logit)))
 
 
-def test_a_training_image_is_its_own_nearest_neighbour(fitted, model):
+def test_a_training_image_is_its_own_nearest_neighbor(fitted, model):
     from graft.training.data.dataset import scan
     from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
-    path = model.neighbours.paths[0]
+    path = model.neighbors.paths[0]
     [sample] = [sample for sample in dataset.samples if sample.path == path]
     outputs = model.engine(model.decode(dataset.read(sample)).pixels[None])
-    assert model.neighbours.outlier_score(outputs.vectors[0], 1) == pytest.approx(0, abs=1e-4)
-    assert model.neighbours.labels[0] == sample.labels
+    assert model.neighbors.outlier_score(outputs.vectors[0], 1) == pytest.approx(0, abs=1e-4)
+    assert model.neighbors.labels[0] == sample.labels
 
 
 @pytest.mark.parametrize("shape", [(20, 8), (5, 1280)])
-def test_a_package_with_neighbours_of_another_network_is_rejected(package, shape):
-    Neighbours(np.ones(shape, np.float32), ((0,),) * shape[0], ("",) * shape[0]).save(package / NEIGHBOURS)
+def test_a_package_with_neighbors_of_another_network_is_rejected(package, shape):
+    NeighborIndex(np.ones(shape, np.float32), ((0,),) * shape[0], ("",) * shape[0]).save(package / NEIGHBORS)
     reseal(package)
-    with pytest.raises(ArtifactError, match=r"neighbours\.npz has \d+ vectors of width \d+"):
+    with pytest.raises(ArtifactError, match=r"neighbors\.npz has \d+ vectors of width \d+"):
         load(package)
 
 
-def test_a_thumbnail_matches_its_neighbour(model):
+def test_a_thumbnail_matches_its_neighbor(model):
     from graft.training.data.dataset import scan
     from graft.training.sample import SAMPLE
 
     dataset = scan(SAMPLE)
     for row in (0, 400, 849):
-        [sample] = [sample for sample in dataset.samples if sample.path == model.neighbours.paths[row]]
+        [sample] = [sample for sample in dataset.samples if sample.path == model.neighbors.paths[row]]
         shown, image = (Image.open(io.BytesIO(file)) for file in (model.thumbnails[row], dataset.read(sample)))
         assert (shown.format, shown.size) == ("JPEG", (28, 28))
         assert np.abs(np.asarray(shown, int) - np.asarray(image.convert("RGB"), int)).mean() < 10
 
 
 def test_a_package_with_a_wrong_number_of_thumbnails_is_rejected(package):
-    Thumbnails.of([b"picture"] * 849).save(package / THUMBNAILS)
+    Thumbnails.from_jpegs([b"picture"] * 849).save(package / THUMBNAILS)
     reseal(package)
     with pytest.raises(ArtifactError, match=r"thumbnails\.npz has 849 thumbnails; expected: 850"):
         _ = load(package).thumbnails

@@ -5,28 +5,36 @@ import math
 import numpy as np
 import pytest
 
-from graft.service.inference.postprocess import Ranked, conforming, given, log_odds, named, probabilities, rank
+from graft.service.inference.postprocess import (
+    LabelProbability,
+    above_threshold,
+    label_names,
+    log_odds,
+    prediction_set,
+    rank,
+    to_probabilities,
+)
 
 LABELS = ("ants", "bees", "wasps")
 
 
 def test_probabilities_are_the_softmax():
-    result = probabilities(np.array([[0.0, math.log(3)]]), 1.0)
+    result = to_probabilities(np.array([[0.0, math.log(3)]]), 1.0)
     np.testing.assert_allclose(result, [[0.25, 0.75]], rtol=1e-12)
 
 
 def test_logits_are_divided_by_the_temperature():
-    result = probabilities(np.array([[0.0, 2 * math.log(3)]]), 2.0)
+    result = to_probabilities(np.array([[0.0, 2 * math.log(3)]]), 2.0)
     np.testing.assert_allclose(result, [[0.25, 0.75]], rtol=1e-12)
 
 
 def test_rows_are_independent():
-    result = probabilities(np.array([[0.0, 0.0], [0.0, math.log(9)]], np.float32), 1.0)
+    result = to_probabilities(np.array([[0.0, 0.0], [0.0, math.log(9)]], np.float32), 1.0)
     np.testing.assert_allclose(result, [[0.5, 0.5], [0.1, 0.9]], rtol=1e-6)
 
 
 def test_probabilities_have_double_precision():
-    assert probabilities(np.zeros((1, 3), np.float32), 1.0).dtype == np.float64
+    assert to_probabilities(np.zeros((1, 3), np.float32), 1.0).dtype == np.float64
 
 
 @pytest.mark.parametrize(
@@ -35,7 +43,7 @@ def test_probabilities_have_double_precision():
 )
 def test_huge_logits_do_not_overflow(logits, expected):
     with np.errstate(over="raise", invalid="raise"):
-        result = probabilities(np.array([logits], np.float32), 1.0)
+        result = to_probabilities(np.array([logits], np.float32), 1.0)
     np.testing.assert_allclose(result, [expected], atol=1e-12)
 
 
@@ -44,7 +52,7 @@ def test_the_most_probable_label_comes_first():
 
 
 def test_only_top_k_labels_are_returned():
-    assert rank(np.array([0.2, 0.7, 0.1]), LABELS, 1) == (Ranked("bees", 0.7),)
+    assert rank(np.array([0.2, 0.7, 0.1]), LABELS, 1) == (LabelProbability("bees", 0.7),)
 
 
 def test_ties_keep_the_order_of_the_labels():
@@ -59,18 +67,18 @@ def test_probabilities_are_plain_floats():
 
 
 def test_multilabel_probabilities_are_sigmoids():
-    result = probabilities(np.array([[0.0, math.log(3), -math.log(3)]]), 1.0, multilabel=True)
+    result = to_probabilities(np.array([[0.0, math.log(3), -math.log(3)]]), 1.0, multilabel=True)
     np.testing.assert_allclose(result, [[0.5, 0.75, 0.25]], rtol=1e-12)
 
 
 def test_multilabel_logits_are_divided_by_the_temperature():
-    result = probabilities(np.array([[2 * math.log(3)]]), 2.0, multilabel=True)
+    result = to_probabilities(np.array([[2 * math.log(3)]]), 2.0, multilabel=True)
     np.testing.assert_allclose(result, [[0.75]], rtol=1e-12)
 
 
 def test_huge_multilabel_logits_do_not_overflow():
     with np.errstate(over="raise", invalid="raise"):
-        result = probabilities(np.array([[1e4, -1e4]], np.float32), 1.0, multilabel=True)
+        result = to_probabilities(np.array([[1e4, -1e4]], np.float32), 1.0, multilabel=True)
     np.testing.assert_allclose(result, [[1, 0]], atol=1e-12)
 
 
@@ -79,16 +87,16 @@ def test_huge_multilabel_logits_do_not_overflow():
     [(0.3, [True, True, False]), (0.5, [True, False, False]), (0.9, [True, False, False]), (0.0, [True, True, True])],
 )
 def test_the_prediction_set_holds_labels_above_the_threshold_and_is_never_empty(threshold, members):
-    assert conforming(np.array([[0.6, 0.3, 0.1]]), threshold).tolist() == [members]
+    assert prediction_set(np.array([[0.6, 0.3, 0.1]]), threshold).tolist() == [members]
 
 
 def test_multilabel_predictions_use_per_label_thresholds():
-    result = given(np.array([[0.6, 0.3, 0.1], [0.2, 0.1, 0.0]]), np.array([0.7, 0.3, 0.05]))
+    result = above_threshold(np.array([[0.6, 0.3, 0.1], [0.2, 0.1, 0.0]]), np.array([0.7, 0.3, 0.05]))
     assert result.tolist() == [[False, True, True], [False, False, False]]
 
 
 def test_a_set_is_ordered_by_probability():
-    assert named(np.array([True, True, False]), np.array([0.2, 0.7, 0.1]), LABELS) == ("bees", "ants")
+    assert label_names(np.array([True, True, False]), np.array([0.2, 0.7, 0.1]), LABELS) == ("bees", "ants")
 
 
 def test_log_odds_match_hand_computed_values():

@@ -12,12 +12,12 @@ from torch import nn
 
 from graft.service.artifact import Backbone, Preprocessing
 from graft.service.inference.engine import VECTORS
-from graft.service.inference.openvino import Graph
+from graft.service.inference.openvino import OpenVinoModel
 from graft.service.networks.network import Network, build
-from graft.training.architecture.tracer import dissect
+from graft.training.architecture.tracer import trace_layers
 from graft.training.backbones import onnx_cache, onnx_export, pretrained
-from graft.training.backbones.registry import BackboneError, Choice, choose
-from graft.training.config.finetune_config import Facts, plan
+from graft.training.backbones.registry import BackboneError, BackboneSpec, resolve
+from graft.training.config.finetune_config import DataStats, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.finetuning import param_groups
 
@@ -55,15 +55,15 @@ def network(name: str) -> Network:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_it_is_registered(name: str):
-    assert choose(name, "none") == Choice(name, "none")
+    assert resolve(name, "none") == BackboneSpec(name, "none")
 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str):
     torch.manual_seed(0)
     learner, side = network(name), ZOO[name][3]
-    recipe = Recipe(batch_size=4, backbone_rate=1e-4, head_rate=1e-3)
-    groups = param_groups.groups(learner, plan(recipe, Facts(n_images=200, counts=(70, 70, 60))))
+    recipe = Recipe(batch_size=4, backbone_rate=1e-4, head_lr=1e-3)
+    groups = param_groups.param_groups(learner, resolve_config(recipe, DataStats(n_images=200, counts=(70, 70, 60))))
     batch, labels = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     before = {key: tensor.clone() for key, tensor in learner.named_parameters() if tensor.ndim > 1}
     loss = nn.functional.cross_entropy(learner.train()(batch)[0], labels)
@@ -78,11 +78,11 @@ def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str)
 def test_its_onnx_graph_matches_torch(name: str, tmp_path: Path):
     _, width, stages, side = ZOO[name]
     # Compares every output of the engine with torch's and raises on a difference.
-    onnx_export.export_backbone(Choice(name, "none"), tmp_path / "made", side, side)
+    onnx_export.export_backbone(BackboneSpec(name, "none"), tmp_path / "made", side, side)
     folder = onnx_cache.graph_folder(tmp_path / "made", side)
-    backbone = Backbone.model_validate(json.loads((folder / onnx_cache.CARD).read_text())["backbone"])
+    backbone = Backbone.model_validate(json.loads((folder / onnx_cache.METADATA).read_text())["backbone"])
     assert (backbone.width, backbone.stages) == (width, stages)
-    found = Graph(folder / "model.onnx", lanes=1)(np.zeros((1, side, side, 3), np.uint8))
+    found = OpenVinoModel(folder / "model.onnx", streams=1)(np.zeros((1, side, side, 3), np.uint8))
     assert found[VECTORS].shape == (1, width)
     assert not stages or found[onnx_cache.STAGES].shape == (1, sum(stages.values()))
 
@@ -104,7 +104,7 @@ def test_computed_shapes_and_weights_match_torch(name: str):
     for called, module in body.named_modules():
         if isinstance(module, kinds):
             module.register_forward_hook(keep(called))
-    anatomy = dissect(body, torch.empty(1, 3, side, side, device="meta"))
+    anatomy = trace_layers(body, torch.empty(1, 3, side, side, device="meta"))
     said = {layer.name: layer for layer in anatomy.layers}
     assert len(made) >= 3
     for called, shape in made.items():
@@ -119,30 +119,30 @@ def test_computed_shapes_and_weights_match_torch(name: str):
 def test_the_first_layer_of_alexnet_outputs_55_by_55_by_96():
     with torch.device("meta"):
         body = timm.create_model("alexnet")
-    [first, *_] = dissect(body, torch.empty(1, 3, 227, 227, device="meta")).layers
+    [first, *_] = trace_layers(body, torch.empty(1, 3, 227, 227, device="meta")).layers
     assert first.output == (55, 55, 96)
 
 
 def test_a_fixed_size_network_is_built_for_the_requested_size():
-    body = pretrained.load(Choice("lenet5", "none"), 64)
+    body = pretrained.load(BackboneSpec("lenet5", "none"), 64)
     body.reset_classifier(0)
     assert body(torch.zeros(1, 3, 64, 64)).shape == (1, 84)
 
 
 def test_a_too_small_input_size_is_rejected():
     with pytest.raises(BackboneError, match=r"alexnet cannot be built for 32 pixels: .*\. Try another --input-size"):
-        pretrained.load(Choice("alexnet", "none"), 32)
+        pretrained.load(BackboneSpec("alexnet", "none"), 32)
 
 
 def test_auxiliary_classifiers_in_a_googlenet_checkpoint_are_dropped(tmp_path: Path):
     body = timm.create_model("googlenet")
     tensors = {key: tensor.clone() for key, tensor in body.state_dict().items()} | {"aux1.fc1.weight": torch.zeros(2, 2)}
     save_file(tensors, tmp_path / "mine.safetensors")
-    loaded = pretrained.load(choose("googlenet", str(tmp_path / "mine.safetensors")))
+    loaded = pretrained.load(resolve("googlenet", str(tmp_path / "mine.safetensors")))
     assert torch.equal(loaded.conv1.conv.weight, body.conv1.conv.weight)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "mlp"])
 def test_networks_without_pretrained_weights_raise_an_error(name: str):
     with pytest.raises(BackboneError, match=r"There are no published weights .* --weights none"):
-        choose(name)
+        resolve(name)

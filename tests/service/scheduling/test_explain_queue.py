@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from api_client import problem
+from api_client import assert_problem
 from PIL import Image
 
 JSON = {"Accept": "application/json"}
@@ -50,4 +50,4 @@ def test_gradcam_equals_cam(client, t_shirt):
 
 def test_invalid_deletion_is_rejected(client, t_shirt):
     answer = client.post("/v1/explain?deletion=maybe", content=t_shirt, headers=JSON)
-    assert problem(answer, 422, "bad_deletion")["field"] == "deletion"
+    assert assert_problem(answer, 422, "bad_deletion")["field"] == "deletion"

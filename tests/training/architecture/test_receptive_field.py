@@ -4,19 +4,19 @@ import pytest
 
 from graft.training.architecture.receptive_field import (
     ReceptiveField,
-    Window,
+    SlidingWindow,
     ceil_padding,
     conv_multiply_adds,
     conv_weights,
+    full_image_field,
     linear_weights,
     output_size,
     same_padding,
     union,
-    whole,
 )
 
 PIXEL = ReceptiveField()
-THREE = Window((3, 3), before=(1, 1), after=(1, 1))
+THREE = SlidingWindow((3, 3), pad_before=(1, 1), pad_after=(1, 1))
 ALEXNET = [  # kernel, stride, padding, input and output channels of the five convolutions
     (11, 4, 0, 3, 96),
     (5, 1, 2, 96, 256),
@@ -81,45 +81,45 @@ def test_inception_module_with_1x1_bottlenecks_matches_the_lecture():
 
 
 def test_three_stacked_3x3_have_a_7x7_field():
-    assert PIXEL.through(THREE).through(THREE).through(THREE).size == (7, 7)
+    assert PIXEL.after(THREE).after(THREE).after(THREE).size == (7, 7)
 
 
 def test_strides_multiply():
-    field = PIXEL.through(Window((7, 7), (2, 2), (3, 3), (3, 3))).through(Window((3, 3), (2, 2), (1, 1), (1, 1)))
+    field = PIXEL.after(SlidingWindow((7, 7), (2, 2), (3, 3), (3, 3))).after(SlidingWindow((3, 3), (2, 2), (1, 1), (1, 1)))
     assert field == ReceptiveField((11, 11), (4, 4), (0.5, 0.5))
 
 
 def test_field_of_a_padded_filter_is_centered_on_the_first_pixel():
-    assert PIXEL.through(THREE).box(0, 0) == (-1, -1, 2, 2)
+    assert PIXEL.after(THREE).box(0, 0) == (-1, -1, 2, 2)
 
 
 def test_box_lists_columns_before_rows():
-    field = PIXEL.through(Window((1, 7), (2, 3)))
+    field = PIXEL.after(SlidingWindow((1, 7), (2, 3)))
     assert field.box(row=2, column=1) == (3, 4, 10, 5)
 
 
 def test_padding_at_the_end_does_not_shift_the_field():
-    assert PIXEL.through(Window((3, 3), (2, 2), (0, 0), (1, 1))).box(0, 0) == (0, 0, 3, 3)
+    assert PIXEL.after(SlidingWindow((3, 3), (2, 2), (0, 0), (1, 1))).box(0, 0) == (0, 0, 3, 3)
 
 
 def test_union_of_branches_covers_all_fields():
-    narrow, wide = PIXEL.through(THREE), PIXEL.through(Window((1, 7), before=(0, 3), after=(0, 3)))
+    narrow, wide = PIXEL.after(THREE), PIXEL.after(SlidingWindow((1, 7), pad_before=(0, 3), pad_after=(0, 3)))
     assert union([narrow, wide]).box(0, 0) == (-3, -1, 4, 2)
 
 
 def test_union_with_a_global_branch_is_the_whole_image():
-    assert union([PIXEL.through(THREE), whole((32, 48))]).box(5, 5) == (0, 0, 48, 32)
+    assert union([PIXEL.after(THREE), full_image_field((32, 48))]).box(5, 5) == (0, 0, 48, 32)
 
 
 def test_union_of_different_strides_is_an_error():
     with pytest.raises(ValueError, match="no field in common"):
-        union([PIXEL, PIXEL.through(Window((2, 2), (2, 2)))])
+        union([PIXEL, PIXEL.after(SlidingWindow((2, 2), (2, 2)))])
 
 
 def test_pooled_field_is_clipped_to_the_image():
-    assert PIXEL.through(THREE).over((32, 32), (32, 32)) == whole((32, 32))
+    assert PIXEL.after(THREE).pooled((32, 32), (32, 32)) == full_image_field((32, 32))
 
 
 def test_pooled_field_excludes_pixels_that_no_window_covers():
-    field = PIXEL.through(Window((2, 2), (3, 3)))
-    assert field.over((3, 3), (10, 10)).box(0, 0) == (0, 0, 8, 8)
+    field = PIXEL.after(SlidingWindow((2, 2), (3, 3)))
+    assert field.pooled((3, 3), (10, 10)).box(0, 0) == (0, 0, 8, 8)

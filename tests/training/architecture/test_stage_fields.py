@@ -1,7 +1,7 @@
 """The receptive field of a stage: the largest among its branches; unknown fields are left out."""
 
-from graft.training.architecture.layers import Anatomy, Layer, fields
-from graft.training.architecture.receptive_field import ReceptiveField, whole
+from graft.training.architecture.layers import Layer, ModelSummary, stage_receptive_fields
+from graft.training.architecture.receptive_field import ReceptiveField, full_image_field
 
 
 def layer(name: str, output: tuple[int, int, int], size: int | None, stride: int = 4) -> Layer:
@@ -10,8 +10,8 @@ def layer(name: str, output: tuple[int, int, int], size: int | None, stride: int
 
 
 def field_sizes(*layers: Layer) -> dict[str, int]:
-    found = fields(
-        Anatomy(layers, (64, 64), 0, 0),
+    found = stage_receptive_fields(
+        ModelSummary(layers, (64, 64), 0, 0),
         {"stage1": "backbone.layer1", "stage2": "backbone.layer2"},
         {"stage1": (8, 16, 16), "stage2": (16, 8, 8), "last": (16, 8, 8)},
     )
@@ -37,7 +37,7 @@ def test_stage_without_layers_uses_layers_of_its_shape():
 
 
 def test_gate_inside_a_stage_is_ignored():
-    gate = Layer("backbone.layer1.se", "convolution", (1, 1, 8), whole((64, 64)))
+    gate = Layer("backbone.layer1.se", "convolution", (1, 1, 8), full_image_field((64, 64)))
     assert field_sizes(layer("backbone.layer1.0", (16, 16, 8), 9), gate) == {"stage1": 9}
 
 

@@ -9,10 +9,10 @@ import torch
 
 import graft.service.networks.network  # noqa: F401 - registers Graft's own networks
 from graft.training.architecture import summary
-from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.layers import Layer, ModelSummary
 from graft.training.architecture.receptive_field import ReceptiveField
 from graft.training.architecture.summary import Inspection
-from graft.training.architecture.tracer import dissect
+from graft.training.architecture.tracer import trace_layers
 from graft.training.backbones.registry import BackboneError
 from graft.training.cli.main import main
 from graft.training.report import render
@@ -23,7 +23,7 @@ def untimed_inspection(name: str) -> Inspection:
     with torch.device("meta"):
         body = timm.create_model(name)
     side = body.pretrained_cfg["input_size"][-1]
-    return Inspection(name, "for a test", dissect(body, torch.empty(1, 3, side, side, device="meta")), 12.5)
+    return Inspection(name, "for a test", trace_layers(body, torch.empty(1, 3, side, side, device="meta")), 12.5)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def lenet() -> Inspection:
 
 
 def test_backbone_needs_no_pretrained_weights(lenet: Inspection):
-    assert lenet.anatomy.weights == 62_006
+    assert lenet.model_summary.weights == 62_006
     assert (
-        lenet.what
+        lenet.description
         == "lenet5 with its original classifier; random weights, because sizes, multiply-adds and time do not depend on them"
     )
 
@@ -45,7 +45,7 @@ def test_time_is_measured(lenet: Inspection):
 
 
 def test_json_of_a_layer_has_all_fields(lenet: Inspection):
-    first = lenet.facts()["layers"][0]
+    first = lenet.to_dict()["layers"][0]
     assert json.loads(json.dumps(first)) == {
         "name": "stages.0.conv1",
         "kind": "convolution",
@@ -63,7 +63,7 @@ def test_json_of_a_layer_has_all_fields(lenet: Inspection):
 
 
 def test_totals_are_sums_over_the_layers(lenet: Inspection):
-    output = lenet.facts()
+    output = lenet.to_dict()
     assert output["totals"]["weights"] == sum(layer["weights"] for layer in output["layers"]) == 62_006
     assert output["totals"]["multiply_adds"] == sum(layer["multiply_adds"] for layer in output["layers"]) == 651_720
     assert output["totals"]["bytes"] == 4 * 62_006
@@ -73,39 +73,39 @@ def test_totals_are_sums_over_the_layers(lenet: Inspection):
     "name", ["inception_v3", "resnet152", "vgg19", "vit_tiny_patch16_224", "densenet121", "efficientnet_b0"]
 )
 def test_table_fits_120_columns(name: str):
-    lines = summary.text(untimed_inspection(name)).splitlines()
+    lines = summary.to_text(untimed_inspection(name)).splitlines()
     assert max(map(len, lines)) <= 120
     assert len(lines) > 20
 
 
 def test_table_has_a_row_for_every_layer(lenet: Inspection):
-    lines = [line.split() for line in summary.text(lenet).splitlines()]
+    lines = [line.split() for line in summary.to_text(lenet).splitlines()]
     assert ["stages.1.conv2", "convolution", "5", "1", "0", "10x10x16", "2,416", "4%", "0.24", "37%", "14", "2", "7"] in lines
     assert ["hidden.fc1", "linear", "1x1x120", "48,120", "78%", "0.048", "7%", "all"] in lines
 
 
 def test_long_names_are_truncated_at_the_start():
     layer = Layer("a" * 200 + ".end", "convolution", (1, 1, 1), ReceptiveField(), 1)
-    found = Inspection("x", "y", Anatomy((layer,), (8, 8), 1, 4), 1.0)
-    [line] = [line for line in summary.text(found).splitlines() if ".end" in line]
+    found = Inspection("x", "y", ModelSummary((layer,), (8, 8), 1, 4), 1.0)
+    [line] = [line for line in summary.to_text(found).splitlines() if ".end" in line]
     assert line.startswith("…a")
     assert len(line) <= 120
 
 
 def test_unknown_field_is_a_question_mark():
-    assert summary.sees(Layer("x", "convolution", (1, 1, 1), None), (8, 8)) == ("?", "", "")
+    assert summary.receptive_field_text(Layer("x", "convolution", (1, 1, 1), None), (8, 8)) == ("?", "", "")
 
 
 def test_page_lists_every_layer_and_loads_nothing_from_the_web(lenet: Inspection):
     page = render.inspect_page(lenet)
-    for layer in lenet.anatomy.layers:
+    for layer in lenet.model_summary.layers:
         assert f"<bdi>{layer.name}</bdi>" in page
     assert "54.1% of the multiply-adds" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
 
 
 def test_page_escapes_names():
-    found = Inspection("<b>x", "y", Anatomy((Layer("<i>", "linear", (1, 1, 1), None, 1),), (8, 8), 1, 4), 1.0)
+    found = Inspection("<b>x", "y", ModelSummary((Layer("<i>", "linear", (1, 1, 1), None, 1),), (8, 8), 1, 4), 1.0)
     page = render.inspect_page(found)
     assert "<b>" not in page
     assert "<i>" not in page
@@ -113,13 +113,13 @@ def test_page_escapes_names():
 
 def test_package_is_timed_with_the_inference_engine(fitted):
     found = summary.inspect(str(fitted.artifact.path))
-    names = [layer.name for layer in found.anatomy.layers]
+    names = [layer.name for layer in found.model_summary.layers]
     assert names[0].startswith("backbone.")
     assert names[-1] == "head"
-    assert found.anatomy.layers[-1].output == (1, 1, 10)
+    assert found.model_summary.layers[-1].output == (1, 1, 10)
     assert found.engine_milliseconds > 0
     assert found.engine.startswith("cpu, ")
-    assert "10 labels" in found.what
+    assert "10 labels" in found.description
 
 
 def test_package_rejects_an_input_size(fitted):

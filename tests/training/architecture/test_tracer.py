@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from graft.service.networks import torchvision  # noqa: F401 - registers the torchvision networks
-from graft.training.architecture.layers import Anatomy, Layer
+from graft.training.architecture.layers import Layer, ModelSummary
 from graft.training.architecture.receptive_field import ReceptiveField
-from graft.training.architecture.tracer import dissect
+from graft.training.architecture.tracer import trace_layers
 
 SIDE = 64
 
 
-def summarize(network: nn.Module, side: int = SIDE) -> Anatomy:
-    return dissect(network.to("meta"), torch.empty(1, 3, side, side, device="meta"))
+def summarize(network: nn.Module, side: int = SIDE) -> ModelSummary:
+    return trace_layers(network.to("meta"), torch.empty(1, 3, side, side, device="meta"))
 
 
 def layers_of_kind(network: nn.Module, kind: str) -> list[Layer]:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graft.training.audit.data_audit import audit, settled
-from graft.training.audit.image_scan import examine
+from graft.training.audit.data_audit import apply_exclusions, audit
+from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.findings import Finding
-from graft.training.data.splits import grouped, split
+from graft.training.data.splits import assign_groups, split
 
 TWO_SPLITS = {"train/cat": 12, "train/dog": 12, "test/cat": 6, "test/dog": 6}
 
 
 def audited(folder: Path) -> tuple[Dataset, list[Finding]]:
-    dataset, scanned = examine(scan(folder))
+    dataset, scanned = scan_images(scan(folder))
     return dataset, audit(dataset, scanned)
 
 
@@ -52,7 +52,7 @@ def test_duplicate_in_train_and_test_is_a_leak(leaky: Path):
 
 def test_leak_is_fixed_by_excluding_the_training_copy(leaky: Path):
     dataset, findings = audited(leaky)
-    kept, excluded = settled(dataset, findings, skip_bad=False, drop_duplicates=True)
+    kept, excluded = apply_exclusions(dataset, findings, skip_bad=False, drop_duplicates=True)
     assert excluded == {"train/cat/000.png": "leak"}
     assert len(kept.samples) == len(dataset.samples) - 1
 
@@ -60,13 +60,13 @@ def test_leak_is_fixed_by_excluding_the_training_copy(leaky: Path):
 def test_conflicting_labels_are_fixed_by_excluding_both_files(conflicting: Path):
     dataset, findings = audited(conflicting)
     assert kinds(findings, "error") == ["conflict"]
-    _, excluded = settled(dataset, findings, skip_bad=False, drop_duplicates=True)
+    _, excluded = apply_exclusions(dataset, findings, skip_bad=False, drop_duplicates=True)
     assert set(excluded) == {"train/cat/000.png", "train/dog/copy.png"}
 
 
 def test_errors_stop_the_run_and_name_the_remedy(leaky: Path):
     with pytest.raises(DatasetError, match=r"leak\.png") as raised:
-        settled(*audited(leaky), skip_bad=True, drop_duplicates=False)
+        apply_exclusions(*audited(leaky), skip_bad=True, drop_duplicates=False)
     assert "--drop-duplicates" in str(raised.value)
 
 
@@ -76,8 +76,8 @@ def test_damaged_file_is_excluded_if_allowed(make_folder):
     (folder / "cat/000.png").write_bytes(content[: len(content) // 2])
     dataset, findings = audited(folder)
     with pytest.raises(DatasetError, match=r"cat/000\.png"):
-        settled(dataset, findings, skip_bad=False, drop_duplicates=False)
-    _, excluded = settled(dataset, findings, skip_bad=True, drop_duplicates=False)
+        apply_exclusions(dataset, findings, skip_bad=False, drop_duplicates=False)
+    _, excluded = apply_exclusions(dataset, findings, skip_bad=True, drop_duplicates=False)
     assert list(excluded) == ["cat/000.png"]
 
 
@@ -86,7 +86,7 @@ def test_more_than_five_percent_damaged_stop_the_fit_even_if_allowed(make_folder
     for number in range(3):
         (folder / f"cat/00{number}.png").write_bytes(b"no image")
     with pytest.raises(DatasetError):
-        settled(*audited(folder), skip_bad=True, drop_duplicates=False)
+        apply_exclusions(*audited(folder), skip_bad=True, drop_duplicates=False)
 
 
 def test_same_image_in_another_format_is_a_near_duplicate(make_folder, encode):
@@ -132,7 +132,7 @@ def test_five_percent_damaged_may_be_excluded(make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     for number in range(2):
         (folder / f"cat/00{number}.png").write_bytes(b"no image")
-    _, excluded = settled(*audited(folder), skip_bad=True, drop_duplicates=False)
+    _, excluded = apply_exclusions(*audited(folder), skip_bad=True, drop_duplicates=False)
     assert excluded == {"cat/000.png": "unsupported-format", "cat/001.png": "unsupported-format"}
 
 
@@ -175,8 +175,8 @@ def test_near_duplicates_stay_in_one_split(near_duplicates: Path, seed: int):
     for label in ("cat", "dog"):
         shutil.copytree(near_duplicates / "train" / label, merged / label)
     shutil.copy(near_duplicates / "test/cat/b.jpg", merged / "cat/b.jpg")
-    dataset, scanned = examine(scan(merged))
-    splits = split(grouped(dataset, scanned.alike), seed).named()
+    dataset, scanned = scan_images(scan(merged))
+    splits = split(assign_groups(dataset, scanned.near_duplicates), seed).to_dict()
     pair = {"cat/a.png", "cat/b.jpg"}
     [name] = {name for name, samples in splits.items() if pair & {sample.path for sample in samples}}
     assert name in splits
@@ -185,7 +185,7 @@ def test_near_duplicates_stay_in_one_split(near_duplicates: Path, seed: int):
 def test_group_in_both_splits_is_a_leak(make_folder):
     folder = make_folder({"train/cat/p1": 12, "train/dog": 12, "test/cat/p1": 4, "test/dog": 4})
     (folder / "test/cat/p1").rename(folder / "test/cat/p1-later")
-    dataset, scanned = examine(scan(folder, group_by="(p1)"))
+    dataset, scanned = scan_images(scan(folder, group_by="(p1)"))
     [leak] = [finding for finding in audit(dataset, scanned) if finding.kind == "group-leak"]
     assert (leak.severity, leak.flag) == ("error", "--drop-duplicates")
     assert leak.text.startswith("one group in several splits (12 in train and 4 in test): ")
@@ -197,7 +197,7 @@ def test_all_problems_are_reported_at_once(conflicting: Path):
     dataset, findings = audited(conflicting)
     assert set(kinds(findings, "error")) == {"conflict", "empty-file", "empty-folder"}
     with pytest.raises(DatasetError, match="3 problems stop the fit:") as raised:
-        settled(dataset, findings, skip_bad=False, drop_duplicates=False)
+        apply_exclusions(dataset, findings, skip_bad=False, drop_duplicates=False)
     for path in ("train/cat/000.png", "train/dog/copy.png", "train/cat/empty.png", "train/hen"):
         assert path in str(raised.value)
     assert "--drop-duplicates and --skip-bad can exclude the rest" in str(raised.value)
@@ -208,7 +208,7 @@ def test_many_problems_of_one_kind_are_counted_and_ten_are_listed(make_folder):
     for number in range(12):
         (folder / f"cat/{number:03d}.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="12 problems stop the fit:") as raised:
-        settled(*audited(folder), skip_bad=False, drop_duplicates=False)
+        apply_exclusions(*audited(folder), skip_bad=False, drop_duplicates=False)
     assert sum("The image file is empty" in line for line in str(raised.value).splitlines()) == 10
     assert "and 2 more of this kind" in str(raised.value)
 

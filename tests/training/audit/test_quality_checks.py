@@ -10,7 +10,7 @@ from PIL import Image
 
 from graft.service.imaging.preprocess import EXIF_ORIENTATION
 from graft.training.audit.data_audit import audit
-from graft.training.audit.image_scan import examine
+from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import scan
 from graft.training.data.findings import Finding
 
@@ -19,7 +19,7 @@ CUT_EXIF = b"Exif\0\0II*\0\x08\0\0\0\x10\0\x12\x01\x03\0\x01\0\0\0\x06\0"
 
 
 def audited(folder: Path) -> dict[str, Finding]:
-    return {finding.kind: finding for finding in audit(*examine(scan(folder)))}
+    return {finding.kind: finding for finding in audit(*scan_images(scan(folder)))}
 
 
 def noise(height: int = 40, width: int = 40, seed: int = 7) -> np.ndarray:
@@ -75,7 +75,7 @@ def grayscale(encode: Callable[..., bytes]) -> bytes:
         ("odd.gif", animated, "animated", "1 image animated or with several frames; the first frame is used: cat/odd.gif"),
         ("odd.png", sixteen_bit, "16-bit", "1 image with 16 bits per channel, converted to 8: cat/odd.png"),
         ("odd.jpg", cmyk, "cmyk", "1 image in CMYK, converted to RGB: cat/odd.jpg"),
-        ("odd.png", grayscale, "grey-among-colour", "1 image in grayscale among color images: cat/odd.png"),
+        ("odd.png", grayscale, "gray-among-color", "1 image in grayscale among color images: cat/odd.png"),
     ],
 )
 def test_conversion_is_noted_with_its_count(ordinary: Path, encode, name: str, make_image, kind: str, expected: str):
@@ -141,7 +141,7 @@ def test_label_with_few_images_is_a_warning_with_the_count(make_folder):
 
 
 def test_label_with_one_or_two_images_is_an_error_with_the_count(make_folder):
-    errors = [f.text for f in audit(*examine(scan(make_folder({"cat": 12, "dog": 2, "emu": 1})))) if f.severity == "error"]
+    errors = [f.text for f in audit(*scan_images(scan(make_folder({"cat": 12, "dog": 2, "emu": 1})))) if f.severity == "error"]
     assert errors == [
         "The label 'dog' has 2 distinct images; at least 4 are needed.",
         "The label 'emu' has 1 distinct image; at least 4 are needed.",

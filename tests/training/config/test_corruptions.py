@@ -2,24 +2,24 @@
 
 import pytest
 
-from graft.training.config.corruptions import DISTURBANCES, HARDENING, hardening
-from graft.training.finetuning.augmentations import HARDER
-from graft.training.robustness.corruption_ops import CHANGES
-from graft.training.visualization.formatting import DISTURBANCES as TITLES
+from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, CORRUPTIONS, parse_corruption_names
+from graft.training.finetuning.augmentations import CORRUPTION_AUGMENTATIONS
+from graft.training.robustness.corruption_ops import CORRUPTION_OPS
+from graft.training.visualization.formatting import CORRUPTIONS as TITLES
 
 
 def test_every_corruption_has_an_operation_a_title_and_an_augmentation():
-    assert tuple(CHANGES) == HARDENING == tuple(HARDER)
-    assert tuple(TITLES) == tuple(DISTURBANCES) == (*HARDENING, "fgsm", "pgd")
+    assert tuple(CORRUPTION_OPS) == AUGMENTABLE_CORRUPTIONS == tuple(CORRUPTION_AUGMENTATIONS)
+    assert tuple(TITLES) == tuple(CORRUPTIONS) == (*AUGMENTABLE_CORRUPTIONS, "fgsm", "pgd")
 
 
 def test_typical_severities_are_tested_severities():
-    assert [each.name for each in DISTURBANCES.values() if not set(each.usual) <= set(each.severities)] == []
+    assert [each.name for each in CORRUPTIONS.values() if not set(each.typical_severities) <= set(each.severities)] == []
 
 
 def test_all_severities_include_the_identity_in_order():
-    assert DISTURBANCES["scale"].curve == (0.5, 0.7, 1, 1.4, 2)
-    assert DISTURBANCES["rotation"].curve == (0, 10, 30, 60, 90)
+    assert CORRUPTIONS["scale"].all_severities == (0.5, 0.7, 1, 1.4, 2)
+    assert CORRUPTIONS["rotation"].all_severities == (0, 10, 30, 60, 90)
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_all_severities_include_the_identity_in_order():
     ],
 )
 def test_severities_are_described(name: str, severity: float, words: str, images: str):
-    assert DISTURBANCES[name].words(severity) == words
-    assert DISTURBANCES[name].images(severity) == images
-    assert DISTURBANCES[name].words(DISTURBANCES[name].unchanged) == "unchanged"
+    assert CORRUPTIONS[name].format_severity(severity) == words
+    assert CORRUPTIONS[name].describe_images(severity) == images
+    assert CORRUPTIONS[name].format_severity(CORRUPTIONS[name].identity) == "unchanged"
 
 
 def test_names_are_deduplicated_and_ordered():
-    assert hardening(["blur", "rotation", "blur"]) == ("rotation", "blur")
+    assert parse_corruption_names(["blur", "rotation", "blur"]) == ("rotation", "blur")
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_names_are_deduplicated_and_ordered():
 )
 def test_unknown_name_is_rejected(name: str, message: str):
     with pytest.raises(ValueError, match=message):
-        hardening([name])
+        parse_corruption_names([name])

@@ -3,17 +3,17 @@
 import pytest
 from pydantic import ValidationError
 
-from graft.training.config.finetune_config import Facts, Plan, check, describe, plan
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, check_augment_corruptions, describe, resolve_config
 from graft.training.config.recipe import Recipe
 
-FEW = Facts(n_images=200, counts=(100, 100))
+FEW = DataStats(n_images=200, counts=(100, 100))
 
 
 def test_every_open_value_is_derived():
-    found = plan(Recipe(), FEW)
+    found = resolve_config(Recipe(), FEW)
     assert None not in found.model_dump().values()
-    assert (found.batch_size, found.steps, found.epochs, found.total_steps) == (16, 12, 20, 240)
-    assert (found.head_rate, found.backbone_rate, found.bottom_ratio) == (0.00071, 0.00014, 0.1)
+    assert (found.batch_size, found.steps_per_epoch, found.epochs, found.total_steps) == (16, 12, 20, 240)
+    assert (found.head_lr, found.backbone_rate, found.layer_decay) == (0.00071, 0.00014, 0.1)
     assert (found.augment, found.balance, found.frozen_norm, found.unfreeze) == ("strong", "none", True, "all")
 
 
@@ -24,9 +24,9 @@ def test_every_open_value_is_derived():
         ("batch_size", 7),
         ("unfreeze", "last"),
         ("optimizer", "sgd"),
-        ("head_rate", 0.5),
+        ("head_lr", 0.5),
         ("backbone_rate", 0.25),
-        ("bottom_ratio", 0.9),
+        ("layer_decay", 0.9),
         ("schedule", "plateau"),
         ("warmup", 0.0),
         ("weight_decay", 0.0),
@@ -41,70 +41,70 @@ def test_every_open_value_is_derived():
         ("augment", "none"),
         ("flips", False),
         ("rotations", False),
-        ("harden", ("rotation", "blur")),
+        ("augment_corruptions", ("rotation", "blur")),
         ("find_rates", True),
         ("pixel_cache", 0.0),
         ("seed", 9),
     ],
 )
 def test_every_set_value_is_kept(name: str, value: object):
-    assert getattr(plan(Recipe(), FEW), name) != value
-    assert getattr(plan(Recipe.model_validate({name: value}), FEW), name) == value
+    assert getattr(resolve_config(Recipe(), FEW), name) != value
+    assert getattr(resolve_config(Recipe.model_validate({name: value}), FEW), name) == value
 
 
 def test_averaging_can_be_turned_off():
-    assert plan(Recipe(), FEW).averaging == 0.9583
-    assert plan(Recipe(averaging=False), FEW).averaging == 0.0
+    assert resolve_config(Recipe(), FEW).averaging == 0.9583
+    assert resolve_config(Recipe(averaging=False), FEW).averaging == 0.0
 
 
 def test_requested_averaging_also_applies_to_a_short_run():
-    assert plan(Recipe(epochs=1), FEW).averaging == 0.0
-    assert plan(Recipe(epochs=1, averaging=True), FEW).averaging == 0.5
+    assert resolve_config(Recipe(epochs=1), FEW).averaging == 0.0
+    assert resolve_config(Recipe(epochs=1, averaging=True), FEW).averaging == 0.5
 
 
 def test_finetune_last_trains_the_last_layers_only():
-    assert plan(Recipe(strategy="last"), FEW).unfreeze == "last"
+    assert resolve_config(Recipe(strategy="finetune-last"), FEW).unfreeze == "last"
 
 
 def test_scratch_from_pretrained_weights_trains_all_layers_at_the_full_rate():
-    found = plan(Recipe(strategy="scratch"), FEW)
-    assert (found.scratch, found.fresh) == (True, False)
-    assert (found.head_rate, found.bottom_ratio, found.frozen_norm) == (found.backbone_rate, 1.0, False)
+    found = resolve_config(Recipe(strategy="scratch"), FEW)
+    assert (found.from_scratch, found.random_init) == (True, False)
+    assert (found.head_lr, found.layer_decay, found.frozen_norm) == (found.backbone_rate, 1.0, False)
 
 
 @pytest.mark.parametrize(
     ("recipe", "facts"),
     [
-        (Recipe(strategy="scratch", start="random"), FEW),
-        (Recipe(strategy="finetune"), Facts(n_images=200, counts=(100, 100), pretrained=False)),
+        (Recipe(strategy="scratch", init="random"), FEW),
+        (Recipe(strategy="finetune"), DataStats(n_images=200, counts=(100, 100), pretrained=False)),
     ],
 )
-def test_random_init_gets_more_epochs_stronger_augmentation_and_mixup(recipe: Recipe, facts: Facts):
-    found = plan(recipe, facts)
-    assert (found.fresh, found.epochs, found.augment, found.mixup) == (True, 80, "strong", 0.2)
+def test_random_init_gets_more_epochs_stronger_augmentation_and_mixup(recipe: Recipe, facts: DataStats):
+    found = resolve_config(recipe, facts)
+    assert (found.random_init, found.epochs, found.augment, found.mixup) == (True, 80, "strong", 0.2)
 
 
 def test_init_is_ignored_by_other_strategies():
-    assert plan(Recipe(strategy="finetune", start="random"), FEW) == plan(Recipe(strategy="finetune"), FEW)
+    assert resolve_config(Recipe(strategy="finetune", init="random"), FEW) == resolve_config(Recipe(strategy="finetune"), FEW)
 
 
 def test_logit_adjustment_is_rejected_for_multilabel_data():
     with pytest.raises(ValueError, match="--balance logits does not support multilabel data"):
-        plan(Recipe(balance="logits"), Facts(n_images=9, counts=(9, 1), multilabel=True))
+        resolve_config(Recipe(balance="logits"), DataStats(n_images=9, counts=(9, 1), multilabel=True))
 
 
 def test_config_survives_a_json_round_trip():
-    found = plan(Recipe(), FEW)
-    assert Plan.model_validate_json(found.model_dump_json()) == found
+    found = resolve_config(Recipe(), FEW)
+    assert FineTuneConfig.model_validate_json(found.model_dump_json()) == found
 
 
 def test_config_rejects_nan():
     with pytest.raises(ValidationError):
-        Plan.model_validate(plan(Recipe(), FEW).model_dump() | {"clip": float("nan")})
+        FineTuneConfig.model_validate(resolve_config(Recipe(), FEW).model_dump() | {"clip": float("nan")})
 
 
 def test_description_has_three_lines():
-    found = describe(plan(Recipe(), Facts(n_images=4_000, counts=(3_000, 600, 400))))
+    found = describe(resolve_config(Recipe(), DataStats(n_images=4_000, counts=(3_000, 600, 400))))
     assert found.splitlines() == [
         "up to 10 epochs of 125 steps, batch size 32; augmentation: medium (crop, flip, rotation)",
         "AdamW: learning rates head 0.001, backbone 0.0002 (first layer 6e-05); 10% warm-up, then cosine decay",
@@ -115,8 +115,8 @@ def test_description_has_three_lines():
 
 def test_disabled_options_are_not_described():
     disabled = {"flips": False, "rotations": False, "averaging": False, "frozen_norm": False}
-    chosen = {"strategy": "last", "schedule": "plateau", "optimizer": "sgd", "mixup": 0.2}
-    data, optimizer, regularization = describe(plan(Recipe.model_validate(disabled | chosen), FEW)).splitlines()
+    chosen = {"strategy": "finetune-last", "schedule": "plateau", "optimizer": "sgd", "mixup": 0.2}
+    data, optimizer, regularization = describe(resolve_config(Recipe.model_validate(disabled | chosen), FEW)).splitlines()
     assert data.endswith("strong (crop), mixup 0.2")
     assert optimizer.startswith("SGD with momentum: learning rates head 0.005, last backbone layers 0.0015; ")
     assert optimizer.endswith("then decay when the validation loss plateaus")
@@ -126,24 +126,24 @@ def test_disabled_options_are_not_described():
 @pytest.mark.parametrize("strategy", ["auto", "probe", "svm", "stages"])
 def test_augment_corruptions_is_rejected_without_fine_tuning(strategy: str):
     with pytest.raises(ValueError, match=f"--strategy {strategy} may not fine-tune. Use --strategy finetune-last, f"):
-        check(Recipe.model_validate({"strategy": strategy, "harden": "rotation"}))
+        check_augment_corruptions(Recipe.model_validate({"strategy": strategy, "augment_corruptions": "rotation"}))
 
 
-@pytest.mark.parametrize("strategy", ["last", "finetune", "scratch"])
+@pytest.mark.parametrize("strategy", ["finetune-last", "finetune", "scratch"])
 def test_augment_corruptions_works_with_every_fine_tuning_strategy(strategy: str):
-    check(Recipe.model_validate({"strategy": strategy, "harden": "rotation"}))
+    check_augment_corruptions(Recipe.model_validate({"strategy": strategy, "augment_corruptions": "rotation"}))
 
 
 def test_corruptions_are_described():
-    data = describe(plan(Recipe(harden=("blur", "rotation")), FEW)).splitlines()[0]
+    data = describe(resolve_config(Recipe(augment_corruptions=("blur", "rotation")), FEW)).splitlines()[0]
     assert data.endswith("strong (crop, flip, rotation), corruptions rotation, blur")
 
 
 def test_config_without_corruptions_is_still_valid():
-    before = plan(Recipe(), FEW).model_dump()
-    del before["harden"]
-    assert Plan.model_validate(before).harden == ()
+    before = resolve_config(Recipe(), FEW).model_dump()
+    del before["augment_corruptions"]
+    assert FineTuneConfig.model_validate(before).augment_corruptions == ()
 
 
 def test_light_augmentation_does_not_rotate():
-    assert "light (crop, flip)" in describe(plan(Recipe(augment="light"), FEW))
+    assert "light (crop, flip)" in describe(resolve_config(Recipe(augment="light"), FEW))

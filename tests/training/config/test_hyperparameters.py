@@ -23,7 +23,7 @@ def test_batch_size_leaves_eight_steps_per_epoch_within_limits(n_images: int, gp
 
 @pytest.mark.parametrize(("n_images", "batch_size", "count"), [(100, 32, 3), (96, 32, 3), (31, 32, 1), (0, 32, 1)])
 def test_incomplete_batches_are_dropped_unless_there_is_only_one(n_images: int, batch_size: int, count: int):
-    assert hyperparameters.steps(n_images, batch_size) == count
+    assert hyperparameters.steps_per_epoch(n_images, batch_size) == count
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,19 @@ def test_incomplete_batches_are_dropped_unless_there_is_only_one(n_images: int, 
 def test_learning_rates_scale_with_batch_size(
     optimizer: str, scratch: bool, fresh: bool, batch_size: int, expected: tuple[float, float]
 ):
-    assert hyperparameters.rates(optimizer, scratch, fresh, batch_size) == expected
+    assert hyperparameters.learning_rates(optimizer, scratch, fresh, batch_size) == expected
 
 
 @pytest.mark.parametrize(
     ("n_images", "scratch", "ratio"), [(999, False, 0.1), (1_000, False, 0.3), (50_000, False, 1.0), (10, True, 1.0)]
 )
 def test_first_layers_have_lower_rates_for_small_datasets(n_images: int, scratch: bool, ratio: float):
-    assert hyperparameters.bottom_ratio(n_images, scratch) == ratio
+    assert hyperparameters.layer_decay(n_images, scratch) == ratio
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 17, 121])
 def test_layer_rates_end_at_the_peak_at_any_depth(n_layers: int):
-    rates = hyperparameters.layer_rates(2e-4, 0.1, n_layers)
+    rates = hyperparameters.layer_learning_rates(2e-4, 0.1, n_layers)
     assert rates == sorted(rates)
     assert rates[-1] == 2e-4
     assert rates[0] == pytest.approx(2e-5 if n_layers > 1 else 2e-4)
@@ -62,7 +62,7 @@ def test_layer_rates_end_at_the_peak_at_any_depth(n_layers: int):
     ("n_layers", "unfreeze", "n_trainable"), [(18, "last", 4), (18, "all", 18), (2, "last", 1), (1, "last", 1)]
 )
 def test_last_quarter_of_the_layers_is_trained(n_layers: int, unfreeze: str, n_trainable: int):
-    assert hyperparameters.open_layers(n_layers, unfreeze) == n_trainable
+    assert hyperparameters.n_trainable_layers(n_layers, unfreeze) == n_trainable
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_weight_decay_depends_on_the_optimizer(optimizer: str, fresh: bool, deca
 
 @pytest.mark.parametrize(("n_images", "scratch", "frozen"), [(49_999, False, True), (50_000, False, False), (9, True, False)])
 def test_batchnorm_is_frozen_for_small_datasets_with_pretrained_weights(n_images: int, scratch: bool, frozen: bool):
-    assert hyperparameters.frozen_norm(n_images, scratch) is frozen
+    assert hyperparameters.freeze_bn(n_images, scratch) is frozen
 
 
 @pytest.mark.parametrize(("fresh", "epochs", "alpha"), [(True, 20, 0.2), (True, 19, 0.0), (False, 100, 0.0)])
@@ -108,10 +108,10 @@ def test_imbalance_from_three_to_one_is_corrected(counts: tuple[int, ...], multi
     ("total_steps", "expected"), [(10, (0.0, 1)), (49, (0.0, 1)), (50, (0.8, 1)), (140, (0.9286, 1)), (5_000, (0.98, 10))]
 )
 def test_average_covers_a_tenth_of_the_run(total_steps: int, expected: tuple[float, int]):
-    assert hyperparameters.averaging(total_steps) == expected
+    assert hyperparameters.ema_decay(total_steps) == expected
 
 
 @pytest.mark.parametrize("total_steps", range(50, 30_000, 487))
 def test_average_forgets_the_initial_weights_at_any_run_length(total_steps: int):
-    decay, interval = hyperparameters.averaging(total_steps)
+    decay, interval = hyperparameters.ema_decay(total_steps)
     assert decay ** (total_steps // interval) < 0.01

@@ -6,26 +6,26 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from graft.training.config.hyperparameters import epochs, folds, input_size, lr_scale, mirrored
-from graft.training.config.recipe import Recipe, seconds
+from graft.training.config.hyperparameters import epochs, input_size, lr_scale, n_folds, use_mirror_images
+from graft.training.config.recipe import Recipe, parse_duration
 
 
 def test_saved_recipe_loads_equal(tmp_path: Path):
-    recipe = Recipe(strategy="finetune", input_size=96, seed=7, head_rate=0.003, flips=False, weights="mine.safetensors")
+    recipe = Recipe(strategy="finetune", input_size=96, seed=7, head_lr=0.003, flips=False, weights="mine.safetensors")
     recipe.save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml", {}) == recipe
 
 
 def test_corruptions_are_a_list_or_comma_separated(tmp_path: Path):
-    (tmp_path / "recipe.yaml").write_text("harden: [blur, rotation]\n")
+    (tmp_path / "recipe.yaml").write_text("augment_corruptions: [blur, rotation]\n")
     expected = ("rotation", "blur")
     assert (
-        Recipe.load(tmp_path / "recipe.yaml", {}).harden
-        == Recipe.model_validate({"harden": "blur,rotation"}).harden
+        Recipe.load(tmp_path / "recipe.yaml", {}).augment_corruptions
+        == Recipe.model_validate({"augment_corruptions": "blur,rotation"}).augment_corruptions
         == expected
     )
-    Recipe(harden=expected).save(tmp_path / "recipe.yaml")
-    assert Recipe.load(tmp_path / "recipe.yaml", {}).harden == expected
+    Recipe(augment_corruptions=expected).save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml", {}).augment_corruptions == expected
 
 
 def test_command_line_overrides_the_file(tmp_path: Path):
@@ -70,9 +70,9 @@ def test_missing_file_is_rejected_by_name(tmp_path: Path):
         ("epochs", 0),
         ("epochs", 10_001),
         ("batch_size", 0),
-        ("head_rate", 0),
-        ("head_rate", float("nan")),
-        ("head_rate", float("inf")),
+        ("head_lr", 0),
+        ("head_lr", float("nan")),
+        ("head_lr", float("inf")),
         ("backbone_rate", -1e-4),
         ("weight_decay", -0.1),
         ("label_smoothing", 1),
@@ -81,8 +81,8 @@ def test_missing_file_is_rejected_by_name(tmp_path: Path):
         ("budget", "0s"),
         ("optimizer", "adam"),
         ("schedule", "linear"),
-        ("bottom_ratio", 0),
-        ("bottom_ratio", 1.1),
+        ("layer_decay", 0),
+        ("layer_decay", 1.1),
         ("warmup", 1),
         ("clip", 0),
         ("dropout", 1),
@@ -92,7 +92,7 @@ def test_missing_file_is_rejected_by_name(tmp_path: Path):
         ("augment", "heavy"),
         ("unfreeze", "first"),
         ("tracker", "wandb"),
-        ("start", "imagenet"),
+        ("init", "imagenet"),
         ("group_by", ""),
         ("pixel_cache", -1),
     ],
@@ -108,14 +108,14 @@ def test_invalid_option_is_rejected_by_name(name: str, value: object):
     [("90s", 90), ("10m", 600), ("1h", 3600), ("1h30m", 5400), ("1.5h", 5400), ("0.5s", 0.5), ("1m1s", 61)],
 )
 def test_durations(text: str, duration_s: float):
-    assert seconds(text) == duration_s
+    assert parse_duration(text) == duration_s
     assert Recipe(budget=text).budget_s == duration_s
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "10 m", "-1m", "0m", "1d", "1h30", "1e3s", "m10", "9" * 400 + "h"])
 def test_invalid_duration_is_rejected(text: str):
     with pytest.raises(ValueError, match=r"is not a duration; expected a value such as 90s, 10m or 1h30m"):
-        seconds(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_more_images_never_get_more_epochs():
     ("smallest_class", "n_images", "count"), [(2, 100, 2), (3, 100, 3), (900, 1_999, 5), (900, 2_000, 3), (2, 9_000, 2)]
 )
 def test_every_fold_has_room_for_every_class(smallest_class: int, n_images: int, count: int):
-    assert folds(smallest_class, n_images) == count
+    assert n_folds(smallest_class, n_images) == count
 
 
 @pytest.mark.parametrize(("flips", "n_images", "expected"), [(True, 5_000, True), (True, 5_001, False), (False, 10, False)])
 def test_mirror_images_are_used_for_small_datasets_with_flips(flips: bool, n_images: int, expected: bool):
-    assert mirrored(flips, n_images) is expected
+    assert use_mirror_images(flips, n_images) is expected
 
 
 @pytest.mark.parametrize(("step", "scale"), [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (55, 0.5), (100, 0.0), (120, 0.0)])

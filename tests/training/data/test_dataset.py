@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.training.audit.image_scan import examine
+from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, scan
 from graft.training.data.readers.source import Source
 
@@ -19,11 +19,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def label_counts(dataset: Dataset) -> dict[tuple[str, str], int]:
-    return dict(Counter((sample.part, dataset.labels[sample.label]) for sample in dataset.samples))
+    return dict(Counter((sample.split, dataset.labels[sample.label]) for sample in dataset.samples))
 
 
 def digest(dataset: Dataset, sample: Sample) -> tuple[bytes, str, str]:
-    return hashlib.sha256(dataset.read(sample)).digest(), sample.part, dataset.labels[sample.label]
+    return hashlib.sha256(dataset.read(sample)).digest(), sample.split, dataset.labels[sample.label]
 
 
 def findings_by_kind(dataset: Dataset) -> dict[str, tuple[str, tuple[str, ...], str]]:
@@ -90,7 +90,7 @@ def test_non_image_file_is_ignored_and_counted(make_folder, name: str):
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat" / name).write_bytes(b"\0\x05\x16\x07 not an image")
     dataset = scan(folder)
-    assert (len(dataset.samples), dataset.ignored) == (4, 1)
+    assert (len(dataset.samples), dataset.n_ignored) == (4, 1)
 
 
 def test_description_has_the_number_of_ignored_files(make_folder):
@@ -167,7 +167,7 @@ def test_images_without_label_folders_are_rejected_by_name(make_folder):
 )
 def test_image_outside_a_label_folder_is_an_error_and_not_a_sample(make_folder, layout: dict[str, int], path: str):
     dataset = scan(make_folder(layout))
-    assert findings_by_kind(dataset)["unlabelled"] == ("error", (path,), "")
+    assert findings_by_kind(dataset)["unlabeled"] == ("error", (path,), "")
     assert path not in [sample.path for sample in dataset.samples]
 
 
@@ -203,7 +203,7 @@ def test_folder_next_to_split_folders_is_an_error_and_has_no_samples(make_folder
 
 def test_three_split_folders_are_three_splits(make_folder):
     counts = {"train/cat": 3, "train/dog": 3, "valid/cat": 2, "valid/dog": 2, "test/cat": 1, "test/dog": 1}
-    parts = Counter(sample.part for sample in scan(make_folder(counts)).samples)
+    parts = Counter(sample.split for sample in scan(make_folder(counts)).samples)
     assert parts == {"train": 6, "validation": 4, "test": 2}
 
 
@@ -280,7 +280,7 @@ def test_all_issues_are_reported_errors_first(make_folder):
     (folder / "train/cat/all").symlink_to(folder, target_is_directory=True)
     (folder / "train/cat/notes.txt").write_text("notes")
     findings = scan(folder).findings
-    errors = {"name-collision", "unknown-label", "stray-folder", "unlabelled", "empty-folder", "broken-link"}
+    errors = {"name-collision", "unknown-label", "stray-folder", "unlabeled", "empty-folder", "broken-link"}
     assert {finding.kind for finding in findings if finding.severity == "error"} == errors
     assert [finding.kind for finding in findings[len(errors) :]] == ["link-loop", "ignored"]
     assert all("\n" not in finding.text for finding in findings)
@@ -314,18 +314,18 @@ def test_unsupported_format_without_suffix_is_detected_by_magic_bytes(make_folde
 def test_video_is_not_an_image(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / "film").write_bytes(b"\0\0\0\x18ftypisom" + bytes(64))
-    assert scan(folder).ignored == 1
+    assert scan(folder).n_ignored == 1
 
 
 def test_scan_reads_no_image(make_folder, monkeypatch: pytest.MonkeyPatch):
     folder = make_folder({"cat": 1, "dog": 1})
-    monkeypatch.setattr("graft.training.data.readers.source.Folder.read", None)
+    monkeypatch.setattr("graft.training.data.readers.source.FolderReader.read", None)
     assert {sample.digest for sample in scan(folder).samples} == {b""}
 
 
 def test_digest_is_the_default_group(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
-    first, second = examine(scan(folder, group_by="^cat"))[0].samples
+    first, second = scan_images(scan(folder, group_by="^cat"))[0].samples
     assert first.digest == hashlib.sha256((folder / "cat/000.png").read_bytes()).digest()
     assert (first.group == first.digest, second.group == second.digest) == (False, True)
 
@@ -531,14 +531,14 @@ def test_deleted_file_is_named(make_folder):
 
 def test_file_that_changed_since_it_was_checked_is_named(make_folder, encode, photo):
     folder = make_folder({"cat": 1, "dog": 1})
-    dataset = examine(scan(folder))[0]
+    dataset = scan_images(scan(folder))[0]
     (folder / "cat/000.png").write_bytes(encode(photo))
     with pytest.raises(DatasetError, match=r"cat/000\.png cannot be read: it has changed since the data were checked"):
         dataset.read(dataset.samples[0])
 
 
 def test_exclude_removes_only_the_given_paths(make_folder):
-    kept = scan(make_folder({"cat": 2, "dog": 1})).without(["cat/001.png"])
+    kept = scan(make_folder({"cat": 2, "dog": 1})).exclude(["cat/001.png"])
     assert [sample.path for sample in kept.samples] == ["cat/000.png", "dog/000.png"]
 
 

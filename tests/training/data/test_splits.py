@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.training.audit.image_scan import examine
+from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, DatasetError, Sample, Source, scan
 from graft.training.data.splits import Splits, split
 
@@ -25,7 +25,7 @@ def make_dataset(counts: dict[str, int], copies: int = 1, split_name: str = "") 
 
 
 def per_label(splits: Splits) -> dict[str, dict[int, int]]:
-    return {name: dict(Counter(sample.label for sample in samples)) for name, samples in splits.named().items()}
+    return {name: dict(Counter(sample.label for sample in samples)) for name, samples in splits.to_dict().items()}
 
 
 def digests(samples: tuple[Sample, ...]) -> set[bytes]:
@@ -43,7 +43,7 @@ def test_split_is_70_15_15_of_every_label():
 def test_every_sample_is_in_exactly_one_split():
     dataset = make_dataset({"cat": 37, "dog": 11}, copies=2)
     splits = split(dataset, seed=0)
-    paths = [sample.path for samples in splits.named().values() for sample in samples]
+    paths = [sample.path for samples in splits.to_dict().values() for sample in samples]
     assert sorted(paths) == sorted(sample.path for sample in dataset.samples)
 
 
@@ -59,12 +59,12 @@ def test_another_seed_makes_another_split():
 
 def test_split_does_not_depend_on_file_names(make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
-    before = split(examine(scan(folder))[0], seed=0)
+    before = split(scan_images(scan(folder))[0], seed=0)
     for number, path in enumerate(sorted(folder.rglob("*.png"), reverse=True)):
         os.rename(path, path.with_name(f"renamed-{number * 7919 % 101}.png"))
-    after = split(examine(scan(folder))[0], seed=0)
-    for name, samples in before.named().items():
-        assert [sample.digest for sample in samples] == [sample.digest for sample in after.named()[name]]
+    after = split(scan_images(scan(folder))[0], seed=0)
+    for name, samples in before.to_dict().items():
+        assert [sample.digest for sample in samples] == [sample.digest for sample in after.to_dict()[name]]
 
 
 def test_identical_images_are_in_one_split():
@@ -94,8 +94,8 @@ def test_predefined_test_split_is_kept():
         make_dataset({"cat": 20, "dog": 20}, split_name="train"),
         make_dataset({"cat": 4, "dog": 5}, split_name="test"),
     )
-    other = tuple(Sample(s.path, s.labels, s.part, s.digest[::-1], s.group[::-1]) for s in test.samples)
+    other = tuple(Sample(s.path, s.labels, s.split, s.digest[::-1], s.group[::-1]) for s in test.samples)
     splits = split(Dataset(train.source, train.labels, train.samples + other), seed=0)
     assert splits.test == other
     assert per_label(splits)["train"] == {0: 17, 1: 17}
-    assert {sample.part for sample in (*splits.train, *splits.validation)} == {"train"}
+    assert {sample.split for sample in (*splits.train, *splits.validation)} == {"train"}

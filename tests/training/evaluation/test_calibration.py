@@ -8,19 +8,19 @@ import pytest
 from graft.service.inference import postprocess
 from graft.training.data.dataset import Sample
 from graft.training.evaluation.calibration import (
-    best_f1,
+    best_f1_thresholds,
+    build_neighbors,
     calibrate,
-    chosen_neighbours,
-    exceeded_rarely,
-    losses,
-    neighbours_of,
+    conformal_quantile,
     outlier_k,
     outlier_scores,
+    per_sample_nll,
+    precision_thresholds,
+    reference_samples,
     set_threshold,
-    sure,
     temperature,
 )
-from graft.training.evaluation.predictions import Answered
+from graft.training.evaluation.predictions import Predictions
 
 
 def single(n: int, seed: int = 0, n_labels: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def test_temperature_minimizes_the_cost():
     logits, labels = single(300, seed=3)
     found = temperature((logits * 2).astype(np.float32), labels)
     grid = np.exp(np.linspace(np.log(0.25), np.log(4), 2001))
-    costs = [losses(logits * 2, labels, t).sum() + 2.5 * np.log(t) ** 2 for t in grid]
+    costs = [per_sample_nll(logits * 2, labels, t).sum() + 2.5 * np.log(t) ** 2 for t in grid]
     assert found == pytest.approx(grid[int(np.argmin(costs))], rel=2e-3)
 
 
@@ -73,28 +73,30 @@ def test_temperature_is_bounded():
 
 
 def test_nll_by_hand():
-    assert losses(np.log([[0.9, 0.1], [0.5, 0.5]]), np.array([0, 1])) == pytest.approx([0.105361, 0.693147], abs=1e-6)
+    assert per_sample_nll(np.log([[0.9, 0.1], [0.5, 0.5]]), np.array([0, 1])) == pytest.approx([0.105361, 0.693147], abs=1e-6)
     # Sigmoids of 0 and ln 3 are 1/2 and 3/4.
-    assert losses(np.array([[0, np.log(3)]]), np.array([[True, False]])) == pytest.approx([(0.693147 + 1.386294) / 2], abs=1e-6)
+    assert per_sample_nll(np.array([[0, np.log(3)]]), np.array([[True, False]])) == pytest.approx(
+        [(0.693147 + 1.386294) / 2], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("targets", [np.array([1]), np.array([[False, True]])])
 def test_confident_error_has_a_large_finite_nll(targets: np.ndarray):
-    assert 1000 < losses(np.array([[5000.0, -5000.0]]), targets)[0] < 11_000
+    assert 1000 < per_sample_nll(np.array([[5000.0, -5000.0]]), targets)[0] < 11_000
 
 
 @pytest.mark.parametrize(("n", "position"), [(9, 9), (18, 18), (19, 18), (99, 90), (999, 900)])
 def test_rank_of_the_conformal_quantile(n: int, position: int):
     # ceil((n + 1) * 0.9)
-    assert exceeded_rarely(np.random.default_rng(0).permutation(np.arange(1.0, n + 1)), 0.9) == position
+    assert conformal_quantile(np.random.default_rng(0).permutation(np.arange(1.0, n + 1)), 0.9) == position
 
 
 @pytest.mark.parametrize("n", range(9))
 def test_too_few_scores_have_no_conformal_quantile(n: int):
-    assert exceeded_rarely(np.zeros(n), 0.9) is None
+    assert conformal_quantile(np.zeros(n), 0.9) is None
     probabilities = np.full((n, 3), 1 / 3)
     assert set_threshold(probabilities, np.zeros(n, np.int64), 0.9) == 0
-    assert postprocess.conforming(np.array([[0.98, 0.01, 0.01]]), 0.0).all()
+    assert postprocess.prediction_set(np.array([[0.98, 0.01, 0.01]]), 0.0).all()
 
 
 @pytest.mark.parametrize("n", [10, 25, 200])
@@ -103,16 +105,16 @@ def test_prediction_sets_have_the_requested_coverage(n: int):
     coverages = []
     for seed in range(300):
         logits, labels = single(n + 100, seed)
-        probabilities = postprocess.probabilities(logits, 1.0)
-        in_set = postprocess.conforming(probabilities[n:], set_threshold(probabilities[:n], labels[:n], 0.9))
+        probabilities = postprocess.to_probabilities(logits, 1.0)
+        in_set = postprocess.prediction_set(probabilities[n:], set_threshold(probabilities[:n], labels[:n], 0.9))
         coverages.append(in_set[np.arange(100), labels[n:]].mean())
     assert 0.89 < np.mean(coverages) < 0.9 + 1 / (n + 1) + 0.02
 
 
 def test_prediction_sets_of_an_overconfident_network_have_the_requested_coverage():
     logits, labels = single(4000)
-    probabilities = postprocess.probabilities(logits * 5, 1.0)
-    in_set = postprocess.conforming(probabilities[2000:], set_threshold(probabilities[:2000], labels[:2000], 0.9))
+    probabilities = postprocess.to_probabilities(logits * 5, 1.0)
+    in_set = postprocess.prediction_set(probabilities[2000:], set_threshold(probabilities[:2000], labels[:2000], 0.9))
     assert in_set[np.arange(2000), labels[2000:]].mean() == pytest.approx(0.9, abs=0.03)
 
 
@@ -121,32 +123,32 @@ def test_precision_threshold_by_hand():
     top = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6])
     probabilities = np.column_stack([top, 1 - top])
     labels = np.array([0, 0, 0, 0, 0, 0, 1, 0])
-    assert sure(probabilities, labels, 0.9) == (0.7, None)
-    assert sure(probabilities, labels, 0.87) == (0.6, None)
+    assert precision_thresholds(probabilities, labels, 0.9) == (0.7, None)
+    assert precision_thresholds(probabilities, labels, 0.87) == (0.6, None)
 
 
 def test_four_predictions_are_too_few_for_a_precision_threshold():
     probabilities = np.tile([0.9, 0.1], (4, 1))
-    assert sure(probabilities, np.zeros(4, np.int64), 0.95) == (None, None)
-    assert sure(np.tile([0.9, 0.1], (5, 1)), np.zeros(5, np.int64), 0.95) == (0.9, None)
+    assert precision_thresholds(probabilities, np.zeros(4, np.int64), 0.95) == (None, None)
+    assert precision_thresholds(np.tile([0.9, 0.1], (5, 1)), np.zeros(5, np.int64), 0.95) == (0.9, None)
 
 
 def test_threshold_does_not_separate_equal_probabilities():
     probabilities = np.tile([0.9, 0.1], (20, 1))
     labels = np.array([0] * 10 + [1] * 10)  # the first ten alone would be precise
-    assert sure(probabilities, labels, 0.95) == (None, None)
+    assert precision_thresholds(probabilities, labels, 0.95) == (None, None)
 
 
 def test_best_f1_threshold_by_hand():
     # Predicting the label for the first two images is exactly right.
     probabilities = np.array([[0.9], [0.6], [0.4], [0.1]])
-    assert best_f1(probabilities, np.array([[True], [True], [False], [False]])) == (0.5,)
+    assert best_f1_thresholds(probabilities, np.array([[True], [True], [False], [False]])) == (0.5,)
 
 
 def test_best_f1_thresholds_are_optimal():
     logits, targets = several(300)
-    probabilities = postprocess.probabilities(logits, 1.0, multilabel=True)
-    found = best_f1(probabilities, targets)
+    probabilities = postprocess.to_probabilities(logits, 1.0, multilabel=True)
+    found = best_f1_thresholds(probabilities, targets)
 
     def f1(threshold: float, label: int) -> float:
         predicted = probabilities[:, label] >= threshold
@@ -157,8 +159,8 @@ def test_best_f1_thresholds_are_optimal():
 
 
 def test_label_without_validation_images_gets_threshold_one_half():
-    assert best_f1(np.array([[0.3], [0.8]]), np.array([[False], [False]])) == (0.5,)
-    assert postprocess.given(np.array([[0.5]]), np.array([0.5])).all()
+    assert best_f1_thresholds(np.array([[0.3], [0.8]]), np.array([[False], [False]])) == (0.5,)
+    assert postprocess.above_threshold(np.array([[0.5]]), np.array([0.5])).all()
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (20, 1), (60, 3), (200, 10), (5000, 10)])
@@ -169,41 +171,41 @@ def test_k_of_the_outlier_score(n: int, k: int):
 def test_small_labels_are_completely_among_the_reference_samples(monkeypatch):
     from graft.training.evaluation import calibration
 
-    monkeypatch.setattr(calibration, "MOST_NEIGHBOURS", 30)
-    chosen = chosen_neighbours(samples({0: 500, 1: 5, 2: 500}), width=8)
+    monkeypatch.setattr(calibration, "MAX_NEIGHBORS", 30)
+    chosen = reference_samples(samples({0: 500, 1: 5, 2: 500}), width=8)
     assert len(chosen) == 30
     assert [sum(sample.label == label for sample in chosen) for label in range(3)] == [13, 5, 12]
 
 
 def test_reference_samples_do_not_depend_on_order():
     given_samples = samples({0: 50, 1: 50})
-    once = {sample.digest for sample in chosen_neighbours(given_samples, width=4_000_000 // 20)}
-    again = {sample.digest for sample in chosen_neighbours(given_samples[::-1], width=4_000_000 // 20)}
+    once = {sample.digest for sample in reference_samples(given_samples, width=4_000_000 // 20)}
+    again = {sample.digest for sample in reference_samples(given_samples[::-1], width=4_000_000 // 20)}
     assert once == again
     assert len(once) == 20
 
 
 def calibrate_random(n: int, seed: int = 0):
-    """A calibration on n images with vectors distributed like those of the 400 neighbours; and the neighbours."""
+    """A calibration on n images with vectors distributed like those of the 400 neighbors; and the neighbors."""
     random = np.random.default_rng(seed)
     logits, labels = single(n, seed)
-    neighbours = neighbours_of(samples({0: 200, 1: 200}), random.normal(size=(400, 12)) + 1)
-    validation = Answered(logits.astype(np.float32), (random.normal(size=(n, 12)) + 1).astype(np.float32), labels)
-    return calibrate(validation, 1.0, neighbours), neighbours
+    neighbors = build_neighbors(samples({0: 200, 1: 200}), random.normal(size=(400, 12)) + 1)
+    validation = Predictions(logits.astype(np.float32), (random.normal(size=(n, 12)) + 1).astype(np.float32), labels)
+    return calibrate(validation, 1.0, neighbors), neighbors
 
 
 def test_five_percent_of_in_distribution_images_are_flagged():
     flagged = []
     for seed in range(10):
-        calibration, neighbours = calibrate_random(200, seed)
+        calibration, neighbors = calibrate_random(200, seed)
         fresh = np.random.default_rng(seed + 100).normal(size=(200, 12)) + 1
-        flagged += [neighbours.outlier_score(vector, calibration.outlier_k) > calibration.outlier_threshold for vector in fresh]
+        flagged += [neighbors.outlier_score(vector, calibration.outlier_k) > calibration.outlier_threshold for vector in fresh]
     assert np.mean(flagged) == pytest.approx(0.05, abs=0.02)
 
 
 def test_distant_image_is_flagged():
-    calibration, neighbours = calibrate_random(200)
-    assert neighbours.outlier_score(-np.ones(12), calibration.outlier_k) > calibration.outlier_threshold
+    calibration, neighbors = calibrate_random(200)
+    assert neighbors.outlier_score(-np.ones(12), calibration.outlier_k) > calibration.outlier_threshold
 
 
 def test_too_few_validation_images_flag_no_outliers():
@@ -213,26 +215,26 @@ def test_too_few_validation_images_flag_no_outliers():
 
 def test_multilabel_calibration_has_thresholds_and_no_prediction_sets():
     logits, targets = several(100)
-    neighbours = neighbours_of(samples({0: 40}), np.random.default_rng(0).normal(size=(40, 6)))
+    neighbors = build_neighbors(samples({0: 40}), np.random.default_rng(0).normal(size=(40, 6)))
     vectors = np.random.default_rng(1).normal(size=(100, 6)).astype(np.float32)
-    found = calibrate(Answered(logits.astype(np.float32), vectors, targets), 1.0, neighbours)
+    found = calibrate(Predictions(logits.astype(np.float32), vectors, targets), 1.0, neighbors)
     assert (found.coverage, found.set_threshold) == (None, None)
     assert all(0 < threshold < 1 for threshold in found.thresholds)
 
 
 def test_batched_outlier_scores_match_single_ones():
     vectors = np.random.default_rng(0).normal(size=(1_100, 8)).astype(np.float32)
-    neighbours = neighbours_of(samples({0: 30}), vectors[:30])
-    expected = [neighbours.outlier_score(vector, 3) for vector in vectors]
-    np.testing.assert_allclose(outlier_scores(neighbours, vectors, 3), expected, atol=2e-6)
-    assert outlier_scores(neighbours, vectors[:0], 3).shape == (0,)
+    neighbors = build_neighbors(samples({0: 30}), vectors[:30])
+    expected = [neighbors.outlier_score(vector, 3) for vector in vectors]
+    np.testing.assert_allclose(outlier_scores(neighbors, vectors, 3), expected, atol=2e-6)
+    assert outlier_scores(neighbors, vectors[:0], 3).shape == (0,)
 
 
 def test_distance_matrix_is_never_completely_in_memory():
     vectors = np.random.default_rng(0).normal(size=(20_000, 8)).astype(np.float32)
-    neighbours = neighbours_of(samples({0: 1_000}), vectors[:1_000])
+    neighbors = build_neighbors(samples({0: 1_000}), vectors[:1_000])
     tracemalloc.start()
-    outlier_scores(neighbours, vectors, 3)
+    outlier_scores(neighbors, vectors, 3)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * 20_000 * 1_000 / 2

@@ -4,69 +4,69 @@ import csv
 
 import pytest
 
-from graft.training.evaluation.comparison import Cell, grid, save, table, text
+from graft.training.evaluation.comparison import RunResult, compare_runs, grid, to_text, write_csv
 
 
-def run(strategy: str, outcomes: str, seed: int = 0, backbone: str = "lite0") -> Cell:
+def run(strategy: str, outcomes: str, seed: int = 0, backbone: str = "lite0") -> RunResult:
     """A run with outcomes per image such as "1101": 1 for a correct prediction."""
-    return Cell(strategy, backbone, seed, 2.0, {bytes([image]): float(correct) for image, correct in enumerate(outcomes)})
+    return RunResult(strategy, backbone, seed, 2.0, {bytes([image]): float(correct) for image, correct in enumerate(outcomes)})
 
 
 def test_best_strategy_comes_first():
-    result = table([run("probe", "1000"), run("finetune", "1110")])
+    result = compare_runs([run("probe", "1000"), run("finetune", "1110")])
     assert [(row.strategy, row.accuracy.value) for row in result.rows] == [("finetune", 0.75), ("probe", 0.25)]
 
 
 def test_seeds_are_averaged_and_shown():
-    [row] = table([run("probe", "1100", seed=0), run("probe", "1111", seed=1)]).rows
+    [row] = compare_runs([run("probe", "1100", seed=0), run("probe", "1111", seed=1)]).rows
     assert (row.accuracy.value, row.by_seed) == (0.75, (0.5, 1.0))
 
 
 def test_more_seeds_on_the_same_images_do_not_narrow_the_interval():
-    one = table([run("probe", "10" * 50)]).rows[0].accuracy
-    five = table([run("probe", "10" * 50, seed=seed) for seed in range(5)]).rows[0].accuracy
+    one = compare_runs([run("probe", "10" * 50)]).rows[0].accuracy
+    five = compare_runs([run("probe", "10" * 50, seed=seed) for seed in range(5)]).rows[0].accuracy
     assert (five.low, five.high) == (one.low, one.high)
 
 
 def test_interval_of_fifty_percent_of_100_images_is_ten_points_each_way():
-    accuracy = table([run("probe", "10" * 50)]).rows[0].accuracy
+    accuracy = compare_runs([run("probe", "10" * 50)]).rows[0].accuracy
     assert (accuracy.low, accuracy.high) == pytest.approx((0.40, 0.60), abs=0.02)
 
 
 def test_interval_of_a_clear_difference_excludes_zero():
-    [(better, worse, gap)] = table([run("probe", "10" * 50), run("finetune", "1" * 90 + "0" * 10)]).differences
+    [(better, worse, gap)] = compare_runs([run("probe", "10" * 50), run("finetune", "1" * 90 + "0" * 10)]).differences
     assert (better.strategy, worse.strategy) == ("finetune", "probe")
     assert gap.low > 0
 
 
 def test_predictions_on_the_same_images_are_paired():
     # The runs differ on one of 100 images. Unpaired intervals of +-10 points would hide that they agree on all others.
-    _, _, gap = table([run("probe", "10" * 50), run("svm", "11" + "10" * 49)]).differences[0]
+    _, _, gap = compare_runs([run("probe", "10" * 50), run("svm", "11" + "10" * 49)]).differences[0]
     assert gap.high - gap.low < 0.1
 
 
 def test_seeds_may_have_different_test_images():
-    first = Cell("probe", "lite0", 0, 1.0, {b"a": 1.0, b"b": 1.0})
-    second = Cell("probe", "lite0", 1, 1.0, {b"b": 0.0, b"c": 0.0})
-    assert table([first, second]).rows[0].accuracy.value == 0.5
+    first = RunResult("probe", "lite0", 0, 1.0, {b"a": 1.0, b"b": 1.0})
+    second = RunResult("probe", "lite0", 1, 1.0, {b"b": 0.0, b"c": 0.0})
+    assert compare_runs([first, second]).rows[0].accuracy.value == 0.5
 
 
 def test_text_names_the_better_strategy():
-    output = text(table([run("probe", "10" * 50), run("finetune", "1" * 90 + "0" * 10)]))
+    output = to_text(compare_runs([run("probe", "10" * 50), run("finetune", "1" * 90 + "0" * 10)]))
     assert "finetune beats probe: +40.0 points" in output
 
 
 def test_text_reports_a_tie():
-    assert "is not shown to beat" in text(table([run("probe", "1010"), run("svm", "1011")]))
+    assert "is not shown to beat" in to_text(compare_runs([run("probe", "1010"), run("svm", "1011")]))
 
 
 def test_text_names_backbones_if_there_are_several():
-    output = text(table([run("probe", "10" * 50), run("probe", "1" * 100, backbone="lite2")]))
+    output = to_text(compare_runs([run("probe", "10" * 50), run("probe", "1" * 100, backbone="lite2")]))
     assert "probe on lite2 beats probe on lite0" in output
 
 
 def test_csv_has_one_row_per_run(tmp_path):
-    save([run("probe", "1100"), run("probe", "1111", seed=1)], tmp_path / "compare.csv")
+    write_csv([run("probe", "1100"), run("probe", "1111", seed=1)], tmp_path / "compare.csv")
     rows = list(csv.DictReader((tmp_path / "compare.csv").open()))
     assert [(row["seed"], row["accuracy"], row["n_test"]) for row in rows] == [("0", "0.500000", "4"), ("1", "1.000000", "4")]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graft.training.evaluation.learning_curve import gain_of_doubling, learning_curve, part
+from graft.training.evaluation.learning_curve import gain_of_doubling, learning_curve, nested_subset
 
 SIZES = np.array([100, 200, 400, 800])
 
@@ -63,7 +63,7 @@ def test_curve_has_the_measured_accuracies():
 def test_sentence_gives_percentage_points():
     curve = curve_for(lambda n: 0.1 + 2 * n**-0.5)
     gain = curve.gain_of_doubling.model_copy(update={"value": 0.0312, "low": 0.004, "high": 0.05})
-    sentence = curve.model_copy(update={"gain_of_doubling": gain}).sentence()
+    sentence = curve.model_copy(update={"gain_of_doubling": gain}).to_text()
     assert sentence == "estimated gain from twice as many images: +3.1 points (+0.4 to +5.0)"
 
 
@@ -125,22 +125,22 @@ def test_all_views_of_an_image_are_in_one_subset():
 
 def test_subsets_are_nested_and_contain_every_label():
     targets = np.repeat([0, 1, 2], [600, 190, 10])
-    small, large = part(targets, 100, seed=3), part(targets, 400, seed=3)
+    small, large = nested_subset(targets, 100, seed=3), nested_subset(targets, 400, seed=3)
     assert set(small) < set(large)
     assert np.bincount(targets[small]) == pytest.approx([75, 24, 1], abs=1)
-    assert set(part(targets, 100, seed=4)) != set(small)
+    assert set(nested_subset(targets, 100, seed=4)) != set(small)
 
 
 def test_full_subset_has_all_images():
     targets = np.repeat([0, 1], [5, 3])
-    assert part(targets, 8, seed=0).tolist() == list(range(8))
+    assert nested_subset(targets, 8, seed=0).tolist() == list(range(8))
 
 
 def test_rare_labels_of_multilabel_data_are_in_every_subset():
     random = np.random.default_rng(0)
     targets = random.random((400, 3)) < np.array([0.6, 0.3, 0.01])
     assert targets[:, 2].any()
-    assert targets[part(targets, 50, seed=0)].any(axis=0).all()
+    assert targets[nested_subset(targets, 50, seed=0)].any(axis=0).all()
 
 
 def test_multilabel_data_are_scored_by_mean_average_precision():

@@ -5,18 +5,18 @@ import pytest
 
 from graft.service.inference import postprocess
 from graft.training.data.dataset import Sample
-from graft.training.evaluation.calibration import calibrate, neighbours_of, temperature
+from graft.training.evaluation.calibration import build_neighbors, calibrate, temperature
 from graft.training.evaluation.metrics import (
-    by_image,
+    accuracy_score,
     evaluate,
+    exact_match_score,
     log_loss,
     mean_average_precision,
     paired_difference,
     paired_log_loss,
-    score,
-    score_several,
+    per_sample_score,
 )
-from graft.training.evaluation.predictions import Answered
+from graft.training.evaluation.predictions import Predictions
 from graft.training.results import Evaluation
 
 
@@ -36,20 +36,20 @@ def predictions(right: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     ],
 )
 def test_accuracy_has_the_wilson_interval(right: int, n: int, accuracy: float, low: float, high: float):
-    result = score(*predictions(right, n))
+    result = accuracy_score(*predictions(right, n))
     assert [result.accuracy, result.low, result.high] == pytest.approx([accuracy, low, high], abs=5e-5)
     assert result.n == n
 
 
 def test_accuracy_of_no_images_is_unknown():
-    result = score(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+    result = accuracy_score(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
     assert (result.low, result.high, result.n) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("n", range(1, 60))
 def test_accuracy_lies_in_its_interval(n: int):
     for right in range(n + 1):
-        result = score(*predictions(right, n))
+        result = accuracy_score(*predictions(right, n))
         assert 0 <= result.low <= result.accuracy <= result.high <= 1
 
 
@@ -94,23 +94,23 @@ def test_shared_errors_do_not_widen_the_interval():
     assert paired_difference(logits, shifted, labels) == (0, 0, 0)
 
 
-def random_outputs(n: int, seed: int = 0, scale: float = 1.0, several: bool = False) -> Answered:
+def random_outputs(n: int, seed: int = 0, scale: float = 1.0, several: bool = False) -> Predictions:
     """Outputs with targets sampled from the probabilities of the logits, which are then multiplied by `scale`."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(n, 6)) * 2
     sigmoids = random.random(logits.shape) < 1 / (1 + np.exp(-logits))
     targets = sigmoids if several else (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
     vectors = (random.normal(size=(n, 8)) + 1).astype(np.float32)
-    return Answered((scale * logits).astype(np.float32), vectors, targets)
+    return Predictions((scale * logits).astype(np.float32), vectors, targets)
 
 
 def evaluated(several: bool, scale: float = 1.5, n: int = 400) -> Evaluation:
     validation, test = random_outputs(n, 1, scale, several), random_outputs(n, 2, scale, several)
     samples = [Sample(str(number), (0,), digest=number.to_bytes(2)) for number in range(300)]
-    neighbours = neighbours_of(samples, np.random.default_rng(3).normal(size=(300, 8)) + 1)
+    neighbors = build_neighbors(samples, np.random.default_rng(3).normal(size=(300, 8)) + 1)
     fitted = temperature(validation.logits, validation.targets)
-    calibration = calibrate(validation, fitted, neighbours)
-    return evaluate(test, tuple("abcdef"), fitted, calibration, neighbours, ten_crop=test.logits)
+    calibration = calibrate(validation, fitted, neighbors)
+    return evaluate(test, tuple("abcdef"), fitted, calibration, neighbors, ten_crop=test.logits)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_single_label_losses_match_scikit_learn(single_label: Evaluation):
     from sklearn.metrics import brier_score_loss, log_loss
 
     test = random_outputs(400, 2, 1.5)
-    probabilities = postprocess.probabilities(test.logits, single_label.temperature)
+    probabilities = postprocess.to_probabilities(test.logits, single_label.temperature)
     assert single_label.metrics["log_loss"].value == pytest.approx(log_loss(test.targets, probabilities))
     expected = brier_score_loss(test.targets, probabilities, scale_by_half=False, labels=range(6))
     assert single_label.metrics["brier"].value == pytest.approx(expected)
@@ -148,7 +148,7 @@ def test_multilabel_losses_match_the_mean_over_labels_of_scikit_learn(multi_labe
     from sklearn.metrics import brier_score_loss, log_loss
 
     test = random_outputs(400, 2, 1.5, several=True)
-    probabilities = postprocess.probabilities(test.logits, multi_label.temperature, multilabel=True)
+    probabilities = postprocess.to_probabilities(test.logits, multi_label.temperature, multilabel=True)
     pairs = [(test.targets[:, label], probabilities[:, label]) for label in range(6)]
     assert multi_label.metrics["log_loss"].value == pytest.approx(np.mean([log_loss(*pair) for pair in pairs]))
     assert multi_label.metrics["brier"].value == pytest.approx(np.mean([brier_score_loss(*pair) for pair in pairs]))
@@ -205,17 +205,17 @@ def test_evaluation_is_deterministic(single_label: Evaluation):
 
 
 def test_no_test_images_raise_an_error():
-    empty = Answered(np.zeros((0, 6), np.float32), np.zeros((0, 8), np.float32), np.zeros(0, np.int64))
+    empty = Predictions(np.zeros((0, 6), np.float32), np.zeros((0, 8), np.float32), np.zeros(0, np.int64))
     validation = random_outputs(50)
-    neighbours = neighbours_of([Sample("a", (0,))], np.ones((1, 8)))
+    neighbors = build_neighbors([Sample("a", (0,))], np.ones((1, 8)))
     with pytest.raises(ValueError, match="no test images"):
-        evaluate(empty, tuple("abcdef"), 1.0, calibrate(validation, 1.0, neighbours), neighbours)
+        evaluate(empty, tuple("abcdef"), 1.0, calibrate(validation, 1.0, neighbors), neighbors)
 
 
 def test_mean_of_per_sample_scores_is_the_score():
     outputs = random_outputs(200, several=True)
     mean = mean_average_precision(outputs.logits, outputs.targets)
-    assert by_image(outputs.logits, outputs.targets).mean() == pytest.approx(mean.value)
+    assert per_sample_score(outputs.logits, outputs.targets).mean() == pytest.approx(mean.value)
 
 
 def test_difference_in_mean_average_precision_matches_a_bootstrap():
@@ -248,5 +248,5 @@ def test_baseline_has_its_own_temperature():
 def test_exact_match_needs_all_labels():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.9], [0.1, 0.1], [0.6, 0.1]])
     targets = np.array([[True, False], [True, False], [False, False], [True, False]])
-    result = score_several(probabilities, targets, np.array([0.7, 0.5]))
+    result = exact_match_score(probabilities, targets, np.array([0.7, 0.5]))
     assert (result.accuracy, result.n) == (0.5, 4)

@@ -5,7 +5,13 @@ import pytest
 from sklearn import metrics
 
 from graft.service.artifact import Calibration
-from graft.training.evaluation.per_class import average_precisions, confusion, macro_precision, several, single
+from graft.training.evaluation.per_class import (
+    average_precisions,
+    confusion_matrix,
+    macro_average_precision,
+    multiclass_metrics,
+    multilabel_metrics,
+)
 
 # Rows are images; their labels are 0, 0, 1, 1, 2. The last image of label 0 is predicted as 1.
 PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0], [0.2, 0.2, 0.6]])
@@ -37,11 +43,11 @@ def random_multilabel(seed: int, n: int = 300, n_labels: int = 5) -> tuple[np.nd
 
 
 def test_confusion_matrix_by_hand():
-    assert confusion(PROBABILITIES, TARGETS).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 1]]
+    assert confusion_matrix(PROBABILITIES, TARGETS).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 1]]
 
 
 def test_per_class_metrics_by_hand():
-    _, by_label = single(PROBABILITIES, TARGETS, ("ant", "bee", "cow"), calibrated(None, None, None))
+    _, by_label = multiclass_metrics(PROBABILITIES, TARGETS, ("ant", "bee", "cow"), calibrated(None, None, None))
     results = [
         (scores.label, scores.support, scores.precision.value, scores.recall.value, scores.f1.value) for scores in by_label
     ]
@@ -53,7 +59,7 @@ def test_per_class_metrics_by_hand():
 
 
 def test_averaged_metrics_by_hand():
-    results, _ = single(PROBABILITIES, TARGETS, ("ant", "bee", "cow"), calibrated(None, None, None))
+    results, _ = multiclass_metrics(PROBABILITIES, TARGETS, ("ant", "bee", "cow"), calibrated(None, None, None))
     assert {name: estimate.value for name, estimate in results.items()} == {
         "accuracy": 0.8,
         "balanced_accuracy": pytest.approx((0.5 + 1 + 1) / 3),
@@ -61,7 +67,7 @@ def test_averaged_metrics_by_hand():
 
 
 def test_precision_above_a_threshold_counts_only_predictions_above_it():
-    _, by_label = single(PROBABILITIES, TARGETS, ("ant", "bee", "cow"), calibrated(None, 0.7, 0.95))
+    _, by_label = multiclass_metrics(PROBABILITIES, TARGETS, ("ant", "bee", "cow"), calibrated(None, 0.7, 0.95))
     assert by_label[1].precision_above.value == 1  # the ant predicted as bee has 0.6
     assert by_label[0].precision_above is None
     assert by_label[2].precision_above is None
@@ -71,7 +77,7 @@ def test_precision_above_a_threshold_counts_only_predictions_above_it():
 def test_single_label_metrics_match_scikit_learn(seed: int):
     probabilities, labels = random_single_label(seed)
     predicted = probabilities.argmax(axis=1)
-    results, by_label = single(probabilities, labels, tuple("abcdefg"), calibrated(*[None] * 7))
+    results, by_label = multiclass_metrics(probabilities, labels, tuple("abcdefg"), calibrated(*[None] * 7))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(labels, predicted)
     np.testing.assert_allclose([scores.precision.value for scores in by_label], precision)
     np.testing.assert_allclose([scores.recall.value for scores in by_label], recall)
@@ -80,7 +86,7 @@ def test_single_label_metrics_match_scikit_learn(seed: int):
     assert results["accuracy"].value == pytest.approx(metrics.accuracy_score(labels, predicted))
     assert results["balanced_accuracy"].value == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
     assert results["top5"].value == pytest.approx(metrics.top_k_accuracy_score(labels, probabilities, k=5))
-    np.testing.assert_array_equal(confusion(probabilities, labels), metrics.confusion_matrix(labels, predicted))
+    np.testing.assert_array_equal(confusion_matrix(probabilities, labels), metrics.confusion_matrix(labels, predicted))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,7 +94,7 @@ def test_multilabel_metrics_match_scikit_learn(seed: int):
     probabilities, targets = random_multilabel(seed)
     thresholds = (0.5, 0.4, 0.3, 0.2, 0.6)
     predicted = probabilities >= thresholds
-    results, by_label = several(probabilities, targets, tuple("abcde"), calibrated(*thresholds, sets=False))
+    results, by_label = multilabel_metrics(probabilities, targets, tuple("abcde"), calibrated(*thresholds, sets=False))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(targets, predicted)
     np.testing.assert_allclose([scores.precision.value for scores in by_label], precision)
     np.testing.assert_allclose([scores.recall.value for scores in by_label], recall)
@@ -104,8 +110,8 @@ def test_multilabel_metrics_match_scikit_learn(seed: int):
 
 def test_every_value_lies_in_its_interval():
     for results, by_label in (
-        single(*random_single_label(0), tuple("abcdefg"), calibrated(*[0.9] * 7)),
-        several(*random_multilabel(0), tuple("abcde"), calibrated(*[0.5] * 5, sets=False)),
+        multiclass_metrics(*random_single_label(0), tuple("abcdefg"), calibrated(*[0.9] * 7)),
+        multilabel_metrics(*random_multilabel(0), tuple("abcde"), calibrated(*[0.5] * 5, sets=False)),
     ):
         estimates = [*results.values()]
         for scores in by_label:
@@ -118,43 +124,43 @@ def test_every_value_lies_in_its_interval():
 def test_coverage_of_intervals_of_averaged_metrics(name: str):
     population = random_multilabel(0, n=40_000)
     labels, calibration = tuple("abcde"), calibrated(*[0.4] * 5, sets=False)
-    true = several(*population, labels, calibration)[0][name].value
-    results = [several(*random_multilabel(seed, n=150), labels, calibration)[0][name] for seed in range(1, 301)]
+    true = multilabel_metrics(*population, labels, calibration)[0][name].value
+    results = [multilabel_metrics(*random_multilabel(seed, n=150), labels, calibration)[0][name] for seed in range(1, 301)]
     assert np.mean([estimate.low <= true <= estimate.high for estimate in results]) > 0.91
 
 
 def test_top_5_breaks_ties_by_label_index():
-    results, _ = single(np.full((7, 7), 1 / 7), np.arange(7), tuple("abcdefg"), calibrated(*[None] * 7))
+    results, _ = multiclass_metrics(np.full((7, 7), 1 / 7), np.arange(7), tuple("abcdefg"), calibrated(*[None] * 7))
     assert results["top5"].value == 5 / 7
 
 
 @pytest.mark.parametrize("n_labels", [2, 5])
 def test_five_or_fewer_labels_have_no_top_5(n_labels: int):
     outputs = random_single_label(0, n_labels=n_labels)
-    results, _ = single(*outputs, tuple("abcde")[:n_labels], calibrated(*[None] * n_labels))
+    results, _ = multiclass_metrics(*outputs, tuple("abcde")[:n_labels], calibrated(*[None] * n_labels))
     assert "top5" not in results
 
 
 def test_label_without_test_images_has_no_recall_and_is_not_averaged():
     probabilities, labels = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]), np.array([0, 1])
-    results, by_label = single(probabilities, labels, ("ant", "bee", "cow"), calibrated(None, None, None))
+    results, by_label = multiclass_metrics(probabilities, labels, ("ant", "bee", "cow"), calibrated(None, None, None))
     assert (by_label[2].support, by_label[2].precision, by_label[2].recall, by_label[2].f1) == (0, None, None, None)
     assert results["balanced_accuracy"].value == 1
 
 
 def test_mean_average_precision_excludes_labels_without_images():
     probabilities, targets = np.array([[0.9, 0.5], [0.1, 0.4]]), np.array([[True, False], [False, False]])
-    mean, by_label = macro_precision(*average_precisions(probabilities, targets), targets)
+    mean, by_label = macro_average_precision(*average_precisions(probabilities, targets), targets)
     assert (mean.value, by_label[1]) == (1, None)
 
 
 def test_images_without_any_label_cannot_be_ranked():
     with pytest.raises(ValueError, match="None of the images has any label"):
-        several(np.array([[0.9, 0.5]]), np.zeros((1, 2), bool), ("ant", "bee"), calibrated(0.5, 0.5, sets=False))
+        multilabel_metrics(np.array([[0.9, 0.5]]), np.zeros((1, 2), bool), ("ant", "bee"), calibrated(0.5, 0.5, sets=False))
 
 
 def test_images_without_labels_can_be_an_exact_match():
     probabilities, targets = np.array([[0.1, 0.1], [0.9, 0.1]]), np.array([[False, False], [True, False]])
-    results, _ = several(probabilities, targets, ("ant", "bee"), calibrated(0.5, 0.5, sets=False))
+    results, _ = multilabel_metrics(probabilities, targets, ("ant", "bee"), calibrated(0.5, 0.5, sets=False))
     assert results["exact_match"].value == 1
     assert results["micro_f1"].value == 1

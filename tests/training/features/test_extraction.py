@@ -11,20 +11,20 @@ import pytest
 
 from graft.service.imaging.preprocess import decode
 from graft.service.inference.engine import VECTORS
-from graft.service.inference.openvino import Graph
-from graft.training.audit.image_scan import examine
+from graft.service.inference.openvino import OpenVinoModel
+from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry
-from graft.training.backbones.onnx_cache import Exported
+from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
-from graft.training.features.extraction import Features, View, extract, halved
+from graft.training.features.extraction import Features, View, extract, to_float16
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def exported(fitted) -> Exported:
+def exported(fitted) -> ExportedBackbone:
     """The backbone already exported by the session's fit."""
-    return onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 128, 28, "crop")
+    return onnx_cache.load_or_export(registry.resolve("tf_efficientnet_lite0"), 128, 28, "crop")
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +35,14 @@ def empty_cache(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def dataset(make_folder) -> Dataset:
-    return examine(scan(make_folder({"cat": 3, "dog": 2})))[0]
+    return scan_images(scan(make_folder({"cat": 3, "dog": 2})))[0]
 
 
 def views(dataset: Dataset, mirrored: bool = False) -> list[View]:
     return [View(sample, mirrored) for sample in dataset.samples]
 
 
-def extract_all(dataset: Dataset, exported: Exported) -> Features:
+def extract_all(dataset: Dataset, exported: ExportedBackbone) -> Features:
     return extract(dataset, views(dataset), exported)
 
 
@@ -50,99 +50,99 @@ def shards(cache: Path) -> list[Path]:
     return sorted((cache / "features").rglob("*.npz"))
 
 
-def test_features_are_computed_once(dataset: Dataset, exported: Exported):
+def test_features_are_computed_once(dataset: Dataset, exported: ExportedBackbone):
     first, second = extract_all(dataset, exported), extract_all(dataset, exported)
-    assert (first.computed, second.computed) == (5, 0)
-    np.testing.assert_array_equal(first.of(dataset.samples), second.of(dataset.samples))
+    assert (first.n_computed, second.n_computed) == (5, 0)
+    np.testing.assert_array_equal(first.load(dataset.samples), second.load(dataset.samples))
 
 
-def test_only_new_images_are_computed(make_folder, dataset: Dataset, exported: Exported):
+def test_only_new_images_are_computed(make_folder, dataset: Dataset, exported: ExportedBackbone):
     extract_all(dataset, exported)
-    more = examine(scan(make_folder({"hen": 2}, seed=1)))[0]
-    assert extract_all(more, exported).computed == 2
+    more = scan_images(scan(make_folder({"hen": 2}, seed=1)))[0]
+    assert extract_all(more, exported).n_computed == 2
 
 
-def test_same_image_under_another_name_is_not_computed_again(dataset: Dataset, exported: Exported):
+def test_same_image_under_another_name_is_not_computed_again(dataset: Dataset, exported: ExportedBackbone):
     extract_all(dataset, exported)
     os.rename(dataset.source.root / "cat/000.png", dataset.source.root / "cat/renamed.png")
-    assert extract_all(examine(scan(dataset.source.root))[0], exported).computed == 0
+    assert extract_all(scan_images(scan(dataset.source.root))[0], exported).n_computed == 0
 
 
-def test_another_preprocessing_is_computed_again(dataset: Dataset, exported: Exported):
+def test_another_preprocessing_is_computed_again(dataset: Dataset, exported: ExportedBackbone):
     extract_all(dataset, exported)
     squashed = exported.model_copy(update={"preprocessing": exported.preprocessing.model_copy(update={"fit": "squash"})})
-    assert extract_all(dataset, squashed).computed == 5
+    assert extract_all(dataset, squashed).n_computed == 5
 
 
-def test_vectors_equal_the_graphs_output_for_the_services_pixels(dataset: Dataset, exported: Exported):
+def test_vectors_equal_the_graphs_output_for_the_services_pixels(dataset: Dataset, exported: ExportedBackbone):
     pixels = np.stack([decode(dataset.read(sample), exported.preprocessing).pixels for sample in dataset.samples])
-    expected = Graph(exported.graph, lanes=1)(pixels)[VECTORS]
-    np.testing.assert_allclose(extract_all(dataset, exported).of(dataset.samples), expected, rtol=1e-3, atol=1e-3)
+    expected = OpenVinoModel(exported.graph, streams=1)(pixels)[VECTORS]
+    np.testing.assert_allclose(extract_all(dataset, exported).load(dataset.samples), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_vectors_come_in_the_order_of_the_samples(dataset: Dataset, exported: Exported):
+def test_vectors_come_in_the_order_of_the_samples(dataset: Dataset, exported: ExportedBackbone):
     features = extract_all(dataset, exported)
-    forwards, backwards = features.of(dataset.samples), features.of(dataset.samples[::-1])
+    forwards, backwards = features.load(dataset.samples), features.load(dataset.samples[::-1])
     np.testing.assert_array_equal(forwards, backwards[::-1])
     assert len(np.unique(forwards, axis=0)) == 5
 
 
-def test_vectors_are_float32_of_the_backbones_width(dataset: Dataset, exported: Exported):
-    vectors = extract_all(dataset, exported).of(dataset.samples)
+def test_vectors_are_float32_of_the_backbones_width(dataset: Dataset, exported: ExportedBackbone):
+    vectors = extract_all(dataset, exported).load(dataset.samples)
     assert (vectors.shape, vectors.dtype) == ((5, 1280), np.float32)
 
 
-def test_mirrored_view_has_the_features_of_the_mirror_image(dataset: Dataset, exported: Exported):
+def test_mirrored_view_has_the_features_of_the_mirror_image(dataset: Dataset, exported: ExportedBackbone):
     features = extract(dataset, [*views(dataset), *views(dataset, mirrored=True)], exported)
     pixels = decode(dataset.read(dataset.samples[0]), exported.preprocessing).pixels
-    expected = Graph(exported.graph, lanes=1)(np.ascontiguousarray(pixels[None, :, ::-1]))[VECTORS]
-    mirrored = features.of(dataset.samples[:1], mirrored=True)
+    expected = OpenVinoModel(exported.graph, streams=1)(np.ascontiguousarray(pixels[None, :, ::-1]))[VECTORS]
+    mirrored = features.load(dataset.samples[:1], mirrored=True)
     np.testing.assert_allclose(mirrored, expected, rtol=1e-3, atol=1e-3)
-    assert np.abs(mirrored - features.of(dataset.samples[:1])).max() > 0.05
+    assert np.abs(mirrored - features.load(dataset.samples[:1])).max() > 0.05
 
 
-def test_unreadable_image_is_reported_with_the_reason(dataset: Dataset, exported: Exported):
+def test_unreadable_image_is_reported_with_the_reason(dataset: Dataset, exported: ExportedBackbone):
     (dataset.source.root / "cat/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    damaged = examine(scan(dataset.source.root))[0]
+    damaged = scan_images(scan(dataset.source.root))[0]
     features = extract_all(damaged, exported)
     assert features.unreadable == {"cat/bad.png": "The image's header is damaged or truncated."}
-    assert len(features.rows) == 5
+    assert len(features.row_index) == 5
 
 
-def test_unreadable_image_is_not_cached(dataset: Dataset, exported: Exported):
+def test_unreadable_image_is_not_cached(dataset: Dataset, exported: ExportedBackbone):
     (dataset.source.root / "cat/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    damaged = examine(scan(dataset.source.root))[0]
+    damaged = scan_images(scan(dataset.source.root))[0]
     extract_all(damaged, exported)
     again = extract_all(damaged, exported)
-    assert (again.computed, list(again.unreadable)) == (1, ["cat/bad.png"])
+    assert (again.n_computed, list(again.unreadable)) == (1, ["cat/bad.png"])
 
 
-def test_no_readable_image_gives_no_rows(dataset: Dataset, exported: Exported):
+def test_no_readable_image_gives_no_rows(dataset: Dataset, exported: ExportedBackbone):
     for path in dataset.source.root.rglob("*.png"):
         path.write_bytes(f"no image: {path}".encode())
-    features = extract_all(examine(scan(dataset.source.root))[0], exported)
-    assert (len(features.unreadable), features.vectors.shape, features.seen.shape) == (5, (0, 1280), (0, 1792))
+    features = extract_all(scan_images(scan(dataset.source.root))[0], exported)
+    assert (len(features.unreadable), features.vectors.shape, features.array.shape) == (5, (0, 1280), (0, 1792))
 
 
-def test_interrupted_shard_is_ignored(dataset: Dataset, exported: Exported, empty_cache: Path):
+def test_interrupted_shard_is_ignored(dataset: Dataset, exported: ExportedBackbone, empty_cache: Path):
     extract_all(dataset, exported)
     [shard] = shards(empty_cache)
     shard.rename(shard.with_name(".half.tmp"))
-    assert extract_all(dataset, exported).computed == 5
+    assert extract_all(dataset, exported).n_computed == 5
 
 
-def test_finished_extraction_leaves_only_shards(dataset: Dataset, exported: Exported, empty_cache: Path):
+def test_finished_extraction_leaves_only_shards(dataset: Dataset, exported: ExportedBackbone, empty_cache: Path):
     extract_all(dataset, exported)
     files = [path for path in (empty_cache / "features").rglob("*") if path.is_file()]
     assert files == shards(empty_cache)
     assert len(files) == 1
 
 
-def test_damaged_shard_is_computed_again(dataset: Dataset, exported: Exported, empty_cache: Path):
+def test_damaged_shard_is_computed_again(dataset: Dataset, exported: ExportedBackbone, empty_cache: Path):
     extract_all(dataset, exported)
     [shard] = shards(empty_cache)
     shard.write_bytes(shard.read_bytes()[:200])  # as after a power failure
-    assert extract_all(dataset, exported).computed == 5
+    assert extract_all(dataset, exported).n_computed == 5
 
 
 @pytest.mark.parametrize(
@@ -154,13 +154,14 @@ def test_damaged_shard_is_computed_again(dataset: Dataset, exported: Exported, e
         ),
     ],
 )
-def test_signals_still_arrive_after_graphs_have_ended(exported: Exported, end: str):
+def test_signals_still_arrive_after_graphs_have_ended(exported: ExportedBackbone, end: str):
     # OpenVINO installs a signal stack in the thread that creates it and frees it on destruction. If two instances are
     # destroyed in the wrong order, it is freed twice, and the next signal, such as SIGCHLD, kills the process.
     program = (
-        "import os, signal, sys, threading; from pathlib import Path; from graft.service.inference.engine import Graph;"
+        "import os, signal, sys, threading; from pathlib import Path;"
+        "from graft.service.inference.openvino import OpenVinoModel;"
         "signal.signal(signal.SIGUSR1, lambda *_: print('arrived'));"
-        f"one, other = Graph(Path(sys.argv[1])), Graph(Path(sys.argv[1])); {end};"
+        f"one, other = OpenVinoModel(Path(sys.argv[1])), OpenVinoModel(Path(sys.argv[1])); {end};"
         "os.kill(os.getpid(), signal.SIGUSR1)"
     )
     command = [sys.executable, "-c", program, str(exported.graph)]
@@ -168,55 +169,55 @@ def test_signals_still_arrive_after_graphs_have_ended(exported: Exported, end: s
     assert (completed.returncode, completed.stdout) == (0, "arrived\n")
 
 
-def test_torch_gives_the_same_features_as_openvino(dataset: Dataset, exported: Exported):
-    from graft.training.features.lightning_extractor import passes
+def test_torch_gives_the_same_features_as_openvino(dataset: Dataset, exported: ExportedBackbone):
+    from graft.training.features.lightning_extractor import extract_on_gpu
 
     all_views = [*views(dataset), *views(dataset, mirrored=True)]
     features = extract(dataset, all_views, exported)
-    for view, row in passes(dataset, all_views, exported, accelerator="cpu"):
-        expected = features.of([view.sample], view.mirrored, "all")[0]
+    for view, row in extract_on_gpu(dataset, all_views, exported, accelerator="cpu"):
+        expected = features.load([view.sample], view.mirrored, "all")[0]
         np.testing.assert_allclose(row.astype(np.float32), expected, atol=1e-2)
 
 
-def test_torch_yields_every_view_once_and_in_order(dataset: Dataset, exported: Exported):
-    from graft.training.features.lightning_extractor import passes
+def test_torch_yields_every_view_once_and_in_order(dataset: Dataset, exported: ExportedBackbone):
+    from graft.training.features.lightning_extractor import extract_on_gpu
 
-    yielded = [view for view, _ in passes(dataset, views(dataset), exported, accelerator="cpu")]
+    yielded = [view for view, _ in extract_on_gpu(dataset, views(dataset), exported, accelerator="cpu")]
     assert yielded == views(dataset)
 
 
 @pytest.mark.parametrize("n_readable", [0, 2])
-def test_torch_reports_unreadable_images(make_folder, exported: Exported, n_readable: int):
-    from graft.training.features.lightning_extractor import passes
+def test_torch_reports_unreadable_images(make_folder, exported: ExportedBackbone, n_readable: int):
+    from graft.training.features.lightning_extractor import extract_on_gpu
 
     folder = make_folder({"cat": 2, "dog": 2})
     for path in sorted(folder.rglob("*.png"))[n_readable:]:
         path.write_bytes(f"no image: {path}".encode())
-    dataset = examine(scan(folder))[0]
-    results = list(passes(dataset, views(dataset), exported, accelerator="cpu"))
+    dataset = scan_images(scan(folder))[0]
+    results = list(extract_on_gpu(dataset, views(dataset), exported, accelerator="cpu"))
     assert len(results) == 4
     errors = [str(row) for _, row in results if isinstance(row, DatasetError)]
     assert errors == ["The file is not a supported image (JPEG, PNG, WEBP, GIF, BMP)."] * (4 - n_readable)
 
 
-def test_torch_reports_errors_from_dataloader_workers(make_folder, exported: Exported):
+def test_torch_reports_errors_from_dataloader_workers(make_folder, exported: ExportedBackbone):
     from torch.utils.data import DataLoader
 
-    from graft.training.features.lightning_extractor import _collate, _Views
+    from graft.training.features.lightning_extractor import _collate, _ViewDataset
 
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat/000.png").write_bytes(b"no image")
-    dataset = examine(scan(folder))[0]
-    view_dataset = _Views(dataset, views(dataset), exported)
+    dataset = scan_images(scan(folder))[0]
+    view_dataset = _ViewDataset(dataset, views(dataset), exported)
     [(indices, pixels, errors)] = DataLoader(view_dataset, batch_size=4, num_workers=1, collate_fn=_collate, timeout=60)
     assert (indices, pixels.shape, list(errors)) == ([1, 2, 3], (3, 128, 128, 3), [0])
 
 
-def feature_sets(dataset: Dataset, exported: Exported) -> dict[str, np.ndarray]:
-    return extract_all(dataset, exported).stages(dataset.samples)
+def feature_sets(dataset: Dataset, exported: ExportedBackbone) -> dict[str, np.ndarray]:
+    return extract_all(dataset, exported).load_all(dataset.samples)
 
 
-def test_feature_sets_are_the_stages_the_last_vector_and_all(dataset: Dataset, exported: Exported):
+def test_feature_sets_are_the_stages_the_last_vector_and_all(dataset: Dataset, exported: ExportedBackbone):
     sets = feature_sets(dataset, exported)
     widths = {"stage1": 16, "stage2": 24, "stage3": 40, "stage4": 112, "stage5": 320, "last": 1280, "all": 1792}
     assert {name: features.shape for name, features in sets.items()} == {name: (5, width) for name, width in widths.items()}
@@ -224,17 +225,17 @@ def test_feature_sets_are_the_stages_the_last_vector_and_all(dataset: Dataset, e
     np.testing.assert_array_equal(np.concatenate([sets[name] for name in list(widths)[:-1]], axis=1), sets["all"])
 
 
-def test_last_feature_set_is_the_default(dataset: Dataset, exported: Exported):
+def test_last_feature_set_is_the_default(dataset: Dataset, exported: ExportedBackbone):
     features = extract_all(dataset, exported)
-    np.testing.assert_array_equal(features.stages(dataset.samples)["last"], features.of(dataset.samples))
+    np.testing.assert_array_equal(features.load_all(dataset.samples)["last"], features.load(dataset.samples))
 
 
-def test_stage_is_the_spatial_mean_of_timms_feature_map(dataset: Dataset, exported: Exported):
+def test_stage_is_the_spatial_mean_of_timms_feature_map(dataset: Dataset, exported: ExportedBackbone):
     import torch
 
     from graft.training.backbones import pretrained
 
-    network = pretrained.load(registry.choose("tf_efficientnet_lite0")).eval()
+    network = pretrained.load(registry.resolve("tf_efficientnet_lite0")).eval()
     pixels = np.stack([decode(dataset.read(sample), exported.preprocessing).pixels for sample in dataset.samples])
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.inference_mode():
@@ -245,27 +246,27 @@ def test_stage_is_the_spatial_mean_of_timms_feature_map(dataset: Dataset, export
         np.testing.assert_allclose(sets[f"stage{number + 1}"], expected, atol=2e-3 * np.abs(expected).max())
 
 
-def test_feature_sets_survive_the_cache(dataset: Dataset, exported: Exported):
+def test_feature_sets_survive_the_cache(dataset: Dataset, exported: ExportedBackbone):
     np.testing.assert_array_equal(feature_sets(dataset, exported)["all"], feature_sets(dataset, exported)["all"])
 
 
 def test_features_beyond_float16_are_clipped():
-    row = halved(np.array([1.0, 1e6, -np.inf], np.float32))
+    row = to_float16(np.array([1.0, 1e6, -np.inf], np.float32))
     assert (row.dtype, row.tolist()) == (np.float16, [1.0, 65504.0, -65504.0])
 
 
-def test_deleted_file_is_reported_as_unreadable(dataset: Dataset, exported: Exported):
+def test_deleted_file_is_reported_as_unreadable(dataset: Dataset, exported: ExportedBackbone):
     (dataset.source.root / "dog/001.png").unlink()
     features = extract_all(dataset, exported)
     assert list(features.unreadable) == ["dog/001.png"]
     assert "dog/001.png cannot be read" in features.unreadable["dog/001.png"]
-    assert len(features.rows) == 4
+    assert len(features.row_index) == 4
 
 
-def test_files_are_read_in_order_of_path(dataset: Dataset, exported: Exported):
+def test_files_are_read_in_order_of_path(dataset: Dataset, exported: ExportedBackbone):
     read: list[tuple[str, bool]] = []
 
-    def recorder(_: Dataset, requested: list[View], __: Exported):
+    def recorder(_: Dataset, requested: list[View], __: ExportedBackbone):
         read.extend((view.sample.path, view.mirrored) for view in requested)
         return ((view, np.zeros(1792, np.float16)) for view in requested)
 
@@ -275,13 +276,13 @@ def test_files_are_read_in_order_of_path(dataset: Dataset, exported: Exported):
     assert read == [(path, mirrored) for path in paths for mirrored in (False, True)]
 
 
-def test_shard_of_another_width_is_computed_again(dataset: Dataset, exported: Exported, empty_cache: Path):
+def test_shard_of_another_width_is_computed_again(dataset: Dataset, exported: ExportedBackbone, empty_cache: Path):
     extract_all(dataset, exported)
     [shard] = shards(empty_cache)
     with np.load(shard) as arrays:
         keys, features = arrays["keys"], arrays["seen"]
     np.savez(shard, keys=keys, seen=features[:, :7])
-    assert extract_all(dataset, exported).computed == 5
+    assert extract_all(dataset, exported).n_computed == 5
 
 
 def fake_views(n_images: int) -> list[View]:
@@ -289,35 +290,35 @@ def fake_views(n_images: int) -> list[View]:
     return [View(Sample(f"{number:05d}.png", (0,), "", number.to_bytes(32, "big"))) for number in range(n_images)]
 
 
-def numbered(_: Dataset, requested: list[View], __: Exported):
+def numbered(_: Dataset, requested: list[View], __: ExportedBackbone):
     """An extractor that computes nothing: every feature of a view is its number."""
     return ((view, np.full(1792, int(view.sample.path[:5]), np.float16)) for view in requested)
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_features_are_never_all_in_memory(dataset, exported, monkeypatch, cached: bool):
-    monkeypatch.setattr("graft.training.features.extraction.SHARD", 128)
+    monkeypatch.setattr("graft.training.features.extraction.SHARD_SIZE", 128)
     if cached:
         extract(dataset, fake_views(2_000), exported, numbered)
     tracemalloc.start()
     features = extract(dataset, fake_views(2_000), exported, numbered)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert features.computed == (0 if cached else 2_000)
-    assert peak < features.seen.nbytes / 2  # the features are 7 MB; the index is 500 bytes per image
+    assert features.n_computed == (0 if cached else 2_000)
+    assert peak < features.array.nbytes / 2  # the features are 7 MB; the index is 500 bytes per image
     samples = [view.sample for view in fake_views(2_000)][::-1]
-    np.testing.assert_array_equal(features.of(samples)[:, 0], np.arange(2_000)[::-1].astype(np.float16))
+    np.testing.assert_array_equal(features.load(samples)[:, 0], np.arange(2_000)[::-1].astype(np.float16))
 
 
 def test_full_disk_is_reported_before_extraction(dataset, exported, monkeypatch):
-    monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda folder: 1_000)
+    monkeypatch.setattr("graft.training.runtime.atomic_files.free_bytes", lambda folder: 1_000)
     with pytest.raises(OSError, match=r"The disk is full: 17,920 bytes are needed and 1,000 are free"):
         extract(dataset, views(dataset), exported, numbered)
 
 
-def test_features_remain_readable_without_the_cache(dataset: Dataset, exported: Exported, empty_cache: Path):
+def test_features_remain_readable_without_the_cache(dataset: Dataset, exported: ExportedBackbone, empty_cache: Path):
     features = extract_all(dataset, exported)
     assert [path for path in (empty_cache / "features").rglob("*") if path.is_file()] == shards(empty_cache)
     for shard in shards(empty_cache):
         shard.unlink()
-    assert features.of(dataset.samples).shape == (5, 1280)
+    assert features.load(dataset.samples).shape == (5, 1280)

@@ -7,19 +7,19 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from graft.service.artifact import MAPS
+from graft.service.artifact import MAPS_OUTPUT
 from graft.service.inference.engine import LOGITS, VECTORS
-from graft.service.inference.openvino import Graph
+from graft.service.inference.openvino import OpenVinoModel
 from graft.training.backbones import onnx_cache, registry
 from graft.training.features.linear_probe import (
-    STRENGTHS,
+    C_GRID,
     Head,
-    choose_strength,
+    append_head,
+    cross_validate,
     fit,
-    out_of_fold,
-    past_the_valley,
-    preferred,
-    with_head,
+    is_overfitting,
+    one_percent_rule,
+    out_of_fold_probabilities,
 )
 
 
@@ -91,9 +91,9 @@ def test_labels_of_no_image_and_of_every_image_are_predicted(kind: str):
 
 
 def test_best_C_of_multilabel_data_is_inside_the_grid():
-    losses = choose_strength(*make_multilabel(), n_folds=4, seed=0)
+    losses = cross_validate(*make_multilabel(), n_folds=4, seed=0)
     best = min(losses, key=lambda C: losses[C])
-    assert STRENGTHS[0] < best < max(losses)
+    assert C_GRID[0] < best < max(losses)
 
 
 @pytest.mark.parametrize("kind", ["logistic", "svm"])
@@ -112,7 +112,7 @@ def test_each_column_group_has_its_own_scale():
     vectors, labels = make_clusters(3, noise=1.5)
     stretched = vectors * np.repeat([1.0, 1000.0], 6).astype(np.float32)
     groups = [slice(0, 6), slice(6, 12)]
-    plain, scaled = fit(vectors, labels, 0.01, blocks=groups), fit(stretched, labels, 0.01, blocks=groups)
+    plain, scaled = fit(vectors, labels, 0.01, scale_groups=groups), fit(stretched, labels, 0.01, scale_groups=groups)
     np.testing.assert_allclose(plain(vectors[0]), scaled(stretched[0]), atol=0.01)
     single_group = fit(stretched, labels, 0.01)
     assert np.abs(single_group(stretched[0]) - plain(vectors[0])).max() > 0.3
@@ -120,7 +120,7 @@ def test_each_column_group_has_its_own_scale():
 
 def test_head_is_float32_and_stores_C():
     head = fit(*make_clusters(3, noise=1.5), 0.1)
-    assert (head.weight.dtype, head.bias.dtype, head.strength) == (np.float32, np.float32, 0.1)
+    assert (head.weight.dtype, head.bias.dtype, head.C) == (np.float32, np.float32, 0.1)
 
 
 def test_two_equal_views_have_the_weight_of_one():
@@ -137,16 +137,16 @@ def test_constant_vectors_give_no_nan():
 @pytest.mark.parametrize("kind", ["logistic", "svm"])
 def test_best_C_of_noisy_labels_is_inside_the_grid(kind: str):
     vectors, labels = make_clusters(3, noise=2.5)
-    losses = choose_strength(vectors, labels, 5, 0, kind)
+    losses = cross_validate(vectors, labels, 5, 0, kind)
     best = min(losses, key=lambda C: losses[C])
-    assert STRENGTHS[0] < best < max(losses)
+    assert C_GRID[0] < best < max(losses)
 
 
 def test_regularization_path_stops_early_for_random_labels():
     random = np.random.default_rng(0)
     pure_noise = random.normal(size=(1, 200, 60)).astype(np.float32)
-    losses = choose_strength(pure_noise, np.arange(200) % 2, n_folds=5, seed=0)
-    assert len(losses) < len(STRENGTHS)
+    losses = cross_validate(pure_noise, np.arange(200) % 2, n_folds=5, seed=0)
+    assert len(losses) < len(C_GRID)
     assert min(losses.values()) == pytest.approx(np.log(2), abs=0.02)
 
 
@@ -162,19 +162,19 @@ def test_regularization_path_stops_early_for_random_labels():
     ],
 )
 def test_overfitting_is_two_steps_above_the_minimum_or_five_without_improvement(losses: list[float], expected: bool):
-    assert past_the_valley(losses) == expected
+    assert is_overfitting(losses) == expected
 
 
 def test_same_seed_gives_the_same_losses():
     vectors, labels = make_clusters(2, noise=2.0)
-    assert choose_strength(vectors, labels, 3, seed=4) == choose_strength(vectors, labels, 3, seed=4)
+    assert cross_validate(vectors, labels, 3, seed=4) == cross_validate(vectors, labels, 3, seed=4)
 
 
 def test_every_image_is_predicted_by_a_head_not_trained_on_it():
     vectors, labels = make_clusters(3, noise=0.4)
     wrong = labels.copy()
     wrong[:9] = (labels[:9] + 1) % 3
-    probabilities = out_of_fold(vectors, wrong, 0.1, n_folds=5, seed=0)
+    probabilities = out_of_fold_probabilities(vectors, wrong, 0.1, n_folds=5, seed=0)
     assert (probabilities.shape, probabilities.dtype) == ((240, 3), np.float32)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities[:9].argmax(axis=1) == labels[:9]).all()  # a head trained on them would predict the wrong labels
@@ -183,7 +183,7 @@ def test_every_image_is_predicted_by_a_head_not_trained_on_it():
 def test_out_of_fold_probabilities_of_noise_are_low():
     random = np.random.default_rng(0)
     noise, labels = random.normal(size=(1, 300, 60)).astype(np.float32), np.arange(300) % 3
-    assert out_of_fold(noise, labels, 1.0, n_folds=5, seed=0).max() < 0.45
+    assert out_of_fold_probabilities(noise, labels, 1.0, n_folds=5, seed=0).max() < 0.45
 
 
 def test_groups_prevent_leakage_between_copies():
@@ -193,7 +193,9 @@ def test_groups_prevent_leakage_between_copies():
     groups = [f"photo {number // 2}" for number in range(200)]
 
     def accuracy(groups: list[str] | None) -> float:
-        return float((out_of_fold(vectors, labels, 1.0, 5, seed=0, groups=groups).argmax(axis=1) == labels).mean())
+        return float(
+            (out_of_fold_probabilities(vectors, labels, 1.0, 5, seed=0, groups=groups).argmax(axis=1) == labels).mean()
+        )
 
     assert accuracy(None) > 0.7  # leakage: the labels are random
     assert accuracy(groups) < 0.65
@@ -201,23 +203,25 @@ def test_groups_prevent_leakage_between_copies():
 
 def test_multilabel_out_of_fold_probabilities():
     vectors, targets = make_multilabel()
-    probabilities = out_of_fold(vectors, targets, 0.1, n_folds=4, seed=0, kind="svm")
+    probabilities = out_of_fold_probabilities(vectors, targets, 0.1, n_folds=4, seed=0, kind="svm")
     assert probabilities.shape == (240, 5)
     assert ((probabilities > 0.5) == targets).mean() > 0.8
 
 
 @pytest.fixture(scope="module")
-def exported(fitted) -> onnx_cache.Exported:
-    return onnx_cache.export(registry.choose("tf_efficientnet_lite0"), 128, 28, "crop")
+def exported(fitted) -> onnx_cache.ExportedBackbone:
+    return onnx_cache.load_or_export(registry.resolve("tf_efficientnet_lite0"), 128, 28, "crop")
 
 
 @pytest.mark.parametrize(("head_input", "width"), [("last", 1280), ("all", 1792)])
-def test_appended_head_gives_the_same_logits(exported: onnx_cache.Exported, tmp_path: Path, head_input: str, width: int):
+def test_appended_head_gives_the_same_logits(
+    exported: onnx_cache.ExportedBackbone, tmp_path: Path, head_input: str, width: int
+):
     random = np.random.default_rng(0)
     head = Head(random.normal(size=(3, width)).astype(np.float32), np.array([0.0, 10.0, -5.0], np.float32), 1.0)
-    (tmp_path / "model.onnx").write_bytes(with_head(exported.graph, head, head_input))
+    (tmp_path / "model.onnx").write_bytes(append_head(exported.graph, head, head_input))
     batch = random.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
-    outputs, backbone_outputs = Graph(tmp_path / "model.onnx")(batch), Graph(exported.graph)(batch)
+    outputs, backbone_outputs = OpenVinoModel(tmp_path / "model.onnx")(batch), OpenVinoModel(exported.graph)(batch)
     features = (
         backbone_outputs[VECTORS]
         if head_input == "last"
@@ -227,20 +231,20 @@ def test_appended_head_gives_the_same_logits(exported: onnx_cache.Exported, tmp_
     np.testing.assert_allclose(outputs[VECTORS], backbone_outputs[VECTORS], atol=1e-5)
 
 
-def test_head_on_the_last_vector_removes_the_stages_from_the_graph(exported: onnx_cache.Exported):
+def test_head_on_the_last_vector_removes_the_stages_from_the_graph(exported: onnx_cache.ExportedBackbone):
     import onnx
 
     head = Head(np.zeros((3, 1280), np.float32), np.zeros(3, np.float32), 1.0)
-    before, after = onnx.load(exported.graph), onnx.load_from_string(with_head(exported.graph, head))
-    assert [output.name for output in after.graph.output] == [LOGITS, VECTORS, MAPS]
+    before, after = onnx.load(exported.graph), onnx.load_from_string(append_head(exported.graph, head))
+    assert [output.name for output in after.graph.output] == [LOGITS, VECTORS, MAPS_OUTPUT]
     means = [[node.op_type for node in model.graph.node].count("ReduceMean") for model in (before, after)]
     assert means == [5, 0]
     assert len(after.graph.node) < len(before.graph.node)
 
 
 def test_strongest_regularization_within_one_percent_is_selected():
-    assert preferred({0.01: 0.0651, 0.1: 0.0618, 0.316: 0.0604, 1.0: 0.0604, 10.0: 0.0601}) == 0.316
+    assert one_percent_rule({0.01: 0.0651, 0.1: 0.0618, 0.316: 0.0604, 1.0: 0.0604, 10.0: 0.0601}) == 0.316
 
 
 def test_significantly_better_C_is_selected():
-    assert preferred({0.01: 0.5, 0.1: 0.4, 1.0: 0.3}) == 1.0
+    assert one_percent_rule({0.01: 0.5, 0.1: 0.4, 1.0: 0.3}) == 1.0

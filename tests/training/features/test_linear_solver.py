@@ -6,10 +6,10 @@ import pytest
 from graft.training.features.linear_solver import (
     binary_cross_entropy,
     cross_entropy,
-    minimise,
+    fit_lbfgs,
     one_hot,
+    sample_weights,
     squared_hinge,
-    weights_of,
 )
 
 TARGETS = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
@@ -52,7 +52,7 @@ def test_losses_of_huge_logits_are_finite(loss):
 def test_label_without_images_gets_parameters():
     random = np.random.default_rng(0)
     targets = np.column_stack([one_hot(np.arange(30) % 2), np.zeros((30, 1), np.float32)])
-    parameters = minimise(
+    parameters = fit_lbfgs(
         cross_entropy, random.normal(size=(30, 4)).astype(np.float32), targets, np.ones((30, 1), np.float32), 1.0
     )
     assert parameters.shape == (3, 5)
@@ -61,11 +61,11 @@ def test_label_without_images_gets_parameters():
 
 def test_multiclass_sample_weights():
     targets = one_hot(np.array([0, 0, 0, 1]))
-    np.testing.assert_allclose(weights_of(targets, multilabel=False, balanced=True)[:, 0], [2 / 3, 2 / 3, 2 / 3, 2])
-    assert weights_of(targets, multilabel=False, balanced=False).tolist() == [[1], [1], [1], [1]]
+    np.testing.assert_allclose(sample_weights(targets, multilabel=False, balanced=True)[:, 0], [2 / 3, 2 / 3, 2 / 3, 2])
+    assert sample_weights(targets, multilabel=False, balanced=False).tolist() == [[1], [1], [1], [1]]
 
 
 def test_multilabel_sample_weights():
     targets = np.array([[True, False], [False, False], [False, False], [False, False]])
     expected = [[2, 0.5], [2 / 3, 0.5], [2 / 3, 0.5], [2 / 3, 0.5]]
-    np.testing.assert_allclose(weights_of(one_hot(targets), multilabel=True, balanced=True), expected)
+    np.testing.assert_allclose(sample_weights(one_hot(targets), multilabel=True, balanced=True), expected)

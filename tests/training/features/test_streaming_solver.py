@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from graft.training.features import linear_probe, linear_solver, streaming_solver
-from graft.training.features.feature_arrays import Rows
-from graft.training.features.streaming_solver import Standard
+from graft.training.features.feature_arrays import LazyFeatures
+from graft.training.features.streaming_solver import Standardizer
 
 N_IMAGES, WIDTH = 3_000, 20  # more than one chunk
 
 
-def write_features(path: Path, n_views: int = 2, n_images: int = N_IMAGES, width: int = WIDTH) -> tuple[Rows, np.ndarray]:
+def write_features(
+    path: Path, n_views: int = 2, n_images: int = N_IMAGES, width: int = WIDTH
+) -> tuple[LazyFeatures, np.ndarray]:
     """Memory-mapped features in random order, of three labels that are nearly separable."""
     random = np.random.default_rng(0)
     labels = random.choice(3, n_images, p=[0.6, 0.3, 0.1])
@@ -23,7 +25,7 @@ def write_features(path: Path, n_views: int = 2, n_images: int = N_IMAGES, width
     for view in indices:
         rows[view] = 3 + means[labels] + 1.5 * random.normal(size=(n_images, width)).astype(np.float32)
     rows.tofile(path)
-    return Rows(np.asarray(np.memmap(path, np.float16, "r", shape=rows.shape)), indices), labels
+    return LazyFeatures(np.asarray(np.memmap(path, np.float16, "r", shape=rows.shape)), indices), labels
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -32,16 +34,18 @@ def write_features(path: Path, n_views: int = 2, n_images: int = N_IMAGES, width
 def test_streamed_solution_equals_the_solution_in_memory(tmp_path: Path, kind: str, multilabel: bool, balanced: bool):
     features, labels = write_features(tmp_path / "features")
     targets = labels[:, None] <= np.arange(3) if multilabel else labels
-    mean, scale = linear_probe.standard(features)
-    streamed = streaming_solver.learn(features, targets, Standard(mean, scale), kind, balanced, penalty=0.1, tolerance=1e-6)
+    mean, scale = linear_probe.mean_and_scale(features)
+    streamed = streaming_solver.fit_streamed(
+        features, targets, Standardizer(mean, scale), kind, balanced, penalty=0.1, tolerance=1e-6
+    )
     target_rows, weights = (
         np.tile(linear_solver.one_hot(targets), (2, 1)),
-        linear_solver.weights_of(linear_solver.one_hot(targets), multilabel, balanced),
+        linear_solver.sample_weights(linear_solver.one_hot(targets), multilabel, balanced),
     )
     standardized = ((features[:] - mean) / scale).reshape(-1, WIDTH)
     weights = np.tile(weights, (2, 1))
-    expected = linear_solver.minimise(
-        linear_solver.loss_of(kind, multilabel), standardized, target_rows, weights, 0.1, tolerance=1e-6
+    expected = linear_solver.fit_lbfgs(
+        linear_solver.get_loss(kind, multilabel), standardized, target_rows, weights, 0.1, tolerance=1e-6
     )
     np.testing.assert_allclose(streamed[:, :-1], expected[:, :-1], atol=1e-4)
     # The bias of a label that every image has does not converge.
@@ -57,16 +61,16 @@ def test_features_too_large_for_memory_are_streamed_and_give_the_same_head(tmp_p
     features, labels = write_features(tmp_path / "features", n_views=1)
     in_memory = linear_probe.fit(features[:], labels, 0.01)
     loaded = linear_probe.fit(features, labels, 0.01)
-    monkeypatch.setattr(linear_probe, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(linear_probe, "MAX_IN_MEMORY", 0)
     streamed = linear_probe.fit(features, labels, 0.01)
     np.testing.assert_array_equal(loaded.weight, in_memory.weight)
     np.testing.assert_allclose(streamed(features[0]), in_memory(features[0]), atol=5e-3)
-    assert (streamed.weight.dtype, streamed.bias.dtype, streamed.strength) == (np.float32, np.float32, 0.01)
+    assert (streamed.weight.dtype, streamed.bias.dtype, streamed.C) == (np.float32, np.float32, 0.01)
 
 
 def test_mean_and_scale_are_those_of_all_features(tmp_path: Path):
     features, _ = write_features(tmp_path / "features")
-    mean, scale = linear_probe.standard(features, [slice(0, 5), slice(5, WIDTH)])
+    mean, scale = linear_probe.mean_and_scale(features, [slice(0, 5), slice(5, WIDTH)])
     np.testing.assert_allclose(mean, features[0].mean(axis=0, dtype=np.float64), rtol=1e-6)
     std = features[0].std(axis=0, dtype=np.float64)
     np.testing.assert_allclose(scale, [std[:5].mean()] * 5 + [std[5:].mean()] * 15, rtol=1e-6)
@@ -75,10 +79,10 @@ def test_mean_and_scale_are_those_of_all_features(tmp_path: Path):
 def test_training_and_prediction_need_a_fraction_of_the_features_memory(tmp_path: Path):
     features, labels = write_features(tmp_path / "features", 1, 40_000, 300)
     total_bytes = 4 * features.size
-    assert features.size > linear_probe.MOST_IN_MEMORY
+    assert features.size > linear_probe.MAX_IN_MEMORY
     tracemalloc.start()
     head = linear_probe.fit(features, labels, 1e-4)
-    head(Rows(features.stored, features.places[0]))
+    head(LazyFeatures(features.array, features.indices[0]))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < total_bytes / 4

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from graft.training.cli.main import main
-from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.finetuning import batch_size_finder
 
@@ -27,8 +27,8 @@ class Two(nn.Module):
 WEIGHTS = 5 * 4 * 36
 
 
-def planned(batch_size: int = 32) -> Plan:
-    return plan(Recipe(batch_size=batch_size), Facts(n_images=320, counts=(160, 160)))
+def planned(batch_size: int = 32) -> FineTuneConfig:
+    return resolve_config(Recipe(batch_size=batch_size), DataStats(n_images=320, counts=(160, 160)))
 
 
 def test_activation_memory_per_image_is_measured():
@@ -46,15 +46,15 @@ def test_measurement_does_not_change_the_network():
 @pytest.mark.parametrize(("images", "batch_size", "accumulate"), [(32, 32, 1), (31, 16, 2), (9, 8, 4), (1, 1, 32)])
 def test_batches_are_halved_until_one_fits_with_the_same_steps(images: int, batch_size: int, accumulate: int):
     network = Two()
-    free = (WEIGHTS + (images + 0.5) * batch_size_finder.bytes_per_image(network, 16)) / batch_size_finder.SHARE
-    found = batch_size_finder.fitting(network, planned(), 16, int(free))
-    assert (found.batch_size, found.accumulate) == (batch_size, accumulate)
+    free = (WEIGHTS + (images + 0.5) * batch_size_finder.bytes_per_image(network, 16)) / batch_size_finder.USABLE_FRACTION
+    found = batch_size_finder.fit_batch_size(network, planned(), 16, int(free))
+    assert (found.batch_size, found.accumulate_grad_batches) == (batch_size, accumulate)
     assert found.total_steps == planned().total_steps
 
 
 def test_error_if_a_single_image_does_not_fit():
     with pytest.raises(MemoryError, match=r"needs 0\.0 GiB at 16 pixels; 0\.0 GiB are free\. Try a smaller --input-size"):
-        batch_size_finder.fitting(Two(), planned(), 16, 100)
+        batch_size_finder.fit_batch_size(Two(), planned(), 16, 100)
 
 
 def test_too_little_memory_is_exit_code_5(fitted, make_folder, tmp_path: Path, monkeypatch, capsys):
@@ -76,7 +76,7 @@ def test_free_memory_is_less_than_total_memory():
 def test_container_limit_is_respected(tmp_path: Path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
-    assert batch_size_finder._left_in_group(tmp_path) == 600
+    assert batch_size_finder._cgroup_free_bytes(tmp_path) == 600
     (tmp_path / "memory.max").write_text("max\n")
-    assert batch_size_finder._left_in_group(tmp_path) > 2**60
-    assert batch_size_finder._left_in_group(tmp_path / "none") > 2**60
+    assert batch_size_finder._cgroup_free_bytes(tmp_path) > 2**60
+    assert batch_size_finder._cgroup_free_bytes(tmp_path / "none") > 2**60

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import files_of_at_most
+from conftest import file_size_limit
 
 from graft.training.finetuning import checkpoints
-from graft.training.finetuning.callbacks import Asked, Keeper, _best, reseed
+from graft.training.finetuning.callbacks import CheckpointCallback, GracefulStop, _best_epoch, reseed
 from graft.training.finetuning.lightning_module import Diverged
-from graft.training.runtime.signals import Stop
+from graft.training.runtime.signals import StopFlag
 
 
 def history(*losses: float) -> list[dict[str, float]]:
@@ -31,7 +31,7 @@ def history(*losses: float) -> list[dict[str, float]]:
     ],
 )
 def test_best_epoch_is_the_first_with_the_lowest_finite_loss(losses: tuple[float, ...], best: int):
-    assert _best(history(*losses)) == best
+    assert _best_epoch(history(*losses)) == best
 
 
 def trainer(epoch: int, loss: float, **more: object) -> SimpleNamespace:
@@ -46,11 +46,11 @@ def trainer(epoch: int, loss: float, **more: object) -> SimpleNamespace:
     return made
 
 
-def checkpoint_callback(run: Path, *losses: float) -> Keeper:
+def checkpoint_callback(run: Path, *losses: float) -> CheckpointCallback:
     (run / "checkpoints").mkdir()
-    made = Keeper(run)
+    made = CheckpointCallback(run)
     made.history = history(*losses)
-    checkpoints.save({"state_dict": {}, "best": 0}, checkpoints.path_of(run / "checkpoints", 0))
+    checkpoints.save({"state_dict": {}, "best": 0}, checkpoints.checkpoint_path(run / "checkpoints", 0))
     return made
 
 
@@ -58,7 +58,7 @@ def test_epoch_with_nan_loss_is_neither_saved_nor_logged(tmp_path: Path):
     callback = checkpoint_callback(tmp_path, 0.5)
     with pytest.raises(Diverged, match="The validation loss became nan after epoch 1"):
         callback.on_train_epoch_end(trainer(0, math.nan), None)
-    assert (len(callback.history), callback.best) == (1, 0)
+    assert (len(callback.history), callback.best_epoch) == (1, 0)
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.ckpt")] == ["epoch-0000.ckpt"]
 
 
@@ -66,7 +66,7 @@ def test_metrics_have_a_row_per_epoch(tmp_path: Path):
     callback = checkpoint_callback(tmp_path, 0.5)
     callback.on_train_epoch_end(trainer(0, 0.25), None)
     assert (tmp_path / "metrics.csv").read_text() == "epoch,step,train/loss,val/loss\n0,0,,0.5\n1,2,1.0,0.25\n"
-    assert (callback.epoch, callback.best, callback.ended) == (1, 1, False)
+    assert (callback.epoch, callback.best_epoch, callback.finished) == (1, 1, False)
 
 
 def test_last_two_epochs_and_the_best_are_kept(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_last_two_epochs_and_the_best_are_kept(tmp_path: Path):
         callback.on_train_epoch_end(trainer(epoch, loss), None)
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
     assert names == ["epoch-0001.ckpt", "epoch-0003.ckpt", "epoch-0004.ckpt"]
-    assert callback.ended
+    assert callback.finished
 
 
 def test_full_disk_keeps_older_metrics_and_the_checkpoint(tmp_path: Path):
@@ -83,17 +83,17 @@ def test_full_disk_keeps_older_metrics_and_the_checkpoint(tmp_path: Path):
     callback.on_train_epoch_end(trainer(0, 0.25), None)
     before = (tmp_path / "metrics.csv").read_text()
     callback.history[0]["x" * 5000] = 1.0  # large metrics, and a checkpoint that still fits
-    with files_of_at_most(4000), pytest.raises(OSError, match="The disk is full") as raised:
+    with file_size_limit(4000), pytest.raises(OSError, match="The disk is full") as raised:
         callback.on_train_epoch_end(trainer(1, 0.125), None)
     assert raised.value.filename == str(tmp_path / "metrics.csv")
     assert (tmp_path / "metrics.csv").read_text() == before
-    checkpoints.verify(checkpoints.path_of(tmp_path / "checkpoints", 2))
+    checkpoints.verify(checkpoints.checkpoint_path(tmp_path / "checkpoints", 2))
 
 
 @pytest.mark.parametrize("last", [True, False])
 def test_stop_request_waits_for_the_checkpoint_of_a_finished_epoch(last: bool):
-    stop = Stop()
-    graceful_stop = Asked(stop)
+    stop = StopFlag()
+    graceful_stop = GracefulStop(stop)
     graceful_stop.on_train_batch_end(SimpleNamespace(is_last_batch=last), None)
     stop.signal = 15
     if last:

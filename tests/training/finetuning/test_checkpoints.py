@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import files_of_at_most
+from conftest import file_size_limit
 
 from graft.training.finetuning import checkpoints
-from graft.training.finetuning.checkpoints import CorruptCheckpoint, path_of
+from graft.training.finetuning.checkpoints import CorruptCheckpoint, checkpoint_path
 
 
 def state(epoch: int, best: int = 0) -> checkpoints.State:
@@ -22,7 +22,7 @@ def state(epoch: int, best: int = 0) -> checkpoints.State:
 
 def begun(folder: Path, *epochs: int, best: int = 0) -> Path:
     for epoch in epochs:
-        checkpoints.save(state(epoch, best), path_of(folder, epoch))
+        checkpoints.save(state(epoch, best), checkpoint_path(folder, epoch))
     return folder
 
 
@@ -69,8 +69,8 @@ HARM = [cut, altered, appended, emptied, without_digest, other_digest, nonsense_
 
 
 def test_save_and_load_round_trip(tmp_path: Path):
-    checkpoints.save(state(3), path_of(tmp_path, 3))
-    loaded = checkpoints.load(path_of(tmp_path, 3))
+    checkpoints.save(state(3), checkpoint_path(tmp_path, 3))
+    loaded = checkpoints.load(checkpoint_path(tmp_path, 3))
     assert (loaded["epoch"], loaded["state_dict"]["weight"].tolist()) == (3, [3.0] * 100)
     assert names(tmp_path) == {"epoch-0003.ckpt", "epoch-0003.ckpt.sha256"}
 
@@ -82,19 +82,19 @@ def test_checksum_file_has_the_format_of_sha256sum(tmp_path: Path):
 
 @pytest.mark.parametrize("corrupt", [*HARM, vanished])
 def test_corrupt_checkpoint_is_rejected_by_name(tmp_path: Path, corrupt: Callable[[Path], None]):
-    corrupt(path_of(begun(tmp_path, 1), 1))
+    corrupt(checkpoint_path(begun(tmp_path, 1), 1))
     with pytest.raises(CorruptCheckpoint, match=r"epoch-0001\.ckpt"):
-        checkpoints.load(path_of(tmp_path, 1))
+        checkpoints.load(checkpoint_path(tmp_path, 1))
 
 
 @pytest.mark.parametrize("corrupt", HARM)
 def test_corrupt_checkpoint_falls_back_to_the_previous_one_with_a_warning(
     tmp_path: Path, corrupt: Callable[[Path], None], capsys
 ):
-    corrupt(path_of(begun(tmp_path, 0, 1, 2), 2))
-    assert checkpoints.newest(tmp_path)["epoch"] == 1
+    corrupt(checkpoint_path(begun(tmp_path, 0, 1, 2), 2))
+    assert checkpoints.load_newest(tmp_path)["epoch"] == 1
     output = capsys.readouterr().err
-    assert output.startswith(f"warning: {path_of(tmp_path, 2)}")
+    assert output.startswith(f"warning: {checkpoint_path(tmp_path, 2)}")
     assert output.endswith("Falling back to the previous checkpoint.\n")
     assert names(tmp_path) == {f"epoch-000{epoch}.ckpt{end}" for epoch in (0, 1) for end in ("", ".sha256")}
 
@@ -102,30 +102,30 @@ def test_corrupt_checkpoint_falls_back_to_the_previous_one_with_a_warning(
 def test_checkpoint_with_a_corrupt_best_epoch_falls_back_too(tmp_path: Path, capsys):
     begun(tmp_path, 0, 1)
     begun(tmp_path, 2, 3, best=2)
-    altered(path_of(tmp_path, 2))
-    assert checkpoints.newest(tmp_path)["epoch"] == 1
+    altered(checkpoint_path(tmp_path, 2))
+    assert checkpoints.load_newest(tmp_path)["epoch"] == 1
     assert capsys.readouterr().err.count("warning: ") == 2
 
 
 def test_training_does_not_restart_silently_if_all_are_corrupt(tmp_path: Path):
     begun(tmp_path, 0, 1)
     for epoch in (0, 1):
-        cut(path_of(tmp_path, epoch))
+        cut(checkpoint_path(tmp_path, epoch))
     for _ in range(2):  # also on the second call
         with pytest.raises(CorruptCheckpoint, match=rf"All checkpoints in {tmp_path} are corrupt\. Remove this folder"):
-            checkpoints.newest(tmp_path)
+            checkpoints.load_newest(tmp_path)
 
 
 def test_empty_folder_has_no_checkpoint(tmp_path: Path):
-    assert checkpoints.newest(tmp_path) is None
-    assert checkpoints.ended(tmp_path) is None
+    assert checkpoints.load_newest(tmp_path) is None
+    assert checkpoints.load_best(tmp_path) is None
 
 
 def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path):
     begun(tmp_path, 0, 1)
     (tmp_path / ".epoch-0002.ckpt.999.tmp").write_bytes(b"half")
     (tmp_path / "epoch-0002.ckpt.sha256").write_text(f"{'0' * 64}  epoch-0002.ckpt\n")
-    assert checkpoints.newest(tmp_path)["epoch"] == 1
+    assert checkpoints.load_newest(tmp_path)["epoch"] == 1
     checkpoints.keep_only(tmp_path, {1})
     assert names(tmp_path) == {"epoch-0001.ckpt", "epoch-0001.ckpt.sha256"}
 
@@ -153,9 +153,11 @@ def saved_as_torch_once_did(trap: Trap, path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [pickled, saved_by_torch, saved_as_torch_once_did])
-@pytest.mark.parametrize("load", [checkpoints.load, lambda path: checkpoints.Files().load_checkpoint(path, weights_only=False)])
+@pytest.mark.parametrize(
+    "load", [checkpoints.load, lambda path: checkpoints.VerifiedCheckpointIO().load_checkpoint(path, weights_only=False)]
+)
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, made: Callable[[Trap, Path], None], load):
-    path, marker = path_of(tmp_path, 1), tmp_path / "marker"
+    path, marker = checkpoint_path(tmp_path, 1), tmp_path / "marker"
     made(Trap(marker), path)
     with_its_digest(path)
     with pytest.raises(CorruptCheckpoint, match=r"epoch-0001\.ckpt is not a Graft checkpoint"):
@@ -168,11 +170,11 @@ def with_its_digest(path: Path) -> None:
 
 
 def test_other_zip_file_is_rejected(tmp_path: Path):
-    with zipfile.ZipFile(path_of(tmp_path, 1), "w") as archive:
+    with zipfile.ZipFile(checkpoint_path(tmp_path, 1), "w") as archive:
         archive.writestr("notes.txt", "not a tensor")
-    with_its_digest(path_of(tmp_path, 1))
+    with_its_digest(checkpoint_path(tmp_path, 1))
     with pytest.raises(CorruptCheckpoint, match="is not a Graft checkpoint"):
-        checkpoints.load(path_of(tmp_path, 1))
+        checkpoints.load(checkpoint_path(tmp_path, 1))
 
 
 def test_full_disk_error_has_needed_and_free_bytes_and_keeps_older_checkpoints(tmp_path: Path):
@@ -180,21 +182,21 @@ def test_full_disk_error_has_needed_and_free_bytes_and_keeps_older_checkpoints(t
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     large = {"state_dict": {"weight": torch.zeros(1_000_000)}, "best": 0}
     message = r"The disk is full: 4,000,000 bytes are needed and [\d,]+ are free; existing files are unchanged"
-    with files_of_at_most(2**20), pytest.raises(OSError, match=message):
-        checkpoints.save(large, path_of(tmp_path, 2))
+    with file_size_limit(2**20), pytest.raises(OSError, match=message):
+        checkpoints.save(large, checkpoint_path(tmp_path, 2))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_best_checkpoint_marks_the_end_of_training(tmp_path: Path):
     checkpoints.save(state(2), tmp_path / "best.ckpt")
-    assert checkpoints.ended(tmp_path)["epoch"] == 2
+    assert checkpoints.load_best(tmp_path)["epoch"] == 2
 
 
 def test_corrupt_best_checkpoint_resumes_from_the_last_epoch(tmp_path: Path, capsys):
     begun(tmp_path, 1)
     checkpoints.save(state(1), tmp_path / "best.ckpt")
     altered(tmp_path / "best.ckpt")
-    assert checkpoints.ended(tmp_path) is None
+    assert checkpoints.load_best(tmp_path) is None
     assert "best.ckpt has sha256" in capsys.readouterr().err
     assert not (tmp_path / "best.ckpt").exists()
 
@@ -203,7 +205,7 @@ def test_corrupt_best_checkpoint_without_epochs_is_rejected(tmp_path: Path):
     checkpoints.save(state(1), tmp_path / "best.ckpt")
     altered(tmp_path / "best.ckpt")
     with pytest.raises(CorruptCheckpoint, match=rf"corrupt\. Remove {tmp_path} to restart"):
-        checkpoints.ended(tmp_path)
+        checkpoints.load_best(tmp_path)
 
 
 def test_only_requested_epochs_are_kept(tmp_path: Path):

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader
 
 from graft.service.artifact import Preprocessing
 from graft.service.imaging.preprocess import decode
-from graft.training.audit.image_scan import examine
-from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.audit.image_scan import scan_images
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.splits import Splits, split
-from graft.training.finetuning.augmentations import HARDER, random_changes
-from graft.training.finetuning.datamodule import Batches, Draw, Order, Random, shown
-from graft.training.finetuning.pixel_cache import pixels, whole
+from graft.training.finetuning.augmentations import CORRUPTION_AUGMENTATIONS, train_transforms
+from graft.training.finetuning.datamodule import DataModule, EpochSampler, SampleDraw, TrainDataset, batch_paths
+from graft.training.finetuning.pixel_cache import open_cache, resized
 
 SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -28,33 +28,33 @@ SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 
 def dataset(make_folder, encode, photo) -> Dataset:
     folder = make_folder({"cat": 12, "dog": 12})
     (folder / "cat" / "photo.png").write_bytes(encode(photo))
-    return examine(scan(folder))[0]
+    return scan_images(scan(folder))[0]
 
 
 @pytest.fixture
-def same_image(dataset: Dataset) -> Random:
+def same_image(dataset: Dataset) -> TrainDataset:
     """One image eight times, so that differences come from augmentation only."""
     [sample] = (sample for sample in dataset.samples if sample.path == "cat/photo.png")
-    images = pixels(dataset, (sample,) * 8, whole, SQUARE, 0)
-    return Random(images, torch.zeros(8, dtype=torch.int64), random_changes(64, "medium", True, True), 64, seed=0)
+    images = open_cache(dataset, (sample,) * 8, resized, SQUARE, 0)
+    return TrainDataset(images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "medium", True, True), 64, seed=0)
 
 
-def planned(dataset: Dataset, splits: Splits, **choices: object) -> Plan:
+def planned(dataset: Dataset, splits: Splits, **choices: object) -> FineTuneConfig:
     recipe = Recipe.model_validate({"batch_size": 4, "balance": "none", **choices})
     counts = dataset.counts(splits.train)
-    return plan(recipe, Facts(len(splits.train), counts, multilabel=dataset.multilabel))
+    return resolve_config(recipe, DataStats(len(splits.train), counts, multilabel=dataset.multilabel))
 
 
 def batches(
     dataset: Dataset, preprocessing: Preprocessing = SQUARE, splits: Splits | None = None, **choices: object
-) -> Batches:
+) -> DataModule:
     splits = splits or split(dataset, 0)
-    return Batches(dataset, splits, preprocessing, planned(dataset, splits, **choices), gpu=False)
+    return DataModule(dataset, splits, preprocessing, planned(dataset, splits, **choices), gpu=False)
 
 
-def epoch(images: Random, number: int, workers: int, before: tuple[int, ...] = ()) -> torch.Tensor:
+def epoch(images: TrainDataset, number: int, workers: int, before: tuple[int, ...] = ()) -> torch.Tensor:
     """Samples of one epoch, sorted by image, after other epochs of the same loader."""
-    order = Order(len(images), seed=0)
+    order = EpochSampler(len(images), seed=0)
     loader = DataLoader(
         images,
         2,
@@ -75,43 +75,43 @@ def _same(batch):
     return batch
 
 
-def test_two_workers_augment_the_same_image_differently(same_image: Random):
+def test_two_workers_augment_the_same_image_differently(same_image: TrainDataset):
     changed = epoch(same_image, 0, workers=2)
     assert len({image.numpy().tobytes() for image in changed}) == 8
 
 
-def test_two_epochs_augment_the_same_image_differently(same_image: Random):
+def test_two_epochs_augment_the_same_image_differently(same_image: TrainDataset):
     one, other = epoch(same_image, 0, workers=2), epoch(same_image, 1, workers=2)
     assert not any(torch.equal(before, after) for before, after in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_samples_do_not_depend_on_the_number_of_workers(same_image: Random, workers: int):
+def test_samples_do_not_depend_on_the_number_of_workers(same_image: TrainDataset, workers: int):
     assert torch.equal(epoch(same_image, 1, workers), epoch(same_image, 1, workers=2))
 
 
-def test_epoch_does_not_depend_on_earlier_epochs(same_image: Random):
+def test_epoch_does_not_depend_on_earlier_epochs(same_image: TrainDataset):
     assert torch.equal(epoch(same_image, 3, workers=2), epoch(same_image, 3, workers=2, before=(1, 2)))
 
 
-def test_another_seed_gives_other_augmentations(same_image: Random):
+def test_another_seed_gives_other_augmentations(same_image: TrainDataset):
     images = same_image.images
-    other = Random(images, torch.zeros(8, dtype=torch.int64), random_changes(64, "medium", True, True), 64, seed=1)
-    assert not torch.equal(same_image[Draw(0, 0)][0], other[Draw(0, 0)][0])
+    other = TrainDataset(images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "medium", True, True), 64, seed=1)
+    assert not torch.equal(same_image[SampleDraw(0, 0)][0], other[SampleDraw(0, 0)][0])
 
 
-def test_repeated_image_is_augmented_differently(same_image: Random):
-    assert not torch.equal(same_image[Draw(0, 0, 0)][0], same_image[Draw(0, 0, 1)][0])
+def test_repeated_image_is_augmented_differently(same_image: TrainDataset):
+    assert not torch.equal(same_image[SampleDraw(0, 0, 0)][0], same_image[SampleDraw(0, 0, 1)][0])
 
 
-def test_unseeded_albumentations_repeats_itself_in_every_worker_and_epoch(same_image: Random):
+def test_unseeded_albumentations_repeats_itself_in_every_worker_and_epoch(same_image: TrainDataset):
     # The reason for seeding per image. If this fails, albumentations has fixed it.
-    class Unseeded(Random):
-        def _changed(self, draw: Draw) -> np.ndarray:
-            return self._changes(image=self.images[draw.row])["image"]
+    class Unseeded(TrainDataset):
+        def _changed(self, draw: SampleDraw) -> np.ndarray:
+            return self._transforms(image=self.images[draw.row])["image"]
 
-    images = Unseeded(same_image.images, torch.zeros(8, dtype=torch.int64), random_changes(64, "medium", True, True), 64, 0)
-    order = [Draw(0, number) for number in range(8)]
+    images = Unseeded(same_image.images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "medium", True, True), 64, 0)
+    order = [SampleDraw(0, number) for number in range(8)]
     first, again = (
         [image for image, _ in DataLoader(images, None, sampler=order, num_workers=2, timeout=60)] for _ in range(2)
     )
@@ -119,13 +119,13 @@ def test_unseeded_albumentations_repeats_itself_in_every_worker_and_epoch(same_i
     assert torch.equal(first[0], again[0])
 
 
-def test_transforms_are_sampled_independently(same_image: Random):
+def test_transforms_are_sampled_independently(same_image: TrainDataset):
     # `set_random_seed` gives every transform the same numbers, so all or none would apply to an image.
     both = A.Compose([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)], strict=True)
     upright = np.zeros((64, 64, 3), np.uint8)
     upright[:32, :32] = 255
-    corners = Random([upright], torch.zeros(1, dtype=torch.int64), both, 64, seed=0)
-    found = {tuple(corners[Draw(number, 0)][0][::63, ::63, 0].flatten().tolist()) for number in range(60)}
+    corners = TrainDataset([upright], torch.zeros(1, dtype=torch.int64), both, 64, seed=0)
+    found = {tuple(corners[SampleDraw(number, 0)][0][::63, ::63, 0].flatten().tolist()) for number in range(60)}
     assert len(found) == 4
 
 
@@ -163,13 +163,13 @@ def test_new_iterator_does_not_change_the_global_random_state(dataset: Dataset):
 
 
 def test_every_epoch_has_every_image_once_in_another_order():
-    one, other = ([draw.row for draw in Order(50, 0).draws(epoch)] for epoch in (0, 1))
+    one, other = ([draw.row for draw in EpochSampler(50, 0).draws(epoch)] for epoch in (0, 1))
     assert sorted(one) == sorted(other) == list(range(50))
     assert one != other
 
 
 def test_balanced_sampling_draws_rare_labels_as_often_as_common_ones(make_folder):
-    dataset = examine(scan(make_folder({"rare": 8, "common": 60})))[0]
+    dataset = scan_images(scan(make_folder({"rare": 8, "common": 60})))[0]
     splits = split(dataset, 0)
     order = batches(dataset, splits=splits, balance="sampling").train_dataloader().sampler
     draws = [draw for number in range(40) for draw in order.draws(number)]
@@ -209,8 +209,8 @@ def test_batch_paths_are_known(dataset: Dataset):
     splits = split(dataset, 0)
     loader = batches(dataset, splits=splits).train_dataloader()
     rows = [draw.row for draw in loader.sampler.draws(2)][4:8]
-    assert shown(loader, 2, 1) == [splits.train[row].path for row in rows]
-    assert shown(DataLoader([1, 2]), 0, 0) == []
+    assert batch_paths(loader, 2, 1) == [splits.train[row].path for row in rows]
+    assert batch_paths(DataLoader([1, 2]), 0, 0) == []
 
 
 def test_last_incomplete_training_batch_is_dropped(dataset: Dataset):
@@ -256,12 +256,12 @@ def test_training_images_keep_letterbox_margins(make_folder, encode):
             wide[0, 0] = [len(label), ord(label), 0]
             path.write_bytes(encode(wide))
     preprocessing = SQUARE.model_copy(update={"fit": "letterbox"})
-    images, _ = next(iter(batches(examine(scan(folder))[0], preprocessing, augment="light").train_dataloader()))
+    images, _ = next(iter(batches(scan_images(scan(folder))[0], preprocessing, augment="light").train_dataloader()))
     assert ((images == 255).all(dim=3).float().mean(dim=(1, 2)) > 0.3).all()  # white above and below
 
 
 def mirrored(photo: np.ndarray, flips: bool) -> int:
-    change = random_changes(64, "light", flips, rotations=False)
+    change = train_transforms(64, "light", flips, rotations=False)
     change.set_random_seed(0)
     changed = [change(image=photo)["image"].astype(int) for _ in range(40)]
     return sum(image[:, 0, 1].mean() > image[:, -1, 1].mean() for image in changed)  # green grows to the right
@@ -273,7 +273,7 @@ def test_images_are_flipped_only_if_enabled(photo: np.ndarray):
 
 
 def kinds(augment: str, flips: bool = True, rotations: bool = True) -> list[str]:
-    return [type(change).__name__ for change in random_changes(64, augment, flips, rotations).transforms]
+    return [type(change).__name__ for change in train_transforms(64, augment, flips, rotations).transforms]
 
 
 def test_stronger_levels_add_transforms():
@@ -286,13 +286,13 @@ def test_flips_and_rotations_can_be_turned_off():
 
 
 def test_corruptions_come_after_all_other_transforms():
-    added = [type(change).__name__ for change in random_changes(64, "light", True, True, ("rotation", "blur")).transforms]
+    added = [type(change).__name__ for change in train_transforms(64, "light", True, True, ("rotation", "blur")).transforms]
     assert added == ["RandomResizedCrop", "HorizontalFlip", "Rotate", "GaussianBlur"]
 
 
 def test_corruptions_apply_to_training_images_only(dataset: Dataset):
     splits = split(dataset, 0)
-    plain, hard = (batches(dataset, splits=splits, augment="none", harden=names) for names in ("", "rotation"))
+    plain, hard = (batches(dataset, splits=splits, augment="none", augment_corruptions=names) for names in ("", "rotation"))
     before, after = (torch.cat([images for images, _ in module.train_dataloader()]) for module in (plain, hard))
     turned = [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
     assert 2 <= sum(turned) < len(turned)  # one in two
@@ -302,12 +302,12 @@ def test_corruptions_apply_to_training_images_only(dataset: Dataset):
     assert torch.equal(*labels)
 
 
-@pytest.mark.parametrize("name", HARDER)
-def test_every_corruption_changes_some_images_and_keeps_their_size(name: str, same_image: Random):
-    images = Random(
-        same_image.images, torch.zeros(8, dtype=torch.int64), random_changes(64, "none", True, True, (name,)), 64, 0
+@pytest.mark.parametrize("name", CORRUPTION_AUGMENTATIONS)
+def test_every_corruption_changes_some_images_and_keeps_their_size(name: str, same_image: TrainDataset):
+    images = TrainDataset(
+        same_image.images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "none", True, True, (name,)), 64, 0
     )
-    shown = [images[Draw(number, 0)][0].numpy() for number in range(16)]
+    shown = [images[SampleDraw(number, 0)][0].numpy() for number in range(16)]
     kinds = {image.tobytes() for image in shown}
     assert {image.shape for image in shown} == {(64, 64, 3)}
     assert len(kinds) >= 3
@@ -316,14 +316,14 @@ def test_every_corruption_changes_some_images_and_keeps_their_size(name: str, sa
 @pytest.mark.parametrize("augment", ["light", "medium", "strong"])
 @pytest.mark.parametrize("shape", [(72, 72, 3), (72, 300, 3), (500, 72, 3)])
 def test_augmented_image_has_the_input_size(shape: tuple[int, ...], augment: str):
-    changed = random_changes(64, augment, True, True)(image=np.zeros(shape, np.uint8))["image"]
+    changed = train_transforms(64, augment, True, True)(image=np.zeros(shape, np.uint8))["image"]
     assert (changed.shape, changed.dtype) == ((64, 64, 3), np.uint8)
 
 
 def test_transforms_reject_unknown_arguments(photo):
     # Without `strict`, albumentations only warns, and the intended transform is not applied.
     with pytest.raises(ValueError, match="picture"):
-        random_changes(64, "light", True, True)(image=photo, picture=photo)
+        train_transforms(64, "light", True, True)(image=photo, picture=photo)
 
 
 @pytest.mark.parametrize("pixel_cache", [0, 1])

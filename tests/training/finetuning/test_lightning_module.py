@@ -11,41 +11,41 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from graft.service.artifact import MAPS
+from graft.service.artifact import MAPS_OUTPUT
 from graft.service.inference.engine import LOGITS, VECTORS
-from graft.service.inference.openvino import Graph
+from graft.service.inference.openvino import OpenVinoModel
 from graft.service.networks.network import Network
-from graft.training.audit.image_scan import examine
+from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry
-from graft.training.backbones.onnx_cache import Exported
+from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.backbones.onnx_export import export_backbone, export_network
-from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Dataset, scan
 from graft.training.data.splits import Splits, split
 from graft.training.features.extraction import Features
-from graft.training.features.lightning_extractor import load_headless
+from graft.training.features.lightning_extractor import load_with_random_head
 from graft.training.finetuning import checkpoints, param_groups
-from graft.training.finetuning.datamodule import Batches
+from graft.training.finetuning.datamodule import DataModule
 from graft.training.finetuning.lightning_module import Diverged, FineTune, set_head
-from graft.training.finetuning.trainer import learn
-from graft.training.runs.run_folder import Folder
+from graft.training.finetuning.trainer import train
+from graft.training.runs.run_folder import RunFolder
 from graft.training.sample import SAMPLE
 from graft.training.strategies import finetune
 from graft.training.strategies import probe as probe_module
-from graft.training.strategies.context import Ground, readable
-from graft.training.strategies.probe import Probed
-from graft.training.strategies.trained_model import Trained
+from graft.training.strategies.context import TrainingContext, extract_or_exclude
+from graft.training.strategies.probe import ProbeResult
+from graft.training.strategies.trained_model import TrainedModel
 
 RECIPE = Recipe(
-    strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_rate=1e-3, backbone_rate=2e-4
+    strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_lr=1e-3, backbone_rate=2e-4
 )
 
 
-def planned(epochs: int = 5, **choices: object) -> Plan:
+def planned(epochs: int = 5, **choices: object) -> FineTuneConfig:
     """Configuration for three labels with 21 training images each."""
     recipe = RECIPE.model_copy(update={"epochs": epochs, **choices})
-    return plan(recipe, Facts(n_images=63, counts=(21, 21, 21)))
+    return resolve_config(recipe, DataStats(n_images=63, counts=(21, 21, 21)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +54,18 @@ class Start:
 
     dataset: Dataset
     splits: Splits
-    exported: Exported
-    probed: Probed
+    exported: ExportedBackbone
+    probed: ProbeResult
     features: Features
 
     def network(self) -> Network:
         """New network with the probe head."""
-        network = load_headless(self.exported, 3)
-        set_head(network, self.probed.start)
+        network = load_with_random_head(self.exported, 3)
+        set_head(network, self.probed.train_head)
         return network.eval()
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(self.dataset, self.splits, self.exported.preprocessing, plan, gpu=False)
+    def batches(self, plan: FineTuneConfig) -> DataModule:
+        return DataModule(self.dataset, self.splits, self.exported.preprocessing, plan, gpu=False)
 
     def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
         pixels, labels = zip(*self.batches(planned()).val_dataloader(), strict=True)
@@ -93,20 +93,20 @@ def start(cache: Path, tmp_path_factory) -> Start:
             (folder / label).mkdir()
             for number in range(1, 31):
                 (folder / label / f"{number}.png").write_bytes(archive.read(f"train/{label}/{number:03d}.png"))
-    dataset = examine(scan(folder))[0]
-    choice = registry.choose("tf_efficientnet_lite0")
+    dataset = scan_images(scan(folder))[0]
+    choice = registry.resolve("tf_efficientnet_lite0")
     (cache / "backbones").mkdir(exist_ok=True)
-    export_backbone(choice, cache / "backbones" / onnx_cache._key(choice), 64, 28)  # here, to save a child's imports
-    exported = onnx_cache.export(choice, 64, 28, "crop")
-    features, splits, _ = readable(dataset, split(dataset, 0), exported, RECIPE)
-    ground = Ground(dataset, splits, exported, features, RECIPE, Folder(folder))
-    return Start(dataset, splits, exported, probe_module.probe(ground), features)
+    export_backbone(choice, cache / "backbones" / onnx_cache._cache_key(choice), 64, 28)  # here, to save a child's imports
+    exported = onnx_cache.load_or_export(choice, 64, 28, "crop")
+    features, splits, _ = extract_or_exclude(dataset, split(dataset, 0), exported, RECIPE)
+    ground = TrainingContext(dataset, splits, exported, features, RECIPE, RunFolder(folder))
+    return Start(dataset, splits, exported, probe_module.fit_probe(ground), features)
 
 
 def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
     chosen = planned(**choices)
     before = copy.deepcopy(network.state_dict())
-    learn(network, start.batches(chosen), chosen, 5, run, gpu=False)
+    train(network, start.batches(chosen), chosen, 5, run, gpu=False)
     return Learned(before, network, run)
 
 
@@ -122,7 +122,7 @@ def misled(start: Start, run: Path) -> Learned:
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias.copy_(torch.tensor([8.0, 0.0, 0.0]))
-    return trained(network, start, run, head_rate=1e-2, backbone_rate=1e-4)
+    return trained(network, start, run, head_lr=1e-2, backbone_rate=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,7 @@ def learned(start: Start, tmp_path_factory) -> Learned:
 @pytest.fixture(scope="module")
 def diverged_run(start: Start, tmp_path_factory) -> Learned:
     """A run with learning rates so high that every epoch is worse than the probe."""
-    return trained(
-        start.network(), start, tmp_path_factory.mktemp("diverged_run"), backbone_rate=0.5, head_rate=5.0, patience=2
-    )
+    return trained(start.network(), start, tmp_path_factory.mktemp("diverged_run"), backbone_rate=0.5, head_lr=5.0, patience=2)
 
 
 def test_missing_metrics_of_a_killed_run_are_written_on_resume(start: Start, tmp_path: Path, monkeypatch):
@@ -149,10 +147,10 @@ def test_missing_metrics_of_a_killed_run_are_written_on_resume(start: Start, tmp
     chosen = planned(epochs=1)
     monkeypatch.setattr(checkpoints, "save", killed_at_the_end)
     with pytest.raises(SystemExit):
-        learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+        train(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
     monkeypatch.undo()
     (tmp_path / "metrics.csv").unlink()
-    learn(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+    train(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
     assert [row.partition(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["epoch", "0", "1"]
 
 
@@ -164,11 +162,11 @@ def changed(learned: Learned) -> set[str]:
 def test_network_with_the_probe_head_predicts_like_the_probe(start: Start):
     with torch.inference_mode():
         logits, _ = start.network()(start.validation()[0])
-    np.testing.assert_allclose(logits.numpy(), start.probed.validation, atol=2e-2)
+    np.testing.assert_allclose(logits.numpy(), start.probed.validation_logits, atol=2e-2)
 
 
 def test_epoch_0_has_the_metrics_of_the_probe(start: Start, diverged_run: Learned):
-    right = start.probed.validation.argmax(axis=1) == start.validation()[1].numpy()
+    right = start.probed.validation_logits.argmax(axis=1) == start.validation()[1].numpy()
     assert diverged_run.metrics("val/accuracy")[0] == pytest.approx(right.mean(), abs=1e-6)
 
 
@@ -226,11 +224,11 @@ def test_non_finite_loss_stops_at_that_step(start: Start, tmp_path: Path, number
         network.head.weight[0, 0] = number
     named = r"The batch: (\w+/\d+\.png, ){5}…\.$"
     with pytest.raises(Diverged, match=rf"The loss became nan at step 0, learning rates \[.+\]; try lower ones\. {named}"):
-        learn(network, start.batches(planned()), planned(), 1, tmp_path, gpu=False)
+        train(network, start.batches(planned()), planned(), 1, tmp_path, gpu=False)
 
 
 def groups(start: Start) -> list[dict]:
-    return param_groups.groups(start.network(), planned(bottom_ratio=1.0))
+    return param_groups.param_groups(start.network(), planned(layer_decay=1.0))
 
 
 def test_every_parameter_is_in_exactly_one_group(start: Start):
@@ -258,26 +256,26 @@ def test_exported_graph_predicts_like_the_trained_network(start: Start, learned:
     pixels, _ = start.validation()
     with torch.inference_mode():
         logits, vectors = learned.network(pixels)
-    found = Graph(tmp_path / "model.onnx", lanes=1)(pixels.numpy())
+    found = OpenVinoModel(tmp_path / "model.onnx", streams=1)(pixels.numpy())
     np.testing.assert_allclose(found[LOGITS], logits.numpy(), atol=1e-3)
     np.testing.assert_allclose(found[VECTORS], vectors.numpy(), atol=1e-3)
-    np.testing.assert_allclose(found[MAPS].mean(axis=(2, 3)), vectors.numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[MAPS_OUTPUT].mean(axis=(2, 3)), vectors.numpy(), atol=1e-3)
 
 
-def assert_positions_add_up(result: Trained, folder: Path, pixels: np.ndarray) -> None:
+def assert_positions_add_up(result: TrainedModel, folder: Path, pixels: np.ndarray) -> None:
     """The logits are what the packaged head makes of the packaged graph's map, position by position."""
     (folder / "packaged.onnx").write_bytes(result.graph)
-    found = Graph(folder / "packaged.onnx", lanes=1)(pixels[:4])
-    by_position = np.einsum("cd,ndhw->nchw", result.weights["head.weight"], found[MAPS])
+    found = OpenVinoModel(folder / "packaged.onnx", streams=1)(pixels[:4])
+    by_position = np.einsum("cd,ndhw->nchw", result.weights["head.weight"], found[MAPS_OUTPUT])
     assert by_position.shape[2:] == (2, 2)
     np.testing.assert_allclose(by_position.mean(axis=(2, 3)) + result.weights["head.bias"], found[LOGITS], atol=1e-4)
 
 
 def test_fine_tuned_network_is_compared_with_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
-    ground = Ground(start.dataset, start.splits, start.exported, start.features, recipe, Folder(tmp_path))
+    ground = TrainingContext(start.dataset, start.splits, start.exported, start.features, recipe, RunFolder(tmp_path))
     result = finetune.finetune(ground, start.probed, "finetune", recipe.epochs)
-    difference, low, high = result.gain
+    difference, low, high = result.gain_over_probe
     assert result.strategy == "finetune"
     assert_positions_add_up(result, tmp_path, start.validation()[0].numpy())
     assert low <= difference <= high

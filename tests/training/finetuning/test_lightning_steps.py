@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from graft.service.artifact import Backbone, Preprocessing
 from graft.service.networks.network import Network, build
-from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.finetuning.lightning_module import Diverged, FineTune
 
@@ -65,13 +65,13 @@ def network() -> Network:
     return build(RESNET, 2, HALF)
 
 
-def planned(multilabel: bool = False, **choices: object) -> Plan:
-    usual = {"batch_size": 16, "epochs": 3, "averaging": False, "strategy": "scratch", "bottom_ratio": 1}
-    facts = Facts(n_images=N_IMAGES, counts=(32, 32), multilabel=multilabel)
-    return plan(Recipe.model_validate({**usual, **choices}), facts)
+def planned(multilabel: bool = False, **choices: object) -> FineTuneConfig:
+    usual = {"batch_size": 16, "epochs": 3, "averaging": False, "strategy": "scratch", "layer_decay": 1}
+    facts = DataStats(n_images=N_IMAGES, counts=(32, 32), multilabel=multilabel)
+    return resolve_config(Recipe.model_validate({**usual, **choices}), facts)
 
 
-def trained(network: Network, chosen: Plan, run: Path) -> tuple[FineTune, Noted]:
+def trained(network: Network, chosen: FineTuneConfig, run: Path) -> tuple[FineTune, Noted]:
     module, recorded = FineTune(copy.deepcopy(network), chosen), Noted()
     loader = DataLoader(Shades(chosen.multilabel), 16)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
@@ -98,13 +98,13 @@ def trained(network: Network, chosen: Plan, run: Path) -> tuple[FineTune, Noted]
     ],
 )
 def test_every_recipe_separates_bright_from_dark(network: Network, tmp_path: Path, choices: dict):
-    _, recorded = trained(network, planned(**{"head_rate": 3e-3, "backbone_rate": 3e-3, **choices}, epochs=12), tmp_path)
+    _, recorded = trained(network, planned(**{"head_lr": 3e-3, "backbone_rate": 3e-3, **choices}, epochs=12), tmp_path)
     assert recorded.metrics[-1]["val/accuracy"] >= 0.9
 
 
 def test_multilabel_accuracy_is_the_fraction_of_correct_predictions(network: Network, tmp_path: Path):
-    _, recorded = trained(network, planned(multilabel=True, epochs=1, head_rate=1e-9, backbone_rate=1e-9), tmp_path)
-    module, _ = trained(network, planned(multilabel=True, epochs=1, head_rate=1e-9, backbone_rate=1e-9), tmp_path)
+    _, recorded = trained(network, planned(multilabel=True, epochs=1, head_lr=1e-9, backbone_rate=1e-9), tmp_path)
+    module, _ = trained(network, planned(multilabel=True, epochs=1, head_lr=1e-9, backbone_rate=1e-9), tmp_path)
     images, targets = next(iter(DataLoader(Shades(True), N_IMAGES)))
     with torch.inference_mode():
         right = ((module.network.eval()(images)[0] > 0) == targets.bool()).float().mean()
@@ -112,16 +112,14 @@ def test_multilabel_accuracy_is_the_fraction_of_correct_predictions(network: Net
 
 
 def test_learning_rates_warm_up_and_decay_to_zero(network: Network, tmp_path: Path):
-    _, recorded = trained(network, planned(warmup=0.25, head_rate=1e-3), tmp_path)
+    _, recorded = trained(network, planned(warmup=0.25, head_lr=1e-3), tmp_path)
     assert recorded.rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
     assert recorded.rates[3:] == sorted(recorded.rates[3:], reverse=True)
     assert recorded.rates[-1] < 1e-4
 
 
 def test_plateau_schedule_reduces_rates_only_without_improvement(network: Network, tmp_path: Path):
-    stuck = planned(
-        schedule="plateau", warmup=0.25, epochs=4, head_rate=1e-12, backbone_rate=1e-12, frozen_norm=True, patience=2
-    )
+    stuck = planned(schedule="plateau", warmup=0.25, epochs=4, head_lr=1e-12, backbone_rate=1e-12, frozen_norm=True, patience=2)
     _, recorded = trained(network, stuck, tmp_path)
     peak = 1e-12
     assert recorded.rates[:4] == pytest.approx([peak / 4, peak / 2, peak * 3 / 4, peak])
@@ -130,7 +128,7 @@ def test_plateau_schedule_reduces_rates_only_without_improvement(network: Networ
 
 
 def test_validation_uses_the_averaged_weights(network: Network, tmp_path: Path):
-    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "average_every": 1})
+    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "averaging_interval": 1})
     module, recorded = trained(network, chosen, tmp_path)
     average = recorded.stepped[0]
     for weight in recorded.stepped[1:]:
@@ -141,14 +139,14 @@ def test_validation_uses_the_averaged_weights(network: Network, tmp_path: Path):
 
 
 def test_average_is_updated_at_its_interval(network: Network, tmp_path: Path):
-    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "average_every": 2})
+    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "averaging_interval": 2})
     _, recorded = trained(network, chosen, tmp_path)
     torch.testing.assert_close(recorded.validated[0], 0.5 * recorded.stepped[1] + 0.5 * recorded.stepped[3])
 
 
 def test_training_continues_from_the_raw_weights_after_validation(network: Network, tmp_path: Path):
     once, _ = trained(network, planned(epochs=2), tmp_path)
-    chosen = planned(epochs=2).model_copy(update={"averaging": 0.9, "average_every": 1})
+    chosen = planned(epochs=2).model_copy(update={"averaging": 0.9, "averaging_interval": 1})
     _, recorded = trained(network, chosen, tmp_path)
     torch.testing.assert_close(recorded.stepped[-1], once.network.head.weight.detach())
 
@@ -167,7 +165,7 @@ def test_randomness_of_a_step_depends_on_seed_and_epoch(network: Network):
         module = FineTune(copy.deepcopy(network), planned(seed=seed, dropout=0.5, mixup=1.0))
         torch.manual_seed(before)
         module.on_train_epoch_start()
-        return module.learning_loss(images, targets).item()
+        return module.train_loss(images, targets).item()
 
     assert loss(seed=3, before=1) == loss(seed=3, before=2)
     assert loss(seed=3, before=1) != loss(seed=4, before=1)
@@ -177,7 +175,7 @@ def test_dropout_is_applied_only_in_training(network: Network):
     images, targets = next(iter(DataLoader(Shades(), 16)))
     module = FineTune(copy.deepcopy(network), planned(dropout=0.9)).eval()
     torch.manual_seed(0)
-    one, other = module.learning_loss(images, targets), module.learning_loss(images, targets)
+    one, other = module.train_loss(images, targets), module.train_loss(images, targets)
     assert one != other
     with torch.inference_mode():
         assert torch.equal(module.network(images)[0], module.network(images)[0])
@@ -187,9 +185,9 @@ def test_dropout_is_applied_only_in_training(network: Network):
 def test_error_of_a_non_finite_loss_has_step_and_learning_rates(network: Network, tmp_path: Path, number: float):
     class Broken(FineTune):
         def learning_loss(self, images: Tensor, targets: Tensor) -> Tensor:
-            return super().learning_loss(images, targets) * (number if self.global_step == 6 else 1.0)
+            return super().train_loss(images, targets) * (number if self.global_step == 6 else 1.0)
 
-    module = Broken(copy.deepcopy(network), planned(head_rate=1e-3, backbone_rate=1e-3))
+    module = Broken(copy.deepcopy(network), planned(head_lr=1e-3, backbone_rate=1e-3))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(max_epochs=3, accelerator="cpu", default_root_dir=tmp_path, **quiet)
     with pytest.raises(Diverged, match=rf"The loss became {number} at step 6, learning rates \[0\.00\d+\]; try lower ones\.$"):

@@ -18,7 +18,7 @@ def no_network(monkeypatch):
 
 
 def logged(tracker: str, run: Path) -> None:
-    for logger in loggers.tracked(Recipe(tracker=tracker), run):
+    for logger in loggers.make_loggers(Recipe(tracker=tracker), run):
         for epoch in range(2):
             logger.log_metrics({"val/loss": 1.0 / (epoch + 1)}, step=epoch)
         logger.save()
@@ -51,4 +51,4 @@ def test_mlflow_gets_metrics_and_hyperparameters_as_files(tmp_path: Path, no_net
 def test_missing_library_is_named_with_the_install_command(tmp_path: Path, monkeypatch, tracker: str):
     monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == tracker else object())
     with pytest.raises(ValueError, match=rf"{tracker} is not installed\. Try: pip install 'graft-vision\[track\]'$"):
-        loggers.tracked(Recipe(tracker=tracker), tmp_path)
+        loggers.make_loggers(Recipe(tracker=tracker), tmp_path)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from graft.training.config.finetune_config import Facts, plan
+from graft.training.config.finetune_config import DataStats, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.finetuning.loss import Loss
 
@@ -14,7 +14,7 @@ EVEN = torch.zeros(1, 2)  # equal logits
 
 def loss(counts: tuple[int, ...] = (3, 1), multilabel: bool = False, n_images: int = 4, **choices: object) -> Loss:
     recipe = Recipe.model_validate({"label_smoothing": 0, "balance": "none", **choices})
-    return Loss(plan(recipe, Facts(n_images=n_images, counts=counts, multilabel=multilabel)))
+    return Loss(resolve_config(recipe, DataStats(n_images=n_images, counts=counts, multilabel=multilabel)))
 
 
 def label(*numbers: int) -> torch.Tensor:
@@ -52,17 +52,17 @@ def test_rare_labels_have_larger_weights():
 
 @pytest.mark.parametrize("balance", ["weights", "logits", "sampling"])
 def test_validation_uses_class_weights_for_every_method(balance: str):
-    judged = loss(balance=balance).judged(EVEN.repeat(2, 1), label(0, 1))
+    judged = loss(balance=balance).val_loss(EVEN.repeat(2, 1), label(0, 1))
     torch.testing.assert_close(judged, math.log(2) * torch.tensor([4 / 6, 4 / 2]))
 
 
 def test_class_weights_have_mean_one_over_the_images():
-    judged = loss(balance="weights").judged(EVEN.repeat(4, 1), label(0, 0, 0, 1))
+    judged = loss(balance="weights").val_loss(EVEN.repeat(4, 1), label(0, 0, 0, 1))
     assert judged.mean().item() == pytest.approx(math.log(2))
 
 
 def test_validation_loss_is_neither_smoothed_nor_adjusted():
-    judged = loss(label_smoothing=0.5).judged(torch.tensor([[30.0, 0.0]]), label(0))
+    judged = loss(label_smoothing=0.5).val_loss(torch.tensor([[30.0, 0.0]]), label(0))
     assert judged.item() == pytest.approx(0, abs=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_multilabel_loss_is_binary_cross_entropy():
     logits, targets = torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[1.0, 1.0]])
     expected = -(math.log(0.5) + math.log(0.75)) / 2
     assert loss(multilabel=True)(logits, targets).item() == pytest.approx(expected)
-    assert loss(multilabel=True).judged(logits, targets).item() == pytest.approx(expected)
+    assert loss(multilabel=True).val_loss(logits, targets).item() == pytest.approx(expected)
 
 
 def test_multilabel_smoothing_applies_to_each_label():
@@ -87,7 +87,7 @@ def test_positive_weight_is_a_limited_square_root():
 def test_label_without_images_is_handled():
     found = loss((4, 0), balance="logits")
     assert torch.isfinite(found(EVEN, label(0)))
-    assert torch.isfinite(found.judged(EVEN, label(1))).all()
+    assert torch.isfinite(found.val_loss(EVEN, label(1))).all()
 
 
 def test_loss_adds_nothing_to_a_checkpoint():

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from graft.service.artifact import Preprocessing
-from graft.service.imaging.preprocess import decode, shrink
-from graft.training.audit.image_scan import examine
+from graft.service.imaging.preprocess import decode, decode_resized
+from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
 from graft.training.finetuning import pixel_cache
-from graft.training.finetuning.pixel_cache import GIB, Pixels, pixels, square, whole
+from graft.training.finetuning.pixel_cache import GIB, PixelCache, cropped, open_cache, resized
 
 SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 IMAGE_BYTES = 36 * 36 * 3
@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def dataset(make_folder) -> Dataset:
-    return examine(scan(make_folder({"cat": 6, "dog": 6})))[0]
+    return scan_images(scan(make_folder({"cat": 6, "dog": 6})))[0]
 
 
 class Unread:
@@ -39,12 +39,12 @@ class Unread:
         raise AssertionError(f"{sample.path} was read")
 
 
-def kept(dataset: Dataset, limit_gib: float = 1) -> Pixels:
-    return pixels(dataset, dataset.samples, whole, SMALL, limit_gib)
+def kept(dataset: Dataset, limit_gib: float = 1) -> PixelCache:
+    return open_cache(dataset, dataset.samples, resized, SMALL, limit_gib)
 
 
-def equal(images: Pixels, dataset: Dataset) -> bool:
-    expected = [shrink(dataset.read(sample), SMALL) for sample in dataset.samples]
+def equal(images: PixelCache, dataset: Dataset) -> bool:
+    expected = [decode_resized(dataset.read(sample), SMALL) for sample in dataset.samples]
     return all(np.array_equal(images[number], image) for number, image in enumerate(expected))
 
 
@@ -58,19 +58,19 @@ def size(home: Path) -> int:
 
 def test_second_call_reads_no_source_files(dataset: Dataset):
     kept(dataset)
-    again = pixels(Unread(), dataset.samples, whole, SMALL, 1)
+    again = open_cache(Unread(), dataset.samples, resized, SMALL, 1)
     assert equal(again, dataset)
 
 
 def test_images_are_found_by_content_in_any_order_and_selection(dataset: Dataset):
     kept(dataset)
     backwards = dataset.samples[::-2]
-    again = pixels(Unread(), backwards, whole, SMALL, 1)
-    assert all(np.array_equal(again[n], shrink(dataset.read(sample), SMALL)) for n, sample in enumerate(backwards))
+    again = open_cache(Unread(), backwards, resized, SMALL, 1)
+    assert all(np.array_equal(again[n], decode_resized(dataset.read(sample), SMALL)) for n, sample in enumerate(backwards))
 
 
 def test_only_new_images_are_decoded(dataset: Dataset, home: Path):
-    pixels(dataset, dataset.samples[:5], whole, SMALL, 1)
+    open_cache(dataset, dataset.samples[:5], resized, SMALL, 1)
     kept(dataset)
     assert [path.stat().st_size // IMAGE_BYTES for path in files(home, ".bin")] in ([5, 7], [7, 5])
 
@@ -78,7 +78,7 @@ def test_only_new_images_are_decoded(dataset: Dataset, home: Path):
 def test_resized_images_keep_their_aspect_ratio(make_folder, encode):
     folder = make_folder({"cat": 2, "dog": 2})
     (folder / "cat" / "wide.png").write_bytes(encode(np.zeros((40, 100, 3), np.uint8)))
-    dataset = examine(scan(folder))[0]
+    dataset = scan_images(scan(folder))[0]
     [number] = [number for number, sample in enumerate(dataset.samples) if sample.path.endswith("wide.png")]
     assert kept(dataset)[number].shape == (36, 90, 3)
 
@@ -87,19 +87,19 @@ def test_resized_images_keep_their_aspect_ratio(make_folder, encode):
 def test_cropped_images_equal_those_of_the_service_and_are_cached_by_fit(dataset: Dataset, fit: str):
     for chosen in ("crop", fit):  # the entry of the other fit must not be used
         preprocessing = SMALL.model_copy(update={"fit": chosen})
-        images = pixels(dataset, dataset.samples, square, preprocessing, 1)
+        images = open_cache(dataset, dataset.samples, cropped, preprocessing, 1)
     expected = [decode(dataset.read(sample), preprocessing).pixels for sample in dataset.samples]
     np.testing.assert_array_equal(np.stack([images[number] for number in range(len(images))]), np.stack(expected))
 
 
 def test_mean_and_std_do_not_affect_the_cache(dataset: Dataset):
     kept(dataset)
-    pixels(Unread(), dataset.samples, whole, SMALL.model_copy(update={"mean": (0.1, 0.2, 0.3)}), 1)
+    open_cache(Unread(), dataset.samples, resized, SMALL.model_copy(update={"mean": (0.1, 0.2, 0.3)}), 1)
 
 
 def test_another_size_is_decoded_again(dataset: Dataset):
     kept(dataset)
-    images = pixels(dataset, dataset.samples, whole, SMALL.model_copy(update={"resize": 40}), 1)
+    images = open_cache(dataset, dataset.samples, resized, SMALL.model_copy(update={"resize": 40}), 1)
     assert images[0].shape == (40, 40, 3)
 
 
@@ -129,9 +129,9 @@ def test_nearly_full_disk_is_not_used(dataset: Dataset, home: Path, monkeypatch)
 
 
 def test_least_recently_used_shards_are_evicted(make_folder, home: Path):
-    dataset = examine(scan(make_folder({"cat": 4, "dog": 4})))[0]
+    dataset = scan_images(scan(make_folder({"cat": 4, "dog": 4})))[0]
     for age, resize in ((300, 34), (100, 35)):
-        pixels(dataset, dataset.samples, whole, SMALL.model_copy(update={"resize": resize}), 1)
+        open_cache(dataset, dataset.samples, resized, SMALL.model_copy(update={"resize": resize}), 1)
         newest = max(files(home, ".npz"), key=lambda path: path.stat().st_mtime)
         os.utime(newest, (time.time() - age,) * 2)
     kept(dataset, limit_gib=(8 * 4 * 36**2 + 8 * 3 * 35**2) / GIB)
@@ -143,7 +143,7 @@ def test_large_datasets_use_several_shards(dataset: Dataset, home: Path, monkeyp
     monkeypatch.setattr(pixel_cache, "SHARD_BYTES", 5 * IMAGE_BYTES)
     assert equal(kept(dataset), dataset)
     assert sorted(path.stat().st_size // IMAGE_BYTES for path in files(home, ".bin")) == [2, 5, 5]
-    assert equal(pixels(Unread(), dataset.samples, whole, SMALL, 1), dataset)
+    assert equal(open_cache(Unread(), dataset.samples, resized, SMALL, 1), dataset)
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "index cut", "index of nothing", "pixels gone"])
@@ -158,7 +158,7 @@ def test_corrupt_shard_is_removed_and_decoded_again(dataset: Dataset, home: Path
         path = index if damage.startswith("index") else data
         os.truncate(path, 0 if damage == "emptied" else path.stat().st_size - 7)
     assert equal(kept(dataset), dataset)
-    assert equal(pixels(Unread(), dataset.samples, whole, SMALL, 1), dataset)
+    assert equal(open_cache(Unread(), dataset.samples, resized, SMALL, 1), dataset)
     assert not index.exists()
 
 
@@ -191,7 +191,7 @@ def test_old_unfinished_files_of_a_killed_run_are_removed(dataset: Dataset, home
 def test_corrupt_image_is_named(dataset: Dataset):
     sample = dataset.samples[3]
     Path(dataset.source.root, sample.path).write_bytes(b"no image")
-    damaged = examine(scan(dataset.source.root))[0]
+    damaged = scan_images(scan(dataset.source.root))[0]
     with pytest.raises(DatasetError, match=rf"{sample.path} cannot be used: The file is not a supported image"):
         kept(damaged)
 
@@ -204,7 +204,7 @@ def test_changed_image_is_named_and_not_cached_under_its_old_digest(dataset: Dat
     assert files(home, ".npz") == []
 
 
-def _sum(images: Pixels) -> int:
+def _sum(images: PixelCache) -> int:
     return sum(int(images[number].sum()) for number in range(len(images)))
 
 

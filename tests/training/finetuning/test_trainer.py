@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import files_of_at_most
+from conftest import file_size_limit
 from torch import Tensor, nn
 
 from graft.service.artifact import Preprocessing
-from graft.training.audit.image_scan import examine
-from graft.training.config.finetune_config import Facts, Plan, plan
+from graft.training.audit.image_scan import scan_images
+from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.splits import Splits, split
 from graft.training.finetuning import checkpoints, datamodule
-from graft.training.finetuning.datamodule import Batches
+from graft.training.finetuning.datamodule import DataModule
 from graft.training.finetuning.lightning_module import Diverged
-from graft.training.finetuning.trainer import learn
+from graft.training.finetuning.trainer import train
 
 SIDE = 32
 SQUARE = Preprocessing(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -51,23 +51,23 @@ class Photos:
     splits: Splits
 
     def path(self, part: str, number: int = 0) -> str:
-        return self.splits.named()[part][number].path
+        return self.splits.to_dict()[part][number].path
 
     def learn(self, network: nn.Module, run: Path, epochs: int = 3, **choices: object) -> Path:
         plan = self.plan(epochs, **choices)
-        learn(network, Batches(self.dataset, self.splits, SQUARE, plan, gpu=False), plan, epochs, run, gpu=False)
+        train(network, DataModule(self.dataset, self.splits, SQUARE, plan, gpu=False), plan, epochs, run, gpu=False)
         return run
 
-    def plan(self, epochs: int, **choices: object) -> Plan:
+    def plan(self, epochs: int, **choices: object) -> FineTuneConfig:
         train = self.splits.train
         options = {"batch_size": 4, "epochs": epochs, "balance": "none", "augment": "none", "pixel_cache": 0, **choices}
-        return plan(Recipe.model_validate(options), Facts(len(train), self.dataset.counts(train)))
+        return resolve_config(Recipe.model_validate(options), DataStats(len(train), self.dataset.counts(train)))
 
 
 @pytest.fixture
 def photos(make_folder) -> Photos:
     """Twelve images of two labels: 8 for training in batches of four, 2 for validation."""
-    dataset = examine(scan(make_folder({"cat": 6, "dog": 6}, side=SIDE)))[0]
+    dataset = scan_images(scan(make_folder({"cat": 6, "dog": 6}, side=SIDE)))[0]
     return Photos(dataset, split(dataset, seed=0))
 
 
@@ -93,7 +93,7 @@ def test_divergence_stops_at_that_step_and_keeps_the_last_valid_checkpoint(photo
     with pytest.raises(Diverged, match=message):
         photos.learn(Small(make_loss_nan), tmp_path)
     assert kept(tmp_path) == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
-    good = checkpoints.newest(tmp_path / "checkpoints")
+    good = checkpoints.load_newest(tmp_path / "checkpoints")
     assert all(tensor.isfinite().all() for tensor in good["state_dict"].values())
     assert [row.partition(",")[0] for row in rows(tmp_path)] == ["epoch", "0", "1"]
 
@@ -103,8 +103,8 @@ def test_error_names_the_files_of_the_failing_batch(photos: Photos, tmp_path: Pa
         photos.learn(Small(make_loss_nan), tmp_path)
     named = set(re.findall(r"\w+/\d+\.png", str(raised.value)))
     plan = photos.plan(3)
-    loader = Batches(photos.dataset, photos.splits, SQUARE, plan, gpu=False).train_dataloader()
-    assert named == set(datamodule.shown(loader, epoch=1, batch=0))
+    loader = DataModule(photos.dataset, photos.splits, SQUARE, plan, gpu=False).train_dataloader()
+    assert named == set(datamodule.batch_paths(loader, epoch=1, batch=0))
 
 
 def make_validation_nan(network: Small, step: int) -> None:
@@ -155,19 +155,19 @@ def test_other_errors_are_not_changed(photos: Photos, tmp_path: Path):
 
 def test_full_disk_at_the_start_is_reported_before_training(photos: Photos, tmp_path: Path, monkeypatch):
     weights = sum(parameter.nbytes for parameter in Small().parameters())
-    monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda _: 9 * weights - 1)
+    monkeypatch.setattr("graft.training.runtime.atomic_files.free_bytes", lambda _: 9 * weights - 1)
     with pytest.raises(OSError, match=rf"{9 * weights:,} bytes are needed and {9 * weights - 1:,} are free"):
         photos.learn(Small(take_all_memory), tmp_path)
     assert kept(tmp_path) == []
-    monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda _: 9 * weights)
+    monkeypatch.setattr("graft.training.runtime.atomic_files.free_bytes", lambda _: 9 * weights)
     photos.learn(Small(), tmp_path, epochs=1)
 
 
 def test_full_disk_during_training_keeps_the_last_valid_checkpoint(photos: Photos, tmp_path: Path):
-    with files_of_at_most(60_000), pytest.raises(OSError, match=r"The disk is full: [\d,]+ bytes are needed"):
+    with file_size_limit(60_000), pytest.raises(OSError, match=r"The disk is full: [\d,]+ bytes are needed"):
         photos.learn(Small(), tmp_path)  # 49 kB of weights, and twice as much of optimizer moments from the first epoch on
     assert kept(tmp_path) == ["epoch-0000.ckpt"]
-    assert checkpoints.newest(tmp_path / "checkpoints")["best"] == 0
+    assert checkpoints.load_newest(tmp_path / "checkpoints")["best"] == 0
     photos.learn(Small(), tmp_path)
     assert kept(tmp_path) == ["best.ckpt"]
 
@@ -246,7 +246,7 @@ class KillingReader:
 
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_error_of_a_dead_worker_names_its_file(photos: Photos, tmp_path: Path, monkeypatch, part: str):
-    monkeypatch.setattr(datamodule, "LONGEST_WAIT_S", 8)  # in case Lightning removed torch's handler in an earlier test
+    monkeypatch.setattr(datamodule, "BATCH_TIMEOUT_S", 8)  # in case Lightning removed torch's handler in an earlier test
     root, path = photos.dataset.source.root, photos.path(part, 1)
     source = dataclasses.replace(photos.dataset.source, reader=KillingReader(root, path))
     deadly = dataclasses.replace(photos, dataset=dataclasses.replace(photos.dataset, source=source))
@@ -256,7 +256,7 @@ def test_error_of_a_dead_worker_names_its_file(photos: Photos, tmp_path: Path, m
 
 
 def test_error_of_a_hung_worker_names_its_file(photos: Photos, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(datamodule, "LONGEST_WAIT_S", 8)
+    monkeypatch.setattr(datamodule, "BATCH_TIMEOUT_S", 8)
     path = photos.path("train", 1)
     (photos.dataset.source.root / path).unlink()
     os.mkfifo(photos.dataset.source.root / path)  # opening it blocks until a writer opens it

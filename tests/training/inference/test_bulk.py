@@ -9,13 +9,13 @@ import pytest
 
 from graft.service.api.schemas import Classification
 from graft.service.errors import ImageError
-from graft.service.inference.devices import cores
-from graft.service.inference.model import Answer
-from graft.service.inference.postprocess import Ranked
+from graft.service.inference.devices import available_cpus
+from graft.service.inference.model import ClassificationResult
+from graft.service.inference.postprocess import LabelProbability
 from graft.training.data.dataset import DatasetError
-from graft.training.inference.bulk import outputs
-from graft.training.pipelines.predict import as_json, facts, line, predict, saved
-from graft.training.runtime.thread_map import AHEAD
+from graft.training.inference.bulk import infer_encoded
+from graft.training.pipelines.predict import predict, to_dict, to_json, to_text, write_csv
+from graft.training.runtime.thread_map import MAX_PENDING_PER_WORKER
 
 
 @pytest.fixture
@@ -92,20 +92,20 @@ def test_folder_without_images_is_rejected(model, tmp_path: Path):
 
 def test_json_fields_match_the_service_schema(model, wardrobe: Path):
     [(_, answer)] = predict(model, [wardrobe / "bag.png"], top_k=2)
-    assert facts(answer) == {
+    assert to_dict(answer) == {
         "predictions": [{"label": label, "probability": probability} for label, probability in answer.ranked],
         "prediction_set": list(answer.prediction_set),
         "outlier_score": answer.outlier_score,
         "abstain": False,
         "abstain_reason": None,
     }
-    assert set(facts(answer)) < set(Classification.model_fields)
+    assert set(to_dict(answer)) < set(Classification.model_fields)
 
 
 def test_line_includes_the_abstain_reason():
-    answer = Answer((Ranked("bag", 0.5),), ("bag",), 1.2, "outlier")
-    assert line(answer) == "bag 50.0%\t(outlier)"
-    assert line(replace(answer, doubt=None)) == "bag 50.0%"
+    answer = ClassificationResult((LabelProbability("bag", 0.5),), ("bag",), 1.2, "outlier")
+    assert to_text(answer) == "bag 50.0%\t(outlier)"
+    assert to_text(replace(answer, doubt=None)) == "bag 50.0%"
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -115,7 +115,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_csv_has_a_row_for_every_image(model, wardrobe: Path, tmp_path: Path):
     (wardrobe / "cut.png").write_bytes((wardrobe / "bag.png").read_bytes()[:100])
-    answers = list(saved(predict(model, [wardrobe], top_k=1), tmp_path / "table.csv"))
+    answers = list(write_csv(predict(model, [wardrobe], top_k=1), tmp_path / "table.csv"))
     table = rows(tmp_path / "table.csv")
     assert [row["path"] for row in table] == [str(path) for path, _ in answers]
     by_name = {Path(row["path"]).stem: row for row in table}
@@ -128,9 +128,9 @@ def test_csv_has_a_row_for_every_image(model, wardrobe: Path, tmp_path: Path):
 
 
 def test_unusual_names_survive_csv(tmp_path: Path):
-    answer = Answer((Ranked('a, "b"\n', 0.5),), (), 0.0, "undecided")
+    answer = ClassificationResult((LabelProbability('a, "b"\n', 0.5),), (), 0.0, "undecided")
     odd = Path("caf\udce9,\n.png")  # a file name that is not valid UTF-8
-    list(saved(iter([(odd, answer)]), tmp_path / "table.csv"))
+    list(write_csv(iter([(odd, answer)]), tmp_path / "table.csv"))
     [row] = rows(tmp_path / "table.csv")
     assert (row["path"], row["label"], row["abstain"]) == (str(odd), 'a, "b"\n', "true")
 
@@ -141,7 +141,7 @@ def test_csv_is_written_atomically(tmp_path: Path):
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(saved(failing(), tmp_path / "table.csv"))
+        list(write_csv(failing(), tmp_path / "table.csv"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,15 +152,15 @@ def test_first_prediction_is_available_before_the_last_file_is_read(model, cloth
         n_read.append(number)
         return clothes[number % len(clothes)][1]
 
-    answers = outputs(model.engine, model.manifest.preprocessing, range(1_000), read, "predicting")
+    answers = infer_encoded(model.engine, model.manifest.preprocessing, range(1_000), read, "predicting")
     next(answers)
-    max_ahead = (cores() + model.engine.lanes * model.engine.max_batch) * AHEAD
+    max_ahead = (available_cpus() + model.engine.streams * model.engine.max_batch) * MAX_PENDING_PER_WORKER
     assert len(n_read) <= max_ahead < 1_000
     answers.close()
 
 
 def test_json_is_streamed(model):
-    answer = Answer((Ranked("bag", 0.5),), ("bag",), 0.1, None)
+    answer = ClassificationResult((LabelProbability("bag", 0.5),), ("bag",), 0.1, None)
     requested = []
 
     def answers():
@@ -168,14 +168,14 @@ def test_json_is_streamed(model):
             requested.append(name)
             yield Path(name), answer
 
-    chunks = as_json(model, answers())
+    chunks = to_json(model, answers())
     first = next(chunks)
     assert (requested, "a.png" in first) == (["a.png"], True)
     document = json.loads(first + "".join(chunks))
     assert document["model"] == model.manifest.sha256
-    assert document["images"] == [{"path": name} | facts(answer) for name in ("a.png", "b.png")]
+    assert document["images"] == [{"path": name} | to_dict(answer) for name in ("a.png", "b.png")]
 
 
 def test_no_partial_json_is_written_on_error(model, wardrobe: Path):
     with pytest.raises(DatasetError, match="does not exist"):
-        next(as_json(model, predict(model, [wardrobe / "gone.png"], top_k=1)))
+        next(to_json(model, predict(model, [wardrobe / "gone.png"], top_k=1)))

@@ -8,8 +8,18 @@ from PIL import Image
 
 from graft.service.imaging.preprocess import EXIF_ORIENTATION, decode
 from graft.training.inference import sliding_windows
-from graft.training.inference.detector import Claims, Found, area, as_json, claims, in_pixels, locate, suppressed, text
-from graft.training.inference.sliding_windows import Windows
+from graft.training.inference.detector import (
+    Detections,
+    WindowScores,
+    area,
+    locate,
+    nms,
+    score_windows,
+    to_json,
+    to_pixels,
+    to_text,
+)
+from graft.training.inference.sliding_windows import WindowOutputs
 
 BOXES = np.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [2, 2, 5, 5], [8, 8, 18, 18]])
 
@@ -47,9 +57,9 @@ def test_pasted_boot_is_detected_at_its_position(model, boot, encode, left: int,
 
 
 def test_pasted_boot_is_detected_by_dense_evaluation(model, boot, encode, monkeypatch):
-    monkeypatch.setattr(sliding_windows, "FEWEST_CELLS", 1)
+    monkeypatch.setattr(sliding_windows, "MIN_MAP_SIZE", 1)
     found = locate(model, encode(paste(boot, 70, 28, np.zeros((84, 112, 3), np.uint8))), 0.9)
-    assert found.shared
+    assert found.dense
     assert found.boxes[0].label == "ankle boot"
     assert iou(found.boxes[0].box, (70, 28, 98, 56)) > 0.3
 
@@ -68,53 +78,55 @@ def test_empty_image_has_no_detections(model, encode, upper_bound: int):
     empty = np.random.default_rng(1).integers(0, upper_bound, (84, 112, 3), dtype=np.uint8)
     found = locate(model, encode(empty), 0.9)
     assert found.boxes == ()
-    assert text(found).startswith("no objects detected: the best window is ")
+    assert to_text(found).startswith("no objects detected: the best window is ")
 
 
 def test_nms_keeps_the_best_of_overlapping_boxes():
     # Intersection over union: 90/110 for boxes 0 and 1, 4/196 for 0 and 4, 6/194 for 1 and 4. Box 3 lies inside 0 and 1.
-    assert suppressed(BOXES, np.array([5.0, 6, 1, 9, 2])) == [3, 4, 2]
-    assert suppressed(BOXES, np.array([9.0, 6, 1, 5, 2])) == [0, 4, 2]
+    assert nms(BOXES, np.array([5.0, 6, 1, 9, 2])) == [3, 4, 2]
+    assert nms(BOXES, np.array([9.0, 6, 1, 5, 2])) == [0, 4, 2]
 
 
 def test_nms_threshold_is_configurable():
-    assert suppressed(BOXES[:2], np.array([1.0, 2.0]), overlap=0.82, inside=1.0) == [1, 0]  # 90 / 110 = 0.818
-    assert suppressed(BOXES[:2], np.array([1.0, 2.0]), overlap=0.81, inside=1.0) == [1]
+    assert nms(BOXES[:2], np.array([1.0, 2.0]), iou_threshold=0.82, containment_threshold=1.0) == [1, 0]  # 90 / 110 = 0.818
+    assert nms(BOXES[:2], np.array([1.0, 2.0]), iou_threshold=0.81, containment_threshold=1.0) == [1]
 
 
 def test_nms_of_no_boxes_is_empty():
-    assert suppressed(np.empty((0, 4)), np.empty(0)) == []
+    assert nms(np.empty((0, 4)), np.empty(0)) == []
 
 
 def test_area_of_an_inverted_box_is_0():
     assert area(np.array([[0.0, 0, 3, 4], [3, 0, 0, 4]])).tolist() == [12, 0]
 
 
-def make_windows(logits: list[list[float]], around: list[list[float]]) -> Windows:
+def make_windows(logits: list[list[float]], around: list[list[float]]) -> WindowOutputs:
     n_windows = len(logits)
-    return Windows(np.zeros((n_windows, 4)), np.array(logits), np.array(around), np.zeros((n_windows, 2), np.float32))
+    return WindowOutputs(np.zeros((n_windows, 4)), np.array(logits), np.array(around), np.zeros((n_windows, 2), np.float32))
 
 
 def test_window_is_scored_for_its_most_probable_label():
-    found = claims(make_windows([[0.0, 4.0], [2.0, 0.0]], [[0.0, 1.0], [np.nan, np.nan]]), temperature=2.0, multilabel=False)
+    found = score_windows(
+        make_windows([[0.0, 4.0], [2.0, 0.0]], [[0.0, 1.0], [np.nan, np.nan]]), temperature=2.0, multilabel=False
+    )
     assert found.labels.tolist() == [1, 0]
     assert found.clearness.tolist() == pytest.approx([1.5, 1.0])
-    assert found.chances.tolist() == pytest.approx([0.8808, 0.7311], abs=1e-4)
+    assert found.probabilities.tolist() == pytest.approx([0.8808, 0.7311], abs=1e-4)
 
 
 def test_multilabel_window_is_scored_for_every_label():
-    found = claims(make_windows([[3.0, -1.0]], [[1.0, 0.0]]), temperature=1.0, multilabel=True)
-    assert isinstance(found, Claims)
-    assert (found.rows.tolist(), found.labels.tolist(), found.clearness.tolist()) == ([0, 0], [0, 1], [2.0, -1.0])
+    found = score_windows(make_windows([[3.0, -1.0]], [[1.0, 0.0]]), temperature=1.0, multilabel=True)
+    assert isinstance(found, WindowScores)
+    assert (found.window_indices.tolist(), found.labels.tolist(), found.clearness.tolist()) == ([0, 0], [0, 1], [2.0, -1.0])
 
 
 def test_box_is_converted_to_whole_pixels():
-    assert in_pixels(np.array([0.1, 0.25, 0.5, 1.0]), 112, 84) == (11, 21, 56, 84)
+    assert to_pixels(np.array([0.1, 0.25, 0.5, 1.0]), 112, 84) == (11, 21, 56, 84)
 
 
 def test_json_contains_boxes_image_size_and_rule(model, boot, encode, tmp_path):
     found = locate(model, encode(paste(boot, 70, 28, np.zeros((84, 112, 3), np.uint8))), 0.9)
-    output = json.loads(as_json(found, tmp_path / "package", tmp_path / "a.png"))
+    output = json.loads(to_json(found, tmp_path / "package", tmp_path / "a.png"))
     assert output["image"] == {"width": 112, "height": 84}
     assert set(output["boxes"][0]) == {"label", "probability", "clearness", "outlier_score", "box"}
     assert output["boxes"][0]["box"] == list(found.boxes[0].box)
@@ -124,5 +136,7 @@ def test_json_contains_boxes_image_size_and_rule(model, boot, encode, tmp_path):
 def test_line_shows_label_probability_and_position(model, boot, encode):
     found = locate(model, encode(paste(boot, 70, 28, np.zeros((84, 112, 3), np.uint8))), 0.9)
     left, top, right, bottom = found.boxes[0].box
-    assert text(found).splitlines()[0] == f"ankle boot\t{found.boxes[0].probability:.1%}\tfrom {left},{top} to {right},{bottom}"
-    assert isinstance(found, Found)
+    assert (
+        to_text(found).splitlines()[0] == f"ankle boot\t{found.boxes[0].probability:.1%}\tfrom {left},{top} to {right},{bottom}"
+    )
+    assert isinstance(found, Detections)

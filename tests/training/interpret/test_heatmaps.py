@@ -5,31 +5,33 @@ import pytest
 
 from graft.service.explain.deletion import Deletion
 from graft.service.explain.explainer import Explainer
-from graft.training.interpret.heatmaps import Glow, Heat, Heats, heats, telling
-from graft.training.visualization.gallery import Answers
+from graft.training.interpret.heatmaps import ExplainedImage, Heatmap, HeatmapGallery, explain_images, select_examples
+from graft.training.visualization.gallery import ImagePredictions
 
 
-def answers(*rows: tuple[int, list[float]]) -> Answers:
+def answers(*rows: tuple[int, list[float]]) -> ImagePredictions:
     """(true label, probabilities) of each image."""
     probabilities = np.array([row_probabilities for _, row_probabilities in rows], np.float32)
-    return Answers(tuple(f"{row}.png" for row in range(len(rows))), tuple((truth,) for truth, _ in rows), probabilities)
+    return ImagePredictions(
+        tuple(f"{row}.png" for row in range(len(rows))), tuple((truth,) for truth, _ in rows), probabilities
+    )
 
 
 def test_correct_examples_cover_every_label_with_median_confidence():
     predictions = answers(
         (0, [0.99, 0.01]), (0, [0.7, 0.3]), (0, [0.8, 0.2]), (1, [0.4, 0.6]), (1, [0.1, 0.9]), (1, [0.2, 0.8])
     )  # fmt: skip
-    assert telling(predictions, 2) == [2, 5]
+    assert select_examples(predictions, 2) == [2, 5]
 
 
 def test_most_confident_errors_follow():
     predictions = answers((0, [0.9, 0.1]), (1, [0.6, 0.4]), (1, [0.8, 0.2]), (0, [0.3, 0.7]))
-    assert telling(predictions, 2) == [0, 2, 3] or telling(predictions, 2)[1:] == [2, 3]
-    assert telling(predictions, 1) == [0, 2]
+    assert select_examples(predictions, 2) == [0, 2, 3] or select_examples(predictions, 2)[1:] == [2, 3]
+    assert select_examples(predictions, 1) == [0, 2]
 
 
 def test_perfect_predictions_have_no_errors():
-    assert telling(answers((0, [0.9, 0.1]), (1, [0.2, 0.8])), 4) == [0, 1]
+    assert select_examples(answers((0, [0.9, 0.1]), (1, [0.2, 0.8])), 4) == [0, 1]
 
 
 def test_errors_have_heatmaps_for_predicted_and_true_label(model, clothes):
@@ -38,19 +40,21 @@ def test_errors_have_heatmaps_for_predicted_and_true_label(model, clothes):
     probabilities = np.zeros((2, 10), np.float32)
     probabilities[0, labels.index(truth)] = probabilities[1, 7] = 1
     target = (labels.index(truth),)
-    predictions = Answers(("right.png", "wrong.png"), (target, target), probabilities)
-    gallery = heats(explainer, predictions, labels, lambda _: decoded, [0, 1], None, 2, 9)
-    correct, wrong = gallery.shown
-    assert (gallery.method, correct.right, wrong.right) == ("class activation maps", True, False)
-    assert [heatmap.label for heatmap in correct.glows] == [truth]
-    assert [heatmap.label for heatmap in wrong.glows] == [labels[7], truth]
-    assert all(heatmap.picture.startswith("data:image/webp") for image in gallery.shown for heatmap in image.glows)
-    assert wrong.glows[1].judged is None
-    assert wrong.glows[0].judged is not None
+    predictions = ImagePredictions(("right.png", "wrong.png"), (target, target), probabilities)
+    gallery = explain_images(explainer, predictions, labels, lambda _: decoded, [0, 1], None, 2, 9)
+    correct, wrong = gallery.images
+    assert (gallery.method, correct.correct, wrong.correct) == ("class activation maps", True, False)
+    assert [heatmap.label for heatmap in correct.heatmaps] == [truth]
+    assert [heatmap.label for heatmap in wrong.heatmaps] == [labels[7], truth]
+    assert all(heatmap.picture.startswith("data:image/webp") for image in gallery.images for heatmap in image.heatmaps)
+    assert wrong.heatmaps[1].deletion is None
+    assert wrong.heatmaps[0].deletion is not None
 
 
 def test_no_images_give_no_gallery(model):
-    assert heats(Explainer(model.artifact), answers((0, [1.0, 0.0])), ("a", "b"), lambda _: None, [], None, 2, 9) is None
+    assert (
+        explain_images(Explainer(model.artifact), answers((0, [1.0, 0.0])), ("a", "b"), lambda _: None, [], None, 2, 9) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,9 @@ def test_no_images_give_no_gallery(model):
     [((1.0, 1.0, 0.2), "The deletion test confirms 2 of 3 maps"), ((0.3, 0.1), "The deletion test confirms none of 2 maps")],
 )
 def test_summary_reports_the_deletion_test(chances, expected):
-    shown = tuple(Heat("a.png", "a", True, "", (Glow("a", 0.9, "", Deletion(0.25, 0.5, share, ())),)) for share in chances)
-    summary = Heats("class activation maps", shown).sentence
+    shown = tuple(
+        ExplainedImage("a.png", "a", True, "", (Heatmap("a", 0.9, "", Deletion(0.25, 0.5, share, ())),)) for share in chances
+    )
+    summary = HeatmapGallery("class activation maps", shown).summary
     assert summary.startswith(expected)
     assert "25.0% with the highlighted region occluded, and 50.0% with other regions occluded." in summary

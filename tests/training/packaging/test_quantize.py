@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from other_predictions import answering
+from other_predictions import with_predictions
 
 from graft.service.artifact import INT8_GRAPH, INT8_WEIGHTS, ArtifactError, read
 from graft.service.inference.model import load
@@ -19,11 +19,11 @@ needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="needs graft-v
 @pytest.fixture(scope="module")
 def written(fitted, tmp_path_factory) -> Path:
     dataset = scan(SAMPLE)
-    test = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
-    train = tuple(sample for sample in dataset.samples if sample.part == "train")[::20]
+    test = tuple(sample for sample in dataset.samples if sample.split == "test")[::10]
+    train = tuple(sample for sample in dataset.samples if sample.split == "train")[::20]
     target = tmp_path_factory.mktemp("int8") / "package"
     splits = Splits(train, test[::2], test[1::2])
-    return writer.write(answering(fitted.trained, dataset, splits), dataset, splits, "small", target, int8=True).path
+    return writer.write(with_predictions(fitted.trained, dataset, splits), dataset, splits, "small", target, int8=True).path
 
 
 @needs_nncf
@@ -62,6 +62,6 @@ def test_package_without_int8_says_how_to_create_it(fitted):
 
 def test_missing_nncf_is_reported_before_training(monkeypatch):
     monkeypatch.setattr("graft.training.packaging.quantize.find_spec", lambda name: None)
-    quantize.require(int8=False)
+    quantize.require_nncf(int8=False)
     with pytest.raises(ValueError, match="--int8: nncf is not installed"):
-        quantize.require(int8=True)
+        quantize.require_nncf(int8=True)

@@ -9,38 +9,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import files_of_at_most
-from other_predictions import answering
+from conftest import file_size_limit
+from other_predictions import with_predictions
 from safetensors.numpy import load_file
 
 from graft.service import artifact
 from graft.service.artifact import ArtifactError
 from graft.service.inference import model
 from graft.service.inference.engine import Outputs
-from graft.service.inference.neighbours import Neighbours, Thumbnails
-from graft.training.audit.image_scan import examine
+from graft.service.inference.neighbors import NeighborIndex, Thumbnails
+from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, scan
 from graft.training.data.splits import Splits
 from graft.training.packaging import writer
 from graft.training.sample import SAMPLE
-from graft.training.strategies.trained_model import Trained
+from graft.training.strategies.trained_model import TrainedModel
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return examine(scan(SAMPLE))[0]
+    return scan_images(scan(SAMPLE))[0]
 
 
 @pytest.fixture(scope="module")
 def splits(dataset: Dataset) -> Splits:
     """Like the splits of a run, but smaller."""
-    test = tuple(sample for sample in dataset.samples if sample.part == "test")[::10]
-    return Splits(tuple(sample for sample in dataset.samples if sample.part == "train")[::20], test[::2], test[1::2])
+    test = tuple(sample for sample in dataset.samples if sample.split == "test")[::10]
+    return Splits(tuple(sample for sample in dataset.samples if sample.split == "train")[::20], test[::2], test[1::2])
 
 
 @pytest.fixture(scope="module")
-def trained(fitted, dataset: Dataset, splits: Splits) -> Trained:
-    return answering(fitted.trained, dataset, splits)
+def trained(fitted, dataset: Dataset, splits: Splits) -> TrainedModel:
+    return with_predictions(fitted.trained, dataset, splits)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_manifest_describes_the_trained_model(written: Path, trained, dataset: D
 
 
 def test_golden_images_are_jpeg_and_png(written: Path):
-    golden = model.Golden.load(written / "golden.npz")
+    golden = model.GoldenSamples.load(written / "golden.npz")
     assert [encoded[:4] for encoded in golden.encoded] == [b"\xff\xd8\xff\xe0", b"\x89PNG"] * 4
     assert golden.logits.shape == (8, 10)
 
@@ -101,11 +101,11 @@ def test_calibration_is_in_the_manifest(written: Path, trained):
 
 
 def test_neighbors_are_feature_vectors_of_training_images(written: Path, trained, dataset: Dataset):
-    neighbors = Neighbours.load(written / "neighbours.npz")
+    neighbors = NeighborIndex.load(written / "neighbors.npz")
     assert neighbors.vectors.shape == (850, 1280)
-    np.testing.assert_array_equal(neighbors.vectors, trained.neighbours.vectors)
+    np.testing.assert_array_equal(neighbors.vectors, trained.neighbors.vectors)
     np.testing.assert_allclose(np.linalg.norm(neighbors.vectors, axis=1), 1, atol=1e-3)
-    labels = {sample.path: sample.labels for sample in dataset.samples if sample.part == "train"}
+    labels = {sample.path: sample.labels for sample in dataset.samples if sample.split == "train"}
     assert all(labels[path] == expected for path, expected in zip(neighbors.paths, neighbors.labels, strict=True))
 
 
@@ -127,7 +127,7 @@ def test_card_says_that_there_are_no_thumbnails(written: Path):
 @pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
 def test_package_with_a_wrong_number_of_thumbnails_is_not_written(trained, dataset: Dataset, splits, tmp_path: Path, pictures):
     with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d thumbnails; expected: 850"):
-        writer.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.of(pictures))
+        writer.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.from_jpegs(pictures))
 
 
 def test_multilabel_package_predicts_labels_above_their_thresholds(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
@@ -203,8 +203,8 @@ def test_full_disk_is_reported_and_leaves_the_older_package_unchanged(
     writer.write(trained, dataset, splits, "clothes", target)
     before = contents(target)
     if full == "at once":
-        monkeypatch.setattr("graft.training.runtime.atomic_files.free", lambda _: 1_000_000)
-    with files_of_at_most(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
+        monkeypatch.setattr("graft.training.runtime.atomic_files.free_bytes", lambda _: 1_000_000)
+    with file_size_limit(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
         writer.write(trained, dataset, splits, "newer", target)
     assert refused.value.errno == errno.ENOSPC
     assert re.search(

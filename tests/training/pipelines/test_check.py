@@ -60,7 +60,7 @@ def plant(folder: Path) -> dict[str, str]:
     exif[0x0112] = 6
     Image.open(bag / "011.jpg").save(bag / "turned.jpg", quality=90, exif=exif)
     Image.open(bag / "012.jpg").convert("RGBA").save(bag / "see-through.png")
-    Image.open(bag / "013.jpg").convert("L").save(bag / "grey.png")
+    Image.open(bag / "013.jpg").convert("L").save(bag / "gray.png")
     Image.open(bag / "014.jpg").convert("CMYK").save(bag / "print.jpg", quality=90)
     (bag / "notes.txt").write_text("bought in May")
     (train / "Bag").mkdir()
@@ -68,7 +68,7 @@ def plant(folder: Path) -> dict[str, str]:
     (train / "hat").mkdir()
     os.symlink("nowhere.jpg", bag / "lost.jpg")
     os.symlink(train, bag / "loop")
-    Image.open(train / "trouser/016.jpg").rotate(3).save(train / "sneaker/mislabelled.jpg", quality=95)
+    Image.open(train / "trouser/016.jpg").rotate(3).save(train / "sneaker/mislabeled.jpg", quality=95)
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     Image.fromarray(noise).save(train / "trouser/noise.png")
     return {
@@ -86,18 +86,18 @@ def plant(folder: Path) -> dict[str, str]:
         "extreme-aspect": "train/bag/long.png",
         "rotated": "train/bag/turned.jpg",
         "transparent": "train/bag/see-through.png",
-        "grey-among-colour": "train/bag/grey.png",
+        "gray-among-color": "train/bag/gray.png",
         "cmyk": "train/bag/print.jpg",
         "ignored": "train/bag/notes.txt",
         "broken-link": "train/bag/lost.jpg",
         "link-loop": "train/bag/loop",
-        "label-error": "train/sneaker/mislabelled.jpg",
+        "label-error": "train/sneaker/mislabeled.jpg",
         "outlier": "train/trouser/noise.png",
     }
 
 
 @pytest.fixture(scope="module")
-def spoiled(cache, clothes: Path, tmp_path_factory) -> tuple[check.Checked, dict[str, str]]:
+def spoiled(cache, clothes: Path, tmp_path_factory) -> tuple[check.AuditReport, dict[str, str]]:
     folder = tmp_path_factory.mktemp("spoiled") / "clothes"
     shutil.copytree(clothes, folder)
     planted = plant(folder)
@@ -124,8 +124,8 @@ def test_findings_are_sorted_by_severity(spoiled):
 def test_clean_folder_has_no_findings(cache, clothes: Path):
     report = check.check(clothes, Recipe())
     assert report.findings == ()
-    assert check.text(report).startswith("no issues in 120 images")
-    assert check.advice(report, clothes) == f"graft fit {clothes}"
+    assert check.to_text(report).startswith("no issues in 120 images")
+    assert check.next_command(report, clothes) == f"graft fit {clothes}"
 
 
 def test_check_does_not_write_into_the_data_folder(cache, clothes: Path):
@@ -136,12 +136,12 @@ def test_check_does_not_write_into_the_data_folder(cache, clothes: Path):
 
 def test_no_vectors_skips_the_backbone(clothes: Path, monkeypatch):
     monkeypatch.setattr(check.onnx_cache, "export", None)
-    assert check.check(clothes, Recipe(), vectors=False).findings == ()
+    assert check.check(clothes, Recipe(), use_features=False).findings == ()
 
 
 def test_page_shows_affected_images(spoiled):
     report, _ = spoiled
-    page = check.page(report, "clothes")
+    page = check.to_html(report, "clothes")
     assert "train/sneaker/twin.jpg" in page
     assert page.count("<img") > 10
 

@@ -12,7 +12,7 @@ from graft.training.sample import SAMPLE
 
 def test_evaluating_the_sample_reproduces_the_manifest_score(fitted, model):
     assert (
-        evaluate.package(model, *held_out.held_out(model, SAMPLE)).metrics["accuracy"].value
+        evaluate.evaluate_package(model, *held_out.load_test_split(model, SAMPLE)).metrics["accuracy"].value
         == fitted.artifact.manifest.scores["test"].accuracy
     )
 
@@ -21,7 +21,7 @@ def test_folder_without_splits_is_evaluated_in_full(model, clothes, tmp_path: Pa
     for label, encoded in clothes[:3]:
         (tmp_path / "mine" / label).mkdir(parents=True)
         (tmp_path / "mine" / label / "1.png").write_bytes(encoded)
-    assert evaluate.package(model, *held_out.held_out(model, tmp_path / "mine")).n == 3
+    assert evaluate.evaluate_package(model, *held_out.load_test_split(model, tmp_path / "mine")).n == 3
 
 
 def test_labels_are_matched_by_name(model, clothes, tmp_path: Path):
@@ -29,16 +29,19 @@ def test_labels_are_matched_by_name(model, clothes, tmp_path: Path):
     for label, encoded in right:
         (tmp_path / "mine" / label).mkdir(parents=True)
         (tmp_path / "mine" / label / "1.png").write_bytes(encoded)
-    assert evaluate.package(model, *held_out.held_out(model, tmp_path / "mine")).headline.value == 1
+    assert evaluate.evaluate_package(model, *held_out.load_test_split(model, tmp_path / "mine")).primary_metric.value == 1
 
 
 def test_unknown_label_is_rejected(model, make_folder):
     with pytest.raises(DatasetError, match=r"has no label 'cat'\. Its labels are ankle boot, bag"):
-        evaluate.package(model, *held_out.held_out(model, make_folder({"cat": 1, "bag": 1})))
+        evaluate.evaluate_package(model, *held_out.load_test_split(model, make_folder({"cat": 1, "bag": 1})))
 
 
 def test_package_reproduces_the_evaluation_of_its_run(fitted, model):
-    package_evaluation, run_evaluation = evaluate.package(model, *held_out.held_out(model, SAMPLE)), fitted.evaluation
+    package_evaluation, run_evaluation = (
+        evaluate.evaluate_package(model, *held_out.load_test_split(model, SAMPLE)),
+        fitted.evaluation,
+    )
     assert package_evaluation.confusion == run_evaluation.confusion
     assert package_evaluation.metrics["log_loss"].value == pytest.approx(run_evaluation.metrics["log_loss"].value, abs=1e-4)
 
@@ -54,8 +57,8 @@ def test_ten_crop_is_optional(model, clothes, tmp_path: Path):
     for label, encoded in clothes:
         (tmp_path / label).mkdir()
         (tmp_path / label / "1.png").write_bytes(encoded)
-    assert evaluate.package(model, *held_out.held_out(model, tmp_path)).ten_crop is None
-    gain = evaluate.package(model, *held_out.held_out(model, tmp_path), many_looks=True).ten_crop
+    assert evaluate.evaluate_package(model, *held_out.load_test_split(model, tmp_path)).ten_crop is None
+    gain = evaluate.evaluate_package(model, *held_out.load_test_split(model, tmp_path), with_ten_crop=True).ten_crop
     assert gain is not None
     assert -1 <= gain.low <= gain.value <= gain.high <= 1
 
@@ -64,11 +67,11 @@ def test_multilabel_data_is_rejected_by_a_multiclass_package(model, clothes, tmp
     (tmp_path / "1.png").write_bytes(clothes[0][1])
     (tmp_path / "labels.csv").write_text("path,label\n1.png,bag|coat\n")
     with pytest.raises(DatasetError, match="exactly one"):
-        evaluate.package(model, *held_out.held_out(model, tmp_path / "labels.csv"))
+        evaluate.evaluate_package(model, *held_out.load_test_split(model, tmp_path / "labels.csv"))
 
 
 def test_text_lists_every_metric(fitted):
-    text = evaluate.text(fitted.evaluation)
+    text = evaluate.to_text(fitted.evaluation)
     assert text.startswith("500 images")
     assert "Brier score" in text
     assert "prediction sets cover" in text

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graft.service.inference.neighbours import Thumbnails
-from graft.training.audit.image_scan import examine
+from graft.service.inference.neighbors import Thumbnails
+from graft.training.audit.image_scan import scan_images
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import DatasetError, scan
 from graft.training.data.splits import split
@@ -43,14 +43,14 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_json_result_has_all_fields(fitted):
-    result = fitted.facts()
+    result = fitted.to_dict()
     assert set(result) >= {"run", "package", "report", "strategy", "backbone", "labels", "test", "validation", "seconds"}
     assert set(result["test"]) == {"accuracy", "low", "high", "n"}
     assert set(result["validation"]) == {"accuracy", "n"}
 
 
 def test_json_result_describes_the_run(fitted, workplace: Path):
-    result = fitted.facts()
+    result = fitted.to_dict()
     assert (result["run"], result["package"]) == (str(workplace / "runs/sample"), str(workplace / "runs/sample/package"))
     assert (result["strategy"], result["backbone"]) == ("probe", "tf_efficientnet_lite0")
     assert result["labels"][:2] == ["ankle boot", "bag"]
@@ -58,11 +58,11 @@ def test_json_result_describes_the_run(fitted, workplace: Path):
 
 
 def test_json_result_is_serializable(fitted):
-    assert json.loads(json.dumps(fitted.facts())) == fitted.facts()
+    assert json.loads(json.dumps(fitted.to_dict())) == fitted.to_dict()
 
 
 def test_sample_accuracy_is_high(fitted):
-    assert fitted.facts()["test"]["low"] > 0.75
+    assert fitted.to_dict()["test"]["low"] > 0.75
 
 
 def test_recipe_is_recorded_in_the_run(fitted):
@@ -71,10 +71,10 @@ def test_recipe_is_recorded_in_the_run(fitted):
 
 def test_recorded_recipe_reproduces_the_recorded_splits(fitted):
     recipe = Recipe.load(fitted.run / "recipe.yaml", {})
-    dataset = examine(scan(SAMPLE))[0]
+    dataset = scan_images(scan(SAMPLE))[0]
     expected = [
         {"path": sample.path, "label": dataset.labels[sample.label], "split": name, "sha256": sample.digest.hex()}
-        for name, samples in split(dataset, recipe.seed).named().items()
+        for name, samples in split(dataset, recipe.seed).to_dict().items()
         for sample in samples
     ]
     assert rows(fitted.run) == expected
@@ -101,7 +101,7 @@ def test_summary_has_score_and_package(fitted):
 def test_folder_without_splits_is_split_in_three(fitted, make_folder):
     result = fit.fit(make_folder({"cat": 20, "dog": 20}), Path("mine"), PROBE)
     assert Counter(row["split"] for row in rows(result.run)) == {"train": 28, "validation": 6, "test": 6}
-    assert result.facts()["labels"] == ["cat", "dog"]
+    assert result.to_dict()["labels"] == ["cat", "dog"]
 
 
 def test_default_run_folder_is_in_runs(fitted, make_folder):
@@ -147,14 +147,14 @@ def test_dropped_duplicates_are_recorded_in_the_splits(fitted, make_folder):
 def test_smallest_label_is_trained_or_named_in_the_error(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20, "emu": 3})
     with suppress_only_if_named("emu"):
-        assert fit.fit(folder, Path("mine"), PROBE).facts()["labels"] == ["cat", "dog", "emu"]
+        assert fit.fit(folder, Path("mine"), PROBE).to_dict()["labels"] == ["cat", "dog", "emu"]
 
 
 def test_label_without_readable_training_images_is_named(fitted, make_folder):
     folder = make_folder({"cat": 40, "dog": 40, "emu": 4})
     for number in range(2):
         (folder / f"emu/{number:03d}.png").write_bytes(f"no image {number}".encode())
-    dataset = examine(scan(folder))[0]
+    dataset = scan_images(scan(folder))[0]
     corrupt = {"emu/000.png", "emu/001.png"}
     seed = next(
         seed
@@ -201,7 +201,7 @@ def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, enc
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     result = fit.fit(tmp_path / "labels.csv", tmp_path / "run", PROBE.model_copy(update={"input_size": 64}))
     assert result.evaluation.multilabel
-    assert result.evaluation.headline.value > 0.9
+    assert result.evaluation.primary_metric.value > 0.9
     assert "mean average precision" in fit.summary(result)
     prediction = model.load(result.artifact.path, "cpu").classify((tmp_path / "0.png").read_bytes(), 3)
     assert set(prediction.prediction_set) == set(rows[1].split(",")[1].split("|"))

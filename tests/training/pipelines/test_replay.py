@@ -11,13 +11,13 @@ from safetensors.numpy import load_file, save_file
 
 from graft.training.cli.main import main
 from graft.training.pipelines import replay
-from graft.training.pipelines.fit import Result
-from graft.training.runs.run_folder import RunDiffers, RunError
+from graft.training.pipelines.fit import FitResult
+from graft.training.runs.run_folder import RunError, RunMismatchError
 from graft.training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")
-def again(fitted, tmp_path_factory) -> tuple[Result, list]:
+def again(fitted, tmp_path_factory) -> tuple[FitResult, list]:
     """A replay of the session's run."""
     folder = tmp_path_factory.mktemp("replay")
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def test_run_has_no_differences_from_its_copy(fitted, copy: Path):
 
 
 def test_durations_are_not_compared(fitted, copy: Path):
-    set_value(copy / "ladder.json", [0, "seconds"], 1e6)
+    set_value(copy / "strategies.json", [0, "seconds"], 1e6)
     assert replay.differences(fitted.run, copy) == []
 
 
@@ -132,11 +132,11 @@ def test_unfinished_run_cannot_be_replayed(copy: Path, tmp_path: Path):
 
 
 def test_replay_with_another_option_is_rejected(fitted, tmp_path: Path):
-    with pytest.raises(RunDiffers, match=r"--seed +0 +1"):
+    with pytest.raises(RunMismatchError, match=r"--seed +0 +1"):
         replay.replay(SAMPLE, tmp_path / "again", fitted.run, {"seed": 1})
 
 
 def test_replay_on_other_images_is_rejected(fitted, make_folder, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunDiffers, match=rf"(?s){fitted.run} was started with different inputs:.*missing"):
+    with pytest.raises(RunMismatchError, match=rf"(?s){fitted.run} was started with different inputs:.*missing"):
         replay.replay(make_folder({"cat": 8, "dog": 8}), tmp_path / "again", fitted.run, {})

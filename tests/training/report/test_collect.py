@@ -18,11 +18,11 @@ from graft.training.report import collect, render
     ],
 )
 def test_command_line_includes_every_non_default_option(options: dict, expected: str):
-    assert collect.command("fit", Path("photos"), Recipe.model_validate(options)) == expected
+    assert collect.command_line("fit", Path("photos"), Recipe.model_validate(options)) == expected
 
 
 def test_run_writes_a_report(fitted):
-    page = (fitted.run / render.NAME).read_text(encoding="utf-8")
+    page = (fitted.run / render.REPORT_FILE).read_text(encoding="utf-8")
     accuracy = fitted.evaluation.metrics["accuracy"].value
     assert f"{accuracy:.1%}" in page
     assert "--strategy probe" in page
@@ -31,6 +31,6 @@ def test_run_writes_a_report(fitted):
 
 
 def test_reproduction_has_versions_and_machine():
-    reproduction = collect.repeat("graft fit photos", Recipe(), (0,))
+    reproduction = collect.reproduction("graft fit photos", Recipe(), (0,))
     assert reproduction.versions["torch"]
     assert "cores" in reproduction.machine

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import FINDINGS, Page, made_up, picture
+from made_up_runs import FINDINGS, ParsedPage, fake_jpeg, fake_report
 from PIL import Image
 
-from graft.training.data.findings import Finding, Suspect
-from graft.training.evaluation.comparison import Cell, table
+from graft.training.data.findings import Finding, LabelIssue
+from graft.training.evaluation.comparison import RunResult, compare_runs
 from graft.training.report import render
 from graft.training.report.tables import Epoch
 from graft.training.runtime import atomic_files
@@ -38,7 +38,7 @@ SECTIONS = [
 
 @pytest.fixture(scope="module")
 def ten() -> str:
-    return render.report_page(made_up(tuple(f"label {k}" for k in range(10)), 200), picture)
+    return render.report_page(fake_report(tuple(f"label {k}" for k in range(10)), 200), fake_jpeg)
 
 
 def dumped(page: str, folder: Path) -> str:
@@ -53,24 +53,24 @@ def dumped(page: str, folder: Path) -> str:
     return result.stdout
 
 
-def clicking(selector: str, report: render.Story, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def clicking(selector: str, report: render.RunReport, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The page after a click. The click is added to the page script, because the CSP allows no other script."""
     copy = folder / "templates"
-    shutil.copytree(render.PAGE, copy)
+    shutil.copytree(render.TEMPLATES_DIR, copy)
     with (copy / "page.js").open("a") as script:
         script.write(f"\ndocument.querySelector({selector!r}).click();\n")
-    monkeypatch.setattr(render, "PAGE", copy)
-    return dumped(render.report_page(report, picture), folder)
+    monkeypatch.setattr(render, "TEMPLATES_DIR", copy)
+    return dumped(render.report_page(report, fake_jpeg), folder)
 
 
 def test_report_has_every_section(ten):
-    ids = Page(ten).values("id")
+    ids = ParsedPage(ten).values("id")
     assert [section for section in SECTIONS if section not in ids] == []
     assert len(ids) == len(set(ids))
 
 
 def test_every_link_has_a_target(ten):
-    page = Page(ten)
+    page = ParsedPage(ten)
     assert {link[0] for link in page.values("href")} == {"#"}
     assert {link[1:] for link in page.values("href")} <= set(page.values("id"))
 
@@ -78,12 +78,12 @@ def test_every_link_has_a_target(ten):
 @pytest.mark.parametrize("kind", ["report", "check", "compare"])
 def test_pages_make_no_external_requests(kind):
     pages = {
-        "report": lambda: render.report_page(made_up(("a", "b")), picture),
-        "check": lambda: render.check_page("a", "b", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))}),
-        "compare": lambda: render.compare_page("a", "b", table([Cell("probe", "lite0", 0, 1.0, {b"1": 1.0})])),
+        "report": lambda: render.report_page(fake_report(("a", "b")), fake_jpeg),
+        "check": lambda: render.check_page("a", "b", FINDINGS, {"x/1.png": data_uri(thumbnail(fake_jpeg("x/1.png")))}),
+        "compare": lambda: render.compare_page("a", "b", compare_runs([RunResult("probe", "lite0", 0, 1.0, {b"1": 1.0})])),
     }
     html = pages[kind]()
-    page = Page(html)
+    page = ParsedPage(html)
     assert {source[:11] for source in page.values("src")} <= {"data:image/"}
     assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {"http://www.w3.org/2000/svg"}  # a name, never fetched
     assert not {"link", "iframe", "object", "form", "base"} & {tag for tag, _ in page.elements}
@@ -92,7 +92,7 @@ def test_pages_make_no_external_requests(kind):
 
 
 def test_csp_allows_only_the_inline_style_and_script(ten):
-    [policy] = [attributes["content"] for tag, attributes in Page(ten).elements if "http-equiv" in attributes]
+    [policy] = [attributes["content"] for tag, attributes in ParsedPage(ten).elements if "http-equiv" in attributes]
     [style] = re.findall(r"<style>(.*?)</style>", ten, re.DOTALL)
     [script] = re.findall(r"<script>(.*?)</script>", ten, re.DOTALL)
     digests = [b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
@@ -101,44 +101,44 @@ def test_csp_allows_only_the_inline_style_and_script(ten):
         " base-uri 'none'; form-action 'none'"
     )
     # The CSP blocks inline style attributes and event handlers.
-    assert Page(ten).values("style") == []
-    assert [name for _, attributes in Page(ten).elements for name in attributes if name.startswith("on")] == []
+    assert ParsedPage(ten).values("style") == []
+    assert [name for _, attributes in ParsedPage(ten).elements for name in attributes if name.startswith("on")] == []
 
 
 def test_untrusted_text_is_escaped(tmp_path):
-    report = made_up(("good", HOSTILE), 40)
+    report = fake_report(("good", HOSTILE), 40)
     hostile = Finding("leak", "error", HOSTILE, (HOSTILE,), (HOSTILE,), "--drop-duplicates")
-    answers = dataclasses.replace(report.answers, paths=tuple(f"{HOSTILE}/{row}" for row in range(40)))
+    answers = dataclasses.replace(report.predictions, paths=tuple(f"{HOSTILE}/{row}" for row in range(40)))
     report = dataclasses.replace(
         report,
         name=HOSTILE,
         findings=(hostile,),
-        answers=answers,
-        left_out={HOSTILE: HOSTILE},
-        suspects=(Suspect(HOSTILE, HOSTILE, HOSTILE, 0.9),),
+        predictions=answers,
+        excluded={HOSTILE: HOSTILE},
+        label_issues=(LabelIssue(HOSTILE, HOSTILE, HOSTILE, 0.9),),
         remarks=(HOSTILE,),
-        sizes=HOSTILE,
-        repeat=dataclasses.replace(report.repeat, command=HOSTILE, machine=HOSTILE),
+        image_sizes=HOSTILE,
+        reproduction=dataclasses.replace(report.reproduction, command=HOSTILE, machine=HOSTILE),
     )
-    page = Page(render.report_page(report, picture))
+    page = ParsedPage(render.report_page(report, fake_jpeg))
     assert page.count("script") == 1
     assert "<script>alert('ä')</script>\"'&\ufffd\ufffd" in page.text
-    render.save(render.report_page(report, picture), tmp_path / "report.html")
+    render.save(render.report_page(report, fake_jpeg), tmp_path / "report.html")
     assert "\ufffd" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_every_image_has_alt_text(ten):
-    images = [attributes for tag, attributes in Page(ten).elements if tag == "img"]
+    images = [attributes for tag, attributes in ParsedPage(ten).elements if tag == "img"]
     assert len(images) > 50
     assert [image for image in images if not image.get("alt")] == []
     assert images[-1]["alt"] == "train/7.jpg; labeled label 0; predicted label 1 (97.3%)"
 
 
 def test_confusion_cell_links_to_its_images(ten):
-    report = made_up(tuple(f"label {k}" for k in range(10)), 200)
-    predicted = report.answers.probabilities.argmax(axis=1)
-    row = next(row for row in range(200) if predicted[row] != report.answers.truth[row][0])
-    cell = f"cell-{report.answers.truth[row][0]}-{predicted[row]}"
+    report = fake_report(tuple(f"label {k}" for k in range(10)), 200)
+    predicted = report.predictions.probabilities.argmax(axis=1)
+    row = next(row for row in range(200) if predicted[row] != report.predictions.targets[row][0])
+    cell = f"cell-{report.predictions.targets[row][0]}-{predicted[row]}"
     assert f'href="#{cell}"' in ten
     [section] = re.findall(rf'<section class="cell-images" id="{cell}".*?</section>', ten, re.DOTALL)
     assert f"test/{row:05d}.jpg" in section
@@ -146,17 +146,17 @@ def test_confusion_cell_links_to_its_images(ten):
 
 def test_page_of_a_large_data_set_stays_small():
     many = tuple(f"a rather long name of a label, number {number:04d}" for number in range(1000))
-    report = made_up(many, 4000)
-    findings = tuple(Finding("blank", "warning", "one colour", tuple(f"{k}/{j}" for j in range(30))) for k in range(50))
-    suspects = tuple(Suspect(f"s{k}", "a", "b", 0.9) for k in range(3000))
+    report = fake_report(many, 4000)
+    findings = tuple(Finding("blank", "warning", "one color", tuple(f"{k}/{j}" for j in range(30))) for k in range(50))
+    suspects = tuple(LabelIssue(f"s{k}", "a", "b", 0.9) for k in range(3000))
     report = dataclasses.replace(
-        report, findings=findings, suspects=suspects, left_out=dict.fromkeys(map(str, range(9000)), "cut")
+        report, findings=findings, label_issues=suspects, excluded=dict.fromkeys(map(str, range(9000)), "cut")
     )
     assert len(render.report_page(report, noise).encode()) < 7 * 2**20
 
 
 def test_thumbnails_stay_within_the_budget():
-    page = Page(render.report_page(made_up(tuple(f"label {k}" for k in range(30)), 6000), noise))
+    page = ParsedPage(render.report_page(fake_report(tuple(f"label {k}" for k in range(30)), 6000), noise))
     assert 2.5 * 2**20 < sum(map(len, page.values("src"))) <= 3 * 2**20
     assert "no picture" in page.text
 
@@ -175,57 +175,65 @@ def test_unreadable_file_has_no_thumbnail():
             raise OSError("gone")
         return b"no image"
 
-    page = Page(render.report_page(made_up(("a", "b")), read))
+    page = ParsedPage(render.report_page(fake_report(("a", "b")), read))
     assert page.count("img") == 0
     assert "no picture" in page.text
 
 
 def test_multilabel_report_has_no_confusion_matrix():
-    html = render.report_page(made_up(("sea", "sky", "tree"), 60, multilabel=True), picture)
+    html = render.report_page(fake_report(("sea", "sky", "tree"), 60, multilabel=True), fake_jpeg)
     assert 'id="confusion"' not in html
-    text = Page(html).text
+    text = ParsedPage(html).text
     assert "84.0% mean average precision" in " ".join(text.split())
     assert "average precision" in text
     assert "false positive" in text
 
 
 def test_many_labels_show_the_most_confused_pairs_and_an_image():
-    html = render.report_page(made_up(tuple(f"label {k}" for k in range(40)), 400), picture)
+    html = render.report_page(fake_report(tuple(f"label {k}" for k in range(40)), 400), fake_jpeg)
     assert "Most confused pairs" in html
     assert 'class="matrix"' in html
     assert 0 < html.count('class="cell-images"') <= 30
 
 
 def test_report_without_optional_parts_renders():
-    report = made_up(("a", "b"))
+    report = fake_report(("a", "b"))
     bare = report.evaluation.model_copy(update={"conformal": None, "outliers": None, "curve": None})
     plain = dataclasses.replace(
-        report, evaluation=bare, left_out={}, findings=(), rungs=(), quadrant=None, epochs=(), suspects=(), remarks=()
+        report,
+        evaluation=bare,
+        excluded={},
+        findings=(),
+        attempts=(),
+        transfer_regime=None,
+        epochs=(),
+        label_issues=(),
+        remarks=(),
     )
-    text = " ".join(Page(render.report_page(plain, picture)).text.split())
+    text = " ".join(ParsedPage(render.report_page(plain, fake_jpeg)).text.split())
     assert "No issues found." in text
     assert "No label issues found." in text
     assert "twice as many images" not in text
 
 
 def test_findings_are_sorted_by_severity():
-    text = Page(render.check_page("photos", "9 images", FINDINGS, {})).text
+    text = ParsedPage(render.check_page("photos", "9 images", FINDINGS, {})).text
     assert text.index("leak") < text.index("near duplicate") < text.index("wrong extension")
     assert "1 error, 1 warning, 1 note" in text
 
 
 def test_finding_shows_its_images():
-    html = render.check_page("photos", "9 images", FINDINGS, {"x/1.png": data_uri(thumbnail(picture("x/1.png")))})
-    [image] = [attributes for tag, attributes in Page(html).elements if tag == "img"]
+    html = render.check_page("photos", "9 images", FINDINGS, {"x/1.png": data_uri(thumbnail(fake_jpeg("x/1.png")))})
+    [image] = [attributes for tag, attributes in ParsedPage(html).elements if tag == "img"]
     assert image["alt"] == "x/1.png"
 
 
 def test_comparison_marks_significant_differences():
-    def cell(strategy: str, n_right: int) -> Cell:
-        return Cell(strategy, "lite0", 0, 9.0, {k.to_bytes(2, "big"): float(k < n_right) for k in range(200)})
+    def cell(strategy: str, n_right: int) -> RunResult:
+        return RunResult(strategy, "lite0", 0, 9.0, {k.to_bytes(2, "big"): float(k < n_right) for k in range(200)})
 
-    found = table([cell("probe", 120), cell("finetune", 190), cell("svm", 121)])
-    text = " ".join(Page(render.compare_page("photos", "x", found)).text.split())
+    found = compare_runs([cell("probe", 120), cell("finetune", 190), cell("svm", 121)])
+    text = " ".join(ParsedPage(render.compare_page("photos", "x", found)).text.split())
     assert text.index("95.0%") < text.index("60.5%") < text.index("60.0%")
     assert re.search(r"finetune lite0 svm lite0 \+34\.5 points \([^)]+\) yes", text)
     assert re.search(r"svm lite0 probe lite0 \+0\.5 points \([^)]+\) no", text)
@@ -251,14 +259,14 @@ def test_epochs_may_have_missing_metrics(tmp_path):
 
 
 def test_click_on_a_cell_opens_a_dialog_with_its_images(tmp_path, monkeypatch):
-    after = clicking("#confusion a[href^='#cell-0-']", made_up(("a", "b", "c"), 60), tmp_path, monkeypatch)
+    after = clicking("#confusion a[href^='#cell-0-']", fake_report(("a", "b", "c"), 60), tmp_path, monkeypatch)
     [dialog] = re.findall(r"<dialog[^>]*\sopen.*?</dialog>", after, re.DOTALL)
     assert dialog.count("<img") >= 1
     assert 'id="cell-0-' in dialog
 
 
 def test_click_on_a_heading_sorts_the_table(tmp_path, monkeypatch):
-    after = clicking("#classes th:nth-child(3) button", made_up(("a", "b", "c"), 60), tmp_path, monkeypatch)
+    after = clicking("#classes th:nth-child(3) button", fake_report(("a", "b", "c"), 60), tmp_path, monkeypatch)
     [section] = re.findall(r'<section id="classes".*?</section>', after, re.DOTALL)
     assert re.findall(r'<th scope="row"><bdi>(\w)</bdi>', section) == ["c", "b", "a"]
     assert 'aria-sort="descending"' in section

@@ -6,26 +6,26 @@ import torch
 
 from graft.service.networks import network
 from graft.training.data.dataset import scan
-from graft.training.robustness.adversarial import attacker, fgsm, losses, pgd
+from graft.training.robustness.adversarial import attack_model, fgsm, per_sample_loss, pgd
 from graft.training.sample import SAMPLE
 
 
 @pytest.fixture(scope="module")
 def target(fitted):
-    return attacker(network.load(fitted.artifact))
+    return attack_model(network.load(fitted.artifact))
 
 
 @pytest.fixture(scope="module")
 def batch(model) -> tuple[np.ndarray, np.ndarray]:
     """Four preprocessed test images and their labels."""
     dataset = scan(SAMPLE)
-    samples = [sample for sample in dataset.samples if sample.part == "test"][::126][:4]
+    samples = [sample for sample in dataset.samples if sample.split == "test"][::126][:4]
     return np.stack([model.decode(dataset.read(sample)).pixels for sample in samples]), dataset.targets(samples)
 
 
 def loss(target, images: np.ndarray, truth: np.ndarray) -> float:
     with torch.no_grad():
-        return float(losses(target, torch.from_numpy(images).float(), torch.from_numpy(truth)).mean())
+        return float(per_sample_loss(target, torch.from_numpy(images).float(), torch.from_numpy(truth)).mean())
 
 
 def max_difference(images: np.ndarray, changed: np.ndarray) -> int:

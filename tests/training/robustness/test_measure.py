@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from graft.service.inference.engine import Outputs
-from graft.training.config.corruptions import DISTURBANCES
+from graft.training.config.corruptions import CORRUPTIONS
 from graft.training.inference import held_out
 from graft.training.pipelines import evaluate
 from graft.training.robustness import measure as robustness
-from graft.training.robustness.measure import Robustness, disturbed, drawn, measure
+from graft.training.robustness.measure import Robustness, corrupt, measure, random_subset
 from graft.training.sample import SAMPLE
 
 
@@ -18,7 +18,7 @@ def data_folder(tmp_path_factory):
     from graft.training.data.dataset import scan
 
     dataset, folder = scan(SAMPLE), tmp_path_factory.mktemp("images")
-    for sample in [sample for sample in dataset.samples if sample.part == "test"][::42]:
+    for sample in [sample for sample in dataset.samples if sample.split == "test"][::42]:
         path = folder / dataset.labels[sample.label] / sample.path.replace("/", "-")
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(dataset.read(sample))
@@ -27,29 +27,29 @@ def data_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(model, data_folder) -> Robustness:
-    return measure(model, *held_out.held_out(model, data_folder))
+    return measure(model, *held_out.load_test_split(model, data_folder))
 
 
 def test_clean_images_reproduce_the_evaluation(model, data_folder, found: Robustness):
-    accuracy = evaluate.package(model, *held_out.held_out(model, data_folder)).metrics["accuracy"]
-    assert (found.n, found.of) == (12, 12)
-    assert found.unchanged == accuracy
+    accuracy = evaluate.evaluate_package(model, *held_out.load_test_split(model, data_folder)).metrics["accuracy"]
+    assert (found.n, found.n_available) == (12, 12)
+    assert found.clean_accuracy == accuracy
     for name, curve in found.curves.items():
-        [unchanged] = (one for one in curve if one.severity == DISTURBANCES[name].unchanged)
-        assert (unchanged.right, unchanged.changed.value) == (accuracy, 0)
+        [unchanged] = (one for one in curve if one.severity == CORRUPTIONS[name].identity)
+        assert (unchanged.accuracy, unchanged.flip_rate.value) == (accuracy, 0)
 
 
 def test_every_corruption_is_measured_at_every_severity(found: Robustness):
-    assert tuple(found.curves) == tuple(DISTURBANCES)
+    assert tuple(found.curves) == tuple(CORRUPTIONS)
     for name, curve in found.curves.items():
-        assert tuple(one.severity for one in curve) == DISTURBANCES[name].curve
-        assert tuple(one.severity for one in found.examples[name]) == DISTURBANCES[name].curve
+        assert tuple(one.severity for one in curve) == CORRUPTIONS[name].all_severities
+        assert tuple(one.severity for one in found.examples[name]) == CORRUPTIONS[name].all_severities
         assert {one.n for one in curve} == {12}
 
 
 def test_attacks_flip_more_predictions_than_noise_of_the_same_size(found: Robustness):
-    attacked = {one.severity: one.changed.value for one in found.curves["fgsm"]}
-    noisy = {one.severity: one.changed.value for one in found.curves["noise"]}
+    attacked = {one.severity: one.flip_rate.value for one in found.curves["fgsm"]}
+    noisy = {one.severity: one.flip_rate.value for one in found.curves["noise"]}
     assert attacked[8] > noisy[8]
 
 
@@ -57,30 +57,30 @@ def test_example_shows_an_image_that_becomes_wrong(found: Robustness):
     first, *_ = found.examples["fgsm"]
     last = found.examples["fgsm"][-1]
     assert first.path == last.path
-    assert first.answer != last.answer
+    assert first.prediction != last.prediction
     assert 0 < np.abs(first.pixels.astype(int) - last.pixels).max() <= 8
 
 
 def test_subset_is_random_and_reproducible():
     numbers = tuple(range(100))
-    assert len(drawn(numbers, 10, seed=0)) == 10
-    assert drawn(numbers, 10, seed=0) == drawn(numbers, 10, seed=0) != drawn(numbers, 10, seed=1)
-    assert sorted(drawn(numbers, 200, seed=0)) == list(numbers)
-    assert drawn(numbers, 10, seed=0)[:5] == drawn(numbers, 5, seed=0)
+    assert len(random_subset(numbers, 10, seed=0)) == 10
+    assert random_subset(numbers, 10, seed=0) == random_subset(numbers, 10, seed=0) != random_subset(numbers, 10, seed=1)
+    assert sorted(random_subset(numbers, 200, seed=0)) == list(numbers)
+    assert random_subset(numbers, 10, seed=0)[:5] == random_subset(numbers, 5, seed=0)
 
 
 def test_image_is_corrupted_in_the_same_direction_at_every_severity():
     pixels = np.zeros((100, 100, 3), np.uint8)
     pixels[50, 50] = 255
-    near, far = (np.argwhere(disturbed(pixels, ("translation", share), 3)[:, :, 0])[0] - 50 for share in (0.1, 0.2))
+    near, far = (np.argwhere(corrupt(pixels, ("translation", share), 3)[:, :, 0])[0] - 50 for share in (0.1, 0.2))
     assert (far == 2 * near).all()
 
 
 def test_number_of_attacked_images_is_limited(model, data_folder, monkeypatch):
-    monkeypatch.setattr(robustness, "ATTACKED", {"fgsm": 5, "pgd": 3})
+    monkeypatch.setattr(robustness, "MAX_ATTACKED", {"fgsm": 5, "pgd": 3})
     monkeypatch.setattr(robustness, "NATURAL", ())
-    monkeypatch.setattr(robustness, "DISTURBANCES", {name: DISTURBANCES[name] for name in ("fgsm", "pgd")})
-    curves = measure(model, *held_out.held_out(model, data_folder), most=10).curves
+    monkeypatch.setattr(robustness, "DISTURBANCES", {name: CORRUPTIONS[name] for name in ("fgsm", "pgd")})
+    curves = measure(model, *held_out.load_test_split(model, data_folder), max_images=10).curves
     assert ({one.n for one in curves["fgsm"]}, {one.n for one in curves["pgd"]}) == ({5}, {3})
 
 
@@ -99,4 +99,4 @@ def test_multilabel_predictions_are_compared_label_by_label(model):
             return 1 / (1 + np.exp(-logits))
 
     logits = Outputs(np.array([[1.0, -1.0], [1.0, 1.0]], np.float32), np.zeros((2, 1), np.float32)).logits
-    assert robustness.answers(MultilabelModel(), logits).tolist() == [[True, False], [True, True]]
+    assert robustness.predicted_labels(MultilabelModel(), logits).tolist() == [[True, False], [True, True]]

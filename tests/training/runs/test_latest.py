@@ -29,13 +29,13 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_both_paths_lead_to_the_latest_run(make_run):
     for name in ("runs/one", "runs/two"):
-        latest.choose(make_run(name))
+        latest.set_latest(make_run(name))
     assert os.readlink("runs/latest") == "two"
     assert content(Path("runs/latest-package")) == content(Path("runs/two/package"))
 
 
 def test_latest_package_contains_no_symbolic_links(make_run):
-    latest.choose(make_run("runs/one"))
+    latest.set_latest(make_run("runs/one"))
     package = Path("runs/latest-package")
     assert not package.is_symlink()
     assert [path.name for path in package.iterdir() if path.is_symlink()] == []
@@ -43,7 +43,7 @@ def test_latest_package_contains_no_symbolic_links(make_run):
 
 
 def test_latest_package_uses_hard_links(make_run):
-    latest.choose(make_run("runs/one"))
+    latest.set_latest(make_run("runs/one"))
     pairs = [Path(folder, "model.onnx") for folder in ("runs/latest-package", "runs/one/package")]
     assert os.path.samefile(*pairs)
 
@@ -53,28 +53,28 @@ def test_files_are_copied_without_hard_links(make_run, monkeypatch):
         raise OSError("no hard links here")
 
     monkeypatch.setattr("os.link", impossible)
-    latest.choose(make_run("runs/one"))
+    latest.set_latest(make_run("runs/one"))
     pairs = [Path(folder, "model.onnx") for folder in ("runs/latest-package", "runs/one/package")]
     assert not os.path.samefile(*pairs)
     assert read(Path("runs/latest-package")).manifest == read(Path("runs/one/package")).manifest
 
 
 def test_run_in_another_folder_and_the_link_itself_can_be_selected(make_run):
-    latest.choose(make_run("elsewhere/mine"))
-    latest.choose(Path("runs/latest"))
+    latest.set_latest(make_run("elsewhere/mine"))
+    latest.set_latest(Path("runs/latest"))
     assert os.path.realpath("runs/latest") == os.path.realpath("elsewhere/mine")
 
 
 @pytest.mark.parametrize("flaw", ["no package", "altered"])
 def test_invalid_package_is_not_selected(make_run, flaw):
     good, bad = make_run("runs/good"), make_run("runs/bad")
-    latest.choose(good)
+    latest.set_latest(good)
     if flaw == "altered":
         (bad / "package/model.onnx").write_bytes(b"\0")
     else:
         shutil.rmtree(bad / "package")
     with pytest.raises(ArtifactError, match=r"runs/bad/package"):
-        latest.choose(bad)
+        latest.set_latest(bad)
     assert os.readlink("runs/latest") == "good"
     assert read(Path("runs/latest-package")).path == Path("runs/latest-package")
 
@@ -83,7 +83,7 @@ def test_unfinished_files_of_a_killed_process_are_removed(make_run):
     run = make_run("runs/one")
     (Path("runs") / ".latest-123").symlink_to("one")
     shutil.copytree(run / "package", "runs/.latest-new-123")
-    latest.choose(run)
+    latest.set_latest(run)
     assert not list(Path("runs").glob(".*"))
 
 
@@ -94,7 +94,7 @@ def test_concurrent_calls_leave_one_complete_package(make_run):
     def choose(run: Path) -> None:
         try:
             for _ in range(5):
-                latest.choose(run)
+                latest.set_latest(run)
         except BaseException as error:  # noqa: BLE001 - checked below
             failed.append(error)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import files_of_at_most
-from unprivileged import as_nobody
+from conftest import file_size_limit
+from unprivileged import run_unprivileged
 
 from graft.training.config.recipe import Recipe
 from graft.training.runs import lifecycle
@@ -40,7 +40,7 @@ def locked_by_other(run: Path) -> Iterator[int]:
 
 
 def opened(out: str | None = "run", **settings: object):
-    return lifecycle.opened(Path(out) if out else None, Path("photos"), Recipe(), **settings)
+    return lifecycle.open_run(Path(out) if out else None, Path("photos"), Recipe(), **settings)
 
 
 def begin(out: str = "run") -> Path:
@@ -103,9 +103,11 @@ def test_file_as_run_folder_is_rejected_before_data_is_read(out: str, capsys):
 def test_read_only_folder_is_rejected(here: Path):
     locked = here / "locked"
     locked.mkdir(mode=0o555)
-    assert as_nobody(here, lambda: lifecycle.check(locked / "deep" / "run", Path("photos"))).startswith("PermissionError: ")
+    assert run_unprivileged(here, lambda: lifecycle.check_run_folder(locked / "deep" / "run", Path("photos"))).startswith(
+        "PermissionError: "
+    )
     locked.chmod(0o777)
-    assert as_nobody(here, lambda: lifecycle.check(locked / "deep" / "run", Path("photos"))) == ""
+    assert run_unprivileged(here, lambda: lifecycle.check_run_folder(locked / "deep" / "run", Path("photos"))) == ""
 
 
 def test_missing_folder_is_created_with_its_parents():
@@ -122,11 +124,11 @@ def test_folder_inside_the_data_is_rejected():
 def test_current_folder_inside_the_data_is_rejected(monkeypatch):
     monkeypatch.chdir("photos")
     with pytest.raises(RunError, match="is inside the data folder"):
-        lifecycle.opened(None, Path("."), Recipe()).__enter__()
+        lifecycle.open_run(None, Path("."), Recipe()).__enter__()
 
 
 def test_full_disk_at_the_start_leaves_no_folder():
-    with files_of_at_most(100), pytest.raises(OSError, match="The disk is full"):
+    with file_size_limit(100), pytest.raises(OSError, match="The disk is full"):
         opened().__enter__()
     assert not Path("run").exists()
 
@@ -176,7 +178,7 @@ def test_error_keeps_other_files():
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, SystemExit])
 def test_stopped_run_prints_the_resume_command(stopped: type[BaseException], capsys):
     def stop() -> None:
-        with lifecycle.opened(Path("my run"), Path("photos"), Recipe()):
+        with lifecycle.open_run(Path("my run"), Path("photos"), Recipe()):
             raise stopped
 
     with pytest.raises(stopped):
@@ -197,13 +199,13 @@ def test_newest_unfinished_run_of_the_data_is_resumed():
             (run / "package/manifest.json").touch()
         (run / "run.json").write_text(json.dumps(metadata))
     Path("runs/latest").symlink_to("new")
-    assert lifecycle.resumable(Path("photos"), None) == Path("runs/new")
-    assert lifecycle.resumable(Path("photos"), Path("runs/old")) == Path("runs/old")
+    assert lifecycle.find_resumable(Path("photos"), None) == Path("runs/new")
+    assert lifecycle.find_resumable(Path("photos"), Path("runs/old")) == Path("runs/old")
 
 
 def test_error_if_there_is_no_run_to_resume():
     with pytest.raises(RunError, match=r"There is no unfinished run of photos in runs/; use --out RUN for another location"):
-        lifecycle.resumable(Path("photos"), None)
+        lifecycle.find_resumable(Path("photos"), None)
 
 
 def test_changed_library_versions_cause_a_warning_with_a_table(capsys):

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from graft.training.runtime.progress import Progress, describe, duration
+from graft.training.runtime.progress import Progress, format_duration, format_progress
 
 
 @pytest.mark.parametrize(
@@ -20,15 +20,15 @@ from graft.training.runtime.progress import Progress, describe, duration
     ],
 )
 def test_duration_format(seconds: float, expected: str):
-    assert duration(seconds) == expected
+    assert format_duration(seconds) == expected
 
 
 def test_line_has_count_rate_and_remaining_time():
-    assert describe("reading", 1200, 5000, "images", 4.0) == "reading 1,200/5,000 images, 300/s, 13 s left"
+    assert format_progress("reading", 1200, 5000, "images", 4.0) == "reading 1,200/5,000 images, 300/s, 13 s left"
 
 
 def test_line_without_a_total_has_no_remaining_time():
-    assert describe("listing", 1200, 0, "files", 4.0) == "listing 1,200 files, 300/s"
+    assert format_progress("listing", 1200, 0, "files", 4.0) == "listing 1,200 files, 300/s"
 
 
 def test_terminal_shows_no_bar_without_a_total(monkeypatch):
@@ -43,17 +43,17 @@ def test_terminal_shows_no_bar_without_a_total(monkeypatch):
 
 
 def test_finished_task_has_no_remaining_time():
-    assert describe("reading", 10, 10, "images", 2.0) == "reading 10/10 images, 5/s, 0 s left"
+    assert format_progress("reading", 10, 10, "images", 2.0) == "reading 10/10 images, 5/s, 0 s left"
 
 
 def test_items_are_unchanged_and_in_order():
     with Progress("reading", 3, "images") as progress:
-        assert list(progress.each("abc")) == ["a", "b", "c"]
+        assert list(progress.track("abc")) == ["a", "b", "c"]
 
 
 def test_short_task_prints_nothing_without_a_terminal(capsys):
     with Progress("reading", 1000, "images") as progress:
-        for _ in progress.each(range(1000)):
+        for _ in progress.track(range(1000)):
             pass
     assert capsys.readouterr() == ("", "")
 

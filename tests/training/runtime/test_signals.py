@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from graft.training.runtime.signals import ASKING, Stop, patience
+from graft.training.runtime.signals import STOP_SIGNALS, StopFlag, graceful_stop
 
 ROOT = Path(__file__).parents[3]
 MESSAGE = "stopping after this batch; interrupt again to exit at once\n"
 
 
-def exit_code(work: Callable[[Stop], object]) -> object:
+def exit_code(work: Callable[[StopFlag], object]) -> object:
     """Return the exit code of work inside the graceful-stop context; None if there is none."""
     try:
-        with patience() as stop:
+        with graceful_stop() as stop:
             work(stop)
     except SystemExit as error:
         return error.code
@@ -30,7 +30,7 @@ def exit_code(work: Callable[[Stop], object]) -> object:
 def test_first_signal_requests_a_stop_with_its_exit_code(number: int, code: int, capsys):
     observed: list[int] = []
 
-    def work(stop: Stop) -> None:
+    def work(stop: StopFlag) -> None:
         observed.append(stop.signal)
         os.kill(os.getpid(), number)
         observed.append(stop.signal)
@@ -51,8 +51,8 @@ def test_no_signal_has_no_exit_code(capsys):
 def test_second_signal_exits_at_once(first: str, second: str, code: int):
     program = (
         "import os, signal\n"
-        "from graft.training.runtime.signals import patience\n"
-        "with patience():\n"
+        "from graft.training.runtime.signals import graceful_stop\n"
+        "with graceful_stop():\n"
         f"    os.kill(os.getpid(), signal.{first})\n"
         f"    os.kill(os.getpid(), signal.{second})\n"
         "    print('never reached')\n"
@@ -62,15 +62,15 @@ def test_second_signal_exits_at_once(first: str, second: str, code: int):
 
 
 def test_handlers_are_restored_after_an_error():
-    handlers = [signal.getsignal(number) for number in ASKING]
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
 
-    def work(_: Stop) -> None:
-        assert [signal.getsignal(number) for number in ASKING] != handlers
+    def work(_: StopFlag) -> None:
+        assert [signal.getsignal(number) for number in STOP_SIGNALS] != handlers
         raise ValueError("the work failed")
 
     with pytest.raises(ValueError, match="the work failed"):
         exit_code(work)
-    assert [signal.getsignal(number) for number in ASKING] == handlers
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers
 
 
 def test_unrelated_system_exit_is_propagated():
@@ -78,7 +78,7 @@ def test_unrelated_system_exit_is_propagated():
 
 
 def test_system_exit_after_a_signal_has_the_signals_code():
-    def work(_: Stop) -> None:
+    def work(_: StopFlag) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         sys.exit(0)  # as Lightning does
 
@@ -86,7 +86,7 @@ def test_system_exit_after_a_signal_has_the_signals_code():
 
 
 def test_signal_in_a_child_process_prints_nothing(capfd):
-    def work(stop: Stop) -> None:
+    def work(stop: StopFlag) -> None:
         child = os.fork()
         if child == 0:
             os.kill(os.getpid(), signal.SIGINT)

@@ -13,7 +13,7 @@ QUICK = {"input_size": 64, "accelerator": "cpu", "flips": False}
 
 
 @pytest.fixture(scope="module")
-def auto_result(cache, tmp_path_factory: pytest.TempPathFactory) -> fit.Result:
+def auto_result(cache, tmp_path_factory: pytest.TempPathFactory) -> fit.FitResult:
     """A run with the strategy `auto` and one epoch on the sample dataset."""
     import os
 
@@ -25,28 +25,28 @@ def auto_result(cache, tmp_path_factory: pytest.TempPathFactory) -> fit.Result:
         os.chdir(working_dir)
 
 
-def test_auto_tries_strategies_in_order_of_cost(auto_result: fit.Result):
-    assert [attempt.strategy for attempt in auto_result.climbed.rungs] == ["probe", "stages", "finetune"]
+def test_auto_tries_strategies_in_order_of_cost(auto_result: fit.FitResult):
+    assert [attempt.strategy for attempt in auto_result.selection.attempts] == ["probe", "stages", "finetune"]
 
 
-def test_exactly_one_attempt_is_kept_and_its_model_is_packaged(auto_result: fit.Result):
-    [kept] = [attempt.strategy for attempt in auto_result.climbed.rungs if attempt.kept]
+def test_exactly_one_attempt_is_kept_and_its_model_is_packaged(auto_result: fit.FitResult):
+    [kept] = [attempt.strategy for attempt in auto_result.selection.attempts if attempt.kept]
     assert auto_result.artifact.manifest.strategy == kept
 
 
-def test_verdict_contains_its_numbers(auto_result: fit.Result):
-    assert "points of accuracy (" in auto_result.climbed.rungs[-1].verdict
+def test_verdict_contains_its_numbers(auto_result: fit.FitResult):
+    assert "points of accuracy (" in auto_result.selection.attempts[-1].verdict
 
 
-def test_attempts_are_written_to_the_run_folder(auto_result: fit.Result):
-    attempts = json.loads((auto_result.run / "ladder.json").read_text())
+def test_attempts_are_written_to_the_run_folder(auto_result: fit.FitResult):
+    attempts = json.loads((auto_result.run / "strategies.json").read_text())
     assert [attempt["strategy"] for attempt in attempts] == ["probe", "stages", "finetune"]
 
 
 def test_auto_does_not_fine_tune_if_no_epoch_fits_in_the_budget(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
-    assert (result.artifact.manifest.strategy, len(result.climbed.rungs)) == (result.climbed.trained.strategy, 2)
+    assert (result.artifact.manifest.strategy, len(result.selection.attempts)) == (result.selection.model.strategy, 2)
     reason = "finetune is skipped: only 0 epochs fit in the budget"
     assert reason in capsys.readouterr().err
     assert reason in (result.run / "report.html").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def test_auto_does_not_fine_tune_if_no_epoch_fits_in_the_budget(cache, tmp_path,
 def test_auto_stops_early_if_no_improvement_could_be_significant(cache, make_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", **QUICK))
-    assert len(result.climbed.rungs) == 1
+    assert len(result.selection.attempts) == 1
     assert "not even a perfect model would be significantly better" in capsys.readouterr().err
 
 
@@ -63,15 +63,15 @@ def test_a_strategy_requested_by_name_is_always_kept(cache, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     result = fit.fit(SAMPLE, tmp_path / "run", Recipe(strategy="finetune", epochs=1, **QUICK))
     assert result.artifact.manifest.strategy == "finetune"
-    assert [attempt.kept for attempt in result.climbed.rungs] == [False, True]
+    assert [attempt.kept for attempt in result.selection.attempts] == [False, True]
 
 
-@pytest.mark.parametrize("strategy", ["svm", "stages", "last", "scratch"])
+@pytest.mark.parametrize("strategy", ["svm", "stages", "finetune-last", "scratch"])
 def test_every_strategy_can_be_requested_by_name(strategy: str, cache, make_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", Recipe(strategy=strategy, epochs=1, **QUICK))
     assert result.artifact.manifest.strategy == strategy
-    assert result.climbed.rungs[-1].strategy == strategy
+    assert result.selection.attempts[-1].strategy == strategy
 
 
 def test_training_from_random_weights_runs_the_recommended_epochs(cache, make_folder, tmp_path, monkeypatch, capsys):

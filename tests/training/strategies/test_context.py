@@ -6,15 +6,15 @@ import pytest
 
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import DatasetError
-from graft.training.runs.run_folder import Folder, RunDiffers
+from graft.training.runs.run_folder import RunFolder, RunMismatchError
 from graft.training.strategies.context import prepare
 
 RECIPE = Recipe(strategy="probe", input_size=32)
 
 
-def folder(path: Path) -> Folder:
+def folder(path: Path) -> RunFolder:
     path.mkdir(exist_ok=True)
-    return Folder(path)
+    return RunFolder(path)
 
 
 def test_splits_are_recorded_and_reused(cache, make_folder, tmp_path: Path):
@@ -28,7 +28,7 @@ def test_changed_image_is_named(cache, make_folder, encode, photo, tmp_path: Pat
     photos = make_folder({"cat": 12, "dog": 12})
     prepare(photos, folder(tmp_path / "run"), RECIPE)
     (photos / "cat/003.png").write_bytes(encode(photo))
-    with pytest.raises(RunDiffers, match=r"cat/003\.png"):
+    with pytest.raises(RunMismatchError, match=r"cat/003\.png"):
         prepare(photos, folder(tmp_path / "run"), RECIPE)
 
 
@@ -36,14 +36,14 @@ def test_added_image_is_named(cache, make_folder, encode, photo, tmp_path: Path)
     photos = make_folder({"cat": 12, "dog": 12})
     prepare(photos, folder(tmp_path / "run"), RECIPE)
     (photos / "cat/new.png").write_bytes(encode(photo))
-    with pytest.raises(RunDiffers, match=r"cat/new\.png +missing"):
+    with pytest.raises(RunMismatchError, match=r"cat/new\.png +missing"):
         prepare(photos, folder(tmp_path / "run"), RECIPE)
 
 
 def test_resuming_with_another_input_size_is_rejected(cache, make_folder, tmp_path: Path):
     photos = make_folder({"cat": 12, "dog": 12})
     prepare(photos, folder(tmp_path / "run"), RECIPE)
-    with pytest.raises(RunDiffers, match="input size"):
+    with pytest.raises(RunMismatchError, match="input size"):
         prepare(photos, folder(tmp_path / "run"), RECIPE.model_copy(update={"input_size": 64}))
 
 
@@ -53,12 +53,12 @@ def test_excluded_files_are_recorded(cache, make_folder, tmp_path: Path):
     with pytest.raises(DatasetError, match="--skip-bad"):
         prepare(photos, folder(tmp_path / "one"), RECIPE)
     context = prepare(photos, folder(tmp_path / "two"), RECIPE.model_copy(update={"skip_bad": True}))
-    assert context.audited.left_out == {"cat/000.png": "empty-file"}
+    assert context.audit.excluded == {"cat/000.png": "empty-file"}
     assert "cat/000.png,,left out: empty-file," in (tmp_path / "two/splits.csv").read_text()
 
 
 def test_features_have_one_axis_for_views(cache, make_folder, tmp_path: Path):
     context = prepare(make_folder({"cat": 12, "dog": 12}), folder(tmp_path / "run"), RECIPE)
-    features = context.seen(context.splits.train)
-    assert features.shape == (2, len(context.splits.train), context.features.seen.shape[1])
+    features = context.view_features(context.splits.train)
+    assert features.shape == (2, len(context.splits.train), context.features.array.shape[1])
     assert context.targets(context.splits.train).tolist() == [sample.label for sample in context.splits.train]

@@ -2,15 +2,15 @@
 
 import pytest
 
-from graft.training.audit.image_scan import examine
+from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import scan
 from graft.training.data.splits import split
 from graft.training.features.extraction import View, extract
-from graft.training.runs.run_folder import Folder
+from graft.training.runs.run_folder import RunFolder
 from graft.training.strategies import probe
-from graft.training.strategies.context import Ground, readable
+from graft.training.strategies.context import TrainingContext, extract_or_exclude
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +27,25 @@ def photos(cache, tmp_path_factory):
             if split_name == "train" and label in {"bag", "coat", "sandal"} and int(number[:3]) <= 20:
                 (folder / label).mkdir(exist_ok=True)
                 (folder / label / number).write_bytes(archive.read(name))
-    dataset = examine(scan(folder))[0]
-    return dataset, split(dataset, seed=0), onnx_cache.export(registry.choose("tf_efficientnet_lite0"), None, 28, "crop")
+    dataset = scan_images(scan(folder))[0]
+    return (
+        dataset,
+        split(dataset, seed=0),
+        onnx_cache.load_or_export(registry.resolve("tf_efficientnet_lite0"), None, 28, "crop"),
+    )
 
 
 @pytest.mark.parametrize("flips", [True, False])
 def test_probe_trains_on_the_extracted_views(photos, flips, tmp_path):
     dataset, splits, exported = photos
     recipe = Recipe(flips=flips)
-    features, splits, _ = readable(dataset, splits, exported, recipe)
-    n_views = sum(len(samples) for samples in splits.named().values())
+    features, splits, _ = extract_or_exclude(dataset, splits, exported, recipe)
+    n_views = sum(len(samples) for samples in splits.to_dict().values())
     n_mirrored = len(splits.train) + len(splits.validation) if flips else 0
-    assert len(features.rows) == n_views + n_mirrored
-    context = Ground(dataset, splits, exported, features, recipe, Folder(tmp_path))
-    assert len(context.seen(splits.train)) == (2 if flips else 1)
-    assert probe.probe(context).final.weight.shape == (3, 1280)
+    assert len(features.row_index) == n_views + n_mirrored
+    context = TrainingContext(dataset, splits, exported, features, recipe, RunFolder(tmp_path))
+    assert len(context.view_features(splits.train)) == (2 if flips else 1)
+    assert probe.fit_probe(context).final_head.weight.shape == (3, 1280)
 
 
 def test_probe_works_without_features_of_mirror_images(photos, tmp_path):
@@ -49,8 +53,8 @@ def test_probe_works_without_features_of_mirror_images(photos, tmp_path):
     dataset, splits, exported = photos
     views = [View(sample) for samples in splits.named().values() for sample in samples]
     features = extract(dataset, views, exported)
-    context = Ground(dataset, splits, exported, features, Recipe(flips=True), Folder(tmp_path))
-    assert probe.probe(context).start.weight.shape == (3, 1280)
+    context = TrainingContext(dataset, splits, exported, features, Recipe(flips=True), RunFolder(tmp_path))
+    assert probe.fit_probe(context).train_head.weight.shape == (3, 1280)
 
 
 def test_label_without_training_images_is_rejected(photos):
@@ -61,4 +65,4 @@ def test_label_without_training_images_is_rejected(photos):
     dataset, splits, exported = photos
     few = replace(splits, train=tuple(sample for sample in splits.train if sample.label != 0))
     with pytest.raises(DatasetError, match="'bag' has too few images: 0 for training"):
-        readable(dataset, few, exported, Recipe())
+        extract_or_exclude(dataset, few, exported, Recipe())

@@ -13,7 +13,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.finetuning.lightning_module import Diverged
 from graft.training.pipelines import fit
 from graft.training.strategies import finetune, hpo
-from graft.training.strategies.hpo_trials import Tried
+from graft.training.strategies.hpo_trials import TrialRecord
 
 RECIPE = Recipe(
     strategy="finetune", epochs=2, input_size=32, batch_size=8, accelerator="cpu", search=3, dropout=0.1, augment="none"
@@ -72,7 +72,7 @@ def read_trials(run_folder: Path) -> list[dict[str, str]]:
 
 
 def read_params(row: dict[str, str]) -> dict[str, float]:
-    names = ("head_rate", "backbone_rate", "bottom_ratio", "weight_decay", "label_smoothing", "mixup")
+    names = ("head_lr", "backbone_rate", "layer_decay", "weight_decay", "label_smoothing", "mixup")
     return {name: float(row[name]) for name in names}
 
 
@@ -86,9 +86,9 @@ def test_first_trial_is_the_default_configuration(searched: SearchRun):
     first = read_params(read_trials(searched.run)[0])
     assert {name: before[name] for name in first} == first
     assert first == {
-        "head_rate": 0.0005,
+        "head_lr": 0.0005,
         "backbone_rate": 0.0001,
-        "bottom_ratio": 0.1,
+        "layer_decay": 0.1,
         "weight_decay": 0.02,
         "label_smoothing": 0.1,
         "mixup": 0.0,
@@ -114,7 +114,7 @@ def test_final_training_uses_the_best_trial_and_reaches_its_loss(searched: Searc
 
 def test_verdict_names_the_best_trial(searched: SearchRun):
     best = min(read_trials(searched.run), key=lambda row: float(row["log_loss"]))
-    [_, attempt] = json.loads((searched.run / "ladder.json").read_text())
+    [_, attempt] = json.loads((searched.run / "strategies.json").read_text())
     expected = "none of 3 trials was better" if best["trial"] == "1" else f"trial {best['trial']} of 3 is best"
     assert attempt["verdict"].startswith(f"requested by name; {expected}")
 
@@ -134,18 +134,18 @@ def test_trials_leave_no_checkpoints(searched: SearchRun):
 
 
 def test_interrupted_search_resumes_in_the_middle_of_a_trial(searched: SearchRun, folder: Path, monkeypatch, capsys):
-    train, calls = finetune.teach, []
+    train, calls = finetune.run_trainer, []
 
     def interrupted(*args: object, trial=None, **kwargs: object) -> None:
         def at_second_epoch(losses_so_far: list[float]) -> bool:
             if len(calls) == 2 and len(losses_so_far) == 2:
                 raise SystemExit(137)
-            return trial.hopeless(losses_so_far)
+            return trial.should_prune(losses_so_far)
 
         calls.append(trial and trial.name)
-        train(*args, trial=trial and dataclasses.replace(trial, hopeless=at_second_epoch), **kwargs)
+        train(*args, trial=trial and dataclasses.replace(trial, should_prune=at_second_epoch), **kwargs)
 
-    monkeypatch.setattr(finetune, "teach", interrupted)
+    monkeypatch.setattr(finetune, "run_trainer", interrupted)
     with pytest.raises(SystemExit):
         fit.fit(searched.photos, folder / "resumed", RECIPE)
     assert len(read_trials(folder / "resumed")) == 1
@@ -165,14 +165,14 @@ def without_timings(run_folder: Path) -> list[dict[str, str]]:
 
 
 def test_replay_reuses_the_result_without_a_search(searched: SearchRun, folder: Path):
-    fit.fit(searched.photos, folder / "replayed", RECIPE, like=searched.run)
+    fit.fit(searched.photos, folder / "replayed", RECIPE, replay_of=searched.run)
     assert not (folder / "replayed" / "search.csv").exists()
     assert losses(folder / "replayed") == pytest.approx(losses(searched.run), abs=1e-6)
 
 
 def test_diverged_trial_is_recorded_and_a_spent_budget_ends_the_search(photos: Path, folder: Path, capsys):
     diverging = {
-        "head_rate": 10.0,
+        "head_lr": 10.0,
         "backbone_rate": 10.0,
         "optimizer": "sgd",
         "clip": 1e6,
@@ -190,7 +190,7 @@ def test_diverged_trial_is_recorded_and_a_spent_budget_ends_the_search(photos: P
 
 @pytest.mark.parametrize("strategy", ["auto", "probe", "svm", "stages"])
 def test_strategy_without_fine_tuning_is_rejected_before_data_are_read(strategy: str, tmp_path: Path):
-    with pytest.raises(ValueError, match="Use it with --strategy last, finetune or scratch"):
+    with pytest.raises(ValueError, match="Use it with --strategy finetune-last, finetune or scratch"):
         fit.fit(tmp_path / "nowhere", tmp_path / "run", Recipe(strategy=strategy, search=3))
 
 
@@ -206,13 +206,13 @@ def test_search_excludes_the_learning_rate_finder():
 
 
 def test_search_without_hyperparameters_is_rejected():
-    all_set = {"head_rate": 1e-3, "backbone_rate": 1e-3, "weight_decay": 0, "dropout": 0, "label_smoothing": 0, "mixup": 0}
-    with pytest.raises(ValueError, match="nothing to tune"):  # from scratch, a bottom ratio is no choice
+    all_set = {"head_lr": 1e-3, "backbone_rate": 1e-3, "weight_decay": 0, "dropout": 0, "label_smoothing": 0, "mixup": 0}
+    with pytest.raises(ValueError, match="nothing to tune"):  # from scratch, layer decay is not tuned
         hpo.check(Recipe(strategy="scratch", search=3, augment="none", **all_set))
     hpo.check(Recipe(strategy="finetune", search=3, augment="none", **all_set))
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(strategy="last", search=1), Recipe(strategy="scratch", search=1)])
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(strategy="finetune-last", search=1), Recipe(strategy="scratch", search=1)])
 def test_other_recipes_are_accepted(recipe: Recipe):
     hpo.check(recipe)
 
@@ -221,15 +221,15 @@ def test_other_recipes_are_accepted(recipe: Recipe):
     ("epochs", "n_trials", "expected"), [(40, None, 40), (42, 5, 7), (40, 20, 3), (2, 20, 2), (0, 20, 0), (5, 1, 3), (6, 1, 3)]
 )
 def test_trials_and_final_training_share_the_epochs_that_fit(epochs: int, n_trials: int | None, expected: int):
-    assert hpo.share(epochs, n_trials, fewest=3) == expected
+    assert hpo.epochs_per_trial(epochs, n_trials, min_epochs=3) == expected
 
 
-def trials_of(*seconds: float) -> list[Tried]:
-    return [Tried("complete", (1.0,), duration, {}) for duration in seconds]
+def trials_of(*seconds: float) -> list[TrialRecord]:
+    return [TrialRecord("complete", (1.0,), duration, {}) for duration in seconds]
 
 
 @pytest.mark.parametrize(
     ("seconds", "left_s", "fits"), [((), -5, True), ((4, 10, 6), 20, True), ((4, 10, 6), 19.9, False), ((10,), -1, False)]
 )
 def test_first_trial_always_runs_and_others_while_the_final_training_still_fits(seconds, left_s: float, fits: bool):
-    assert hpo.has_room(trials_of(*seconds), left_s) is fits
+    assert hpo.fits_budget(trials_of(*seconds), left_s) is fits

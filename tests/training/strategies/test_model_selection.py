@@ -7,9 +7,9 @@ from graft.training.strategies.model_selection import (
     Comparison,
     Difference,
     compare,
-    epochs_that_fit,
-    nothing_to_gain,
-    quadrant,
+    early_exit_reason,
+    max_epochs,
+    transfer_regime,
 )
 
 NOTHING = Difference(0.0, -0.1, 0.1)
@@ -27,62 +27,62 @@ NOTHING = Difference(0.0, -0.1, 0.1)
     ids=["higher accuracy", "not significant", "lower log-loss", "lower log-loss and accuracy", "lower accuracy"],
 )
 def test_only_a_significant_difference_is_better(accuracy: Difference, log_loss: Difference, better: bool):
-    assert Comparison(accuracy, log_loss).better is better
+    assert Comparison(accuracy, log_loss).significantly_better is better
 
 
 def test_verdict_has_the_gain_with_its_interval():
-    verdict = Comparison(Difference(0.108, 0.083, 0.134), NOTHING).sentence("finetune", "probe")
+    verdict = Comparison(Difference(0.108, 0.083, 0.134), NOTHING).to_text("finetune", "probe")
     assert verdict == "finetune is significantly better than probe: +10.8 points of accuracy (+8.3 to +13.4); kept"
 
 
 def test_gain_that_is_not_significant_keeps_the_cheaper_model():
-    verdict = Comparison(Difference(0.02, -0.01, 0.05), NOTHING).sentence("finetune", "probe")
+    verdict = Comparison(Difference(0.02, -0.01, 0.05), NOTHING).to_text("finetune", "probe")
     assert verdict.endswith("+2.0 points of accuracy (-1.0 to +5.0); the cheaper probe is kept")
 
 
 def test_verdict_names_a_lower_log_loss():
-    verdict = Comparison(Difference(0.0, -0.02, 0.02), Difference(0.1, 0.05, 0.15)).sentence("stages", "probe")
+    verdict = Comparison(Difference(0.0, -0.02, 0.02), Difference(0.1, 0.05, 0.15)).to_text("stages", "probe")
     assert verdict.startswith("stages has a significantly lower log-loss than probe: lower by 0.100 (0.050 to 0.150)")
 
 
 def test_three_errors_end_the_selection():
-    assert nothing_to_gain(3, 40).startswith("3 errors in 40 validation images")
+    assert early_exit_reason(3, 40).startswith("3 errors in 40 validation images")
 
 
 def test_no_error_ends_the_selection():
-    assert nothing_to_gain(0, 40).startswith("no error in 40")
+    assert early_exit_reason(0, 40).startswith("no error in 40")
 
 
 def test_four_errors_continue_the_selection():
-    assert nothing_to_gain(4, 40) == ""
+    assert early_exit_reason(4, 40) == ""
 
 
 def test_last_stage_with_the_lowest_loss_means_similar():
-    regime = quadrant(200, 2, {"stage3": 0.5, "stage4": 0.3, "last": 0.2, "all": 0.19})
+    regime = transfer_regime(200, 2, {"stage3": 0.5, "stage4": 0.3, "last": 0.2, "all": 0.19})
     assert (regime.large, regime.different) == (False, False)
-    assert regime.sentence.startswith("the dataset is small (200 images, 100 per label) and similar to ImageNet")
+    assert regime.description.startswith("the dataset is small (200 images, 100 per label) and similar to ImageNet")
 
 
 def test_earlier_stage_with_the_lowest_loss_means_different():
-    regime = quadrant(60_000, 10, {"stage3": 0.2, "last": 0.3})
+    regime = transfer_regime(60_000, 10, {"stage3": 0.2, "last": 0.3})
     assert (regime.large, regime.different) == (True, True)
-    assert "log-loss of a probe on stage3 is 0.200, on the last stage 0.300" in regime.sentence
+    assert "log-loss of a probe on stage3 is 0.200, on the last stage 0.300" in regime.description
 
 
 def test_all_stages_with_a_much_lower_loss_mean_different():
-    assert quadrant(200, 2, {"stage1": 0.9, "last": 0.5, "all": 0.3}).different
+    assert transfer_regime(200, 2, {"stage1": 0.9, "last": 0.5, "all": 0.3}).different
 
 
 def test_a_network_without_stages_counts_as_similar():
-    assert quadrant(200, 2, {"last": 0.5}).different is False
+    assert transfer_regime(200, 2, {"last": 0.5}).different is False
 
 
 def test_epochs_that_fit_include_the_time_for_validation():
-    assert epochs_that_fit(100, 900, 300, 100) == 10
+    assert max_epochs(100, 900, 300, 100) == 10
 
 
 def test_no_epoch_fits_without_time():
-    assert epochs_that_fit(-5, 900, 300, 100) == 0
+    assert max_epochs(-5, 900, 300, 100) == 0
 
 
 def logits(*rows: tuple[float, float]) -> np.ndarray:
@@ -95,14 +95,14 @@ def test_comparison_is_paired_by_image():
     comparison = compare(candidate, 1.0, baseline, 1.0, labels)
     assert comparison.accuracy.value == pytest.approx(0.2)
     assert comparison.accuracy.low > 0.1
-    assert comparison.better
+    assert comparison.significantly_better
 
 
 def test_model_is_not_better_than_itself():
     predictions = logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
     comparison = compare(predictions, 1.0, predictions, 1.0, np.zeros(100, np.int64))
     assert comparison.accuracy == comparison.log_loss == Difference(0, 0, 0)
-    assert not comparison.better
+    assert not comparison.significantly_better
 
 
 def test_log_loss_depends_on_the_temperatures():

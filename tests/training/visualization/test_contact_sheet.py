@@ -5,13 +5,13 @@ import io
 import numpy as np
 from PIL import Image
 
-from graft.training.visualization.contact_sheet import contact_sheet, photo, sheet
+from graft.training.visualization.contact_sheet import contact_sheet, square_webp, tile_sheet
 
-RED, BLUE = (np.tile(np.array(colour, np.uint8), (2, 2, 1)) for colour in ([255, 0, 0], [0, 0, 255]))
+RED, BLUE = (np.tile(np.array(color, np.uint8), (2, 2, 1)) for color in ([255, 0, 0], [0, 0, 255]))
 
 
 def test_tiles_are_in_row_major_order_with_transparent_gaps():
-    image = Image.open(io.BytesIO(sheet([RED, BLUE, RED], 2, 4)))
+    image = Image.open(io.BytesIO(tile_sheet([RED, BLUE, RED], 2, 4)))
     assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (10, 10))
     assert image.getpixel((0, 0)) == (255, 0, 0, 255)
     assert image.getpixel((9, 3)) == (0, 0, 255, 255)
@@ -22,7 +22,7 @@ def test_tiles_are_in_row_major_order_with_transparent_gaps():
 def test_tiles_are_enlarged_by_nearest_neighbor():
     checked = np.zeros((2, 2, 3), np.uint8)
     checked[0, 1] = 255
-    image = np.asarray(Image.open(io.BytesIO(sheet([checked], 1, 8))))
+    image = np.asarray(Image.open(io.BytesIO(tile_sheet([checked], 1, 8))))
     assert (image[:4, 4:, :3] == 255).all()
     assert image[..., :3].sum() == 4 * 4 * 3 * 255
 
@@ -36,5 +36,5 @@ def test_contact_sheet_has_no_gaps():
 
 
 def test_photo_has_the_requested_size():
-    image = Image.open(io.BytesIO(photo(np.zeros((30, 30, 3), np.uint8), 50)))
+    image = Image.open(io.BytesIO(square_webp(np.zeros((30, 30, 3), np.uint8), 50)))
     assert (image.format, image.size) == ("WEBP", (50, 50))

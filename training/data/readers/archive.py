@@ -15,80 +15,88 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
-from graft.training.data.readers.archive_index import BZIP2, DEFLATED, IN_TAR, LOCAL, Place, tar_members, zip_members
-from graft.training.data.readers.decompress import is_tar, packed, spooled
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
+from graft.training.data.readers.archive_index import (
+    BZIP2,
+    DEFLATED,
+    LOCAL_HEADER,
+    TAR_MEMBER,
+    MemberLocation,
+    tar_members,
+    zip_members,
+)
+from graft.training.data.readers.decompress import decompressed_copy, is_compressed, is_tar
 from graft.training.runtime.progress import Progress
 
 
-class Archive:
+class ArchiveReader:
     """Reads the members of a zip or tar. Thread-safe and fork-safe: every read opens the archive again."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._index: _Index | None = None
+        self._index: _MemberIndex | None = None
 
-    def names(self, mishaps: Mishaps, _: bool) -> Iterator[tuple[str, int]]:
+    def list_files(self, issues: ScanIssues, _: bool) -> Iterator[tuple[str, int]]:
         """Yield each member's path and size in bytes, sorted by path; symbolic links are never followed."""
-        self._index = _listed(self._root, mishaps)
+        self._index = _build_index(self._root, issues)
         yield from zip(self._index.names, self._index.sizes, strict=True)
 
     def read(self, path: str, n_bytes: int) -> bytes:
         """Return the first `n_bytes` of a member, or all of it if negative."""
-        index = self._known()
-        location = index.place(path)
+        index = self._get_index()
+        location = index.locate(path)
         if location[2] > MAX_FILE_BYTES and n_bytes < 0:
             raise ValueError(f"it has {location[2]:,} bytes; an image has at most {MAX_FILE_BYTES:,}.")
         with index.file.open("rb", buffering=0) as file:
-            if _stamp(file.fileno()) != index.stamp:
+            if _fingerprint(file.fileno()) != index.fingerprint:
                 raise OSError(f"{self._root.name} has changed since it was listed")
-            return _content(file.fileno(), location, n_bytes)
+            return _read_member(file.fileno(), location, n_bytes)
 
-    def region(self, path: str) -> tuple[Path, int, int]:
+    def byte_range(self, path: str) -> tuple[Path, int, int]:
         """Return (file, offset, length) of an uncompressed tar member. Raises DatasetError for members of a zip."""
-        index = self._known()
-        offset, _, n_bytes, method, _ = index.place(path)
-        if method != IN_TAR:
+        index = self._get_index()
+        offset, _, n_bytes, method, _ = index.locate(path)
+        if method != TAR_MEMBER:
             raise DatasetError(f"{path} cannot be read inside {self._root}: extract the archive first.")
         return index.file, offset, n_bytes
 
-    def _known(self) -> "_Index":
+    def _get_index(self) -> "_MemberIndex":
         if self._index is None:  # if two threads both build it, the results are equal
-            self._index = _listed(self._root, Mishaps())
+            self._index = _build_index(self._root, ScanIssues())
         return self._index
 
 
 @dataclass
-class _Index:
+class _MemberIndex:
     """Locations of the members of `file`, stored by column and sorted by name."""
 
     file: Path
-    stamp: tuple[int, int]
+    fingerprint: tuple[int, int]
     names: list[str] = field(default_factory=list)
     offsets: "array[int]" = field(default_factory=lambda: array("Q"))
-    packed: "array[int]" = field(default_factory=lambda: array("Q"))
+    compressed_sizes: "array[int]" = field(default_factory=lambda: array("Q"))
     sizes: "array[int]" = field(default_factory=lambda: array("Q"))
     methods: "array[int]" = field(default_factory=lambda: array("B"))
     checksums: "array[int]" = field(default_factory=lambda: array("I"))
 
-    def add(self, name: str, place: Place) -> None:
+    def add(self, name: str, location: MemberLocation) -> None:
         self.names.append(name)
-        for column, value in zip(self._columns(), place, strict=True):
+        for column, value in zip(self._columns(), location, strict=True):
             column.append(value)
 
-    def place(self, name: str) -> Place:
+    def locate(self, name: str) -> MemberLocation:
         row = bisect_left(self.names, name)
         if row == len(self.names) or self.names[row] != name:
             raise KeyError("the archive has no such member")
-        return self.offsets[row], self.packed[row], self.sizes[row], self.methods[row], self.checksums[row]
+        return self.offsets[row], self.compressed_sizes[row], self.sizes[row], self.methods[row], self.checksums[row]
 
-    def sort(self, mishaps: Mishaps) -> None:
+    def sort_and_deduplicate(self, issues: ScanIssues) -> None:
         """Sort by name. Of members with the same name keep the last, as extraction tools do."""
         rows = sorted(range(len(self.names)), key=self.names.__getitem__)
         kept_rows = array("Q")
         for row, next_row in zip(rows, [*rows[1:], -1], strict=True):
             if next_row >= 0 and self.names[row] == self.names[next_row]:
-                mishaps.add("twice-packed", self.names[row])
+                issues.add("twice-packed", self.names[row])
             else:
                 kept_rows.append(row)
         for column in self._columns():
@@ -96,80 +104,82 @@ class _Index:
         self.names = [self.names[row] for row in kept_rows]
 
     def _columns(self) -> "tuple[array[int], ...]":
-        return self.offsets, self.packed, self.sizes, self.methods, self.checksums
+        return self.offsets, self.compressed_sizes, self.sizes, self.methods, self.checksums
 
 
-def _listed(root: Path, mishaps: Mishaps) -> _Index:
+def _build_index(root: Path, issues: ScanIssues) -> _MemberIndex:
     """Build the index of an archive. A compressed tar is first decompressed into the cache.
 
     Raises:
         DatasetError: if the file is damaged or not an archive.
     """
     is_tar_file = is_tar(root)
-    file = spooled(root) if is_tar_file and packed(root) else root
+    file = decompressed_copy(root) if is_tar_file and is_compressed(root) else root
     hard_links: dict[str, str] = {}
     try:
         with file.open("rb") as archive, Progress("listing", 0, "files") as progress:
-            index = _Index(file, _stamp(archive.fileno()))
-            members = tar_members(archive, hard_links, mishaps) if is_tar_file else zip_members(archive, mishaps)
-            for name, location in progress.each(members):
+            index = _MemberIndex(file, _fingerprint(archive.fileno()))
+            members = tar_members(archive, hard_links, issues) if is_tar_file else zip_members(archive, issues)
+            for name, location in progress.track(members):
                 index.add(name, location)
     except (OSError, struct.error, tarfile.TarError) as error:
         raise DatasetError(f"{root} is damaged or truncated: {error}") from None
-    index.sort(mishaps)
-    _link(index, hard_links, mishaps)
+    index.sort_and_deduplicate(issues)
+    _add_hard_links(index, hard_links, issues)
     return index
 
 
-def _link(index: _Index, hard_links: dict[str, str], mishaps: Mishaps) -> None:
+def _add_hard_links(index: _MemberIndex, hard_links: dict[str, str], issues: ScanIssues) -> None:
     """Add the hard links of a tar to the index, at the location of their targets."""
     locations = {}
     for name, target in hard_links.items():
         try:
-            locations[name] = index.place(target)
+            locations[name] = index.locate(target)
         except KeyError:
-            mishaps.add("broken-link", name)
+            issues.add("broken-link", name)
     for name, location in locations.items():
         index.add(name, location)
     if locations:
-        index.sort(mishaps)
+        index.sort_and_deduplicate(issues)
 
 
-def _stamp(descriptor: int) -> tuple[int, int]:
+def _fingerprint(descriptor: int) -> tuple[int, int]:
     """Return (size, modification time in ns), which change when the file does."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns
 
 
-def _content(descriptor: int, place: Place, n_bytes: int) -> bytes:
+def _read_member(descriptor: int, location: MemberLocation, n_bytes: int) -> bytes:
     """Return the first bytes of a member, at most its declared size, so that a zip bomb cannot expand further."""
-    offset, compressed_size, size, method, checksum = place
+    offset, compressed_size, size, method, checksum = location
     n_requested = size if n_bytes < 0 else min(n_bytes, size)
-    if method == IN_TAR:
-        return _exactly(descriptor, n_requested, offset)
-    signature, *_, n_name, n_extra = LOCAL.unpack(_exactly(descriptor, LOCAL.size, offset))
+    if method == TAR_MEMBER:
+        return _read_exactly(descriptor, n_requested, offset)
+    signature, *_, n_name, n_extra = LOCAL_HEADER.unpack(_read_exactly(descriptor, LOCAL_HEADER.size, offset))
     if signature != b"PK\x03\x04":
         raise ValueError("the central directory of the archive does not match its contents")
-    start = offset + LOCAL.size + n_name + n_extra
+    start = offset + LOCAL_HEADER.size + n_name + n_extra
     if method == DEFLATED:
-        content = zlib.decompressobj(-15).decompress(_packed(descriptor, compressed_size, start, n_bytes), n_requested + 1)
+        content = zlib.decompressobj(-15).decompress(
+            _read_compressed(descriptor, compressed_size, start, n_bytes), n_requested + 1
+        )
     elif method == BZIP2:
-        content = bz2.BZ2Decompressor().decompress(_packed(descriptor, compressed_size, start, -1), n_requested + 1)
+        content = bz2.BZ2Decompressor().decompress(_read_compressed(descriptor, compressed_size, start, -1), n_requested + 1)
     else:
-        content = _exactly(descriptor, n_requested, start)
+        content = _read_exactly(descriptor, n_requested, start)
     if n_bytes < 0 and (len(content) != size or zlib.crc32(content) != checksum):
         raise ValueError("it is damaged inside the archive")
     return content[:n_requested]
 
 
-def _packed(descriptor: int, n_packed: int, start: int, n_bytes: int) -> bytes:
+def _read_compressed(descriptor: int, compressed_size: int, start: int, n_bytes: int) -> bytes:
     """Read the compressed bytes of a member: all of them, or enough for its first `n_bytes`."""
-    if n_packed > MAX_FILE_BYTES:
+    if compressed_size > MAX_FILE_BYTES:
         raise ValueError("it exceeds the size limit for one image")
-    return os.pread(descriptor, n_packed if n_bytes < 0 else min(n_packed, 4096 + n_bytes), start)
+    return os.pread(descriptor, compressed_size if n_bytes < 0 else min(compressed_size, 4096 + n_bytes), start)
 
 
-def _exactly(descriptor: int, n_bytes: int, offset: int) -> bytes:
+def _read_exactly(descriptor: int, n_bytes: int, offset: int) -> bytes:
     content = os.pread(descriptor, n_bytes, offset)
     if len(content) != n_bytes:
         raise EOFError("the archive is truncated")

@@ -7,83 +7,85 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps, plain
-from graft.training.data.readers.class_folders import Listing, group, part_called
-from graft.training.data.readers.filenames import is_unicode, within
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues, printable
+from graft.training.data.readers.class_folders import Listing, group_id, split_from_name
+from graft.training.data.readers.filenames import is_unicode, is_within
 from graft.training.data.readers.source import Source
 from graft.training.runtime.progress import Progress
 
 SUFFIXES = (".csv", ".tsv")
-EXPECTED = (
+EXPECTED_HEADER = (
     "Expected a header path,label with optional columns split and group; use labels instead of label if an image can have none."
 )
 
 
-class Rows:
+class ListingBuilder:
     """Builds a `Listing` from the rows of a table.
 
     Args:
         allow_unlabeled: whether an image can have no label.
     """
 
-    def __init__(self, none_allowed: bool, mishaps: Mishaps) -> None:
+    def __init__(self, allow_unlabeled: bool, issues: ScanIssues) -> None:
         self.listing = Listing()
-        self._none_allowed, self._mishaps = none_allowed, mishaps
-        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._groups: dict[str, bytes] = {"": b""}
+        self._allow_unlabeled, self._issues = allow_unlabeled, issues
+        self._label_tuples: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._group_ids: dict[str, bytes] = {"": b""}
 
-    def add(self, path: str, names: tuple[str, ...], split: str, group_name: str) -> None:
+    def add(self, path: str, label_names: tuple[str, ...], split: str, group_name: str) -> None:
         """Add one row, or record an issue if it cannot be used."""
-        canonical_split = part_called(split)
-        if not names and not self._none_allowed:
-            self._mishaps.add("no-label", path)
+        canonical_split = split_from_name(split)
+        if not label_names and not self._allow_unlabeled:
+            self._issues.add("no-label", path)
         elif split and not canonical_split:
-            self._mishaps.add("bad-split", f"{path} ({split})")
+            self._issues.add("bad-split", f"{path} ({split})")
         else:
             self.listing.paths.append(path)
-            self.listing.names.append(self._names.setdefault(names, names))
-            self.listing.parts.append(canonical_split)
-            if group_name not in self._groups:
-                self._groups[group_name] = group(group_name)
-            self.listing.groups.append(self._groups[group_name])
+            self.listing.label_names.append(self._label_tuples.setdefault(label_names, label_names))
+            self.listing.splits.append(canonical_split)
+            if group_name not in self._group_ids:
+                self._group_ids[group_name] = group_id(group_name)
+            self.listing.groups.append(self._group_ids[group_name])
 
-    def finish(self) -> Listing:
+    def build(self) -> Listing:
         """Return the listing without duplicate paths."""
         listing = self.listing
         first: dict[str, int] = {}
         duplicates = [row for row, path in enumerate(listing.paths) if first.setdefault(path, row) != row]
-        conflicting = {listing.paths[row] for row in duplicates if not _same(listing, row, first[listing.paths[row]])}
+        conflicting = {
+            listing.paths[row] for row in duplicates if not _same_labels_and_split(listing, row, first[listing.paths[row]])
+        }
         for path in sorted({listing.paths[row] for row in duplicates}):
-            self._mishaps.add("conflicting-rows" if path in conflicting else "duplicate-row", path)
+            self._issues.add("conflicting-rows" if path in conflicting else "duplicate-row", path)
         if duplicates:
-            _leave_out(listing, {*duplicates, *(first[path] for path in conflicting)})
-        if any(listing.parts) and (without_split := {row for row, split in enumerate(listing.parts) if not split}):
+            _remove_rows(listing, {*duplicates, *(first[path] for path in conflicting)})
+        if any(listing.splits) and (without_split := {row for row, split in enumerate(listing.splits) if not split}):
             for row in sorted(without_split):
-                self._mishaps.add("no-split", listing.paths[row])
-            _leave_out(listing, without_split)
-        listing.parts = _usual(listing.parts)
+                self._issues.add("no-split", listing.paths[row])
+            _remove_rows(listing, without_split)
+        listing.splits = _normalize_splits(listing.splits)
         return listing
 
 
-def _leave_out(listing: Listing, rows: set[int]) -> None:
-    columns: tuple[list[Any], ...] = listing.paths, listing.names, listing.parts, listing.groups
+def _remove_rows(listing: Listing, rows: set[int]) -> None:
+    columns: tuple[list[Any], ...] = listing.paths, listing.label_names, listing.splits, listing.groups
     for column in columns:
         column[:] = [value for row, value in enumerate(column) if row not in rows]
 
 
-def _usual(parts: list[str]) -> list[str]:
+def _normalize_splits(splits: list[str]) -> list[str]:
     """Ignore a single split; of two splits, the second one is the test set, whatever its name."""
-    distinct = set(parts)
+    distinct = set(splits)
     if len(distinct) == 1:
-        return [""] * len(parts)
-    return ["test" if split == "validation" else split for split in parts] if "test" not in distinct else parts
+        return [""] * len(splits)
+    return ["test" if split == "validation" else split for split in splits] if "test" not in distinct else splits
 
 
-def _same(listing: Listing, row: int, other: int) -> bool:
-    return (listing.names[row], listing.parts[row]) == (listing.names[other], listing.parts[other])
+def _same_labels_and_split(listing: Listing, row: int, other: int) -> bool:
+    return (listing.label_names[row], listing.splits[row]) == (listing.label_names[other], listing.splits[other])
 
 
-def grouping(group_by: str | None, columns: list[str], table: Path) -> str | None:
+def group_column(group_by: str | None, columns: list[str], table: Path) -> str | None:
     """Return the column with the groups, if there is one.
 
     Raises:
@@ -94,11 +96,11 @@ def grouping(group_by: str | None, columns: list[str], table: Path) -> str | Non
     if group_by in columns:
         return group_by
     if group_by.isidentifier():
-        raise DatasetError(f"--group-by {group_by}: {table} has no such column, only {', '.join(map(plain, columns))}.")
+        raise DatasetError(f"--group-by {group_by}: {table} has no such column, only {', '.join(map(printable, columns))}.")
     return None
 
 
-def listed(table: Path, group_by: str | None, follow_links: bool, mishaps: Mishaps) -> tuple[Source, Listing, bool]:
+def read_listing(table: Path, group_by: str | None, follow_links: bool, issues: ScanIssues) -> tuple[Source, Listing, bool]:
     """List the images of a CSV table. Paths are relative to its folder.
 
     Returns:
@@ -110,20 +112,20 @@ def listed(table: Path, group_by: str | None, follow_links: bool, mishaps: Misha
     try:
         with table.open(encoding="utf-8-sig", newline="") as file, Progress("listing", 0, "rows") as progress:
             columns, separator = _header(table, file)
-            column = grouping(group_by, columns, table)
+            column = group_column(group_by, columns, table)
             label_column = "labels" if "labels" in columns else "label"
             multilabel = label_column == "labels"
-            builder, checker = Rows(multilabel, mishaps), _Files(table.parent, follow_links, mishaps)
-            for row in progress.each(_cells(file, columns, separator, mishaps)):
+            builder, checker = ListingBuilder(multilabel, issues), _PathChecker(table.parent, follow_links, issues)
+            for row in progress.track(_read_rows(file, columns, separator, issues)):
                 multilabel = multilabel or "|" in row[label_column]
-                if path := checker.checked(row["path"]):
+                if path := checker.check(row["path"]):
                     names = tuple(sorted({name.strip() for name in row[label_column].split("|")} - {""}))
                     builder.add(path, names, row.get("split", ""), row[column] if column else "")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{table} is not UTF-8 at byte {error.start:,}: save it as UTF-8.") from None
     except (OSError, csv.Error) as error:
         raise DatasetError(f"{table} cannot be read: {error}.") from None
-    listing = builder.finish()
+    listing = builder.build()
     listing.multilabel = multilabel
     return Source(table.parent), listing, column is not None
 
@@ -138,38 +140,38 @@ def _header(table: Path, file: TextIO) -> tuple[list[str], str]:
     separator = max(",;\t", key=line.count)
     columns = [cell.strip().casefold() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])]
     if "path" not in columns or not {"label", "labels"} & set(columns) or len(set(columns)) < len(columns):
-        raise DatasetError(f"{table} has the header {line.strip()[:200]!r}. {EXPECTED}")
+        raise DatasetError(f"{table} has the header {line.strip()[:200]!r}. {EXPECTED_HEADER}")
     return columns, separator
 
 
-def _cells(file: TextIO, columns: list[str], separator: str, mishaps: Mishaps) -> Iterator[dict[str, str]]:
+def _read_rows(file: TextIO, columns: list[str], separator: str, issues: ScanIssues) -> Iterator[dict[str, str]]:
     """Yield each row as a dict by column; skip empty lines."""
     reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
     for cells in reader:
         if len(cells) == len(columns):
             yield {column: cell.strip() if column != "path" else cell for column, cell in zip(columns, cells, strict=True)}
         elif any(cells):
-            mishaps.add("bad-row", f"line {reader.line_num + 1}")
+            issues.add("bad-row", f"line {reader.line_num + 1}")
 
 
-class _Files:
+class _PathChecker:
     """Validates that the paths of a table are usable files inside its folder."""
 
-    def __init__(self, folder: Path, follow_links: bool, mishaps: Mishaps) -> None:
-        self._folder, self._home = str(folder), os.path.realpath(folder)
-        self._follow_links, self._mishaps = follow_links, mishaps
-        self._inside: dict[str, bool] = {}  # by folder
+    def __init__(self, folder: Path, follow_links: bool, issues: ScanIssues) -> None:
+        self._folder, self._real_folder = str(folder), os.path.realpath(folder)
+        self._follow_links, self._issues = follow_links, issues
+        self._inside_by_folder: dict[str, bool] = {}  # by folder
 
-    def checked(self, cell: str) -> str:
+    def check(self, cell: str) -> str:
         """Return the normalized path; record an issue and return "" if it cannot be used."""
         path = cell if os.path.lexists(os.path.join(self._folder, cell)) else cell.strip()
-        kind = self._amiss(path)
+        kind = self._file_issue(path)
         if kind:
-            self._mishaps.add(kind, path or "(no path)")
+            self._issues.add(kind, path or "(no path)")
             return ""
         return os.path.normpath(path)
 
-    def _amiss(self, path: str) -> str:
+    def _file_issue(self, path: str) -> str:
         if not path or "\0" in path:
             return "missing"
         if not is_unicode(path):
@@ -192,6 +194,6 @@ class _Files:
 
     def _is_inside(self, full: str) -> bool:
         folder = os.path.dirname(full)
-        if folder not in self._inside:
-            self._inside[folder] = within(os.path.realpath(folder), self._home)
-        return self._inside[folder]
+        if folder not in self._inside_by_folder:
+            self._inside_by_folder[folder] = is_within(os.path.realpath(folder), self._real_folder)
+        return self._inside_by_folder[folder]

@@ -16,9 +16,12 @@ from graft.training.data.errors import DatasetError
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import Progress
 
-CHUNK = 2**20
-LEFT_FREE = 2**30  # bytes of disk space that decompression always leaves free
-HARMLESS, MOST_RATIO = 2**30, 200  # decompression bombs: images, even raw pixels, never compress this well
+CHUNK_BYTES = 2**20
+MIN_FREE_DISK = 2**30  # bytes of disk space that decompression always leaves free
+BOMB_CHECK_MIN_BYTES, MAX_COMPRESSION_RATIO = (
+    2**30,
+    200,
+)  # decompression bombs: images, even raw pixels, never compress this well
 _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
@@ -26,7 +29,7 @@ _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
 }
 
 
-def packed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
     """Return whether a file is compressed with gzip, bzip2 or xz, by its magic bytes."""
     return _opener(path) is not None
 
@@ -34,7 +37,7 @@ def packed(path: Path) -> bool:
 def first_bytes(path: Path, n_bytes: int) -> bytes:
     """Return the first bytes of a file after decompression, if any. Raises DatasetError if it is damaged."""
     try:
-        with (_opener(path) or _plain)(path) as file:
+        with (_opener(path) or _open_plain)(path) as file:
             return file.read(n_bytes)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DatasetError(f"{path} is damaged or truncated: {error}") from None
@@ -49,7 +52,7 @@ def is_tar(path: Path) -> bool:
     return True
 
 
-def spooled(path: Path) -> Path:
+def decompressed_copy(path: Path) -> Path:
     """Return a decompressed copy of a file in the cache. An earlier copy is reused if the file has not changed.
 
     Raises:
@@ -62,7 +65,7 @@ def spooled(path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}-{os.getpid()}.tmp")
         try:
-            _unpack(path, temporary)
+            _decompress(path, temporary)
             os.replace(temporary, target)
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise DatasetError(f"{path} is damaged or truncated: {error}") from None
@@ -71,14 +74,20 @@ def spooled(path: Path) -> Path:
     return target
 
 
-def _unpack(path: Path, target: Path) -> None:
-    size, free = path.stat().st_size, shutil.disk_usage(target.parent).free - LEFT_FREE
+def _decompress(path: Path, target: Path) -> None:
+    size, free = path.stat().st_size, shutil.disk_usage(target.parent).free - MIN_FREE_DISK
     n_written = 0
-    with (_opener(path) or _plain)(path) as source, target.open("wb") as file, Progress("decompressing", 0, "MiB") as progress:
-        while chunk := source.read(CHUNK):
+    with (
+        (_opener(path) or _open_plain)(path) as source,
+        target.open("wb") as file,
+        Progress("decompressing", 0, "MiB") as progress,
+    ):
+        while chunk := source.read(CHUNK_BYTES):
             n_written += len(chunk)
-            if n_written > HARMLESS and n_written > MOST_RATIO * size:
-                raise DatasetError(f"{path} decompresses to more than {MOST_RATIO} times its size; no set of images does.")
+            if n_written > BOMB_CHECK_MIN_BYTES and n_written > MAX_COMPRESSION_RATIO * size:
+                raise DatasetError(
+                    f"{path} decompresses to more than {MAX_COMPRESSION_RATIO} times its size; no set of images does."
+                )
             if n_written > free:
                 raise DatasetError(f"{path} decompresses to more than the {free:,} bytes available in {target.parent}.")
             file.write(chunk)
@@ -91,5 +100,5 @@ def _opener(path: Path) -> Callable[[Path], BufferedIOBase] | None:
     return next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
 
 
-def _plain(path: Path) -> BufferedIOBase:
+def _open_plain(path: Path) -> BufferedIOBase:
     return path.open("rb")

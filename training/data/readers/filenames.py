@@ -4,11 +4,11 @@ import os
 
 # Unsupported formats count as images here, so that the audit reports these files instead of ignoring them.
 _ACCEPTED = ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib"
-_FOREIGN = ".tif .tiff .heic .heif .avif .jxl .jp2 .j2k .ppm .pgm .pbm .pnm .tga .ico"
-SUFFIXES = frozenset(f"{_ACCEPTED} {_FOREIGN}".split())
+_UNSUPPORTED = ".tif .tiff .heic .heif .avif .jxl .jp2 .j2k .ppm .pgm .pbm .pnm .tga .ico"
+IMAGE_SUFFIXES = frozenset(f"{_ACCEPTED} {_UNSUPPORTED}".split())
 
 
-def hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Return whether a file or folder belongs to the operating system or a tool."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
 
@@ -27,6 +27,6 @@ def is_unicode(name: str) -> bool:
         return False
 
 
-def within(path: str, folder: str) -> bool:
+def is_within(path: str, folder: str) -> bool:
     """Return whether an absolute path is `folder` or is inside it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

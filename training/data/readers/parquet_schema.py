@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.training.data.errors import DatasetError, plain
-from graft.training.data.readers.csv_table import grouping
+from graft.training.data.errors import DatasetError, printable
+from graft.training.data.readers.csv_table import group_column
 
-LABELS = ("label", "labels")
+LABEL_COLUMNS = ("label", "labels")
 
 
 @dataclass(frozen=True)
-class Columns:
+class TableSchema:
     """The roles of the columns and the label names.
 
     Attributes:
@@ -24,20 +24,20 @@ class Columns:
     """
 
     image: str
-    path: bool
+    has_path: bool
     label: str
-    names: tuple[str, ...]
-    several: bool
-    split: bool
+    label_names: tuple[str, ...]
+    multilabel: bool
+    has_split: bool
     group: str | None
 
-    def wanted(self) -> list[str]:
+    def listing_columns(self) -> list[str]:
         """Return the columns to read for a listing: all except the image bytes."""
-        names = [f"{self.image}.path" if self.path else "", self.label, "split" if self.split else "", self.group or ""]
+        names = [f"{self.image}.path" if self.has_path else "", self.label, "split" if self.has_split else "", self.group or ""]
         return list(dict.fromkeys(filter(None, names)))
 
 
-def opened(file: Path) -> Any:
+def open_parquet(file: Path) -> Any:
     """Open a file as a pyarrow.parquet.ParquetFile. Raises DatasetError if pyarrow is missing or the file is not readable."""
     try:
         import pyarrow
@@ -50,42 +50,44 @@ def opened(file: Path) -> Any:
         raise DatasetError(f"{file} is not a readable Parquet file: {error}".rstrip(".") + ".") from None
 
 
-def meaning(file: Path, group_by: str | None) -> Columns:
+def infer_schema(file: Path, group_by: str | None) -> TableSchema:
     """Infer the role of each column. Raises DatasetError if the image or label column is ambiguous."""
-    schema = opened(file).schema_arrow
-    features = _features(schema.metadata or {})
+    schema = open_parquet(file).schema_arrow
+    features = _hugging_face_features(schema.metadata or {})
     images = [name for name in schema.names if _is_image(schema.field(name).type)]
-    image = _one(file, schema, "image", [[name for name in images if features.get(name, {}).get("_type") == "Image"], images])
-    group = grouping(group_by, schema.names, file)
+    image = _select_column(
+        file, schema, "image", [[name for name in images if features.get(name, {}).get("_type") == "Image"], images]
+    )
+    group = group_column(group_by, schema.names, file)
     candidates = [name for name in schema.names if name not in (image, "split", group) and _is_label(schema.field(name).type)]
-    by_name = [name for name in candidates if name in LABELS]
+    by_name = [name for name in candidates if name in LABEL_COLUMNS]
     by_feature = [name for name in candidates if _class_names(features.get(name))]
-    label = _one(file, schema, "label", [by_name, by_feature, candidates])
+    label = _select_column(file, schema, "label", [by_name, by_feature, candidates])
     image_type = schema.field(image).type
-    return Columns(
+    return TableSchema(
         image=image,
-        path=is_struct(image_type) and image_type.get_field_index("path") >= 0,
+        has_path=is_struct(image_type) and image_type.get_field_index("path") >= 0,
         label=label,
-        names=_class_names(features.get(label)),
-        several=_is_list(schema.field(label).type),
-        split="split" in schema.names,
+        label_names=_class_names(features.get(label)),
+        multilabel=_is_list(schema.field(label).type),
+        has_split="split" in schema.names,
         group=group,
     )
 
 
-def _one(file: Path, schema: Any, what: str, tiers: list[list[str]]) -> str:
+def _select_column(file: Path, schema: Any, role: str, candidates_by_priority: list[list[str]]) -> str:
     """Return the only column of the first non-empty tier."""
-    candidates = next(filter(None, tiers), [])
+    candidates = next(filter(None, candidates_by_priority), [])
     if len(candidates) == 1:
         return candidates[0]
-    columns = ", ".join(f"{plain(field.name)} ({field.type})" for field in schema)
-    reason = f"several candidates: {', '.join(map(plain, candidates))}" if candidates else "none"
+    columns = ", ".join(f"{printable(field.name)} ({field.type})" for field in schema)
+    reason = f"several candidates: {', '.join(map(printable, candidates))}" if candidates else "none"
     raise DatasetError(
-        f"{file} must have one {what} column, but has {reason}. Name it {what} or remove the others. Columns: {columns}."
+        f"{file} must have one {role} column, but has {reason}. Name it {role} or remove the others. Columns: {columns}."
     )
 
 
-def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+def _hugging_face_features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
     """Return the Hugging Face feature of each column from the schema metadata."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -98,50 +100,50 @@ def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
     )
 
 
-def _class_names(about: Any) -> tuple[str, ...]:
+def _class_names(feature: Any) -> tuple[str, ...]:
     """Return the names of integer labels from a `ClassLabel` feature or a list of them; () for other features."""
-    if isinstance(about, list) and about:
-        about = about[0]
-    if isinstance(about, dict) and about.get("_type") in ("Sequence", "List", "LargeList"):
-        about = about.get("feature")
-    if isinstance(about, dict) and about.get("_type") == "ClassLabel":
-        return tuple(map(str, about.get("names") or ()))
+    if isinstance(feature, list) and feature:
+        feature = feature[0]
+    if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature = feature.get("feature")
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+        return tuple(map(str, feature.get("names") or ()))
     return ()
 
 
-def is_struct(kind: Any) -> bool:
+def is_struct(arrow_type: Any) -> bool:
     """Return whether an Arrow type is a struct."""
-    return str(kind).startswith("struct<")
+    return str(arrow_type).startswith("struct<")
 
 
-def _is_list(kind: Any) -> bool:
-    return str(kind).startswith(("list<", "large_list<", "fixed_size_list<"))
+def _is_list(arrow_type: Any) -> bool:
+    return str(arrow_type).startswith(("list<", "large_list<", "fixed_size_list<"))
 
 
-def _is_image(kind: Any) -> bool:
-    if is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
-    return str(kind) in ("binary", "large_binary")
+def _is_image(arrow_type: Any) -> bool:
+    if is_struct(arrow_type):
+        return arrow_type.get_field_index("bytes") >= 0 and _is_image(arrow_type.field("bytes").type)
+    return str(arrow_type) in ("binary", "large_binary")
 
 
-def _is_label(kind: Any) -> bool:
-    if _is_list(kind):
-        return _is_label(kind.value_type)
-    if str(kind).startswith("dictionary<"):
-        return _is_label(kind.value_type)
-    return str(kind) in ("string", "large_string", "bool") or str(kind).startswith(("int", "uint"))
+def _is_label(arrow_type: Any) -> bool:
+    if _is_list(arrow_type):
+        return _is_label(arrow_type.value_type)
+    if str(arrow_type).startswith("dictionary<"):
+        return _is_label(arrow_type.value_type)
+    return str(arrow_type) in ("string", "large_string", "bool") or str(arrow_type).startswith(("int", "uint"))
 
 
-def label_names(label: Any, columns: Columns, path: str, numbers: set[int]) -> tuple[str, ...]:
+def label_names(label: Any, columns: TableSchema, path: str, unnamed_labels: set[int]) -> tuple[str, ...]:
     """Return a row's label names; add integer labels without a name to `unnamed_labels`."""
     names = []
     for value in label if isinstance(label, list) else [label]:
-        if isinstance(value, int) and columns.names and value >= 0:
-            if value >= len(columns.names):
-                raise DatasetError(f"{path} has the label {value}, but the file names only {len(columns.names)} labels.")
-            names.append(columns.names[value])
-        elif isinstance(value, int) and not columns.names:
-            numbers.add(value)
+        if isinstance(value, int) and columns.label_names and value >= 0:
+            if value >= len(columns.label_names):
+                raise DatasetError(f"{path} has the label {value}, but the file names only {len(columns.label_names)} labels.")
+            names.append(columns.label_names[value])
+        elif isinstance(value, int) and not columns.label_names:
+            unnamed_labels.add(value)
             names.append(str(value))
         elif isinstance(value, str) and value:
             names.append(value)

@@ -10,21 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from graft.service.imaging.headers import kind
-from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, Mishaps
-from graft.training.data.readers.archive import Archive
-from graft.training.data.readers.decompress import packed, spooled
-from graft.training.data.readers.filenames import SUFFIXES, hidden, is_unicode, suffix, within
+from graft.service.imaging.headers import detect_format
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
+from graft.training.data.readers.archive import ArchiveReader
+from graft.training.data.readers.decompress import decompressed_copy, is_compressed
+from graft.training.data.readers.filenames import IMAGE_SUFFIXES, is_hidden, is_unicode, is_within, suffix
 
-_FOREIGN = (b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")  # TIFF, JPEG XL, JPEG 2000
-_FOREIGN_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
-_HEAD = 16  # bytes that identify the file format
+_UNSUPPORTED_MAGIC = (b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")  # TIFF, JPEG XL, JPEG 2000
+_UNSUPPORTED_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+_HEAD_BYTES = 16  # bytes that identify the file format
 
 
 class Reader(Protocol):
     """Lists and reads files."""
 
-    def names(self, mishaps: Mishaps, follow_links: bool) -> Iterator[tuple[str, int]]:
+    def list_files(self, issues: ScanIssues, follow_links: bool) -> Iterator[tuple[str, int]]:
         """Yield each file's path and size in bytes; size 0 if it is not known without extra work."""
 
     def read(self, path: str, n_bytes: int) -> bytes:
@@ -44,10 +44,10 @@ class Source:
     reader: Reader | None = None
 
     @cached_property
-    def _files(self) -> Reader:
+    def _active_reader(self) -> Reader:
         if self.reader:
             return self.reader
-        return Archive(self.root) if self.root.is_file() else Folder(self.root)
+        return ArchiveReader(self.root) if self.root.is_file() else FolderReader(self.root)
 
     def read(self, path: str) -> bytes:
         """Return the bytes of one file. Thread-safe and fork-safe.
@@ -59,40 +59,40 @@ class Source:
 
     def head(self, path: str) -> bytes:
         """Return the first 16 bytes of one file without reading the rest. Raises DatasetError like `read`."""
-        return self._read(path, _HEAD)
+        return self._read(path, _HEAD_BYTES)
 
     def _read(self, path: str, n_bytes: int) -> bytes:
         try:
-            return self._files.read(path, n_bytes)
+            return self._active_reader.read(path, n_bytes)
         except DatasetError:
             raise
         except (OSError, ValueError, KeyError, EOFError, zlib.error, struct.error) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise DatasetError(f"{self.root / path} cannot be read: {reason}") from None
 
-    def holds_image(self, path: str) -> bool:
+    def is_image(self, path: str) -> bool:
         """Return whether a file is an image, by name or magic bytes, and not hidden."""
-        if any(map(hidden, path.split("/"))):
+        if any(map(is_hidden, path.split("/"))):
             return False
-        return suffix(path) in SUFFIXES or _looks_foreign(head := self.head(path)) or kind(head) is not None
+        return suffix(path) in IMAGE_SUFFIXES or _is_unsupported(head := self.head(path)) or detect_format(head) is not None
 
-    def names(self, mishaps: Mishaps | None = None, follow_links: bool = False) -> Iterator[tuple[str, int]]:
+    def list_files(self, issues: ScanIssues | None = None, follow_links: bool = False) -> Iterator[tuple[str, int]]:
         """Yield each file's path, relative to the root, and size in bytes; size 0 if it is not known without extra work."""
-        return self._files.names(mishaps or Mishaps(), follow_links)
+        return self._active_reader.list_files(issues or ScanIssues(), follow_links)
 
-    def region(self, path: str) -> tuple[Path, int, int]:
+    def byte_range(self, path: str) -> tuple[Path, int, int]:
         """Return (file, offset, length) of the uncompressed bytes of one file, for random access.
 
         Raises:
             DatasetError: if there is no such range, for example in a zip.
         """
-        if isinstance(self._files, Folder | Archive):
-            return self._files.region(path)
+        if isinstance(self._active_reader, FolderReader | ArchiveReader):
+            return self._active_reader.byte_range(path)
         raise DatasetError(f"{path} in {self.root} is not a separate file.")
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderReader:
     """Reads the files in a folder."""
 
     root: Path
@@ -105,89 +105,89 @@ class Folder:
                 raise ValueError(f"it has {size:,} bytes; an image has at most {MAX_FILE_BYTES:,}.")
             return file.read(n_bytes)
 
-    def region(self, path: str) -> tuple[Path, int, int]:
+    def byte_range(self, path: str) -> tuple[Path, int, int]:
         """Return the range of the whole file, or of a decompressed copy in the cache."""
         file = self.root / path
-        file = spooled(file) if packed(file) else file
+        file = decompressed_copy(file) if is_compressed(file) else file
         return file, 0, file.stat().st_size
 
-    def names(self, mishaps: Mishaps, follow_links: bool) -> Iterator[tuple[str, int]]:
+    def list_files(self, issues: ScanIssues, follow_links: bool) -> Iterator[tuple[str, int]]:
         """Yield the files sorted by name, the files of a folder before its subfolders."""
-        walker = _Walk(self.root, mishaps, follow_links)
+        walker = _DirectoryWalker(self.root, issues, follow_links)
         stack = [""]
         while stack:
-            files, folders = walker.look_into(stack.pop())
+            files, folders = walker.list_folder(stack.pop())
             stack.extend(reversed(folders))
             # No extra objects per file besides the path: a folder may have a million.
             yield from ((path, 0) for path in files)
 
 
-class _Walk:
+class _DirectoryWalker:
     """Walks a directory tree and visits every folder once."""
 
-    def __init__(self, root: Path, mishaps: Mishaps, follow_links: bool) -> None:
-        self._root, self._home = str(root), os.path.realpath(root)
-        self._mishaps, self._follow_links = mishaps, follow_links
-        self._seen: set[tuple[int, int]] = set()
+    def __init__(self, root: Path, issues: ScanIssues, follow_links: bool) -> None:
+        self._root, self._real_root = str(root), os.path.realpath(root)
+        self._issues, self._follow_links = issues, follow_links
+        self._visited: set[tuple[int, int]] = set()
 
-    def look_into(self, below: str) -> tuple[list[str], list[str]]:
+    def list_folder(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the paths of the files and of the subfolders in a folder, both sorted."""
         files: list[str] = []
         folders: list[str] = []
         try:
-            if not self._is_new(os.stat(os.path.join(self._root, below))):
-                self._mishaps.add("link-loop", below)
+            if not self._is_first_visit(os.stat(os.path.join(self._root, folder))):
+                self._issues.add("link-loop", folder)
                 return files, folders
-            with os.scandir(os.path.join(self._root, below)) as entries:
+            with os.scandir(os.path.join(self._root, folder)) as entries:
                 for entry in entries:
-                    self._sort(entry, f"{below}/{entry.name}" if below else entry.name, files, folders)
+                    self._add_entry(entry, f"{folder}/{entry.name}" if folder else entry.name, files, folders)
         except OSError:
-            self._mishaps.add("unreadable-folder", below or ".")
-        if not folders and not any(suffix(path) in SUFFIXES for path in files):
-            self._mishaps.barren.append(below)
+            self._issues.add("unreadable-folder", folder or ".")
+        if not folders and not any(suffix(path) in IMAGE_SUFFIXES for path in files):
+            self._issues.empty_folders.append(folder)
         return sorted(files), sorted(folders)
 
-    def _is_new(self, status: os.stat_result) -> bool:
+    def _is_first_visit(self, status: os.stat_result) -> bool:
         inode = status.st_dev, status.st_ino
-        is_first = inode not in self._seen
-        self._seen.add(inode)
+        is_first = inode not in self._visited
+        self._visited.add(inode)
         return is_first
 
-    def _sort(self, entry: os.DirEntry[str], path: str, files: list[str], folders: list[str]) -> None:
+    def _add_entry(self, entry: os.DirEntry[str], path: str, files: list[str], folders: list[str]) -> None:
         if not is_unicode(entry.name):
-            self._mishaps.add("bad-name", path)
+            self._issues.add("bad-name", path)
         elif entry.is_symlink():
-            self._follow(entry, path, files, folders)
+            self._add_link(entry, path, files, folders)
         elif entry.is_dir(follow_symlinks=False):
-            if not hidden(entry.name):
+            if not is_hidden(entry.name):
                 folders.append(path)
-        elif kind := self._amiss(entry):
-            self._mishaps.add(kind, path)
+        elif kind := self._file_issue(entry):
+            self._issues.add(kind, path)
         else:
             files.append(path)
 
-    def _follow(self, entry: os.DirEntry[str], path: str, files: list[str], folders: list[str]) -> None:
+    def _add_link(self, entry: os.DirEntry[str], path: str, files: list[str], folders: list[str]) -> None:
         """Classify a symbolic link. Links to files in the data set are kept; links to its folders would count images twice."""
         target = os.path.realpath(entry.path)
-        is_inside = within(target, self._home)
+        is_inside = is_within(target, self._real_root)
         try:
             is_folder = stat.S_ISDIR(entry.stat().st_mode)
         except OSError:
             # Lock files and sockets are often dangling links; only a link with an image-like name is an error.
-            self._mishaps.add("broken-link" if suffix(path) in SUFFIXES | {""} else "ignored", path)
+            self._issues.add("broken-link" if suffix(path) in IMAGE_SUFFIXES | {""} else "ignored", path)
             return
-        if is_folder and (is_inside or within(self._home, target)):
-            self._mishaps.add("link-loop", path)
+        if is_folder and (is_inside or is_within(self._real_root, target)):
+            self._issues.add("link-loop", path)
         elif not is_inside and not self._follow_links:
-            self._mishaps.add("link-out", path)
+            self._issues.add("link-out", path)
         elif is_folder:
             folders.append(path)
-        elif kind := self._amiss(entry):
-            self._mishaps.add(kind, path)
+        elif kind := self._file_issue(entry):
+            self._issues.add(kind, path)
         else:
             files.append(path)
 
-    def _amiss(self, entry: os.DirEntry[str]) -> str:
+    def _file_issue(self, entry: os.DirEntry[str]) -> str:
         """Return the kind of issue that makes a file unusable; "" if there is none."""
         try:
             status = entry.stat()
@@ -195,13 +195,13 @@ class _Walk:
             return "unreadable"
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would block forever
             return "ignored"
-        if status.st_size > MAX_FILE_BYTES and suffix(entry.name) in SUFFIXES:
+        if status.st_size > MAX_FILE_BYTES and suffix(entry.name) in IMAGE_SUFFIXES:
             return "too-large"
         # os.access() is slow and not needed for world-readable files.
         readable = status.st_mode & 0o444 == 0o444 or os.access(entry.path, os.R_OK, effective_ids=True)
         return "" if readable else "unreadable"
 
 
-def _looks_foreign(head: bytes) -> bool:
+def _is_unsupported(head: bytes) -> bool:
     """Return whether the first 16 bytes belong to an unsupported image format."""
-    return head.startswith(_FOREIGN) or (head[4:8] == b"ftyp" and head[8:12] in _FOREIGN_BRANDS)
+    return head.startswith(_UNSUPPORTED_MAGIC) or (head[4:8] == b"ftyp" and head[8:12] in _UNSUPPORTED_BRANDS)

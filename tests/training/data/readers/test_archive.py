@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from graft.training.data.dataset import Dataset, DatasetError, scan
-from graft.training.data.errors import Mishaps
+from graft.training.data.errors import ScanIssues
 from graft.training.data.readers.source import Source
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -159,7 +159,7 @@ def test_hard_link_in_a_tar_is_resolved(tmp_path: Path):
 @pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_devices_in_a_tar_are_ignored(tmp_path: Path, kind: bytes):
     dataset = scan(tar(tmp_path / "photos.tar", lambda opened: opened.addfile(member("cat/device.png", kind=kind))))
-    assert (paths(dataset), dataset.ignored) == (list(IMAGES), 1)
+    assert (paths(dataset), dataset.n_ignored) == (list(IMAGES), 1)
 
 
 def test_last_of_duplicate_members_is_used(archive: Path, tmp_path: Path):
@@ -243,7 +243,7 @@ def test_zip64_is_read(tmp_path: Path):
         for number in range(66_000):  # more than zip without zip64 allows
             opened.writestr(f"cat/{number:05d}.txt", b"")
     dataset = scan(tmp_path / "p.zip")
-    assert (paths(dataset), dataset.ignored) == (list(IMAGES), 66_000)
+    assert (paths(dataset), dataset.n_ignored) == (list(IMAGES), 66_000)
     assert dataset.source.read("dog/1.png") == IMAGES["dog/1.png"]
 
 
@@ -297,7 +297,7 @@ NOISE = bytes((number * number * 2654435761 >> 13) & 255 for number in range(100
 
 
 def test_decompression_bomb_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("graft.training.data.readers.decompress.HARMLESS", 2**20)
+    monkeypatch.setattr("graft.training.data.readers.decompress.BOMB_CHECK_MIN_BYTES", 2**20)
     archive = tar(tmp_path / "p.tgz", lambda t: t.addfile(member("cat/2.png", BLANK), io.BytesIO(BLANK)), "w:gz")
     with pytest.raises(DatasetError, match="decompresses to more than 200 times its size"):
         scan(archive)
@@ -307,13 +307,13 @@ BLANK = bytes(20 * 2**20)
 
 
 def test_decompression_leaves_free_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("graft.training.data.readers.decompress.LEFT_FREE", 2**62)
+    monkeypatch.setattr("graft.training.data.readers.decompress.MIN_FREE_DISK", 2**62)
     with pytest.raises(DatasetError, match="bytes available in"):
         scan(tar(tmp_path / "p.tgz", mode="w:gz"))
 
 
 def test_folder_members_are_not_files(tmp_path: Path):
-    issues = Mishaps()
+    issues = ScanIssues()
     archive = tar(tmp_path / "p.tar", lambda opened: opened.addfile(member("hen", kind=tarfile.DIRTYPE)))
-    assert [name for name, _ in Source(archive).names(issues)] == list(IMAGES)
-    assert issues.barren == ["hen"]
+    assert [name for name, _ in Source(archive).list_files(issues)] == list(IMAGES)
+    assert issues.empty_folders == ["hen"]

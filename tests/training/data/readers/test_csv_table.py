@@ -184,19 +184,19 @@ SPLIT = "path,label,split\na/000.png,cat,train\na/001.png,cat,{0}\nb/000.png,dog
 @pytest.mark.parametrize("name", ["test", "val", "valid", "validation", "Test", "dev"])
 def test_second_of_two_splits_is_the_test_set(table: Path, name: str):
     dataset = scan(write_table(table, SPLIT.format(name)))
-    assert Counter(sample.part for sample in dataset.samples) == {"train": 2, "test": 2}
+    assert Counter(sample.split for sample in dataset.samples) == {"train": 2, "test": 2}
 
 
 def test_three_splits_are_kept(table: Path):
     text = SPLIT.format("test") + "a/002.png,cat,val\nb/002.png,dog,val\n"
     dataset = scan(write_table(table, text))
-    assert Counter(sample.part for sample in dataset.samples) == {"train": 2, "validation": 2, "test": 2}
+    assert Counter(sample.split for sample in dataset.samples) == {"train": 2, "validation": 2, "test": 2}
     assert describe(dataset) == "6 images, 2 labels (cat, dog); 2 train, 2 validation, 2 test"
 
 
 def test_empty_split_column_is_ignored(table: Path):
     dataset = scan(write_table(table, "path,label,split\n" + "".join(f"{line},\n" for line in FOUR.splitlines()[1:])))
-    assert {sample.part for sample in dataset.samples} == {""}
+    assert {sample.split for sample in dataset.samples} == {""}
 
 
 def test_unknown_and_missing_splits_are_errors(table: Path):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from graft.training.data.dataset import Dataset, DatasetError, scan
-from graft.training.data.readers.mnist_cifar import bmp
+from graft.training.data.readers.mnist_cifar import encode_bmp
 
 RANDOM = np.random.default_rng(0)
 GRAY = RANDOM.integers(0, 256, (6, 28, 27), dtype=np.uint8)  # not square, so that a transposed image fails
@@ -55,7 +55,7 @@ def pixels(dataset: Dataset, row: int) -> np.ndarray:
 def test_idx_files_are_read_with_all_common_names(tmp_path: Path, cache: Path, names: str, compress: bool):
     dataset = scan(mnist(tmp_path / "set", names, compress))
     assert dataset.labels == ("0", "1", "2", "4", "7")
-    assert Counter(sample.part for sample in dataset.samples) == {"train": 6, "test": 6}
+    assert Counter(sample.split for sample in dataset.samples) == {"train": 6, "test": 6}
     assert [dataset.labels[sample.label] for sample in dataset.samples[:6]] == ["7", "2", "1", "0", "4", "7"]
     for row in range(6):
         np.testing.assert_array_equal(pixels(dataset, row), GRAY[row])
@@ -75,7 +75,7 @@ def test_paths_are_the_split_and_the_row(tmp_path: Path):
 
 
 def test_single_split_is_ignored(tmp_path: Path):
-    assert {sample.part for sample in scan(mnist(tmp_path, parts=("train",))).samples} == {""}
+    assert {sample.split for sample in scan(mnist(tmp_path, parts=("train",))).samples} == {""}
 
 
 def test_labels_are_sorted_numerically(tmp_path: Path):
@@ -172,7 +172,7 @@ def make_tar(folder: Path) -> Path:
 def test_cifar_10_is_read(tmp_path: Path, pack: Callable[[Path], Path]):
     dataset = scan(pack(cifar10(tmp_path / "set/cifar-10-batches-bin")))
     assert dataset.labels == ("airplane", "automobile", "bird")
-    assert Counter(sample.part for sample in dataset.samples) == {"train": 4, "test": 2}
+    assert Counter(sample.split for sample in dataset.samples) == {"train": 4, "test": 2}
     assert [sample.path for sample in dataset.samples[::2]] == [
         "data_batch_1/00000.bmp",
         "data_batch_2/00000.bmp",
@@ -188,7 +188,7 @@ def test_cifar_100_has_fine_labels(tmp_path: Path, pack: Callable[[Path], Path])
     dataset = scan(pack(cifar100(tmp_path / "cifar-100-binary")))
     assert dataset.labels == ("apple", "bear")
     assert [sample.label for sample in dataset.samples] == [0, 1, 0, 0, 1, 0]
-    assert [sample.part for sample in dataset.samples] == ["train"] * 3 + ["test"] * 3
+    assert [sample.split for sample in dataset.samples] == ["train"] * 3 + ["test"] * 3
     np.testing.assert_array_equal(pixels(dataset, 5), COLOR[5].transpose(1, 2, 0))
 
 
@@ -255,13 +255,13 @@ def test_missing_image_is_named(tmp_path: Path, path: str):
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (28, 28), (3, 5, 3), (32, 31, 3), (1, 2, 3)])
 def test_bmp_is_lossless_and_has_the_right_mode(shape: tuple[int, ...]):
     values = RANDOM.integers(0, 256, shape, dtype=np.uint8)
-    with Image.open(io.BytesIO(bmp(values))) as image:
+    with Image.open(io.BytesIO(encode_bmp(values))) as image:
         assert (image.format, image.mode) == ("BMP", "L" if len(shape) == 2 else "RGB")
         np.testing.assert_array_equal(np.asarray(image), values)
 
 
 def test_bmp_bytes_are_stable():
     """Caches and splits depend on the digest of an image."""
-    assert bmp(np.array([[[1, 2, 3]]], np.uint8)).hex() == (
+    assert encode_bmp(np.array([[[1, 2, 3]]], np.uint8)).hex() == (
         "424d3a0000000000000036000000280000000100000001000000010018000000000004000000130b0000130b0000000000000000000003020100"
     )

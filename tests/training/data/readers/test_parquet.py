@@ -56,7 +56,7 @@ def test_label_names_come_from_the_hugging_face_metadata(tmp_path: Path):
     assert dataset.labels == ("cat", "dog")
     assert rows(dataset) == ["dog", "cat", "dog"]
     assert [sample.path for sample in dataset.samples] == ["train/0-IMG_0.png", "train/1-IMG_1.png", "train/2-IMG_2.png"]
-    assert {sample.part for sample in dataset.samples} == {""}
+    assert {sample.split for sample in dataset.samples} == {""}
 
 
 def test_order_of_the_label_names_is_kept(tmp_path: Path):
@@ -98,14 +98,14 @@ def test_shards_in_a_folder_are_one_data_set_with_splits(tmp_path: Path):
     write_labeled(tmp_path / "data/test-00000-of-00001.parquet", [1], {"label": LABEL})
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---")
     dataset = scan(tmp_path)
-    assert Counter(sample.part for sample in dataset.samples) == {"train": 4, "test": 1}
+    assert Counter(sample.split for sample in dataset.samples) == {"train": 4, "test": 1}
     assert [dataset.read(sample)[-1] for sample in dataset.samples] == [0, 0, 1, 0, 1]
 
 
 def test_folder_names_are_splits_if_file_names_are_numbers(tmp_path: Path):
     write_labeled(tmp_path / "default/train/0000.parquet", [0, 1], {"label": LABEL})
     write_labeled(tmp_path / "default/validation/0000.parquet", [0, 1], {"label": LABEL})
-    assert Counter(sample.part for sample in scan(tmp_path).samples) == {"train": 2, "test": 2}
+    assert Counter(sample.split for sample in scan(tmp_path).samples) == {"train": 2, "test": 2}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_split_and_group_columns_are_used(tmp_path: Path):
         group=pa.array([1, 2, 1, 2]),
     )
     dataset = scan(file)
-    assert [sample.part for sample in dataset.samples] == ["train", "train", "test", "test"]
+    assert [sample.split for sample in dataset.samples] == ["train", "train", "test", "test"]
     groups = [sample.group for sample in dataset.samples]
     assert groups[0] == groups[2] != groups[1] == groups[3]
 
@@ -256,8 +256,8 @@ def test_concurrent_reads_load_each_row_group_once(tmp_path: Path, monkeypatch: 
 
     file = write(tmp_path / "a.parquet", {"image": images(40), "label": pa.array([0, 1] * 20)}, {"label": LABEL}, group=10)
     dataset, read, loaded = scan(file), [], []
-    read_row_group = parquet._bytes
-    monkeypatch.setattr(parquet, "_bytes", lambda *args: loaded.append(args) or read_row_group(*args))
+    read_row_group = parquet._read_row_group
+    monkeypatch.setattr(parquet, "_read_row_group", lambda *args: loaded.append(args) or read_row_group(*args))
 
     def work(start: int) -> None:
         read.extend(dataset.read(sample)[-1] for sample in dataset.samples[start::4])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from graft.training.data.dataset import DatasetError
-from graft.training.data.errors import Mishaps
-from graft.training.data.readers.filenames import hidden, suffix, within
+from graft.training.data.errors import ScanIssues
+from graft.training.data.readers.filenames import is_hidden, is_within, suffix
 from graft.training.data.readers.source import Source
 
 FILES = {"cat/1.png": b"\x89PNG first", "dog/2.png": b"\x89PNG second, and longer", "notes.txt": b"about"}
@@ -45,7 +45,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 
 def test_listed_paths_are_relative_to_the_root(source: Source):
-    assert sorted(name for name, _ in source.names()) == sorted(FILES)
+    assert sorted(name for name, _ in source.list_files()) == sorted(FILES)
 
 
 def test_files_are_read_unchanged(source: Source):
@@ -67,7 +67,7 @@ def test_missing_file_is_named(source: Source):
 
 
 def test_images_are_detected_by_name_or_magic_bytes(source: Source):
-    assert [name for name in FILES if source.holds_image(name)] == ["cat/1.png", "dog/2.png"]
+    assert [name for name in FILES if source.is_image(name)] == ["cat/1.png", "dog/2.png"]
 
 
 def test_forked_process_can_read(source: Source):
@@ -87,8 +87,8 @@ def test_no_file_stays_open(source: Source):
 
 
 def test_unreadable_root_is_an_issue_and_not_a_crash(tmp_path: Path):
-    issues = Mishaps()
-    assert list(Source(tmp_path / "nowhere").names(issues)) == []
+    issues = ScanIssues()
+    assert list(Source(tmp_path / "nowhere").list_files(issues)) == []
     assert issues.count("unreadable-folder") == 1
 
 
@@ -102,10 +102,10 @@ def test_suffix_of_a_path(path: str, expected: str):
 
 @pytest.mark.parametrize(("name", "expected"), [(".git", True), ("__MACOSX", True), ("Thumbs.db", True), ("con", False)])
 def test_system_and_tool_files_are_hidden(name: str, expected: bool):
-    assert hidden(name) is expected
+    assert is_hidden(name) is expected
 
 
 def test_path_with_the_same_prefix_is_not_inside():
-    assert within("/data/a", "/data")
-    assert within("/data", "/")
-    assert not within("/database", "/data")
+    assert is_within("/data/a", "/data")
+    assert is_within("/data", "/")
+    assert not is_within("/database", "/data")

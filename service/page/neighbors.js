@@ -5,17 +5,17 @@ import { callApi, uploadOptions, withProblems } from "./service.js";
 
 const N_NEIGHBORS = 5;
 
-export function showNeighbours(image, signal) {
+export function showNeighbors(image, signal) {
   $("similar").hidden = false;
-  $("neighbours").replaceChildren();
+  $("neighbors").replaceChildren();
   $("similar-state").replaceChildren(pending("Finding the nearest training images …"));
-  const onProblem = (problem) => $("similar-state").replaceChildren(problemBox(problem, () => showNeighbours(image, signal)));
+  const onProblem = (problem) => $("similar-state").replaceChildren(problemBox(problem, () => showNeighbors(image, signal)));
   return withProblems(async () => {
-    const { neighbours } = await callApi(`v1/similar?k=${N_NEIGHBORS}&thumbnails=true`, uploadOptions(image, signal));
+    const { neighbors } = await callApi(`v1/similar?k=${N_NEIGHBORS}&thumbnails=true`, uploadOptions(image, signal));
     signal.throwIfAborted();
     $("similar-state").replaceChildren();
-    $("neighbours").classList.toggle("plain", !neighbours.some(({ thumbnail }) => thumbnail));
-    $("neighbours").replaceChildren(...neighbours.map(neighborItem));
+    $("neighbors").classList.toggle("plain", !neighbors.some(({ thumbnail }) => thumbnail));
+    $("neighbors").replaceChildren(...neighbors.map(neighborItem));
   }, onProblem);
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Near(NamedTuple):
+class Neighbor(NamedTuple):
     """One training image, as the neighbor of a query image.
 
     Attributes:
@@ -28,7 +28,7 @@ class Near(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NeighborIndex:
     """The feature vectors, labels and paths of M training images.
 
     Attributes:
@@ -44,7 +44,7 @@ class Neighbours:
     def distances(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
         """The cosine distances, in [0, 2], of a vector (D,) to all M vectors."""
         # Not `@`, which starts BLAS threads. On a busy machine they compete with each other and with the network's threads.
-        similarity: NDArray[np.float32] = np.einsum("md,d->m", self.vectors, unit(vector))
+        similarity: NDArray[np.float32] = np.einsum("md,d->m", self.vectors, l2_normalize(vector))
         return 1 - similarity
 
     def outlier_score(self, vector: NDArray[np.float32], k: int) -> float:
@@ -55,11 +55,11 @@ class Neighbours:
         """The outlier scores of vectors (N, D): float64 (N,), identical to `outlier_score` of each."""
         return np.array([self.outlier_score(vector, k) for vector in vectors])
 
-    def nearest(self, vector: NDArray[np.float32], k: int) -> list[Near]:
+    def nearest(self, vector: NDArray[np.float32], k: int) -> list[Neighbor]:
         """The k nearest neighbors of a vector (D,), nearest first; all M if k > M."""
         distances = self.distances(vector)
         order = np.argsort(distances, kind="stable")[:k].tolist()
-        return [Near(row, self.paths[row], self.labels[row], float(np.clip(distances[row], 0, 2))) for row in order]
+        return [Neighbor(row, self.paths[row], self.labels[row], float(np.clip(distances[row], 0, 2))) for row in order]
 
     def save(self, path: Path) -> None:
         """Writes an .npz file with float16 vectors. It contains only plain arrays, so that it can be read without pickle."""
@@ -67,7 +67,7 @@ class Neighbours:
         np.savez(path, vectors=self.vectors.astype(np.float16), index=np.frombuffer(index, np.uint8))
 
     @classmethod
-    def load(cls, path: Path) -> "Neighbours":
+    def load(cls, path: Path) -> "NeighborIndex":
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             vectors, index = arrays["vectors"].astype(np.float32), json.loads(arrays["index"].tobytes())
@@ -87,9 +87,9 @@ class Thumbnails:
     ends: NDArray[np.int64]
 
     @classmethod
-    def of(cls, pictures: Iterable[bytes]) -> "Thumbnails":
+    def from_jpegs(cls, jpegs: Iterable[bytes]) -> "Thumbnails":
         """Builds the thumbnails from one JPEG file per image; b"" if an image has none."""
-        files = list(pictures)
+        files = list(jpegs)
         return cls(b"".join(files), np.cumsum([len(file) for file in files], dtype=np.int64))
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class Thumbnails:
             return cls(arrays["content"].tobytes(), arrays["ends"])
 
 
-def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+def l2_normalize(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     """Scales vectors (..., D) to length 1. Zero vectors stay zero, at distance 1 from every vector."""
     norms = np.linalg.norm(vectors.astype(np.float32), axis=-1, keepdims=True)
     normalized: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)

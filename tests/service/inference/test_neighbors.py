@@ -3,30 +3,30 @@
 import numpy as np
 import pytest
 
-from graft.service.inference.neighbours import Neighbours, Thumbnails, unit
+from graft.service.inference.neighbors import NeighborIndex, Thumbnails, l2_normalize
 
 
 @pytest.fixture
-def cross() -> Neighbours:
+def cross() -> NeighborIndex:
     """Four unit vectors in a plane."""
     vectors = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
-    return Neighbours(vectors, ((0,), (1,), (0, 1), ()), ("a.png", "ö/b.png", "c\udcff.png", "d.png"))
+    return NeighborIndex(vectors, ((0,), (1,), (0, 1), ()), ("a.png", "ö/b.png", "c\udcff.png", "d.png"))
 
 
 @pytest.mark.parametrize(("k", "distance"), [(1, 0), (2, 1), (3, 1), (4, 2)])
-def test_the_score_is_the_distance_to_the_kth_nearest(cross: Neighbours, k: int, distance: float):
+def test_the_score_is_the_distance_to_the_kth_nearest(cross: NeighborIndex, k: int, distance: float):
     assert cross.outlier_score(np.array([0, 5], np.float32), k) == pytest.approx(distance)
 
 
-def test_scores_ignore_vector_length(cross: Neighbours):
+def test_scores_ignore_vector_length(cross: NeighborIndex):
     assert cross.outlier_score(np.array([3, 3], np.float32), 1) == pytest.approx(1 - np.sqrt(0.5), abs=1e-6)
 
 
-def test_a_zero_vector_has_distance_one(cross: Neighbours):
+def test_a_zero_vector_has_distance_one(cross: NeighborIndex):
     assert cross.outlier_score(np.zeros(2, np.float32), 1) == 1
 
 
-def test_nearest_is_sorted_and_returns_at_most_all(cross: Neighbours):
+def test_nearest_is_sorted_and_returns_at_most_all(cross: NeighborIndex):
     found = cross.nearest(np.array([1, 0.1], np.float32), 9)
     assert [near.path for near in found] == ["a.png", "ö/b.png", "d.png", "c\udcff.png"]
     assert [near.row for near in found] == [0, 1, 3, 2]
@@ -36,38 +36,38 @@ def test_nearest_is_sorted_and_returns_at_most_all(cross: Neighbours):
 
 def test_scores_stay_in_range():
     random = np.random.default_rng(0)
-    vectors = unit(random.normal(size=(200, 64)))
-    near = Neighbours(vectors, ((0,),) * 200, ("",) * 200)
+    vectors = l2_normalize(random.normal(size=(200, 64)))
+    near = NeighborIndex(vectors, ((0,),) * 200, ("",) * 200)
     assert all(0 <= near.outlier_score(vector, 1) < 1e-6 for vector in vectors)
 
 
-def test_save_and_load_round_trip(cross: Neighbours, tmp_path):
-    cross.save(tmp_path / "neighbours.npz")
-    found = Neighbours.load(tmp_path / "neighbours.npz")
+def test_save_and_load_round_trip(cross: NeighborIndex, tmp_path):
+    cross.save(tmp_path / "neighbors.npz")
+    found = NeighborIndex.load(tmp_path / "neighbors.npz")
     assert (found.vectors.tolist(), found.labels, found.paths) == (cross.vectors.tolist(), cross.labels, cross.paths)
     assert found.vectors.dtype == np.float32
 
 
 def test_vectors_are_stored_as_float16(tmp_path):
-    Neighbours(np.ones((1000, 100), np.float32), ((0,),) * 1000, ("",) * 1000).save(tmp_path / "neighbours.npz")
-    assert (tmp_path / "neighbours.npz").stat().st_size < 210_000 + 10_000
+    NeighborIndex(np.ones((1000, 100), np.float32), ((0,),) * 1000, ("",) * 1000).save(tmp_path / "neighbors.npz")
+    assert (tmp_path / "neighbors.npz").stat().st_size < 210_000 + 10_000
 
 
-def test_neighbours_are_never_unpickled(tmp_path):
-    np.savez(tmp_path / "neighbours.npz", vectors=np.array([print], object), index=np.zeros(1, np.uint8))
+def test_neighbors_are_never_unpickled(tmp_path):
+    np.savez(tmp_path / "neighbors.npz", vectors=np.array([print], object), index=np.zeros(1, np.uint8))
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        Neighbours.load(tmp_path / "neighbours.npz")
+        NeighborIndex.load(tmp_path / "neighbors.npz")
 
 
 def test_thumbnails_round_trip(tmp_path):
-    Thumbnails.of([b"", b"\xff\xd8one", b"", b"three\0", b""]).save(tmp_path / "thumbnails.npz")
+    Thumbnails.from_jpegs([b"", b"\xff\xd8one", b"", b"three\0", b""]).save(tmp_path / "thumbnails.npz")
     found = Thumbnails.load(tmp_path / "thumbnails.npz")
     assert [found[row] for row in range(5)] == [None, b"\xff\xd8one", None, b"three\0", None]
     assert len(found) == 5
 
 
-def test_neighbours_without_thumbnails_are_counted(tmp_path):
-    Thumbnails.of([b""] * 3).save(tmp_path / "thumbnails.npz")
+def test_neighbors_without_thumbnails_are_counted(tmp_path):
+    Thumbnails.from_jpegs([b""] * 3).save(tmp_path / "thumbnails.npz")
     found = Thumbnails.load(tmp_path / "thumbnails.npz")
     assert (len(found), found[0], found[2], found.content) == (3, None, None, b"")
 
