@@ -40,9 +40,9 @@ class PlainLoop:
     """A minimal training loop."""
 
     def __init__(self, network: Network, config: FineTuneConfig, batches: list[Batch], device: str) -> None:
-        self._network, self._batches, self._clip = copy.deepcopy(network).to(device).train(), batches, config.clip
+        self._network, self._batches, self._clip = copy.deepcopy(network).to(device).train(), batches, config.clip_grad
         freeze_layers(self._network, config)
-        set_eval_modules(self._network, config.frozen_norm)
+        set_eval_modules(self._network, config.freeze_bn)
         self._optimizer = make_optimizer(self._network, config)
         self._device, self._smoothing_matrix = device, config.label_smoothing
 
@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     splits = split(dataset, 0)
     backbone = onnx_cache.load_or_export(registry.resolve(arguments.backbone), arguments.input_size, 0, "crop")
     recipe = Recipe(
-        strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, averaging=True
+        strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, ema=True
     )
     stats = DataStats(len(splits.train), dataset.counts(splits.train), dataset.multilabel, gpu=device == "cuda")
     config = resolve_config(recipe, stats)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-FORMAT_VERSION: Literal[4] = 4
+FORMAT_VERSION: Literal[5] = 5
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -61,7 +61,7 @@ class Backbone(_Record):
     sha256: str = Field(description="digest of the pretrained tensors as loaded")
     width: int = Field(gt=0, description="dimension of the output vector")
     stages: dict[NonNegativeInt, PositiveInt] = Field({}, description="channels of each stage used, by timm stage index")
-    sees: Literal["last", "all"] = Field(
+    head_input: Literal["last", "all"] = Field(
         "last", description="the head's input: last: the output vector; all: the pooled stages and the output vector"
     )
     pooled: bool = Field(False, description="whether the output vector is a global average pool, as verified in torch")
@@ -73,7 +73,9 @@ class Backbone(_Record):
         Empty if the output vector is not a global average pool: then a logit is not a sum over positions.
         """
         stages = (
-            {f"stage{index + 1}_{MAPS_OUTPUT}": width for index, width in self.stages.items()} if self.sees == "all" else {}
+            {f"stage{index + 1}_{MAPS_OUTPUT}": width for index, width in self.stages.items()}
+            if self.head_input == "all"
+            else {}
         )
         return stages | {MAPS_OUTPUT: self.width} if self.pooled else {}
 
@@ -90,21 +92,23 @@ class Score(_Record):
 class Fidelity(_Record):
     """How much the predictions change at a precision other than f32."""
 
-    moved: float = Field(ge=0, le=1, description="largest shift of a probability near 0.5, on validation images")
-    changed: int = Field(ge=0, description="number of validation images with a different prediction")
+    max_probability_shift: float = Field(
+        ge=0, le=1, description="largest shift of a probability near 0.5, on validation images"
+    )
+    n_changed: int = Field(ge=0, description="number of validation images with a different prediction")
     score: Score = Field(description="accuracy on the test images")
 
     @property
     def is_faithful(self) -> bool:
         """Whether `precision=auto` may select it."""
-        return self.changed == 0 and self.moved <= MAX_PROBABILITY_SHIFT
+        return self.n_changed == 0 and self.max_probability_shift <= MAX_PROBABILITY_SHIFT
 
 
 class Calibration(_Record):
     """Decision thresholds, fitted on the validation split; the test split only evaluates them.
 
     Attributes:
-        thresholds: one per label, in label order. Multiclass: the lowest probability that reaches `wanted_precision`, or None.
+        thresholds: one per label, in label order. Multiclass: the lowest probability that reaches `target_precision`, or None.
             Multilabel: the lowest probability at which the label is predicted.
         coverage: target probability that the prediction set contains the true label; None for multilabel.
         set_threshold: the lowest probability at which a label is in the prediction set. 0 if validation has too few images to
@@ -113,7 +117,7 @@ class Calibration(_Record):
         outlier_threshold: an image with a higher score is an outlier.
     """
 
-    wanted_precision: float = Field(gt=0, lt=1)
+    target_precision: float = Field(gt=0, lt=1)
     thresholds: tuple[float | None, ...]
     coverage: float | None = Field(gt=0, lt=1)
     set_threshold: float | None = Field(ge=0, le=1)
@@ -129,7 +133,7 @@ class FileRecord(_Record):
 class Manifest(_Record):
     """The metadata of a model: everything except its weights."""
 
-    format: Literal[4] = FORMAT_VERSION
+    format: Literal[5] = FORMAT_VERSION
     sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
     name: str
     version: str

@@ -168,7 +168,7 @@ class ModelDescription(BaseModel):
     fidelity: dict[Precision, Fidelity] = Field(description="how each precision changes the predictions on the validation set")
     device: str
     precision: Precision = Field(description="the numeric precision of the network here")
-    drift: float = Field(description="largest difference between the golden predictions here and at training")
+    golden_difference: float = Field(description="largest difference between the golden predictions here and at training")
 
 
 class Region(BaseModel):
@@ -189,9 +189,11 @@ class Deletion(BaseModel):
         description="area under the deletion curve: the label's mean probability as cells are masked, most salient"
         " first; lower is better",
     )
-    chance: float = Field(ge=0, le=1, description="the mean score of 19 random transforms of the map (baseline)")
-    beaten: float = Field(ge=0, le=1, description="the fraction of the random transforms (fixed seed) that score higher")
-    explains: bool = Field(description="beaten is at least 0.9; a meaningless map reaches this with probability 0.1")
+    baseline: float = Field(ge=0, le=1, description="the mean score of 19 random transforms of the map (baseline)")
+    fraction_beaten: float = Field(
+        ge=0, le=1, description="the fraction of the random transforms (fixed seed) that score higher"
+    )
+    explains: bool = Field(description="fraction_beaten is at least 0.9; a meaningless map reaches this with probability 0.1")
     probabilities: list[float] = Field(description="of the label, from no cell masked to all cells masked, in equal steps")
 
 

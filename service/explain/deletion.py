@@ -27,20 +27,20 @@ class Deletion:
     Attributes:
         score: area under the deletion curve, in [0, 1]: the label's mean probability as cells are masked, most salient
             first. Lower is better.
-        chance: the mean score of the random transforms.
-        beaten: the fraction of the random transforms that score higher, in [0, 1].
+        baseline: the mean score of the random transforms.
+        fraction_beaten: the fraction of the random transforms that score higher, in [0, 1].
         probabilities: of the label, from no cell masked to all cells masked, in equal steps.
     """
 
     score: float
-    chance: float
-    beaten: float
+    baseline: float
+    fraction_beaten: float
     probabilities: tuple[float, ...]
 
     @property
     def explains(self) -> bool:
         """Whether the map beats enough random transforms to be meaningful."""
-        return self.beaten >= MIN_BEATEN
+        return self.fraction_beaten >= MIN_BEATEN
 
 
 def deletion(

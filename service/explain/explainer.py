@@ -180,7 +180,7 @@ class Explainer:
     @property
     def _gradcam_equals_cam(self) -> bool:
         """Whether Grad-CAM equals the class activation map without its bias, so that neither gradients nor torch are needed."""
-        return self.has_cam and self._manifest.backbone.sees == "last"
+        return self.has_cam and self._manifest.backbone.head_input == "last"
 
     @cached_property
     def _gradcam_network(self) -> "GradCam":

@@ -118,7 +118,9 @@ async def describe_model(request: Request, app_state: AppState) -> Response:
     model = app_state.require_predictor().model
     fields = model.manifest.model_dump(include=set(ModelDescription.model_fields))
     return json_response(
-        ModelDescription(**fields, device=model.engine.device, precision=model.engine.precision, drift=model.drift)
+        ModelDescription(
+            **fields, device=model.engine.device, precision=model.engine.precision, golden_difference=model.golden_difference
+        )
     )
 
 

@@ -152,7 +152,7 @@ class Model:
         return self.postprocess(self.engine(self.decode(encoded).pixels[None]), top_k)
 
     @property
-    def drift(self) -> float:
+    def golden_difference(self) -> float:
         """The largest difference from a golden probability on this machine, in [0, 1].
 
         Raises:
@@ -162,7 +162,7 @@ class Model:
 
     @cached_property
     def golden_check(self) -> GoldenCheck:
-        """Runs the golden samples, once. Raises as `drift` does."""
+        """Runs the golden samples, once. Raises as `golden_difference` does."""
         golden = GoldenSamples.load(self.artifact.golden)
         n_labels, n_logits = len(self.manifest.labels), golden.logits.shape[1]
         if n_labels != n_logits:
@@ -179,13 +179,13 @@ class Model:
     @property
     def passes(self) -> bool:
         """Whether the golden probabilities are reproduced within the tolerance."""
-        return self.drift <= self.golden_tolerance  # False for NaN
+        return self.golden_difference <= self.golden_tolerance  # False for NaN
 
     @property
     def golden_tolerance(self) -> float:
-        """The largest allowed `drift`: the tolerance between machines plus the measured shift of this precision."""
+        """The largest allowed `golden_difference`: the tolerance between machines plus the measured shift of this precision."""
         fidelity = self.manifest.fidelity.get(self.engine.precision)
-        return self.manifest.tolerance + (fidelity.moved if fidelity else 0)
+        return self.manifest.tolerance + (fidelity.max_probability_shift if fidelity else 0)
 
 
 def load(
@@ -205,7 +205,7 @@ def load(
     model = Model(artifact, loader.load(artifact, device, first), limits)
     if not model.passes:
         raise ArtifactError(
-            f"{artifact.golden}: this machine's probabilities differ by {model.drift:.2g} from the golden ones;"
+            f"{artifact.golden}: this machine's probabilities differ by {model.golden_difference:.2g} from the golden ones;"
             f" the tolerance is {model.golden_tolerance:.2g}. Compare the installed libraries with those in {path / MANIFEST}."
         )
     selected = select_fastest([model, *(Model(artifact, loader.load(artifact, device, other), limits) for other in others)])

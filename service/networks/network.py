@@ -36,12 +36,12 @@ class Network(nn.Module):
         self._dtype = torch.float32
         self.backbone_info = backbone_info
         self.head = nn.Linear(
-            backbone_info.width + (sum(backbone_info.stages.values()) if backbone_info.sees == "all" else 0), n_labels
+            backbone_info.width + (sum(backbone_info.stages.values()) if backbone_info.head_input == "all" else 0), n_labels
         )
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels uint8 (N, S, S, 3) to logits float (N, C) and vectors float (N, D)."""
-        if self.backbone_info.sees == "last":
+        if self.backbone_info.head_input == "last":
             vectors = self.vectors(batch)
             return self.head(vectors), vectors
         stages, vectors = self.features(batch)
@@ -80,7 +80,7 @@ class Network(nn.Module):
         """
         if self.backbone_info.stages:
             stages, last, vectors = self.stage_maps(batch)
-            pooled = [stage.mean(dim=(2, 3)) for stage in stages] if self.backbone_info.sees == "all" else []
+            pooled = [stage.mean(dim=(2, 3)) for stage in stages] if self.backbone_info.head_input == "all" else []
             return last, self.head(torch.cat([*pooled, vectors], dim=1))
         backbone: Any = self.backbone
         images = self._normalize(batch)

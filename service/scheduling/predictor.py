@@ -196,8 +196,8 @@ def _count_warning(name: str, options: ClassifyOptions | SimilarOptions, availab
 def _deletion_schema(score: DeletionScore) -> Deletion:
     return Deletion(
         score=score.score,
-        chance=score.chance,
-        beaten=score.beaten,
+        baseline=score.baseline,
+        fraction_beaten=score.fraction_beaten,
         explains=score.explains,
         probabilities=list(score.probabilities),
     )

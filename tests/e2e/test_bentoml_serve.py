@@ -29,7 +29,7 @@ def test_server_is_ready_and_alive(server):
 def test_served_model_is_the_packaged_one(server, fitted):
     described = httpx.get(f"{server}/v1/model").json()
     assert described["sha256"] == fitted.artifact.manifest.sha256
-    assert described["drift"] <= 1e-4
+    assert described["golden_difference"] <= 1e-4
 
 
 @pytest.mark.parametrize("route", ["/classify", "/v1/classify"])

@@ -56,7 +56,7 @@ def seal(folder: Path) -> None:
         multilabel=False,
         temperature=1.5,
         calibration=Calibration(
-            wanted_precision=0.95,
+            target_precision=0.95,
             thresholds=(0.5, None, 0.75),
             coverage=0.9,
             set_threshold=0.25,
@@ -328,10 +328,10 @@ def test_a_pickle_instead_of_the_weights_is_rejected(package):
     assert f"{package / WEIGHTS} has sha256 " in error_message(package)
 
 
-@pytest.mark.parametrize(("sees", "pooled", "maps"), MAPS_OF)
-def test_map_outputs_are_in_the_order_of_the_head_columns(sees, pooled, maps):
+@pytest.mark.parametrize(("head_input", "pooled", "maps"), MAPS_OF)
+def test_map_outputs_are_in_the_order_of_the_head_columns(head_input, pooled, maps):
     facts = {"name": "tiny", "weights": "", "license": "", "sha256": "", "width": 8, "stages": {1: 4, 3: 6}}
-    found = Backbone(**facts, sees=sees, pooled=pooled).map_outputs
+    found = Backbone(**facts, head_input=head_input, pooled=pooled).map_outputs
     assert list(found.items()) == maps
 
 

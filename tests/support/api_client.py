@@ -70,7 +70,7 @@ def http_server(model: Model | None, **settings: Any) -> Iterator[int]:
             while not server.started:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            yield server.build_servers[0].sockets[0].getsockname()[1]
+            yield server.servers[0].sockets[0].getsockname()[1]
         finally:
             server.should_exit = True
             thread.join(TIMEOUT_S)

@@ -37,7 +37,7 @@ def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
             export_backbone(BackboneSpec(name, "none"), folder / name, 64, 64)
         metadata = json.loads((folder / f"{name}-64" / onnx_cache.METADATA).read_text())
         exported = onnx_cache.ExportedBackbone(folder=folder / f"{name}-64", **metadata)
-        backbone, rng = exported.backbone.model_copy(update={"sees": head_input}), np.random.default_rng(0)
+        backbone, rng = exported.backbone.model_copy(update={"head_input": head_input}), np.random.default_rng(0)
         width = onnx_cache.feature_slices(backbone)[head_input].stop - onnx_cache.feature_slices(backbone)[head_input].start
         weight, bias = rng.normal(size=(10, width)) / 10, rng.normal(size=10)
         head = linear_probe.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)

@@ -102,7 +102,7 @@ class _ExportWrapper(nn.Module):
             return {LOGITS: logits, VECTORS: vectors}
         stages, last, vectors = self.network.stage_maps(batch)
         used_stages, features = [], vectors
-        if facts.sees == "all":
+        if facts.head_input == "all":
             used_stages, features = stages, torch.cat([*(stage.mean(dim=(2, 3)) for stage in stages), vectors], dim=1)
         maps = dict(zip(facts.map_outputs, [*used_stages, channels_first(last, facts.width)], strict=True))
         return {LOGITS: self.network.head(features), VECTORS: vectors, **maps}
@@ -119,7 +119,7 @@ class _FeatureExportWrapper(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.maps = network.backbone_info.model_copy(update={"sees": "all"}).map_outputs
+        self.maps = network.backbone_info.model_copy(update={"head_input": "all"}).map_outputs
         self.outputs = [VECTORS, *([STAGES] if network.backbone_info.stages else []), *self.maps]
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:

@@ -244,7 +244,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     loaded = model.load(arguments.package)
     manifest = loaded.manifest
-    print(f"{arguments.package}: checksums match; golden outputs within {loaded.drift:.1g}")
+    print(f"{arguments.package}: checksums match; golden outputs within {loaded.golden_difference:.1g}")
     print(f"model {manifest.name} {manifest.version}, {len(manifest.labels)} labels, sha256 {manifest.sha256}")
     print(f"next: graft serve {arguments.package}")
     return 0

@@ -37,8 +37,8 @@ class FineTuneConfig(BaseModel):
         from_scratch: whether to train without a probe head, all layers at the full rate.
         random_init: whether the backbone starts from random weights; implies `from_scratch`.
         accumulate_grad_batches: batches per optimizer step, if memory limits the batch size.
-        averaging: decay of the exponential moving average of the weights; 0 for none.
-        averaging_interval: steps between updates of the average.
+        ema_decay: decay of the exponential moving average of the weights; 0 for none.
+        ema_interval: steps between updates of the average.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -55,20 +55,20 @@ class FineTuneConfig(BaseModel):
     unfreeze: Literal["last", "all"]
     optimizer: Literal["adamw", "sgd"]
     head_lr: float
-    backbone_rate: float
+    backbone_lr: float
     layer_decay: float
-    find_rates: bool
+    lr_find: bool
     schedule: Literal["cosine", "plateau"]
     warmup: float
     weight_decay: float
-    clip: float
+    clip_grad: float
     dropout: float
     label_smoothing: float
     mixup: float
     cutmix: float
-    averaging: float
-    averaging_interval: int
-    frozen_norm: bool
+    ema_decay: float
+    ema_interval: int
+    freeze_bn: bool
     patience: int
     balance: Literal["none", "weights", "sampling", "logits"]
     augment: Literal["none", "light", "medium", "strong"]
@@ -118,18 +118,18 @@ def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
     )
     head_lr, backbone_lr = hyperparameters.learning_rates(recipe.optimizer, from_scratch, random_init, batch_size)
     total_steps = epochs * hyperparameters.steps_per_epoch(stats.n_images, batch_size)
-    decay, interval = hyperparameters.ema_decay(total_steps, bool(recipe.averaging))
+    decay, interval = hyperparameters.ema_decay(total_steps, bool(recipe.ema))
     derived = {
         "unfreeze": "last" if recipe.strategy == "finetune-last" else "all",
         "head_lr": head_lr,
-        "backbone_rate": backbone_lr,
+        "backbone_lr": backbone_lr,
         "layer_decay": hyperparameters.layer_decay(stats.n_images, from_scratch),
         "weight_decay": hyperparameters.weight_decay(recipe.optimizer, random_init),
         "dropout": hyperparameters.dropout(stats.n_images),
         "label_smoothing": hyperparameters.LABEL_SMOOTHING,
         "mixup": hyperparameters.mixup(random_init, epochs),
         "cutmix": 0.0,
-        "frozen_norm": hyperparameters.freeze_bn(stats.n_images, from_scratch),
+        "freeze_bn": hyperparameters.freeze_bn(stats.n_images, from_scratch),
         "balance": hyperparameters.balance(stats.counts, stats.multilabel),
         "augment": hyperparameters.augment(stats.n_images, random_init),
     }
@@ -141,8 +141,8 @@ def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
         "epochs": epochs,
         "batch_size": batch_size,
         "accumulate_grad_batches": 1,
-        "averaging": 0.0 if recipe.averaging is False else decay,
-        "averaging_interval": interval,
+        "ema_decay": 0.0 if recipe.ema is False else decay,
+        "ema_interval": interval,
     }
     return FineTuneConfig.model_validate(derived | from_recipe | from_data | resolved)
 
@@ -171,11 +171,11 @@ def _describe_data(config: FineTuneConfig) -> str:
 def _describe_optimizer(config: FineTuneConfig) -> str:
     """Optimizer, learning rates and schedule."""
     optimizer = {"adamw": "AdamW", "sgd": "SGD with momentum"}[config.optimizer]
-    backbone = f"backbone {config.backbone_rate:g}"
+    backbone = f"backbone {config.backbone_lr:g}"
     if config.layer_decay < 1:
-        backbone += f" (first layer {config.layer_decay * config.backbone_rate:.2g})"
+        backbone += f" (first layer {config.layer_decay * config.backbone_lr:.2g})"
     if config.unfreeze == "last":
-        backbone = f"last backbone layers {config.backbone_rate:g}"
+        backbone = f"last backbone layers {config.backbone_lr:g}"
     decay = {"cosine": "cosine decay", "plateau": "decay when the validation loss plateaus"}[config.schedule]
     return f"{optimizer}: learning rates head {config.head_lr:g}, {backbone}; {config.warmup:.0%} warm-up, then {decay}"
 
@@ -183,8 +183,8 @@ def _describe_optimizer(config: FineTuneConfig) -> str:
 def _describe_regularization(config: FineTuneConfig) -> str:
     """Regularization and class balancing."""
     parts = [f"weight decay {config.weight_decay:g}, label smoothing {config.label_smoothing:g}, dropout {config.dropout:g}"]
-    parts += ["frozen BatchNorm statistics"] if config.frozen_norm else []
-    parts += ["EMA of the weights"] if config.averaging else []
+    parts += ["frozen BatchNorm statistics"] if config.freeze_bn else []
+    parts += ["EMA of the weights"] if config.ema_decay else []
     if config.balance != "none":
         methods = {"weights": "class weights", "sampling": "balanced sampling", "logits": "logit adjustment"}
         parts.append(f"class imbalance {hyperparameters.imbalance(config.counts):.0f}:1, {methods[config.balance]}")

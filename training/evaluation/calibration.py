@@ -36,7 +36,7 @@ def calibrate(
     validation: Predictions,
     temperature: float,
     neighbors: NeighborIndex,
-    wanted_precision: float = TARGET_PRECISION,
+    target_precision: float = TARGET_PRECISION,
     coverage: float = COVERAGE,
 ) -> Calibration:
     """Computes everything that is calibrated on validation, given the temperature, which is fitted first."""
@@ -48,10 +48,10 @@ def calibrate(
     thresholds = (
         best_f1_thresholds(probabilities, targets)
         if multilabel
-        else precision_thresholds(probabilities, targets, wanted_precision)
+        else precision_thresholds(probabilities, targets, target_precision)
     )
     return Calibration(
-        wanted_precision=wanted_precision,
+        target_precision=target_precision,
         thresholds=thresholds,
         coverage=None if multilabel else coverage,
         set_threshold=None if multilabel else set_threshold(probabilities, targets, coverage),

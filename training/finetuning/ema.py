@@ -20,4 +20,4 @@ class EMACallback(WeightAveraging):
 
 def ema_callbacks(config: FineTuneConfig) -> list[EMACallback]:
     """The EMA callback, if the configuration uses one."""
-    return [EMACallback(config.averaging, config.averaging_interval)] if config.averaging else []
+    return [EMACallback(config.ema_decay, config.ema_interval)] if config.ema_decay else []

@@ -75,7 +75,7 @@ class FineTune(LightningModule):
         # Dropout and mixing depend on seed and epoch only, so that a resumed run repeats them.
         torch.manual_seed((self.config.seed * 1_000_003 + self.current_epoch) % 2**63)
         self.network.train()
-        set_eval_modules(self.network, self.config.frozen_norm)
+        set_eval_modules(self.network, self.config.freeze_bn)
 
     def configure_callbacks(self) -> list[Callback]:
         return [*ema_callbacks(self.config)]

@@ -33,7 +33,7 @@ def lr_find(network: Network, batches: Batches, config: FineTuneConfig, gpu: boo
         torch.manual_seed(config.seed)
         module = FineTune(copy.deepcopy(network), config).to(device)
         scale = suggest_lr_scale(*_range_test(module, batches, config, device))
-    rates = {name: float(f"{scale * getattr(config, name):.2g}") for name in ("head_lr", "backbone_rate")}
+    rates = {name: float(f"{scale * getattr(config, name):.2g}") for name in ("head_lr", "backbone_lr")}
     return config.model_copy(update=rates)
 
 
@@ -54,7 +54,7 @@ def suggest_lr_scale(scales: list[float], losses: list[float]) -> float:
 def _range_test(module: FineTune, batches: Batches, config: FineTuneConfig, device: str) -> tuple[list[float], list[float]]:
     """Tested factors, and the loss of each."""
     module.network.train()
-    set_eval_modules(module.network, config.frozen_norm)
+    set_eval_modules(module.network, config.freeze_bn)
     optimizer = make_optimizer(module.network, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
     scales: list[float] = []
@@ -66,7 +66,7 @@ def _range_test(module: FineTune, batches: Batches, config: FineTuneConfig, devi
         optimizer.zero_grad()
         loss = module.train_loss(images.to(device), targets.to(device))
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(module.network.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(module.network.parameters(), config.clip_grad)
         optimizer.step()
         if not math.isfinite(loss.item()) or loss.item() > DIVERGENCE_FACTOR * min([*losses, loss.item()]):
             break

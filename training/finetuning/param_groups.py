@@ -28,7 +28,7 @@ def param_groups(network: Network, config: FineTuneConfig) -> list[dict[str, Any
     """Optimizer parameter groups by learning rate and weight decay; biases and norms have no weight decay."""
     named = dict(network.backbone.named_parameters())
     backbone_layers = layer_parameter_names(network)
-    rates = layer_learning_rates(config.backbone_rate, config.layer_decay, len(backbone_layers))
+    rates = layer_learning_rates(config.backbone_lr, config.layer_decay, len(backbone_layers))
     backbone = [(rate, [named[name] for name in names]) for rate, names in zip(rates, backbone_layers, strict=True)]
     by_options: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for rate, parameters in [*backbone, (config.head_lr, list(network.head.parameters()))]:

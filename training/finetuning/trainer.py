@@ -115,7 +115,7 @@ def _make_trainer(
         precision="bf16-mixed" if gpu else "32-true",
         max_epochs=epochs,
         num_sanity_val_steps=0,
-        gradient_clip_val=config.clip,
+        gradient_clip_val=config.clip_grad,
         accumulate_grad_batches=config.accumulate_grad_batches,
         callbacks=[EarlyStopping(MONITOR, patience=config.patience, check_finite=False), *callbacks],
         plugins=[checkpoints.VerifiedCheckpointIO()],

@@ -62,7 +62,7 @@ class HeatmapGallery:
         """Whether the deletion test confirms the heat maps."""
         deletions = [heatmap.deletion for image in self.images for heatmap in image.heatmaps if heatmap.deletion]
         n_confirmed, n = sum(deletion.explains for deletion in deletions), len(deletions)
-        score, chance = (float(np.mean([getattr(deletion, name) for deletion in deletions])) for name in ("score", "chance"))
+        score, chance = (float(np.mean([getattr(deletion, name) for deletion in deletions])) for name in ("score", "baseline"))
         return (
             f"The deletion test confirms {n_confirmed or 'none'} of {n} maps: the mean probability is"
             f" {percent(score)} with the highlighted region occluded, and {percent(chance)} with other regions occluded."

@@ -51,7 +51,8 @@ def _guarantees(manifest: Manifest) -> str:
 def _precision_table(manifest: Manifest) -> str:
     """The table of how predictions change in lower precision."""
     rows = [
-        f"| {name} | {fidelity.moved:.3f} | {fidelity.changed} | {fidelity.score.accuracy:.1%} | {_when_used(name, fidelity)} |"
+        f"| {name} | {fidelity.max_probability_shift:.3f} | {fidelity.n_changed} | {fidelity.score.accuracy:.1%}"
+        f" | {_when_used(name, fidelity)} |"
         for name, fidelity in manifest.fidelity.items()
     ]
     header = "| precision | max. probability shift | changed validation predictions | test accuracy | used |"

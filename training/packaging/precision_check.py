@@ -75,8 +75,10 @@ def _fidelity(logits: SplitLogits, reference: SplitLogits, trained: TrainedModel
     reference_validation = reference[0]
     changed = _predicted_labels(validation, trained, targets) != _predicted_labels(reference_validation, trained, targets)
     return Fidelity(
-        moved=max_probability_shift(validation, reference_validation, trained.temperature, multilabel=targets.ndim == 2),
-        changed=int(changed.any(axis=1).sum()),
+        max_probability_shift=max_probability_shift(
+            validation, reference_validation, trained.temperature, multilabel=targets.ndim == 2
+        ),
+        n_changed=int(changed.any(axis=1).sum()),
         score=score(Predictions(test, test, targets), trained.temperature, trained.calibration),
     )
 

@@ -155,7 +155,7 @@ def _golden_answers(trained: TrainedModel, dataset: Dataset, validation: tuple[S
 def _check_against_trained(artifact: Artifact) -> None:
     model = Model(artifact, loader.load(artifact, "cpu"))
     _ = model.neighbors, model.thumbnails  # checks that they load as they do in the service
-    difference = model.drift
+    difference = model.golden_difference
     if not difference <= MAX_EXPORT_DIFFERENCE:
         raise ArtifactError(
             f"{artifact.graph} predicts differently from the trained network: its probabilities differ by {difference:.2g};"

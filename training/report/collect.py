@@ -20,7 +20,7 @@ from graft.training.interpret import collect
 from graft.training.report.render import ConfigLine, Reproduction, RunReport, read_epochs
 from graft.training.results import Evaluation, format_points
 from graft.training.runs.lifecycle import library_versions
-from graft.training.runs.run_folder import PLAN, read_json
+from graft.training.runs.run_folder import DECISIONS, read_json
 from graft.training.strategies.auto import SelectionResult
 from graft.training.strategies.context import TrainingContext, uses_gpu
 from graft.training.strategies.trained_model import TrainedModel
@@ -33,8 +33,8 @@ HIDDEN_FIELDS = {
     "from_scratch",
     "random_init",
     "seed",
-    "find_rates",
-    "averaging_interval",
+    "lr_find",
+    "ema_interval",
 }  # of a FineTuneConfig
 
 
@@ -147,8 +147,8 @@ def _config_lines(context: TrainingContext, selection: SelectionResult) -> list[
         ConfigLine("C of the probe (inverse regularization strength)", f"{best.C:g}", derived=True),
         ConfigLine("features of the probe", f"{best.feature_set}, {best.kind}", derived=True),
     ]
-    decisions = read_json(context.folder.path / PLAN)
-    if plan := decisions.get(f"plan of {selection.model.strategy}"):
+    decisions = read_json(context.folder.path / DECISIONS)
+    if plan := decisions.get(f"config of {selection.model.strategy}"):
         config += _finetune_config_lines(FineTuneConfig.model_validate(plan), options)
     return config
 

@@ -16,8 +16,8 @@ from graft.service.artifact import MANIFEST
 from graft.training.config.recipe import Recipe
 from graft.training.runs import latest
 from graft.training.runs.run_folder import (
+    DECISIONS,
     PACKAGE,
-    PLAN,
     RECIPE,
     RUN,
     SPLITS,
@@ -178,7 +178,7 @@ def _clean_up(path: Path) -> None:
 
 def _discard(path: Path) -> None:
     """Removes a folder without a started run, unless it contains other files."""
-    for name in (RUN, RECIPE, PLAN, LOCK):
+    for name in (RUN, RECIPE, DECISIONS, LOCK):
         (path / name).unlink(missing_ok=True)
     with suppress(OSError):
         path.rmdir()

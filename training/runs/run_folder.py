@@ -1,7 +1,7 @@
 """Files of a run folder, and checks that a resumed run is the same run.
 
-`run.json` has the metadata, `recipe.yaml` the options, `splits.csv` the split of each image, and `plan.json` the decisions made
-during the run. All are written atomically. A run counts as started once `splits.csv` exists.
+`run.json` has the metadata, `recipe.yaml` the options, `splits.csv` the split of each image, and `decisions.json` the decisions
+made during the run. All are written atomically. A run counts as started once `splits.csv` exists.
 """
 
 import csv
@@ -21,7 +21,7 @@ from graft.training.runtime.progress import log
 T = TypeVar("T")
 Row = tuple[str, object, object]
 
-RUN, RECIPE, SPLITS, PLAN, PACKAGE = "run.json", "recipe.yaml", "splits.csv", "plan.json", "package"
+RUN, RECIPE, SPLITS, DECISIONS, PACKAGE = "run.json", "recipe.yaml", "splits.csv", "decisions.json", "package"
 
 
 class RunError(ValueError):
@@ -53,12 +53,12 @@ class RunFolder:
         Args:
             make: makes the decision; returns a JSON-serializable value.
         """
-        if name not in read_json(self.path / PLAN):
-            original = read_json(self.replay_of / PLAN) if self.replay_of else {}
+        if name not in read_json(self.path / DECISIONS):
+            original = read_json(self.replay_of / DECISIONS) if self.replay_of else {}
             value = original[name] if name in original else make()
             # Read again, because `make` may have recorded other decisions.
-            atomic_files.write_text(self.path / PLAN, to_json(read_json(self.path / PLAN) | {name: value}))
-        decision: T = read_json(self.path / PLAN)[name]  # read back, so that its type is the same as after a resume
+            atomic_files.write_text(self.path / DECISIONS, to_json(read_json(self.path / DECISIONS) | {name: value}))
+        decision: T = read_json(self.path / DECISIONS)[name]  # read back, so that its type is the same as after a resume
         return decision
 
     def check_fingerprint(self, fingerprint: dict[str, object]) -> None:
@@ -125,7 +125,7 @@ class RunFolder:
         writer.writerow(["path", "label", "split", "sha256"])
         for name, samples in splits.to_dict().items():
             writer.writerows([sample.path, _label_text(dataset, sample), name, sample.digest.hex()] for sample in samples)
-        writer.writerows([path, "", f"left out: {reason}", ""] for path, reason in sorted(excluded.items()))
+        writer.writerows([path, "", f"excluded: {reason}", ""] for path, reason in sorted(excluded.items()))
         atomic_files.write_text(self.path / SPLITS, text.getvalue())
 
 

@@ -77,7 +77,7 @@ def train_network(context: TrainingContext, probe_result: ProbeResult, strategy:
     )
     network, default = build_network(context, probe_result, strategy, epochs)
     config = FineTuneConfig.model_validate(
-        context.folder.decide_once(f"plan of {strategy}", lambda: fit_to_machine(context, network, default))
+        context.folder.decide_once(f"config of {strategy}", lambda: fit_to_machine(context, network, default))
     )
     log(describe(config))
     recipe, run = context.recipe.model_copy(update={"strategy": strategy, "epochs": epochs}), context.folder.path / strategy
@@ -119,7 +119,7 @@ def fit_to_machine(context: TrainingContext, network: "Network", default: FineTu
 
     exported, gpu = context.exported, uses_gpu(context.recipe)
     config = batch_size_finder.fit_batch_size(network, default, exported.preprocessing.crop, batch_size_finder.free_memory(gpu))
-    if config.find_rates:
+    if config.lr_find:
         datamodule = DataModule(context.dataset, context.splits, exported.preprocessing, config, gpu)
         config = lr_find(network, datamodule.train_dataloader(), config, gpu)
     return config.model_dump(mode="json")

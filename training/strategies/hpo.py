@@ -42,7 +42,7 @@ def check(recipe: Recipe) -> None:
             f"--search tunes fine-tuning, which --strategy {recipe.strategy} may not run."
             " Use it with --strategy finetune-last, finetune or scratch."
         )
-    if recipe.find_rates:
+    if recipe.lr_find:
         raise ValueError("--search already tunes the learning rates; remove --find-rates.")
     if not search_space(recipe):
         raise ValueError("--search has nothing to tune: every hyperparameter is set. Remove at least one of them.")
@@ -63,7 +63,7 @@ def search(
         return ""
     folder = context.folder
     default = folder.decide_once(
-        f"plan of {strategy} before its search",
+        f"config of {strategy} before its search",
         lambda: finetune.fit_to_machine(context, *finetune.build_network(context, probe_result, strategy, epochs)),
     )
     config = FineTuneConfig.model_validate(default)
@@ -71,11 +71,11 @@ def search(
     def run_search() -> dict[str, object]:
         network, _ = finetune.build_network(context, probe_result, strategy, epochs)
         trials = _run_trials(context, network, config, remaining_s)
-        return {"plan": _best_config(config, trials).model_dump(mode="json"), "told": hpo_trials.summarize(trials)}
+        return {"config": _best_config(config, trials).model_dump(mode="json"), "summary": hpo_trials.summarize(trials)}
 
     decision = folder.decide_once(f"search of {strategy}", run_search)
-    folder.decide_once(f"plan of {strategy}", lambda: decision["plan"])
-    return str(decision["told"])
+    folder.decide_once(f"config of {strategy}", lambda: decision["config"])
+    return str(decision["summary"])
 
 
 def _run_trials(
@@ -118,7 +118,7 @@ def _run_trial(context: TrainingContext, network: "Network", config: FineTuneCon
         return TrialRecord("diverged", (), time.monotonic() - started, params)
     losses = _read_losses(run / "metrics.csv")
     pruned = len(losses) < config.epochs and prune(list(losses))
-    return TrialRecord("given up" if pruned else "complete", losses, time.monotonic() - started, params)
+    return TrialRecord("pruned" if pruned else "complete", losses, time.monotonic() - started, params)
 
 
 def _best_config(config: FineTuneConfig, trials: list[TrialRecord]) -> FineTuneConfig:

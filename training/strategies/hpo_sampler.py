@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # In the order in which they are printed.
 TUNABLE = (
     "head_lr",
-    "backbone_rate",
+    "backbone_lr",
     "layer_decay",
     "weight_decay",
     "dropout",
@@ -29,7 +29,7 @@ TUNABLE = (
     "augment",
 )
 # Log-uniform, from the default divided by this factor to the default times it.
-LOG_UNIFORM_FACTOR = {"head_lr": 5.0, "backbone_rate": 5.0, "weight_decay": 10.0}
+LOG_UNIFORM_FACTOR = {"head_lr": 5.0, "backbone_lr": 5.0, "weight_decay": 10.0}
 # Uniform from 0: maximum and step.
 UNIFORM_RANGES = {"dropout": (0.5, 0.1), "label_smoothing": (0.2, 0.05), "mixup": (0.4, 0.1)}
 MIN_LAYER_DECAY = 0.01

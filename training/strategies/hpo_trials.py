@@ -10,10 +10,10 @@ from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import format_duration
 
 Params = dict[str, float | str]
-TrialStatus = Literal["complete", "given up", "diverged"]
+TrialStatus = Literal["complete", "pruned", "diverged"]
 PARAM_LABELS = {
     "head_lr": "head lr",
-    "backbone_rate": "backbone lr",
+    "backbone_lr": "backbone lr",
     "layer_decay": "layer decay",
     "weight_decay": "weight decay",
     "dropout": "dropout",
@@ -61,7 +61,7 @@ def save(trials: list[TrialRecord], path: Path) -> None:
     """Writes the file atomically: one row per trial with its loss, its losses by epoch and its hyperparameters."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "ending", "log_loss", "seconds", "by_epoch", *trials[0].params])
+    writer.writerow(["trial", "status", "log_loss", "seconds", "by_epoch", *trials[0].params])
     for number, trial in enumerate(trials, 1):
         loss = trial.loss if trial.losses else ""
         by_epoch = " ".join(map(repr, trial.losses))
@@ -70,7 +70,7 @@ def save(trials: list[TrialRecord], path: Path) -> None:
 
 
 def _parse_row(row: dict[str, str]) -> TrialRecord:
-    [status] = [allowed for allowed in get_args(TrialStatus) if allowed == row["ending"]]
+    [status] = [allowed for allowed in get_args(TrialStatus) if allowed == row["status"]]
     params = {name: _parse_value(row[name]) for name in row if name in PARAM_LABELS}
     return TrialRecord(status, tuple(map(float, row["by_epoch"].split())), float(row["seconds"]), params)
 
@@ -94,7 +94,7 @@ def progress_line(trials: list[TrialRecord], n_trials: int, epochs: int) -> str:
     number, trial = len(trials), trials[-1]
     outcome = {
         "complete": f"log-loss {trial.loss:.4f} at epoch {1 + _best_epoch(trial)}/{epochs}",
-        "given up": f"pruned after epoch {len(trial.losses)}/{epochs}, log-loss {trial.loss:.4f}",
+        "pruned": f"pruned after epoch {len(trial.losses)}/{epochs}, log-loss {trial.loss:.4f}",
         "diverged": "diverged",
     }[trial.status]
     best = ", the best so far" if number > 1 and best_trial(trials) == number - 1 else ""

@@ -92,7 +92,7 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext) -> Trained
     references = context.reference_samples
     return calibrate_and_score(
         strategy=probe_result.strategy,
-        backbone=exported.backbone.model_copy(update={"sees": head_input}),
+        backbone=exported.backbone.model_copy(update={"head_input": head_input}),
         preprocessing=exported.preprocessing,
         network=network,
         graph=linear_probe.append_head(exported.graph, head, head_input),

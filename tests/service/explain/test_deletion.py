@@ -21,7 +21,7 @@ def visible_share(pixels: np.ndarray) -> float:
 def test_correct_map_scores_lower_than_its_transforms():
     result = deletion(visible_share, BLACK, CORRECT, GRAY)
     assert result.score < 0.2
-    assert result.chance > 0.4
+    assert result.baseline > 0.4
     assert result.explains
 
 
@@ -49,7 +49,7 @@ def test_constant_and_inverted_maps_are_rejected(map):
 
 def test_constant_probability_is_rejected():
     result = deletion(lambda _: 0.7, BLACK, CORRECT, GRAY)
-    assert (result.score, result.chance, result.beaten) == (pytest.approx(0.7), pytest.approx(0.7), 0)
+    assert (result.score, result.baseline, result.fraction_beaten) == (pytest.approx(0.7), pytest.approx(0.7), 0)
     assert not result.explains
 
 

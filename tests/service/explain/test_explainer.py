@@ -46,11 +46,11 @@ def test_mean_of_cam_plus_bias_is_the_logit(model, explainer, clothes):
 
 
 @pytest.mark.parametrize(
-    ("name", "sees", "shape"),
+    ("name", "head_input", "shape"),
     [("resnet18", "last", (2, 2)), ("resnet18", "all", (2, 2)), ("swin_tiny_patch4_window7_224", "all", (2, 2))],
 )
-def test_mean_of_cam_plus_bias_is_the_logit_for_other_networks(pack, encode, name, sees, shape):
-    package = pack(name, sees)
+def test_mean_of_cam_plus_bias_is_the_logit_for_other_networks(pack, encode, name, head_input, shape):
+    package = pack(name, head_input)
     noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
     expected = logits(package, noise)
     for label in (0, 9):
@@ -97,13 +97,13 @@ def test_explanation_has_the_image_metadata(model, explainer, encode, photo):
 
 def test_cancelled_explanation_does_not_start(model, explainer, encode, photo):
     with pytest.raises(Cancelled):
-        explainer.explain(model.decode(encode(photo)), wanted=lambda: False)
+        explainer.explain(model.decode(encode(photo)), should_continue=lambda: False)
 
 
 def test_occlusion_stops_when_cancelled(model, explainer, encode, photo):
     continues = iter([True] * 7)
     with pytest.raises(Cancelled):
-        explainer.explain(model.decode(encode(photo)), method="occlusion", wanted=lambda: next(continues, False))
+        explainer.explain(model.decode(encode(photo)), method="occlusion", should_continue=lambda: next(continues, False))
     assert next(continues, None) is None
     assert explainer.explain(model.decode(encode(photo))).method == "cam"
 
@@ -117,7 +117,7 @@ def test_deletion_stops_when_cancelled(model, explainer, encode, photo):
 
 def test_deletion_curve_starts_at_the_labels_probability(model, explainer, clothes):
     found = explainer.explain(model.decode(clothes[3][1]), 3)
-    score = explainer.deletion(found, steps=4, moves=2)
+    score = explainer.deletion(found, n_steps=4, n_random_maps=2)
     assert len(score.probabilities) == 5
     assert score.probabilities[0] == pytest.approx(found.probability, abs=1e-6)
 

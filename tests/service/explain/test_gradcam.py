@@ -129,7 +129,7 @@ def test_gradcam_of_a_pooled_network_needs_no_torch(fitted):
 
 
 @pytest.mark.parametrize(
-    ("name", "sees", "shape"),
+    ("name", "head_input", "shape"),
     [
         ("resnet18", "all", (2, 2)),
         ("lcnet_035", "last", (2, 2)),
@@ -137,8 +137,8 @@ def test_gradcam_of_a_pooled_network_needs_no_torch(fitted):
         ("vit_tiny_patch16_224", "last", (4, 4)),
     ],
 )
-def test_gradcam_of_other_networks(pack, encode, name, sees, shape):
-    package = pack(name, sees)
+def test_gradcam_of_other_networks(pack, encode, name, head_input, shape):
+    package = pack(name, head_input)
     noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
     found = Explainer(package.artifact).explain(package.decode(noise), 3, "gradcam")
     assert (found.map.shape, found.map.dtype) == (shape, np.float32)

@@ -606,7 +606,7 @@ def test_problem_has_the_clients_request_id(client):
 def test_model_description(client, model):
     found = client.get("/v1/model").json()
     assert (found["sha256"], found["labels"]) == (model.manifest.sha256, list(model.manifest.labels))
-    assert (found["device"], found["drift"]) == (model.engine.device, model.drift)
+    assert (found["device"], found["golden_difference"]) == (model.engine.device, model.golden_difference)
     assert found["scores"]["test"]["n"] == 500
     assert found["calibration"] == json.loads(model.manifest.calibration.model_dump_json())
     assert (found["multilabel"], found["temperature"]) == (False, model.manifest.temperature)

@@ -43,7 +43,7 @@ def test_golden_samples_are_never_unpickled(tmp_path):
 
 
 def test_drift_is_small_on_the_packaging_machine(model):
-    assert model.drift < 1e-4
+    assert model.golden_difference < 1e-4
 
 
 def test_a_package_with_changed_golden_logits_is_rejected(package):
@@ -67,13 +67,13 @@ def test_golden_logits_within_the_tolerance_are_accepted(package):
     golden = GoldenSamples.load(package / GOLDEN)
     replace(golden, logits=golden.logits * np.float32(1.001)).save(package / GOLDEN)
     reseal(package, tolerance=0.01)
-    assert 1e-6 < load(package).drift <= 0.01
+    assert 1e-6 < load(package).golden_difference <= 0.01
 
 
 def set_fidelity(package: Path, **moved: float) -> None:
     """Sets the measured probability shift of some precisions, with no changed predictions."""
     seen = read(package).manifest.fidelity["f32"]
-    fidelity = {"f32": seen} | {name: seen.model_copy(update={"moved": most}) for name, most in moved.items()}
+    fidelity = {"f32": seen} | {name: seen.model_copy(update={"max_probability_shift": most}) for name, most in moved.items()}
     reseal(package, fidelity=fidelity)
 
 

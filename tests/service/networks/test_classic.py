@@ -62,7 +62,7 @@ def test_it_is_registered(name: str):
 def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str):
     torch.manual_seed(0)
     learner, side = network(name), ZOO[name][3]
-    recipe = Recipe(batch_size=4, backbone_rate=1e-4, head_lr=1e-3)
+    recipe = Recipe(batch_size=4, backbone_lr=1e-4, head_lr=1e-3)
     groups = param_groups.param_groups(learner, resolve_config(recipe, DataStats(n_images=200, counts=(70, 70, 60))))
     batch, labels = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     before = {key: tensor.clone() for key, tensor in learner.named_parameters() if tensor.ndim > 1}

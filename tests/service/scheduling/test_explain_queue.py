@@ -32,7 +32,7 @@ def test_deletion_score_on_request(client, t_shirt):
     assert len(deletion["probabilities"]) == 9
     assert deletion["probabilities"][0] == pytest.approx(answer["probability"], abs=1e-6)
     assert deletion["score"] == pytest.approx(np.trapezoid(deletion["probabilities"], dx=1 / 8))
-    assert deletion["explains"] is (deletion["beaten"] >= 0.9)
+    assert deletion["explains"] is (deletion["fraction_beaten"] >= 0.9)
 
 
 def test_png_ignores_deletion(client, t_shirt):

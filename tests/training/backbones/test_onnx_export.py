@@ -54,7 +54,7 @@ def test_exported_outputs_match_torch_at_another_input_size(
         assert onnx_outputs[output].shape == (3, n_columns)
         assert np.abs(onnx_outputs[output] - tensor.numpy()).max() <= 1e-3 * max(1, np.abs(onnx_outputs[output]).max())
     np.testing.assert_allclose(torch_outputs[1], vectors, atol=1e-5)
-    map_names = exported.backbone.model_copy(update={"sees": "all"}).map_outputs
+    map_names = exported.backbone.model_copy(update={"head_input": "all"}).map_outputs
     assert set(onnx_outputs) == {VECTORS, STAGES, *map_names}
     means = np.concatenate([onnx_outputs[name].mean(axis=(2, 3)) for name in map_names], axis=1) if pooled else np.zeros((3, 0))
     expected = np.concatenate([onnx_outputs[STAGES], onnx_outputs[VECTORS]], axis=1)[:, : means.shape[1]]

@@ -13,8 +13,8 @@ def test_every_open_value_is_derived():
     found = resolve_config(Recipe(), FEW)
     assert None not in found.model_dump().values()
     assert (found.batch_size, found.steps_per_epoch, found.epochs, found.total_steps) == (16, 12, 20, 240)
-    assert (found.head_lr, found.backbone_rate, found.layer_decay) == (0.00071, 0.00014, 0.1)
-    assert (found.augment, found.balance, found.frozen_norm, found.unfreeze) == ("strong", "none", True, "all")
+    assert (found.head_lr, found.backbone_lr, found.layer_decay) == (0.00071, 0.00014, 0.1)
+    assert (found.augment, found.balance, found.freeze_bn, found.unfreeze) == ("strong", "none", True, "all")
 
 
 @pytest.mark.parametrize(
@@ -25,24 +25,24 @@ def test_every_open_value_is_derived():
         ("unfreeze", "last"),
         ("optimizer", "sgd"),
         ("head_lr", 0.5),
-        ("backbone_rate", 0.25),
+        ("backbone_lr", 0.25),
         ("layer_decay", 0.9),
         ("schedule", "plateau"),
         ("warmup", 0.0),
         ("weight_decay", 0.0),
-        ("clip", 9.0),
+        ("clip_grad", 9.0),
         ("dropout", 0.0),
         ("label_smoothing", 0.0),
         ("mixup", 0.4),
         ("cutmix", 0.6),
-        ("frozen_norm", False),
+        ("freeze_bn", False),
         ("patience", 1),
         ("balance", "sampling"),
         ("augment", "none"),
         ("flips", False),
         ("rotations", False),
         ("augment_corruptions", ("rotation", "blur")),
-        ("find_rates", True),
+        ("lr_find", True),
         ("pixel_cache", 0.0),
         ("seed", 9),
     ],
@@ -53,13 +53,13 @@ def test_every_set_value_is_kept(name: str, value: object):
 
 
 def test_averaging_can_be_turned_off():
-    assert resolve_config(Recipe(), FEW).averaging == 0.9583
-    assert resolve_config(Recipe(averaging=False), FEW).averaging == 0.0
+    assert resolve_config(Recipe(), FEW).ema_decay == 0.9583
+    assert resolve_config(Recipe(ema=False), FEW).ema_decay == 0.0
 
 
 def test_requested_averaging_also_applies_to_a_short_run():
-    assert resolve_config(Recipe(epochs=1), FEW).averaging == 0.0
-    assert resolve_config(Recipe(epochs=1, averaging=True), FEW).averaging == 0.5
+    assert resolve_config(Recipe(epochs=1), FEW).ema_decay == 0.0
+    assert resolve_config(Recipe(epochs=1, ema=True), FEW).ema_decay == 0.5
 
 
 def test_finetune_last_trains_the_last_layers_only():
@@ -69,7 +69,7 @@ def test_finetune_last_trains_the_last_layers_only():
 def test_scratch_from_pretrained_weights_trains_all_layers_at_the_full_rate():
     found = resolve_config(Recipe(strategy="scratch"), FEW)
     assert (found.from_scratch, found.random_init) == (True, False)
-    assert (found.head_lr, found.layer_decay, found.frozen_norm) == (found.backbone_rate, 1.0, False)
+    assert (found.head_lr, found.layer_decay, found.freeze_bn) == (found.backbone_lr, 1.0, False)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_config_survives_a_json_round_trip():
 
 def test_config_rejects_nan():
     with pytest.raises(ValidationError):
-        FineTuneConfig.model_validate(resolve_config(Recipe(), FEW).model_dump() | {"clip": float("nan")})
+        FineTuneConfig.model_validate(resolve_config(Recipe(), FEW).model_dump() | {"clip_grad": float("nan")})
 
 
 def test_description_has_three_lines():
@@ -114,7 +114,7 @@ def test_description_has_three_lines():
 
 
 def test_disabled_options_are_not_described():
-    disabled = {"flips": False, "rotations": False, "averaging": False, "frozen_norm": False}
+    disabled = {"flips": False, "rotations": False, "ema": False, "freeze_bn": False}
     chosen = {"strategy": "finetune-last", "schedule": "plateau", "optimizer": "sgd", "mixup": 0.2}
     data, optimizer, regularization = describe(resolve_config(Recipe.model_validate(disabled | chosen), FEW)).splitlines()
     assert data.endswith("strong (crop), mixup 0.2")

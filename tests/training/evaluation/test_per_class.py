@@ -20,7 +20,7 @@ TARGETS = np.array([0, 0, 1, 1, 2])
 
 def calibrated(*thresholds: float | None, sets: bool = True) -> Calibration:
     return Calibration(
-        wanted_precision=0.95,
+        target_precision=0.95,
         thresholds=thresholds,
         coverage=0.9 if sets else None,
         set_threshold=0.5 if sets else None,

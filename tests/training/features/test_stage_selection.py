@@ -124,7 +124,7 @@ def test_onnx_and_torch_outputs_equal_the_heads(exported: ExportedBackbone, tmp_
 
     (tmp_path / "model.onnx").write_bytes(append_head(exported.graph, head, candidate.head_input))
     onnx_outputs = OpenVinoEngine(tmp_path / "model.onnx")(batch)
-    backbone = exported.backbone.model_copy(update={"sees": candidate.head_input})
+    backbone = exported.backbone.model_copy(update={"head_input": candidate.head_input})
     network = networks.build(backbone, 3, exported.preprocessing)
     network.load_state_dict(load_file(exported.weights), strict=False)
     set_head(network, head)
@@ -161,7 +161,7 @@ def test_package_stores_the_heads_input(fitted, exported: ExportedBackbone, tmp_
 
     model = dataclasses.replace(
         fitted.trained,
-        backbone=exported.backbone.model_copy(update={"sees": "all"}),
+        backbone=exported.backbone.model_copy(update={"head_input": "all"}),
         network=network,
         graph=append_head(exported.graph, head, "all"),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
@@ -170,7 +170,7 @@ def test_package_stores_the_heads_input(fitted, exported: ExportedBackbone, tmp_
     splits = Splits(*[dataset.samples[:8]] * 3)
     writer.write(with_predictions(model, dataset, splits), dataset, splits, "stages", tmp_path / "package")
     artifact = read(tmp_path / "package")
-    assert (artifact.manifest.backbone.sees, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
+    assert (artifact.manifest.backbone.head_input, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
     batch = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
     with torch.inference_mode():
         logits, _ = networks.load(artifact).eval()(torch.from_numpy(batch))

@@ -38,7 +38,7 @@ from graft.training.strategies.probe import ProbeResult
 from graft.training.strategies.trained_model import TrainedModel
 
 RECIPE = Recipe(
-    strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_lr=1e-3, backbone_rate=2e-4
+    strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_lr=1e-3, backbone_lr=2e-4
 )
 
 
@@ -122,7 +122,7 @@ def misled(start: Start, run: Path) -> Learned:
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias.copy_(torch.tensor([8.0, 0.0, 0.0]))
-    return trained(network, start, run, head_lr=1e-2, backbone_rate=1e-4)
+    return trained(network, start, run, head_lr=1e-2, backbone_lr=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def learned(start: Start, tmp_path_factory) -> Learned:
 @pytest.fixture(scope="module")
 def diverged_run(start: Start, tmp_path_factory) -> Learned:
     """A run with learning rates so high that every epoch is worse than the probe."""
-    return trained(start.network(), start, tmp_path_factory.mktemp("diverged_run"), backbone_rate=0.5, head_lr=5.0, patience=2)
+    return trained(start.network(), start, tmp_path_factory.mktemp("diverged_run"), backbone_lr=0.5, head_lr=5.0, patience=2)
 
 
 def test_missing_metrics_of_a_killed_run_are_written_on_resume(start: Start, tmp_path: Path, monkeypatch):

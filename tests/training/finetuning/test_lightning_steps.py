@@ -66,7 +66,7 @@ def network() -> Network:
 
 
 def planned(multilabel: bool = False, **choices: object) -> FineTuneConfig:
-    usual = {"batch_size": 16, "epochs": 3, "averaging": False, "strategy": "scratch", "layer_decay": 1}
+    usual = {"batch_size": 16, "epochs": 3, "ema": False, "strategy": "scratch", "layer_decay": 1}
     facts = DataStats(n_images=N_IMAGES, counts=(32, 32), multilabel=multilabel)
     return resolve_config(Recipe.model_validate({**usual, **choices}), facts)
 
@@ -91,20 +91,20 @@ def trained(network: Network, chosen: FineTuneConfig, run: Path) -> tuple[FineTu
         {"balance": "logits"},
         {"balance": "weights"},
         {"mixup": 0.2, "cutmix": 1.0},
-        {"averaging": True},
+        {"ema": True},
         {"unfreeze": "last"},
         {"multilabel": True},
         {"multilabel": True, "balance": "weights", "mixup": 0.2, "label_smoothing": 0.1},
     ],
 )
 def test_every_recipe_separates_bright_from_dark(network: Network, tmp_path: Path, choices: dict):
-    _, recorded = trained(network, planned(**{"head_lr": 3e-3, "backbone_rate": 3e-3, **choices}, epochs=12), tmp_path)
+    _, recorded = trained(network, planned(**{"head_lr": 3e-3, "backbone_lr": 3e-3, **choices}, epochs=12), tmp_path)
     assert recorded.metrics[-1]["val/accuracy"] >= 0.9
 
 
 def test_multilabel_accuracy_is_the_fraction_of_correct_predictions(network: Network, tmp_path: Path):
-    _, recorded = trained(network, planned(multilabel=True, epochs=1, head_lr=1e-9, backbone_rate=1e-9), tmp_path)
-    module, _ = trained(network, planned(multilabel=True, epochs=1, head_lr=1e-9, backbone_rate=1e-9), tmp_path)
+    _, recorded = trained(network, planned(multilabel=True, epochs=1, head_lr=1e-9, backbone_lr=1e-9), tmp_path)
+    module, _ = trained(network, planned(multilabel=True, epochs=1, head_lr=1e-9, backbone_lr=1e-9), tmp_path)
     images, targets = next(iter(DataLoader(Shades(True), N_IMAGES)))
     with torch.inference_mode():
         right = ((module.network.eval()(images)[0] > 0) == targets.bool()).float().mean()
@@ -119,7 +119,7 @@ def test_learning_rates_warm_up_and_decay_to_zero(network: Network, tmp_path: Pa
 
 
 def test_plateau_schedule_reduces_rates_only_without_improvement(network: Network, tmp_path: Path):
-    stuck = planned(schedule="plateau", warmup=0.25, epochs=4, head_lr=1e-12, backbone_rate=1e-12, frozen_norm=True, patience=2)
+    stuck = planned(schedule="plateau", warmup=0.25, epochs=4, head_lr=1e-12, backbone_lr=1e-12, freeze_bn=True, patience=2)
     _, recorded = trained(network, stuck, tmp_path)
     peak = 1e-12
     assert recorded.rates[:4] == pytest.approx([peak / 4, peak / 2, peak * 3 / 4, peak])
@@ -128,7 +128,7 @@ def test_plateau_schedule_reduces_rates_only_without_improvement(network: Networ
 
 
 def test_validation_uses_the_averaged_weights(network: Network, tmp_path: Path):
-    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "averaging_interval": 1})
+    chosen = planned(ema=True, epochs=1).model_copy(update={"ema_decay": 0.5, "ema_interval": 1})
     module, recorded = trained(network, chosen, tmp_path)
     average = recorded.stepped[0]
     for weight in recorded.stepped[1:]:
@@ -139,14 +139,14 @@ def test_validation_uses_the_averaged_weights(network: Network, tmp_path: Path):
 
 
 def test_average_is_updated_at_its_interval(network: Network, tmp_path: Path):
-    chosen = planned(averaging=True, epochs=1).model_copy(update={"averaging": 0.5, "averaging_interval": 2})
+    chosen = planned(ema=True, epochs=1).model_copy(update={"ema_decay": 0.5, "ema_interval": 2})
     _, recorded = trained(network, chosen, tmp_path)
     torch.testing.assert_close(recorded.validated[0], 0.5 * recorded.stepped[1] + 0.5 * recorded.stepped[3])
 
 
 def test_training_continues_from_the_raw_weights_after_validation(network: Network, tmp_path: Path):
     once, _ = trained(network, planned(epochs=2), tmp_path)
-    chosen = planned(epochs=2).model_copy(update={"averaging": 0.9, "averaging_interval": 1})
+    chosen = planned(epochs=2).model_copy(update={"ema_decay": 0.9, "ema_interval": 1})
     _, recorded = trained(network, chosen, tmp_path)
     torch.testing.assert_close(recorded.stepped[-1], once.network.head.weight.detach())
 
@@ -187,7 +187,7 @@ def test_error_of_a_non_finite_loss_has_step_and_learning_rates(network: Network
         def learning_loss(self, images: Tensor, targets: Tensor) -> Tensor:
             return super().train_loss(images, targets) * (number if self.global_step == 6 else 1.0)
 
-    module = Broken(copy.deepcopy(network), planned(head_lr=1e-3, backbone_rate=1e-3))
+    module = Broken(copy.deepcopy(network), planned(head_lr=1e-3, backbone_lr=1e-3))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(max_epochs=3, accelerator="cpu", default_root_dir=tmp_path, **quiet)
     with pytest.raises(Diverged, match=rf"The loss became {number} at step 6, learning rates \[0\.00\d+\]; try lower ones\.$"):

@@ -28,7 +28,7 @@ def planned(rate: float) -> FineTuneConfig:
     choices = {
         "optimizer": "sgd",
         "head_lr": rate,
-        "backbone_rate": rate,
+        "backbone_lr": rate,
         "label_smoothing": 0,
         "dropout": 0,
         "balance": "none",
@@ -74,7 +74,7 @@ def test_low_rates_are_raised_and_high_rates_are_lowered():
     low, high = (lr_find(network, batches(), planned(rate), gpu=False) for rate in (1e-3, 10.0))
     assert low.head_lr >= 3e-3
     assert high.head_lr <= 3.0
-    assert low.backbone_rate == low.head_lr
+    assert low.backbone_lr == low.head_lr
 
 
 def test_range_test_changes_neither_network_nor_random_state():

@@ -52,7 +52,7 @@ def test_network_without_layer_information_is_one_layer():
 
 
 def test_rates_rise_from_the_first_layer_to_the_head(resnet: Network):
-    groups = param_groups.param_groups(resnet, planned(layer_decay=0.1, backbone_rate=2e-4, head_lr=1e-3))
+    groups = param_groups.param_groups(resnet, planned(layer_decay=0.1, backbone_lr=2e-4, head_lr=1e-3))
     stem, last = next(resnet.backbone.parameters()), list(resnet.backbone.layer4.parameters())[-1]
     assert rate_of(groups, stem) == pytest.approx(2e-5)
     assert rate_of(groups, last) == pytest.approx(2e-4)
@@ -60,7 +60,7 @@ def test_rates_rise_from_the_first_layer_to_the_head(resnet: Network):
 
 
 def test_single_learning_rate_gives_two_groups(resnet: Network):
-    assert len(param_groups.param_groups(resnet, planned(layer_decay=1.0, backbone_rate=1e-3, head_lr=1e-3))) == 2
+    assert len(param_groups.param_groups(resnet, planned(layer_decay=1.0, backbone_lr=1e-3, head_lr=1e-3))) == 2
 
 
 def test_biases_and_norms_have_no_weight_decay(resnet: Network):

@@ -115,7 +115,7 @@ def make_validation_nan(network: Small, step: int) -> None:
 
 def test_epoch_with_nan_validation_loss_is_neither_saved_nor_best(photos: Photos, tmp_path: Path):
     with pytest.raises(Diverged, match="The validation loss became nan after epoch 2"):
-        photos.learn(Small(make_validation_nan), tmp_path, averaging=False)
+        photos.learn(Small(make_validation_nan), tmp_path, ema=False)
     assert kept(tmp_path) == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
 
 

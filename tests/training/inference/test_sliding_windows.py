@@ -72,10 +72,10 @@ def test_single_window_has_no_neighbors():
     assert np.isnan(neighbor_means(np.zeros((1, 2)), 10, np.ones((1, 3)))).all()
 
 
-@pytest.mark.parametrize(("name", "sees"), [("resnet18", "last"), ("resnet18", "all")])
-def test_window_over_the_whole_image_equals_the_networks_output(pack, monkeypatch, name: str, sees: str):
+@pytest.mark.parametrize(("name", "head_input"), [("resnet18", "last"), ("resnet18", "all")])
+def test_window_over_the_whole_image_equals_the_networks_output(pack, monkeypatch, name: str, head_input: str):
     monkeypatch.setattr(sliding_windows, "SCALES", (1.0, 2.0))
-    packed = pack(name, sees)
+    packed = pack(name, head_input)
     square = random_image(64, 64)
     [first, *_] = scan_dense(packed, square, feature_map_size(packed))
     expected = packed.engine(np.asarray(square)[None])

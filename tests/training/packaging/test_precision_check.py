@@ -29,7 +29,7 @@ def found(fitted, splits) -> dict[str, Fidelity]:
 
 
 def test_f32_is_the_reference(found):
-    assert (found["f32"].moved, found["f32"].changed, found["f32"].is_faithful) == (0, 0, True)
+    assert (found["f32"].max_probability_shift, found["f32"].n_changed, found["f32"].is_faithful) == (0, 0, True)
 
 
 def test_score_is_measured_on_the_test_images(found, fitted, splits):
@@ -44,7 +44,7 @@ def test_score_is_measured_on_the_test_images(found, fitted, splits):
 
 @pytest.mark.skipif("bf16" not in NATIVE, reason="this processor does not support bf16")
 def test_bf16_shifts_probabilities_slightly(found):
-    assert 1e-4 < found["bf16"].moved < 0.25
+    assert 1e-4 < found["bf16"].max_probability_shift < 0.25
     assert found["bf16"].score.n == 25
 
 
@@ -82,4 +82,4 @@ def test_no_probability_shift_exceeds_the_bound(logit):
     ("moved", "changed", "faithful"), [(0, 0, True), (0.01, 0, True), (0.011, 0, False), (0.001, 1, False)]
 )
 def test_negligible_shift_is_faithful(moved, changed, faithful):
-    assert Fidelity(moved=moved, changed=changed, score=SCORE).is_faithful is faithful
+    assert Fidelity(max_probability_shift=moved, n_changed=changed, score=SCORE).is_faithful is faithful

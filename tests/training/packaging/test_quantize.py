@@ -40,7 +40,7 @@ def test_int8_predictions_are_close_to_f32(written, clothes):
     assert (exact.engine.precision, quantized.engine.precision) == ("f32", "int8")
     same = [exact.classify(image, 1).ranked[0].label == quantized.classify(image, 1).ranked[0].label for _, image in clothes]
     assert sum(same) >= 8
-    assert quantized.drift > exact.drift
+    assert quantized.golden_difference > exact.golden_difference
 
 
 @needs_nncf

@@ -124,7 +124,7 @@ def test_skip_bad_excludes_and_records_corrupt_images(fitted, make_folder):
     (folder / "cat/000.png").write_bytes((folder / "cat/000.png").read_bytes()[:-400])
     result = fit.fit(folder, Path("mine"), PROBE.model_copy(update={"skip_bad": True}))
     [left_out] = [row for row in rows(result.run) if row["path"] == "cat/000.png"]
-    assert left_out["split"].startswith("left out: ")
+    assert left_out["split"].startswith("excluded: ")
     assert len(rows(result.run)) == 40
 
 
@@ -140,7 +140,7 @@ def test_dropped_duplicates_are_recorded_in_the_splits(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "dog/copy.png").write_bytes((folder / "cat/000.png").read_bytes())
     result = fit.fit(folder, Path("mine"), PROBE.model_copy(update={"drop_duplicates": True}))
-    dropped = {row["path"] for row in rows(result.run) if row["split"] == "left out: conflict"}
+    dropped = {row["path"] for row in rows(result.run) if row["split"] == "excluded: conflict"}
     assert dropped == {"cat/000.png", "dog/copy.png"}
 
 

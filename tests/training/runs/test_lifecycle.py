@@ -138,7 +138,7 @@ def test_unfinished_files_of_a_killed_run_are_removed():
     (run / ".package-abc").mkdir()
     (run / ".package-abc" / "model.onnx").touch()
     (run / ".onnx-abc").mkdir()
-    (run / ".plan.json.123.tmp").touch()
+    (run / ".decisions.json.123.tmp").touch()
     with opened(resume=True):
         assert {path.name for path in run.glob(".*")} == {".lock"}
 

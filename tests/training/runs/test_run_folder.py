@@ -54,8 +54,8 @@ def test_replay_reuses_the_decisions_of_the_original_run(tmp_path: Path):
     again = RunFolder(after, replay_of=before)
     assert again.decide_once("speed", lambda: 99) == 30
     assert again.decide_once("new", lambda: 7) == 7
-    assert json.loads((after / "plan.json").read_text()) == {"speed": 30, "new": 7}
-    assert json.loads((before / "plan.json").read_text()) == {"speed": 30}
+    assert json.loads((after / "decisions.json").read_text()) == {"speed": 30, "new": 7}
+    assert json.loads((before / "decisions.json").read_text()) == {"speed": 30}
 
 
 def test_full_disk_keeps_earlier_decisions(tmp_path: Path):
@@ -63,7 +63,7 @@ def test_full_disk_keeps_earlier_decisions(tmp_path: Path):
     folder.decide_once("speed", lambda: 30)
     with file_size_limit(1000), pytest.raises(OSError, match="The disk is full"):
         folder.decide_once("long", lambda: "x" * 5000)
-    assert read_json(tmp_path / "plan.json") == {"speed": 30}
+    assert read_json(tmp_path / "decisions.json") == {"speed": 30}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_splits_file_has_digests_and_reasons_for_exclusion(photos: Path, tmp_pat
         rows = {row["path"]: row for row in csv.DictReader(file)}
     digests = {sample.path: sample.digest.hex() for sample in kept.samples}
     assert {path: row["sha256"] for path, row in rows.items() if row["sha256"]} == digests
-    assert rows["cat/000.png"] == {"path": "cat/000.png", "label": "", "split": "left out: over-limits", "sha256": ""}
+    assert rows["cat/000.png"] == {"path": "cat/000.png", "label": "", "split": "excluded: over-limits", "sha256": ""}
     assert rows["dog/000.png"]["label"] == "dog"
 
 

@@ -54,7 +54,7 @@ def test_excluded_files_are_recorded(cache, make_folder, tmp_path: Path):
         prepare(photos, folder(tmp_path / "one"), RECIPE)
     context = prepare(photos, folder(tmp_path / "two"), RECIPE.model_copy(update={"skip_bad": True}))
     assert context.audit.excluded == {"cat/000.png": "empty-file"}
-    assert "cat/000.png,,left out: empty-file," in (tmp_path / "two/splits.csv").read_text()
+    assert "cat/000.png,,excluded: empty-file," in (tmp_path / "two/splits.csv").read_text()
 
 
 def test_features_have_one_axis_for_views(cache, make_folder, tmp_path: Path):

@@ -31,7 +31,7 @@ class SearchRun:
 
     @property
     def decisions(self) -> dict[str, dict]:
-        return json.loads((self.run / "plan.json").read_text())
+        return json.loads((self.run / "decisions.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def read_trials(run_folder: Path) -> list[dict[str, str]]:
 
 
 def read_params(row: dict[str, str]) -> dict[str, float]:
-    names = ("head_lr", "backbone_rate", "layer_decay", "weight_decay", "label_smoothing", "mixup")
+    names = ("head_lr", "backbone_lr", "layer_decay", "weight_decay", "label_smoothing", "mixup")
     return {name: float(row[name]) for name in names}
 
 
@@ -82,12 +82,12 @@ def losses(run_folder: Path) -> list[float]:
 
 
 def test_first_trial_is_the_default_configuration(searched: SearchRun):
-    before = searched.decisions["plan of finetune before its search"]
+    before = searched.decisions["config of finetune before its search"]
     first = read_params(read_trials(searched.run)[0])
     assert {name: before[name] for name in first} == first
     assert first == {
         "head_lr": 0.0005,
-        "backbone_rate": 0.0001,
+        "backbone_lr": 0.0001,
         "layer_decay": 0.1,
         "weight_decay": 0.02,
         "label_smoothing": 0.1,
@@ -101,14 +101,14 @@ def test_trials_differ(searched: SearchRun):
 
 def test_hyperparameter_of_the_recipe_is_not_tuned(searched: SearchRun):
     assert {"dropout", "augment"} & read_trials(searched.run)[0].keys() == set()
-    plan = searched.decisions["plan of finetune"]
+    plan = searched.decisions["config of finetune"]
     assert (plan["dropout"], plan["augment"]) == (0.1, "none")
 
 
 def test_final_training_uses_the_best_trial_and_reaches_its_loss(searched: SearchRun):
     best = min(read_trials(searched.run), key=lambda row: float(row["log_loss"]))
     decisions = searched.decisions
-    assert decisions["plan of finetune"] == decisions["plan of finetune before its search"] | read_params(best)
+    assert decisions["config of finetune"] == decisions["config of finetune before its search"] | read_params(best)
     assert min(losses(searched.run)[1:]) == pytest.approx(float(best["log_loss"]), abs=1e-5)
 
 
@@ -173,16 +173,16 @@ def test_replay_reuses_the_result_without_a_search(searched: SearchRun, folder: 
 def test_diverged_trial_is_recorded_and_a_spent_budget_ends_the_search(photos: Path, folder: Path, capsys):
     diverging = {
         "head_lr": 10.0,
-        "backbone_rate": 10.0,
+        "backbone_lr": 10.0,
         "optimizer": "sgd",
-        "clip": 1e6,
+        "clip_grad": 1e6,
         "weight_decay": 10,
         "budget": "1s",
         "epochs": 8,
     }
     with pytest.raises(Diverged):  # so does the default configuration, which is kept
         fit.fit(photos, folder / "diverged", RECIPE.model_copy(update=diverging))
-    assert [(row["ending"], row["log_loss"]) for row in read_trials(folder / "diverged")] == [("diverged", "")]
+    assert [(row["status"], row["log_loss"]) for row in read_trials(folder / "diverged")] == [("diverged", "")]
     log = capsys.readouterr().err
     assert "only 1 of 3 trials fit in the budget; increase --budget to run more\n" in log
     assert "no trial finished: the default configuration is kept\n" in log
@@ -202,11 +202,11 @@ def test_missing_optuna_is_reported_before_data_are_read(tmp_path: Path, monkeyp
 
 def test_search_excludes_the_learning_rate_finder():
     with pytest.raises(ValueError, match="remove --find-rates"):
-        hpo.check(Recipe(strategy="finetune", search=3, find_rates=True))
+        hpo.check(Recipe(strategy="finetune", search=3, lr_find=True))
 
 
 def test_search_without_hyperparameters_is_rejected():
-    all_set = {"head_lr": 1e-3, "backbone_rate": 1e-3, "weight_decay": 0, "dropout": 0, "label_smoothing": 0, "mixup": 0}
+    all_set = {"head_lr": 1e-3, "backbone_lr": 1e-3, "weight_decay": 0, "dropout": 0, "label_smoothing": 0, "mixup": 0}
     with pytest.raises(ValueError, match="nothing to tune"):  # from scratch, layer decay is not tuned
         hpo.check(Recipe(strategy="scratch", search=3, augment="none", **all_set))
     hpo.check(Recipe(strategy="finetune", search=3, augment="none", **all_set))

@@ -14,8 +14,8 @@ def default_config(recipe: Recipe = RECIPE) -> FineTuneConfig:
     return resolve_config(recipe, DataStats(n_images=256, counts=(128, 128)))
 
 
-def finished(*losses: float, ending: str = "complete") -> TrialRecord:
-    return TrialRecord(ending, losses, 1.0, {})
+def finished(*losses: float, status: str = "complete") -> TrialRecord:
+    return TrialRecord(status, losses, 1.0, {})
 
 
 def sample(count: int, recipe: Recipe = RECIPE, loss=lambda params: 1.0) -> list[Params]:
@@ -30,7 +30,7 @@ def sample(count: int, recipe: Recipe = RECIPE, loss=lambda params: 1.0) -> list
 def test_first_trial_is_the_default_configuration():
     assert suggest([], RECIPE, default_config()) == {
         "head_lr": 1e-3,
-        "backbone_rate": 2e-4,
+        "backbone_lr": 2e-4,
         "layer_decay": 0.1,
         "weight_decay": 0.02,
         "dropout": 0.2,
@@ -44,7 +44,7 @@ def test_trials_stay_near_the_default_configuration():
     sampled = sample(25)
     for name, low, high in [
         ("head_lr", 2e-4, 5e-3),
-        ("backbone_rate", 4e-5, 1e-3),
+        ("backbone_lr", 4e-5, 1e-3),
         ("layer_decay", 0.01, 1),
         ("weight_decay", 0.002, 0.2),
         ("dropout", 0, 0.5),
@@ -105,7 +105,7 @@ FOUR = [finished(5.0, 4.0, 3.0, 2.0, 1.0, 1.0 + each) for each in range(4)]
         ([3.5, 9.0], FOUR, False),  # the best epoch counts
         ([9.0], FOUR, False),  # still in warm-up
         ([5.0, 4.5], FOUR[:3], False),  # too few to compare with
-        ([5.0, 4.5], [*FOUR[:3], finished(5.0, 9.0, ending="given up")], False),
+        ([5.0, 4.5], [*FOUR[:3], finished(5.0, 9.0, status="pruned")], False),
         ([5.0, 4.5], [], False),
     ],
 )

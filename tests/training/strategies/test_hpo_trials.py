@@ -8,7 +8,7 @@ from graft.training.strategies.hpo_trials import TrialRecord, best_trial, descri
 
 FIRST = TrialRecord("complete", (0.7, 0.1 + 0.2, 0.4), 12.3, {"head_lr": 0.001, "augment": "strong"})
 BETTER = TrialRecord("complete", (0.5, 0.25), 9.0, {"head_lr": 0.0021, "augment": "none"})
-PRUNED = TrialRecord("given up", (0.9,), 4.0, {"head_lr": 1e-05, "augment": "light"})
+PRUNED = TrialRecord("pruned", (0.9,), 4.0, {"head_lr": 1e-05, "augment": "light"})
 DIVERGED = TrialRecord("diverged", (), 2.0, {"head_lr": 0.005, "augment": "medium"})
 
 
@@ -25,7 +25,7 @@ def test_file_round_trips_exactly(tmp_path: Path):
 def test_file_is_a_readable_csv(tmp_path: Path):
     save([BETTER, DIVERGED], tmp_path / "search.csv")
     assert (tmp_path / "search.csv").read_text() == (
-        "trial,ending,log_loss,seconds,by_epoch,head_lr,augment\n"
+        "trial,status,log_loss,seconds,by_epoch,head_lr,augment\n"
         "1,complete,0.25,9.0,0.5 0.25,0.0021,none\n"
         "2,diverged,,2.0,,0.005,medium\n"
     )
@@ -38,7 +38,7 @@ def test_file_is_a_readable_csv(tmp_path: Path):
         ([FIRST], 0),
         ([FIRST, BETTER], 1),
         ([BETTER, FIRST, BETTER], 0),
-        ([FIRST, TrialRecord("given up", (0.1,), 1.0, {})], 0),
+        ([FIRST, TrialRecord("pruned", (0.1,), 1.0, {})], 0),
         ([DIVERGED, PRUNED], None),
         ([DIVERGED, FIRST], 1),
     ],
