@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     recipe = Recipe(
         strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, ema=True
     )
-    stats = DataStats(len(splits.train), dataset.counts(splits.train), dataset.multilabel, gpu=device == "cuda")
+    stats = DataStats(len(splits.train), dataset.counts(splits.train), dataset.multilabel, device=device)
     config = resolve_config(recipe, stats)
     # Fewer images and complete epochs: with limited batches, the workers would keep loading while the plain loop is timed.
     n_images = min(arguments.batches, config.steps_per_epoch) * config.batch_size

@@ -28,7 +28,7 @@ LEAKY = "leaky_service:Leaky"
 
 def table(result: SoakResult) -> str:
     first, last = result.snapshots[0], result.snapshots[-1]
-    n_requests = result.after.requests - result.pad_before.requests
+    n_requests = result.after.requests - result.before.requests
     lines = [
         f"{n_requests:,} requests in {result.seconds:g} s, {result.n_right:,} of them as expected (or the client"
         f" disconnected), {result.n_rejected} rejected; {first.mib:.0f} MiB at the start, {last.mib:.0f} MiB at the end",
@@ -54,7 +54,7 @@ def main() -> None:
     asks = request_mix(read_photos(arguments.images), corpus())
     findings = soak(arguments.package, asks, arguments.seconds, LOAD, LEAKY if arguments.leaky else SERVICE)
     print(json.dumps({**asdict(findings), "rows": findings.checks()}) if arguments.json else table(findings))
-    raise SystemExit(bool(findings.missed_targets()))
+    raise SystemExit(bool(findings.missed()))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Limit(BaseModel):
 
 
 ENV_PREFIX = "GRAFT_"
+DeviceSetting = Literal["auto", "cpu", "cuda"]
 LATEST_PACKAGE = Path("runs/latest/package")
 BENTO_PACKAGE = Path("runs/latest-package")  # the same package in a Bento: the Bento builder does not follow links
 PROJECT_ROOT = Path(__file__).parent.parent  # the directory that contains the code
@@ -43,7 +44,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     package: Path = Field(default_factory=default_package, description="the package directory to serve")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="device for inference")
+    device: DeviceSetting = Field(default="auto", description="device for inference")
     precision: Precision | Literal["auto"] = Field(
         default="auto", description="precision of inference; auto: the fastest that changes no prediction"
     )

@@ -158,7 +158,7 @@ async def _read_request(
         return await read(RequestReader(request, app_state.settings, app_state.upload_budget))
     finally:
         if reservation := request.scope.get("reservation"):
-            reservation.end()
+            reservation.release()
         app_state.metrics.stage_seconds.labels("read").observe(time.perf_counter() - start)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..artifact import Artifact, ArtifactError, Precision
 from ..networks import network
+from .devices import Device
 from .engine import LOGITS, VECTORS, Outputs, Pixels
 
 _DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -26,7 +27,7 @@ class CudaEngine:
     and pinned buffer, so that copies do not block each other.
     """
 
-    device = "cuda"
+    device: Device = "cuda"
     streams = 2
     max_batch = 64
 

@@ -1,10 +1,20 @@
-"""The CPUs and CUDA devices available to this process."""
+"""The devices that this process may use: its CPUs and CUDA devices."""
 
 import ctypes
 import math
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
+
+from ..settings import DeviceSetting
+
+Device = Literal["cpu", "cuda"]  # in torch's words
+
+
+def resolve_device(setting: DeviceSetting) -> Device:
+    """The device to use: "auto" is CUDA if there is a CUDA device, else the CPU."""
+    return setting if setting != "auto" else "cuda" if cuda_device_count() else "cpu"
 
 
 @cache

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Precision
+from .devices import Device
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -33,13 +34,13 @@ class Engine(Protocol):
     """A loaded network. Calls may come from several threads at once.
 
     Attributes:
-        device: "cpu" or "cuda".
+        device: where it runs.
         precision: numeric type of the computation.
         streams: number of calls that can run in parallel.
         max_batch: largest useful batch size.
     """
 
-    device: str
+    device: Device
     precision: Precision
     streams: int
     max_batch: int

@@ -3,18 +3,18 @@
 from pathlib import Path
 
 from ..artifact import Artifact, ArtifactError, Precision
-from .devices import cuda_device_count
+from .devices import Device
 from .engine import Engine
 from .openvino import OpenVinoEngine, openvino_core
 
 
-def load(artifact: Artifact, device: str = "auto", precision: Precision = "f32") -> Engine:
-    """Loads the engine for a device: "auto" is CUDA if available, else the CPU.
+def load(artifact: Artifact, device: Device, precision: Precision = "f32") -> Engine:
+    """Loads the engine for a device.
 
     Raises:
         ArtifactError: if the package or the device does not support the precision.
     """
-    if resolve_device(device) == "cuda":
+    if device == "cuda":
         from .cuda import CudaEngine
 
         return CudaEngine(artifact, precision)
@@ -30,12 +30,7 @@ def graph_path(artifact: Artifact, precision: Precision) -> Path:
     return artifact.int8_graph
 
 
-def resolve_device(device: str) -> str:
-    """Replaces "auto" by the device to use on this machine."""
-    return device if device != "auto" else "cuda" if cuda_device_count() else "cpu"
-
-
-def supported_precisions(device: str) -> tuple[Precision, ...]:
+def supported_precisions(device: Device) -> tuple[Precision, ...]:
     """The precisions that a device supports natively, without emulation; always includes f32."""
     if device == "cuda":
         from . import cuda

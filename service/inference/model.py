@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..artifact import MANIFEST, Artifact, ArtifactError, Manifest, Precision, read
 from ..imaging.preprocess import DecodedImage, ImageLimits, decode
+from ..settings import DeviceSetting
 from . import loader
+from .devices import Device, resolve_device
 from .engine import Engine, Outputs
 from .neighbors import NeighborIndex, Thumbnails
 from .postprocess import LabelProbability, above_threshold, label_names, prediction_set, rank, to_probabilities
@@ -189,7 +191,10 @@ class Model:
 
 
 def load(
-    path: Path, device: str = "auto", limits: ImageLimits = ImageLimits(), precision: Precision | Literal["auto"] = "auto"
+    path: Path,
+    device: DeviceSetting = "auto",
+    limits: ImageLimits = ImageLimits(),
+    precision: Precision | Literal["auto"] = "auto",
 ) -> Model:
     """Loads a package: verifies every byte and reproduces the golden probabilities.
 
@@ -200,15 +205,15 @@ def load(
         ArtifactError: if the package is damaged, the golden probabilities differ, or the device does not support the
             precision.
     """
-    artifact = read(path)
-    first, *others = _candidate_precisions(artifact.manifest, loader.resolve_device(device), precision)
-    model = Model(artifact, loader.load(artifact, device, first), limits)
+    artifact, resolved = read(path), resolve_device(device)
+    first, *others = _candidate_precisions(artifact.manifest, resolved, precision)
+    model = Model(artifact, loader.load(artifact, resolved, first), limits)
     if not model.passes:
         raise ArtifactError(
             f"{artifact.golden}: this machine's probabilities differ by {model.golden_difference:.2g} from the golden ones;"
             f" the tolerance is {model.golden_tolerance:.2g}. Compare the installed libraries with those in {path / MANIFEST}."
         )
-    selected = select_fastest([model, *(Model(artifact, loader.load(artifact, device, other), limits) for other in others)])
+    selected = select_fastest([model, *(Model(artifact, loader.load(artifact, resolved, other), limits) for other in others)])
     _ = selected.neighbors  # load now, not during the first request
     return selected
 
@@ -218,7 +223,7 @@ def select_fastest(models: Sequence[Model]) -> Model:
     return min((model for model in models if model.passes), key=lambda model: model.golden_check.seconds_per_image)
 
 
-def _candidate_precisions(manifest: Manifest, device: str, requested: Precision | Literal["auto"]) -> list[Precision]:
+def _candidate_precisions(manifest: Manifest, device: Device, requested: Precision | Literal["auto"]) -> list[Precision]:
     """The precisions to try, f32 first; or only the requested one. Raises ArtifactError if it is not supported."""
     supported = loader.supported_precisions(device)
     if requested == "auto":

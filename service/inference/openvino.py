@@ -12,7 +12,7 @@ from ..artifact import Precision
 
 if TYPE_CHECKING:
     import openvino
-from .devices import available_cpus
+from .devices import Device, available_cpus
 from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
 
 MAX_LATENCY_THREADS = 4  # with more threads, the work per thread is too small to pay off
@@ -102,7 +102,7 @@ class OpenVinoEngine:
     a second copy of the weights.
     """
 
-    device = "cpu"
+    device: Device = "cpu"
     max_batch = 1
 
     def __init__(self, graph: Path, streams: int | None = None, precision: Precision = "f32") -> None:

@@ -115,7 +115,7 @@ def test_results_of_other_benchmarks_are_kept(tmp_path: Path):
 
 def test_only_successful_responses_count():
     result = parse_output(f"Running 2s test\n{WRK_OUTPUT}\n", cpu_s=0.5)
-    assert (result.rate, result.broken, result.cpu_model) == (100.0, 13, 0.25)
+    assert (result.rate, result.broken, result.processor) == (100.0, 13, 0.25)
     assert (result.p50_ms, result.p99_ms) == (8.5, 20.0)
 
 
@@ -187,7 +187,7 @@ def test_probe_is_compared_with_the_best_epoch_of_fastai():
         FitResult("fastai fine_tune(4)", 270.0, 500.0, (0.90, 0.93, 0.91), 5.0, True),
     ]
     measured = targets(results, [0.92, 0.88, 0.95])
-    assert [target.results for target in measured] == pytest.approx([30.0, 6.75, 0.02, 0.92])
+    assert [target.found for target in measured] == pytest.approx([30.0, 6.75, 0.02, 0.92])
     assert [target.held for target in measured] == [True, False, True, True]
 
 

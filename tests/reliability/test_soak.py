@@ -26,18 +26,18 @@ def test_memory_growth_is_measured_per_request():
 
 
 def test_each_kind_of_growth_is_reported_by_name():
-    assert soak_result(AT_REST).missed_targets() == []
-    assert soak_result(AT_REST._replace(threads=16)).missed_targets() == ["extra threads"]
-    assert soak_result(AT_REST._replace(processes=6, descriptors=47)).missed_targets() == [
+    assert soak_result(AT_REST).missed() == []
+    assert soak_result(AT_REST._replace(threads=16)).missed() == ["extra threads"]
+    assert soak_result(AT_REST._replace(processes=6, descriptors=47)).missed() == [
         "extra processes",
         "extra descriptors",
     ]
-    assert soak_result(AT_REST._replace(files=3, series=176)).missed_targets() == [
+    assert soak_result(AT_REST._replace(files=3, series=176)).missed() == [
         "extra temporary files",
         "extra metric series",
     ]
-    assert soak_result(AT_REST, {"200: 500 internal": 1}).missed_targets() == ["unexpected responses"]
-    assert soak_result(AT_REST, log_errors=("Traceback",)).missed_targets() == ["errors in the log"]
+    assert soak_result(AT_REST, {"200: 500 internal": 1}).missed() == ["unexpected responses"]
+    assert soak_result(AT_REST, log_errors=("Traceback",)).missed() == ["errors in the log"]
 
 
 def small_requests(clothes: list[tuple[str, bytes]]) -> list[RequestSpec]:
@@ -51,7 +51,7 @@ def test_short_soak_passes_and_detects_a_leak(fitted, clothes, service, missed):
     result = soak(fitted.artifact.path, small_requests(clothes), 8, 0.2, service)
     print(result.checks(), result.unexpected, result.log_errors)
     assert result.n_right > 50
-    assert result.missed_targets() == missed
+    assert result.missed() == missed
 
 
 @pytest.mark.nightly
@@ -59,4 +59,4 @@ def test_short_soak_passes_and_detects_a_leak(fitted, clothes, service, missed):
 def test_three_minute_soak_passes_and_detects_a_leak(fitted, clothes, service, missed):
     result = soak(fitted.artifact.path, request_mix([encoded for _, encoded in clothes], corpus()), 180, 0.5, service)
     print(result.checks(), result.unexpected, result.log_errors)
-    assert result.missed_targets() == missed
+    assert result.missed() == missed

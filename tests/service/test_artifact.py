@@ -230,7 +230,7 @@ def test_an_invalid_manifest_is_rejected(package, content):
     assert f"{package / MANIFEST} is not a Graft manifest" in error_message(package)
 
 
-@pytest.mark.parametrize(("found", "shown"), [(1, "1"), (2, "2"), (3, "3"), (5, "5"), (0, "0"), ("3", "'3'"), (None, "None")])
+@pytest.mark.parametrize(("found", "shown"), [(1, "1"), (2, "2"), (3, "3"), (4, "4"), (0, "0"), ("3", "'3'"), (None, "None")])
 def test_an_unsupported_format_version_is_named(package, found, shown):
     edit(package, lambda fields: fields.update(format=found))
     assert f"{package / MANIFEST} has format {shown}; this Graft reads format {FORMAT_VERSION}" in error_message(package)
@@ -270,7 +270,7 @@ def test_a_link_to_a_package_directory_is_followed(package, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ("bag", "coat")}, "there are 2 labels, but 3 thresholds"),
+        ({"labels": ("bag", "coat")}, "2 labels, but 3 thresholds"),
         ({"multilabel": True}, "every label of a multilabel model needs a threshold"),
         ({"calibration": {"set_threshold": None}}, "a multiclass model needs a set_threshold"),
         ({"calibration": {"outlier_k": 0}}, "calibration.outlier_k"),
@@ -295,7 +295,7 @@ def test_format_1_is_rejected(package):
     del fields["calibration"], fields["multilabel"], fields["files"]["neighbors.npz"], fields["files"]["thumbnails.npz"]
     fields["format"] = 1
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 1; this Graft reads format 4. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 1; this Graft reads format 5. Install a matching Graft version." in error_message(package)
 
 
 def test_format_2_is_rejected(package):
@@ -306,7 +306,7 @@ def test_format_2_is_rejected(package):
     del fields["files"]["thumbnails.npz"], fields["backbone"]["pooled"]
     fields["format"] = 2
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 2; this Graft reads format 4. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 2; this Graft reads format 5. Install a matching Graft version." in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)

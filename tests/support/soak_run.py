@@ -132,7 +132,7 @@ class SoakResult:
 
     def checks(self) -> list[tuple[str, float, float, bool]]:
         """Name, value, limit, and whether the target was met."""
-        growth = {name: getattr(self.after, name) - getattr(self.before, name) for name in Snapshot._object_schema}
+        growth = {name: getattr(self.after, name) - getattr(self.before, name) for name in Snapshot._fields}
         return [
             (
                 "MiB per 1,000 requests",

@@ -14,7 +14,7 @@ from browser import (
 from playwright.sync_api import Page, expect
 
 site, browser, visit = browsing.site, browsing.browser, browsing.visit
-shirt, noise = browsing.shirt, browsing.noise
+noise = browsing.noise
 # The WCAG 2.2 contrast of every element with text against the first opaque background color.
 CONTRASTS = """() => {
   const parse = (color) => {

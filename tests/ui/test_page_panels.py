@@ -24,7 +24,6 @@ from browser import (
 from playwright.sync_api import Page, Route, expect
 
 site, browser, visit = browsing.site, browsing.browser, browsing.visit
-shirt = browsing.shirt
 
 
 def overlay(page: Page, x: float, y: float) -> list[int]:

@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from graft.service.inference.devices import Device
 from graft.training.config import hyperparameters
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe
 
@@ -20,14 +21,14 @@ class DataStats:
         counts: training images of each label, in the order of the labels.
         multilabel: whether an image may have several labels, or none.
         pretrained: whether the weights are pretrained, not random.
-        gpu: whether training runs on a GPU.
+        device: where training runs.
     """
 
     n_images: int
     counts: tuple[int, ...]
     multilabel: bool = False
     pretrained: bool = True
-    gpu: bool = False
+    device: Device = "cpu"
 
 
 class FineTuneConfig(BaseModel):
@@ -111,7 +112,7 @@ def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
         raise ValueError("--balance logits does not support multilabel data; choose weights, sampling or none.")
     random_init = not stats.pretrained or (recipe.strategy == "scratch" and recipe.init == "random")
     from_scratch = random_init or recipe.strategy == "scratch"
-    batch_size = _value_or_default(recipe.batch_size, hyperparameters.batch_size(stats.n_images, stats.gpu))
+    batch_size = _value_or_default(recipe.batch_size, hyperparameters.batch_size(stats.n_images, stats.device))
     default_epochs = hyperparameters.epochs(stats.n_images)
     epochs = _value_or_default(
         recipe.epochs, hyperparameters.random_init_epochs(default_epochs) if random_init else default_epochs

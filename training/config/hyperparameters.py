@@ -7,6 +7,8 @@ backbone also starts from random weights.
 
 import math
 
+from graft.service.inference.devices import Device
+
 BACKBONE_STRIDE = 32  # every backbone here halves its input five times
 
 
@@ -50,9 +52,9 @@ LABEL_SMOOTHING = 0.1
 IMBALANCE_THRESHOLD = 3.0  # largest label over smallest; classes are rebalanced from this ratio on
 
 
-def batch_size(n_images: int, gpu: bool) -> int:
+def batch_size(n_images: int, device: Device) -> int:
     """Batch size: a power of two, within limits, with at least eight steps per epoch."""
-    maximum = MAX_BATCH_SIZE_GPU if gpu else MAX_BATCH_SIZE
+    maximum = MAX_BATCH_SIZE_GPU if device == "cuda" else MAX_BATCH_SIZE
     preferred = 1 << math.floor(math.log2(max(1, n_images / 8)))
     return max(MIN_BATCH_SIZE, min(maximum, preferred))
 

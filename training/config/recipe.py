@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from graft.service.settings import DeviceSetting
 from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, parse_corruption_names
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -39,7 +40,7 @@ class Recipe(BaseModel):
     input_size: int | None = Field(None, ge=32, le=1024, description="side of the square network input, in pixels")
     fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
     seed: int = Field(0, ge=0, lt=2**32, description="random seed")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="device for training")
+    device: DeviceSetting = Field("auto", description="device for training")
     group_by: str | None = Field(
         None,
         min_length=1,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
-from graft.service.inference.devices import available_cpus
+from graft.service.inference.devices import Device, available_cpus
 from graft.service.networks import network as networks
 from graft.service.networks.network import Network
 from graft.training.backbones.onnx_cache import ExportedBackbone
@@ -47,27 +47,24 @@ def load_with_random_head(exported: ExportedBackbone, n_labels: int = 2) -> Netw
     return network
 
 
-def extract_on_gpu(
-    dataset: Images, views: list[View], exported: ExportedBackbone, accelerator: str = "gpu"
-) -> Iterator[Result]:
+def extract_on_gpu(dataset: Images, views: list[View], exported: ExportedBackbone, device: Device = "cuda") -> Iterator[Result]:
     """Yields each view with its row, float16 (W,), or with the error of an unreadable image."""
     extractor = FeatureExtractor(load_with_random_head(exported))
-    trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(accelerator=device, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
     for start in range(0, len(views), SHARD_SIZE):  # one prediction run per shard, so that finished shards are cached early
         shard = views[start : start + SHARD_SIZE]
-        for indices, rows, unreadable in trainer.predict(extractor, _loader(dataset, shard, exported, accelerator)) or []:
+        for indices, rows, unreadable in trainer.predict(extractor, _loader(dataset, shard, exported, device)) or []:
             yield from ((shard[index], row) for index, row in zip(indices, rows.numpy(), strict=True))
             yield from ((shard[index], error) for index, error in unreadable.items())
 
 
-def _loader(dataset: Images, views: list[View], exported: ExportedBackbone, accelerator: str) -> DataLoader[Item]:
-    gpu = accelerator == "gpu"
+def _loader(dataset: Images, views: list[View], exported: ExportedBackbone, device: Device) -> DataLoader[Item]:
     return DataLoader(
         _ViewDataset(dataset, views, exported),
-        batch_size=BATCH_SIZE if gpu else 16,
-        num_workers=available_cpus() if gpu else 0,
+        batch_size=BATCH_SIZE if device == "cuda" else 16,
+        num_workers=available_cpus() if device == "cuda" else 0,
         collate_fn=_collate,
-        pin_memory=gpu,
+        pin_memory=device == "cuda",
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from graft.service.inference.devices import Device
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 
@@ -65,9 +66,9 @@ def bytes_per_image(network: Network, side: int) -> int:
     return sum(saved.values()) // PROBE_BATCH_SIZE
 
 
-def free_memory(gpu: bool) -> int:
+def free_memory(device: Device) -> int:
     """Free memory of the GPU or of the machine in bytes, within the container's limit."""
-    if gpu:
+    if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return min(_available_bytes(Path("/proc/meminfo")), _cgroup_free_bytes(Path("/sys/fs/cgroup")))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from graft.service.artifact import Preprocessing
-from graft.service.inference.devices import available_cpus
+from graft.service.inference.devices import Device, available_cpus
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.data.dataset import Dataset as Images
 from graft.training.data.dataset import Sample
@@ -133,10 +133,12 @@ class EvalDataset(Dataset[Batch]):
 class DataModule(LightningDataModule):
     """Augmented training batches and plain validation batches."""
 
-    def __init__(self, images: Images, splits: Splits, preprocessing: Preprocessing, config: FineTuneConfig, gpu: bool) -> None:
+    def __init__(
+        self, images: Images, splits: Splits, preprocessing: Preprocessing, config: FineTuneConfig, device: Device
+    ) -> None:
         super().__init__()
         self._images, self._splits, self._preprocessing = images, splits, preprocessing
-        self._config, self._gpu = config, gpu
+        self._config, self._device = config, device
 
     def train_dataloader(self) -> DataLoader[Batch]:
         config, samples = self._config, self._splits.train
@@ -165,11 +167,11 @@ class DataModule(LightningDataModule):
             sampler=sampler,
             drop_last=drop_last,
             # On a CPU the network needs all cores, and one worker is enough for augmentation.
-            num_workers=min(available_cpus(), MAX_WORKERS) if self._gpu else 1,
+            num_workers=min(available_cpus(), MAX_WORKERS) if self._device == "cuda" else 1,
             collate_fn=_identity_collate,
             worker_init_fn=_worker_init_fn,
             generator=torch.Generator(),  # separate, so that a new iterator does not advance torch's global random state
-            pin_memory=self._gpu,
+            pin_memory=self._device == "cuda",
             persistent_workers=True,
             timeout=BATCH_TIMEOUT_S,
         )

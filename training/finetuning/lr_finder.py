@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from graft.service.inference.devices import Device
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.finetuning.lightning_module import FineTune, make_optimizer
@@ -22,13 +23,12 @@ SAFETY = 10.0  # divides the learning rate of the lowest loss, where training is
 DIVERGENCE_FACTOR = 3.0  # the test ends when the loss exceeds this multiple of its minimum
 
 
-def lr_find(network: Network, batches: Batches, config: FineTuneConfig, gpu: bool) -> FineTuneConfig:
+def lr_find(network: Network, batches: Batches, config: FineTuneConfig, device: Device) -> FineTuneConfig:
     """Scales the configured learning rates with a range test. Leaves the network and torch's random state unchanged.
 
     Args:
         batches: training batches; the test ends early if there are fewer than `N_STEPS`.
     """
-    device = "cuda" if gpu else "cpu"
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         module = FineTune(copy.deepcopy(network), config).to(device)

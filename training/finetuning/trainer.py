@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
+from graft.service.inference.devices import Device
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.finetuning import checkpoints, worker_errors
@@ -33,7 +34,7 @@ def train(
     config: FineTuneConfig,
     epochs: int,
     run: Path,
-    gpu: bool,
+    device: Device,
     loggers: Sequence[Logger] = (),
     trial: Trial | None = None,
 ) -> None:
@@ -62,7 +63,7 @@ def train(
     module = FineTune(network.to(memory_format=torch.channels_last), config)
     best = checkpoints.load_best(folder)
     if best is None:
-        best = _fit_to_best(module, datamodule, epochs, run, gpu, loggers, trial)
+        best = _fit_to_best(module, datamodule, epochs, run, device, loggers, trial)
         checkpoints.save(best, folder / checkpoints.BEST)
     checkpoints.keep_only(folder, set())
     module.load_state_dict(best["state_dict"], strict=True)
@@ -70,7 +71,13 @@ def train(
 
 
 def _fit_to_best(
-    module: FineTune, datamodule: DataModule, epochs: int, run: Path, gpu: bool, loggers: Sequence[Logger], trial: Trial | None
+    module: FineTune,
+    datamodule: DataModule,
+    epochs: int,
+    run: Path,
+    device: Device,
+    loggers: Sequence[Logger],
+    trial: Trial | None,
 ) -> checkpoints.State:
     """Trains to the end, from the newest checkpoint if there is one; returns the weights of the best epoch."""
     folder, config = run / "checkpoints", module.config
@@ -85,7 +92,7 @@ def _fit_to_best(
     ):
         seed_everything(config.seed, workers=True, verbose=False)
         callbacks = [checkpoint, GracefulStop(stop), ReseedEachEpoch(config.seed), ProgressCallback(config.batch_size, trial)]
-        trainer = _make_trainer(config, epochs, run, gpu, callbacks, loggers)
+        trainer = _make_trainer(config, epochs, run, device, callbacks, loggers)
         state = checkpoints.load_newest(folder) or _validate_initial(trainer, module, val_loader, folder)
         checkpoint.on_load_checkpoint(trainer, module, state)
         checkpoint.write_metrics()  # a run killed after a checkpoint may not have written the metrics of that epoch
@@ -107,12 +114,12 @@ def _validate_initial(trainer: Trainer, module: FineTune, validation: DataLoader
 
 
 def _make_trainer(
-    config: FineTuneConfig, epochs: int, run: Path, gpu: bool, callbacks: Sequence[Callback], loggers: Sequence[Logger]
+    config: FineTuneConfig, epochs: int, run: Path, device: Device, callbacks: Sequence[Callback], loggers: Sequence[Logger]
 ) -> Trainer:
     return Trainer(
-        accelerator="gpu" if gpu else "cpu",
+        accelerator=device,
         devices=1,
-        precision="bf16-mixed" if gpu else "32-true",
+        precision="bf16-mixed" if device == "cuda" else "32-true",
         max_epochs=epochs,
         num_sanity_val_steps=0,
         gradient_clip_val=config.clip_grad,

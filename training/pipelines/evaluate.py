@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from graft.service.artifact import Artifact, Preprocessing
 from graft.service.inference import loader
+from graft.service.inference.devices import resolve_device
 from graft.service.inference.engine import Engine
 from graft.service.inference.model import Model
 from graft.training.data.cross_validation import Targets
@@ -30,7 +31,8 @@ def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact:
     """Evaluates the selected network on the test split, with the learning curve of the probe."""
     trained, dataset, samples, ten_crops = selection.model, context.dataset, context.splits.test, None
     if context.recipe.ten_crop:
-        ten_crops = _ten_crop_probabilities(loader.load(artifact), trained.preprocessing, dataset, samples, trained.temperature)
+        engine = loader.load(artifact, resolve_device("auto"))
+        ten_crops = _ten_crop_probabilities(engine, trained.preprocessing, dataset, samples, trained.temperature)
     curve = _learning_curve(context, selection.probe_result)
     return evaluate(
         trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbors, curve, ten_crop=ten_crops

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from graft.service.artifact import Artifact
-from graft.service.inference.devices import available_cpus
+from graft.service.inference.devices import available_cpus, resolve_device
 from graft.service.inference.postprocess import to_probabilities
 from graft.training.audit import label_errors
 from graft.training.config import hyperparameters
@@ -22,7 +22,7 @@ from graft.training.results import Evaluation, format_points
 from graft.training.runs.lifecycle import library_versions
 from graft.training.runs.run_folder import DECISIONS, read_json
 from graft.training.strategies.auto import SelectionResult
-from graft.training.strategies.context import TrainingContext, uses_gpu
+from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization.gallery import ImagePredictions
 
@@ -106,7 +106,7 @@ def reproduction(command: str, recipe: Recipe, seeds: Sequence[int], config_line
         command: the shell command.
         config_lines: the resolved configuration.
     """
-    device = "on a GPU" if uses_gpu(recipe) else "no GPU"
+    device = "on a GPU" if resolve_device(recipe.device) == "cuda" else "no GPU"
     return Reproduction(
         command=command,
         config=tuple(config_lines),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.service.inference.devices import cuda_device_count
+from graft.service.inference.devices import resolve_device
 from graft.training.audit import label_errors
 from graft.training.audit.data_audit import apply_exclusions, audit, truncate_findings
 from graft.training.audit.image_scan import describe_sizes, median_side, scan_images
@@ -145,13 +145,8 @@ def extract_or_exclude(
     return features, splits, unreadable
 
 
-def uses_gpu(recipe: Recipe) -> bool:
-    """Whether the recipe's accelerator resolves to CUDA on this machine."""
-    return recipe.accelerator == "gpu" or (recipe.accelerator == "auto" and cuda_device_count() > 0)
-
-
 def _select_extractor(recipe: Recipe) -> Extractor:
-    if not uses_gpu(recipe):
+    if resolve_device(recipe.device) == "cpu":
         return extract_on_cpu
     from graft.training.features.lightning_extractor import extract_on_gpu
 

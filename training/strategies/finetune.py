@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graft.service.inference.devices import resolve_device
 from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.openvino import OpenVinoEngine
 from graft.training.config import finetune_config
@@ -19,7 +20,7 @@ from graft.training.evaluation import calibration, metrics
 from graft.training.evaluation.predictions import Predictions
 from graft.training.inference.bulk import predict_dataset
 from graft.training.runtime.progress import log
-from graft.training.strategies.context import TrainingContext, uses_gpu
+from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
 from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
 
@@ -107,7 +108,7 @@ def default_config(context: TrainingContext, strategy: str, epochs: int | None =
     dataset, train = context.dataset, context.splits.train
     recipe = context.recipe.model_copy(update={"strategy": strategy, "epochs": epochs})
     pretrained = recipe.weights != "none"
-    stats = DataStats(len(train), dataset.counts(train), dataset.multilabel, pretrained, uses_gpu(recipe))
+    stats = DataStats(len(train), dataset.counts(train), dataset.multilabel, pretrained, resolve_device(recipe.device))
     return finetune_config.resolve_config(recipe, stats)
 
 
@@ -117,11 +118,12 @@ def fit_to_machine(context: TrainingContext, network: "Network", default: FineTu
     from graft.training.finetuning.datamodule import DataModule
     from graft.training.finetuning.lr_finder import lr_find
 
-    exported, gpu = context.exported, uses_gpu(context.recipe)
-    config = batch_size_finder.fit_batch_size(network, default, exported.preprocessing.crop, batch_size_finder.free_memory(gpu))
+    exported, device = context.exported, resolve_device(context.recipe.device)
+    free_bytes = batch_size_finder.free_memory(device)
+    config = batch_size_finder.fit_batch_size(network, default, exported.preprocessing.crop, free_bytes)
     if config.lr_find:
-        datamodule = DataModule(context.dataset, context.splits, exported.preprocessing, config, gpu)
-        config = lr_find(network, datamodule.train_dataloader(), config, gpu)
+        datamodule = DataModule(context.dataset, context.splits, exported.preprocessing, config, device)
+        config = lr_find(network, datamodule.train_dataloader(), config, device)
     return config.model_dump(mode="json")
 
 
@@ -137,9 +139,9 @@ def run_trainer(
     from graft.training.finetuning.datamodule import DataModule
     from graft.training.finetuning.trainer import train
 
-    gpu = uses_gpu(context.recipe)
-    datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, gpu)
-    train(network, datamodule, config, config.epochs, run, gpu, loggers, trial)
+    device = resolve_device(context.recipe.device)
+    datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, device)
+    train(network, datamodule, config, config.epochs, run, device, loggers, trial)
 
 
 def _to_callable(network: "Network") -> Callable[[Pixels], Outputs]:
@@ -161,7 +163,7 @@ def images_per_second(context: TrainingContext) -> float:
 
     from graft.training.features.lightning_extractor import load_with_random_head
 
-    device = "cuda" if uses_gpu(context.recipe) else "cpu"
+    device = resolve_device(context.recipe.device)
     network = load_with_random_head(context.exported, len(context.dataset.labels)).to(device)
     network.to(memory_format=torch.channels_last).train()
     side = context.exported.preprocessing.crop

@@ -7,6 +7,7 @@ import pytest
 
 from graft.service.imaging.preprocess import decode
 from graft.service.inference import devices, loader, openvino
+from graft.service.inference.devices import resolve_device
 from graft.service.inference.postprocess import to_probabilities
 
 
@@ -64,7 +65,7 @@ def test_only_requested_outputs_are_computed(fitted, cpu, batch):
 
 
 def test_inference_computes_no_feature_maps(cpu):
-    assert cpu._alone.outputs == cpu._shared.outputs == ("logits", "vectors")
+    assert cpu._latency.outputs == cpu._throughput.outputs == ("logits", "vectors")
 
 
 def test_outputs_do_not_depend_on_parallel_calls(cpu, batch):
@@ -107,7 +108,7 @@ def test_packaged_weights_and_graph_agree(fitted, cpu, batch):
 def test_without_a_gpu_the_cpu_is_selected(fitted, monkeypatch):
     devices.cuda_device_count.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert loader.load(fitted.artifact).device == "cpu"
+    assert loader.load(fitted.artifact, resolve_device("auto")).device == "cpu"
     devices.cuda_device_count.cache_clear()
 
 

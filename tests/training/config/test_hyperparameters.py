@@ -6,19 +6,19 @@ from graft.training.config import hyperparameters
 
 
 @pytest.mark.parametrize(
-    ("n_images", "gpu", "size"),
+    ("n_images", "device", "size"),
     [
-        (0, False, 16),
-        (100, False, 16),
-        (255, False, 16),
-        (256, False, 32),
-        (10**6, False, 32),
-        (255, True, 16),
-        (4_000, True, 128),
+        (0, "cpu", 16),
+        (100, "cpu", 16),
+        (255, "cpu", 16),
+        (256, "cpu", 32),
+        (10**6, "cpu", 32),
+        (255, "cuda", 16),
+        (4_000, "cuda", 128),
     ],
 )
-def test_batch_size_leaves_eight_steps_per_epoch_within_limits(n_images: int, gpu: bool, size: int):
-    assert hyperparameters.batch_size(n_images, gpu) == size
+def test_batch_size_leaves_eight_steps_per_epoch_within_limits(n_images: int, device: str, size: int):
+    assert hyperparameters.batch_size(n_images, device) == size
 
 
 @pytest.mark.parametrize(("n_images", "batch_size", "count"), [(100, 32, 3), (96, 32, 3), (31, 32, 1), (0, 32, 1)])

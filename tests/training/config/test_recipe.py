@@ -62,7 +62,7 @@ def test_missing_file_is_rejected_by_name(tmp_path: Path):
     [
         ("strategy", "magic"),
         ("fit", "stretch"),
-        ("accelerator", "tpu"),
+        ("device", "tpu"),
         ("input_size", 31),
         ("input_size", 1025),
         ("seed", -1),

@@ -174,7 +174,7 @@ def test_torch_gives_the_same_features_as_openvino(dataset: Dataset, exported: E
 
     all_views = [*views(dataset), *views(dataset, mirrored=True)]
     features = extract(dataset, all_views, exported)
-    for view, row in extract_on_gpu(dataset, all_views, exported, accelerator="cpu"):
+    for view, row in extract_on_gpu(dataset, all_views, exported, device="cpu"):
         expected = features.load([view.sample], view.mirrored, "all")[0]
         np.testing.assert_allclose(row.astype(np.float32), expected, atol=1e-2)
 
@@ -182,7 +182,7 @@ def test_torch_gives_the_same_features_as_openvino(dataset: Dataset, exported: E
 def test_torch_yields_every_view_once_and_in_order(dataset: Dataset, exported: ExportedBackbone):
     from graft.training.features.lightning_extractor import extract_on_gpu
 
-    yielded = [view for view, _ in extract_on_gpu(dataset, views(dataset), exported, accelerator="cpu")]
+    yielded = [view for view, _ in extract_on_gpu(dataset, views(dataset), exported, device="cpu")]
     assert yielded == views(dataset)
 
 
@@ -194,7 +194,7 @@ def test_torch_reports_unreadable_images(make_folder, exported: ExportedBackbone
     for path in sorted(folder.rglob("*.png"))[n_readable:]:
         path.write_bytes(f"no image: {path}".encode())
     dataset = scan_images(scan(folder))[0]
-    results = list(extract_on_gpu(dataset, views(dataset), exported, accelerator="cpu"))
+    results = list(extract_on_gpu(dataset, views(dataset), exported, device="cpu"))
     assert len(results) == 4
     errors = [str(row) for _, row in results if isinstance(row, DatasetError)]
     assert errors == ["The file is not a supported image (JPEG, PNG, WEBP, GIF, BMP)."] * (4 - n_readable)

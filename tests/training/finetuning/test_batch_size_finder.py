@@ -59,9 +59,9 @@ def test_error_if_a_single_image_does_not_fit():
 
 def test_too_little_memory_is_exit_code_5(fitted, make_folder, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(batch_size_finder, "free_memory", lambda gpu: 2**20)
+    monkeypatch.setattr(batch_size_finder, "free_memory", lambda device: 2**20)
     photos = make_folder({"cat": 6, "dog": 6}, side=16)
-    choices = ["--strategy", "finetune", "--epochs", "1", "--input-size", "128", "--accelerator", "cpu"]
+    choices = ["--strategy", "finetune", "--epochs", "1", "--input-size", "128", "--device", "cpu"]
     assert main(["fit", str(photos), "--out", "run", *choices]) == 5
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: Training needs 0.")
@@ -70,7 +70,7 @@ def test_too_little_memory_is_exit_code_5(fitted, make_folder, tmp_path: Path, m
 
 def test_free_memory_is_less_than_total_memory():
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    assert 0 < batch_size_finder.free_memory(gpu=False) < int(total.split()[1]) * 1024
+    assert 0 < batch_size_finder.free_memory(device="cpu") < int(total.split()[1]) * 1024
 
 
 def test_container_limit_is_respected(tmp_path: Path):

@@ -49,7 +49,7 @@ def batches(
     dataset: Dataset, preprocessing: Preprocessing = SQUARE, splits: Splits | None = None, **choices: object
 ) -> DataModule:
     splits = splits or split(dataset, 0)
-    return DataModule(dataset, splits, preprocessing, planned(dataset, splits, **choices), gpu=False)
+    return DataModule(dataset, splits, preprocessing, planned(dataset, splits, **choices), device="cpu")
 
 
 def epoch(images: TrainDataset, number: int, workers: int, before: tuple[int, ...] = ()) -> torch.Tensor:

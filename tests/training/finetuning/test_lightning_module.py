@@ -38,7 +38,7 @@ from graft.training.strategies.probe import ProbeResult
 from graft.training.strategies.trained_model import TrainedModel
 
 RECIPE = Recipe(
-    strategy="finetune", input_size=64, batch_size=8, accelerator="cpu", label_smoothing=0, head_lr=1e-3, backbone_lr=2e-4
+    strategy="finetune", input_size=64, batch_size=8, device="cpu", label_smoothing=0, head_lr=1e-3, backbone_lr=2e-4
 )
 
 
@@ -65,7 +65,7 @@ class Start:
         return network.eval()
 
     def batches(self, plan: FineTuneConfig) -> DataModule:
-        return DataModule(self.dataset, self.splits, self.exported.preprocessing, plan, gpu=False)
+        return DataModule(self.dataset, self.splits, self.exported.preprocessing, plan, device="cpu")
 
     def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
         pixels, labels = zip(*self.batches(planned()).val_dataloader(), strict=True)
@@ -106,7 +106,7 @@ def start(cache: Path, tmp_path_factory) -> Start:
 def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
     chosen = planned(**choices)
     before = copy.deepcopy(network.state_dict())
-    train(network, start.batches(chosen), chosen, 5, run, gpu=False)
+    train(network, start.batches(chosen), chosen, 5, run, device="cpu")
     return Learned(before, network, run)
 
 
@@ -147,10 +147,10 @@ def test_missing_metrics_of_a_killed_run_are_written_on_resume(start: Start, tmp
     chosen = planned(epochs=1)
     monkeypatch.setattr(checkpoints, "save", killed_at_the_end)
     with pytest.raises(SystemExit):
-        train(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+        train(start.network(), start.batches(chosen), chosen, 1, tmp_path, device="cpu")
     monkeypatch.undo()
     (tmp_path / "metrics.csv").unlink()
-    train(start.network(), start.batches(chosen), chosen, 1, tmp_path, gpu=False)
+    train(start.network(), start.batches(chosen), chosen, 1, tmp_path, device="cpu")
     assert [row.partition(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["epoch", "0", "1"]
 
 
@@ -224,7 +224,7 @@ def test_non_finite_loss_stops_at_that_step(start: Start, tmp_path: Path, number
         network.head.weight[0, 0] = number
     named = r"The batch: (\w+/\d+\.png, ){5}…\.$"
     with pytest.raises(Diverged, match=rf"The loss became nan at step 0, learning rates \[.+\]; try lower ones\. {named}"):
-        train(network, start.batches(planned()), planned(), 1, tmp_path, gpu=False)
+        train(network, start.batches(planned()), planned(), 1, tmp_path, device="cpu")
 
 
 def groups(start: Start) -> list[dict]:

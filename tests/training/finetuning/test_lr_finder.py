@@ -65,13 +65,13 @@ def test_scale_is_limited(lowest: int, factor: float):
 
 def test_too_few_steps_keep_the_rates():
     assert suggest_lr_scale(SCALES[:14], [1.0] * 14) == 1.0
-    assert lr_find(Plain(), batches(5), planned(0.1), gpu=False) == planned(0.1)
+    assert lr_find(Plain(), batches(5), planned(0.1), device="cpu") == planned(0.1)
 
 
 def test_low_rates_are_raised_and_high_rates_are_lowered():
     torch.manual_seed(0)
     network = Plain()
-    low, high = (lr_find(network, batches(), planned(rate), gpu=False) for rate in (1e-3, 10.0))
+    low, high = (lr_find(network, batches(), planned(rate), device="cpu") for rate in (1e-3, 10.0))
     assert low.head_lr >= 3e-3
     assert high.head_lr <= 3.0
     assert low.backbone_lr == low.head_lr
@@ -80,7 +80,7 @@ def test_low_rates_are_raised_and_high_rates_are_lowered():
 def test_range_test_changes_neither_network_nor_random_state():
     network = Plain().eval()
     before, state = {name: tensor.clone() for name, tensor in network.state_dict().items()}, torch.get_rng_state()
-    lr_find(network, batches(), planned(0.1), gpu=False)
+    lr_find(network, batches(), planned(0.1), device="cpu")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not network.training
@@ -89,5 +89,5 @@ def test_range_test_changes_neither_network_nor_random_state():
 
 def test_same_seed_gives_the_same_rates():
     network = Plain()
-    one, other = (lr_find(network, batches(), planned(0.1), gpu=False) for _ in range(2))
+    one, other = (lr_find(network, batches(), planned(0.1), device="cpu") for _ in range(2))
     assert one == other

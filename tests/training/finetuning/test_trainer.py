@@ -55,7 +55,7 @@ class Photos:
 
     def learn(self, network: nn.Module, run: Path, epochs: int = 3, **choices: object) -> Path:
         plan = self.plan(epochs, **choices)
-        train(network, DataModule(self.dataset, self.splits, SQUARE, plan, gpu=False), plan, epochs, run, gpu=False)
+        train(network, DataModule(self.dataset, self.splits, SQUARE, plan, device="cpu"), plan, epochs, run, device="cpu")
         return run
 
     def plan(self, epochs: int, **choices: object) -> FineTuneConfig:
@@ -103,7 +103,7 @@ def test_error_names_the_files_of_the_failing_batch(photos: Photos, tmp_path: Pa
         photos.learn(Small(make_loss_nan), tmp_path)
     named = set(re.findall(r"\w+/\d+\.png", str(raised.value)))
     plan = photos.plan(3)
-    loader = DataModule(photos.dataset, photos.splits, SQUARE, plan, gpu=False).train_dataloader()
+    loader = DataModule(photos.dataset, photos.splits, SQUARE, plan, device="cpu").train_dataloader()
     assert named == set(datamodule.batch_paths(loader, epoch=1, batch=0))
 
 

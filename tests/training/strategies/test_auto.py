@@ -9,7 +9,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.pipelines import fit
 from graft.training.sample import SAMPLE
 
-QUICK = {"input_size": 64, "accelerator": "cpu", "flips": False}
+QUICK = {"input_size": 64, "device": "cpu", "flips": False}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_every_strategy_can_be_requested_by_name(strategy: str, cache, make_fold
 
 def test_training_from_random_weights_runs_the_recommended_epochs(cache, make_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe(strategy="scratch", backbone="mlp", weights="none", input_size=32, accelerator="cpu")
+    recipe = Recipe(strategy="scratch", backbone="mlp", weights="none", input_size=32, device="cpu")
     fit.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", recipe)
     log = capsys.readouterr().err
     assert "80 are recommended" in log
