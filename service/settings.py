@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from .artifact import Precision
-from .imaging.preprocess import ImageLimits
+from .imaging.headers import ImageLimits
 
 
 class Limit(BaseModel):

@@ -120,6 +120,7 @@ class Labels(BaseModel):
 
 class Limits(BaseModel):
     limits: list[Limit]
+    formats: tuple[str, ...] = Field(description="supported image formats")
 
 
 class Problem(BaseModel):

@@ -34,6 +34,7 @@ from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa:
 
 from ..errors import ImageError
 from ..imaging import preprocess
+from ..imaging.formats import BY_NAME
 from ..imaging.headers import ImageLimits, read_header
 from ..imaging.preprocess import DecodedImage
 from .ipc import MessageHeader, recv, send
@@ -128,16 +129,12 @@ def _decode_image(
 
 
 def _estimate_memory(encoded: bytes) -> int:
-    """Estimated memory in bytes for decoders that report a failed allocation as a damaged file.
-
-    libwebp keeps several copies of the image; libjpeg keeps all coefficients of a multi-scan JPEG.
-    """
+    """Estimated memory in bytes for decoders that report a failed allocation as a damaged file."""
     try:
         header = read_header(encoded)
     except ImageError:
         return 0
-    bytes_per_pixel = 20 if header.format == "WEBP" else 8 if header.scans > 1 else 0
-    return bytes_per_pixel * header.width * header.height
+    return BY_NAME[header.format].hidden_bytes_per_pixel(header) * header.width * header.height
 
 
 def _sandbox(max_bytes: int) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from ..api.schemas import PROBLEMS
 from ..errors import ProblemError
-from ..imaging.headers import detect_format
+from ..imaging.formats import detect_format
 from ..settings import Settings
 from .multipart import FormError, Part, TooManyParts, parse_form
 

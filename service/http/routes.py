@@ -15,6 +15,7 @@ from ..api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptio
 from ..api.problems import CLIENT_ERRORS, to_problem
 from ..api.schemas import Batch, Classification, Embedding, Explained, Labels, Limits, ModelDescription, Similar
 from ..errors import ProblemError
+from ..imaging import formats
 from ..monitoring import metrics
 from .request_body import RawOptions, RequestReader
 from .responses import json_response, negotiate, problem_response
@@ -129,7 +130,7 @@ async def list_labels(request: Request, app_state: AppState) -> Response:
 
 
 async def list_limits(request: Request, app_state: AppState) -> Response:
-    return json_response(Limits(limits=app_state.settings.limits()))
+    return json_response(Limits(limits=app_state.settings.limits(), formats=formats.LABELS))
 
 
 async def liveness(request: Request, app_state: AppState) -> Response:

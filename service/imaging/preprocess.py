@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
-from .headers import FORMATS, Header, ImageLimits, check_limits, read_header
+from .header_parsers import Header
+from .headers import ImageLimits, check_limits, read_header
 
 if TYPE_CHECKING:  # importing pydantic would double the start-up time of a decode worker
     from ..artifact import Preprocessing
 
 
 __all__ = [
-    "FORMATS",
     "DecodedImage",
     "ImageError",
     "ImageLimits",

@@ -2,6 +2,10 @@
 
 import re
 
+SUFFIXES = frozenset(
+    [".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"]
+)  # of images
+
 _TO_JPEG, _TO_PNG_OR_JPEG = "convert to JPEG", "export it as PNG or JPEG"
 
 # Offset, magic number, name of the type, and remedy.
@@ -51,6 +55,15 @@ def rejection_message(encoded: bytes) -> str | None:
     """An error message for a file of a known but unsupported type; None if the type is unknown."""
     match = _identify(encoded[:1024])
     return f"{match[0]} is not supported: {match[1]}." if match else None
+
+
+def is_photo(head: bytes) -> bool:
+    """Whether the first 64 bytes or more are those of an unsupported photo format, whatever the file's name.
+
+    Magic numbers of fewer than four bytes do not count: other files start with them by chance.
+    """
+    magic = any(len(magic) >= 4 and head.startswith(magic, offset) for offset, magic, _, remedy in _MAGIC if remedy == _TO_JPEG)
+    return magic or (head[4:8] == b"ftyp" and _identify_isobmff(head)[1] == _TO_JPEG)
 
 
 def _identify(head: bytes) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ async function loadModel() {
   model = modelResponse;
   limits = Object.fromEntries(limitsResponse.limits.map(({ name, ...limit }) => [name, limit]));
   showModel(model);
-  showLimits(limits);
+  showLimits(limits, limitsResponse.formats);
 }
 
 function showModel(model) {
@@ -43,9 +43,10 @@ function accuracyText(score) {
   return [percent(score.accuracy), `${percent(score.low)} to ${percent(score.high)}, ${score.n.toLocaleString("en")} images`];
 }
 
-function showLimits({ max_body_bytes: bytes, max_pixels: pixels }) {
+function showLimits({ max_body_bytes: bytes, max_pixels: pixels }, formats) {
+  const list = new Intl.ListFormat("en", { type: "disjunction" });
   const size = +(bytes.value / 2 ** 20).toFixed(1), megapixels = +(pixels.value / 1e6).toFixed(1);
-  $("limits").textContent = `JPEG, PNG, WebP, GIF or BMP; at most ${size} MiB and ${megapixels} megapixels.`;
+  $("limits").textContent = `${list.format(formats)}; at most ${size} MiB and ${megapixels} megapixels.`;
 }
 
 /** Shows a problem of the first requests. Without a key the page still works, and the user can enter one later. */

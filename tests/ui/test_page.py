@@ -41,7 +41,7 @@ def test_header_describes_the_model(visit, model):
         expect(facts).to_contain_text(fact)
     expect(facts).to_contain_text(f"{percent_text(test.low)} to {percent_text(test.high)}, {test.n} images")
     expect(page.locator("#labels li")).to_have_text(list(manifest.labels))
-    expect(page.locator("#limits")).to_have_text("JPEG, PNG, WebP, GIF or BMP; at most 10 MiB and 64 megapixels.")
+    expect(page.locator("#limits")).to_have_text("JPEG, PNG, WebP, GIF, or BMP; at most 10 MiB and 64 megapixels.")
 
 
 def test_picked_image_is_classified(visit, model, shirt):

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.errors import ImageError
-from graft.service.imaging.preprocess import FORMATS, Preview, load_preview
+from graft.service.imaging import formats
+from graft.service.imaging.preprocess import Preview, load_preview
 from graft.service.inference.devices import available_cpus
 from graft.training.data.dataset import Dataset, DatasetError
 from graft.training.data.near_duplicates import THUMBNAIL_SIDE, GrayArray, candidate_pairs, dhash, to_grayscale, verify_pairs
@@ -87,7 +88,7 @@ def median_side(table: ScanTable) -> int:
     """
     usable = table.records[table.usable()]
     if not len(usable):
-        raise DatasetError("None of the images can be read. Graft reads JPEG, PNG, WebP, GIF and BMP.")
+        raise DatasetError(f"None of the images can be read. Graft reads these formats: {', '.join(formats.LABELS)}.")
     return int(np.median(np.minimum(usable["width"], usable["height"])))
 
 
@@ -178,7 +179,7 @@ def _to_record(n_bytes: int, preview: Preview | None) -> tuple[int, ...]:
     if preview is None:
         return n_bytes, 0, 0, UNKNOWN, UNKNOWN, 0, 0, 0, 0
     mode = MODES.index(preview.mode) if preview.mode in MODES else UNKNOWN
-    code = FORMATS.index(preview.format)
+    code = formats.NAMES.index(preview.format)
     horizontal, vertical = dhash(to_grayscale(preview.pixels))
     return n_bytes, preview.width, preview.height, code, mode, preview.orientation, _flags(preview), horizontal, vertical
 

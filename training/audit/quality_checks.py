@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.imaging.preprocess import FORMATS
+from graft.service.imaging.formats import FORMATS
 from graft.training.audit.image_scan import ANIMATED, BLANK, GRAY_FILL, GRAYSCALE, MODES, TRANSPARENT, ScanTable
 from graft.training.data.dataset import Dataset
 from graft.training.data.errors import examples, printable
@@ -17,13 +17,6 @@ TINY_SIDE = 32  # pixels
 EXTREME_ASPECT_RATIO = 5.0  # longer side / shorter side
 MIN_IMAGES_PER_LABEL = 10  # per label
 LARGE_RATIO = 10  # ratio of two labels' counts, or of two image sizes
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-}
 
 
 def check_images(dataset: Dataset, table: ScanTable) -> list[Finding]:
@@ -104,9 +97,9 @@ def _wrong_extensions(paths: Sequence[str], table: ScanTable) -> list[Finding]:
     suffixes = [PurePosixPath(path).suffix.lower() for path in paths]
     any_suffix = any(suffixes)
     wrong = [
-        (path, FORMATS[code])
+        (path, FORMATS[code].name)
         for path, suffix, code in zip(paths, suffixes, table.records["format"].tolist(), strict=True)
-        if code < len(FORMATS) and any_suffix and suffix not in SUFFIXES[FORMATS[code]]
+        if code < len(FORMATS) and any_suffix and suffix not in FORMATS[code].suffixes
     ]
     if not wrong:
         return []

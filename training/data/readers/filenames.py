@@ -2,10 +2,10 @@
 
 import os
 
+from graft.service.imaging import formats, unsupported
+
 # Unsupported formats count as images here, so that the audit reports these files instead of ignoring them.
-_ACCEPTED = ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib"
-_UNSUPPORTED = ".tif .tiff .heic .heif .avif .jxl .jp2 .j2k .ppm .pgm .pbm .pnm .tga .ico"
-IMAGE_SUFFIXES = frozenset(f"{_ACCEPTED} {_UNSUPPORTED}".split())
+IMAGE_SUFFIXES = formats.SUFFIXES | unsupported.SUFFIXES
 
 
 def is_hidden(name: str) -> bool:

@@ -10,15 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from graft.service.imaging.headers import detect_format
+from graft.service.imaging.formats import detect_format
+from graft.service.imaging.unsupported import is_photo
 from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
 from graft.training.data.readers.archive import ArchiveReader
 from graft.training.data.readers.decompress import decompressed_copy, is_compressed
 from graft.training.data.readers.filenames import IMAGE_SUFFIXES, is_hidden, is_unicode, is_within, suffix
 
-_UNSUPPORTED_MAGIC = (b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")  # TIFF, JPEG XL, JPEG 2000
-_UNSUPPORTED_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
-_HEAD_BYTES = 16  # bytes that identify the file format
+_HEAD_BYTES = 64  # bytes that identify the file format
 
 
 class Reader(Protocol):
@@ -58,7 +57,7 @@ class Source:
         return self._read(path, -1)
 
     def head(self, path: str) -> bytes:
-        """Return the first 16 bytes of one file without reading the rest. Raises DatasetError like `read`."""
+        """Return the first 64 bytes of one file without reading the rest. Raises DatasetError like `read`."""
         return self._read(path, _HEAD_BYTES)
 
     def _read(self, path: str, n_bytes: int) -> bytes:
@@ -74,7 +73,7 @@ class Source:
         """Return whether a file is an image, by name or magic bytes, and not hidden."""
         if any(map(is_hidden, path.split("/"))):
             return False
-        return suffix(path) in IMAGE_SUFFIXES or _is_unsupported(head := self.head(path)) or detect_format(head) is not None
+        return suffix(path) in IMAGE_SUFFIXES or is_photo(head := self.head(path)) or detect_format(head) is not None
 
     def list_files(self, issues: ScanIssues | None = None, follow_links: bool = False) -> Iterator[tuple[str, int]]:
         """Yield each file's path, relative to the root, and size in bytes; size 0 if it is not known without extra work."""
@@ -200,8 +199,3 @@ class _DirectoryWalker:
         # os.access() is slow and not needed for world-readable files.
         readable = status.st_mode & 0o444 == 0o444 or os.access(entry.path, os.R_OK, effective_ids=True)
         return "" if readable else "unreadable"
-
-
-def _is_unsupported(head: bytes) -> bool:
-    """Return whether the first 16 bytes belong to an unsupported image format."""
-    return head.startswith(_UNSUPPORTED_MAGIC) or (head[4:8] == b"ftyp" and head[8:12] in _UNSUPPORTED_BRANDS)

@@ -62,7 +62,7 @@ def test_compressed_members_are_read_unchanged(archive: Path, method: int):
     content = PNG + bytes(range(256)) * 400
     put(archive, "cat/2.png", content, method)
     assert Source(archive).read("cat/2.png") == content
-    assert Source(archive).head("cat/2.png") == content[:16]
+    assert Source(archive).head("cat/2.png") == content[:64]
 
 
 def test_unsupported_compression_is_an_error_that_can_be_skipped(archive: Path):

@@ -1,0 +1,173 @@
+"""Reads format, size and number of scans from the header of one file format each. Plain Python: no Pillow, no numpy.
+
+Sizes follow Pillow's parsing rules, including its quirks, because Pillow allocates memory for the size that it reads.
+Every parser takes a whole file that starts with its format's magic number. It raises ImageError, struct.error or
+IndexError for a damaged or truncated header.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import ImageError
+
+# Segments or blocks in one file. Photos have dozens; parsing millions would block the server.
+MAX_SEGMENTS = 30_000
+
+
+@dataclass(frozen=True)
+class Header:
+    """The format and size that a file declares.
+
+    Attributes:
+        format: Pillow's name, such as "JPEG".
+        width, height: in pixels, before EXIF orientation; unchecked, so they may be 0 or very large.
+        scans: number of scans; more than 1 only for progressive or other multi-scan JPEGs.
+    """
+
+    format: str
+    width: int
+    height: int
+    scans: int = 1
+
+
+def header_error(problem: str) -> ImageError:
+    return ImageError("corrupt_image", f"The image's header is {problem}.")
+
+
+def _too_many_segments() -> ImageError:
+    return ImageError("corrupt_image", f"The image has more than {MAX_SEGMENTS:,} segments.")
+
+
+_SOS, _EOI = 0xDA, 0xD9  # start of scan, end of image
+_SOF_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
+_PROGRESSIVE_SOF_MARKERS = {0xC2, 0xC6, 0xCA, 0xCE}
+_STANDALONE_MARKERS = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers without a length
+_HEADER_MARKER = re.compile(rb"\xff[\x01-\xfe]")
+_SCAN_DATA_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # neither byte stuffing nor a restart marker
+
+
+def read_jpeg(encoded: bytes) -> Header:
+    frame, position = None, 2
+    for _ in range(MAX_SEGMENTS):
+        match = _HEADER_MARKER.search(encoded, position)
+        if match is None or (marker := match[0][1]) < 0xC0:
+            raise header_error("damaged or truncated")
+        position = match.end()
+        if marker in _STANDALONE_MARKERS:
+            continue
+        (length,) = struct.unpack_from(">H", encoded, position)
+        if marker == _SOS:
+            break
+        if marker in _SOF_MARKERS:
+            height, width, n_components = struct.unpack_from(">HHB", encoded, position + 3)
+            frame = (width, height, n_components, marker in _PROGRESSIVE_SOF_MARKERS)
+        position += max(2, length)
+    else:
+        raise _too_many_segments()
+    if frame is None:
+        raise header_error("missing the image size")
+    width, height, n_components, progressive = frame
+    # libjpeg stops after the first scan if it contains every component.
+    single_scan = not progressive and encoded[position + 2] >= n_components
+    return Header("JPEG", width, height, 1 if single_scan else _count_scans(encoded, position + length))
+
+
+def _count_scans(encoded: bytes, position: int) -> int:
+    """Counts the scans, starting with the one at `position`."""
+    scans = 1
+    for _ in range(MAX_SEGMENTS):
+        match = _SCAN_DATA_MARKER.search(encoded, position)
+        marker = encoded[match.start() + 1] if match else _EOI
+        if match is None or marker == _EOI:
+            return scans
+        scans += marker == _SOS
+        # Skip the segment by its length, so that markers inside it are not counted.
+        position = match.end() + max(2, int.from_bytes(encoded[match.end() : match.end() + 2]))
+    raise _too_many_segments()
+
+
+def read_png(encoded: bytes) -> Header:
+    length, chunk_type, width, height = struct.unpack_from(">I4sII", encoded, 8)
+    if chunk_type != b"IHDR" or length < 13:
+        raise header_error("damaged or truncated")
+    position = 8
+    for _ in range(MAX_SEGMENTS):
+        position += 12 + int.from_bytes(encoded[position : position + 4])
+        if position >= len(encoded):
+            return Header("PNG", width, height)
+    raise _too_many_segments()
+
+
+def read_webp(encoded: bytes) -> Header:
+    chunk = encoded[12:16]
+    if chunk == b"VP8X":
+        width, height = struct.unpack("<II", encoded[24:27] + b"\0" + encoded[27:30] + b"\0")
+        return Header("WEBP", width + 1, height + 1)
+    if chunk == b"VP8L" and encoded[20] == 0x2F:
+        (bits,) = struct.unpack_from("<I", encoded, 21)
+        return Header("WEBP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if chunk == b"VP8 " and encoded[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", encoded, 26)
+        return Header("WEBP", width & 0x3FFF, height & 0x3FFF)
+    raise header_error("damaged or truncated")
+
+
+_GIF_BLOCK = re.compile(rb"[!,;]")
+_GIF_COMMENT, _GIF_APPLICATION = 0xFE, 0xFF
+
+
+def read_gif(encoded: bytes) -> Header:
+    """The size is that of the logical screen, enlarged to contain the first frame."""
+    width, height, flags = struct.unpack_from("<HHB", encoded, 6)
+    if not (width and height):  # Pillow would use the frame size instead
+        return Header("GIF", width, height)
+    position = 13 + ((3 << ((flags & 7) + 1)) if flags & 0x80 else 0)
+    remaining_blocks = iter(range(MAX_SEGMENTS))
+    for _ in remaining_blocks:
+        match = _GIF_BLOCK.search(encoded, position)
+        if match is None or match[0] == b";":
+            raise header_error("not followed by an image")
+        if match[0] == b",":
+            left, top, frame_width, frame_height = struct.unpack_from("<HHHH", encoded, match.end())
+            return Header("GIF", max(width, left + frame_width), max(height, top + frame_height))
+        position = _skip_gif_extension(encoded, match.end(), remaining_blocks)
+    raise _too_many_segments()
+
+
+def _skip_gif_extension(encoded: bytes, position: int, remaining_blocks: Iterator[int]) -> int:
+    """The end of an extension by Pillow's rules: an empty first block ends it only if it is a comment."""
+    label, first_size = encoded[position], encoded[position + 1]
+    content = encoded[position + 2 : position + 2 + first_size]
+    position += 2 + first_size
+    if label == _GIF_COMMENT and not first_size:
+        return position
+    if label == _GIF_APPLICATION and content.startswith(b"NETSCAPE2.0"):
+        position += 1 + encoded[position]
+    for _ in remaining_blocks:
+        size = encoded[position]
+        position += 1 + size
+        if not size:
+            break
+    return position
+
+
+_BMP_HEADER_SIZES = {12, 40, 52, 56, 64, 108, 124}  # bytes; 12 is the OS/2 header
+
+
+def read_bmp(encoded: bytes) -> Header:
+    (header_size,) = struct.unpack_from("<I", encoded, 14)
+    if header_size not in _BMP_HEADER_SIZES:
+        raise header_error("damaged or truncated")
+    if header_size == 12:
+        return Header("BMP", *struct.unpack_from("<HH", encoded, 18))
+    width, height = struct.unpack_from("<II", encoded, 18)
+    # The height is negative if the top row comes first.
+    return Header("BMP", width, 2**32 - height if height >= 0xFF000000 else height)
+
+
+def is_bmp(head: bytes) -> bool:
+    """Whether the first 18 bytes are those of a BMP file."""
+    # The magic number "BM" is not enough: many text files start with it.
+    return head.startswith(b"BM") and (not any(head[6:10]) or int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES)
