@@ -81,7 +81,7 @@ def learning_rates(optimizer: str, from_scratch: bool, random_init: bool, batch_
     }[from_scratch, random_init]
     ratio = batch_size / REFERENCE_BATCH_SIZE
     scale, (head, backbone) = (math.sqrt(ratio), adamw) if optimizer == "adamw" else (ratio, sgd)
-    return _round(scale * head), _round(scale * backbone)
+    return round_to_two_digits(scale * head), round_to_two_digits(scale * backbone)
 
 
 def layer_decay(n_images: int, from_scratch: bool) -> float:
@@ -143,8 +143,8 @@ def ema_decay(total_steps: int, always: bool = False) -> tuple[float, int]:
     every = max(1, total_steps // 500)
     horizon = total_steps / every / 10
     if horizon < 5:
-        return (max(0.5, _round(1 - 1 / max(1.0, horizon))), 1) if always else (0.0, 1)
-    return _round(1 - 1 / horizon), every
+        return (max(0.5, _round_decay(1 - 1 / max(1.0, horizon))), 1) if always else (0.0, 1)
+    return _round_decay(1 - 1 / horizon), every
 
 
 def layer_learning_rates(peak: float, layer_decay: float, n_layers: int) -> list[float]:
@@ -157,6 +157,11 @@ def n_trainable_layers(n_layers: int, unfreeze: str) -> int:
     return n_layers if unfreeze == "all" else max(1, round(n_layers / 4))
 
 
-def _round(value: float) -> float:
-    """Rounds to two significant digits; a heuristic has no more precision."""
-    return float(f"{value:.2g}") if value < 0.9 else round(value, 4)
+def round_to_two_digits(value: float) -> float:
+    """Rounds to two significant digits; neither a heuristic nor a short search has more precision."""
+    return float(f"{value:.2g}")
+
+
+def _round_decay(value: float) -> float:
+    """Rounds the decay of a moving average: near 1, its distance to 1 matters."""
+    return round_to_two_digits(value) if value < 0.9 else round(value, 4)

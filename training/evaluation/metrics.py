@@ -4,6 +4,8 @@ Targets are int64 (N,) for one label per image and bool (N, C) for multi-label d
 both.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,28 @@ from graft.training.features.feature_arrays import Vectors
 from graft.training.results import ConformalPrediction, Estimate, Evaluation, LearningCurve, OutlierDetection
 
 Floats = NDArray[np.float64]
+# name: (title, description, whether it is a proportion)
+METRICS: Mapping[str, tuple[str, str, bool]] = {
+    "accuracy": ("Accuracy", "share of images with the correct top-1 prediction", True),
+    "top5": ("Top-5 accuracy", "share of images with the true label among the five most probable", True),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "mean of the per-class recall",
+        True,
+    ),
+    "map": ("Mean average precision", "mean of the per-class average precision", True),
+    "micro_f1": ("Micro F1", "F1 over all predictions", True),
+    "macro_f1": ("Macro F1", "mean of the per-class F1", True),
+    "exact_match": ("Exact match", "share of images with exactly the true labels", True),
+    "log_loss": ("Log-loss", "mean negative log-likelihood in nats; lower is better", False),
+    "brier": ("Brier score", "mean squared error of the probabilities; lower is better", False),
+    "ece_before": (
+        "ECE before calibration",
+        "expected calibration error without temperature scaling; lower is better",
+        True,
+    ),
+    "ece_after": ("ECE", "expected calibration error with temperature scaling, as served; lower is better", True),
+}
 
 
 def accuracy_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Score:
@@ -72,6 +96,17 @@ def primary_metric(predictions: Predictions) -> Estimate:
         return mean_average_precision(predictions.logits, predictions.targets)
     accuracy = accuracy_score(predictions.logits, predictions.targets)
     return _estimate(accuracy.accuracy, accuracy.low, accuracy.high)
+
+
+def predicted_labels(
+    logits: NDArray[np.float32], temperature: float, calibration: Calibration, multilabel: bool
+) -> NDArray[np.generic]:
+    """The predicted label, int (N, 1); for multilabel data the predicted labels, bool (N, C)."""
+    if multilabel:
+        probabilities = postprocess.to_probabilities(logits, temperature, multilabel=True)
+        return postprocess.above_threshold(probabilities, np.array(calibration.thresholds, np.float64))
+    top: NDArray[np.intp] = logits.argmax(axis=1)[:, None]  # calibration keeps the order
+    return top
 
 
 def n_errors(logits: NDArray[np.float32], targets: Targets) -> int:

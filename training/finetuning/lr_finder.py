@@ -14,6 +14,7 @@ from torch import Tensor
 from graft.service.inference.devices import Device
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
+from graft.training.config.hyperparameters import round_to_two_digits
 from graft.training.finetuning.lightning_module import FineTune, make_optimizer
 from graft.training.finetuning.param_groups import set_eval_modules
 
@@ -33,7 +34,7 @@ def lr_find(network: Network, batches: Batches, config: FineTuneConfig, device: 
         torch.manual_seed(config.seed)
         module = FineTune(copy.deepcopy(network), config).to(device)
         scale = suggest_lr_scale(*_range_test(module, batches, config, device))
-    rates = {name: float(f"{scale * getattr(config, name):.2g}") for name in ("head_lr", "backbone_lr")}
+    rates = {name: round_to_two_digits(scale * getattr(config, name)) for name in ("head_lr", "backbone_lr")}
     return config.model_copy(update=rates)
 
 

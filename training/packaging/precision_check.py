@@ -11,10 +11,10 @@ from graft.service.imaging.preprocess import decode
 from graft.service.inference import devices, loader
 from graft.service.inference.engine import LOGITS, Pixels
 from graft.service.inference.openvino import OpenVinoModel
-from graft.service.inference.postprocess import above_threshold, to_probabilities
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
+from graft.training.evaluation.metrics import predicted_labels
 from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.thread_map import ordered_map
 from graft.training.strategies.trained_model import TrainedModel, score
@@ -73,12 +73,14 @@ def _logits(path: Path, precision: Precision, pixels: Sequence[Pixels]) -> Float
 def _fidelity(logits: SplitLogits, reference: SplitLogits, trained: TrainedModel, targets: Targets) -> Fidelity:
     validation, test = logits
     reference_validation = reference[0]
-    changed = _predicted_labels(validation, trained, targets) != _predicted_labels(reference_validation, trained, targets)
+    multilabel = targets.ndim == 2
+    labels, reference_labels = (
+        predicted_labels(rows, trained.temperature, trained.calibration, multilabel)
+        for rows in (validation, reference_validation)
+    )
     return Fidelity(
-        max_probability_shift=max_probability_shift(
-            validation, reference_validation, trained.temperature, multilabel=targets.ndim == 2
-        ),
-        n_changed=int(changed.any(axis=1).sum()),
+        max_probability_shift=max_probability_shift(validation, reference_validation, trained.temperature, multilabel),
+        n_changed=int((labels != reference_labels).any(axis=1).sum()),
         score=score(Predictions(test, test, targets), trained.temperature, trained.calibration),
     )
 
@@ -96,13 +98,3 @@ def max_probability_shift(logits: Floats, reference: Floats, temperature: float,
     change = (logits - reference).astype(np.float64) / temperature
     spread = np.abs(change) if multilabel else change.max(axis=1) - change.min(axis=1)
     return min(1.0, float(spread.max()) / 4)
-
-
-def _predicted_labels(logits: Floats, trained: TrainedModel, targets: Targets) -> NDArray[np.generic]:
-    """The predicted label, (N, 1); for several labels per image, which are predicted, (N, C)."""
-    if targets.ndim == 1:
-        top: NDArray[np.intp] = logits.argmax(axis=1)[:, None]
-        return top
-    label_probabilities = to_probabilities(logits, trained.temperature, multilabel=True)
-    labels: NDArray[np.bool_] = above_threshold(label_probabilities, np.array(trained.calibration.thresholds, np.float64))
-    return labels

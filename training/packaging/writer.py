@@ -137,8 +137,8 @@ def _write_contents(
     folder.chmod(0o755)
     for path in folder.iterdir():
         path.chmod(0o644)
-        _fsync(path)
-    _fsync(folder)
+        atomic_files.fsync(path)
+    atomic_files.fsync(folder)
 
 
 def _golden_answers(trained: TrainedModel, dataset: Dataset, validation: tuple[Sample, ...]) -> GoldenSamples:
@@ -169,16 +169,8 @@ def _publish(staging: Path, target: Path) -> None:
     if target.exists():
         os.rename(target, old)  # a non-empty directory cannot be replaced atomically
     os.rename(staging, target)
-    _fsync(target.parent)
+    atomic_files.fsync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _version(library: str) -> str:

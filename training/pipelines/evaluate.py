@@ -13,7 +13,7 @@ from graft.service.inference.model import Model
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation.learning_curve import Head, learning_curve
-from graft.training.evaluation.metrics import evaluate
+from graft.training.evaluation.metrics import METRICS, evaluate
 from graft.training.features import stage_selection
 from graft.training.features.feature_arrays import Vectors
 from graft.training.inference.bulk import predict_dataset
@@ -85,21 +85,6 @@ def _learning_curve(context: TrainingContext, probe: ProbeResult) -> LearningCur
     )
 
 
-METRIC_LABELS = {
-    "accuracy": "accuracy",
-    "top5": "top-5 accuracy",
-    "balanced_accuracy": "balanced accuracy (mean recall)",
-    "map": "mean average precision",
-    "micro_f1": "micro-averaged F1",
-    "macro_f1": "macro-averaged F1",
-    "exact_match": "exact match",
-    "log_loss": "log-loss, in nats",
-    "brier": "Brier score",
-    "ece_before": "calibration error (ECE) before temperature scaling",
-    "ece_after": "calibration error (ECE)",
-}
-
-
 def primary_metric_text(evaluation: Evaluation) -> str:
     """The primary metric with its 95 % confidence interval."""
     value, low, high = evaluation.primary_metric.value, evaluation.primary_metric.low, evaluation.primary_metric.high
@@ -112,7 +97,7 @@ def to_text(evaluation: Evaluation) -> str:
     lines = [f"{evaluation.n:,} images, 95 % confidence intervals in parentheses"]
     for name, metric in evaluation.metrics.items():
         value, low, high = (format_metric(name, number) for number in (metric.value, metric.low, metric.high))
-        lines.append(f"{value:>8}  ({low} to {high})  {METRIC_LABELS[name]}")
+        lines.append(f"{value:>8}  ({low} to {high})  {METRICS[name][0]}")
     if evaluation.conformal:
         sets = evaluation.conformal
         lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%})")

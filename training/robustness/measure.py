@@ -19,10 +19,10 @@ from graft.service.errors import ImageError
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Pixels
 from graft.service.inference.model import Model
-from graft.service.inference.postprocess import above_threshold
 from graft.training.config.corruptions import ADVERSARIAL_ATTACKS, COMMON_CORRUPTIONS, CORRUPTIONS, DEFAULT_SAMPLE_SIZE
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation.confidence_intervals import proportion
+from graft.training.evaluation.metrics import predicted_labels
 from graft.training.inference.bulk import infer
 from graft.training.results import Estimate
 from graft.training.robustness.corruption_ops import CORRUPTION_OPS
@@ -202,17 +202,13 @@ def _attack_batch(
         yield from ((radius, pgd(network, batch, targets, radius, seed)) for radius in radii)
 
 
-def predicted_labels(model: Model, logits: Logits) -> NDArray[np.generic]:
-    """The predicted label, int (N, 1); for several labels per image, which are predicted, bool (N, C)."""
-    probabilities = model.probabilities(logits)
-    if model.manifest.multilabel:
-        return above_threshold(probabilities, np.array(model.manifest.calibration.thresholds, np.float64))
-    top: NDArray[np.int64] = probabilities.argmax(axis=1)[:, None]
-    return top
+def _predicted_labels(model: Model, logits: Logits) -> NDArray[np.generic]:
+    manifest = model.manifest
+    return predicted_labels(logits, manifest.temperature, manifest.calibration, manifest.multilabel)
 
 
 def _is_correct(model: Model, logits: Logits, targets: NDArray[np.generic]) -> NDArray[np.bool_]:
-    correct: NDArray[np.bool_] = (predicted_labels(model, logits) == targets.reshape(len(targets), -1)).all(axis=1)
+    correct: NDArray[np.bool_] = (_predicted_labels(model, logits) == targets.reshape(len(targets), -1)).all(axis=1)
     return correct
 
 
@@ -222,7 +218,7 @@ def _curve(evaluation: _Evaluation, name: str) -> Iterator[SeverityResult]:
     clean = evaluation.logits["", 0.0][:n_images]
     for severity in corruption.all_severities:
         logits = clean if severity == corruption.identity else evaluation.logits[name, severity]
-        flipped = (predicted_labels(evaluation.model, logits) != predicted_labels(evaluation.model, clean)).any(axis=1)
+        flipped = (_predicted_labels(evaluation.model, logits) != _predicted_labels(evaluation.model, clean)).any(axis=1)
         yield SeverityResult(
             severity,
             n_images,

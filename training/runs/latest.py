@@ -9,10 +9,9 @@ from pathlib import Path
 
 from graft.service.artifact import Artifact, read
 from graft.service.settings import BENTO_PACKAGE
-from graft.training.runs.run_folder import PACKAGE
+from graft.training.runs.run_folder import PACKAGE, RUNS
 from graft.training.runtime import atomic_files
 
-RUNS = Path("runs")
 LATEST = RUNS / "latest"
 UNFINISHED_PATTERN = ".latest-*"
 
@@ -32,7 +31,7 @@ def set_latest(run: Path) -> Artifact:
         atomic_files.remove_temp_files(RUNS, UNFINISHED_PATTERN)
         _link(run)
         _copy_package(artifact.path)
-        atomic_files.fsync_dir(RUNS)
+        atomic_files.fsync(RUNS)
     return artifact
 
 

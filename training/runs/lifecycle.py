@@ -20,6 +20,7 @@ from graft.training.runs.run_folder import (
     PACKAGE,
     RECIPE,
     RUN,
+    RUNS,
     SPLITS,
     RunError,
     RunFolder,
@@ -30,7 +31,7 @@ from graft.training.runs.run_folder import (
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import log
 
-RUNS, LOCK = Path("runs"), ".lock"
+LOCK = ".lock"
 UNFINISHED_PATTERNS = (".package-*", ".onnx-*")
 LIBRARIES = ("graft-vision", "torch", "timm", "pytorch-lightning", "albumentations", "scikit-learn", "openvino", "numpy")
 

@@ -21,6 +21,7 @@ from graft.training.runtime.progress import log
 T = TypeVar("T")
 Row = tuple[str, object, object]
 
+RUNS = Path("runs")  # in the current folder
 RUN, RECIPE, SPLITS, DECISIONS, PACKAGE = "run.json", "recipe.yaml", "splits.csv", "decisions.json", "package"
 
 

@@ -31,7 +31,7 @@ def atomic_write(path: Path, n_bytes: int = 0) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        fsync_dir(path.parent)
+        fsync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise (disk_full(path, n_bytes) if error.errno in DISK_FULL_ERRNOS else error) from None
@@ -47,9 +47,9 @@ def write_text(path: Path, text: str) -> None:
         file.write(content)
 
 
-def fsync_dir(folder: Path) -> None:
-    """Flush a folder to disk, which makes renames in it durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Flush a file or folder to disk. For a folder, this makes renames in it durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

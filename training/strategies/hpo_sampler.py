@@ -6,6 +6,7 @@ Both depend only on the finished trials and the seed. No Optuna study is stored.
 from typing import TYPE_CHECKING
 
 from graft.training.config.finetune_config import FineTuneConfig
+from graft.training.config.hyperparameters import round_to_two_digits
 from graft.training.config.recipe import Recipe
 from graft.training.strategies.hpo_trials import Params, TrialRecord
 
@@ -49,7 +50,10 @@ def suggest(trials: list[TrialRecord], recipe: Recipe, config: FineTuneConfig) -
     study = _build_study(trials, distributions)
     # Seeded by the trial's number: with a single seed, a resumed search would repeat its first samples.
     study.sampler = _build_sampler((recipe.seed * 1_000_003 + len(trials)) % 2**32, recipe.search or 1)
-    return {name: _round(value) for name, value in study.ask(distributions).params.items()}
+    return {
+        name: value if isinstance(value, str) else round_to_two_digits(value)
+        for name, value in study.ask(distributions).params.items()
+    }
 
 
 def should_prune(losses: list[float], trials: list[TrialRecord], epochs: int) -> bool:
@@ -98,7 +102,8 @@ def _distributions(recipe: Recipe, config: FineTuneConfig) -> "Space":
     for name in search_space(recipe):
         default = getattr(config, name)
         if name in LOG_UNIFORM_FACTOR:
-            low, high = _round(default / LOG_UNIFORM_FACTOR[name]), _round(default * LOG_UNIFORM_FACTOR[name])
+            factor = LOG_UNIFORM_FACTOR[name]
+            low, high = round_to_two_digits(default / factor), round_to_two_digits(default * factor)
             space[name] = FloatDistribution(low, high, log=True)
         elif name in UNIFORM_RANGES:
             high, step = UNIFORM_RANGES[name]
@@ -114,8 +119,3 @@ def search_space(recipe: Recipe) -> list[str]:
     """The hyperparameters to tune: those that the recipe does not set. From scratch, all layers share one learning rate."""
     from_scratch = recipe.strategy == "scratch" or recipe.weights == "none"
     return [name for name in TUNABLE if getattr(recipe, name) is None and not (from_scratch and name == "layer_decay")]
-
-
-def _round(value: float | str) -> float | str:
-    """Rounds to two significant digits; a short search cannot resolve more."""
-    return value if isinstance(value, str) else float(f"{value:.2g}")

@@ -3,31 +3,10 @@
 from collections.abc import Mapping
 
 from graft.training import results
+from graft.training.evaluation.metrics import METRICS
 from graft.training.results import ConformalPrediction, Estimate, Evaluation, LearningCurve, OutlierDetection, StrategyAttempt
 from graft.training.visualization.charts import percent
 
-# name: (title, description, whether it is a proportion)
-METRICS: Mapping[str, tuple[str, str, bool]] = {
-    "accuracy": ("Accuracy", "share of images with the correct top-1 prediction", True),
-    "top5": ("Top-5 accuracy", "share of images with the true label among the five most probable", True),
-    "balanced_accuracy": (
-        "Balanced accuracy",
-        "mean of the per-class recall",
-        True,
-    ),
-    "map": ("Mean average precision", "mean of the per-class average precision", True),
-    "micro_f1": ("Micro F1", "F1 over all predictions", True),
-    "macro_f1": ("Macro F1", "mean of the per-class F1", True),
-    "exact_match": ("Exact match", "share of images with exactly the true labels", True),
-    "log_loss": ("Log-loss", "mean negative log-likelihood in nats; lower is better", False),
-    "brier": ("Brier score", "mean squared error of the probabilities; lower is better", False),
-    "ece_before": (
-        "ECE before calibration",
-        "expected calibration error without temperature scaling; lower is better",
-        True,
-    ),
-    "ece_after": ("ECE", "expected calibration error with temperature scaling, as served; lower is better", True),
-}
 STRATEGY_DESCRIPTIONS: Mapping[str, str] = {
     "auto": "automatic strategy selection within a time budget",
     "probe": "linear probe on the last features of the pretrained backbone",

@@ -36,4 +36,4 @@ def test_other_files_are_not(head):
 
 
 def test_no_suffix_is_both_supported_and_unsupported():
-    assert SUFFIXES & UNSUPPORTED_SUFFIXES == set()
+    assert set() == SUFFIXES & UNSUPPORTED_SUFFIXES
