@@ -26,10 +26,12 @@ def main() -> None:
         _raise_loopback()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(server, url)
-        answer = _request_json(urllib.request.Request(f"{url}/v1/classify", data=image, headers={"Content-Type": "image/png"}))
-        model = _request_json(f"{url}/v1/model")
-        server.send_signal(signal.SIGTERM)
+        try:
+            _wait_until_ready(server, url)
+            request = urllib.request.Request(f"{url}/v1/classify", data=image, headers={"Content-Type": "image/png"})
+            answer, model = _request_json(request), _request_json(f"{url}/v1/model")
+        finally:
+            server.send_signal(signal.SIGTERM)
         log = server.communicate(timeout=TIMEOUT_S)[0]
     print(json.dumps({"answer": answer, "model": model, "code": server.returncode, "log": log}))
 
