@@ -35,7 +35,7 @@ def build_parser(argv: list[str], handlers: Mapping[str, Action]) -> argparse.Ar
     root.add_argument("--version", action=_Version)
     subparsers = root.add_subparsers(metavar="COMMAND", required=True)
     for name, (help_text, add_arguments) in COMMANDS.items():
-        command = subparsers.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
+        command = subparsers.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
         command.add_argument("--debug", action="store_true", help="show the full traceback of an error (default: one line)")
         command.set_defaults(action=handlers[name])
         # Importing the recipe is slow, so only the selected command gets its options.

@@ -202,7 +202,7 @@ def _load_shards(folder: Path, requested: dict[bytes, View], width: int) -> Iter
             with np.load(path, allow_pickle=False) as shard:
                 keys = [key.tobytes() for key in shard["keys"]]
                 indices = [index for index, key in enumerate(keys) if key in requested]
-                rows = shard["seen"] if indices else np.empty((len(keys), width), np.float16)
+                rows = shard["features"] if indices else np.empty((len(keys), width), np.float16)
             if rows.shape != (len(keys), width):
                 raise ValueError(f"{path} has the shape {rows.shape}; expected {(len(keys), width)}.")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
@@ -220,5 +220,5 @@ def _save_shard(folder: Path, rows: dict[bytes, Row]) -> None:
     temporary = folder / f".{name}.tmp"
     keys = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
     with temporary.open("wb") as file:
-        np.savez(file, keys=keys, seen=np.stack(list(rows.values())))
+        np.savez(file, keys=keys, features=np.stack(list(rows.values())))
     os.replace(temporary, folder / f"{name}.npz")

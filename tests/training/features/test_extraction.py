@@ -280,8 +280,8 @@ def test_shard_of_another_width_is_computed_again(dataset: Dataset, exported: Ex
     extract_all(dataset, exported)
     [shard] = shards(empty_cache)
     with np.load(shard) as arrays:
-        keys, features = arrays["keys"], arrays["seen"]
-    np.savez(shard, keys=keys, seen=features[:, :7])
+        keys, features = arrays["keys"], arrays["features"]
+    np.savez(shard, keys=keys, features=features[:, :7])
     assert extract_all(dataset, exported).n_computed == 5
 
 
