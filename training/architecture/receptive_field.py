@@ -21,12 +21,6 @@ def output_size(n: int, kernel: int, stride: int = 1, padding: float = 0, dilati
     return math.floor((n + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
 
 
-def same_padding(n: int, kernel: int, stride: int = 1, dilation: int = 1) -> Pair:
-    """TensorFlow's SAME padding, (before, after), for which the output size is ceil(n / stride)."""
-    missing = max(0, (math.ceil(n / stride) - 1) * stride + dilation * (kernel - 1) + 1 - n)
-    return missing // 2, missing - missing // 2
-
-
 def ceil_padding(n: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Pair:
     """The effective padding, (before, after), of a pooling layer with torch's `ceil_mode`.
 

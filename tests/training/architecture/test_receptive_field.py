@@ -11,7 +11,6 @@ from graft.training.architecture.receptive_field import (
     full_image_field,
     linear_weights,
     output_size,
-    same_padding,
     union,
 )
 
@@ -36,12 +35,6 @@ def test_output_size_rounds_down():
 
 def test_dilation_enlarges_the_window():
     assert output_size(10, kernel=3, dilation=2) == 6
-
-
-@pytest.mark.parametrize(("n", "kernel", "stride", "padding"), [(224, 3, 2, (0, 1)), (112, 5, 2, (1, 2)), (7, 3, 1, (1, 1))])
-def test_same_padding_matches_tensorflow(n, kernel, stride, padding):
-    assert same_padding(n, kernel, stride) == padding
-    assert output_size(n, kernel, stride, sum(padding) / 2) == -(-n // stride)
 
 
 @pytest.mark.parametrize(("n", "kernel", "stride", "padding", "expected"), [(112, 3, 2, 0, (0, 1)), (7, 3, 2, 1, (1, 1))])

@@ -107,7 +107,7 @@ def test_repeated_image_is_augmented_differently(same_image: TrainDataset):
 def test_unseeded_albumentations_repeats_itself_in_every_worker_and_epoch(same_image: TrainDataset):
     # The reason for seeding per image. If this fails, albumentations has fixed it.
     class Unseeded(TrainDataset):
-        def _changed(self, draw: SampleDraw) -> np.ndarray:
+        def _augment(self, draw: SampleDraw) -> np.ndarray:
             return self._transforms(image=self.images[draw.row])["image"]
 
     images = Unseeded(same_image.images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "medium", True, True), 64, 0)

@@ -184,7 +184,7 @@ def test_dropout_is_applied_only_in_training(network: Network):
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_error_of_a_non_finite_loss_has_step_and_learning_rates(network: Network, tmp_path: Path, number: float):
     class Broken(FineTune):
-        def learning_loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        def train_loss(self, images: Tensor, targets: Tensor) -> Tensor:
             return super().train_loss(images, targets) * (number if self.global_step == 6 else 1.0)
 
     module = Broken(copy.deepcopy(network), planned(head_lr=1e-3, backbone_lr=1e-3))
