@@ -114,7 +114,7 @@ def test_default_run_folder_is_in_runs(fitted, make_folder):
 def test_corrupt_image_stops_the_run(fitted, make_folder):
     folder = make_folder({"cat": 20, "dog": 20})
     (folder / "cat/000.png").write_bytes((folder / "cat/000.png").read_bytes()[:-400])
-    with pytest.raises(DatasetError, match=r"(?s)One problem stops the fit:.*cat/000\.png: .*cut off.*--skip-bad"):
+    with pytest.raises(DatasetError, match=r"(?s)One problem stops the fit:.*cat/000\.png: .*truncated.*--skip-bad"):
         fit.fit(folder, Path("mine"), PROBE)
     assert not Path("mine/package").exists()
 
@@ -169,7 +169,7 @@ def test_folder_without_supported_images_is_rejected(fitted, make_folder):
     folder = make_folder({"cat": 4, "dog": 4})
     for path in folder.rglob("*.png"):
         path.write_bytes(f"no image: {path}".encode())
-    with pytest.raises(DatasetError, match="Graft reads JPEG, PNG"):
+    with pytest.raises(DatasetError, match="Graft reads these formats: JPEG, PNG"):
         fit.fit(folder, Path("mine"), PROBE)
 
 

@@ -78,8 +78,8 @@ def test_image_is_corrupted_in_the_same_direction_at_every_severity():
 
 def test_number_of_attacked_images_is_limited(model, data_folder, monkeypatch):
     monkeypatch.setattr(robustness, "MAX_ATTACKED", {"fgsm": 5, "pgd": 3})
-    monkeypatch.setattr(robustness, "NATURAL", ())
-    monkeypatch.setattr(robustness, "DISTURBANCES", {name: CORRUPTIONS[name] for name in ("fgsm", "pgd")})
+    monkeypatch.setattr(robustness, "COMMON_CORRUPTIONS", ())
+    monkeypatch.setattr(robustness, "CORRUPTIONS", {name: CORRUPTIONS[name] for name in ("fgsm", "pgd")})
     curves = measure(model, *held_out.load_test_split(model, data_folder), max_images=10).curves
     assert ({one.n for one in curves["fgsm"]}, {one.n for one in curves["pgd"]}) == ({5}, {3})
 
@@ -95,8 +95,5 @@ def test_multilabel_predictions_are_compared_label_by_label(model):
             }
         )
 
-        def probabilities(self, logits: np.ndarray) -> np.ndarray:
-            return 1 / (1 + np.exp(-logits))
-
     logits = Outputs(np.array([[1.0, -1.0], [1.0, 1.0]], np.float32), np.zeros((2, 1), np.float32)).logits
-    assert robustness.predicted_labels(MultilabelModel(), logits).tolist() == [[True, False], [True, True]]
+    assert robustness._predicted_labels(MultilabelModel(), logits).tolist() == [[True, False], [True, True]]

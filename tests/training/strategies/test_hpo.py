@@ -59,7 +59,7 @@ def photos(folder: Path) -> Path:
 def searched(folder: Path, photos: Path) -> SearchRun:
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hpo, "say", lines.append)
+        patch.setattr(hpo, "log", lines.append)
         fit.fit(photos, folder / "run", RECIPE)
     return SearchRun(photos, folder / "run", "\n".join(lines))
 
