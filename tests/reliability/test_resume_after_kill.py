@@ -22,7 +22,7 @@ from graft.service import artifact
 from graft.training.finetuning import checkpoints
 
 OPTIONS = ["--strategy", "finetune", "--epochs", "3", "--input-size", "32", "--batch-size", "8", "--augment", "none"]
-RATE_OPTIONS = ["--head-lr", "1e-2", "--backbone-rate", "1e-5", "--label-smoothing", "0", "--dropout", "0"]
+RATE_OPTIONS = ["--head-lr", "1e-2", "--backbone-lr", "1e-5", "--label-smoothing", "0", "--dropout", "0"]
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def test_resume_with_different_images_or_labels_is_rejected_with_a_table(fork_se
 def test_divergence_exits_4_and_keeps_the_last_good_checkpoint(fork_server: ForkServer, unbroken: ReferenceRun, tmp_path: Path):
     # Weight decay times rate is 100: each step multiplies the weights by -99, so training diverges.
     diverging = ("--optimizer", "sgd", "--schedule", "plateau", "--warmup", "0", "--weight-decay", "10", "--batch-size", "2")
-    rates = ("--head-lr", "10", "--backbone-rate", "10")
+    rates = ("--head-lr", "10", "--backbone-lr", "10")
     assert fork_server.run(tmp_path, "fit", str(unbroken.photos), *OPTIONS, *diverging, *rates, "--out", "run") == 4
     output = (tmp_path / "output").read_text()
     assert "error: The loss " in output

@@ -43,7 +43,7 @@ def check(recipe: Recipe) -> None:
             " Use it with --strategy finetune-last, finetune or scratch."
         )
     if recipe.lr_find:
-        raise ValueError("--search already tunes the learning rates; remove --find-rates.")
+        raise ValueError("--search already tunes the learning rates; remove --lr-find.")
     if not search_space(recipe):
         raise ValueError("--search has nothing to tune: every hyperparameter is set. Remove at least one of them.")
     if find_spec("optuna") is None:

@@ -86,7 +86,7 @@ def test_missing_path_is_rejected_before_any_prediction(model, wardrobe: Path):
 
 
 def test_folder_without_images_is_rejected(model, tmp_path: Path):
-    with pytest.raises(DatasetError, match="holds no images"):
+    with pytest.raises(DatasetError, match="contains no images"):
         next(predict(model, [tmp_path], top_k=1))
 
 
@@ -105,7 +105,7 @@ def test_json_fields_match_the_service_schema(model, wardrobe: Path):
 def test_line_includes_the_abstain_reason():
     answer = ClassificationResult((LabelProbability("bag", 0.5),), ("bag",), 1.2, "outlier")
     assert to_text(answer) == "bag 50.0%\t(outlier)"
-    assert to_text(replace(answer, doubt=None)) == "bag 50.0%"
+    assert to_text(replace(answer, abstain_reason=None)) == "bag 50.0%"
 
 
 def rows(path: Path) -> list[dict[str, str]]:

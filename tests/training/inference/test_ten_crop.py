@@ -76,7 +76,7 @@ def test_many_images_are_predicted_in_order(encode):
 
 
 def test_non_image_raises_an_image_error():
-    with pytest.raises(ImageError, match="no bytes"):
+    with pytest.raises(ImageError, match="is empty"):
         ten_crop(FirstPixel(), FITTED, [lambda: b""], 1.0, multilabel=False)
 
 

@@ -199,7 +199,7 @@ def test_missing_optuna_is_reported_before_data_are_read(tmp_path: Path, monkeyp
 
 
 def test_search_excludes_the_learning_rate_finder():
-    with pytest.raises(ValueError, match="remove --find-rates"):
+    with pytest.raises(ValueError, match="remove --lr-find"):
         hpo.check(Recipe(strategy="finetune", search=3, lr_find=True))
 
 
