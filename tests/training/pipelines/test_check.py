@@ -135,7 +135,7 @@ def test_check_does_not_write_into_the_data_folder(cache, clothes: Path):
 
 
 def test_no_vectors_skips_the_backbone(clothes: Path, monkeypatch):
-    monkeypatch.setattr(check.onnx_cache, "export", None)
+    monkeypatch.setattr(check.onnx_cache, "load_or_export", None)
     assert check.check(clothes, Recipe(), use_features=False).findings == ()
 
 
