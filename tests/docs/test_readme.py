@@ -81,6 +81,7 @@ def test_make_target_exists(command):
     assert subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_demo_prints_a_prediction(fitted, tmp_path):
     output = run("graft demo", tmp_path)
     assert '"label": "ankle boot"' in output

@@ -24,6 +24,8 @@ import pytest
 
 from graft.service.artifact import FORMAT_VERSION, MANIFEST
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60  # seconds
 KEY = "0123456789abcdef"

@@ -19,6 +19,8 @@ from server_process import TIMEOUT_S, RunningServer, all_exited, bentoml_server,
 
 from graft.service.lifecycle import NICE
 
+pytestmark = pytest.mark.slow
+
 REQUEST_RATE = 20.0
 DISCONNECT_NOTICED_S = 1.0  # time until every client has noticed that its idle connection is closed, even on a busy machine
 LONG_DEADLINES = {f"GRAFT_{name}_DEADLINE_S": "100" for name in ("DECODE", "QUEUE", "ANSWER")}

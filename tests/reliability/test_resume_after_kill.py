@@ -21,6 +21,8 @@ from safetensors.numpy import load_file
 from graft.service import artifact
 from graft.training.finetuning import checkpoints
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--strategy", "finetune", "--epochs", "3", "--input-size", "32", "--batch-size", "8", "--augment", "none"]
 RATE_OPTIONS = ["--head-lr", "1e-2", "--backbone-lr", "1e-5", "--label-smoothing", "0", "--dropout", "0"]
 

@@ -6,6 +6,8 @@ from load_generator import RequestSpec
 from server_process import SERVICE
 from soak_run import Snapshot, SoakResult, mib_per_1000_requests, request_mix, soak
 
+pytestmark = pytest.mark.slow
+
 LEAKY = "leaky_service:Leaky"
 LEAK = "MiB per 1,000 requests"
 AT_REST = Snapshot(requests=0, mib=300.0, processes=5, threads=15, descriptors=46, files=2, series=170)

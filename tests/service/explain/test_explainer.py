@@ -47,7 +47,11 @@ def test_mean_of_cam_plus_bias_is_the_logit(model, explainer, clothes):
 
 @pytest.mark.parametrize(
     ("name", "head_input", "shape"),
-    [("resnet18", "last", (2, 2)), ("resnet18", "all", (2, 2)), ("swin_tiny_patch4_window7_224", "all", (2, 2))],
+    [
+        ("resnet18", "last", (2, 2)),
+        ("resnet18", "all", (2, 2)),
+        pytest.param("swin_tiny_patch4_window7_224", "all", (2, 2), marks=pytest.mark.slow),
+    ],
 )
 def test_mean_of_cam_plus_bias_is_the_logit_for_other_networks(pack, encode, name, head_input, shape):
     package = pack(name, head_input)

@@ -133,7 +133,7 @@ def test_gradcam_of_a_pooled_network_needs_no_torch(fitted):
     [
         ("resnet18", "all", (2, 2)),
         ("lcnet_035", "last", (2, 2)),
-        ("swin_tiny_patch4_window7_224", "all", (2, 2)),
+        pytest.param("swin_tiny_patch4_window7_224", "all", (2, 2), marks=pytest.mark.slow),
         ("vit_tiny_patch16_224", "last", (4, 4)),
     ],
 )

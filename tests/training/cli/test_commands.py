@@ -116,6 +116,7 @@ def test_fit_suggests_the_next_command(fitted, tmp_path):
     assert "next: graft serve runs/fashion-mnist-" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent_signal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_during_fine_tuning_sets_the_exit_code(fitted, make_folder, tmp_path, sent_signal, code):
     folder = make_folder({"cat": 20, "dog": 20}, side=28)
@@ -192,6 +193,7 @@ def test_evaluate_exits_with_1_below_the_minimum_accuracy(fitted):
     assert graft("evaluate", fitted.artifact.path, SAMPLE, "--min-accuracy", "0.999").returncode == 1
 
 
+@pytest.mark.slow
 def test_evaluate_reports_robustness(fitted, clothes, tmp_path):
     for label, encoded in clothes:
         (tmp_path / "photos" / label).mkdir(parents=True)

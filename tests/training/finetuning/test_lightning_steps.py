@@ -82,6 +82,7 @@ def trained(network: Network, chosen: FineTuneConfig, run: Path) -> tuple[FineTu
     return module, recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choices",
     [

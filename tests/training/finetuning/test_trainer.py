@@ -182,6 +182,7 @@ def send_signal(number: int) -> Callable[[Small, int], None]:
     return hook
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stop_signal_finishes_the_batch_and_resume_gives_the_same_result(
     photos: Photos, tmp_path: Path, number: int, code: int
@@ -255,6 +256,7 @@ def test_error_of_a_dead_worker_names_its_file(photos: Photos, tmp_path: Path, m
         deadly.learn(Small(), tmp_path)
 
 
+@pytest.mark.slow
 def test_error_of_a_hung_worker_names_its_file(photos: Photos, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(datamodule, "BATCH_TIMEOUT_S", 8)
     path = photos.path("train", 1)

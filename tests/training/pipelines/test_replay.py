@@ -15,6 +15,8 @@ from graft.training.pipelines.fit import FitResult
 from graft.training.runs.run_folder import RunError, RunMismatchError
 from graft.training.sample import SAMPLE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def again(fitted, tmp_path_factory) -> tuple[FitResult, list]:

@@ -9,6 +9,8 @@ from graft.training.config.recipe import Recipe
 from graft.training.pipelines import fit
 from graft.training.sample import SAMPLE
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"input_size": 64, "device": "cpu", "flips": False}
 
 

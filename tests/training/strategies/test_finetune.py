@@ -51,7 +51,7 @@ def test_probe_trains_on_the_extracted_views(photos, flips, tmp_path):
 def test_probe_works_without_features_of_mirror_images(photos, tmp_path):
     # The recipe mirrors up to 5,000 images; excluding files after the extraction can bring a larger set below that.
     dataset, splits, exported = photos
-    views = [View(sample) for samples in splits.named().values() for sample in samples]
+    views = [View(sample) for samples in splits.to_dict().values() for sample in samples]
     features = extract(dataset, views, exported)
     context = TrainingContext(dataset, splits, exported, features, Recipe(flips=True), RunFolder(tmp_path))
     assert probe.fit_probe(context).train_head.weight.shape == (3, 1280)

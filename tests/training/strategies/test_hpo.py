@@ -15,6 +15,8 @@ from graft.training.pipelines import fit
 from graft.training.strategies import finetune, hpo
 from graft.training.strategies.hpo_trials import TrialRecord
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(strategy="finetune", epochs=2, input_size=32, batch_size=8, device="cpu", search=3, dropout=0.1, augment="none")
 TIMINGS = {"seconds"}  # columns that may differ between two equal searches
 
