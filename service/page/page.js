@@ -4,7 +4,7 @@ import { showResult } from "./answer.js";
 import { connectCodeTabs, showCode } from "./code.js";
 import { $, announce, percent, problemBox, showChips, showDetails } from "./elements.js";
 import { cancelExplanation, connectHeatmapControls, explainImage } from "./explanation.js";
-import { connectImageInputs } from "./intake.js";
+import { connectImageInputs } from "./image-input.js";
 import { showNeighbors } from "./neighbors.js";
 import { callApi, connectKeyDialog, ProblemError, uploadOptions, withProblems } from "./service.js";
 

@@ -1,10 +1,12 @@
 """Random training-time augmentations; the only importer of albumentations."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import cv2
+
+from graft.training.config.finetune_config import FineTuneConfig
 
 # Otherwise albumentations checks for updates over the network on import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -30,20 +32,20 @@ CORRUPTION_AUGMENTATIONS: Mapping[str, Callable[[], A.BasicTransform]] = {
 }
 
 
-def train_transforms(side: int, augment: str, flips: bool, rotations: bool, corruption_names: Sequence[str] = ()) -> A.Compose:
+def train_transforms(side: int, config: FineTuneConfig) -> A.Compose:
     """Random crop, flip, rotation, color jitter and corruptions: uint8 (H, W, 3) -> uint8 (side, side, 3).
 
     The crop comes first, so that the other transforms process fewer pixels. The corruptions come last.
     """
-    corruptions = [CORRUPTION_AUGMENTATIONS[name]() for name in corruption_names]
-    if augment == "none":
+    corruptions = [CORRUPTION_AUGMENTATIONS[name]() for name in config.augment_corruptions]
+    if config.augment == "none":
         return A.Compose([A.Resize(side, side), *corruptions], strict=True)  # a no-op: the images have this size
-    min_scale = {"light": 0.7, "medium": 0.5, "strong": 0.35}[augment]
+    min_scale = {"light": 0.7, "medium": 0.5, "strong": 0.35}[config.augment]
     crop = A.RandomResizedCrop((side, side), scale=(min_scale, 1.0), ratio=(3 / 4, 4 / 3), interpolation=cv2.INTER_LINEAR)
-    transforms: list[A.BasicTransform] = [crop, *([A.HorizontalFlip(p=0.5)] if flips else [])]
-    if augment != "light":
-        degrees, jitter, hue = (20, 0.4, 0.04) if augment == "strong" else (10, 0.2, 0.02)
-        if rotations:
+    transforms: list[A.BasicTransform] = [crop, *([A.HorizontalFlip(p=0.5)] if config.flips else [])]
+    if config.augment != "light":
+        degrees, jitter, hue = (20, 0.4, 0.04) if config.augment == "strong" else (10, 0.2, 0.02)
+        if config.rotations:
             rotation = A.Rotate((-degrees, degrees), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=0.5)
             transforms.append(rotation)
         limits = (1 - jitter, 1 + jitter)

@@ -146,7 +146,7 @@ class DataModule(LightningDataModule):
         transform = resized if self._preprocessing.fit == "crop" and config.augment != "none" else cropped
         images = open_cache(self._images, samples, transform, self._preprocessing, config.pixel_cache)
         side = self._preprocessing.crop
-        transforms = train_transforms(side, config.augment, config.flips, config.rotations, config.augment_corruptions)
+        transforms = train_transforms(side, config)
         dataset = TrainDataset(images, self._targets(samples), transforms, side, config.seed)
         sampler = EpochSampler(len(samples), config.seed, _sampling_weights(samples, config))
         # BatchNorm statistics of a last batch with one image would be meaningless.

@@ -22,7 +22,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.finetuning import param_groups
 
 # name: (number of weights including the classifier, vector width, {stage: width}, input size for the test)
-ZOO = {
+NETWORKS = {
     "mlp": (1_707_274, 256, {}, 32),
     "lenet5": (62_006, 84, {0: 6, 1: 16}, 32),
     "alexnet": (62_378_344, 4096, {0: 96, 1: 256, 2: 256}, 96),
@@ -44,16 +44,16 @@ ZOO = {
 }
 # These take seconds each and have no layer types that the smaller variants lack.
 SISTERS = {"vgg16", "vgg19", "resnet152", "resnet200", "tf_efficientnet_lite1", "tf_efficientnet_lite2"}
-LEARNED = [pytest.param(name, marks=pytest.mark.nightly) if name in SISTERS else name for name in ZOO]
+LEARNED = [pytest.param(name, marks=pytest.mark.nightly) if name in SISTERS else name for name in NETWORKS]
 
 
 def network(name: str) -> Network:
-    _, width, _, side = ZOO[name]
+    _, width, _, side = NETWORKS[name]
     half = Preprocessing(resize=side, crop=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return build(Backbone(name=name, weights="random", license="none", sha256="0" * 64, width=width), 3, half)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_registered(name: str):
     assert resolve(name, "none") == BackboneSpec(name, "none")
 
@@ -61,7 +61,7 @@ def test_it_is_registered(name: str):
 @pytest.mark.parametrize("name", LEARNED)
 def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str):
     torch.manual_seed(0)
-    learner, side = network(name), ZOO[name][3]
+    learner, side = network(name), NETWORKS[name][3]
     recipe = Recipe(batch_size=4, backbone_lr=1e-4, head_lr=1e-3)
     groups = param_groups.param_groups(learner, resolve_config(recipe, DataStats(n_images=200, counts=(70, 70, 60))))
     batch, labels = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
@@ -76,7 +76,7 @@ def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str)
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_its_onnx_graph_matches_torch(name: str, tmp_path: Path):
-    _, width, stages, side = ZOO[name]
+    _, width, stages, side = NETWORKS[name]
     # Compares every output of the engine with torch's and raises on a difference.
     onnx_export.export_backbone(BackboneSpec(name, "none"), tmp_path / "made", side, side)
     folder = onnx_cache.graph_folder(tmp_path / "made", side)
@@ -87,7 +87,7 @@ def test_its_onnx_graph_matches_torch(name: str, tmp_path: Path):
     assert not stages or found[onnx_cache.STAGES].shape == (1, sum(stages.values()))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_computed_shapes_and_weights_match_torch(name: str):
     with torch.device("meta"):
         body = timm.create_model(name)
@@ -104,16 +104,18 @@ def test_computed_shapes_and_weights_match_torch(name: str):
     for called, module in body.named_modules():
         if isinstance(module, kinds):
             module.register_forward_hook(keep(called))
-    anatomy = trace_layers(body, torch.empty(1, 3, side, side, device="meta"))
-    said = {layer.name: layer for layer in anatomy.layers}
+    summary = trace_layers(body, torch.empty(1, 3, side, side, device="meta"))
+    layers_by_name = {layer.name: layer for layer in summary.layers}
     assert len(made) >= 3
     for called, shape in made.items():
-        height, width, channels = said[called].output
+        height, width, channels = layers_by_name[called].output
         wanted = {4: (1, channels, height, width), 3: (1, height, channels), 2: (1, channels)}[len(shape)]
         assert shape == wanted, called
-        assert said[called].weights == sum(tensor.numel() for tensor in body.get_submodule(called).parameters()), called
-    assert anatomy.weights == sum(layer.weights for layer in anatomy.layers) == ZOO[name][0]
-    assert all(layer.receptive_field for layer in anatomy.layers)
+        assert layers_by_name[called].weights == sum(tensor.numel() for tensor in body.get_submodule(called).parameters()), (
+            called
+        )
+    assert summary.weights == sum(layer.weights for layer in summary.layers) == NETWORKS[name][0]
+    assert all(layer.receptive_field for layer in summary.layers)
 
 
 def test_the_first_layer_of_alexnet_outputs_55_by_55_by_96():

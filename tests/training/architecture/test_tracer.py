@@ -130,9 +130,9 @@ def test_window_attention_has_an_unknown_field():
 
 
 def test_weight_scale_is_counted_in_others():
-    anatomy = summarize(meta_network("nf_resnet26"))
-    assert sum(layer.weights for layer in anatomy.layers) == anatomy.weights
-    assert anatomy.layers[-1].name == "(others)"
+    summary = summarize(meta_network("nf_resnet26"))
+    assert sum(layer.weights for layer in summary.layers) == summary.weights
+    assert summary.layers[-1].name == "(others)"
 
 
 def test_bytes_count_parameters_and_buffers():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -24,6 +25,11 @@ from graft.training.finetuning.pixel_cache import open_cache, resized
 SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
+def transforms(side: int, augment: str, flips: bool, rotations: bool, corruptions: tuple[str, ...] = ()) -> A.Compose:
+    options = {"augment": augment, "flips": flips, "rotations": rotations, "augment_corruptions": corruptions}
+    return train_transforms(side, SimpleNamespace(**options))
+
+
 @pytest.fixture
 def dataset(make_folder, encode, photo) -> Dataset:
     folder = make_folder({"cat": 12, "dog": 12})
@@ -36,7 +42,7 @@ def same_image(dataset: Dataset) -> TrainDataset:
     """One image eight times, so that differences come from augmentation only."""
     [sample] = (sample for sample in dataset.samples if sample.path == "cat/photo.png")
     images = open_cache(dataset, (sample,) * 8, resized, SQUARE, 0)
-    return TrainDataset(images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "medium", True, True), 64, seed=0)
+    return TrainDataset(images, torch.zeros(8, dtype=torch.int64), transforms(64, "medium", True, True), 64, seed=0)
 
 
 def planned(dataset: Dataset, splits: Splits, **choices: object) -> FineTuneConfig:
@@ -96,7 +102,7 @@ def test_epoch_does_not_depend_on_earlier_epochs(same_image: TrainDataset):
 
 def test_another_seed_gives_other_augmentations(same_image: TrainDataset):
     images = same_image.images
-    other = TrainDataset(images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "medium", True, True), 64, seed=1)
+    other = TrainDataset(images, torch.zeros(8, dtype=torch.int64), transforms(64, "medium", True, True), 64, seed=1)
     assert not torch.equal(same_image[SampleDraw(0, 0)][0], other[SampleDraw(0, 0)][0])
 
 
@@ -110,7 +116,7 @@ def test_unseeded_albumentations_repeats_itself_in_every_worker_and_epoch(same_i
         def _augment(self, draw: SampleDraw) -> np.ndarray:
             return self._transforms(image=self.images[draw.row])["image"]
 
-    images = Unseeded(same_image.images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "medium", True, True), 64, 0)
+    images = Unseeded(same_image.images, torch.zeros(8, dtype=torch.int64), transforms(64, "medium", True, True), 64, 0)
     order = [SampleDraw(0, number) for number in range(8)]
     first, again = (
         [image for image, _ in DataLoader(images, None, sampler=order, num_workers=2, timeout=60)] for _ in range(2)
@@ -261,7 +267,7 @@ def test_training_images_keep_letterbox_margins(make_folder, encode):
 
 
 def mirrored(photo: np.ndarray, flips: bool) -> int:
-    change = train_transforms(64, "light", flips, rotations=False)
+    change = transforms(64, "light", flips, rotations=False)
     change.set_random_seed(0)
     changed = [change(image=photo)["image"].astype(int) for _ in range(40)]
     return sum(image[:, 0, 1].mean() > image[:, -1, 1].mean() for image in changed)  # green grows to the right
@@ -273,7 +279,7 @@ def test_images_are_flipped_only_if_enabled(photo: np.ndarray):
 
 
 def kinds(augment: str, flips: bool = True, rotations: bool = True) -> list[str]:
-    return [type(change).__name__ for change in train_transforms(64, augment, flips, rotations).transforms]
+    return [type(change).__name__ for change in transforms(64, augment, flips, rotations).transforms]
 
 
 def test_stronger_levels_add_transforms():
@@ -286,7 +292,7 @@ def test_flips_and_rotations_can_be_turned_off():
 
 
 def test_corruptions_come_after_all_other_transforms():
-    added = [type(change).__name__ for change in train_transforms(64, "light", True, True, ("rotation", "blur")).transforms]
+    added = [type(change).__name__ for change in transforms(64, "light", True, True, ("rotation", "blur")).transforms]
     assert added == ["RandomResizedCrop", "HorizontalFlip", "Rotate", "GaussianBlur"]
 
 
@@ -305,7 +311,7 @@ def test_corruptions_apply_to_training_images_only(dataset: Dataset):
 @pytest.mark.parametrize("name", CORRUPTION_AUGMENTATIONS)
 def test_every_corruption_changes_some_images_and_keeps_their_size(name: str, same_image: TrainDataset):
     images = TrainDataset(
-        same_image.images, torch.zeros(8, dtype=torch.int64), train_transforms(64, "none", True, True, (name,)), 64, 0
+        same_image.images, torch.zeros(8, dtype=torch.int64), transforms(64, "none", True, True, (name,)), 64, 0
     )
     shown = [images[SampleDraw(number, 0)][0].numpy() for number in range(16)]
     kinds = {image.tobytes() for image in shown}
@@ -316,14 +322,14 @@ def test_every_corruption_changes_some_images_and_keeps_their_size(name: str, sa
 @pytest.mark.parametrize("augment", ["light", "medium", "strong"])
 @pytest.mark.parametrize("shape", [(72, 72, 3), (72, 300, 3), (500, 72, 3)])
 def test_augmented_image_has_the_input_size(shape: tuple[int, ...], augment: str):
-    changed = train_transforms(64, augment, True, True)(image=np.zeros(shape, np.uint8))["image"]
+    changed = transforms(64, augment, True, True)(image=np.zeros(shape, np.uint8))["image"]
     assert (changed.shape, changed.dtype) == ((64, 64, 3), np.uint8)
 
 
 def test_transforms_reject_unknown_arguments(photo):
     # Without `strict`, albumentations only warns, and the intended transform is not applied.
     with pytest.raises(ValueError, match="picture"):
-        train_transforms(64, "light", True, True)(image=photo, picture=photo)
+        transforms(64, "light", True, True)(image=photo, picture=photo)
 
 
 @pytest.mark.parametrize("pixel_cache", [0, 1])

@@ -99,8 +99,8 @@ def start(cache: Path, tmp_path_factory) -> Start:
     export_backbone(choice, cache / "backbones" / onnx_cache._cache_key(choice), 64, 28)  # here, to save a child's imports
     exported = onnx_cache.load_or_export(choice, 64, 28, "crop")
     features, splits, _ = extract_or_exclude(dataset, split(dataset, 0), exported, RECIPE)
-    ground = TrainingContext(dataset, splits, exported, features, RECIPE, RunFolder(folder))
-    return Start(dataset, splits, exported, probe_module.fit_probe(ground), features)
+    context = TrainingContext(dataset, splits, exported, features, RECIPE, RunFolder(folder))
+    return Start(dataset, splits, exported, probe_module.fit_probe(context), features)
 
 
 def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
@@ -273,8 +273,8 @@ def assert_positions_add_up(result: TrainedModel, folder: Path, pixels: np.ndarr
 
 def test_fine_tuned_network_is_compared_with_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
-    ground = TrainingContext(start.dataset, start.splits, start.exported, start.features, recipe, RunFolder(tmp_path))
-    result = finetune.finetune(ground, start.probed, "finetune", recipe.epochs)
+    context = TrainingContext(start.dataset, start.splits, start.exported, start.features, recipe, RunFolder(tmp_path))
+    result = finetune.finetune(context, start.probed, "finetune", recipe.epochs)
     difference, low, high = result.gain_over_probe
     assert result.strategy == "finetune"
     assert_positions_add_up(result, tmp_path, start.validation()[0].numpy())

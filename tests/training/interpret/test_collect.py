@@ -15,7 +15,7 @@ from graft.training.visualization.gallery import ImagePredictions
 
 
 @pytest.fixture(scope="module")
-def anatomy(model):
+def summary(model):
     import torch
 
     from graft.service.networks import network
@@ -26,8 +26,8 @@ def anatomy(model):
 
 
 @pytest.fixture(scope="module")
-def interpretation(model, anatomy):
-    return interpret_package(model, anatomy, SAMPLE, 60)
+def interpretation(model, summary):
+    return interpret_package(model, summary, SAMPLE, 60)
 
 
 def page_of(interpretation) -> str:
@@ -71,8 +71,8 @@ def test_map_marks_misclassified_images(interpretation, model):
     assert sum(n for _, _, n in interpretation.embedding_map.legend) == 60
 
 
-def test_only_requested_channels_are_shown(model, anatomy):
-    interpretation = interpret_package(model, anatomy, SAMPLE, 20, ["7", "stage1:3"])
+def test_only_requested_channels_are_shown(model, summary):
+    interpretation = interpret_package(model, summary, SAMPLE, 20, ["7", "stage1:3"])
     assert [(stage.stage, [one.number for one in stage.channels]) for stage in interpretation.stage_report.stages] == [
         ("stage1", [3]),
         ("last", [7]),
@@ -91,9 +91,9 @@ def test_invalid_channel_is_rejected(text):
 
 
 @pytest.mark.parametrize("text", ["1280", "stage9:0"])
-def test_unknown_channel_error_lists_available_channels(model, anatomy, text):
+def test_unknown_channel_error_lists_available_channels(model, summary, text):
     with pytest.raises(ValueError, match=r"channel not found\. Available: stage1:0 to stage1:\d+, .*last:0 to last:1279"):
-        interpret_package(model, anatomy, SAMPLE, 12, [text])
+        interpret_package(model, summary, SAMPLE, 12, [text])
 
 
 def test_too_few_images_have_no_map(fitted, clothes):
