@@ -121,6 +121,7 @@ def test_sigterm_ends_all_processes(fitted):
     assert [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
 
 
+@pytest.mark.slow
 def test_requests_through_bentoml_tracing_get_the_same_predictions(fitted, server, clothes, monkeypatch):
     monkeypatch.setenv("GRAFT_TRACING", "true")
     with running_server(fitted.artifact.path) as traced_url:
@@ -138,6 +139,7 @@ def test_bentoml_schema_is_served_but_no_other_bentoml_route(server):
     ]
 
 
+@pytest.mark.slow
 def test_bentoml_serve_in_the_repository_serves_the_latest_run(fitted, workplace):
     """Plain `bentoml serve` with bentofile.yaml in a folder with the runs of `graft fit`."""
     for name in ("bentofile.yaml", "service"):

@@ -77,6 +77,7 @@ def _run_schemathesis(url: str, n_examples: int, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_service_conforms_to_its_document(server, tmp_path):
     assert "No issues found" in _run_schemathesis(server, 15, tmp_path)
 

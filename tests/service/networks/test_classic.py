@@ -74,6 +74,7 @@ def test_one_step_of_training_changes_every_layer_and_lowers_the_loss(name: str)
     assert [key for key, tensor in before.items() if torch.equal(tensor, after[key])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNED)
 def test_its_onnx_graph_matches_torch(name: str, tmp_path: Path):
     _, width, stages, side = NETWORKS[name]

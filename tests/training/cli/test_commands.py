@@ -96,6 +96,7 @@ def test_debug_shows_the_traceback():
     assert "Traceback" in graft("fit", "nowhere", "--debug").stderr
 
 
+@pytest.mark.slow
 def test_fit_json_prints_one_object(fitted, tmp_path):
     from graft.training.sample import SAMPLE
 
@@ -186,6 +187,7 @@ def test_predict_json_has_abstain_fields(fitted, clothes, tmp_path):
     assert set(image) == {"path", "predictions", "prediction_set", "outlier_score", "abstain", "abstain_reason"}
 
 
+@pytest.mark.slow
 def test_evaluate_exits_with_1_below_the_minimum_accuracy(fitted):
     from graft.training.sample import SAMPLE
 

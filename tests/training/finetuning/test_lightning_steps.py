@@ -119,6 +119,7 @@ def test_learning_rates_warm_up_and_decay_to_zero(network: Network, tmp_path: Pa
     assert recorded.rates[-1] < 1e-4
 
 
+@pytest.mark.slow
 def test_plateau_schedule_reduces_rates_only_without_improvement(network: Network, tmp_path: Path):
     stuck = planned(schedule="plateau", warmup=0.25, epochs=4, head_lr=1e-12, backbone_lr=1e-12, freeze_bn=True, patience=2)
     _, recorded = trained(network, stuck, tmp_path)

@@ -203,6 +203,7 @@ def test_unfinished_files_of_a_killed_run_are_removed(photos: Photos, tmp_path: 
     assert list(tmp_path.rglob(".*")) == []
 
 
+@pytest.mark.slow
 def test_corrupt_checkpoint_costs_an_epoch_and_gives_the_same_result(photos: Photos, tmp_path: Path, capsys):
     with pytest.raises(Diverged):
         photos.learn(Small(lambda network, step: make_loss_nan(network, step - 2)), tmp_path / "harmed")

@@ -101,6 +101,7 @@ def test_graph_of_a_larger_image_matches_torch(pack, name: str):
         np.testing.assert_allclose(found[name_of_map], expected.numpy(), atol=1e-3 * max(1.0, float(expected.abs().max())))
 
 
+@pytest.mark.slow
 def test_network_with_a_fixed_input_size_evaluates_cropped_windows(pack, monkeypatch):
     monkeypatch.setattr(sliding_windows, "MIN_MAP_SIZE", 1)
     monkeypatch.setattr(sliding_windows, "SCALES", (1.0, 2.0))

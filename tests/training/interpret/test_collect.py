@@ -71,6 +71,7 @@ def test_map_marks_misclassified_images(interpretation, model):
     assert sum(n for _, _, n in interpretation.embedding_map.legend) == 60
 
 
+@pytest.mark.slow
 def test_only_requested_channels_are_shown(model, summary):
     interpretation = interpret_package(model, summary, SAMPLE, 20, ["7", "stage1:3"])
     assert [(stage.stage, [one.number for one in stage.channels]) for stage in interpretation.stage_report.stages] == [
@@ -90,6 +91,7 @@ def test_invalid_channel_is_rejected(text):
         parse_channel(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["1280", "stage9:0"])
 def test_unknown_channel_error_lists_available_channels(model, summary, text):
     with pytest.raises(ValueError, match=r"channel not found\. Available: stage1:0 to stage1:\d+, .*last:0 to last:1279"):

@@ -186,6 +186,7 @@ def test_thumbnails_can_be_disabled(fitted, make_folder, tmp_path: Path):
     assert (len(thumbnails) > 10, thumbnails.content) == (True, b"")
 
 
+@pytest.mark.slow
 def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, encode, tmp_path: Path):
     from graft.service.inference import model
 
