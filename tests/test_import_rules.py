@@ -80,6 +80,7 @@ def test_serving_a_package_on_a_cpu_loads_no_torch(fitted):
     assert python(program) == ""
 
 
+@pytest.mark.slow
 def test_a_probe_on_known_images_loads_no_torch(fitted, tmp_path):
     program = (
         "import sys; from pathlib import Path; from graft.training.pipelines import fit as run;"

@@ -17,6 +17,8 @@ from graft.service.networks import network
 from graft.service.settings import Settings
 from graft.training.pipelines.predict import predict
 
+pytestmark = pytest.mark.slow
+
 N_IMAGES = 200
 SIZES = [(28, 28), (64, 64), (640, 480), (37, 300), (480, 640), (1, 1), (3, 40), (1000, 20), (20, 1000), (224, 224), (501, 333)]
 EXIF_ORIENTATION = 0x0112

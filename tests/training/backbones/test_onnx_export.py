@@ -23,6 +23,7 @@ def metadata(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "backbone.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "width", "stages", "pooled"),
     [

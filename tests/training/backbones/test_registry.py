@@ -197,6 +197,7 @@ def test_network_without_packaged_weights_is_rejected(name: str):
         pretrained.load(resolve(name, "package"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "min_accuracy"), [("tf_efficientnet_lite0", 0.80), ("tf_efficientnet_lite2", 0.85)])
 def test_packaged_weights_classify_imagenet(name: str, min_accuracy: float):
     import torch
@@ -333,6 +334,7 @@ def test_metadata_has_the_source_of_the_weights(fitted):
     assert (backbone.license, backbone.width, len(backbone.sha256)) == ("Apache-2.0", 1280, 64)
 
 
+@pytest.mark.slow
 def test_failed_export_has_a_one_line_error(saved_with_names, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     choice = saved_with_names(without_the_stem)

@@ -110,6 +110,7 @@ def test_fit_json_prints_one_object(fitted, tmp_path):
     assert os.path.realpath(tmp_path / "runs" / "latest") == os.path.realpath(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_fit_suggests_the_next_command(fitted, tmp_path):
     from graft.training.sample import SAMPLE
 

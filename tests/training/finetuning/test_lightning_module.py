@@ -37,6 +37,8 @@ from graft.training.strategies.context import TrainingContext, extract_or_exclud
 from graft.training.strategies.probe import ProbeResult
 from graft.training.strategies.trained_model import TrainedModel
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(
     strategy="finetune", input_size=64, batch_size=8, device="cpu", label_smoothing=0, head_lr=1e-3, backbone_lr=2e-4
 )

@@ -56,6 +56,7 @@ def test_pasted_boot_is_detected_at_its_position(model, boot, encode, left: int,
     assert all(iou(box.box, (left, top, left + 28, top + 28)) > 0.1 for box in found.boxes)
 
 
+@pytest.mark.slow
 def test_pasted_boot_is_detected_by_dense_evaluation(model, boot, encode, monkeypatch):
     monkeypatch.setattr(sliding_windows, "MIN_MAP_SIZE", 1)
     found = locate(model, encode(paste(boot, 70, 28, np.zeros((84, 112, 3), np.uint8))), 0.9)
@@ -64,6 +65,7 @@ def test_pasted_boot_is_detected_by_dense_evaluation(model, boot, encode, monkey
     assert iou(found.boxes[0].box, (70, 28, 98, 56)) > 0.3
 
 
+@pytest.mark.slow
 def test_boxes_refer_to_the_upright_image(model, boot, encode):
     scene = paste(boot, 70, 28, np.zeros((84, 112, 3), np.uint8))
     exif = Image.Exif()

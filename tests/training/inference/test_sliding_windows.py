@@ -72,6 +72,7 @@ def test_single_window_has_no_neighbors():
     assert np.isnan(neighbor_means(np.zeros((1, 2)), 10, np.ones((1, 3)))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "head_input"), [("resnet18", "last"), ("resnet18", "all")])
 def test_window_over_the_whole_image_equals_the_networks_output(pack, monkeypatch, name: str, head_input: str):
     monkeypatch.setattr(sliding_windows, "SCALES", (1.0, 2.0))
@@ -84,6 +85,7 @@ def test_window_over_the_whole_image_equals_the_networks_output(pack, monkeypatc
     np.testing.assert_allclose(first.vectors[0], expected.vectors[0], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
 def test_graph_of_a_larger_image_matches_torch(pack, name: str):
     import torch

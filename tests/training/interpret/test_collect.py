@@ -13,6 +13,8 @@ from graft.training.report import render
 from graft.training.sample import SAMPLE
 from graft.training.visualization.gallery import ImagePredictions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def summary(model):

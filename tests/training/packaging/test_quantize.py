@@ -13,6 +13,8 @@ from graft.training.data.splits import Splits
 from graft.training.packaging import quantize, writer
 from graft.training.sample import SAMPLE
 
+pytestmark = pytest.mark.slow
+
 needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="needs graft-vision[int8]")
 
 

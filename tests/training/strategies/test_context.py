@@ -17,6 +17,7 @@ def folder(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
+@pytest.mark.slow
 def test_splits_are_recorded_and_reused(cache, make_folder, tmp_path: Path):
     photos = make_folder({"cat": 12, "dog": 12})
     first = prepare(photos, folder(tmp_path / "run"), RECIPE)
@@ -40,6 +41,7 @@ def test_added_image_is_named(cache, make_folder, encode, photo, tmp_path: Path)
         prepare(photos, folder(tmp_path / "run"), RECIPE)
 
 
+@pytest.mark.slow
 def test_resuming_with_another_input_size_is_rejected(cache, make_folder, tmp_path: Path):
     photos = make_folder({"cat": 12, "dog": 12})
     prepare(photos, folder(tmp_path / "run"), RECIPE)
