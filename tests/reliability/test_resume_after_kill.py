@@ -106,7 +106,7 @@ def test_stopped_run_prints_the_resume_command_and_resumes_exactly(
     assert "Traceback" not in output
     assert_complete(tmp_path / "my run")
     [line] = [line for line in output.splitlines() if line.startswith("resume with: graft ")]
-    assert fork_server.run(tmp_path, *shlex.split(line)[4:]) == 0
+    assert fork_server.run(tmp_path, *shlex.split(line)[3:]) == 0
     assert_equal(unbroken.run, tmp_path / "my run")
 
 
