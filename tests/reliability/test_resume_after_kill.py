@@ -140,7 +140,7 @@ def test_resume_without_a_valid_checkpoint_exits_3(fork_server: ForkServer, agai
     for _ in range(2):
         code, output = resume(fork_server, again)
         assert code == 3
-        assert "error: No checkpoint in run/finetune/checkpoints is good." in output
+        assert "error: All checkpoints in run/finetune/checkpoints are corrupt." in output
 
 
 @pytest.mark.parametrize(
