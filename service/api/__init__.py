@@ -1,0 +1,1 @@
+"""The contract of the REST API: options, responses, problems. No HTTP."""

@@ -4,11 +4,8 @@ from ..errors import ImageError, Overloaded, ProblemError
 from ..settings import Settings
 from .schemas import PROBLEMS, Problem
 
-CLIENT_ERRORS = (
-    ProblemError,
-    ImageError,
-    Overloaded,
-)  # caused by the request or the current load; any other exception is a bug
+# Caused by the request or the current load; any other exception is a bug.
+CLIENT_ERRORS = (ProblemError, ImageError, Overloaded)
 
 
 def to_problem(error: ProblemError | ImageError | Overloaded, settings: Settings, request_id: str) -> Problem:

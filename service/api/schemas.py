@@ -190,7 +190,7 @@ class Deletion(BaseModel):
         description="area under the deletion curve: the label's mean probability as cells are masked, most salient"
         " first; lower is better",
     )
-    baseline: float = Field(ge=0, le=1, description="the mean score of 19 random transforms of the map (baseline)")
+    baseline: float = Field(ge=0, le=1, description="the mean score of 19 random transforms of the map")
     fraction_beaten: float = Field(
         ge=0, le=1, description="the fraction of the random transforms (fixed seed) that score higher"
     )

@@ -1,0 +1,1 @@
+"""Decodes images in processes that can be killed. No engine, no HTTP."""

@@ -1,0 +1,1 @@
+"""Everything that knows an HTTP request: routes, parsing, responses, middleware. No inference."""

@@ -17,6 +17,7 @@ from ..api.schemas import Batch, Classification, Embedding, Explained, Labels, L
 from ..errors import ProblemError
 from ..imaging import formats
 from ..monitoring import metrics
+from ..scheduling.predictor import Predictor
 from .request_body import RawOptions, RequestReader
 from .responses import json_response, negotiate, problem_response
 from .state import AppState
@@ -68,46 +69,31 @@ class Route:
 
 
 async def classify(request: Request, app_state: AppState) -> Response:
-    predictor, (encoded, raw_options) = (
-        app_state.require_predictor(),
-        await _read_request(request, app_state, RequestReader.read_image),
-    )
+    predictor, encoded, raw_options = await _read_request(request, app_state, RequestReader.read_image)
     options = parse_options(ClassifyOptions, *raw_options)
     return json_response(await _with_deadline(request, app_state, predictor.classify(encoded, options, request.state.id)))
 
 
 async def classify_batch(request: Request, app_state: AppState) -> Response:
-    predictor, (images, raw_options) = (
-        app_state.require_predictor(),
-        await _read_request(request, app_state, RequestReader.read_images),
-    )
+    predictor, images, raw_options = await _read_request(request, app_state, RequestReader.read_images)
     options = parse_options(ClassifyOptions, *raw_options)
     return json_response(await _with_deadline(request, app_state, predictor.classify_many(images, options, request.state.id)))
 
 
 async def embed(request: Request, app_state: AppState) -> Response:
-    predictor, (encoded, raw_options) = (
-        app_state.require_predictor(),
-        await _read_request(request, app_state, RequestReader.read_image),
-    )
+    predictor, encoded, raw_options = await _read_request(request, app_state, RequestReader.read_image)
     parse_options(Options, *raw_options)
     return json_response(await _with_deadline(request, app_state, predictor.embed(encoded, request.state.id)))
 
 
 async def similar(request: Request, app_state: AppState) -> Response:
-    predictor, (encoded, raw_options) = (
-        app_state.require_predictor(),
-        await _read_request(request, app_state, RequestReader.read_image),
-    )
+    predictor, encoded, raw_options = await _read_request(request, app_state, RequestReader.read_image)
     options = parse_options(SimilarOptions, *raw_options)
     return json_response(await _with_deadline(request, app_state, predictor.similar(encoded, options, request.state.id)))
 
 
 async def explain(request: Request, app_state: AppState) -> Response:
-    predictor, (encoded, raw_options) = (
-        app_state.require_predictor(),
-        await _read_request(request, app_state, RequestReader.read_image),
-    )
+    predictor, encoded, raw_options = await _read_request(request, app_state, RequestReader.read_image)
     options = parse_options(ExplainOptions, *raw_options)
     if negotiate(request.headers.get("accept", ""), PNG_OR_JSON) == "application/json":
         return json_response(await _with_deadline(request, app_state, predictor.explain(encoded, options, request.state.id)))
@@ -151,12 +137,14 @@ async def get_metrics(request: Request, app_state: AppState) -> Response:
 
 async def _read_request(
     request: Request, app_state: AppState, read: Callable[[RequestReader], Awaitable[tuple[R, RawOptions]]]
-) -> tuple[R, RawOptions]:
-    """The request's images and raw options. Raises Overloaded before it reads the body if the queue is full."""
-    app_state.require_predictor().queue.admission.check()
+) -> tuple[Predictor, R, RawOptions]:
+    """The predictor, the request's images and raw options. Raises Overloaded before reading the body if the queue is full."""
+    predictor = app_state.require_predictor()
+    predictor.queue.admission.check()
     start = time.perf_counter()
     try:
-        return await read(RequestReader(request, app_state.settings, app_state.upload_budget))
+        content, raw_options = await read(RequestReader(request, app_state.settings, app_state.upload_budget))
+        return predictor, content, raw_options
     finally:
         if reservation := request.scope.get("reservation"):
             reservation.release()

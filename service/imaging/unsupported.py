@@ -2,9 +2,9 @@
 
 import re
 
-SUFFIXES = frozenset(
-    [".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"]
-)  # of images
+SUFFIXES = frozenset(  # of images
+    {".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"}
+)
 
 _TO_JPEG, _TO_PNG_OR_JPEG = "convert to JPEG", "export it as PNG or JPEG"
 

@@ -1,0 +1,1 @@
+"""Pixels to calibrated predictions: engines, batching, calibration, nearest neighbors. No HTTP."""

@@ -1,0 +1,1 @@
+"""Logs and metrics. Imports nothing else of the service."""

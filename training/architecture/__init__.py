@@ -1,0 +1,1 @@
+"""Layers, MACs and receptive fields of a network, traced without weights."""

@@ -1,0 +1,1 @@
+"""A name to a pretrained network to an ONNX graph."""

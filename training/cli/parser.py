@@ -14,14 +14,8 @@ if TYPE_CHECKING:
 
 Action = Callable[[argparse.Namespace], int]
 Command = argparse.ArgumentParser
-CHECK_OPTIONS = {
-    "group_by",
-    "follow_links",
-    "backbone",
-    "weights",
-    "input_size",
-    "fit",
-}  # the recipe fields that `graft check` uses
+# The recipe fields that `graft check` uses.
+CHECK_OPTIONS = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}
 EXIT_USAGE = 2  # exit code
 
 

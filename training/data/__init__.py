@@ -1,0 +1,1 @@
+"""Any input to samples to splits. No torch."""

@@ -1,0 +1,1 @@
+"""Numbers from predictions: metrics, calibration, confidence intervals, significance. Numpy only, no files."""

@@ -5,6 +5,7 @@ both.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +30,30 @@ from graft.training.features.feature_arrays import Vectors
 from graft.training.results import ConformalPrediction, Estimate, Evaluation, LearningCurve, OutlierDetection
 
 Floats = NDArray[np.float64]
-# name: (title, description, whether it is a proportion)
-METRICS: Mapping[str, tuple[str, str, bool]] = {
-    "accuracy": ("Accuracy", "share of images with the correct top-1 prediction", True),
-    "top5": ("Top-5 accuracy", "share of images with the true label among the five most probable", True),
-    "balanced_accuracy": (
-        "Balanced accuracy",
-        "mean of the per-class recall",
-        True,
+
+
+class Metric(NamedTuple):
+    """How a metric is shown, as text and in the report."""
+
+    title: str
+    description: str
+    is_proportion: bool
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric("Accuracy", "share of images with the correct top-1 prediction", True),
+    "top5": Metric("Top-5 accuracy", "share of images with the true label among the five most probable", True),
+    "balanced_accuracy": Metric("Balanced accuracy", "mean of the per-class recall", True),
+    "map": Metric("Mean average precision", "mean of the per-class average precision", True),
+    "micro_f1": Metric("Micro F1", "F1 over all predictions", True),
+    "macro_f1": Metric("Macro F1", "mean of the per-class F1", True),
+    "exact_match": Metric("Exact match", "share of images with exactly the true labels", True),
+    "log_loss": Metric("Log-loss", "mean negative log-likelihood in nats; lower is better", False),
+    "brier": Metric("Brier score", "mean squared error of the probabilities; lower is better", False),
+    "ece_before": Metric(
+        "ECE before calibration", "expected calibration error without temperature scaling; lower is better", True
     ),
-    "map": ("Mean average precision", "mean of the per-class average precision", True),
-    "micro_f1": ("Micro F1", "F1 over all predictions", True),
-    "macro_f1": ("Macro F1", "mean of the per-class F1", True),
-    "exact_match": ("Exact match", "share of images with exactly the true labels", True),
-    "log_loss": ("Log-loss", "mean negative log-likelihood in nats; lower is better", False),
-    "brier": ("Brier score", "mean squared error of the probabilities; lower is better", False),
-    "ece_before": (
-        "ECE before calibration",
-        "expected calibration error without temperature scaling; lower is better",
-        True,
-    ),
-    "ece_after": ("ECE", "expected calibration error with temperature scaling, as served; lower is better", True),
+    "ece_after": Metric("ECE", "expected calibration error with temperature scaling, as served; lower is better", True),
 }
 
 

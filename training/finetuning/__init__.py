@@ -1,0 +1,1 @@
+"""The Lightning half: module, data, callbacks, loss, augmentations. Imports torch and Lightning."""

@@ -97,7 +97,7 @@ def to_text(evaluation: Evaluation) -> str:
     lines = [f"{evaluation.n:,} images, 95 % confidence intervals in parentheses"]
     for name, metric in evaluation.metrics.items():
         value, low, high = (format_metric(name, number) for number in (metric.value, metric.low, metric.high))
-        lines.append(f"{value:>8}  ({low} to {high})  {METRICS[name][0]}")
+        lines.append(f"{value:>8}  ({low} to {high})  {METRICS[name].title}")
     if evaluation.conformal:
         sets = evaluation.conformal
         lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%})")

@@ -1,0 +1,1 @@
+"""Image corruptions and adversarial attacks, and how many predictions they change."""

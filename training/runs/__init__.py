@@ -1,0 +1,1 @@
+"""Run folders: their files, their lifecycle, and the latest one."""

@@ -1,0 +1,1 @@
+"""Atomic files, progress, threads and signals. Knows nothing of images or models."""

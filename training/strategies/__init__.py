@@ -1,0 +1,1 @@
+"""The ways to train, and the selection among them."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.service.inference.devices import resolve_device
+from graft.service.inference.devices import Device, resolve_device
 from graft.training.audit import label_errors
 from graft.training.audit.data_audit import apply_exclusions, audit, truncate_findings
 from graft.training.audit.image_scan import describe_sizes, median_side, scan_images
@@ -60,6 +60,11 @@ class TrainingContext:
     recipe: Recipe
     folder: RunFolder
     audit: AuditResult = AuditResult()
+
+    @property
+    def device(self) -> Device:
+        """Where networks are trained."""
+        return resolve_device(self.recipe.device)
 
     @property
     def reference_samples(self) -> tuple[Sample, ...]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.service.inference.devices import resolve_device
 from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.openvino import OpenVinoEngine
 from graft.training.config import finetune_config
@@ -108,7 +107,7 @@ def default_config(context: TrainingContext, strategy: str, epochs: int | None =
     dataset, train = context.dataset, context.splits.train
     recipe = context.recipe.model_copy(update={"strategy": strategy, "epochs": epochs})
     pretrained = recipe.weights != "none"
-    stats = DataStats(len(train), dataset.counts(train), dataset.multilabel, pretrained, resolve_device(recipe.device))
+    stats = DataStats(len(train), dataset.counts(train), dataset.multilabel, pretrained, context.device)
     return finetune_config.resolve_config(recipe, stats)
 
 
@@ -118,7 +117,7 @@ def fit_to_machine(context: TrainingContext, network: "Network", default: FineTu
     from graft.training.finetuning.datamodule import DataModule
     from graft.training.finetuning.lr_finder import lr_find
 
-    exported, device = context.exported, resolve_device(context.recipe.device)
+    exported, device = context.exported, context.device
     free_bytes = batch_size_finder.free_memory(device)
     config = batch_size_finder.fit_batch_size(network, default, exported.preprocessing.crop, free_bytes)
     if config.lr_find:
@@ -139,7 +138,7 @@ def run_trainer(
     from graft.training.finetuning.datamodule import DataModule
     from graft.training.finetuning.trainer import train
 
-    device = resolve_device(context.recipe.device)
+    device = context.device
     datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, device)
     train(network, datamodule, config, config.epochs, run, device, loggers, trial)
 
@@ -163,7 +162,7 @@ def images_per_second(context: TrainingContext) -> float:
 
     from graft.training.features.lightning_extractor import load_with_random_head
 
-    device = resolve_device(context.recipe.device)
+    device = context.device
     network = load_with_random_head(context.exported, len(context.dataset.labels)).to(device)
     network.to(memory_format=torch.channels_last).train()
     side = context.exported.preprocessing.crop

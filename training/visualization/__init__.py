@@ -1,0 +1,1 @@
+"""Charts, galleries and thumbnails, as SVG or small images. No HTML pages."""

@@ -46,8 +46,8 @@ CORRUPTIONS: Mapping[str, tuple[str, str]] = {
 
 def format_metric(name: str, value: float) -> str:
     """A metric value, as a percentage or as a number."""
-    is_proportion = METRICS.get(name, ("", "", False))[2]
-    return percent(value) if is_proportion else f"{value:.3f}"
+    metric = METRICS.get(name)
+    return percent(value) if metric and metric.is_proportion else f"{value:.3f}"
 
 
 def format_interval(estimate: Estimate) -> str:
