@@ -26,9 +26,8 @@ from PIL import Image
 
 from graft.training.pipelines.demo import running_server
 
-sys.path.insert(
-    0, str(Path(__file__).parent.parent / "tests" / "support")
-)  # first, so that its modules take precedence over those of this folder
+# First, so that its modules take precedence over those of this folder.
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from handmade_files import chunk, compressed_zeros, encode_image, ihdr, png, progressive
 from hostile_corpus import Case, corpus
 

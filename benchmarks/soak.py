@@ -16,9 +16,8 @@ from pathlib import Path
 
 from decoders import PHOTOS, read_photos
 
-sys.path.insert(
-    0, str(Path(__file__).parent.parent / "tests" / "support")
-)  # first, so that its modules take precedence over those of this folder
+# First, so that its modules take precedence over those of this folder.
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from hostile_corpus import corpus
 from server_process import SERVICE
 from soak_run import LOAD, SoakResult, request_mix, soak

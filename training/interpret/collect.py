@@ -38,15 +38,12 @@ LAST = "last"  # as `feature_maps.LAST_STAGE`, which needs torch
 TILE_SIZE = 56  # pixels of a preview image
 MAX_REPORT_POINTS, MAX_POINTS = 300, 1000  # images on a map, so that a report stays small and a page renders fast
 N_PER_OUTCOME = 3  # images with heat maps: so many correct and so many misclassified
-FAST_DELETION, THOROUGH_DELETION = (
-    (2, 9),
-    (4, 19),
-)  # steps and moves of the deletion test: 12 passes per image in a report, 62 in an inspection
+# Steps and moves of the deletion test: 12 passes per image in a report, 62 in an inspection.
+FAST_DELETION, THOROUGH_DELETION = (2, 9), (4, 19)
 
 Read = Callable[[str], bytes]
-Projection = Callable[
-    [Coordinates, Coordinates], tuple[str, Coordinates, str]
-]  # components, explained variance -> title, coordinates, caption
+# Components, explained variance -> title, coordinates, caption.
+Projection = Callable[[Coordinates, Coordinates], tuple[str, Coordinates, str]]
 
 
 @dataclass(frozen=True)

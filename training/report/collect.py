@@ -26,16 +26,8 @@ from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization.gallery import ImagePredictions
 
-HIDDEN_FIELDS = {
-    "n_images",
-    "counts",
-    "multilabel",
-    "from_scratch",
-    "random_init",
-    "seed",
-    "lr_find",
-    "ema_interval",
-}  # of a FineTuneConfig
+# Of a FineTuneConfig.
+HIDDEN_FIELDS = {"n_images", "counts", "multilabel", "from_scratch", "random_init", "seed", "lr_find", "ema_interval"}
 
 
 def build_report(
@@ -59,9 +51,8 @@ def build_report(
         predictions=predictions,
         reproduction=_reproduction(data, context, selection),
         excluded=context.audit.excluded,
-        findings=tuple(
-            finding for finding in context.audit.findings if finding.kind != label_errors.FINDING_KIND
-        ),  # label issues have a section of their own
+        # Label issues have a section of their own.
+        findings=tuple(finding for finding in context.audit.findings if finding.kind != label_errors.FINDING_KIND),
         attempts=selection.attempts,
         transfer_regime=selection.regime,
         epochs=read_epochs(context.folder.path / trained.strategy / "metrics.csv"),

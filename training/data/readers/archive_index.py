@@ -15,9 +15,8 @@ from graft.training.data.readers.filenames import is_unicode
 STORED, DEFLATED, BZIP2 = 0, 8, 12
 TAR_MEMBER = 255  # stored without compression and without a local header
 MemberLocation = tuple[int, int, int, int, int]  # offset, compressed size, size (bytes), method, CRC-32
-LOCAL_HEADER = struct.Struct(
-    "<4s5H3L2H"
-)  # precedes a member's bytes; the last two fields: lengths of the name and the extra field
+# Precedes a member's bytes; the last two fields: lengths of the name and the extra field.
+LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 _CENTRAL_HEADER = struct.Struct("<4s4B4H3L5H2L")
 _END_RECORD = struct.Struct("<4s4H2LH")

@@ -18,10 +18,8 @@ from graft.training.runtime.progress import Progress
 
 CHUNK_BYTES = 2**20
 MIN_FREE_DISK = 2**30  # bytes of disk space that decompression always leaves free
-BOMB_CHECK_MIN_BYTES, MAX_COMPRESSION_RATIO = (
-    2**30,
-    200,
-)  # decompression bombs: images, even raw pixels, never compress this well
+# Decompression bombs: images, even raw pixels, never compress this well.
+BOMB_CHECK_MIN_BYTES, MAX_COMPRESSION_RATIO = 2**30, 200
 _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
