@@ -112,6 +112,7 @@ def test_failed_golden_check_ends_the_start(fitted, tmp_path):
     assert "golden.npz" in output
 
 
+@pytest.mark.slow
 def test_sigterm_ends_all_processes(fitted):
     with running_server(fitted.artifact.path) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200

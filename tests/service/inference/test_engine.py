@@ -139,6 +139,7 @@ def test_a_gpu_serves_parallel_threads_and_splits_large_batches(fitted, cpu, bat
         assert apart(outputs.logits, np.concatenate([cpu(batch).logits] * 7)) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "most"), [("float16", 0.05), ("bfloat16", 0.5)])
 def test_a_16_bit_backbone_gives_nearly_the_same_outputs(fitted, cpu, batch, name, most):
     import torch

@@ -110,6 +110,7 @@ def test_findings_name_the_file_and_both_labels():
     assert found.text == r"'a\n.jpg' is labeled ant, looks like bee (99%)"
 
 
+@pytest.mark.slow
 def test_memory_mapped_vectors_give_the_same_results_and_stay_on_disk(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(label_errors, "MAX_CHUNK_SIZE", 500)
     monkeypatch.setattr(label_errors, "BLOCK_SIZE", 100)

@@ -62,6 +62,7 @@ def test_interval_of_a_calibrated_network_contains_zero(n: int):
     assert interval_coverage(n, 0, 0) > 0.92
 
 
+@pytest.mark.slow
 def test_interval_of_an_overconfident_network_contains_its_error():
     assert interval_coverage(500, 0.15, 0.15) > 0.85
 

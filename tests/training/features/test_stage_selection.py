@@ -105,6 +105,7 @@ def test_head_on_the_last_vector_takes_only_that_vector():
     assert (head(features[0, :, 20:]).argmax(axis=1) == labels).mean() > 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature_set", ["stage3", "last", "all"])
 def test_onnx_and_torch_outputs_equal_the_heads(exported: ExportedBackbone, tmp_path: Path, feature_set: str):
     import torch

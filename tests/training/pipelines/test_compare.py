@@ -9,6 +9,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.pipelines.compare import compare
 
 
+@pytest.mark.slow
 def test_runs_every_strategy_backbone_and_seed(cache, make_folder, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--strategies", "probe,auto", "--seeds", "2", "--input-size", "64", "--no-flips", "--out", str(out)]

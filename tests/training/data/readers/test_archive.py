@@ -235,6 +235,7 @@ def test_zip_with_a_comment_is_read(archive: Path):
     assert paths(scan(archive)) == list(IMAGES)
 
 
+@pytest.mark.slow
 def test_zip64_is_read(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as opened:
         for name, content in IMAGES.items():
