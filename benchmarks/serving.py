@@ -30,7 +30,8 @@ from measuring.servers import Server, exclusive_server, exit_on_sigterm, free_po
 from measuring.tables import Report, Table, Target, log, median_ratio, to_markdown
 from measuring.wrk import LoadResult, multipart_request, raw_request
 
-from graft.training.pipelines.serve import ROOT, command, environment
+from graft.training.pipelines.serve import command, environment
+from graft.training.runtime.import_root import IMPORT_ROOT
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from load_generator import Phase, RequestSpec, start_load_generator
@@ -126,7 +127,7 @@ def connections_for(endpoint: str) -> tuple[int, ...]:
 def graft_server(package: Path) -> Server:
     """Graft's server, started as by `graft serve`."""
     port = free_port()
-    return Server("Graft", command("127.0.0.1", port), "/readyz", environment(package, port), ROOT, port)
+    return Server("Graft", command("127.0.0.1", port), "/readyz", environment(package, port), IMPORT_ROOT, port)
 
 
 def half_load(server: Server, images: Sequence[bytes], capacity: float, seconds: float) -> tuple[float, float]:

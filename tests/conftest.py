@@ -140,6 +140,14 @@ def model(fitted):
 
 
 @pytest.fixture(scope="session")
+def classifier(model):
+    """The Python API's classifier of `model` (a graft.Classifier)."""
+    import graft
+
+    return graft.Classifier(model)
+
+
+@pytest.fixture(scope="session")
 def pack(fitted, tmp_path_factory):
     """A random_packages.CreatePackage, for packages of other backbones with random weights: `pack("resnet18", "all")`."""
     import random_packages

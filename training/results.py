@@ -112,6 +112,7 @@ class Evaluation(_Record):
     outliers: OutlierDetection | None
     curve: LearningCurve | None = None
     ten_crop: Estimate | None = Field(None, description="accuracy gain of ten-crop over single-crop inference")
+    gain_over_probe: Estimate | None = Field(None, description="accuracy gain of fine-tuning over the linear probe, paired")
 
     @property
     def primary_metric(self) -> Estimate:

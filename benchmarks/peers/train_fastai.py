@@ -30,7 +30,7 @@ def main() -> None:
     learner = vision_learner(loaders, "tf_efficientnet_lite0", metrics=accuracy, pretrained_cfg_overlay=weights)
     with learner.no_bar():
         learner.fine_tune(arguments.epochs)
-    learner.load_or_export(arguments.out.resolve())
+    learner.export(arguments.out.resolve())
     # The recorder only keeps the last training phase, without the epoch of the head.
     accuracies = [values[-1] for values in learner.recorder.values]
     n_images = (arguments.epochs + 1) * len(loaders.train_ds)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from .. import answers
 from ..api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parse_options
 from ..api.problems import CLIENT_ERRORS, to_problem
 from ..api.schemas import Batch, Classification, Embedding, Explained, Labels, Limits, ModelDescription, Similar
@@ -102,13 +103,7 @@ async def explain(request: Request, app_state: AppState) -> Response:
 
 
 async def describe_model(request: Request, app_state: AppState) -> Response:
-    model = app_state.require_predictor().model
-    fields = model.manifest.model_dump(include=set(ModelDescription.model_fields))
-    return json_response(
-        ModelDescription(
-            **fields, device=model.engine.device, precision=model.engine.precision, golden_difference=model.golden_difference
-        )
-    )
+    return json_response(answers.describe(app_state.require_predictor().model))
 
 
 async def list_labels(request: Request, app_state: AppState) -> Response:

@@ -34,6 +34,7 @@ __all__ = [
     "decode_resized",
     "image_size",
     "load_preview",
+    "preprocess",
 ]
 
 EXIF_ORIENTATION = 0x0112
@@ -68,7 +69,7 @@ class DecodedImage:
     Attributes:
         pixels: uint8 (crop, crop, 3), RGB.
         width, height: of the original image, after EXIF orientation.
-        format: Pillow's name for the file format, such as "JPEG".
+        format: Pillow's name for the file format, such as "JPEG"; "pixels" if there was no file.
         notes: warnings for the client about how the image was read.
     """
 
@@ -86,13 +87,38 @@ def decode(encoded: bytes, preprocessing: Preprocessing, limits: ImageLimits = I
         ImageError: if the format is unsupported, the file is damaged, or a limit is exceeded.
     """
     with _open(encoded, limits) as image:
-        orientation, (width, height) = _exif_orientation(image), image.size
+        orientation, size = _exif_orientation(image), image.size
         _draft(image, preprocessing)
-        rgb, fully_transparent = _to_rgb(image)
-        pixels = np.asarray(_fit_to_square(rgb, preprocessing, orientation))
-        if orientation >= 5:
-            width, height = height, width
-        return DecodedImage(pixels, width, height, str(image.format), _notes(image, (width, height), fully_transparent))
+        return _preprocess(image, preprocessing, orientation, size)
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> DecodedImage:
+    """Preprocesses an image that Pillow has opened, as `decode` does with its file. The image stays as it is.
+
+    A large JPEG is decoded at full size here and at reduced size in `decode`, so their pixels differ slightly.
+
+    Raises:
+        ImageError: if its mode is unsupported, it is empty, or its file is damaged.
+    """
+    if 0 in image.size:
+        raise ImageError("empty_image", "The image has no pixels.")
+    try:
+        image.load()
+        return _preprocess(image, preprocessing, _exif_orientation(image), image.size)
+    except ImageError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise ImageError("corrupt_image", f"The image is damaged or truncated: {error}.") from None
+
+
+def _preprocess(
+    image: Image.Image, preprocessing: Preprocessing, orientation: int, original_size: tuple[int, int]
+) -> DecodedImage:
+    rgb, fully_transparent = _to_rgb(image)
+    pixels = np.asarray(_fit_to_square(rgb, preprocessing, orientation))
+    width, height = original_size if orientation < 5 else reversed(original_size)
+    notes = _notes(image, (width, height), fully_transparent)
+    return DecodedImage(pixels, width, height, str(image.format or "pixels"), notes)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,19 @@ class ClassificationResult:
     abstain_reason: AbstainReason | None
 
 
+class InferenceResult(NamedTuple):
+    """One image, decoded, with the network's outputs.
+
+    Attributes:
+        outputs: logits (1, C) and vectors (1, D).
+        timing_ms: milliseconds by stage.
+    """
+
+    decoded: DecodedImage
+    outputs: Outputs
+    timing_ms: dict[str, float]
+
+
 class GoldenCheck(NamedTuple):
     """The result of running the golden samples on this machine.
 

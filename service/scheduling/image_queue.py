@@ -6,7 +6,7 @@ No options and no response schemas: those are in `predictor`.
 import asyncio
 import time
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from ..errors import Overloaded, ProblemError
 from ..imaging.headers import check_limits, read_header
 from ..imaging.preprocess import DecodedImage
 from ..inference.batcher import Batcher
+from ..inference.bulk import timing_ms
 from ..inference.engine import Outputs
-from ..inference.model import Model
+from ..inference.model import InferenceResult, Model
 from ..monitoring.metrics import Metrics
 from ..settings import Settings
 from .admission import AdmissionControl
@@ -25,14 +26,6 @@ QUEUE_TIMEOUT = "The image waited past its deadline."
 MAX_INVALID = 3  # consecutive non-finite outputs after which the service is no longer ready
 
 R = TypeVar("R")
-
-
-class InferenceResult(NamedTuple):
-    """One image, decoded, with the network's outputs."""
-
-    decoded: DecodedImage
-    outputs: Outputs
-    timing_ms: dict[str, float]
 
 
 class InferenceQueue:
@@ -164,10 +157,7 @@ class ImageJob(Future[InferenceResult]):
             return
         end = time.perf_counter()
         self._queue.observe("network", end - self._decoded_at)
-        timing = {
-            "decode": round(1e3 * (self._decoded_at - self._started), 3),
-            "network": round(1e3 * (end - self._decoded_at), 3),
-        }
+        timing = timing_ms(self._started, self._decoded_at, end)
         try:
             self.set_result(InferenceResult(self._decoded, self._queue.check_outputs(computing), timing))
         except Exception as error:  # noqa: BLE001 - raised where the future is awaited

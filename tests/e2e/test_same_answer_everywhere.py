@@ -120,13 +120,14 @@ def test_engine_matches_torch_in_batches(model, pixels, expected, size):
     assert_same(np.concatenate([model.probabilities(model.engine(batch).logits) for batch in batches]), expected)
 
 
-def test_predict_matches_torch(model, images, expected, tmp_path):
+def test_predict_matches_torch(classifier, images, expected, tmp_path):
     paths = [tmp_path / f"{number:03d}" for number in range(N_IMAGES)]
     for path, image in zip(paths, images, strict=True):
         path.write_bytes(image)
-    answers = [answer for _, answer in predict(model, paths, 10)]
+    answers = [answer for _, answer in predict(classifier, paths, 10)]
     assert not any(isinstance(answer, ImageError) for answer in answers)
-    assert_same(to_probabilities([answer.ranked for answer in answers], model.manifest.labels), expected)
+    ranked = [[(prediction.label, prediction.probability) for prediction in answer.predictions] for answer in answers]
+    assert_same(to_probabilities(ranked, classifier.labels), expected)
 
 
 def test_rest_matches_torch_for_single_images(url, model, images, expected):

@@ -16,6 +16,7 @@ from graft.service.settings import BENTO_PACKAGE, LATEST_PACKAGE
 
 ROOT = Path(__file__).parents[2]
 LINKED_PATHS = ("service", "training", "bentofile.yaml", "requirements-service.lock")  # links in graft/ to the top level
+LICENSE_FILES = ("LICENSE", "THIRD_PARTY_NOTICES.md")
 BUILD_PROGRAM = "from setuptools.build_meta import build_sdist, build_wheel; print({hook}('dist'))"
 
 
@@ -36,7 +37,7 @@ def sources(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     for name in ("graft", "service", "training"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "bentofile.yaml", "requirements-service.lock"):
+    for name in ("pyproject.toml", "README.md", *LICENSE_FILES, "bentofile.yaml", "requirements-service.lock"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -86,6 +87,15 @@ def test_wheel_contains_every_file_of_graft(wheel, name):
 
 def test_wheel_has_one_top_level_package(wheel):
     assert {name.partition("/")[0] for name in files(wheel)} == {"graft"}
+
+
+def test_wheel_has_types_and_licenses(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        licenses = {name.partition("/licenses/")[2] for name in archive.namelist()} - {""}
+        assert "License-Expression: Apache-2.0 AND MIT" in archive.read(metadata).decode()
+    assert licenses == {*LICENSE_FILES, "training/sample/LICENSE"}
+    assert "graft/py.typed" in files(wheel)
 
 
 def test_wheel_built_from_sdist_is_the_same(sources, wheel, tmp_path):

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import psutil
 
-from graft.training.pipelines.serve import ROOT, environment
+from graft.training.pipelines.serve import environment
+from graft.training.runtime.import_root import IMPORT_ROOT
 
 TIMEOUT_S = 120.0  # until a hanging test fails
 SERVICE = "graft.service.app:Graft"
@@ -96,7 +97,9 @@ def bentoml_server(package: Path, service: str = SERVICE, **settings: str) -> It
     with TemporaryDirectory() as folder:
         log = Path(folder, "log")
         with log.open("wb") as log_file:
-            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log_file, stderr=log_file, start_new_session=True)
+            process = subprocess.Popen(
+                command, cwd=IMPORT_ROOT, env=env, stdout=log_file, stderr=log_file, start_new_session=True
+            )
         server = RunningServer(process, port, log)
         try:
             poll_until(lambda: process.poll() is not None or server.status("/readyz") == 200)

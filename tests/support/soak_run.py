@@ -18,7 +18,7 @@ from load_generator import Outcome, Phase, RequestSpec, build_post, start_load_g
 from psutil import NoSuchProcess, Process
 from server_process import SERVICE, RunningServer, bentoml_server
 
-from graft.training.pipelines.serve import ROOT
+from graft.training.runtime.import_root import IMPORT_ROOT
 
 LOAD = 0.5  # fraction of the capacity
 N_CLIENTS = 8
@@ -28,7 +28,7 @@ MAX_NEW_SERIES = 5  # new series: one per status and code that occurs for the fi
 MAX_MIB = 1.0  # maximum growth per 1,000 requests
 REJECTION = "503 overloaded"
 SERVER_PYTHONPATH = os.pathsep.join(
-    [str(ROOT), str(Path(__file__).parent)]
+    [str(IMPORT_ROOT), str(Path(__file__).parent)]
 )  # PYTHONPATH of the server, which may be the leaky one
 ERROR_PATTERNS = ("Traceback", "never retrieved", "never awaited", '"status": 500', "Task was destroyed")
 

@@ -18,10 +18,10 @@ from graft.service.errors import ImageError
 from graft.service.imaging import formats
 from graft.service.imaging.preprocess import Preview, load_preview
 from graft.service.inference.devices import available_cpus
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.dataset import Dataset, DatasetError
 from graft.training.data.near_duplicates import THUMBNAIL_SIDE, GrayArray, candidate_pairs, dhash, to_grayscale, verify_pairs
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import ordered_map
 
 MODES = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L", "I;16N")
 GRAY_TOLERANCE = 2  # gray levels by which encoding may change equal colors

@@ -14,13 +14,13 @@ from threadpoolctl import threadpool_limits
 
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.neighbors import l2_normalize
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.cross_validation import Groups, Targets, take_groups
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.errors import printable
 from graft.training.data.findings import Finding, LabelIssue
 from graft.training.features.feature_arrays import Vectors
 from graft.training.features.linear_probe import N_BLAS_THREADS, out_of_fold_probabilities
-from graft.training.runtime.thread_map import ordered_map
 
 FINDING_KIND = "label-error"  # of a finding
 REGULARIZATION_C = 1e-3  # strong regularization, so that the model does not memorize label errors

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-import graft
 from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, file_record
 from graft.training.backbones.registry import BackboneError, BackboneSpec, packaged_weights
 from graft.training.config.hyperparameters import input_size
 from graft.training.runtime.cache_dir import cache_folder
+from graft.training.runtime.import_root import IMPORT_ROOT
 from graft.training.runtime.progress import log
 
 METADATA = "backbone.json"
@@ -112,7 +112,7 @@ def _export_in_subprocess(spec: BackboneSpec, base: Path, crop: int | None, medi
         str(crop or 0),
         str(median_side),
     ]
-    root = str(Path(graft.__file__).parents[1])
+    root = str(IMPORT_ROOT)
     environment = {
         "HF_HUB_ETAG_TIMEOUT": "5",  # huggingface_hub reads it when it is imported, so it must be set before
         **os.environ,
@@ -132,5 +132,6 @@ def _cache_key(spec: BackboneSpec) -> str:
         weights = file_record(Path(spec.weights)).sha256
     else:
         weights = spec.weights
-    fields = [EXPORT_FORMAT, spec.name, weights, version("timm"), version("torch")]
+    schema = [*Backbone.model_fields, *Preprocessing.model_fields]  # another version of Graft may read the metadata
+    fields = [EXPORT_FORMAT, spec.name, weights, version("timm"), version("torch"), schema]
     return f"{spec.name}-{hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]}"

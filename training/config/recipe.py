@@ -6,11 +6,15 @@ are derived in `graft.training.config.hyperparameters` and combined in `graft.tr
 
 import math
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.config import JsonDict
 
 from graft.service.settings import DeviceSetting
 from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, parse_corruption_names
@@ -19,6 +23,13 @@ DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
 FINETUNE_STRATEGIES = ("finetune-last", "finetune", "scratch")  # strategies that always fine-tune
+
+# The groups of the options in `--help`; an option without a group is an advanced one.
+DATA: JsonDict = {"group": "data"}
+MODEL: JsonDict = {"group": "model"}
+TRAINING: JsonDict = {"group": "training"}
+AUGMENTATION: JsonDict = {"group": "augmentation"}
+OUTPUT: JsonDict = {"group": "output"}
 
 Strategy = Literal["auto", "probe", "svm", "stages", "finetune-last", "finetune", "scratch"]
 
@@ -29,56 +40,88 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strategy: Strategy = Field(
-        "auto", description="training strategy; auto starts with the cheapest and continues while validation improves"
+        "auto",
+        description="training strategy; auto starts with the cheapest and continues while validation improves",
+        json_schema_extra=TRAINING,
     )
-    budget: str = Field("10m", description="time budget of auto, such as 90s, 10m or 1h30m")
-    backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm model")
+    budget: str = Field("10m", description="time budget of auto, such as 90s, 10m or 1h30m", json_schema_extra=TRAINING)
+    backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm model", json_schema_extra=MODEL)
     weights: str = Field(
-        "pretrained", description="pretrained, a .safetensors file, local-dir:FOLDER, or none for random weights"
+        "pretrained",
+        description="pretrained, a .safetensors file, local-dir:FOLDER, or none for random weights",
+        json_schema_extra=MODEL,
     )
-    init: Literal["pretrained", "random"] = Field("pretrained", description="initial weights of --strategy scratch")
-    input_size: int | None = Field(None, ge=32, le=1024, description="side of the square network input, in pixels")
-    fit: Literal["crop", "squash", "letterbox"] = Field("crop", description="how an image is made square")
-    seed: int = Field(0, ge=0, lt=2**32, description="random seed")
-    device: DeviceSetting = Field("auto", description="device for training")
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="initial weights of --strategy scratch", json_schema_extra=MODEL
+    )
+    input_size: int | None = Field(
+        None, ge=32, le=1024, description="side of the square network input, in pixels", json_schema_extra=MODEL
+    )
+    fit: Literal["crop", "squash", "letterbox"] = Field(
+        "crop", description="how an image is made square", json_schema_extra=MODEL
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="random seed", json_schema_extra=TRAINING)
+    device: DeviceSetting = Field("auto", description="device for training", json_schema_extra=TRAINING)
     group_by: str | None = Field(
         None,
         min_length=1,
         description="keep images that share this value in one split: a CSV column or a regex on the path",
-        json_schema_extra={"unset": "no groups"},
+        json_schema_extra=DATA | {"unset": "no groups"},
     )
-    follow_links: bool = Field(False, description="follow symbolic links that point outside the folder")
-    skip_bad: bool = Field(False, description="exclude unreadable images instead of stopping")
+    follow_links: bool = Field(False, description="follow symbolic links that point outside the folder", json_schema_extra=DATA)
+    skip_bad: bool = Field(False, description="exclude unreadable images instead of stopping", json_schema_extra=DATA)
     drop_duplicates: bool = Field(
-        False, description="exclude leaked images and images with conflicting labels instead of stopping"
+        False,
+        description="exclude leaked images and images with conflicting labels instead of stopping",
+        json_schema_extra=DATA,
     )
     precision: float = Field(
-        0.95, gt=0, lt=1, description="target precision per label; the report lists the probability thresholds"
+        0.95,
+        gt=0,
+        lt=1,
+        description="target precision per label; the report lists the probability thresholds",
+        json_schema_extra=OUTPUT,
     )
-    coverage: float = Field(0.9, gt=0, lt=1, description="coverage of prediction sets: how often they contain the true label")
+    coverage: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="coverage of prediction sets: how often they contain the true label",
+        json_schema_extra=OUTPUT,
+    )
     thumbnails: bool = Field(
-        True, description="store thumbnails of training images in the package, for the list of similar images"
+        True,
+        description="store thumbnails of training images in the package, for the list of similar images",
+        json_schema_extra=OUTPUT,
     )
-    int8: bool = Field(False, description="also package an int8 model, for GRAFT_PRECISION=int8; needs graft-vision[int8]")
-    ten_crop: bool = Field(False, description="also evaluate with ten-crop test-time augmentation")
+    int8: bool = Field(
+        False,
+        description="also package an int8 model, for GRAFT_PRECISION=int8; needs graft-vision[int8]",
+        json_schema_extra=OUTPUT,
+    )
+    ten_crop: bool = Field(False, description="also evaluate with ten-crop test-time augmentation", json_schema_extra=OUTPUT)
     tracker: Literal["none", "tensorboard", "mlflow"] = Field(
-        "none", description="experiment tracker, in addition to metrics.csv"
+        "none", description="experiment tracker, in addition to metrics.csv", json_schema_extra=OUTPUT
     )
     pixel_cache: float = Field(16, ge=0, le=10_000, description="disk space for cached decoded images, in GiB")
 
-    epochs: int | None = Field(None, gt=0, le=10_000, description="fine-tuning epochs")
+    epochs: int | None = Field(None, gt=0, le=10_000, description="fine-tuning epochs", json_schema_extra=TRAINING)
     search: int | None = Field(
         None,
         gt=0,
         le=10_000,
         description="number of hyperparameter search trials; the best configuration is trained",
-        json_schema_extra={"unset": "no search"},
+        json_schema_extra=TRAINING | {"unset": "no search"},
     )
-    batch_size: int | None = Field(None, gt=0, le=65_536, description="fine-tuning batch size")
-    unfreeze: Literal["last", "all"] | None = Field(None, description="layers to fine-tune")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer; sgd uses momentum 0.9")
-    head_lr: float | None = Field(None, gt=0, le=10, description="peak learning rate of the head")
-    backbone_lr: float | None = Field(None, gt=0, le=10, description="peak learning rate of the backbone's last layer")
+    batch_size: int | None = Field(None, gt=0, le=65_536, description="fine-tuning batch size", json_schema_extra=TRAINING)
+    unfreeze: Literal["last", "all"] | None = Field(None, description="layers to fine-tune", json_schema_extra=TRAINING)
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="optimizer; sgd uses momentum 0.9", json_schema_extra=TRAINING
+    )
+    head_lr: float | None = Field(None, gt=0, le=10, description="peak learning rate of the head", json_schema_extra=TRAINING)
+    backbone_lr: float | None = Field(
+        None, gt=0, le=10, description="peak learning rate of the backbone's last layer", json_schema_extra=TRAINING
+    )
     layer_decay: float | None = Field(
         None, gt=0, le=1, description="learning rate of the first layer, as a fraction of the last layer's"
     )
@@ -89,19 +132,32 @@ class Recipe(BaseModel):
     clip_grad: float = Field(1.0, gt=0, le=1e6, description="maximum gradient norm; larger gradients are clipped")
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout probability of the features before the head")
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="label smoothing", json_schema_extra={"unset": "0.1"})
-    mixup: float | None = Field(None, ge=0, le=10, description="alpha of mixup; 0 turns it off")
-    cutmix: float | None = Field(None, ge=0, le=10, description="alpha of CutMix; 0 turns it off")
+    mixup: float | None = Field(None, ge=0, le=10, description="alpha of mixup; 0 turns it off", json_schema_extra=AUGMENTATION)
+    cutmix: float | None = Field(
+        None, ge=0, le=10, description="alpha of CutMix; 0 turns it off", json_schema_extra=AUGMENTATION
+    )
     ema: bool | None = Field(None, description="use an exponential moving average of the weights")
     freeze_bn: bool | None = Field(None, description="freeze the pretrained BatchNorm statistics")
-    patience: int = Field(4, gt=0, description="epochs without improvement of the validation loss before early stopping")
-    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(None, description="method against class imbalance")
-    augment: Literal["none", "light", "medium", "strong"] | None = Field(None, description="augmentation strength")
-    flips: bool = Field(True, description="augment with horizontal flips; turn off for digits and text")
-    rotations: bool = Field(True, description="augment with small rotations")
+    patience: int = Field(
+        4,
+        gt=0,
+        description="epochs without improvement of the validation loss before early stopping",
+        json_schema_extra=TRAINING,
+    )
+    balance: Literal["none", "weights", "sampling", "logits"] | None = Field(
+        None, description="method against class imbalance", json_schema_extra=TRAINING
+    )
+    augment: Literal["none", "light", "medium", "strong"] | None = Field(
+        None, description="augmentation strength", json_schema_extra=AUGMENTATION
+    )
+    flips: bool = Field(
+        True, description="augment with horizontal flips; turn off for digits and text", json_schema_extra=AUGMENTATION
+    )
+    rotations: bool = Field(True, description="augment with small rotations", json_schema_extra=AUGMENTATION)
     augment_corruptions: tuple[str, ...] = Field(
         (),
         description=f"also augment with these corruptions, separated by commas: {', '.join(AUGMENTABLE_CORRUPTIONS)}",
-        json_schema_extra={"unset": "none", "metavar": "A,B"},
+        json_schema_extra=AUGMENTATION | {"unset": "none", "metavar": "A,B"},
     )
 
     @field_validator("budget")
@@ -160,3 +216,19 @@ def parse_duration(text: str) -> float:
     if "".join(number + unit for number, unit in parts) != text or not 0 < total < math.inf:
         raise ValueError(f"{text!r} is not a duration; expected a value such as 90s, 10m or 1h30m")
     return total
+
+
+def resolve_recipe(recipe: Recipe | str | PathLike[str] | None, options: Mapping[str, object]) -> Recipe:
+    """A recipe or its YAML file with some options replaced.
+
+    Raises:
+        ValueError: if an option does not exist, with the nearest one that does, or is invalid.
+    """
+    if unknown := next((name for name in options if name not in Recipe.model_fields), None):
+        nearest = get_close_matches(unknown, Recipe.model_fields, 1)
+        raise ValueError(f"There is no option {unknown!r}.{f' Did you mean {nearest[0]!r}?' if nearest else ''}")
+    if recipe is None:
+        return Recipe.model_validate(options)
+    if isinstance(recipe, Recipe):
+        return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | dict(options))
+    return Recipe.load(Path(recipe), dict(options))

@@ -14,11 +14,11 @@ from graft.service.artifact import Calibration
 from graft.service.inference import postprocess
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.neighbors import NeighborIndex, l2_normalize
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Sample
 from graft.training.evaluation.predictions import Predictions
 from graft.training.features.feature_arrays import Vectors
-from graft.training.runtime.thread_map import ordered_map
 
 TARGET_PRECISION = 0.95  # default target precision
 COVERAGE = 0.9  # default coverage of prediction sets

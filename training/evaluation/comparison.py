@@ -116,18 +116,11 @@ def write_csv(runs: Sequence[RunResult], path: Path) -> None:
             writer.writerow(row)
 
 
-def to_text(comparison: Comparison) -> str:
-    """The comparison as text for the terminal."""
-    widths = [max(len(row.strategy) for row in comparison.rows), max(len(row.backbone) for row in comparison.rows)]
-    lines = [f"{'strategy':{widths[0]}}  {'backbone':{widths[1]}}  {comparison.metric:>8}  95 % interval   by seed"]
-    for row in comparison.rows:
-        seeds = " ".join(f"{100 * value:.1f}" for value in row.by_seed)
-        interval = f"{100 * row.accuracy.low:.1f} to {100 * row.accuracy.high:.1f}"
-        start = f"{row.strategy:{widths[0]}}  {row.backbone:{widths[1]}}"
-        lines.append(f"{start}  {100 * row.accuracy.value:8.1f}  {interval:14}  {seeds}  ({row.seconds:.0f} s)")
-    best = comparison.rows[0]
+def differences_text(comparison: Comparison) -> str:
+    """For each strategy but the best: by how much the best one beats it, and whether that is significant."""
+    lines = []
     for better, worse, gap in comparison.differences:
-        if better is best:
+        if better is comparison.rows[0]:
             verdict = "beats" if gap.low > 0 else "is not shown to beat"
             difference = format_points(gap.value, gap.low, gap.high)
             lines.append(f"{_display_name(better, comparison)} {verdict} {_display_name(worse, comparison)}: {difference}")

@@ -20,13 +20,13 @@ from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
 from graft.service.inference.engine import VECTORS, Pixels
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.inference.thread_map import ordered_map
 from graft.training.backbones.onnx_cache import STAGES, ExportedBackbone, feature_slices
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.features.feature_arrays import LazyFeatures
 from graft.training.runtime import atomic_files
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import ordered_map
 
 SHARD_SIZE = 4096  # images per cache file; an interrupted extraction loses at most this many
 FLOAT16_MAX = float(np.finfo(np.float16).max)

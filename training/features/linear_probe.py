@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from graft.service.artifact import MAPS_OUTPUT
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import LOGITS, VECTORS
+from graft.service.inference.thread_map import ordered_map
 from graft.training.backbones.onnx_cache import STAGES
 from graft.training.data.cross_validation import Fold, Groups, Targets, stratified_group_kfold, stratified_subset, take_groups
 from graft.training.features import streaming_solver
@@ -36,7 +37,6 @@ from graft.training.features.linear_solver import (
     softmax,
 )
 from graft.training.features.streaming_solver import Standardizer
-from graft.training.runtime.thread_map import ordered_map
 
 if TYPE_CHECKING:
     import onnx

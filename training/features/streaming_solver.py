@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.inference.devices import available_cpus
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.cross_validation import Targets
 from graft.training.features.feature_arrays import CHUNK_SIZE, LazyFeatures, to_float32
 from graft.training.features.linear_solver import (
@@ -21,7 +22,6 @@ from graft.training.features.linear_solver import (
     one_hot,
     sample_weights_from_counts,
 )
-from graft.training.runtime.thread_map import ordered_map
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,16 @@
 """Random training-time augmentations; the only importer of albumentations."""
 
-import os
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import cv2
 
 from graft.training.config.finetune_config import FineTuneConfig
+from graft.training.runtime.isolation import preserved_environment
 
 # Otherwise albumentations checks for updates over the network on import.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-import albumentations as A
+with preserved_environment(NO_ALBUMENTATIONS_UPDATE="1"):
+    import albumentations as A
 
 Augmentation: TypeAlias = A.Compose
 

@@ -24,10 +24,10 @@ from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference.devices import available_cpus
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import Progress, log
-from graft.training.runtime.thread_map import ordered_map
 
 FORMAT_VERSION = 1  # increment when `graft.service.imaging.preprocess` returns other pixels for the same file
 GIB = 2**30

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from torch.utils.data import DataLoader
 
 from graft.service.inference.devices import Device
@@ -22,7 +23,7 @@ from graft.training.finetuning.callbacks import CheckpointCallback, GracefulStop
 from graft.training.finetuning.datamodule import DataModule
 from graft.training.finetuning.lightning_module import MONITOR, FineTune
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import Progress, log
+from graft.training.runtime.progress import Progress, is_verbose, log
 from graft.training.runtime.signals import graceful_stop
 
 MIN_FREE_CHECKPOINTS = 3  # checkpoints that must fit on the disk at the start
@@ -116,7 +117,7 @@ def _validate_initial(trainer: Trainer, module: FineTune, validation: DataLoader
 def _make_trainer(
     config: FineTuneConfig, epochs: int, run: Path, device: Device, callbacks: Sequence[Callback], loggers: Sequence[Logger]
 ) -> Trainer:
-    return Trainer(
+    trainer = Trainer(
         accelerator=device,
         devices=1,
         precision="bf16-mixed" if device == "cuda" else "32-true",
@@ -132,6 +133,14 @@ def _make_trainer(
         enable_model_summary=False,
         default_root_dir=run,
     )
+    # Otherwise Lightning takes SIGTERM, in a program that is not ours. `graceful_stop` handles it for the command line.
+    trainer._signal_connector = _NoSignals(trainer)
+    return trainer
+
+
+class _NoSignals(_SignalConnector):
+    def register_signal_handlers(self) -> None:
+        """Registers none."""
 
 
 def _set_epoch(loader: DataLoader[Any], epoch: int, seed: int) -> None:
@@ -157,6 +166,8 @@ def _explain_out_of_memory(batch_size: int) -> Iterator[None]:
 
 
 def _silence_lightning() -> None:
+    if is_verbose():
+        return
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)  # Graft reports hardware and loggers itself
     warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric)")
@@ -181,9 +192,11 @@ class ProgressCallback(Callback):
         if self._progress is not None:
             self._progress.advance(self._batch_size)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._progress is not None:
-            self._progress.__exit__()
+        self._close()
         if self._trial:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -192,3 +205,8 @@ class ProgressCallback(Callback):
             f" validation {metrics['val/accuracy']:.1%} (loss {metrics[MONITOR]:.3f}),"
             f" {time.monotonic() - self._started_at:.0f} s"
         )
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__()
+            self._progress = None

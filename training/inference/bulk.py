@@ -1,6 +1,6 @@
 """Bulk inference: many images through one model, on all cores, results in input order.
 
-It uses the decoder, the engine and the batcher of the HTTP service, so that bulk and HTTP predictions are the same.
+It adds progress to the service's own bulk inference, so that bulk and HTTP predictions are the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +10,14 @@ import numpy as np
 
 from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
-from graft.service.imaging.preprocess import decode
-from graft.service.inference.batcher import Batcher
-from graft.service.inference.devices import available_cpus
+from graft.service.imaging.preprocess import DecodedImage, decode
+from graft.service.inference import bulk
 from graft.service.inference.engine import Engine, Outputs, Pixels
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import ordered_map
 
 T = TypeVar("T")
-NO_TIMEOUT_S = 1e9  # a bulk job has no client that could time out
 
 
 def infer_encoded(
@@ -34,7 +31,7 @@ def infer_encoded(
         read: returns an item's encoded bytes.
         description: label of the progress bar.
     """
-    return infer(engine, items, lambda item: decode(read(item), preprocessing).pixels, description)
+    yield from _infer(engine, items, lambda item: decode(read(item), preprocessing), description)
 
 
 def infer(
@@ -46,21 +43,20 @@ def infer(
         load_pixels: returns an item's pixels. It is called in several threads and may raise ImageError, which is yielded.
         description: label of the progress bar.
     """
-    workers = available_cpus() + engine.streams * engine.max_batch  # enough concurrent items to fill every batch
-    batcher = Batcher(engine, workers, NO_TIMEOUT_S)
 
-    def infer_one(item: T) -> Outputs | ImageError:
-        try:
-            pixels = load_pixels(item)
-        except ImageError as error:
-            return error
-        return batcher.submit(pixels).result()
+    def load(item: T) -> DecodedImage:
+        pixels = load_pixels(item)
+        return DecodedImage(pixels, width=pixels.shape[1], height=pixels.shape[0], format="pixels", notes=())
 
-    try:
-        with Progress(description, len(items), "images") as progress:
-            yield from progress.track(ordered_map(infer_one, items, workers))
-    finally:
-        batcher.close()
+    yield from _infer(engine, items, load, description)
+
+
+def _infer(
+    engine: Engine, items: Sequence[T], load: Callable[[T], DecodedImage], description: str
+) -> Iterator[Outputs | ImageError]:
+    with Progress(description, len(items), "images") as progress:
+        for result in progress.track(bulk.infer(engine, items, load)):
+            yield result if isinstance(result, ImageError) else result.outputs
 
 
 def predict_dataset(

@@ -21,7 +21,7 @@ from graft.service.imaging.preprocess import RESAMPLING_FILTERS
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.model import Model, load_head
 from graft.service.inference.openvino import OpenVinoModel
-from graft.training.runtime.thread_map import ordered_map
+from graft.service.inference.thread_map import ordered_map
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

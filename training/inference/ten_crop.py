@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from graft.service.artifact import Preprocessing
 from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference.batcher import Batcher
+from graft.service.inference.bulk import NO_TIMEOUT_S
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Engine, Pixels
 from graft.service.inference.postprocess import to_probabilities
-from graft.training.inference.bulk import NO_TIMEOUT_S
+from graft.service.inference.thread_map import ordered_map
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import ordered_map
 
 
 def ten_crops(encoded: bytes, preprocessing: Preprocessing) -> Pixels:

@@ -14,6 +14,7 @@ from graft.service.imaging.preprocess import DecodedImage, decode
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Pixels
 from graft.service.inference.model import Model
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.dataset import DatasetError
 from graft.training.features.feature_arrays import Vectors
 from graft.training.inference import held_out
@@ -23,7 +24,6 @@ from graft.training.interpret import first_layer_filters as filters
 from graft.training.interpret.embedding_map import Coordinates, sample_rows
 from graft.training.interpret.embedding_plot import Point
 from graft.training.interpret.heatmaps import HeatmapGallery, explain_images, select_examples
-from graft.training.runtime.thread_map import ordered_map
 from graft.training.visualization import contact_sheet
 from graft.training.visualization.charts import percent
 from graft.training.visualization.gallery import ImagePredictions

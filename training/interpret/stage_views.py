@@ -12,6 +12,7 @@ from graft.service.artifact import Artifact
 from graft.service.explain.overlay import blend
 from graft.service.inference.engine import Floats, Pixels
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.inference.thread_map import ordered_map
 from graft.service.networks import network as networks
 from graft.training.architecture import layers as fields
 from graft.training.architecture.layers import ModelSummary
@@ -21,7 +22,6 @@ from graft.training.interpret import feature_maps, max_activations
 from graft.training.interpret.feature_maps import LAST_STAGE
 from graft.training.interpret.max_activations import ChannelMaxima
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import ordered_map
 from graft.training.visualization import contact_sheet
 from graft.training.visualization.gallery import ImagePredictions
 from graft.training.visualization.thumbnails import data_uri

@@ -11,12 +11,12 @@ from graft.service.imaging.preprocess import decode
 from graft.service.inference import devices, loader
 from graft.service.inference.engine import LOGITS, Pixels
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.evaluation.metrics import predicted_labels
 from graft.training.evaluation.predictions import Predictions
-from graft.training.runtime.thread_map import ordered_map
 from graft.training.strategies.trained_model import TrainedModel, score
 
 MAX_IMAGES = 500  # images per split: takes a few seconds, and detects a change of 1 prediction in 200 almost certainly

@@ -7,9 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import graft
 from graft.service.artifact import read
 from graft.service.settings import BENTO_PACKAGE
+from graft.training.runtime.import_root import IMPORT_ROOT
 
 # What `bentoml build` reads in a checkout; an installed graft carries the same files.
 SOURCES = ("bentofile.yaml", "requirements-service.lock", "service")
@@ -45,7 +45,7 @@ def build(package: Path) -> str:
 
 def _stage(context: Path, package: Path) -> None:
     """Copies the files into the layout of a checkout."""
-    home = Path(graft.__file__).parent
+    home = IMPORT_ROOT / "graft"
     for name in SOURCES:
         if (home / name).is_dir():
             shutil.copytree(home / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graft.training.audit import label_errors
-from graft.training.audit.data_audit import SEVERITIES, audit, truncate_findings
+from graft.training.audit.data_audit import SEVERITIES, audit
 from graft.training.audit.image_scan import median_side, scan_images
 from graft.training.backbones import onnx_cache, registry
 from graft.training.config.recipe import Recipe
@@ -13,7 +13,8 @@ from graft.training.data.dataset import Dataset, describe, scan
 from graft.training.data.findings import Finding
 from graft.training.data.splits import assign_groups
 from graft.training.features.extraction import View, extract
-from graft.training.report.render import check_page
+from graft.training.report import notebook, render
+from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log
 from graft.training.visualization import gallery
 from graft.training.visualization.thumbnails import ThumbnailCache
@@ -23,8 +24,13 @@ INPUT_SIZE = 128  # pixels, at most: finds the same outliers as a larger input, 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The findings in a data set, most severe first."""
+    """The findings in a data set, most severe first. In a notebook it shows them.
 
+    Attributes:
+        name: of the data set.
+    """
+
+    name: str
     dataset: Dataset
     findings: tuple[Finding, ...]
     seconds: float
@@ -32,6 +38,16 @@ class AuditReport:
     def count(self, severity: str) -> int:
         """Number of findings of one severity."""
         return sum(finding.severity == severity for finding in self.findings)
+
+    def save_report(self, path: Path) -> None:
+        """Writes the findings and the affected images as one offline HTML page."""
+        render.save(to_html(self), path)
+
+    def __repr__(self) -> str:
+        return f"AuditReport({summary(self)})"
+
+    def _repr_html_(self) -> str:
+        return notebook.fragment(summary(self), (describe(self.dataset),), (notebook.findings_table(self.findings),))
 
     def to_dict(self) -> dict[str, object]:
         """For `--json`: all findings, not truncated."""
@@ -45,6 +61,7 @@ class AuditReport:
         }
 
 
+@preserved_state()
 def check(data: Path, recipe: Recipe, use_features: bool = True) -> AuditReport:
     """Finds issues in a data set. Reads every file; writes nothing into the data set's folder.
 
@@ -68,13 +85,7 @@ def check(data: Path, recipe: Recipe, use_features: bool = True) -> AuditReport:
         label_issues, outliers = label_errors.find_issues(readable, readable.samples, features.select(readable.samples))
         findings += label_errors.to_findings(label_issues, outliers)
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return AuditReport(dataset, tuple(findings), time.monotonic() - start)
-
-
-def to_text(report: AuditReport) -> str:
-    """The findings as text, the first few of each kind."""
-    lines = [f"{finding.severity}: {finding.text}" for finding in truncate_findings(report.findings)]
-    return "\n".join([*lines, summary(report)])
+    return AuditReport(data.resolve().name, dataset, tuple(findings), time.monotonic() - start)
 
 
 def summary(report: AuditReport) -> str:
@@ -93,9 +104,9 @@ def next_command(report: AuditReport, data: Path) -> str:
     return "fix the errors that no flag resolves, then run graft check again"
 
 
-def to_html(report: AuditReport, name: str) -> str:
+def to_html(report: AuditReport) -> str:
     """The findings and the affected images as one self-contained HTML page."""
     by_path = {sample.path: sample for sample in report.dataset.samples}
     thumbnails = ThumbnailCache(lambda path: report.dataset.read(by_path[path]))
     pictures = {path: thumbnails.data_uri(path) for path in gallery.affected_paths(report.findings)}
-    return check_page(name, f"{describe(report.dataset)}: {summary(report)}", report.findings, pictures)
+    return render.check_page(report.name, f"{describe(report.dataset)}: {summary(report)}", report.findings, pictures)

@@ -3,27 +3,67 @@
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe, Strategy
-from graft.training.evaluation.comparison import Comparison, RunResult, compare_runs, grid, write_csv
+from graft.training.evaluation.comparison import Comparison, RunResult, StrategySummary, compare_runs, grid, write_csv
 from graft.training.evaluation.metrics import per_sample_score
-from graft.training.report import collect, render
+from graft.training.report import collect, notebook, render
 from graft.training.runs.run_folder import RunFolder
+from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log
 from graft.training.strategies import auto, hpo
 from graft.training.strategies.context import prepare
 
+COMPARISONS = Path("compare")  # in the current folder
+TABLE_FILE = "compare.csv"  # in a comparison folder
 
+
+@dataclass(frozen=True)
+class CompareResult:
+    """A comparison of strategies and backbones on the same images. In a notebook it shows its tables.
+
+    Attributes:
+        folder: with `compare.csv` and `report.html`.
+        comparison: the strategies, best first, and the differences between them with intervals.
+    """
+
+    folder: Path
+    comparison: Comparison
+
+    @property
+    def table(self) -> Path:
+        """A CSV file with one row per run."""
+        return self.folder / TABLE_FILE
+
+    @property
+    def report(self) -> Path:
+        """The offline HTML report."""
+        return self.folder / render.REPORT_FILE
+
+    @property
+    def best(self) -> StrategySummary:
+        """The strategy with the highest score."""
+        return self.comparison.rows[0]
+
+    def _repr_html_(self) -> str:
+        best = self.best
+        title = f"best: {best.strategy} on {best.backbone}"
+        return notebook.fragment(title, (f"report: {self.report}",), notebook.comparison_tables(self.comparison))
+
+
+@preserved_state()
 def compare(
-    data: Path, out: Path, recipe: Recipe, strategies: Sequence[str], backbones: Sequence[str], n_seeds: int
-) -> Comparison:
+    data: Path, out: Path | None, recipe: Recipe, strategies: Sequence[str], backbones: Sequence[str], n_seeds: int
+) -> CompareResult:
     """Trains every combination in sequence. Updates `compare.csv` in `out` after each run and writes a report at the end.
 
     Args:
+        out: None for a folder in `compare/`.
         recipe: for every run; strategy, backbone and seed are replaced. The budget applies to each run separately.
 
     Raises:
@@ -37,6 +77,7 @@ def compare(
         hpo.check(recipe.model_copy(update={"strategy": strategy}))
     for network in backbones:  # fail before hours are spent on the first one
         registry.resolve(network, recipe.weights)
+    out = out or COMPARISONS / data.resolve().stem
     out.mkdir(parents=True, exist_ok=True)
     results: list[RunResult] = []
     for backbone, seed, strategy in grid(strategies, backbones, n_seeds):
@@ -49,14 +90,14 @@ def compare(
         overrides = {"strategy": strategy, "backbone": backbone, "seed": seed} | fine_tuning
         results.append(_run_once(data, out, Recipe.model_validate(recipe.model_dump() | overrides)))
         log(f"test {results[-1].metric} {results[-1].accuracy:.1%} in {format_duration(results[-1].seconds)}")
-        write_csv(results, out / "compare.csv")
+        write_csv(results, out / TABLE_FILE)
     comparison = compare_runs(results)
     extra_args = ("--strategies", ",".join(strategies), "--backbones", ",".join(backbones), "--seeds", str(n_seeds))
     reproduction = collect.reproduction(collect.command_line("compare", data, recipe, *extra_args), recipe, range(n_seeds))
     seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
     summary = f"{len(results[0].scores):,} test images, a budget of {recipe.budget} per run, {seeds}"
     render.save(render.compare_page(data.resolve().name, summary, comparison, reproduction), out / render.REPORT_FILE)
-    return comparison
+    return CompareResult(out, comparison)
 
 
 def _run_once(data: Path, out: Path, recipe: Recipe) -> RunResult:

@@ -1,6 +1,8 @@
 """Evaluates a trained network on its test split, or a package on a labeled data set."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,21 +12,99 @@ from graft.service.inference import loader
 from graft.service.inference.devices import resolve_device
 from graft.service.inference.engine import Engine
 from graft.service.inference.model import Model
+from graft.service.inference.model import load as load_model
+from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
+from graft.training.evaluation import metrics
 from graft.training.evaluation.learning_curve import Head, learning_curve
-from graft.training.evaluation.metrics import METRICS, evaluate
 from graft.training.features import stage_selection
 from graft.training.features.feature_arrays import Vectors
+from graft.training.inference import held_out
 from graft.training.inference.bulk import predict_dataset
 from graft.training.inference.ten_crop import ten_crop
-from graft.training.results import Evaluation, LearningCurve
+from graft.training.report import notebook, render
+from graft.training.results import Estimate, Evaluation, LearningCurve
+from graft.training.robustness import measure, recommendations
+from graft.training.robustness.measure import Robustness
+from graft.training.robustness.recommendations import Recommendation
+from graft.training.runtime.isolation import preserved_state
 from graft.training.strategies.auto import SelectionResult
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
-from graft.training.visualization.formatting import format_difference, format_metric
+from graft.training.visualization.formatting import format_difference
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The evaluation of a package on labeled images. In a notebook it shows its metrics and confusion matrix.
+
+    Attributes:
+        package: the package folder.
+        evaluation: every metric.
+        robustness: how the predictions change under corruptions; None unless requested.
+        recommendation: what to do about it; None unless requested.
+    """
+
+    package: Path
+    name: str
+    evaluation: Evaluation
+    robustness: Robustness | None = None
+    recommendation: Recommendation | None = None
+
+    def save_report(self, path: Path) -> None:
+        """Writes the robustness as an offline HTML page. Raises ValueError if it was not measured."""
+        if self.robustness is None or self.recommendation is None:
+            raise ValueError("The page shows robustness, which was not measured: evaluate with robust=True (--robust).")
+        render.save(render.robust_page(self.name, self.robustness, self.recommendation), path)
+
+    def to_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        primary = self.evaluation.primary_metric
+        score = {"accuracy": primary.value, "low": primary.low, "high": primary.high, "n": self.evaluation.n}
+        result: dict[str, object] = {"package": str(self.package), "score": score}
+        result["evaluation"] = self.evaluation.model_dump(mode="json")
+        if self.robustness is None or self.recommendation is None:
+            return result
+        return result | recommendations.to_dict(self.robustness, self.recommendation)
+
+    def __repr__(self) -> str:
+        return f"EvaluateResult({str(self.package)!r}, {primary_metric_text(self.evaluation)}, {self.evaluation.n:,} images)"
+
+    def _repr_html_(self) -> str:
+        title = f"{primary_metric_text(self.evaluation)} on {self.evaluation.n:,} images"
+        sentences = self.recommendation.sentences if self.recommendation else ()
+        return notebook.evaluation_fragment(title, [*notes(self.evaluation), *sentences], self.evaluation)
+
+
+@preserved_state()
+def evaluate(
+    package: Path, data: Path, *, ten_crop: bool = False, robust: bool = False, sample: int | None = None
+) -> EvaluateResult:
+    """Evaluates a package on labeled images: the test split if the data has one, else all images.
+
+    Args:
+        ten_crop: also measure the gain of ten-crop evaluation.
+        robust: also measure robustness to image corruptions.
+        sample: number of images for `robust`; None for the default.
+
+    Raises:
+        ArtifactError: if the package is damaged.
+        DatasetError: if the data contains a label that the package lacks.
+        ImageError: if a file is unreadable.
+    """
+    model = load_model(package)
+    dataset, samples = held_out.load_test_split(model, data)
+    evaluation = evaluate_package(model, dataset, samples, ten_crop)
+    if not robust:
+        return EvaluateResult(package, model.manifest.name, evaluation)
+    robustness = measure.measure(model, dataset, samples, sample or DEFAULT_SAMPLE_SIZE)
+    # Training data is in the same data set only if that has predefined splits.
+    training_data = str(data) if len(samples) < len(dataset.samples) else "DATA"
+    recommendation = recommendations.recommend(robustness, training_data, model.manifest.backbone.name)
+    return EvaluateResult(package, model.manifest.name, evaluation, robustness, recommendation)
 
 
 def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact: Artifact) -> Evaluation:
@@ -34,9 +114,13 @@ def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact:
         engine = loader.load(artifact, resolve_device("auto"))
         ten_crops = _ten_crop_probabilities(engine, trained.preprocessing, dataset, samples, trained.temperature)
     curve = _learning_curve(context, selection.probe_result)
-    return evaluate(
+    evaluation = metrics.evaluate(
         trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbors, curve, ten_crop=ten_crops
     )
+    if trained.gain_over_probe is None:
+        return evaluation
+    value, low, high = trained.gain_over_probe
+    return evaluation.model_copy(update={"gain_over_probe": Estimate(value=value, low=low, high=high)})
 
 
 def evaluate_package(model: Model, dataset: Dataset, samples: tuple[Sample, ...], with_ten_crop: bool = False) -> Evaluation:
@@ -56,7 +140,9 @@ def evaluate_package(model: Model, dataset: Dataset, samples: tuple[Sample, ...]
         if with_ten_crop
         else None
     )
-    return evaluate(outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbors, ten_crop=ten_crops)
+    return metrics.evaluate(
+        outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbors, ten_crop=ten_crops
+    )
 
 
 def _ten_crop_probabilities(
@@ -92,15 +178,12 @@ def primary_metric_text(evaluation: Evaluation) -> str:
     return f"mean average precision {interval}" if evaluation.multilabel else f"accuracy {interval}"
 
 
-def to_text(evaluation: Evaluation) -> str:
-    """Every metric with its 95 % confidence interval, as text."""
-    lines = [f"{evaluation.n:,} images, 95 % confidence intervals in parentheses"]
-    for name, metric in evaluation.metrics.items():
-        value, low, high = (format_metric(name, number) for number in (metric.value, metric.low, metric.high))
-        lines.append(f"{value:>8}  ({low} to {high})  {METRICS[name].title}")
+def notes(evaluation: Evaluation) -> list[str]:
+    """What the table of metrics does not show: coverage of the prediction sets, and the gain of ten-crop evaluation."""
+    lines = []
     if evaluation.conformal:
         sets = evaluation.conformal
         lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%})")
     if evaluation.ten_crop:
         lines.append(f"ten-crop evaluation gains {format_difference(evaluation.ten_crop)}")
-    return "\n".join(lines)
+    return lines

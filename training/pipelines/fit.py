@@ -1,43 +1,68 @@
 """`graft fit`: prepares the data, selects a strategy, evaluates, packages and reports. Each step is in another package."""
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft.service.artifact import Artifact
+from graft.service.artifact import Artifact, read
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import Recipe
 from graft.training.finetuning import loggers
 from graft.training.packaging import quantize, writer
 from graft.training.pipelines import evaluate
-from graft.training.report import collect, render
-from graft.training.results import Evaluation, format_points
-from graft.training.runs import latest, lifecycle
+from graft.training.report import collect, notebook, render
+from graft.training.results import Evaluation, StrategyAttempt, format_points
+from graft.training.runs import latest, lifecycle, run_folder
 from graft.training.runs.run_folder import PACKAGE, to_json
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import format_duration
+from graft.training.runtime.isolation import preserved_state
+from graft.training.runtime.progress import format_duration, log
 from graft.training.strategies import auto, hpo
-from graft.training.strategies.auto import SelectionResult
 from graft.training.strategies.context import prepare
 from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization import thumbnails
 
+EVALUATION, STRATEGIES = "evaluation.json", "strategies.json"  # in a run folder
+
 
 @dataclass(frozen=True)
 class FitResult:
-    """The outcome of a run."""
+    """The outcome of a run. In a notebook it shows its metrics, strategies and confusion matrix.
+
+    Attributes:
+        run: the run folder.
+        artifact: the package, verified.
+        evaluation: every metric on the held-out test images.
+        attempts: every strategy that was tried, in order.
+        seconds: from the start of the run to its end.
+        trained: the selected network; None for a run that was finished before.
+    """
 
     run: Path
     artifact: Artifact
-    selection: SelectionResult
     evaluation: Evaluation
+    attempts: tuple[StrategyAttempt, ...]
     seconds: float
+    trained: TrainedModel | None = field(default=None, repr=False)
 
     @property
-    def trained(self) -> TrainedModel:
-        """The selected network."""
-        return self.selection.model
+    def package(self) -> Path:
+        """The package folder, for `graft.load`, `graft serve` and `bentoml serve`."""
+        return self.artifact.path
+
+    @property
+    def report(self) -> Path:
+        """The offline HTML report."""
+        return self.run / render.REPORT_FILE
+
+    def __repr__(self) -> str:
+        return f"FitResult(run={str(self.run)!r}, {evaluate.primary_metric_text(self.evaluation)}, {self.seconds:.0f} s)"
+
+    def _repr_html_(self) -> str:
+        lines = summary_lines(self)
+        return notebook.evaluation_fragment(lines[0], lines[1:], self.evaluation, [notebook.attempts_table(self.attempts)])
 
     def to_dict(self) -> dict[str, object]:
         """For `--json`."""
@@ -45,8 +70,8 @@ class FitResult:
         test, validation = manifest.scores["test"], manifest.scores["validation"]
         result: dict[str, object] = {
             "run": str(self.run),
-            "package": str(self.artifact.path),
-            "report": str(self.run / render.REPORT_FILE),
+            "package": str(self.package),
+            "report": str(self.report),
             "strategy": manifest.strategy,
             "backbone": manifest.backbone.name,
             "labels": list(manifest.labels),
@@ -54,23 +79,33 @@ class FitResult:
             "validation": {"accuracy": validation.accuracy, "n": validation.n},
             "metrics": {name: metric.model_dump() for name, metric in self.evaluation.metrics.items()},
             "seconds": round(self.seconds, 2),
-            "strategies": [attempt.model_dump() for attempt in self.selection.attempts],
+            "strategies": [attempt.model_dump() for attempt in self.attempts],
         }
-        if gain := self.trained.gain_over_probe:
-            result["gain_over_probe"] = dict(zip(("difference", "low", "high"), gain, strict=True))
+        if gain := self.evaluation.gain_over_probe:
+            result["gain_over_probe"] = gain.model_dump()
         return result
 
 
+@preserved_state()
 def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, replay_of: Path | None = None) -> FitResult:
     """Trains on labeled images; writes the run and the package to `out`.
 
     Args:
-        resume: continue the run in `out`.
+        out: None for a new folder in `runs/`.
+        recipe: with `resume`, every option that it sets must equal the recorded one.
+        resume: continue the run in `out`, or the newest unfinished run of this data. A finished run is only loaded.
         replay_of: an earlier run, which provides the splits and decisions.
 
     Raises:
         BackboneError, DatasetError, RunError, ArtifactError, OSError: the message says what to do.
+        KeyboardInterrupt: completed epochs are saved, so that the run can be resumed.
     """
+    if resume:
+        out = lifecycle.find_resumable(data, out)
+        recipe = run_folder.load_recipe(out, recipe.model_dump(exclude_unset=True))
+        if lifecycle.is_finished(out):
+            log(f"{out} is finished")
+            return load_result(out)
     start = time.monotonic()
     finetune_config.check_augment_corruptions(recipe)
     hpo.check(recipe)
@@ -97,28 +132,50 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
         selection = auto.select_strategy(context, start, publish)
         artifact = publish(selection.model)
         evaluation = evaluate.evaluate_run(context, selection, artifact)
-        atomic_files.write_text(
-            folder.path / "strategies.json", to_json([attempt.model_dump() for attempt in selection.attempts])
-        )
-        atomic_files.write_text(folder.path / "evaluation.json", to_json(evaluation.model_dump(mode="json")))
+        atomic_files.write_text(folder.path / STRATEGIES, to_json([attempt.model_dump() for attempt in selection.attempts]))
+        atomic_files.write_text(folder.path / EVALUATION, to_json(evaluation.model_dump(mode="json")))
         by_path = {sample.path: sample for sample in context.dataset.samples}
         report = collect.build_report(data, context, selection, evaluation, artifact, time.monotonic() - start)
         page = render.report_page(report, lambda path: context.dataset.read(by_path[path]))
         render.save(page, folder.path / render.REPORT_FILE)
         lifecycle.mark_finished(folder.path)
-    return FitResult(folder.path, artifact, selection, evaluation, time.monotonic() - start)
+    return FitResult(folder.path, artifact, evaluation, selection.attempts, time.monotonic() - start, selection.model)
+
+
+def load_result(run: Path) -> FitResult:
+    """The result of a finished run.
+
+    Raises:
+        ArtifactError: if its package is damaged.
+        OSError, ValueError: if a file of the run is missing or damaged.
+    """
+    evaluation = Evaluation.model_validate_json((run / EVALUATION).read_text(encoding="utf-8"))
+    attempts = json.loads((run / STRATEGIES).read_text(encoding="utf-8"))
+    metadata = run_folder.read_json(run / run_folder.RUN)
+    return FitResult(
+        run,
+        read(run / PACKAGE),
+        evaluation,
+        tuple(map(StrategyAttempt.model_validate, attempts)),
+        float(metadata["finished"]) - float(metadata["begun"]),
+    )
 
 
 def summary(result: FitResult) -> str:
-    """The results of a run as text for the terminal."""
+    """The results of a run as text."""
+    return "\n".join(summary_lines(result))
+
+
+def summary_lines(result: FitResult) -> list[str]:
+    """The results of a run as lines of text, the verdict first."""
     evaluation = result.evaluation
     lines = [f"test: {evaluate.primary_metric_text(evaluation)} on {evaluation.n:,} held-out test images"]
-    if gain := result.trained.gain_over_probe:
-        _, low, _ = gain
-        verdict = "is significantly better than" if low > 0 else "is not significantly better than"
-        lines.append(f"{result.trained.strategy} {verdict} the probe: {format_points(*gain)}")
+    if gain := evaluation.gain_over_probe:
+        verdict = "is significantly better than" if gain.low > 0 else "is not significantly better than"
+        strategy = result.artifact.manifest.strategy
+        lines.append(f"{strategy} {verdict} the probe: {format_points(gain.value, gain.low, gain.high)}")
     if evaluation.curve:
         lines.append(evaluation.curve.to_text())
-    lines.append(f"report: {result.run / render.REPORT_FILE}")
-    lines.append(f"package: {result.artifact.path}  ({format_duration(result.seconds)})")
-    return "\n".join(lines)
+    lines.append(f"report: {result.report}")
+    lines.append(f"package: {result.package}  ({format_duration(result.seconds)})")
+    return lines

@@ -7,47 +7,40 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from graft.service.api.schemas import Classification
+from graft.service.classifier import Classifier
 from graft.service.errors import ImageError
-from graft.service.inference.model import ClassificationResult, Model
 from graft.training.data.dataset import DatasetError, Source
-from graft.training.inference.bulk import infer_encoded
 from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import Progress
+
+FIELDS = {"predictions", "prediction_set", "outlier_score", "abstain", "abstain_reason"}  # of an answer, for `--json`
 
 
-def predict(model: Model, paths: Sequence[Path], top_k: int) -> Iterator[tuple[Path, ClassificationResult | ImageError]]:
+def predict(classifier: Classifier, paths: Sequence[Path], top_k: int) -> Iterator[tuple[Path, Classification | ImageError]]:
     """Yields the prediction or the error for each image; folders are searched recursively."""
     files = [file for path in paths for file in _list_images(path)]
-    results = infer_encoded(model.engine, model.manifest.preprocessing, files, _read_bytes, "predicting")
-    for file, result in zip(files, results, strict=True):
-        yield Path(file), result if isinstance(result, ImageError) else model.postprocess(result, top_k)
+    with Progress("predicting", len(files), "images") as progress:
+        answers = progress.track(classifier.stream(files, top_k=top_k))
+        yield from zip(map(Path, files), answers, strict=True)
 
 
-def _read_bytes(file: str) -> bytes:
-    return Path(file).read_bytes()
-
-
-def to_text(result: ClassificationResult) -> str:
+def to_text(answer: Classification) -> str:
     """A prediction as text: the ranked labels, and the reason to abstain if there is one."""
-    reason = [f"({result.abstain_reason})"] if result.abstain_reason else []
-    return "\t".join([f"{label} {probability:.1%}" for label, probability in result.ranked] + reason)
+    reason = [f"({answer.abstain_reason})"] if answer.abstain_reason else []
+    return "\t".join([f"{prediction.label} {prediction.probability:.1%}" for prediction in answer.predictions] + reason)
 
 
-def to_dict(result: ClassificationResult | ImageError) -> dict[str, object]:
+def to_dict(answer: Classification | ImageError) -> dict[str, object]:
     """A prediction for `--json`, with the field names of the HTTP API."""
-    if isinstance(result, ImageError):
-        return {"error": {"code": result.code, "detail": str(result)}}
-    return {
-        "predictions": [{"label": label, "probability": probability} for label, probability in result.ranked],
-        "prediction_set": list(result.prediction_set),
-        "outlier_score": result.outlier_score,
-        "abstain": result.abstain_reason is not None,
-        "abstain_reason": result.abstain_reason,
-    }
+    if isinstance(answer, ImageError):
+        return {"error": {"code": answer.code, "detail": str(answer)}}
+    return answer.model_dump(mode="json", include=FIELDS)
 
 
-def to_json(model: Model, results: Iterable[tuple[Path, ClassificationResult | ImageError]]) -> Iterator[str]:
+def to_json(classifier: Classifier, results: Iterable[tuple[Path, Classification | ImageError]]) -> Iterator[str]:
     """Yields one JSON object in chunks, because holding all predictions would take kilobytes per image."""
-    prefix = f'{{"model": {json.dumps(model.manifest.sha256)}, "images": ['
+    prefix = f'{{"model": {json.dumps(classifier.description.sha256)}, "images": ['
     for path, result in results:  # an invalid path raises here, before anything is written
         yield prefix + json.dumps({"path": str(path)} | to_dict(result), ensure_ascii=False)
         prefix = ", "
@@ -58,8 +51,8 @@ COLUMNS = ("path", "label", "probability", "prediction_set", "outlier_score", "a
 
 
 def write_csv(
-    results: Iterable[tuple[Path, ClassificationResult | ImageError]], table: Path
-) -> Iterator[tuple[Path, ClassificationResult | ImageError]]:
+    results: Iterable[tuple[Path, Classification | ImageError]], table: Path
+) -> Iterator[tuple[Path, Classification | ImageError]]:
     """Passes predictions through and writes each as a row of a CSV file. The file appears after the last row.
 
     The labels of a set are separated by `|`, as in CSV input.
@@ -75,13 +68,12 @@ def write_csv(
         text.detach()  # flush, but leave the file open for `atomic_files`
 
 
-def _csv_row(result: ClassificationResult | ImageError) -> list[object]:
-    if isinstance(result, ImageError):
-        return ["", "", "", "", "", "", result.code]
-    best = result.ranked[0]
-    prediction_set = "|".join(result.prediction_set)
-    abstain = "true" if result.abstain_reason else "false"
-    return [best.label, best.probability, prediction_set, result.outlier_score, abstain, result.abstain_reason or "", ""]
+def _csv_row(answer: Classification | ImageError) -> list[object]:
+    if isinstance(answer, ImageError):
+        return ["", "", "", "", "", "", answer.code]
+    best, prediction_set = answer.predictions[0], "|".join(answer.prediction_set)
+    abstain = "true" if answer.abstain else "false"
+    return [best.label, best.probability, prediction_set, answer.outlier_score, abstain, answer.abstain_reason or "", ""]
 
 
 def _list_images(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.artifact import MANIFEST, WEIGHTS
+from graft.training.config.recipe import Recipe
 from graft.training.pipelines import fit
 from graft.training.pipelines.fit import FitResult
 from graft.training.runs.lifecycle import is_finished
@@ -21,18 +22,19 @@ TOLERANCE = 1e-6  # relative and absolute, for metrics and weights
 IDENTITY_FIELDS = {"name", "version", "created", "sha256", "files", "libraries"}
 
 
-def replay(data: Path, out: Path | None, before: Path, overrides: dict[str, Any]) -> tuple[FitResult, list[Row]]:
+def replay(data: Path, out: Path | None, before: Path, recipe: Recipe) -> tuple[FitResult, list[Row]]:
     """Repeats the run `before` in a new folder; returns the result and every difference.
 
     Args:
-        overrides: recipe options; each must equal the recorded one.
+        recipe: every option that it sets must equal the recorded one.
 
     Raises:
         RunError: if `before` is unfinished or its inputs have changed; also everything that `fit.fit` raises.
     """
     if not is_finished(before):
         raise RunError(f"{before} is not a finished run, so there is nothing to compare with.")
-    result = fit.fit(data, out, load_recipe(before, overrides), replay_of=before)
+    recorded = load_recipe(before, recipe.model_dump(exclude_unset=True))
+    result = fit.fit(data, out, recorded, replay_of=before)
     return result, differences(before, result.run)
 
 

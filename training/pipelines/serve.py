@@ -4,11 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-import graft
 from graft.service.artifact import read
 from graft.training.runtime.cache_dir import cache_folder
-
-ROOT = Path(graft.__file__).parents[1]  # the folder that contains the `graft` package
+from graft.training.runtime.import_root import IMPORT_ROOT
 
 
 def environment(package: Path, port: int) -> dict[str, str]:
@@ -28,7 +26,7 @@ def environment(package: Path, port: int) -> dict[str, str]:
 
 
 def command(host: str, port: int) -> list[str]:
-    """The command line of one server; its working directory must be ROOT."""
+    """The command line of one server; its working directory must be IMPORT_ROOT."""
     return [sys.executable, "-m", "bentoml", "serve", "graft.service.app:Graft", "--host", host, "--port", str(port)]
 
 
@@ -36,5 +34,5 @@ def serve(package: Path, host: str, port: int) -> None:
     """Replaces this process with `bentoml serve`. Raises ArtifactError if the package cannot be served."""
     read(package)
     env = environment(package, port)
-    os.chdir(ROOT)
+    os.chdir(IMPORT_ROOT)
     os.execve(sys.executable, command(host, port), env)

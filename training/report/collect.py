@@ -76,8 +76,8 @@ def _predictions(context: TrainingContext, trained: TrainedModel) -> ImagePredic
 
 def _remarks(selection: SelectionResult, evaluation: Evaluation) -> list[str]:
     remarks = [f"{selection.stop_reason}."] if selection.stop_reason else []
-    if selection.model.gain_over_probe:
-        remarks.append(f"Gain over the linear probe on the test set: {format_points(*selection.model.gain_over_probe)}.")
+    if gain := evaluation.gain_over_probe:
+        remarks.append(f"Gain over the linear probe on the test set: {format_points(gain.value, gain.low, gain.high)}.")
     if evaluation.ten_crop:
         gain = evaluation.ten_crop
         remarks.append(f"Gain of ten-crop evaluation: {format_points(gain.value, gain.low, gain.high)}.")

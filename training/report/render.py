@@ -177,6 +177,11 @@ def inspect_page(inspection: "Inspection", interpretation: Interpretation | None
     return _render("inspect.html", context)
 
 
+def render_fragment(template: str, context: Mapping[str, object]) -> str:
+    """Renders a part of a page for a notebook, without style sheet, script or content security policy."""
+    return _environment().get_template(template).render(context)
+
+
 def save(page: str, path: Path) -> None:
     """Writes a page atomically."""
     atomic_files.write_text(path, page)

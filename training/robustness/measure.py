@@ -19,6 +19,7 @@ from graft.service.errors import ImageError
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Pixels
 from graft.service.inference.model import Model
+from graft.service.inference.thread_map import ordered_map
 from graft.training.config.corruptions import ADVERSARIAL_ATTACKS, COMMON_CORRUPTIONS, CORRUPTIONS, DEFAULT_SAMPLE_SIZE
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation.confidence_intervals import proportion
@@ -27,7 +28,6 @@ from graft.training.inference.bulk import infer
 from graft.training.results import Estimate
 from graft.training.robustness.corruption_ops import CORRUPTION_OPS
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import ordered_map
 
 if TYPE_CHECKING:
     from graft.service.networks.network import Network

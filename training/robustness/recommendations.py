@@ -1,4 +1,4 @@
-"""Presents a robustness measurement: a table, recommendations in plain sentences, and the `graft fit` flags they call for."""
+"""Presents a robustness measurement: recommendations in plain sentences, and the `graft fit` flags they call for."""
 
 import io
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from PIL import Image
 from graft.training.config.corruptions import ADVERSARIAL_ATTACKS, AUGMENTABLE_CORRUPTIONS, CORRUPTIONS
 from graft.training.config.recipe import DEFAULT_BACKBONE
 from graft.training.robustness.measure import CorruptedExample, Robustness, SeverityResult
-from graft.training.visualization.charts import percent
 from graft.training.visualization.gallery import CaptionedImage
 from graft.training.visualization.thumbnails import data_uri, thumbnail
 
@@ -96,21 +95,6 @@ def _result_to_dict(result: SeverityResult) -> dict[str, float]:
     accuracy = result.accuracy
     numbers = {"severity": result.severity, "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
     return numbers | {"changed": result.flip_rate.value, "n": result.n}
-
-
-def to_text(robustness: Robustness, recommendation: Recommendation) -> str:
-    """The table and the recommendations, for the terminal."""
-    lines = [
-        f"robustness: {describe_sample(robustness)}; clean accuracy {percent(robustness.clean_accuracy.value)}",
-        f"{'':12} {'':>13}  {'accuracy (95% interval)':26}  flip rate",
-    ]
-    for name, curve in robustness.curves.items():
-        corrupted = [result for result in curve if result.severity != CORRUPTIONS[name].identity]
-        for index, result in enumerate(corrupted):
-            accuracy, severity = result.accuracy, CORRUPTIONS[name].format_severity(result.severity)
-            interval = f"{percent(accuracy.value):>6}  ({percent(accuracy.low)} to {percent(accuracy.high)})"
-            lines.append(f"{name if index == 0 else '':12} {severity:>13}  {interval:26}  {percent(result.flip_rate.value):>6}")
-    return "\n".join([*lines, *recommendation.sentences])
 
 
 def describe_sample(robustness: Robustness) -> str:

@@ -1,16 +1,38 @@
-"""Progress reports on stderr: a progress bar on a terminal, otherwise one plain line every 15 s."""
+"""Progress and status lines on stderr; results go to stdout.
+
+On a terminal, colored bars that update in place; in a notebook, one output that updates in place; elsewhere, one plain line
+every 15 s. rich is imported only on a terminal.
+"""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Literal, Protocol, TypeVar
+
+from graft.training.runtime.terminal import is_notebook, is_terminal, sanitize
 
 T = TypeVar("T")
+Verbosity = Literal["quiet", "normal", "verbose"]
 LOG_INTERVAL_S = 15.0
+
+_verbosity: Verbosity = "normal"
+
+
+class _View(Protocol):
+    """Where the progress of one task is shown."""
+
+    interval_s: float
+
+    def show(self, done: int, details: Sequence[str]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Progress:
     """Shows the number of items done, the rate and the remaining time.
+
+    Several can be open at the same time, nested or in threads.
 
     Args:
         description: the task, such as "reading".
@@ -19,19 +41,20 @@ class Progress:
     """
 
     def __init__(self, description: str, total: int, unit: str) -> None:
-        self._description, self._total, self._unit = description, total, unit
+        self._description, self._total, self._unit = sanitize(description), total, unit
         self._done = 0
         self._started_at = self._refreshed_at = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
-        self._interval_s = 0.1 if self._is_terminal else LOG_INTERVAL_S
+        self._view: _View | None = None
 
     def __enter__(self) -> "Progress":
+        if _verbosity != "quiet":
+            self._view = _open_view(self._description, self._total, _details(0, self._total, self._unit, 0)[:1])
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        view, self._view = self._view, None
+        if view is not None:
+            view.close()
 
     def track(self, items: Iterable[T]) -> Iterator[T]:
         """Iterate over the items and count them."""
@@ -39,35 +62,121 @@ class Progress:
             yield item
             self.advance(1)
 
-    def advance(self, count: int, note: str = "") -> None:
+    def advance(self, count: int) -> None:
         """Count `count` more items as done and refresh the output if the interval has passed."""
         self._done += count
-        now = time.monotonic()
-        if now - self._refreshed_at < self._interval_s:
+        view = self._view
+        if view is None or (now := time.monotonic()) - self._refreshed_at < view.interval_s:
             return
         self._refreshed_at = now
-        line = format_progress(self._description, self._done, self._total, self._unit, now - self._started_at) + note
-        if self._is_terminal:
-            n_filled = round(24 * self._done / max(1, self._total))
-            bar = f"{'█' * n_filled}{'░' * (24 - n_filled)} " if self._total else ""
-            sys.stderr.write(f"\r\x1b[K{bar}{line}")
-        else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        view.show(self._done, _details(self._done, self._total, self._unit, now - self._started_at))
+
+
+class _PlainLines:
+    """One line every 15 s."""
+
+    interval_s = LOG_INTERVAL_S
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+
+    def show(self, done: int, details: Sequence[str]) -> None:
+        print(f"{self._description} {', '.join(details)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """The lines stay."""
+
+
+def _open_view(description: str, total: int, details: Sequence[str]) -> _View:
+    if is_terminal(sys.stderr):
+        from graft.training.runtime.live_display import Bar
+
+        return Bar(description, total, details)
+    if is_notebook():
+        from graft.training.runtime.notebook_display import NotebookLine
+
+        return NotebookLine(description, total, details)
+    return _PlainLines(description)
 
 
 def log(line: str) -> None:
-    """Print a status line to stderr; results go to stdout."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a status line to stderr; results go to stdout. With `--quiet`, only `warning:` and `error:` lines are printed."""
+    if _verbosity == "quiet" and not line.startswith(("warning:", "error:")):
+        return
+    if is_terminal(sys.stderr):
+        from graft.training.runtime.live_display import print_line
+
+        print_line(sanitize(line))
+    else:
+        print(sanitize(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def verbosity(level: Verbosity) -> Iterator[None]:
+    """Sets how much is printed inside the block: "quiet" only warnings and errors, "verbose" also messages of libraries.
+
+    For the process, not for one thread: the command line sets it once. Bars that an exception has left behind are erased.
+    """
+    global _verbosity
+    previous, _verbosity = _verbosity, level
+    try:
+        with _library_messages() if level == "verbose" else nullcontext():
+            yield
+    finally:
+        _verbosity = previous
+        close_bars()
+
+
+def is_verbose() -> bool:
+    """Whether the messages of libraries are wanted too."""
+    return _verbosity == "verbose"
+
+
+def is_quiet() -> bool:
+    """Whether only results, warnings and errors are wanted."""
+    return _verbosity == "quiet"
+
+
+def close_bars() -> None:
+    """Erases all bars from the terminal."""
+    if live_display := sys.modules.get("graft.training.runtime.live_display"):
+        live_display.close_all()
+
+
+@contextmanager
+def _library_messages() -> Iterator[None]:
+    """Prints what libraries log, from the level INFO on."""
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log(self.format(record))
+
+    root, handler = logging.getLogger(), Handler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    previous = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(previous)
+
+
+def _details(done: int, total: int, unit: str, seconds: float) -> tuple[str, ...]:
+    """The numbers as text: ("1,200/5,000 images", "310/s", "12 s left"); without a total, ("1,200 files", "310/s")."""
+    rate = done / max(seconds, 1e-9)
+    if total == 0:
+        return f"{done:,} {unit}", f"{rate:,.0f}/s"
+    remaining_s = (total - done) / max(rate, 1e-9)
+    left = f"{format_duration(remaining_s)} left"
+    return f"{done:,}/{total:,} {unit}", f"{rate:,.0f}/s", left
 
 
 def format_progress(description: str, done: int, total: int, unit: str, seconds: float) -> str:
     """Format one line: `reading 1,200/5,000 images, 310/s, 12 s left`; without a total: `listing 1,200 files, 310/s`."""
-    rate = done / max(seconds, 1e-9)
-    if total == 0:
-        return f"{description} {done:,} {unit}, {rate:,.0f}/s"
-    remaining_s = (total - done) / max(rate, 1e-9)
-    return f"{description} {done:,}/{total:,} {unit}, {rate:,.0f}/s, {format_duration(remaining_s)} left"
+    return f"{description} {', '.join(_details(done, total, unit, seconds))}"
 
 
 def format_duration(seconds: float) -> str:

@@ -12,6 +12,9 @@ from graft.training.runtime.progress import log
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+_allowed = False  # by `allow_graceful_stop`
+
+
 class StopFlag:
     """Flag that a signal handler sets to request a stop.
 
@@ -33,8 +36,22 @@ class StopFlag:
 
 
 @contextmanager
+def allow_graceful_stop() -> Iterator[None]:
+    """Lets `graceful_stop` handle signals. The command line uses it; a program that calls the Python API keeps its handlers."""
+    global _allowed
+    _allowed, previous = True, _allowed
+    try:
+        yield
+    finally:
+        _allowed = previous
+
+
+@contextmanager
 def graceful_stop() -> Iterator[StopFlag]:
     """Context in which a signal only sets a flag; the code inside must check `StopFlag.signal` and finish.
+
+    Outside `allow_graceful_stop`, and in other threads than the main one, the flag is never set, and Ctrl-C raises
+    KeyboardInterrupt as usual.
 
     Raises:
         SystemExit: with 128 + signal, on exit, if a stop was requested.
@@ -42,6 +59,10 @@ def graceful_stop() -> Iterator[StopFlag]:
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield flag
+        return
+    if not _allowed:
+        with _undo_lightning_interrupt():
+            yield flag
         return
     previous = {number: signal.signal(number, flag.request) for number in STOP_SIGNALS}
     try:
@@ -54,3 +75,17 @@ def graceful_stop() -> Iterator[StopFlag]:
             signal.signal(number, handler)
     if flag.signal:
         raise SystemExit(128 + flag.signal)
+
+
+@contextmanager
+def _undo_lightning_interrupt() -> Iterator[None]:
+    """On KeyboardInterrupt, Lightning ignores SIGINT from then on and calls sys.exit(1): restore both."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, handler)

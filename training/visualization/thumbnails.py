@@ -11,9 +11,9 @@ from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode_resized, image_size
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.neighbors import Thumbnails
+from graft.service.inference.thread_map import ordered_map
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.runtime.progress import Progress
-from graft.training.runtime.thread_map import ordered_map
 
 PAGE_SIZE = (128, 96)  # pixels, in a page
 LOSSLESS_MAX_SIDE = 48  # pixels; up to this side, thumbnails are lossless and not resized

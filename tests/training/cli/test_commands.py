@@ -1,6 +1,7 @@
 """The `graft` command, run as a subprocess or through `main`."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pseudo_terminal import run_in_terminal
 
+from graft.training.cli.commands import HANDLERS
 from graft.training.cli.main import main
+from graft.training.runtime import progress
 
 
 def graft(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -21,8 +25,13 @@ def graft(*arguments: object, cwd: Path | None = None, **variables: str) -> subp
 def test_help_lists_every_command():
     result = graft("--help")
     assert result.returncode == 0
-    for command in ("check", "fit", "compare", "predict", "locate", "evaluate", "verify", "package", "serve", "demo"):
+    for command in HANDLERS:
         assert f"\n    {command} " in result.stdout
+
+
+def test_no_arguments_print_the_help():
+    result = graft()
+    assert (result.returncode, result.stdout, result.stderr) == (0, graft("--help").stdout, "")
 
 
 def test_every_recipe_field_is_a_flag():
@@ -32,8 +41,19 @@ def test_every_recipe_field_is_a_flag():
     assert [name for name in Recipe.model_fields if f"--{name.replace('_', '-')}" not in shown] == []
 
 
-def test_version_is_printed():
-    assert graft("--version").stdout == "0.1.0\n"
+def test_help_loads_neither_rich_nor_pydantic():
+    program = (
+        "import sys; from graft.training.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(sorted({'rich', 'pydantic', 'numpy', 'shtab'} & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version_is_printed(option):
+    assert graft(option).stdout == "0.1.0\n"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +79,9 @@ def test_version_is_printed():
         (["locate", "x", "y", "--min-probability", "1.5"], "'1.5' is not a number between 0 and 1"),
         (["predict", "x", "y", "--top-k", "0"], "'0' is not a positive integer"),
         (["dance"], "invalid choice: 'dance'"),
-        ([], "COMMAND"),
+        (["fit", "x", "--quiet", "--verbose"], "not allowed with argument"),
+        (["fit", "x", "--debug"], "unrecognized arguments: --debug"),
+        (["--quiet"], "the following arguments are required: COMMAND"),
     ],
 )
 def test_usage_error_is_one_line_with_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -92,8 +114,66 @@ def test_unknown_backbone_fails_before_timm_is_imported():
     assert result.stdout == "2 False\n"
 
 
-def test_debug_shows_the_traceback():
-    assert "Traceback" in graft("fit", "nowhere", "--debug").stderr
+@pytest.mark.parametrize("arguments", [("fit", "nowhere", "--verbose"), ("-v", "fit", "nowhere")])
+def test_verbose_shows_the_traceback_and_keeps_the_exit_code(arguments):
+    result = graft(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: nowhere does not exist")
+
+
+def test_quiet_prints_results_and_errors_only(make_folder):
+    folder = make_folder({"cat": 12, "dog": 12})
+    (folder / "cat" / "broken.png").write_bytes(b"")
+    normal = graft("check", folder, "--no-vectors")
+    quiet = graft("check", folder, "--no-vectors", "--quiet")
+    assert "24 images" in normal.stderr
+    assert "\nnext: " in normal.stdout
+    assert quiet.stderr == ""
+    assert quiet.stdout.splitlines()[:-1] == normal.stdout.splitlines()[:-3]
+    assert "next: " not in quiet.stdout
+    assert graft("-q", "check", "nowhere").stderr.startswith("error: nowhere does not exist")
+
+
+def test_nothing_global_stays_changed(capsys):
+    handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger().level
+    assert main(["check", "nowhere", "--verbose"]) == 2
+    assert main(["check", "nowhere", "--quiet"]) == 2
+    capsys.readouterr()
+    progress.log("a status line")
+    assert capsys.readouterr().err == "a status line\n"
+    assert (signal.getsignal(signal.SIGTERM), logging.getLogger().level) == (handler, level)
+
+
+def test_error_is_colored_on_a_terminal_only(tmp_path):
+    command = [sys.executable, "-m", "graft", "check", "nowhere"]
+    run = run_in_terminal(command, cwd=tmp_path, PYTHONPATH=str(Path(__file__).parents[3]))
+    assert run.output.startswith("\x1b[1;31merror:\x1b[0m nowhere does not exist")
+    assert "\x1b" not in graft("check", "nowhere", cwd=tmp_path).stderr
+
+
+def test_names_of_files_never_control_the_terminal(make_folder):
+    folder = make_folder({"cat": 12, "dog": 12})
+    name = "[bold]a[/] \x1b[31mred.png"
+    (folder / "cat" / name).write_bytes(b"")
+    command = [sys.executable, "-m", "graft", "check", str(folder), "--no-vectors"]
+    run = run_in_terminal(command, columns=200, PYTHONPATH=str(Path(__file__).parents[3]))
+    assert "[bold]a[/]" in run.text
+    assert "x1b[31mred.png" in run.text
+    assert "\x1b[31m" not in run.output
+
+
+def test_table_is_plain_in_a_pipe_and_fits_a_narrow_terminal(make_folder):
+    command = [sys.executable, "-m", "graft", "inspect", "lenet5"]
+    root = str(Path(__file__).parents[3])
+    piped = run_in_terminal(command, columns=40, pipe_stdout=True, PYTHONPATH=root)
+    narrow = run_in_terminal(command, columns=40, PYTHONPATH=root)
+    assert ["hidden.fc1", "linear", "1x1x120", "48,120", "78%", "0.048", "7%", "all"] in [
+        line.split() for line in piped.stdout.splitlines()
+    ]
+    assert "\x1b" not in piped.stdout
+    assert max(map(len, narrow.text.splitlines())) <= 40
+    assert "48,120" in narrow.text
 
 
 @pytest.mark.slow

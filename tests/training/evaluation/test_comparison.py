@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from graft.training.evaluation.comparison import RunResult, compare_runs, grid, to_text, write_csv
+from graft.training.evaluation.comparison import RunResult, compare_runs, differences_text, grid, write_csv
 
 
 def run(strategy: str, outcomes: str, seed: int = 0, backbone: str = "lite0") -> RunResult:
@@ -52,16 +52,16 @@ def test_seeds_may_have_different_test_images():
 
 
 def test_text_names_the_better_strategy():
-    output = to_text(compare_runs([run("probe", "10" * 50), run("finetune", "1" * 90 + "0" * 10)]))
+    output = differences_text(compare_runs([run("probe", "10" * 50), run("finetune", "1" * 90 + "0" * 10)]))
     assert "finetune beats probe: +40.0 points" in output
 
 
 def test_text_reports_a_tie():
-    assert "is not shown to beat" in to_text(compare_runs([run("probe", "1010"), run("svm", "1011")]))
+    assert "is not shown to beat" in differences_text(compare_runs([run("probe", "1010"), run("svm", "1011")]))
 
 
 def test_text_names_backbones_if_there_are_several():
-    output = to_text(compare_runs([run("probe", "10" * 50), run("probe", "1" * 100, backbone="lite2")]))
+    output = differences_text(compare_runs([run("probe", "10" * 50), run("probe", "1" * 100, backbone="lite2")]))
     assert "probe on lite2 beats probe on lite0" in output
 
 

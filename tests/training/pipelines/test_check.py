@@ -124,7 +124,7 @@ def test_findings_are_sorted_by_severity(spoiled):
 def test_clean_folder_has_no_findings(cache, clothes: Path):
     report = check.check(clothes, Recipe())
     assert report.findings == ()
-    assert check.to_text(report).startswith("no issues in 120 images")
+    assert check.summary(report).startswith("no issues in 120 images")
     assert check.next_command(report, clothes) == f"graft fit {clothes}"
 
 
@@ -141,7 +141,7 @@ def test_no_vectors_skips_the_backbone(clothes: Path, monkeypatch):
 
 def test_page_shows_affected_images(spoiled):
     report, _ = spoiled
-    page = check.to_html(report, "clothes")
+    page = check.to_html(report)
     assert "train/sneaker/twin.jpg" in page
     assert page.count("<img") > 10
 

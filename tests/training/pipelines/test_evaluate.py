@@ -70,8 +70,7 @@ def test_multilabel_data_is_rejected_by_a_multiclass_package(model, clothes, tmp
         evaluate.evaluate_package(model, *held_out.load_test_split(model, tmp_path / "labels.csv"))
 
 
-def test_text_lists_every_metric(fitted):
-    text = evaluate.to_text(fitted.evaluation)
-    assert text.startswith("500 images")
-    assert "Brier score" in text
-    assert "prediction sets cover" in text
+def test_notes_give_the_coverage_of_the_prediction_sets(fitted):
+    [note] = evaluate.notes(fitted.evaluation)
+    assert note.startswith("prediction sets cover ")
+    assert note.endswith("% (target 90%)")

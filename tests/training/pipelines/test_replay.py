@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from graft.training.cli.main import main
+from graft.training.config.recipe import Recipe
 from graft.training.pipelines import replay
 from graft.training.pipelines.fit import FitResult
 from graft.training.runs.run_folder import RunError, RunMismatchError
@@ -24,7 +25,7 @@ def again(fitted, tmp_path_factory) -> tuple[FitResult, list]:
     folder = tmp_path_factory.mktemp("replay")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return replay.replay(SAMPLE, folder / "again", fitted.run, {})
+        return replay.replay(SAMPLE, folder / "again", fitted.run, Recipe())
 
 
 @pytest.fixture
@@ -129,16 +130,16 @@ def test_every_epoch_is_compared(tmp_path: Path, fitted):
 def test_unfinished_run_cannot_be_replayed(copy: Path, tmp_path: Path):
     (copy / "run.json").write_text("{}")
     with pytest.raises(RunError, match="is not a finished run, so there is nothing to compare with"):
-        replay.replay(SAMPLE, tmp_path / "again", copy, {})
+        replay.replay(SAMPLE, tmp_path / "again", copy, Recipe())
     assert not (tmp_path / "again").exists()
 
 
 def test_replay_with_another_option_is_rejected(fitted, tmp_path: Path):
     with pytest.raises(RunMismatchError, match=r"--seed +0 +1"):
-        replay.replay(SAMPLE, tmp_path / "again", fitted.run, {"seed": 1})
+        replay.replay(SAMPLE, tmp_path / "again", fitted.run, Recipe(seed=1))
 
 
 def test_replay_on_other_images_is_rejected(fitted, make_folder, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunMismatchError, match=rf"(?s){fitted.run} was started with different inputs:.*missing"):
-        replay.replay(make_folder({"cat": 8, "dog": 8}), tmp_path / "again", fitted.run, {})
+        replay.replay(make_folder({"cat": 8, "dog": 8}), tmp_path / "again", fitted.run, Recipe())

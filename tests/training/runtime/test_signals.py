@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.training.runtime.signals import STOP_SIGNALS, StopFlag, graceful_stop
+from graft.training.runtime.signals import STOP_SIGNALS, StopFlag, allow_graceful_stop, graceful_stop
 
 ROOT = Path(__file__).parents[3]
 MESSAGE = "stopping after this batch; interrupt again to exit at once\n"
@@ -19,7 +19,7 @@ MESSAGE = "stopping after this batch; interrupt again to exit at once\n"
 def exit_code(work: Callable[[StopFlag], object]) -> object:
     """Return the exit code of work inside the graceful-stop context; None if there is none."""
     try:
-        with graceful_stop() as stop:
+        with allow_graceful_stop(), graceful_stop() as stop:
             work(stop)
     except SystemExit as error:
         return error.code
@@ -51,8 +51,8 @@ def test_no_signal_has_no_exit_code(capsys):
 def test_second_signal_exits_at_once(first: str, second: str, code: int):
     program = (
         "import os, signal\n"
-        "from graft.training.runtime.signals import graceful_stop\n"
-        "with graceful_stop():\n"
+        "from graft.training.runtime.signals import allow_graceful_stop, graceful_stop\n"
+        "with allow_graceful_stop(), graceful_stop():\n"
         f"    os.kill(os.getpid(), signal.{first})\n"
         f"    os.kill(os.getpid(), signal.{second})\n"
         "    print('never reached')\n"
@@ -104,3 +104,25 @@ def test_handlers_are_unchanged_in_other_threads():
     thread.start()
     thread.join()
     assert observed == [handlers]
+
+
+def test_without_permission_no_handler_is_taken():
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with graceful_stop() as stop:
+        assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers
+        assert stop.signal == 0
+
+
+def interrupt_as_lightning_does() -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(1)
+
+
+def test_without_permission_the_exit_of_lightning_becomes_keyboard_interrupt():
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), graceful_stop():
+        interrupt_as_lightning_does()
+    assert signal.getsignal(signal.SIGINT) == handler

@@ -28,16 +28,16 @@ def auto_result(cache, tmp_path_factory: pytest.TempPathFactory) -> fit.FitResul
 
 
 def test_auto_tries_strategies_in_order_of_cost(auto_result: fit.FitResult):
-    assert [attempt.strategy for attempt in auto_result.selection.attempts] == ["probe", "stages", "finetune"]
+    assert [attempt.strategy for attempt in auto_result.attempts] == ["probe", "stages", "finetune"]
 
 
 def test_exactly_one_attempt_is_kept_and_its_model_is_packaged(auto_result: fit.FitResult):
-    [kept] = [attempt.strategy for attempt in auto_result.selection.attempts if attempt.kept]
+    [kept] = [attempt.strategy for attempt in auto_result.attempts if attempt.kept]
     assert auto_result.artifact.manifest.strategy == kept
 
 
 def test_verdict_contains_its_numbers(auto_result: fit.FitResult):
-    assert "points of accuracy (" in auto_result.selection.attempts[-1].verdict
+    assert "points of accuracy (" in auto_result.attempts[-1].verdict
 
 
 def test_attempts_are_written_to_the_run_folder(auto_result: fit.FitResult):
@@ -48,7 +48,7 @@ def test_attempts_are_written_to_the_run_folder(auto_result: fit.FitResult):
 def test_auto_does_not_fine_tune_if_no_epoch_fits_in_the_budget(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
-    assert (result.artifact.manifest.strategy, len(result.selection.attempts)) == (result.selection.model.strategy, 2)
+    assert (result.artifact.manifest.strategy, len(result.attempts)) == (result.trained.strategy, 2)
     reason = "finetune is skipped: only 0 epochs fit in the budget"
     assert reason in capsys.readouterr().err
     assert reason in (result.run / "report.html").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_auto_does_not_fine_tune_if_no_epoch_fits_in_the_budget(cache, tmp_path,
 def test_auto_stops_early_if_no_improvement_could_be_significant(cache, make_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", **QUICK))
-    assert len(result.selection.attempts) == 1
+    assert len(result.attempts) == 1
     assert "not even a perfect model would be significantly better" in capsys.readouterr().err
 
 
@@ -65,7 +65,7 @@ def test_a_strategy_requested_by_name_is_always_kept(cache, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     result = fit.fit(SAMPLE, tmp_path / "run", Recipe(strategy="finetune", epochs=1, **QUICK))
     assert result.artifact.manifest.strategy == "finetune"
-    assert [attempt.kept for attempt in result.selection.attempts] == [False, True]
+    assert [attempt.kept for attempt in result.attempts] == [False, True]
 
 
 @pytest.mark.parametrize("strategy", ["svm", "stages", "finetune-last", "scratch"])
@@ -73,7 +73,7 @@ def test_every_strategy_can_be_requested_by_name(strategy: str, cache, make_fold
     monkeypatch.chdir(tmp_path)
     result = fit.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", Recipe(strategy=strategy, epochs=1, **QUICK))
     assert result.artifact.manifest.strategy == strategy
-    assert result.selection.attempts[-1].strategy == strategy
+    assert result.attempts[-1].strategy == strategy
 
 
 def test_training_from_random_weights_runs_the_recommended_epochs(cache, make_folder, tmp_path, monkeypatch, capsys):

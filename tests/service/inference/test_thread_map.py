@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from graft.training.runtime.thread_map import MAX_PENDING_PER_WORKER, ordered_map
+from graft.service.inference.thread_map import MAX_PENDING_PER_WORKER, ordered_map
 
 
 def test_results_are_in_item_order():
