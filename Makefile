@@ -6,7 +6,7 @@ READY = .venv/.ready
 PEERS = benchmarks/peers/requirements
 PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-slow test-all image bench bench-quick bench-growth lint types lock clean
+.PHONY: demo test test-slow test-all image docs diagram pictures bench bench-quick bench-growth lint types lock clean
 
 demo: $(READY)
 	$(BIN)/graft demo
@@ -34,6 +34,18 @@ image: $(READY)
 	if test -x $(IMAGE_CHECK); then $(IMAGE_CHECK) build/sample/test/bag/001.png; else docker build -t graft-service .; fi
 SAMPLE = training/sample/fashion-mnist.zip
 IMAGE_CHECK = ../shared/tools/image-check
+
+# The documentation site, in build/docs; it opens from the file system. A broken link or anchor fails.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+# Draws the packages and their imports again, in docs/images/architecture.svg; a test compares it with the code.
+diagram: $(READY)
+	$(BIN)/python docs/generator/diagram.py
+
+# Takes the pictures of the README again, in docs/images/, and runs the notebook in examples/ again; needs chromium.
+pictures: $(READY)
+	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/run_notebook.py
 
 # Comparison with other tools, in a separate environment; about 35 minutes on two cores. Results: benchmarks/RESULTS.md.
 bench: $(READY) $(PEERS_READY)

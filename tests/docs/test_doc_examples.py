@@ -69,8 +69,16 @@ def reader(folder, server) -> Iterator[Reader]:
     reader.close()
 
 
+def is_run(command: str) -> bool:
+    return program(command) not in NOT_RUN and not command.startswith((*SERVERS, *BENTO_BUILDS))
+
+
+def is_runnable(block: Block) -> bool:
+    return block.language != "sh" or any(map(is_run, commands(block)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, *RUNNABLE)])
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(is_runnable, blocks(page, *RUNNABLE)))])
 def test_blocks_run_in_order(page, reader):
     for block in blocks(page, *RUNNABLE):
         if block.language == "sh":
@@ -81,10 +89,6 @@ def test_blocks_run_in_order(page, reader):
                 reader.run_javascript(block)
         else:
             reader.run_python(block)
-
-
-def is_run(command: str) -> bool:
-    return program(command) not in NOT_RUN and not command.startswith((*SERVERS, *BENTO_BUILDS))
 
 
 def shortened(command: str) -> str:

@@ -101,9 +101,10 @@ def test_notebook_runs(cache, tmp_path):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    stored = texts(notebook)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert [len(outputs) for outputs in texts(notebook)] == [len(outputs) for outputs in stored]
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()  # raises if a cell does
+    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+    assert "of 500 correct" in last.outputs[-1].text
 
 
 def test_notebook_is_stored_with_its_outputs():
@@ -114,8 +115,3 @@ def test_notebook_is_stored_with_its_outputs():
     assert {"image/png", "text/html"} <= types
     assert not any(path in NOTEBOOK.read_text(encoding="utf-8") for path in ("/home/", "/root/", "/tmp/", str(ROOT)))
     assert NOTEBOOK.stat().st_size < 300_000
-
-
-def texts(notebook) -> list[list[str]]:
-    """The kinds of outputs of each code cell."""
-    return [[output.output_type for output in cell.outputs] for cell in notebook.cells if cell.cell_type == "code"]

@@ -42,7 +42,7 @@ for line in sys.stdin:
     print("\\0" + json.dumps(error), flush=True)
 """
 # Errors of curl fail the block; without this, an error response counts as success.
-SHELL_START = 'set -euo pipefail; curl() { command curl --fail-with-body --silent --show-error "$@"; }\n'
+SHELL_START = 'set -euo pipefail; curl() { command curl --fail --silent --show-error "$@"; }\n'
 
 
 @dataclass(frozen=True)

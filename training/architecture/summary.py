@@ -1,4 +1,4 @@
-"""`graft inspect`: summarizes the network of a backbone or a package as a table, as JSON and for the HTML page."""
+"""`graft inspect`: summarizes the network of a backbone or a package, for the terminal, as JSON and for the HTML page."""
 
 import statistics
 import time
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 TIMING_RUNS, MAX_TIMING_S = 7, 4.0  # timed forward passes; fewer once they have taken this many seconds
-TERMINAL_COLUMNS = 120
 RECEPTIVE_FIELD_NOTE = (
     "RF: receptive field (side of a square) of each position, RF stride and RF start (center of the first field), in pixels"
 )
@@ -209,55 +208,6 @@ def millions(count: int) -> str:
 def percent(part: float) -> str:
     """A fraction as whole percent, for a narrow column."""
     return "" if not part else f"{100 * part:.0f}%" if part >= 0.01 else "<1%"
-
-
-def to_text(inspection: Inspection) -> str:
-    """The layer table and the totals, for the terminal."""
-    header = (
-        "layer",
-        "kind",
-        "kernel",
-        "stride",
-        "pad",
-        "output",
-        "weights",
-        "",
-        "M mult-adds",
-        "",
-        "RF",
-        "RF stride",
-        "RF start",
-    )
-    rows = [header, *(_row(layer, inspection.model_summary) for layer in inspection.model_summary.layers)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    widths[0] = min(widths[0], TERMINAL_COLUMNS - sum(widths[1:]) - 2 * (len(header) - 1))
-    lines = ["  ".join(_cells(row, widths)).rstrip() for row in rows]
-    return "\n".join(
-        [f"{inspection.name}: {inspection.description}", "", *lines, "", RECEPTIVE_FIELD_NOTE, *total_lines(inspection)]
-    )
-
-
-def _row(layer: Layer, model_summary: ModelSummary) -> tuple[str, ...]:
-    weights = f"{layer.weights:,}" if layer.weights else ""
-    return (
-        layer.name,
-        layer.kind,
-        format_pair(layer.kernel),
-        format_pair(layer.stride),
-        format_pair(layer.padding),
-        "x".join(map(str, layer.output)) if all(layer.output) else "",
-        weights,
-        percent(share(layer.weights, model_summary.weights)),
-        millions(layer.multiply_adds),
-        percent(operations_share(layer, model_summary)),
-        *receptive_field_text(layer, model_summary.image_size),
-    )
-
-
-def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    name = row[0] if len(row[0]) <= widths[0] else f"…{row[0][1 - widths[0] :]}"
-    left_aligned = [f"{name:<{widths[0]}}", f"{row[1]:<{widths[1]}}"]
-    return left_aligned + [f"{cell:>{width}}" for cell, width in zip(row[2:], widths[2:], strict=True)]
 
 
 def total_lines(inspection: Inspection) -> list[str]:

@@ -2,7 +2,7 @@
 
 import errno
 
-from graft.training.cli.parser import EXIT_USAGE
+from graft.training.cli.base_parser import EXIT_USAGE
 
 EXIT_CORRUPT, EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_DISK = 3, 4, 5, 6
 EXIT_CODES = {

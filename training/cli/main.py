@@ -3,35 +3,59 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from graft.training.cli.commands import HANDLERS
 from graft.training.cli.exit_codes import error_message, exit_code
 from graft.training.cli.parser import build_parser
-
-
-def _on_sigterm(_: int, __: FrameType | None) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
+from graft.training.runtime import progress
+from graft.training.runtime.signals import allow_graceful_stop
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Runs one command; returns the exit code. Leaves verbosity, logging and signal handlers as they were."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments = build_parser(argv, HANDLERS).parse_args(argv)
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    parser = build_parser(argv, HANDLERS)
+    if not argv:
+        parser.print_help()
+        return 0
+    arguments = parser.parse_args(argv)
+    with progress.verbosity(arguments.verbosity), _exit_on_sigterm(), allow_graceful_stop():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         action: Callable[[argparse.Namespace], int] = arguments.action
         return action(arguments)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        progress.log("interrupted")
         return 128 + signal.SIGINT
     except Exception as error:
         code = exit_code(error)
-        if code == 0 or arguments.debug:
+        if code == 0:
             raise
-        print(f"error: {error_message(error)}", file=sys.stderr)
+        if progress.is_verbose():
+            progress.log(traceback.format_exc().rstrip())
+        progress.log(f"error: {error_message(error)}")
         return code
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit, so that a run folder is unlocked and the terminal is restored."""
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+def _on_sigterm(_: int, __: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,96 +1,101 @@
-"""The command-line parser: commands, options and help texts. Must not import heavy modules at the top level."""
+"""The commands of `graft`: arguments and help texts. Must not import heavy modules at the top level."""
 
 import argparse
-import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from graft.training.cli.base_parser import Parser, Version
+from graft.training.cli.examples import ROOT_EPILOG, format_examples
+from graft.training.cli.recipe_options import add_recipe_options
 from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-
 Action = Callable[[argparse.Namespace], int]
-Command = argparse.ArgumentParser
 # The recipe fields that `graft check` uses.
 CHECK_OPTIONS = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}
-EXIT_USAGE = 2  # exit code
+DATA_HELP = "a folder with one subfolder per label, a .zip of it, a .csv, ..."
+PACKAGE_HELP = "a package folder, such as runs/latest/package"
+SHELLS = ("bash", "zsh", "tcsh")
 
 
-def build_parser(argv: list[str], handlers: Mapping[str, Action]) -> argparse.ArgumentParser:
-    """Builds the parser. The options of `fit` are generated from the fields of `Recipe`.
+def build_parser(argv: list[str], handlers: Mapping[str, Action]) -> Parser:
+    """Builds the parser.
 
     Args:
+        argv: the arguments to parse. A command that is not among them gets no recipe options, because importing the recipe
+            is slow.
         handlers: the function that runs each command, by name.
     """
-    root = _Parser(prog="graft", description="Train, evaluate and serve image classifiers.")
-    root.add_argument("--version", action=_Version)
-    subparsers = root.add_subparsers(metavar="COMMAND", required=True)
+    root = Parser(prog="graft", description="Train, evaluate and serve image classifiers.", epilog=ROOT_EPILOG)
+    root.add_argument("-V", "--version", action=Version)
+    root.add_verbosity("normal")
+    root.usage = "graft COMMAND [options]"
+    subparsers = root.add_subparsers(metavar="COMMAND", required=True, prog="graft", title="commands")
     for name, (help_text, add_arguments) in COMMANDS.items():
-        command = subparsers.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
-        command.add_argument("--debug", action="store_true", help="show the full traceback of an error (default: one line)")
+        description = f"{help_text[0].upper()}{help_text[1:]}."
+        command = subparsers.add_parser(name, help=help_text, description=description, epilog=format_examples(name))
+        command.add_verbosity(argparse.SUPPRESS)
         command.set_defaults(action=handlers[name])
-        # Importing the recipe is slow, so only the selected command gets its options.
         add_arguments(command, name in argv)
+        command.set_usage()
     return root
 
 
-def _fit(command: Command, selected: bool) -> None:
-    command.add_argument(
-        "data", type=Path, metavar="DATA", help="a folder with one subfolder per label, a .zip of it, a .csv, ..."
-    )
-    command.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: a new folder in runs/)")
-    mode = command.add_mutually_exclusive_group()
+def _fit(command: Parser, selected: bool) -> None:
+    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    output = command.groups["output"]
+    output.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: a new folder in runs/)")
+    mode = output.add_mutually_exclusive_group()
     mode.add_argument(
         "--resume", action="store_true", help="resume the run in --out, or the newest unfinished run (default: no)"
     )
     mode.add_argument(
         "--replay", type=Path, metavar="RUN", help="repeat a finished run and compare the results (default: none)"
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
-    _add_recipe(command, selected)
+    output.add_argument("--json", action="store_true", help="print one JSON object (default: a summary)")
+    add_recipe_options(command, selected)
 
 
-def _check(command: Command, selected: bool) -> None:
-    command.add_argument("data", type=Path, metavar="DATA", help="as for fit")
-    command.add_argument(
+def _check(command: Parser, selected: bool) -> None:
+    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    output = command.groups["output"]
+    output.add_argument(
         "--report", type=Path, metavar="FILE", help="write an HTML report with the affected images (default: none)"
     )
-    command.add_argument(
+    command.groups["data"].add_argument(
         "--no-vectors", action="store_true", help="skip the search for label issues and outliers (default: both)"
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per finding)")
-    _add_recipe(command, selected, include=CHECK_OPTIONS)
+    output.add_argument("--json", action="store_true", help="print one JSON object (default: one line per finding)")
+    add_recipe_options(command, selected, include=CHECK_OPTIONS)
 
 
-def _compare(command: Command, selected: bool) -> None:
-    command.add_argument("data", type=Path, metavar="DATA", help="as for fit")
-    command.add_argument(
+def _compare(command: Parser, selected: bool) -> None:
+    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    command.groups["training"].add_argument(
         "--strategies", default="probe,finetune", metavar="A,B", help="strategies to compare (default: probe,finetune)"
     )
-    command.add_argument(
+    command.groups["model"].add_argument(
         "--backbones", default="tf_efficientnet_lite0", metavar="A,B", help="timm models (default: %(default)s)"
     )
-    command.add_argument(
+    command.groups["training"].add_argument(
         "--seeds", type=_positive_int, default=1, metavar="N", help="runs of each combination, with seeds 0 to N-1 (default: 1)"
     )
-    command.add_argument("--out", type=Path, metavar="FOLDER", help="output folder (default: a new folder in compare/)")
-    _add_recipe(command, selected, exclude={"strategy", "backbone", "seed"})
+    command.groups["output"].add_argument(
+        "--out", type=Path, metavar="FOLDER", help="output folder (default: a new folder in compare/)"
+    )
+    add_recipe_options(command, selected, exclude={"strategy", "backbone", "seed"})
 
 
-def _predict(command: Command, _: bool) -> None:
-    command.add_argument("package", type=Path, metavar="PACKAGE")
-    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR")
+def _predict(command: Parser, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
+    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR", help="images, or folders of images")
     command.add_argument("--top-k", type=_positive_int, default=3, metavar="K", help="labels per image (default: 3)")
     command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per image)")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
 
 
-def _evaluate(command: Command, _: bool) -> None:
-    command.add_argument("package", type=Path, metavar="PACKAGE")
-    command.add_argument("data", type=Path, metavar="DATA")
+def _evaluate(command: Parser, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
+    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
     command.add_argument(
         "--min-accuracy", type=float, default=0.0, help="exit with code 1 if accuracy (or mAP) is lower (default: 0)"
     )
@@ -107,9 +112,9 @@ def _evaluate(command: Command, _: bool) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
-def _locate(command: Command, _: bool) -> None:
-    command.add_argument("package", type=Path, metavar="PACKAGE")
-    command.add_argument("image", type=Path, metavar="IMAGE")
+def _locate(command: Parser, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
+    command.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     command.add_argument("--out", type=Path, metavar="FILE", help="write a PNG of the image with the boxes (default: none)")
     command.add_argument(
         "--min-probability", type=_probability, default=0.9, metavar="P", help="minimum probability of a box (default: 0.9)"
@@ -117,7 +122,7 @@ def _locate(command: Command, _: bool) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per box)")
 
 
-def _inspect(command: Command, _: bool) -> None:
+def _inspect(command: Parser, _: bool) -> None:
     command.add_argument("subject", metavar="BACKBONE|PACKAGE", help="name of a backbone, or folder of a package")
     command.add_argument(
         "--input-size",
@@ -138,17 +143,17 @@ def _inspect(command: Command, _: bool) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
 
 
-def _verify(command: Command, _: bool) -> None:
-    command.add_argument("package", type=Path, metavar="PACKAGE")
+def _verify(command: Parser, _: bool) -> None:
+    command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
 
 
-def _package(command: Command, _: bool) -> None:
+def _package(command: Parser, _: bool) -> None:
     command.add_argument(
         "run", type=Path, nargs="?", default=Path("runs/latest"), metavar="RUN", help="run folder (default: the latest run)"
     )
 
 
-def _serve(command: Command, _: bool) -> None:
+def _serve(command: Parser, _: bool) -> None:
     command.add_argument(
         "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
     )
@@ -156,14 +161,22 @@ def _serve(command: Command, _: bool) -> None:
     command.add_argument("--port", type=int, default=3000, help="port to listen on (default: 3000)")
 
 
-def _build(command: Command, _: bool) -> None:
+def _build(command: Parser, _: bool) -> None:
     command.add_argument(
         "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
     )
 
 
-def _demo(_: Command, __: bool) -> None:
-    """`graft demo` has no options."""
+def _demo(command: Parser, _: bool) -> None:
+    command.add_argument("--serve", action="store_true", help="keep the server running until Ctrl-C (default: no)")
+
+
+def _info(command: Parser, _: bool) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON object (default: one fact per line)")
+
+
+def _completion(command: Parser, _: bool) -> None:
+    command.add_argument("shell", choices=SHELLS, help="bash, zsh or tcsh; the examples below install the script")
 
 
 COMMANDS = {
@@ -179,59 +192,9 @@ COMMANDS = {
     "serve": ("serve a package over HTTP", _serve),
     "build": ("build a Bento of the service and a package", _build),
     "demo": ("run fit, package, serve and a request on a small sample", _demo),
+    "info": ("print versions, hardware and settings, for a bug report; shows no key and no user name", _info),
+    "completion": ("print a script that completes commands, options and file names in a shell", _completion),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        print(f"error: {message}\nSee: {self.prog} --help", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE)
-
-
-class _Version(argparse.Action):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(nargs=0, help="print the version", **{k: v for k, v in options.items() if k != "nargs"})
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(version("graft-vision"))
-        raise SystemExit(0)
-
-
-def _add_recipe(command: Command, selected: bool, exclude: Collection[str] = (), include: Collection[str] = ()) -> None:
-    command.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file with any of the options below (default: none)")
-    if not selected:
-        return
-    from graft.training.config.recipe import Recipe
-
-    group = command.add_argument_group("recipe")
-    for name, field in Recipe.model_fields.items():
-        if name in exclude or (include and name not in include):
-            continue
-        default = _default_text(field) if field.default in (None, ()) else field.default
-        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
-        options["help"] = f"{field.description} (default: {str(default).lower() if isinstance(default, bool) else default})"
-        if field.annotation in (bool, bool | None):
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options["metavar"] = _metavar(name, field)
-        group.add_argument(f"--{name.replace('_', '-')}", **options)
-
-
-def _metavar(name: str, field: "FieldInfo") -> str:
-    extra = field.json_schema_extra
-    if isinstance(extra, dict) and "metavar" in extra:
-        return str(extra["metavar"])
-    types = (field.annotation, *get_args(field.annotation))  # a Literal, or a Literal in a union with None
-    choices = next((get_args(kind) for kind in types if get_origin(kind) is Literal), ())
-    return "|".join(map(str, choices)) or name.upper()
-
-
-def _default_text(field: "FieldInfo") -> object:
-    """What None means, for the help text."""
-    extra = field.json_schema_extra
-    return extra["unset"] if isinstance(extra, dict) and "unset" in extra else "derived from the data"
 
 
 def _probability(text: str) -> float:

@@ -181,7 +181,8 @@ def _columns(width: int) -> list[ProgressColumn]:
     return [SpinnerColumn(style="cyan"), description, bar, count, rate, left]
 
 
-def _fields(done: int, total: int, details: Sequence[str]) -> dict[str, str]:
+def _fields(done: int, total: int, details: Sequence[str]) -> dict[str, Any]:
+    """The texts of the columns."""
     count, rate, left = (*details, "", "")[:3]
     return {"percent": f"{done / total:.0%}" if total else count, "count": count, "rate": rate, "left": left}
 

@@ -40,6 +40,11 @@ def test_table_without_headers_has_no_header_row(capsys):
     assert capsys.readouterr().out == "error:  a\nnote:   b\n"
 
 
+def test_prefix_is_followed_by_one_space_in_a_pipe(capsys):
+    print_table(Table((Column(""), Column("")), (("error:", "a"), ("note:", "b")), is_prefix=True))
+    assert capsys.readouterr().out == "error: a\nnote: b\n"
+
+
 def test_table_without_rows_is_not_printed(capsys):
     print_table(Table((Column("name"),), ()))
     print_text("")

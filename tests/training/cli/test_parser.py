@@ -57,7 +57,7 @@ def test_commands_with_few_options_have_no_empty_group():
     assert re.findall(r"^(\w[\w ]*):$", help_of("predict"), re.MULTILINE) == ["positional arguments", "options", "examples"]
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("columns", [80, 200])
 def test_help_fits_the_width_and_at_most_100_columns(columns: int):
     for command in ("fit", "check", "compare", "info"):
         lines = help_of(command, columns).partition("examples:")[0].splitlines()

@@ -84,14 +84,14 @@ def test_inspection_is_complete(lenet: Inspection, capsys):
 @pytest.mark.parametrize(
     "name", ["inception_v3", "resnet152", "vgg19", "vit_tiny_patch16_224", "densenet121", "efficientnet_b0"]
 )
-def test_layers_fit_120_columns_without_the_start_of_the_receptive_field(name: str):
+def test_layers_fit_120_columns_without_the_least_important_columns(name: str):
     with torch.device("meta"):
         body = timm.create_model(name)
     side = body.pretrained_cfg["input_size"][-1]
     inspection = Inspection(name, "for a test", trace_layers(body, torch.empty(1, 3, side, side, device="meta")), 12.5)
     table = tables.layers(inspection)
     hidden = [header for header in table.headers if header not in without_optional(table, 120).headers]
-    assert set(hidden) <= {"RF start", "RF stride"}
+    assert set(hidden) <= {"RF start", "RF stride", ""}  # "" is the share of the multiply-adds
 
 
 def test_long_names_are_complete_in_a_pipe(capsys):

@@ -1,0 +1,1 @@
+"""Builds the generated parts of the documentation from the code: references, tables, the diagram. Not in the wheel."""

@@ -1,0 +1,129 @@
+"""Prints the result of each command as text on stdout. `--json` prints the records themselves instead."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graft.training.cli import tables
+from graft.training.cli.output import print_hint, print_table, print_text
+
+if TYPE_CHECKING:
+    from graft.service.artifact import Artifact
+    from graft.service.inference.model import Model
+    from graft.training.architecture.summary import Inspection
+    from graft.training.inference.detector import Detections
+    from graft.training.pipelines.check import AuditReport
+    from graft.training.pipelines.compare import CompareResult
+    from graft.training.pipelines.evaluate import EvaluateResult
+    from graft.training.pipelines.fit import FitResult
+    from graft.training.pipelines.info import Info
+    from graft.training.robustness.measure import Robustness
+    from graft.training.robustness.recommendations import Recommendation
+    from graft.training.runs.run_folder import Row
+
+MAX_DIFFERENCES = 10
+
+
+def fit(result: "FitResult") -> None:
+    from graft.training.pipelines import fit as pipeline
+
+    print_text(pipeline.summary(result))
+    print_hint(f"next: graft serve {result.package}")
+
+
+def replay(result: "FitResult", before: Path, differences: list["Row"]) -> None:
+    if not differences:
+        print_text(f"{result.run} is identical to {before} in all metrics and weights")
+        return
+    print_text(f"{result.run} differs from {before}:")
+    print_table(tables.differences(differences[:MAX_DIFFERENCES]))
+    if (n_more := len(differences) - MAX_DIFFERENCES) > 0:
+        print_text(f"and {n_more:,} more; --json lists all")
+
+
+def compare(result: "CompareResult", data: Path) -> None:
+    from graft.training.evaluation import comparison
+
+    print_table(tables.comparison(result.comparison))
+    print_text(comparison.differences_text(result.comparison))
+    print_text(f"all runs: {result.table}\nreport: {result.report}")
+    print_hint(f"next: graft fit {data} --strategy {result.best.strategy} --backbone {result.best.backbone}")
+
+
+def check(report: "AuditReport", data: Path, page: Path | None) -> None:
+    from graft.training.audit.data_audit import truncate_findings
+    from graft.training.pipelines import check as pipeline
+
+    print_table(tables.findings(truncate_findings(report.findings)))
+    print_text(pipeline.summary(report))
+    _saved("report", page, "to view the images, add --report FILE.html")
+    print_hint(f"next: {pipeline.next_command(report, data)}")
+
+
+def evaluate(result: "EvaluateResult", page: Path | None) -> None:
+    from graft.training.pipelines import evaluate as pipeline
+
+    print_text(f"{result.evaluation.n:,} images, 95 % confidence intervals")
+    print_table(tables.metrics(result.evaluation))
+    print_text("\n".join(pipeline.notes(result.evaluation)))
+    command = f"graft serve {result.package}"
+    if result.robustness and result.recommendation:
+        _robustness(result.robustness, result.recommendation)
+        _saved("report", page, "to view the curves and images, add --report FILE.html")
+        command = result.recommendation.command or command
+    print_hint(f"next: {command}")
+
+
+def _robustness(robustness: "Robustness", recommendation: "Recommendation") -> None:
+    from graft.training.robustness import recommendations
+
+    clean = f"clean accuracy {robustness.clean_accuracy.value:.1%}"
+    print_text(f"\nrobustness: {recommendations.describe_sample(robustness)}; {clean}")
+    print_table(tables.robustness(robustness))
+    print_text("\n".join(recommendation.sentences))
+
+
+def locate(detections: "Detections", package: Path, image: Path, drawing: Path | None) -> None:
+    from graft.training.inference import detector
+
+    print_text(detector.to_text(detections))
+    _saved("image", drawing, f"to view the boxes: graft locate {package} {image} --out FILE.png")
+    print_hint(f"next: graft predict {package} {image}")
+
+
+def inspect(inspection: "Inspection", page: Path | None) -> None:
+    from graft.training.architecture import summary
+
+    print_text(f"{inspection.name}: {inspection.description}\n")
+    print_table(tables.layers(inspection))
+    print_text("\n".join(["", summary.RECEPTIVE_FIELD_NOTE, *summary.total_lines(inspection)]))
+    _saved("page", page, "to write a page, add --html FILE")
+
+
+def verify(loaded: "Model", package: Path) -> None:
+    manifest = loaded.manifest
+    print_text(f"{package}: checksums match; golden outputs within {loaded.golden_difference:.1g}")
+    print_text(f"model {manifest.name} {manifest.version}, {len(manifest.labels)} labels, sha256 {manifest.sha256}")
+    print_hint(f"next: graft serve {package}")
+
+
+def package(artifact: "Artifact") -> None:
+    print_text(f"{artifact.path}: checksums match; this package is now served and built by default")
+    print_text(f"model {artifact.manifest.name} {artifact.manifest.version}, sha256 {artifact.manifest.sha256}")
+    print_hint("next: graft serve, or in a checkout: bentoml build")
+
+
+def build(tag: str) -> None:
+    print_text(tag)
+    print_hint(f"next: bentoml serve {tag}, or bentoml containerize {tag}")
+
+
+def info(found: "Info") -> None:
+    print_table(tables.info(found))
+
+
+def _saved(name: str, path: Path | None, hint: str) -> None:
+    """Prints the path of a file that was written, or else how to get it."""
+    if path:
+        print_text(f"{name}: {path}")
+    else:
+        print_hint(hint)
