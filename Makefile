@@ -6,7 +6,7 @@ READY = .venv/.ready
 PEERS = benchmarks/peers/requirements
 PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-slow test-all image docs diagram pictures bench bench-quick bench-growth lint types lock clean
+.PHONY: demo test test-slow test-ci test-all image docs diagram pictures bench bench-quick bench-growth lint types lock clean
 
 demo: $(READY)
 	$(BIN)/graft demo
@@ -20,6 +20,10 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # End-to-end runs: kill and resume, hyperparameter searches, replays, every README command, load tests. CI runs these too.
 test-slow: $(READY)
 	$(PYTEST) -m "slow and not nightly"
+
+# Both in one session, which creates the shared fixtures once. CI runs this.
+test-ci: $(READY)
+	$(PYTEST) -m "not nightly"
 
 # All tests, including those that take minutes each: longer fuzzing, more kills, longer load tests.
 test-all: $(READY)

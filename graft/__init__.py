@@ -86,7 +86,7 @@ def fit(
         out: the run folder; None for a new folder in `runs/`.
         resume: continue the run in `out`, or the newest unfinished run of this data.
         recipe: options as a `Recipe` or a YAML file.
-        options: fields of `Recipe`, such as `strategy="finetune"`; they take precedence over `recipe`.
+        **options: fields of `Recipe`, such as `strategy="finetune"`; they take precedence over `recipe`.
 
     Returns:
         The run folder, package, report and evaluation. In a notebook, the result shows itself.
@@ -100,8 +100,10 @@ def check(data: StrPath, *, use_features: bool = True, recipe: Recipe | StrPath 
     """Finds issues in a data set before training: unreadable files, duplicates, leaks between splits, likely label errors.
 
     Args:
+        data: as for `fit`.
         use_features: also find label errors and outliers, which needs a pass through the backbone.
-        recipe, options: as for `fit`; only `group_by`, `follow_links`, `backbone`, `weights`, `input_size` and `fit` matter.
+        recipe: as for `fit`; only `group_by`, `follow_links`, `backbone`, `weights`, `input_size` and `fit` matter.
+        **options: as for `fit`.
     """
     from .training.pipelines import check as pipeline
 
@@ -121,9 +123,13 @@ def compare(
     """Trains every strategy on every backbone and tests which differences are significant.
 
     Args:
+        data: as for `fit`.
+        strategies: names of strategies, such as "probe", "svm", "stages" and "finetune".
+        backbones: names of timm models.
         seeds: runs of each combination, with seeds 0 to N-1.
         out: folder for the table and the report; None for a folder in `compare/`.
-        recipe, options: as for `fit`, for every run.
+        recipe: as for `fit`, for every run.
+        **options: as for `fit`, for every run.
     """
     from .training.pipelines import compare as pipeline
 
@@ -136,6 +142,8 @@ def evaluate(
     """Evaluates a package on labeled images: the test split if the data has one, else all images.
 
     Args:
+        package: a package folder.
+        data: as for `fit`; its labels must be those of the package.
         ten_crop: also measure ten-crop accuracy.
         robust: also measure robustness to image corruptions.
         sample: number of images for `robust`; None for the default.
@@ -146,7 +154,11 @@ def evaluate(
 
 
 def package(run: StrPath = LATEST_RUN) -> Artifact:
-    """Selects the package of a run as the one that `bentoml serve`, `bentoml build` and the image use."""
+    """Selects the package of a run as the one that `bentoml serve`, `bentoml build` and the image use.
+
+    Args:
+        run: a run folder.
+    """
     from .training.runs import latest
 
     return latest.set_latest(Path(run))
@@ -161,6 +173,8 @@ def load(
     """Loads a package: verifies every byte and reproduces its golden answers on this machine.
 
     Args:
+        package: a package folder.
+        device: "auto" uses a GPU if there is one; "cpu" or "cuda".
         precision: "auto" selects the fastest precision that this machine supports and that changes no prediction.
     """
     from .service import classifier

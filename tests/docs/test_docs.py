@@ -26,6 +26,7 @@ HOSTS = {
     "keepachangelog.com",
     "semver.org",
 }
+TIMEOUT_MS = 60_000
 LOCAL_URL = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+|:PORT)?(/|$)")
 
 
@@ -178,6 +179,6 @@ def test_search_works_from_the_file_system_and_requests_only_files(site):
         page.on("request", lambda request: requested.append(request.url))
         page.goto(f"file://{site}/index.html")
         page.get_by_placeholder("Search").first.fill("outlier_score")
-        expect(page.locator(".md-search-result__item").first).to_be_visible()
+        expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=TIMEOUT_MS)
         browser.close()
     assert [url for url in requested if not url.startswith(("file://", "data:", "about:"))] == []
