@@ -41,10 +41,14 @@ class Recipe(BaseModel):
 
     strategy: Strategy = Field(
         "auto",
-        description="training strategy; auto starts with the cheapest and continues while validation improves",
+        description="training strategy; auto tries several from cheap to expensive, and keeps what is better on validation",
         json_schema_extra=TRAINING,
     )
-    budget: str = Field("10m", description="time budget of auto, such as 90s, 10m or 1h30m", json_schema_extra=TRAINING)
+    budget: str = Field(
+        "10m",
+        description="time budget, such as 90s, 10m or 1h30m; it limits what auto tries and how many epochs are trained",
+        json_schema_extra=TRAINING,
+    )
     backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm model", json_schema_extra=MODEL)
     weights: str = Field(
         "pretrained",

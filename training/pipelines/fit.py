@@ -13,7 +13,7 @@ from graft.training.finetuning import loggers
 from graft.training.packaging import quantize, writer
 from graft.training.pipelines import evaluate
 from graft.training.report import collect, notebook, render
-from graft.training.results import Evaluation, StrategyAttempt, format_points
+from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_points
 from graft.training.runs import latest, lifecycle, run_folder
 from graft.training.runs.run_folder import PACKAGE, to_json
 from graft.training.runtime import atomic_files
@@ -171,11 +171,16 @@ def summary_lines(result: FitResult) -> list[str]:
     evaluation = result.evaluation
     lines = [f"test: {evaluate.primary_metric_text(evaluation)} on {evaluation.n:,} held-out test images"]
     if gain := evaluation.gain_over_probe:
-        verdict = "is significantly better than" if gain.low > 0 else "is not significantly better than"
-        strategy = result.artifact.manifest.strategy
-        lines.append(f"{strategy} {verdict} the probe: {format_points(gain.value, gain.low, gain.high)}")
+        strategy, points = result.artifact.manifest.strategy, format_points(gain.value, gain.low, gain.high)
+        lines.append(f"{strategy} {_verdict(gain)} the probe: {points}")
     if evaluation.curve:
         lines.append(evaluation.curve.to_text())
     lines.append(f"report: {result.report}")
     lines.append(f"package: {result.package}  ({format_duration(result.seconds)})")
     return lines
+
+
+def _verdict(gain: Estimate) -> str:
+    if gain.low > 0:
+        return "is significantly better than"
+    return "is significantly worse than" if gain.high < 0 else "is not significantly better than"
