@@ -8,6 +8,7 @@ PEERS_READY = .bench/.ready
 
 .PHONY: demo test test-slow test-ci test-all image docs diagram pictures bench bench-quick bench-growth lint types lock clean
 
+# Fit on the sample, serve the package and send one request. `graft demo --serve` keeps the page open until Ctrl-C.
 demo: $(READY)
 	$(BIN)/graft demo
 

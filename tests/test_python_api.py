@@ -137,6 +137,7 @@ class ProcessState:
 def test_two_fits_in_one_process_change_no_global_state(cache, make_folder, tmp_path: Path, monkeypatch):
     # Some libraries set variables when they are imported, such as OpenCV's LD_LIBRARY_PATH.
     import graft.training.finetuning.augmentations
+    import graft.training.finetuning.trainer
     import graft.training.pipelines.fit
 
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """The CPU engine: ONNX models compiled by OpenVINO."""
 
+import sys
 import threading
 from collections.abc import Collection
 from functools import cache
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..artifact import Precision
+from .devices import Device, available_cpus
+from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
 
 if TYPE_CHECKING:
     import openvino
-from .devices import Device, available_cpus
-from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
+
+# OpenVINO imports it if it is there. It looks up a web host, keeps a thread, and writes into the home folder.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 MAX_LATENCY_THREADS = 4  # with more threads, the work per thread is too small to pay off
 

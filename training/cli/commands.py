@@ -223,9 +223,8 @@ def info(arguments: argparse.Namespace) -> int:
 def completion(arguments: argparse.Namespace) -> int:
     """graft completion SHELL"""
     from graft.training.cli import completion as shell_completion
-    from graft.training.cli.parser import COMMANDS, build_parser
 
-    print(shell_completion.script(build_parser(list(COMMANDS), HANDLERS), arguments.shell))
+    print(shell_completion.script(arguments.shell))
     return 0
 
 

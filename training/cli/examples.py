@@ -62,6 +62,7 @@ EXAMPLES = {
     "completion": (
         "graft completion bash > ~/.local/share/bash-completion/completions/graft",
         'graft completion zsh > "${fpath[1]}/_graft"',
+        "graft completion fish > ~/.config/fish/completions/graft.fish",
         "graft completion tcsh >> ~/.tcshrc",
     ),
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from graft.training.cli import completion
 from graft.training.cli.commands import HANDLERS
 from graft.training.cli.exit_codes import error_message, exit_code
 from graft.training.cli.parser import build_parser
@@ -17,6 +18,8 @@ from graft.training.runtime.signals import allow_graceful_stop
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code. Leaves verbosity, logging and signal handlers as they were."""
+    if completion.is_requested():
+        completion.complete(build_parser(completion.typed_words(), HANDLERS))
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser(argv, HANDLERS)
     if not argv:

@@ -14,7 +14,7 @@ Action = Callable[[argparse.Namespace], int]
 CHECK_OPTIONS = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}
 DATA_HELP = "a folder with one subfolder per label, a .zip of it, a .csv, ..."
 PACKAGE_HELP = "a package folder, such as runs/latest/package"
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def build_parser(argv: list[str], handlers: Mapping[str, Action]) -> Parser:
@@ -176,7 +176,7 @@ def _info(command: Parser, _: bool) -> None:
 
 
 def _completion(command: Parser, _: bool) -> None:
-    command.add_argument("shell", choices=SHELLS, help="bash, zsh or tcsh; the examples below install the script")
+    command.add_argument("shell", choices=SHELLS, help="bash, zsh, fish or tcsh; the examples below install the script")
 
 
 COMMANDS = {

@@ -1,5 +1,7 @@
 """Engines: the outputs are the same alone, in a batch, from any thread and on any device."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -192,3 +194,11 @@ def test_the_cpu_limit_of_a_container_is_used(tmp_path, monkeypatch, files, expe
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert devices.available_cpus(tmp_path) == expected
+
+
+def test_openvino_starts_without_its_telemetry():
+    program = (
+        "import sys, threading; from graft.service.inference.openvino import openvino_core; openvino_core();"
+        "print(threading.active_count(), sys.modules['openvino_telemetry'])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "1 None\n"

@@ -45,7 +45,7 @@ def test_help_loads_neither_rich_nor_pydantic():
     program = (
         "import sys; from graft.training.cli.main import main\n"
         "try: main(['--help'])\n"
-        "finally: print(sorted({'rich', 'pydantic', 'numpy', 'shtab'} & set(sys.modules)), file=sys.stderr)"
+        "finally: print(sorted({'rich', 'pydantic', 'numpy', 'argcomplete'} & set(sys.modules)), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stderr == "[]\n"

@@ -70,21 +70,18 @@ def test_usage_names_the_arguments_but_not_every_option():
     assert help_of("serve").startswith("usage: graft serve [PACKAGE] [options]\n")
 
 
-def script(shell: str) -> str:
-    return completion.script(build_parser(list(COMMANDS), HANDLERS), shell)
-
-
 def complete_in_bash(line: str, folder: Path) -> set[str]:
-    """What bash would offer after a line."""
+    """What bash offers after a line."""
     words = line.split(" ")
     find_function = "complete -p graft | sed -E 's/.*-F ([^ ]+).*/\\1/'"
     commands = (
-        f"{script('bash')}\nCOMP_WORDS=({shlex.join(words)})\nCOMP_CWORD={len(words) - 1}\nCOMP_LINE={shlex.quote(line)}\n"
-        f"COMP_POINT={len(line)}\n$({find_function}) graft\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""
+        f"{completion.script('bash')}\nCOMP_WORDS=({shlex.join(words)})\nCOMP_CWORD={len(words) - 1}\n"
+        f"COMP_LINE={shlex.quote(line)}\nCOMP_POINT={len(line)}\nCOMP_TYPE=9\n"
+        f"$({find_function}) graft\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""
     )
-    result = subprocess.run(["bash", "-c", commands], capture_output=True, text=True, check=True, cwd=folder)
-    assert result.stderr == ""
-    return set(result.stdout.split())
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", commands], capture_output=True, text=True, check=True, cwd=folder, env=env)
+    return {word.strip() for word in result.stdout.split("\n")}
 
 
 def test_bash_script_completes_commands_options_values_and_files(tmp_path: Path):
@@ -96,10 +93,10 @@ def test_bash_script_completes_commands_options_values_and_files(tmp_path: Path)
     assert {"photos", "photos.zip"} <= {name.rstrip("/") for name in complete_in_bash("graft fit pho", tmp_path)}
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
 def test_script_is_valid_in_its_shell(shell: str, tmp_path: Path):
-    (tmp_path / "script").write_text(script(shell))
-    assert "graft" in script(shell)
+    (tmp_path / "script").write_text(completion.script(shell))
+    assert "graft" in completion.script(shell)
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
@@ -108,4 +105,4 @@ def test_script_is_valid_in_its_shell(shell: str, tmp_path: Path):
 def test_script_is_printed():
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     output = subprocess.check_output([sys.executable, "-m", "graft", "completion", "bash"], text=True, env=env)
-    assert output == script("bash") + "\n"
+    assert output == completion.script("bash") + "\n"

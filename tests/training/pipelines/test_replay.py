@@ -66,7 +66,7 @@ def test_command_lists_differences_and_exits_with_1(copy: Path, tmp_path: Path, 
     assert main(["fit", str(SAMPLE), "--replay", str(copy), "--out", "again"]) == 1
     first, header, row = capsys.readouterr().out.splitlines()
     assert first == f"again differs from {copy}:"
-    assert header.split() == ["before", "now"]
+    assert header.split() == ["name", "before", "now"]
     assert row.split()[:2] == ["evaluation.metrics.accuracy.value", "0.5"]
 
 
