@@ -109,12 +109,12 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     n_images = min(arguments.batches, config.steps_per_epoch) * config.batch_size
     splits = Splits(splits.train[:n_images], splits.validation[: config.batch_size], splits.test)
 
-    datamodule = DataModule(dataset, splits, backbone.preprocessing, config, device == "cuda")
+    datamodule = DataModule(dataset, splits, backbone.preprocessing, config, device)
     batches = [tuple(tensor.to(device) for tensor in batch) for batch in datamodule.train_dataloader()]
     network = load_with_random_head(backbone, len(dataset.labels)).to(memory_format=torch.channels_last)
     timer = EpochTimer(PlainLoop(network, config, batches, device), config.batch_size, device)
     learning.ProgressCallback = lambda *_: timer  # takes its place among the callbacks of the Trainer
-    learning.train(network, datamodule, config, config.epochs, run, device == "cuda")
+    learning.train(network, datamodule, config, config.epochs, run, device)
     setup = (
         f"{arguments.backbone} at {backbone.preprocessing.crop} pixels, {len(batches)} batches of {config.batch_size}, {device}"
     )
