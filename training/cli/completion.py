@@ -8,10 +8,9 @@ from graft.training.cli.base_parser import Parser
 
 def script(shell: str) -> str:
     """The script that turns completion on in a shell."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    text: str = argcomplete.shellcode(["graft"], shell=shell)
-    return text
+    return shellcode(["graft"], shell=shell)
 
 
 def is_requested() -> bool:
