@@ -166,6 +166,7 @@ def test_ctrl_c_raises_keyboard_interrupt_and_the_run_can_be_resumed(cache, make
     data = make_folder({"a": 40, "b": 40})
     program = f"""
 import os, signal, threading, graft
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from graft.training.finetuning.trainer import ProgressCallback
 
 taken = ProgressCallback.on_train_batch_end

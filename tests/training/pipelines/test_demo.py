@@ -49,7 +49,8 @@ def test_server_that_exits_ends_the_wait_with_its_output(exited_server):
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent_signal", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_page_stays_open_until_interrupted(fitted, tmp_path, sent_signal, code):
-    command = [sys.executable, "-m", "graft", "demo", "--serve"]
+    # A job in the background of a script inherits that SIGINT is ignored.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "graft", "demo", "--serve"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as running:
         url = next(line.split()[1] for line in running.stdout if line.startswith("page:"))
