@@ -178,6 +178,8 @@ def test_search_works_from_the_file_system_and_requests_only_files(site):
         page = browser.new_page()
         page.on("request", lambda request: requested.append(request.url))
         page.goto(f"file://{site}/index.html")
+        # What is typed before the index is ready finds nothing.
+        expect(page.locator(".md-search-result__meta")).not_to_contain_text("Initializing", timeout=TIMEOUT_MS)
         page.get_by_placeholder("Search").first.fill("outlier_score")
         expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=TIMEOUT_MS)
         browser.close()

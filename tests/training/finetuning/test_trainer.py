@@ -22,6 +22,7 @@ from graft.training.finetuning import checkpoints, datamodule
 from graft.training.finetuning.datamodule import DataModule
 from graft.training.finetuning.lightning_module import Diverged
 from graft.training.finetuning.trainer import train
+from graft.training.runtime.signals import allow_graceful_stop
 
 SIDE = 32
 SQUARE = Preprocessing(resize=SIDE, crop=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -187,7 +188,7 @@ def send_signal(number: int) -> Callable[[Small, int], None]:
 def test_stop_signal_finishes_the_batch_and_resume_gives_the_same_result(
     photos: Photos, tmp_path: Path, number: int, code: int
 ):
-    with pytest.raises(SystemExit) as ended:
+    with allow_graceful_stop(), pytest.raises(SystemExit) as ended:
         photos.learn(Small(send_signal(number)), tmp_path / "stopped")
     assert ended.value.code == code
     assert kept(tmp_path / "stopped") == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
