@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")  # a test run leaves nothing else in the checkout
 SHARED = ROOT.parent / "shared" / "data"
 
 # Imports take longer than training here, so one process imports everything, computes nothing, and is forked for each fit.

@@ -44,19 +44,10 @@ def comparison(result: "Comparison") -> Table:
 
 def metrics(evaluation: "Evaluation") -> Table:
     """A row for each metric, with its 95 % confidence interval."""
-    from graft.training.evaluation.metrics import METRICS
-    from graft.training.visualization.formatting import format_metric
+    from graft.training.report import notebook
 
     columns = Column("metric"), Column("value", right=True), Column("95 % interval")
-    rows = tuple(
-        (
-            METRICS[name].title,
-            format_metric(name, metric.value),
-            f"{format_metric(name, metric.low)} to {format_metric(name, metric.high)}",
-        )
-        for name, metric in evaluation.metrics.items()
-    )
-    return Table(columns, rows)
+    return Table(columns, notebook.metrics_table(evaluation).rows)
 
 
 def robustness(measured: "Robustness") -> Table:

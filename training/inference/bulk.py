@@ -31,7 +31,7 @@ def infer_encoded(
         read: returns an item's encoded bytes.
         description: label of the progress bar.
     """
-    yield from _infer(engine, items, lambda item: decode(read(item), preprocessing), description)
+    return _infer(engine, items, lambda item: decode(read(item), preprocessing), description)
 
 
 def infer(
@@ -48,7 +48,7 @@ def infer(
         pixels = load_pixels(item)
         return DecodedImage(pixels, width=pixels.shape[1], height=pixels.shape[0], format="pixels", notes=())
 
-    yield from _infer(engine, items, load, description)
+    return _infer(engine, items, load, description)
 
 
 def _infer(

@@ -107,11 +107,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
             log(f"{out} is finished")
             return load_result(out)
     start = time.monotonic()
-    finetune_config.check_augment_corruptions(recipe)
-    hpo.check(recipe)
-    loggers.require(recipe.tracker)
-    quantize.require_nncf(recipe.int8)
-    registry.resolve(recipe.backbone, recipe.weights)  # fail before a run folder is created
+    _check_recipe(recipe)
     with lifecycle.open_run(out, data, recipe, resume, replay_of) as folder:
         context = prepare(data, folder, recipe)
         pictures = thumbnails.package_thumbnails(context.dataset, context.reference_samples) if recipe.thumbnails else None
@@ -140,6 +136,15 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
         render.save(page, folder.path / render.REPORT_FILE)
         lifecycle.mark_finished(folder.path)
     return FitResult(folder.path, artifact, evaluation, selection.attempts, time.monotonic() - start, selection.model)
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Fails before a run folder is created if an option cannot be met here."""
+    finetune_config.check_augment_corruptions(recipe)
+    hpo.check(recipe)
+    loggers.require(recipe.tracker)
+    quantize.require_nncf(recipe.int8)
+    registry.resolve(recipe.backbone, recipe.weights)
 
 
 def load_result(run: Path) -> FitResult:

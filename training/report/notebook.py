@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from graft.training.data.findings import Finding
 from graft.training.evaluation.comparison import Comparison
 from graft.training.evaluation.metrics import METRICS
-from graft.training.report import render
+from graft.training.report import render, tables
 from graft.training.results import Estimate, Evaluation, StrategyAttempt
 from graft.training.runtime.progress import format_duration
 from graft.training.visualization.charts import percent
@@ -29,20 +29,20 @@ class Table:
 
 
 def fragment(
-    title: str, lines: Sequence[str], tables: Sequence[Table] = (), labels: Sequence[str] = (), confusion: object = None
+    title: str, lines: Sequence[str], listed: Sequence[Table] = (), labels: Sequence[str] = (), confusion: object = None
 ) -> str:
     """An HTML fragment; all texts are escaped."""
-    context = {"title": title, "lines": lines, "tables": tables, "labels": labels, "confusion": confusion}
+    context = {"title": title, "lines": lines, "tables": listed, "labels": labels, "confusion": confusion}
     return render.render_fragment("notebook.html", context)
 
 
-def evaluation_fragment(title: str, lines: Sequence[str], evaluation: Evaluation, tables: Sequence[Table] = ()) -> str:
+def evaluation_fragment(title: str, lines: Sequence[str], evaluation: Evaluation, extra: Sequence[Table] = ()) -> str:
     """The metrics of an evaluation and its confusion matrix, or the lowest classes where that would be too large."""
     labels = [scores.label for scores in evaluation.labels]
     show_matrix = evaluation.confusion is not None and len(labels) <= MAX_CONFUSION_LABELS
     per_class = () if show_matrix else (per_class_table(evaluation),)
     confusion = evaluation.confusion if show_matrix else None
-    return fragment(title, lines, (metrics_table(evaluation), *tables, *per_class), labels, confusion)
+    return fragment(title, lines, (metrics_table(evaluation), *extra, *per_class), labels, confusion)
 
 
 def metrics_table(evaluation: Evaluation) -> Table:
@@ -56,22 +56,13 @@ def metrics_table(evaluation: Evaluation) -> Table:
 
 def per_class_table(evaluation: Evaluation) -> Table:
     """The classes with the lowest F1, or average precision for multi-label data."""
-
-    def score(index: int) -> Estimate | None:
-        label = evaluation.labels[index]
-        return label.average_precision if evaluation.multilabel else label.f1
-
-    def sort_key(index: int) -> float:
-        estimate = score(index)
-        return estimate.value if estimate else 2.0
-
-    order = sorted(range(len(evaluation.labels)), key=sort_key)
-    rows = [
-        (evaluation.labels[index].label, f"{evaluation.labels[index].support:,}", _percent(score(index)))
-        for index in order[:MAX_ROWS]
-    ]
+    scores = tables.label_rows(evaluation)
+    rows = []
+    for label in scores[:MAX_ROWS]:
+        estimate = label.average_precision if evaluation.multilabel else label.f1
+        rows.append((label.label, f"{label.support:,}", _percent(estimate)))
     name = "average precision" if evaluation.multilabel else "F1"
-    return Table(("label", "test images", name), tuple(rows), max(0, len(order) - MAX_ROWS))
+    return Table(("label", "test images", name), tuple(rows), max(0, len(evaluation.labels) - MAX_ROWS))
 
 
 def _percent(estimate: Estimate | None) -> str:
