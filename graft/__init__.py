@@ -102,7 +102,7 @@ def check(data: StrPath, *, use_features: bool = True, recipe: Recipe | StrPath 
     Args:
         data: as for `fit`.
         use_features: also find label errors and outliers, which needs a pass through the backbone.
-        recipe: as for `fit`; only `group_by`, `follow_links`, `backbone`, `weights`, `input_size` and `fit` matter.
+        recipe: as for `fit`; only how to read the data, `backbone`, `weights`, `input_size` and `fit` matter.
         **options: as for `fit`.
     """
     from .training.pipelines import check as pipeline
@@ -137,7 +137,14 @@ def compare(
 
 
 def evaluate(
-    package: StrPath, data: StrPath, *, ten_crop: bool = False, robust: bool = False, sample: int | None = None
+    package: StrPath,
+    data: StrPath,
+    *,
+    ten_crop: bool = False,
+    robust: bool = False,
+    sample: int | None = None,
+    recipe: Recipe | StrPath | None = None,
+    **options: Any,
 ) -> EvaluateResult:
     """Evaluates a package on labeled images: the test split if the data has one, else all images.
 
@@ -147,10 +154,13 @@ def evaluate(
         ten_crop: also measure ten-crop accuracy.
         robust: also measure robustness to image corruptions.
         sample: number of images for `robust`; None for the default.
+        recipe: as for `fit`; only how to read the data matters, such as `label_column`.
+        **options: as for `fit`.
     """
     from .training.pipelines import evaluate as pipeline
 
-    return pipeline.evaluate(Path(package), Path(data), ten_crop=ten_crop, robust=robust, sample=sample)
+    settings = _recipe(recipe, options)
+    return pipeline.evaluate(Path(package), Path(data), settings, ten_crop=ten_crop, robust=robust, sample=sample)
 
 
 def package(run: StrPath = LATEST_RUN) -> Artifact:

@@ -107,7 +107,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.report and not arguments.robust:
         raise ValueError("--report needs --robust: the page shows its results.")
     result = graft.evaluate(
-        arguments.package, arguments.data, ten_crop=arguments.ten_crop, robust=arguments.robust, sample=arguments.sample
+        arguments.package,
+        arguments.data,
+        ten_crop=arguments.ten_crop,
+        robust=arguments.robust,
+        sample=arguments.sample,
+        recipe=_recipe(arguments),
     )
     if arguments.report:
         result.save_report(arguments.report)
@@ -160,8 +165,9 @@ def _interpret(arguments: argparse.Namespace, inspection: "Inspection") -> "Inte
     from graft.training.interpret import collect
 
     loaded = model.load(Path(arguments.subject))
+    channels = _split_commas(arguments.channels)
     return collect.interpret_package(
-        loaded, inspection.model_summary, arguments.data, arguments.images, _split_commas(arguments.channels)
+        loaded, inspection.model_summary, arguments.data, arguments.images, channels, _recipe(arguments)
     )
 
 

@@ -10,8 +10,7 @@ from graft.training.cli.recipe_options import add_recipe_options
 from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 
 Action = Callable[[argparse.Namespace], int]
-# The recipe fields that `graft check` uses.
-CHECK_OPTIONS = {"group_by", "follow_links", "backbone", "weights", "input_size", "fit"}
+CHECK_OPTIONS = {"backbone", "weights", "input_size", "fit"}  # the recipe fields that `graft check` uses, besides how to read
 DATA_HELP = "a folder with one subfolder per label, a .zip of it, a .csv, ..."
 PACKAGE_HELP = "a package folder, such as runs/latest/package"
 SHELLS = ("bash", "zsh", "fish", "tcsh")
@@ -65,7 +64,7 @@ def _check(command: Parser, selected: bool) -> None:
         "--no-vectors", action="store_true", help="skip the search for label issues and outliers (default: both)"
     )
     output.add_argument("--json", action="store_true", help="print one JSON object (default: one line per finding)")
-    add_recipe_options(command, selected, include=CHECK_OPTIONS)
+    add_recipe_options(command, selected, only_reading_and=CHECK_OPTIONS)
 
 
 def _compare(command: Parser, selected: bool) -> None:
@@ -93,7 +92,7 @@ def _predict(command: Parser, _: bool) -> None:
     command.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
 
 
-def _evaluate(command: Parser, _: bool) -> None:
+def _evaluate(command: Parser, selected: bool) -> None:
     command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
     command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
     command.add_argument(
@@ -110,6 +109,7 @@ def _evaluate(command: Parser, _: bool) -> None:
     )
     command.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report of --robust (default: none)")
     command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
+    add_recipe_options(command, selected, only_reading_and=())
 
 
 def _locate(command: Parser, _: bool) -> None:
@@ -122,7 +122,7 @@ def _locate(command: Parser, _: bool) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per box)")
 
 
-def _inspect(command: Parser, _: bool) -> None:
+def _inspect(command: Parser, selected: bool) -> None:
     command.add_argument("subject", metavar="BACKBONE|PACKAGE", help="name of a backbone, or folder of a package")
     command.add_argument(
         "--input-size",
@@ -141,6 +141,7 @@ def _inspect(command: Parser, _: bool) -> None:
     )
     command.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page (default: none)")
     command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
+    add_recipe_options(command, selected, only_reading_and=())
 
 
 def _verify(command: Parser, _: bool) -> None:

@@ -11,22 +11,27 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-def add_recipe_options(command: Parser, selected: bool, exclude: Collection[str] = (), include: Collection[str] = ()) -> None:
+def add_recipe_options(
+    command: Parser, selected: bool, exclude: Collection[str] = (), only_reading_and: Collection[str] | None = None
+) -> None:
     """Adds an option for each field.
 
     Args:
         selected: whether the command is used at all; importing the recipe is slow.
-        exclude, include: names of fields; without `include`, all.
+        exclude: names of fields.
+        only_reading_and: names of the only fields besides those of `ReadOptions`; None for all fields.
     """
     command.add_argument(
         "--recipe", type=Path, metavar="FILE", help="YAML file with any of the options in the groups below (default: none)"
     )
     if not selected:
         return
+    from graft.training.config.read_options import ReadOptions
     from graft.training.config.recipe import Recipe
 
+    included = Recipe.model_fields if only_reading_and is None else {*ReadOptions.model_fields, *only_reading_and}
     for name, field in Recipe.model_fields.items():
-        if name not in exclude and (not include or name in include):
+        if name not in exclude and name in included:
             group = command.groups[str(_extra(field, "group", "advanced"))]
             group.add_argument(f"--{name.replace('_', '-')}", **_settings(name, field))
 

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic.config import JsonDict
 
 from graft.service.settings import DeviceSetting
 from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, parse_corruption_names
+from graft.training.config.read_options import DATA, ReadOptions
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
 FINETUNE_STRATEGIES = ("finetune-last", "finetune", "scratch")  # strategies that always fine-tune
 
-# The groups of the options in `--help`; an option without a group is an advanced one.
-DATA: JsonDict = {"group": "data"}
+# The groups of the options in `--help`, besides DATA; an option without a group is an advanced one.
 MODEL: JsonDict = {"group": "model"}
 TRAINING: JsonDict = {"group": "training"}
 AUGMENTATION: JsonDict = {"group": "augmentation"}
@@ -34,10 +34,8 @@ OUTPUT: JsonDict = {"group": "output"}
 Strategy = Literal["auto", "probe", "svm", "stages", "finetune-last", "finetune", "scratch"]
 
 
-class Recipe(BaseModel):
+class Recipe(ReadOptions):
     """Options that a user can set. A value of None is derived from the data, printed, and saved."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strategy: Strategy = Field(
         "auto",
@@ -66,13 +64,6 @@ class Recipe(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed", json_schema_extra=TRAINING)
     device: DeviceSetting = Field("auto", description="device for training", json_schema_extra=TRAINING)
-    group_by: str | None = Field(
-        None,
-        min_length=1,
-        description="keep images that share this value in one split: a CSV column or a regex on the path",
-        json_schema_extra=DATA | {"unset": "no groups"},
-    )
-    follow_links: bool = Field(False, description="follow symbolic links that point outside the folder", json_schema_extra=DATA)
     skip_bad: bool = Field(False, description="exclude unreadable images instead of stopping", json_schema_extra=DATA)
     drop_duplicates: bool = Field(
         False,

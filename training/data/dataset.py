@@ -10,19 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.cross_validation import Targets
 from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues, details, printable
 from graft.training.data.findings import Finding
-from graft.training.data.readers import csv_table, mnist_cifar, parquet
-from graft.training.data.readers.class_folders import (
-    EXPECTED_LAYOUT,
-    Listing,
-    group_id,
-    list_class_folders,
-    suggest_path,
-    validate_labels,
-)
+from graft.training.data.label_checks import validate_labels
+from graft.training.data.readers import csv_table, mnist_cifar, parquet, table_listing
+from graft.training.data.readers.class_folders import EXPECTED_LAYOUT, has_generic_labels, list_class_folders, suggest_path
 from graft.training.data.readers.filenames import suffix
+from graft.training.data.readers.listing import Listing, group_id
 from graft.training.data.readers.source import Source
 from graft.training.runtime.progress import Progress
 
@@ -64,6 +60,9 @@ class Dataset:
         multilabel: whether an image can have any number of labels, including none.
         findings: issues with the layout; `graft.training.audit.data_audit` adds more.
         n_ignored: the number of files ignored because they are not images.
+        layout: where the labels and splits were found, in one line.
+        formats: Pillow's names of the usable images' file formats; () until the images have been read.
+        sample_bits: as in `Preprocessing`; None until the images have been read.
     """
 
     source: Source
@@ -72,6 +71,9 @@ class Dataset:
     multilabel: bool = False
     findings: tuple[Finding, ...] = ()
     n_ignored: int = 0
+    layout: str = ""
+    formats: tuple[str, ...] = ()
+    sample_bits: int | None = None
 
     def read(self, sample: Sample) -> bytes:
         """Read one encoded image and verify its digest.
@@ -105,29 +107,30 @@ class Dataset:
         return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in excluded))
 
 
-def scan(root: Path, group_by: str | None = None, follow_links: bool = False) -> Dataset:
+def scan(root: Path, options: ReadOptions | None = None) -> Dataset:
     """List the labeled images in a folder, an archive, a table or a binary file.
 
     Args:
-        root: label folders, optionally inside train/validation/test folders; a .zip or .tar of these; a .csv; .parquet files;
-            MNIST or CIFAR files.
-        group_by: a table column, or a regular expression on the path. Images with the same value (for an expression: its
-            first capture group, or the whole match if it has none) stay in one split.
-        follow_links: whether to follow symbolic links out of the root.
+        root: label folders, optionally inside train/validation/test folders; a folder with tables of image files and labels;
+            a .zip or .tar of these; a .csv; .parquet files; MNIST or CIFAR files.
+        options: how to read it; None to find everything out. Of `group_by`, images with the same value (for an expression:
+            its first capture group, or the whole match if it has none) stay in one split.
 
     Raises:
         DatasetError: if no data set can be built. Any other issue goes to `Dataset.findings`.
     """
+    options = options or ReadOptions()
     if not root.exists():
         raise DatasetError(f"{root} does not exist.")
     issues = ScanIssues()
-    source, listing, has_group_column = _read_listing(root, group_by, follow_links, issues)
-    labels, findings = validate_labels(root, listing, issues)
-    if group_by and not has_group_column:
-        listing.groups = _groups_from_paths(listing.paths, group_by)
+    source, listing, has_group_column, paths = _read_listing(root, options, issues)
+    labels, findings = validate_labels(root, listing, issues, paths)
+    if options.group_by and not has_group_column:
+        listing.groups = _groups_from_paths(listing.paths, options.group_by)
     samples = _build_samples(listing, labels)
     ordered = sorted([*findings, *issues.findings()], key=lambda finding: ("error", "warning", "note").index(finding.severity))
-    return Dataset(source, labels, samples, listing.multilabel, tuple(ordered), issues.count("ignored"))
+    n_ignored = issues.count("ignored")
+    return Dataset(source, labels, samples, listing.multilabel, tuple(ordered), n_ignored, listing.layout)
 
 
 def describe(dataset: Dataset) -> str:
@@ -141,22 +144,58 @@ def describe(dataset: Dataset) -> str:
     return f"{len(dataset.samples):,} images, {len(dataset.labels)} labels ({names}){multilabel}{splits}{ignored}"
 
 
-def _read_listing(root: Path, group_by: str | None, follow_links: bool, issues: ScanIssues) -> tuple[Source, Listing, bool]:
-    """Return the source, the listing, and whether `group_by` is a column of the table."""
+def _read_listing(root: Path, options: ReadOptions, issues: ScanIssues) -> tuple[Source, Listing, bool, list[str]]:
+    """Return the source, the listing, whether `group_by` is a column of the table, and the paths of all images."""
     if suffix(root.name) in csv_table.SUFFIXES:
-        return csv_table.read_listing(root, group_by, follow_links, issues)
+        source, listing, has_group_column = table_listing.read_table(root, options, issues)
+        return source, listing, has_group_column, listing.paths
     if suffix(root.name) == parquet.SUFFIX:
-        return parquet.read_listing(root, [root.name], group_by, issues)
+        source, listing, has_group_column = parquet.read_listing(root, [root.name], options, issues)
+        return source, listing, has_group_column, listing.paths
     source = Source(root)
-    paths, others = _find_images(source, follow_links, issues)
+    paths, others = _find_images(source, options.follow_links, issues)
     if paths:
-        return source, list_class_folders(root, paths, issues), False
+        listing, has_group_column = _list_images(source, paths, others, options, issues)
+        return source, listing, has_group_column, paths
     issues.discard("ignored")  # the data may be in some of these files
     if shards := [path for path in others if suffix(path) == parquet.SUFFIX]:
-        return parquet.read_listing(root, shards, group_by, issues)
+        source, listing, has_group_column = parquet.read_listing(root, shards, options, issues)
+        return source, listing, has_group_column, listing.paths
     if result := mnist_cifar.read_listing(source, others):
-        return *result, False
-    raise DatasetError(f"{root} contains no images.{suggest_path(root, paths)}\n{EXPECTED_LAYOUT}{details(issues)}")
+        return *result, False, result[1].paths
+    archives = ""
+    if issues.count("archive"):
+        archives = (
+            ", but archives: pass one of them, or extract them" if root.is_dir() else ", but archives: extract them first"
+        )
+    raise DatasetError(f"{root} contains no images{archives}.{suggest_path(root, paths)}\n{EXPECTED_LAYOUT}{details(issues)}")
+
+
+def _list_images(
+    source: Source, paths: list[str], others: list[str], options: ReadOptions, issues: ScanIssues
+) -> tuple[Listing, bool]:
+    """Read the labels from the folders; if those are no labels, from tables beside the images."""
+    tables = [path for path in others if suffix(path) in csv_table.SUFFIXES]
+    folder_issues = ScanIssues()
+    folder_issues.empty_folders = issues.empty_folders
+    error = None
+    try:
+        listing = list_class_folders(source.root, paths, options, folder_issues, others)
+        has_labels = len(set(listing.label_names)) > 1 and not has_generic_labels(listing)
+    except DatasetError as caught:
+        error, has_labels = caught, False
+    asks_for_folders = options.layout or options.label_regex
+    asks_for_table = options.path_column or options.label_column or options.split_column
+    if tables and not asks_for_folders and (asks_for_table or not has_labels):
+        result = table_listing.read_tables(source, tables, paths, options, issues)
+        if result:
+            return result
+    if error:
+        raise error
+    issues.update(folder_issues)
+    for table in tables:
+        issues.add("ignored", table)
+    return listing, False
 
 
 def _find_images(source: Source, follow_links: bool, issues: ScanIssues) -> tuple[list[str], list[str]]:
@@ -166,10 +205,10 @@ def _find_images(source: Source, follow_links: bool, issues: ScanIssues) -> tupl
     with Progress("listing", 0, "files") as progress:
         for path, n_bytes in progress.track(source.list_files(issues, follow_links)):
             kind = _file_issue(source, path, n_bytes)
-            if kind:
-                issues.add(kind, path)
-            else:
+            if not kind:
                 paths.append(path)
+            elif suffix(path) not in csv_table.SUFFIXES:  # a table may have the labels
+                issues.add(kind, path)
             if kind == "ignored" and len(others) < MAX_OTHER_FILES:
                 others.append(path)
     return paths, others
@@ -179,7 +218,7 @@ def _file_issue(source: Source, path: str, n_bytes: int) -> str:
     """Return the kind of issue with a file; "" if its name or its magic bytes are those of an image."""
     try:
         if not source.is_image(path):
-            return "ignored"
+            return "archive" if source.is_archive(path) and not mnist_cifar.is_idx_file(path) else "ignored"
     except DatasetError:
         return "damaged"
     return "too-large" if n_bytes > MAX_FILE_BYTES else ""

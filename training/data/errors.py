@@ -22,6 +22,7 @@ ISSUE_KINDS: dict[str, tuple[Severity, str, str]] = {
         SKIP_BAD,
         "archive members stored in an unsupported way: extract the archive or compress it again",
     ),
+    "archive": ("warning", "", "archives and compressed files, not opened: extract them first"),
     "twice-packed": ("warning", "", "archive members with a duplicate name; the last one is used"),
     "archive-link": ("warning", "", "symbolic links in the archive, not followed"),
     "link-loop": ("warning", "", "links back into the data set, not followed: their images are counted at their own paths"),
@@ -29,9 +30,17 @@ ISSUE_KINDS: dict[str, tuple[Severity, str, str]] = {
     "ignored": ("note", "", "files that are not images, ignored"),
     "damaged": ("error", SKIP_BAD, "files that cannot be read"),
     "empty-folder": ("error", "", "label folders without images: add images or remove the folders"),
+    "folder-without-images": ("warning", "", "folders with other files but no images, not read as labels"),
     "unlabeled": ("error", "", "images outside a label folder"),
-    "stray-folder": ("error", "", "folders next to the train and test folders: move them elsewhere"),
+    "no-label-in-name": ("error", SKIP_BAD, "images whose path does not match --label-regex"),
+    "stray-folder": ("error", "", "folders next to the splits that are neither a split nor labels: move them elsewhere"),
+    "unlabeled-split": ("note", "", "splits without labels, not used"),
+    "copied-folder": ("note", "", "folders that repeat the folders next to them, not used"),
+    "ambiguous-layout": ("warning", "", "labels may be other folders"),
+    "unused-table": ("note", "", "tables without images and labels, not used"),
     "missing": ("error", SKIP_BAD, "rows with a missing file"),
+    "ambiguous-file": ("error", SKIP_BAD, "rows whose file exists in several folders: add the folder to the path"),
+    "bad-label": ("error", SKIP_BAD, "rows with a label that cannot be read"),
     "no-label": ("error", SKIP_BAD, "rows without a label"),
     "duplicate-row": ("error", "", "files listed more than once: keep one row per file"),
     "conflicting-rows": (
@@ -59,19 +68,41 @@ class ScanIssues:
     def __init__(self) -> None:
         self.empty_folders: list[str] = []
         self._paths: dict[str, list[str]] = {}
+        self._examples: dict[str, list[str]] = {}  # the first paths, as shown in messages
         self._counts: dict[str, int] = {}
+        self._findings: list[Finding] = []
 
-    def add(self, kind: str, path: str) -> None:
-        """Record one path. Kinds that no flag can skip keep only the first paths: there may be a million."""
-        paths = self._paths.setdefault(kind, [])
+    def report(self, finding: Finding) -> None:
+        """Record a finding with a text of its own."""
+        self._findings.append(finding)
+
+    def add(self, kind: str, path: str, where: str = "") -> None:
+        """Record one path. Kinds that no flag can skip keep only the first paths: there may be a million.
+
+        Args:
+            where: what a message says after the path, such as " (line 3)".
+        """
+        paths, texts = self._paths.setdefault(kind, []), self._examples.setdefault(kind, [])
         self._counts[kind] = self._counts.get(kind, 0) + 1
+        path = path.encode("utf-8", "backslashreplace").decode()
         if ISSUE_KINDS[kind][1] or len(paths) < MAX_EXAMPLES:
-            paths.append(path.encode("utf-8", "backslashreplace").decode())
+            paths.append(path)
+        if len(texts) < MAX_EXAMPLES:
+            texts.append(path + where)
 
     def discard(self, kind: str) -> None:
         """Remove all issues of one kind."""
         self._paths.pop(kind, None)
+        self._examples.pop(kind, None)
         self._counts.pop(kind, None)
+
+    def update(self, other: "ScanIssues") -> None:
+        """Add the issues of another."""
+        for kind, paths in other._paths.items():
+            self._paths.setdefault(kind, []).extend(paths)
+            self._examples.setdefault(kind, []).extend(other._examples[kind])
+            self._counts[kind] = self._counts.get(kind, 0) + other._counts[kind]
+        self._findings += other._findings
 
     def count(self, kind: str) -> int:
         """Return the number of issues of one kind."""
@@ -80,12 +111,13 @@ class ScanIssues:
     def findings(self) -> list[Finding]:
         """Return all issues as findings, errors first."""
         order = ("error", "warning", "note")
-        return sorted(map(self._to_finding, self._paths), key=lambda finding: order.index(finding.severity))
+        findings = [*map(self._to_finding, self._paths), *self._findings]
+        return sorted(findings, key=lambda finding: order.index(finding.severity))
 
     def _to_finding(self, kind: str) -> Finding:
         severity, flag, description = ISSUE_KINDS[kind]
         paths = tuple(self._paths[kind])
-        text = f"{description} ({self._counts[kind]:,}): {examples(paths, self._counts[kind])}"
+        text = f"{description} ({self._counts[kind]:,}): {examples(self._examples[kind], self._counts[kind])}"
         return Finding(kind, severity, text, paths, paths if flag else (), flag)
 
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from graft.service.inference.model import Model
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
 
 
-def load_test_split(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ...]]:
+def load_test_split(model: Model, data: Path, options: ReadOptions | None = None) -> tuple[Dataset, tuple[Sample, ...]]:
     """A data set with the package's label indices, and its evaluation samples.
 
     The samples are the test split if the data set has one, otherwise all of them.
@@ -16,7 +17,7 @@ def load_test_split(model: Model, data: Path) -> tuple[Dataset, tuple[Sample, ..
         DatasetError: if the data contain a label that the package lacks, or several labels per image for a
             single-label package.
     """
-    dataset = _align_labels(model, scan(data))
+    dataset = _align_labels(model, scan(data, options))
     return dataset, tuple(sample for sample in dataset.samples if sample.split == "test") or dataset.samples
 
 

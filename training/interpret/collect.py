@@ -15,6 +15,7 @@ from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Pixels
 from graft.service.inference.model import Model
 from graft.service.inference.thread_map import ordered_map
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import DatasetError
 from graft.training.features.feature_arrays import Vectors
 from graft.training.inference import held_out
@@ -110,7 +111,12 @@ def _fast_precision(artifact: Artifact) -> Precision:
 
 
 def interpret_package(
-    model: Model, model_summary: "ModelSummary", data: Path, n_images: int, channels: Sequence[str] = ()
+    model: Model,
+    model_summary: "ModelSummary",
+    data: Path,
+    n_images: int,
+    channels: Sequence[str] = (),
+    options: ReadOptions | None = None,
 ) -> Interpretation:
     """The full interpretation of a package on labeled images, on their test split if they have one.
 
@@ -118,6 +124,7 @@ def interpret_package(
         model_summary: of the package's network.
         n_images: maximum; a random sample is drawn from more.
         channels: to show, as "stage3:17", or "17" for the last stage; by default the most discriminative.
+        options: how to read the data.
 
     Raises:
         DatasetError, ImageError: as `evaluate_package`.
@@ -126,7 +133,7 @@ def interpret_package(
     from graft.training.interpret.stage_views import build_stage_report
 
     manifest, requested = model.manifest, [parse_channel(text) for text in channels]
-    dataset, samples = held_out.load_test_split(model, data)
+    dataset, samples = held_out.load_test_split(model, data, options)
     n_all, samples = len(samples), tuple(samples[row] for row in sample_rows(len(samples), n_images))
     by_path = {sample.path: sample for sample in samples}
     outputs = predict_dataset(model.engine, manifest.preprocessing, dataset, samples, "predicting")

@@ -73,13 +73,16 @@ def check(data: Path, recipe: Recipe, use_features: bool = True) -> AuditReport:
     """
     start = time.monotonic()
     backbone = registry.resolve(recipe.backbone, recipe.weights)
-    dataset = scan(data, recipe.group_by, recipe.follow_links)
+    dataset = scan(data, recipe)
+    log(f"layout: {dataset.layout}")
     log(describe(dataset))
     dataset, scanned = scan_images(dataset)
     findings = audit(dataset, scanned)
     usable = assign_groups(dataset.exclude(scanned.unreadable), scanned.near_duplicates)
     if use_features and len(usable.samples) > label_errors.MIN_IMAGES_PER_LABEL:
-        exported = onnx_cache.load_or_export(backbone, recipe.input_size or INPUT_SIZE, median_side(scanned), recipe.fit)
+        exported = onnx_cache.load_or_export(
+            backbone, recipe.input_size or INPUT_SIZE, median_side(scanned), recipe.fit, dataset.sample_bits
+        )
         features = extract(usable, map(View, usable.samples), exported)
         readable = usable.exclude(features.unreadable)
         label_issues, outliers = label_errors.find_issues(readable, readable.samples, features.select(readable.samples))

@@ -14,6 +14,7 @@ from graft.service.inference.engine import Engine
 from graft.service.inference.model import Model
 from graft.service.inference.model import load as load_model
 from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation import metrics
@@ -81,11 +82,18 @@ class EvaluateResult:
 
 @preserved_state()
 def evaluate(
-    package: Path, data: Path, *, ten_crop: bool = False, robust: bool = False, sample: int | None = None
+    package: Path,
+    data: Path,
+    options: ReadOptions | None = None,
+    *,
+    ten_crop: bool = False,
+    robust: bool = False,
+    sample: int | None = None,
 ) -> EvaluateResult:
     """Evaluates a package on labeled images: the test split if the data has one, else all images.
 
     Args:
+        options: how to read the data.
         ten_crop: also measure the gain of ten-crop evaluation.
         robust: also measure robustness to image corruptions.
         sample: number of images for `robust`; None for the default.
@@ -96,7 +104,7 @@ def evaluate(
         ImageError: if a file is unreadable.
     """
     model = load_model(package)
-    dataset, samples = held_out.load_test_split(model, data)
+    dataset, samples = held_out.load_test_split(model, data, options)
     evaluation = evaluate_package(model, dataset, samples, ten_crop)
     if not robust:
         return EvaluateResult(package, model.manifest.name, evaluation)

@@ -92,7 +92,8 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe) -> TrainingContext:
         RunMismatchError: if the run folder was created from different data.
     """
     spec = registry.resolve(recipe.backbone, recipe.weights)
-    dataset = scan(data, recipe.group_by, recipe.follow_links)
+    dataset = scan(data, recipe)
+    log(f"layout: {dataset.layout}")
     log(describe(dataset))
     dataset, scan_table = scan_images(dataset)
     findings = audit(dataset, scan_table)
@@ -100,7 +101,7 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe) -> TrainingContext:
     dataset, excluded = apply_exclusions(dataset, findings, recipe.skip_bad, recipe.drop_duplicates)
     _log_warnings(findings)
     splits = folder.load_splits(dataset) or split(assign_groups(dataset, scan_table.near_duplicates), recipe.seed)
-    exported = onnx_cache.load_or_export(spec, recipe.input_size, side, recipe.fit)
+    exported = onnx_cache.load_or_export(spec, recipe.input_size, side, recipe.fit, dataset.sample_bits)
     folder.check_fingerprint(_fingerprint(dataset, exported))
     features, splits, unreadable = extract_or_exclude(dataset, splits, exported, recipe)
     folder.write_splits(dataset, splits, excluded | unreadable)

@@ -185,7 +185,7 @@ def test_near_duplicates_stay_in_one_split(near_duplicates: Path, seed: int):
 def test_group_in_both_splits_is_a_leak(make_folder):
     folder = make_folder({"train/cat/p1": 12, "train/dog": 12, "test/cat/p1": 4, "test/dog": 4})
     (folder / "test/cat/p1").rename(folder / "test/cat/p1-later")
-    dataset, scanned = scan_images(scan(folder, group_by="(p1)"))
+    dataset, scanned = scan_images(scan(folder, ReadOptions(group_by="(p1)")))
     [leak] = [finding for finding in audit(dataset, scanned) if finding.kind == "group-leak"]
     assert (leak.severity, leak.flag) == ("error", "--drop-duplicates")
     assert leak.text.startswith("one group in several splits (12 in train and 4 in test): ")

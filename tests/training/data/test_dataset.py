@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from graft.training.audit.image_scan import scan_images
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, scan
 from graft.training.data.readers.source import Source
 
@@ -184,9 +185,9 @@ def test_labels_that_differ_only_in_spelling_are_an_error(make_folder, one: str,
     assert set(dataset.labels) == {one, other}
 
 
-def test_second_folder_of_the_same_split_is_a_stray_folder(make_folder):
-    dataset = scan(make_folder({"train/cat": 1, "train/dog": 1, "Train/cat": 1, "test/cat": 1, "test/dog": 1}))
-    assert findings_by_kind(dataset)["stray-folder"][1] == ("train",)
+def test_several_folders_of_the_same_split_are_one_split(make_folder):
+    dataset = scan(make_folder({"train1/cat": 1, "train1/dog": 1, "train2/cat": 1, "test/cat": 1, "test/dog": 1}))
+    assert label_counts(dataset) == {("train", "cat"): 2, ("train", "dog"): 1, ("test", "cat"): 1, ("test", "dog"): 1}
 
 
 def test_test_label_without_training_images_is_an_error(make_folder):
@@ -234,23 +235,24 @@ def test_nested_dataset_is_suggested(make_folder):
         scan(folder)
 
 
-def test_table_in_the_folder_is_suggested(make_folder):
-    folder = make_folder({".": 2})
-    (folder / "labels.csv").write_text("path,label\n000.png,cat\n")
-    with pytest.raises(DatasetError, match=rf"Did you mean {folder}/labels\.csv\?"):
-        scan(folder)
-
-
 @pytest.mark.parametrize(
     ("layout", "empty"), [({"cat": 1, "dog": 1}, "hen"), ({"train/cat": 1, "train/dog": 1, "test/cat": 1}, "train/hen")]
 )
-@pytest.mark.parametrize("content", [None, "notes.txt", "older/notes.txt"])
-def test_label_without_images_is_an_error(make_folder, layout: dict[str, int], empty: str, content: str | None):
+def test_empty_label_folder_is_an_error(make_folder, layout: dict[str, int], empty: str):
     folder = make_folder(layout)
-    (folder / empty / (content or "x")).parent.mkdir(parents=True)
-    if content:
-        (folder / empty / content).write_text("none yet")
+    (folder / empty).mkdir(parents=True)
     assert findings_by_kind(scan(folder))["empty-folder"] == ("error", (empty,), "")
+
+
+@pytest.mark.parametrize("content", ["notes.txt", "older/notes.txt"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_folder_with_other_files_is_a_warning_and_no_label(make_folder, tmp_path: Path, content: str, packed: bool):
+    folder = make_folder({"cat": 1, "dog": 1})
+    (folder / "notes" / content).parent.mkdir(parents=True)
+    (folder / "notes" / content).write_text("about these photos")
+    dataset = scan(zip_folder(folder, tmp_path / "photos.zip") if packed else folder)
+    assert dataset.labels == ("cat", "dog")
+    assert findings_by_kind(dataset)["folder-without-images"] == ("warning", ("notes",), "")
 
 
 def test_empty_subfolder_of_a_label_is_no_issue(make_folder):
@@ -325,14 +327,14 @@ def test_scan_reads_no_image(make_folder, monkeypatch: pytest.MonkeyPatch):
 
 def test_digest_is_the_default_group(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
-    first, second = scan_images(scan(folder, group_by="^cat"))[0].samples
+    first, second = scan_images(scan(folder, ReadOptions(group_by="^cat")))[0].samples
     assert first.digest == hashlib.sha256((folder / "cat/000.png").read_bytes()).digest()
     assert (first.group == first.digest, second.group == second.digest) == (False, True)
 
 
 def test_group_is_the_first_capture_group(make_folder):
     folder = make_folder({"cat/v1": 2, "cat/v2": 1, "dog/v2": 1, "dog": 1})
-    groups = {sample.path: sample.group for sample in scan(folder, group_by=r"/(v\d)/").samples}
+    groups = {sample.path: sample.group for sample in scan(folder, ReadOptions(group_by=r"/(v\d)/")).samples}
     assert groups["cat/v1/000.png"] == groups["cat/v1/001.png"] != groups["cat/v2/000.png"]
     assert groups["cat/v2/000.png"] == groups["dog/v2/000.png"] != b""
     assert groups["dog/000.png"] == b""
@@ -340,7 +342,7 @@ def test_group_is_the_first_capture_group(make_folder):
 
 def test_group_is_the_whole_match_without_capture_groups(make_folder):
     folder = make_folder({"cat/v1": 1, "dog/v1": 1, "dog/v2": 1})
-    groups = [sample.group for sample in scan(folder, group_by=r"v\d").samples]
+    groups = [sample.group for sample in scan(folder, ReadOptions(group_by=r"v\d")).samples]
     assert groups[0] == groups[1] != groups[2]
 
 
@@ -354,7 +356,7 @@ def test_samples_have_no_group_by_default(make_folder):
 )
 def test_invalid_group_by_is_rejected(make_folder, pattern: str, message: str):
     with pytest.raises(DatasetError, match=message):
-        scan(make_folder({"cat": 1, "dog": 1}), group_by=pattern)
+        scan(make_folder({"cat": 1, "dog": 1}), ReadOptions(group_by=pattern))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -374,7 +376,7 @@ def test_symlink_loop_counts_every_image_once(make_folder):
     (folder / "cat" / "again").symlink_to(folder, target_is_directory=True)
     (folder / "loop").symlink_to(".", target_is_directory=True)
     for follow in (False, True):
-        dataset = scan(folder, follow_links=follow)
+        dataset = scan(folder, ReadOptions(follow_links=follow))
         assert label_counts(dataset) == {("", "cat"): 2, ("", "dog"): 3}
         assert findings_by_kind(dataset) == {"link-loop": ("warning", ("loop", "cat/again"), "")}
 
@@ -404,7 +406,7 @@ def test_links_out_of_the_data_set_are_followed_only_on_request(make_folder, tmp
     dataset = scan(folder)
     assert findings_by_kind(dataset) == {"link-out": ("warning", ("hen", "cat/b.png"), "")}
     assert len(dataset.samples) == 2
-    followed = scan(folder, follow_links=True)
+    followed = scan(folder, ReadOptions(follow_links=True))
     assert [sample.path for sample in followed.samples] == ["cat/000.png", "cat/b.png", "dog/000.png", "hen/deep/a.png"]
     assert findings_by_kind(followed) == {"link-loop": ("warning", ("hen/back",), "")}
 
@@ -412,7 +414,7 @@ def test_links_out_of_the_data_set_are_followed_only_on_request(make_folder, tmp
 def test_link_to_a_parent_folder_is_never_followed(make_folder):
     folder = make_folder({"cat": 1, "dog": 1})
     (folder / "cat" / "up").symlink_to("/", target_is_directory=True)
-    assert len(scan(folder, follow_links=True).samples) == 2
+    assert len(scan(folder, ReadOptions(follow_links=True)).samples) == 2
 
 
 def test_link_to_a_file_in_the_data_set_is_a_sample(make_folder):

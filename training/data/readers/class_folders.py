@@ -1,194 +1,182 @@
-"""Derives labels from folder names: image paths -> `Listing`. Never opens an image."""
+"""Derives labels from folder names, or from file names by a regular expression: image paths -> `Listing`."""
 
-import hashlib
 import os
-import unicodedata
-from collections import defaultdict
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
-from graft.training.data.errors import DatasetError, ScanIssues, details, examples, printable
-from graft.training.data.findings import Finding
+from graft.training.config.read_options import ReadOptions
+from graft.training.data.errors import DatasetError, ScanIssues, printable
 from graft.training.data.readers.filenames import IMAGE_SUFFIXES, is_hidden, suffix
+from graft.training.data.readers.folder_layout import FolderLayout, Place, apply_levels, are_generic, infer_layout
+from graft.training.data.readers.folder_tree import build_tree
+from graft.training.data.readers.listing import Listing, normalize_splits
 
-# Folder names of each split. If there are only two splits, the second one is the test set, whatever its name.
-TRAIN_NAMES, VALIDATION_NAMES, TEST_NAMES = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
 EXPECTED_LAYOUT = """Expected one folder of images for each label:
   photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/3.jpg ...
-or the same inside photos/train and photos/test, a .zip or .tar of either, or a .csv with the columns path,label."""
+or the same inside photos/train and photos/test, a .zip or .tar of either, or a table with the columns path,label.
+If the folders mean something else, say so: --layout split/label, --layout fold/label, --layout label, ..."""
+MIN_IMAGES_PER_NAME = 2  # images that share a label in their names, on average, for a suggested --label-regex
 
 
-@dataclass
-class Listing:
-    """Image paths and their labels, stored by column: a million row objects would take too much memory.
+def list_class_folders(
+    root: Path, paths: list[str], options: ReadOptions, issues: ScanIssues, other_files: Collection[str] = ()
+) -> Listing:
+    """Label each image by its label folder, or by `options.label_regex`; images in deeper subfolders get the same label.
 
-    Attributes:
-        paths: the images.
-        label_names: the label names of each image; images with the same labels share one tuple.
-        splits: "train", "validation", "test" or "" for each image.
-        groups: the group ID of each image, b"" for no group; empty if no image has a group.
-        label_order: all label names in the order defined by the data set; empty if it defines none.
-        multilabel: whether an image can have any number of labels, including none.
-    """
-
-    paths: list[str] = field(default_factory=list)
-    label_names: list[tuple[str, ...]] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
-    groups: list[bytes] = field(default_factory=list)
-    label_order: tuple[str, ...] = ()
-    multilabel: bool = False
-
-
-def split_from_name(name: str) -> str:
-    """Return the split that a name stands for: "train", "validation" or "test"; "" if it is none of them."""
-    names = {"train": TRAIN_NAMES, "validation": VALIDATION_NAMES, "test": TEST_NAMES}
-    return next((split for split, aliases in names.items() if name.casefold() in aliases), "")
-
-
-def group_id(name: str) -> bytes:
-    """Hash a group name to the 16-byte ID stored in `Sample.group`."""
-    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
-def list_class_folders(root: Path, paths: list[str], issues: ScanIssues) -> Listing:
-    """Label each image with the name of its label folder; images in deeper subfolders get the same label.
+    Args:
+        other_files: files that are no images: a folder with some is not an empty label folder.
 
     Raises:
         DatasetError: if the folders do not form splits and labels.
     """
-    prefix = _common_prefix(paths)
-    splits = _split_folders(root, paths, prefix)
-    listing, stray_folders = Listing(), set()
-    label_tuples: dict[str, tuple[str, ...]] = {}  # one tuple per label, shared by all its images
-    for path in paths:
-        folder, label, file = _split_path(path, prefix, "" not in splits)
-        if not file:
-            issues.add("unlabeled", path)
-        elif folder not in splits:
-            stray_folders.add(prefix + folder)
-        else:
-            listing.paths.append(path)
-            listing.label_names.append(label_tuples.setdefault(label, (label,)))
-            listing.splits.append(splits[folder])
-    for folder in sorted(stray_folders):
-        issues.add("stray-folder", folder)
-    _report_empty_folders(listing.paths, prefix, splits, issues)
+    layout = _lay_out(root, paths, options)
+    listing = Listing(layout=layout.to_text(), from_folders=True)
+    folds: list[int | None] = []
+    for path, place, label in _labeled(paths, layout, options.label_regex, issues):
+        listing.paths.append(path)
+        listing.label_names.append(label)
+        listing.splits.append(place.split)
+        folds.append(place.fold)
+    _apply_folds(root, listing, folds, options.fold)
+    listing.splits = normalize_splits(listing.splits)
+    _report(layout, issues, other_files)
     return listing
 
 
-def _split_path(path: str, prefix: str, has_splits: bool) -> tuple[str, str, str]:
-    """Split a path below `prefix` into (split folder, label, rest); rest is "" if the image is outside a label folder."""
-    folder, rest = "", path[len(prefix) :]
-    if has_splits:
-        folder, _, rest = rest.partition("/")
-    label, _, file = rest.partition("/")
-    return folder, label, file
+def _lay_out(root: Path, paths: list[str], options: ReadOptions) -> FolderLayout:
+    tree = build_tree(paths)
+    labels_in_names = options.label_regex is not None
+    if options.layout:
+        levels = options.layout.split("/")
+        if "label" not in levels and not labels_in_names:
+            raise DatasetError(f"--layout {options.layout} has no label level; add one, or use --label-regex.")
+        return apply_levels(tree, levels, labels_in_names)
+    try:
+        return infer_layout(root, tree, labels_in_names)
+    except DatasetError as error:
+        raise DatasetError(f"{root}: {error}{suggest_regex(paths)}\n{EXPECTED_LAYOUT}") from None
 
 
-def _common_prefix(paths: list[str]) -> str:
-    """Return the folders shared by all paths, with a trailing slash: usually the top folder of a zip."""
-    first, last = min(paths), max(paths)  # a common prefix of these two is shared by all paths in between
-    n_shared = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    prefix = first[: first.rfind("/", 0, n_shared) + 1]
-    if any("/" in path[len(prefix) :] for path in paths):
-        return prefix
-    return prefix[: prefix.rfind("/", 0, -1) + 1]  # no subfolders: the last shared folder is a label
-
-
-def _split_folders(root: Path, paths: list[str], prefix: str) -> dict[str, str]:
-    """Map split folders to split names; {"": ""} if the data set has no split folders."""
-    folders, folders_with_images = set(), set()
+def _labeled(
+    paths: list[str], layout: FolderLayout, label_regex: str | None, issues: ScanIssues
+) -> Iterator[tuple[str, Place, tuple[str, ...]]]:
+    """Yield the path, place and label of each image that has them; record the others."""
+    search = re.compile(label_regex).search if label_regex else None
+    label_tuples: dict[str, tuple[str, ...]] = {}  # one tuple per label, shared by all its images
+    places: dict[str, Place | str] = {}  # by folder
+    passed_over = dict.fromkeys(layout.unlabeled, "unlabeled-split") | dict.fromkeys(layout.copies, "copied-folder")
+    passed_over |= dict.fromkeys(layout.stray, "stray-folder")
     for path in paths:
-        folder, rest, _ = _split_path(path, prefix, True)
-        if rest:
-            folders.add(folder)
-            if path.count("/", len(prefix)) == 1:
-                folders_with_images.add(folder)
-    by_split: dict[str, list[str]] = defaultdict(list)
-    for folder in sorted(folders):
-        by_split[split_from_name(folder)].append(folder)
-    train, validation, test = by_split["train"], by_split["validation"], by_split["test"]
-    if train and (validation or test):
-        held_out = {validation[0]: "validation", test[0]: "test"} if validation and test else {(test or validation)[0]: "test"}
-        return {train[0]: "train", **held_out}
-    # "train" can be a label, such as a vehicle next to "bus": it is a split only if it has subfolders but no images.
-    if len(folders) > 1 and train and train[0] not in folders_with_images:
-        others = ", ".join(map(printable, sorted(folders - {train[0]})))
-        hint = f"Did you mean {root / prefix / train[0]}?"
-        raise DatasetError(f"{root} has {train[0]} and {others}, but no test or validation folder. {hint}\n{EXPECTED_LAYOUT}")
-    if len(folders) > 1 and not train and not by_split[""]:
-        raise DatasetError(f"{root} has {' and '.join(sorted(folders))}, but no train folder.\n{EXPECTED_LAYOUT}")
-    return {"": ""}
+        folder = path.rpartition("/")[0]
+        if folder not in places:
+            places[folder] = _find_place(folder, layout.places, passed_over)
+        place = places[folder]
+        if isinstance(place, str):
+            if place == "unlabeled":
+                issues.add(place, path)
+            continue
+        match = search(path) if search else None
+        label = (match[1] or "") if match else place.label
+        if search and not label:
+            issues.add("no-label-in-name", path)
+        else:
+            yield path, place, label_tuples.setdefault(label, (label,))
 
 
-def _report_empty_folders(paths: list[str], prefix: str, splits: dict[str, str], issues: ScanIssues) -> None:
-    """Report label folders without images."""
-    has_splits = "" not in splits
-    candidates = [
-        _split_path(f"{folder}/.", prefix, has_splits) for folder in issues.empty_folders if folder.startswith(prefix)
-    ]
-    empty = {(folder, label) for folder, label, file in candidates if file and folder in splits}
-    if empty:
-        empty -= {_split_path(path, prefix, has_splits)[:2] for path in paths}
-    for folder, label in sorted(empty):
-        issues.add("empty-folder", prefix + (f"{folder}/{label}" if folder else label))
+def _find_place(folder: str, places: dict[str, Place], passed_over: dict[str, str]) -> Place | str:
+    """Return the place of the nearest folder that has one, or the kind of issue with the folder."""
+    while True:
+        if folder in places:
+            return places[folder]
+        if folder in passed_over:
+            return passed_over[folder]
+        if not folder:
+            return "unlabeled"
+        folder = folder.rpartition("/")[0]
 
 
-def validate_labels(root: Path, listing: Listing, issues: ScanIssues) -> tuple[tuple[str, ...], list[Finding]]:
-    """Return the label names in order and any issues with them.
-
-    Raises:
-        DatasetError: if there are fewer than two labels.
-    """
-    used = {name for names in set(listing.label_names) for name in names}
-    labels = tuple(name for name in listing.label_order if name in used) or tuple(sorted(used))
-    if len(labels) < 2:
-        reason = (
-            f"Only one label was found ({printable(labels[0])}); at least two are needed." if labels else "No label was found."
-        )
-        raise DatasetError(f"{root}: {reason}{suggest_path(root, listing.paths)}\n{EXPECTED_LAYOUT}{details(issues)}")
-    findings = _name_collisions(labels)
-    if unused := [name for name in listing.label_order if name not in used]:
-        findings.append(
-            Finding("unused-label", "warning", f"labels without images, excluded ({len(unused)}): {examples(unused)}")
-        )
-    trained = {
-        name for names, split in zip(listing.label_names, listing.splits, strict=True) if split != "test" for name in names
-    }
-    if trained and (missing := sorted(used - trained)):
-        text = f"labels with test images but no training images ({len(missing)}): {examples(missing)}"
-        findings.append(Finding("unknown-label", "error", text))
-    return labels, findings
+def _apply_folds(root: Path, listing: Listing, folds: list[int | None], selected: int | None) -> None:
+    """Make one fold the test set, or, if each fold has its own splits, use only that fold."""
+    numbers = sorted({fold for fold in folds if fold is not None})
+    if not numbers:
+        if selected is not None:
+            raise DatasetError(f"--fold {selected}: {root} has no folds.")
+        return
+    if selected is not None and selected not in numbers:
+        raise DatasetError(f"--fold {selected}: {root} has the folds {', '.join(map(str, numbers))}.")
+    test_fold = numbers[-1] if selected is None else selected
+    if any(listing.splits):
+        rows = [row for row, fold in enumerate(folds) if fold == test_fold]
+        listing.paths = [listing.paths[row] for row in rows]
+        listing.label_names = [listing.label_names[row] for row in rows]
+        listing.splits = [listing.splits[row] for row in rows]
+        use = f"only fold {test_fold} is used"
+    else:
+        listing.splits = ["test" if fold == test_fold else "train" for fold in folds]
+        use = f"fold {test_fold} is the test set"
+    listing.layout += f"; of the folds {', '.join(map(str, numbers))}, {use}; --fold N selects another"
 
 
-def _name_collisions(labels: tuple[str, ...]) -> list[Finding]:
-    by_normalized_name = defaultdict(list)
-    for name in labels:
-        by_normalized_name[unicodedata.normalize("NFC", name).casefold().strip()].append(name)
-    # ascii(), because the difference may be invisible
-    return [
-        Finding("name-collision", "error", f"labels that differ only in spelling: {', '.join(map(ascii, names))}; merge them")
-        for names in by_normalized_name.values()
-        if len(names) > 1
-    ]
+def _report(layout: FolderLayout, issues: ScanIssues, other_files: Collection[str]) -> None:
+    """Record folders that are passed over, and label folders without images."""
+    for kind, folders in {
+        "unlabeled-split": layout.unlabeled,
+        "copied-folder": layout.copies,
+        "stray-folder": layout.stray,
+    }.items():
+        for folder in sorted(set(folders)):
+            issues.add(kind, folder)
+    if layout.warning:
+        issues.add("ambiguous-layout", layout.warning)
+    with_files = {path.rpartition("/")[0] for path in other_files}
+    for folder in sorted({_label_folder(folder, layout.parents) for folder in issues.empty_folders} - {""}):
+        if not any(_is_below(place, folder) for place in (*layout.places, *layout.unlabeled, *layout.copies, *layout.stray)):
+            has_files = any(_is_below(other, folder) for other in with_files)
+            issues.add("folder-without-images" if has_files else "empty-folder", folder)
+
+
+def _label_folder(folder: str, parents: Collection[str]) -> str:
+    """Return the folder itself, or the one above it, that is beside the label folders; "" if none is."""
+    while folder and folder.rpartition("/")[0] not in parents:
+        folder = folder.rpartition("/")[0]
+    return folder
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def has_generic_labels(listing: Listing) -> bool:
+    """Return whether the label folders are named like kinds of files, such as images and masks."""
+    return are_generic({label for labels in set(listing.label_names) for label in labels})
+
+
+def suggest_regex(paths: list[str]) -> str:
+    """Return " Did you mean --label-regex ...?" if file names look like a label and a number, such as cat.12.jpg; else ""."""
+    pattern = r"([^/]*[^/\W\d_])[._ -]*\d+\.\w+$"
+    matches = [re.search(pattern, path) for path in paths[:10_000]]
+    names = Counter(match[1] for match in matches if match)
+    if len(names) < 2 or sum(names.values()) < max(0.5 * len(matches), MIN_IMAGES_PER_NAME * len(names)):
+        return ""
+    examples = ", ".join(map(printable, list(names)[:3]))
+    return f" If the labels are in the file names ({examples}, ...), use --label-regex '{pattern}'."
 
 
 def suggest_path(root: Path, paths: list[str]) -> str:
-    """Return " Did you mean ...?" for a folder below or above the root, or a table in it, with the expected layout; else ""."""
+    """Return " Did you mean ...?" for a folder below or above the root with the expected layout; else ""."""
     if not root.is_dir():
         return ""
-    children: dict[str, set[str]] = defaultdict(set)
-    for path in paths:
-        folders = path.split("/")[:-1]
-        for depth, folder in enumerate(folders):
-            children["/".join(folders[:depth])].add(folder)
+    children: dict[str, set[str]] = {}
+    for folder in {path.rpartition("/")[0] for path in paths}:
+        names = folder.split("/")
+        for depth, name in enumerate(names):
+            children.setdefault("/".join(names[:depth]), set()).add(name)
     candidates = [folder for folder, names in children.items() if folder and len(names) > 1]
     if candidates:
         return f" Did you mean {root / min(candidates, key=lambda folder: (folder.count('/'), folder))}?"
-    tables = sorted(path for path in root.iterdir() if suffix(path.name) in (".csv", ".tsv", ".parquet"))
-    if tables:
-        return f" Did you mean {tables[0]}?"
     parent = root.resolve().parent
     if sum(map(_contains_image, parent.iterdir())) > 1:
         return f" Did you mean {parent}?"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.training.data.errors import DatasetError, ScanIssues, printable
-from graft.training.data.readers.class_folders import Listing
+from graft.training.data.readers.listing import Listing
 from graft.training.data.readers.source import Source
 
 IDX_FILE_NAME = re.compile(
@@ -105,6 +105,11 @@ def read_listing(source: Source, paths: Sequence[str]) -> tuple[Source, Listing]
             return _read_cifar(source, splits, labels, 2)
     _reject_pickles(source.root, set(paths))
     return None
+
+
+def is_idx_file(path: str) -> bool:
+    """Return whether a file is one of MNIST's IDX files, compressed or not, by its name."""
+    return IDX_FILE_NAME.match(path.rpartition("/")[2]) is not None
 
 
 def _reject_pickles(root: Path, paths: set[str]) -> None:
@@ -198,7 +203,7 @@ def _build_listing(
     label_order = names or tuple(map(str, used))
     label_tuples = {label: (names[label] if names else str(label),) for label in used}  # one tuple per label, shared
     has_splits = len({split for split, _ in labels_of.values()}) > 1
-    listing = Listing(label_order=label_order)
+    listing = Listing(label_order=label_order, layout="MNIST (IDX) or CIFAR files")
     for name, block in blocks.items():
         split, labels = labels_of[name]
         listing.paths.extend(_image_paths(name, block))

@@ -4,7 +4,6 @@ A path is `SHARD/ROW` or `SHARD/ROW-NAME`: the file without its suffix, the row 
 """
 
 import os
-import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -13,11 +12,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
-from graft.training.data.readers.class_folders import Listing, split_from_name
-from graft.training.data.readers.csv_table import ListingBuilder
+from graft.training.data.readers.listing import Listing, ListingBuilder
 from graft.training.data.readers.parquet_schema import TableSchema, infer_schema, is_struct, label_names, open_parquet
 from graft.training.data.readers.source import Source
+from graft.training.data.readers.split_names import split_from_name
 from graft.training.runtime.progress import Progress
 
 SUFFIX = ".parquet"
@@ -27,7 +27,7 @@ MAX_ROW_GROUP_BYTES = 4 * 2**30
 BATCH_ROWS = 8192  # rows
 
 
-def read_listing(root: Path, shards: list[str], group_by: str | None, issues: ScanIssues) -> tuple[Source, Listing, bool]:
+def read_listing(root: Path, shards: list[str], options: ReadOptions, issues: ScanIssues) -> tuple[Source, Listing, bool]:
     """List the images in Parquet files.
 
     Args:
@@ -44,19 +44,23 @@ def read_listing(root: Path, shards: list[str], group_by: str | None, issues: Sc
         raise DatasetError(f"{root} contains Parquet files: extract them first.")
     folder = root if root.is_dir() else root.parent
     files = {name[: -len(SUFFIX)]: folder / name for name in sorted(shards)}
-    columns = infer_schema(next(iter(files.values())), group_by)
+    columns = infer_schema(next(iter(files.values())), options)
     splits = {shard: _split_from_path(shard) for shard in files}
     builder = ListingBuilder(columns.multilabel, issues)
     unnamed_labels: set[int] = set()
     with Progress("listing", 0, "rows") as progress:
         for shard, file in files.items():
-            if infer_schema(file, group_by) != columns:
+            if infer_schema(file, options) != columns:
                 raise DatasetError(f"{file} has different columns or label names from the first file of {root}.")
             for row, (name, label, split, group) in enumerate(progress.track(_read_rows(file, columns))):
                 path = f"{shard}/{row}-{name}" if name else f"{shard}/{row}"
                 builder.add(path, label_names(label, columns, path, unnamed_labels), split or splits[shard], group)
     listing = builder.build()
     listing.multilabel = columns.multilabel
+    split = f", split from {columns.split}" if columns.split else ", splits from file names" if any(splits.values()) else ""
+    listing.layout = (
+        f"{len(files)} Parquet file{'s' * (len(files) > 1)}: images from {columns.image}, labels from {columns.label}{split}"
+    )
     listing.label_order = columns.label_names or tuple(map(str, sorted(unnamed_labels)))
     return Source(folder, ParquetReader(files, columns.image)), listing, columns.group is not None
 
@@ -149,11 +153,7 @@ def _row_group_starts(file: Path) -> list[int]:
 
 def _split_from_path(shard: str) -> str:
     """Return the split named by a file or one of its folders, as in `data/train-00000-of-00002`; "" if there is none."""
-    for name in reversed(shard.split("/")):
-        words = re.split(r"[-_.]", name)
-        if split := split_from_name(words[0]) or split_from_name(words[-1]):
-            return split
-    return ""
+    return next(filter(None, map(split_from_name, reversed(shard.split("/")))), "")
 
 
 def _read_rows(file: Path, columns: TableSchema) -> Iterator[tuple[str, Any, str, str]]:
@@ -165,7 +165,7 @@ def _read_rows(file: Path, columns: TableSchema) -> Iterator[tuple[str, Any, str
             rows = {name: batch.column(name).to_pylist() for name in batch.schema.names}
             empty = [None] * batch.num_rows
             images = rows[columns.image] if columns.has_path else empty
-            splits, groups = rows.get("split", empty), rows[columns.group] if columns.group else empty
+            splits, groups = rows[columns.split] if columns.split else empty, rows[columns.group] if columns.group else empty
             for image, label, split, group in zip(images, rows[columns.label], splits, groups, strict=True):
                 name = str((image or {}).get("path") or "").replace("\\", "/").rpartition("/")[2]
                 yield name, label, str(split or ""), "" if group is None else str(group)

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import DatasetError, printable
-from graft.training.data.readers.csv_table import group_column
-
-LABEL_COLUMNS = ("label", "labels")
+from graft.training.data.readers import column_names
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,7 @@ class TableSchema:
         has_path: whether the image column is a struct with the field `path`.
         label_names: the names of integer labels; empty if labels are strings or unnamed integers.
         multilabel: whether a row has a list of labels.
+        split: the column with the splits, if any.
         group: the column with the groups, if any.
     """
 
@@ -28,12 +28,12 @@ class TableSchema:
     label: str
     label_names: tuple[str, ...]
     multilabel: bool
-    has_split: bool
+    split: str | None
     group: str | None
 
     def listing_columns(self) -> list[str]:
         """Return the columns to read for a listing: all except the image bytes."""
-        names = [f"{self.image}.path" if self.has_path else "", self.label, "split" if self.has_split else "", self.group or ""]
+        names = [f"{self.image}.path" if self.has_path else "", self.label, self.split or "", self.group or ""]
         return list(dict.fromkeys(filter(None, names)))
 
 
@@ -50,19 +50,29 @@ def open_parquet(file: Path) -> Any:
         raise DatasetError(f"{file} is not a readable Parquet file: {error}".rstrip(".") + ".") from None
 
 
-def infer_schema(file: Path, group_by: str | None) -> TableSchema:
-    """Infer the role of each column. Raises DatasetError if the image or label column is ambiguous."""
+def infer_schema(file: Path, options: ReadOptions) -> TableSchema:
+    """Infer the role of each column, or take those that the options name.
+
+    Raises:
+        DatasetError: if the image or label column is ambiguous, or a column does not exist.
+    """
     schema = open_parquet(file).schema_arrow
     features = _hugging_face_features(schema.metadata or {})
     images = [name for name in schema.names if _is_image(schema.field(name).type)]
-    image = _select_column(
-        file, schema, "image", [[name for name in images if features.get(name, {}).get("_type") == "Image"], images]
+    image = _requested(file, schema, "--path-column", options.path_column) or _select_column(
+        file,
+        schema,
+        "image",
+        [
+            [name for name in images if features.get(name, {}).get("_type") == "Image"],
+            [name for name in images if column_names.is_path(name)],
+            images,
+        ],
     )
-    group = group_column(group_by, schema.names, file)
-    candidates = [name for name in schema.names if name not in (image, "split", group) and _is_label(schema.field(name).type)]
-    by_name = [name for name in candidates if name in LABEL_COLUMNS]
-    by_feature = [name for name in candidates if _class_names(features.get(name))]
-    label = _select_column(file, schema, "label", [by_name, by_feature, candidates])
+    split = _requested(file, schema, "--split-column", options.split_column) or ("split" if "split" in schema.names else None)
+    group = _group_column(file, schema, options.group_by)
+    candidates = [name for name in schema.names if name not in (image, split, group) and _is_label(schema.field(name).type)]
+    label = _label_column(file, schema, options, candidates, features)
     image_type = schema.field(image).type
     return TableSchema(
         image=image,
@@ -70,9 +80,37 @@ def infer_schema(file: Path, group_by: str | None) -> TableSchema:
         label=label,
         label_names=_class_names(features.get(label)),
         multilabel=_is_list(schema.field(label).type),
-        has_split="split" in schema.names,
+        split=split,
         group=group,
     )
+
+
+def _label_column(file: Path, schema: Any, options: ReadOptions, candidates: list[str], features: dict[str, Any]) -> str:
+    if len(options.label_column) > 1:
+        names = ",".join(options.label_column)
+        raise DatasetError(f"--label-column {names}: a Parquet file has one label column, or a list in it.")
+    if options.label_column:
+        label = _requested(file, schema, "--label-column", options.label_column[0])
+        if label in candidates:
+            return label
+        raise DatasetError(f"--label-column {label}: its type {schema.field(label).type} in {file} holds no labels.")
+    by_name = [name for name in candidates if column_names.is_exact_label(name)]
+    by_feature = [name for name in candidates if _class_names(features.get(name))]
+    by_usual_name = [name for name in candidates if column_names.is_label(name)]
+    return _select_column(file, schema, "label", [by_name, by_feature, by_usual_name, candidates])
+
+
+def _requested(file: Path, schema: Any, flag: str, name: str | None) -> str | None:
+    if name is not None and name not in schema.names:
+        raise DatasetError(f"{flag} {name}: {file} has no such column, only {', '.join(map(printable, schema.names))}.")
+    return name
+
+
+def _group_column(file: Path, schema: Any, group_by: str | None) -> str | None:
+    """Return the column with the groups; None if --group-by is a regular expression on the path, not an identifier."""
+    if group_by is None:
+        return column_names.GROUP_NAME if column_names.GROUP_NAME in schema.names else None
+    return _requested(file, schema, "--group-by", group_by) if group_by in schema.names or group_by.isidentifier() else None
 
 
 def _select_column(file: Path, schema: Any, role: str, candidates_by_priority: list[list[str]]) -> str:
@@ -82,8 +120,9 @@ def _select_column(file: Path, schema: Any, role: str, candidates_by_priority: l
         return candidates[0]
     columns = ", ".join(f"{printable(field.name)} ({field.type})" for field in schema)
     reason = f"several candidates: {', '.join(map(printable, candidates))}" if candidates else "none"
+    flag = {"image": "--path-column", "label": "--label-column"}[role]
     raise DatasetError(
-        f"{file} must have one {role} column, but has {reason}. Name it {role} or remove the others. Columns: {columns}."
+        f"{file} must have one {role} column, but has {reason}. Say which one with {flag} NAME. Columns: {columns}."
     )
 
 

@@ -14,10 +14,9 @@ from graft.service.imaging.formats import detect_format
 from graft.service.imaging.unsupported import is_photo
 from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
 from graft.training.data.readers.archive import ArchiveReader
+from graft.training.data.readers.containers import HEAD_BYTES, is_archive
 from graft.training.data.readers.decompress import decompressed_copy, is_compressed
 from graft.training.data.readers.filenames import IMAGE_SUFFIXES, is_hidden, is_unicode, is_within, suffix
-
-_HEAD_BYTES = 64  # bytes that identify the file format
 
 
 class Reader(Protocol):
@@ -57,8 +56,8 @@ class Source:
         return self._read(path, -1)
 
     def head(self, path: str) -> bytes:
-        """Return the first 64 bytes of one file without reading the rest. Raises DatasetError like `read`."""
-        return self._read(path, _HEAD_BYTES)
+        """Return the first 512 bytes of one file without reading the rest. Raises DatasetError like `read`."""
+        return self._read(path, HEAD_BYTES)
 
     def _read(self, path: str, n_bytes: int) -> bytes:
         try:
@@ -74,6 +73,10 @@ class Source:
         if any(map(is_hidden, path.split("/"))):
             return False
         return suffix(path) in IMAGE_SUFFIXES or is_photo(head := self.head(path)) or detect_format(head) is not None
+
+    def is_archive(self, path: str) -> bool:
+        """Return whether a file is an archive or compressed, by its magic bytes, and not hidden."""
+        return not any(map(is_hidden, path.split("/"))) and is_archive(self.head(path), suffix(path))
 
     def list_files(self, issues: ScanIssues | None = None, follow_links: bool = False) -> Iterator[tuple[str, int]]:
         """Yield each file's path, relative to the root, and size in bytes; size 0 if it is not known without extra work."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, scan
 
 ROOT = Path(__file__).parents[4]
@@ -182,14 +183,16 @@ def test_split_and_group_columns_are_used(tmp_path: Path):
 
 def test_any_column_can_be_the_group_column(tmp_path: Path):
     file = write_labeled(tmp_path / "a.parquet", ["x", "y", "x"], patient=pa.array(["p", "q", "p"]))
-    groups = [sample.group for sample in scan(file, group_by="patient").samples]
+    groups = [sample.group for sample in scan(file, ReadOptions(group_by="patient")).samples]
     assert groups[0] == groups[2] != groups[1]
     with pytest.raises(DatasetError, match=r"no such column, only image, label, patient\."):
-        scan(file, group_by="doctor")
+        scan(file, ReadOptions(group_by="doctor"))
 
 
 def test_group_by_regex_matches_original_file_names(tmp_path: Path):
-    groups = [s.group for s in scan(write_labeled(tmp_path / "a.parquet", ["x", "y"]), group_by=r"IMG_(\d)").samples]
+    groups = [
+        s.group for s in scan(write_labeled(tmp_path / "a.parquet", ["x", "y"]), ReadOptions(group_by=r"IMG_(\d)")).samples
+    ]
     assert groups[0] != groups[1] != b""
 
 
