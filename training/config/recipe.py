@@ -6,19 +6,21 @@ are derived in `graft.training.config.hyperparameters` and combined in `graft.tr
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic.config import JsonDict
 
 from graft.service.settings import DeviceSetting
+from graft.training.config import option_errors
 from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, parse_corruption_names
 from graft.training.config.read_options import DATA, ReadOptions
+from graft.training.runtime import os_errors
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
@@ -46,6 +48,12 @@ class Recipe(ReadOptions):
         "10m",
         description="time budget, such as 90s, 10m or 1h30m; it limits what auto tries and how many epochs are trained",
         json_schema_extra=TRAINING,
+    )
+    from_model: str | None = Field(
+        None,
+        min_length=1,
+        description="start from an earlier run or package: its backbone as trained, with the same labels or others",
+        json_schema_extra=MODEL | {"unset": "pretrained weights", "flag": "from", "metavar": "RUN|PACKAGE"},
     )
     backbone: str = Field(DEFAULT_BACKBONE, description="name of a timm model", json_schema_extra=MODEL)
     weights: str = Field(
@@ -155,6 +163,11 @@ class Recipe(ReadOptions):
         json_schema_extra=AUGMENTATION | {"unset": "none", "metavar": "A,B"},
     )
 
+    @field_validator("from_model")
+    @classmethod
+    def _resolve_model(cls, path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().resolve())  # runs/latest may be another run later
+
     @field_validator("budget")
     @classmethod
     def _validate_budget(cls, budget: str) -> str:
@@ -163,12 +176,10 @@ class Recipe(ReadOptions):
 
     @field_validator("augment_corruptions", mode="before")
     @classmethod
-    def _validate_corruptions(cls, names: Any) -> tuple[str, ...]:
-        return (
-            parse_corruption_names(filter(None, names.split(",")))
-            if isinstance(names, str)
-            else parse_corruption_names(map(str, names))
-        )
+    def _validate_corruptions(cls, names: Any) -> Any:
+        if isinstance(names, str):
+            return parse_corruption_names(filter(None, names.split(",")))
+        return parse_corruption_names(map(str, names)) if isinstance(names, (list, tuple)) else names
 
     @property
     def budget_s(self) -> float:
@@ -180,15 +191,13 @@ class Recipe(ReadOptions):
         """Reads a YAML file; options from the command line take precedence.
 
         Raises:
-            ValueError: if the file is not a YAML mapping, or an option is invalid (pydantic's ValidationError).
+            ValueError: if the file is not a YAML mapping.
+            OptionError: if an option is invalid or does not exist.
         """
-        try:
-            options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path} cannot be read as a recipe: {error}") from None
+        options = _read_yaml(path)
         if not isinstance(options, dict):
             raise ValueError(f"{path} is not a recipe: expected lines such as `epochs: 8`.")
-        return cls.model_validate(options | overrides)
+        return _validate(options | overrides, path, list(overrides))
 
     def to_yaml(self) -> str:
         """The recipe as YAML, for `load`."""
@@ -198,6 +207,33 @@ class Recipe(ReadOptions):
     def save(self, path: Path) -> None:
         """Writes a YAML file for `load`."""
         path.write_text(self.to_yaml(), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        reason = os_errors.describe(error)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = f"{f'line {mark.line + 1}' if mark else 'it'} is not valid YAML"
+    raise ValueError(f"{path} cannot be read as a recipe: {reason}.")
+
+
+def _validate(options: Mapping[str, object], file: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    try:
+        return Recipe.model_validate(options)
+    except ValidationError as error:
+        raise option_errors.from_validation(error, list(Recipe.model_fields), file, overrides) from None
+
+
+def option_flag(name: str) -> str:
+    """The command-line flag of a field."""
+    extra = Recipe.model_fields[name].json_schema_extra
+    flag = extra.get("flag", name) if isinstance(extra, dict) else name
+    return f"--{str(flag).replace('_', '-')}"
 
 
 def parse_duration(text: str) -> float:
@@ -217,13 +253,14 @@ def resolve_recipe(recipe: Recipe | str | PathLike[str] | None, options: Mapping
     """A recipe or its YAML file with some options replaced.
 
     Raises:
-        ValueError: if an option does not exist, with the nearest one that does, or is invalid.
+        ValueError: if an option does not exist, with the nearest one that does.
+        OptionError: if an option is invalid.
     """
     if unknown := next((name for name in options if name not in Recipe.model_fields), None):
         nearest = get_close_matches(unknown, Recipe.model_fields, 1)
         raise ValueError(f"There is no option {unknown!r}.{f' Did you mean {nearest[0]!r}?' if nearest else ''}")
     if recipe is None:
-        return Recipe.model_validate(options)
+        return _validate(options)
     if isinstance(recipe, Recipe):
-        return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | dict(options))
+        return _validate(recipe.model_dump(exclude_unset=True) | dict(options))
     return Recipe.load(Path(recipe), dict(options))

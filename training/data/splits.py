@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graft.training.data.dataset import Dataset, DatasetError, Sample
@@ -47,12 +47,14 @@ def _with_group(sample: Sample, group: bytes) -> Sample:
     return sample if sample.group == group else replace(sample, group=group)
 
 
-def split(dataset: Dataset, seed: int, fraction: float = 0.15) -> Splits:
+def split(dataset: Dataset, seed: int, fraction: float = 0.15, known: Mapping[bytes, str] | None = None) -> Splits:
     """Split 70/15/15 into train, validation and test, stratified by label; predefined splits stay as they are.
 
     Args:
         seed: determines the split.
         fraction: fraction of the training images for validation, and the same for test, if they are not predefined.
+        known: the split of images of an earlier run, by digest. They keep it, so that no image that was learned is a test
+            image; of a group with several, the training split wins.
 
     Raises:
         DatasetError: if a label has too few distinct images to be in every split; the message has the counts.
@@ -63,7 +65,8 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.15) -> Splits:
     for sample in dataset.samples:
         predefined[sample.split or "train"].append(sample)
     missing = _missing_splits(dataset)
-    split_samples = _split_train(predefined["train"], len(dataset.labels), len(missing), fraction, seed)
+    kept = _splits_to_keep(predefined["train"], ("train", *missing), known or {})
+    split_samples = _split_train(predefined["train"], len(dataset.labels), len(missing), fraction, seed, kept)
     splits = {name: tuple(_shuffle(samples, seed)) for name, samples in zip(("train", *missing), split_samples, strict=True)}
     _check_coverage(dataset, splits)
     return Splits(**{name: splits.get(name) or tuple(predefined[name]) for name in ("train", "validation", "test")})
@@ -97,10 +100,24 @@ def _missing_splits(dataset: Dataset) -> tuple[str, ...]:
     return tuple(name for name in ("validation", "test") if name not in predefined)
 
 
-def _split_train(samples: Sequence[Sample], n_labels: int, n_splits: int, fraction: float, seed: int) -> list[list[Sample]]:
+def _splits_to_keep(samples: Sequence[Sample], names: Sequence[str], known: Mapping[bytes, str]) -> dict[bytes, int]:
+    """Return the index in `names` of the split of each group with known images."""
+    kept: dict[bytes, int] = {}
+    for sample in samples:
+        if (name := known.get(sample.digest)) in names:
+            kept[sample.group] = min(names.index(name), kept.get(sample.group, len(names)))
+    return kept
+
+
+def _split_train(
+    samples: Sequence[Sample], n_labels: int, n_splits: int, fraction: float, seed: int, kept: Mapping[bytes, int]
+) -> list[list[Sample]]:
     """Split the samples into [train, *new splits] without splitting a group: label by label, the rarest first.
 
     A group with several labels is assigned by its rarest label and counts for its other labels too.
+
+    Args:
+        kept: the index of the split of groups that keep theirs.
     """
     groups: dict[bytes, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -112,7 +129,7 @@ def _split_train(samples: Sequence[Sample], n_labels: int, n_splits: int, fracti
     for group in order:
         for label in counts[group]:
             groups_with[label].append(group)
-    split_of: dict[bytes, int] = {}
+    split_of: dict[bytes, int] = dict(kept)
     for label in sorted(groups_with, key=lambda label: (len(groups_with[label]), label)):
         _assign_splits({group: counts[group][label] for group in groups_with[label]}, split_of, n_splits, fraction)
     return [

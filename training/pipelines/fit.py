@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graft.service.artifact import Artifact, read
+from graft.service.inference.devices import resolve_device
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import Recipe
@@ -15,12 +16,12 @@ from graft.training.pipelines import evaluate
 from graft.training.report import collect, notebook, render
 from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_points
 from graft.training.runs import latest, lifecycle, run_folder
-from graft.training.runs.run_folder import PACKAGE, to_json
+from graft.training.runs.run_folder import PACKAGE, RunFolder, to_json
 from graft.training.runtime import atomic_files
 from graft.training.runtime.isolation import preserved_state
-from graft.training.runtime.progress import format_duration, log
-from graft.training.strategies import auto, hpo
-from graft.training.strategies.context import prepare
+from graft.training.runtime.progress import format_duration, log, step
+from graft.training.strategies import auto, hpo, starting_point
+from graft.training.strategies.context import check_unchanged, prepare
 from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization import thumbnails
 
@@ -93,7 +94,8 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
     Args:
         out: None for a new folder in `runs/`.
         recipe: with `resume`, every option that it sets must equal the recorded one.
-        resume: continue the run in `out`, or the newest unfinished run of this data. A finished run is only loaded.
+        resume: continue the run in `out`, or the newest unfinished run of this data. A finished run is only loaded, if its
+            options and data have not changed.
         replay_of: an earlier run, which provides the splits and decisions.
 
     Raises:
@@ -104,9 +106,11 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
         out = lifecycle.find_resumable(data, out)
         recipe = run_folder.load_recipe(out, recipe.model_dump(exclude_unset=True))
         if lifecycle.is_finished(out):
+            check_unchanged(data, RunFolder(out), recipe)
             log(f"{out} is finished")
             return load_result(out)
     start = time.monotonic()
+    recipe = starting_point.apply_to_recipe(recipe)
     _check_recipe(recipe)
     with lifecycle.open_run(out, data, recipe, resume, replay_of) as folder:
         context = prepare(data, folder, recipe)
@@ -131,15 +135,17 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
         atomic_files.write_text(folder.path / STRATEGIES, to_json([attempt.model_dump() for attempt in selection.attempts]))
         atomic_files.write_text(folder.path / EVALUATION, to_json(evaluation.model_dump(mode="json")))
         by_path = {sample.path: sample for sample in context.dataset.samples}
-        report = collect.build_report(data, context, selection, evaluation, artifact, time.monotonic() - start)
-        page = render.report_page(report, lambda path: context.dataset.read(by_path[path]))
-        render.save(page, folder.path / render.REPORT_FILE)
+        with step("writing the report"):
+            report = collect.build_report(data, context, selection, evaluation, artifact, time.monotonic() - start)
+            page = render.report_page(report, lambda path: context.dataset.read(by_path[path]))
+            render.save(page, folder.path / render.REPORT_FILE)
         lifecycle.mark_finished(folder.path)
     return FitResult(folder.path, artifact, evaluation, selection.attempts, time.monotonic() - start, selection.model)
 
 
 def _check_recipe(recipe: Recipe) -> None:
     """Fails before a run folder is created if an option cannot be met here."""
+    resolve_device(recipe.device)
     finetune_config.check_augment_corruptions(recipe)
     hpo.check(recipe)
     loggers.require(recipe.tracker)

@@ -14,7 +14,7 @@ from graft.service.inference.postprocess import to_probabilities
 from graft.training.audit import label_errors
 from graft.training.config import hyperparameters
 from graft.training.config.finetune_config import FineTuneConfig
-from graft.training.config.recipe import Recipe
+from graft.training.config.recipe import Recipe, option_flag
 from graft.training.evaluation.calibration import outlier_scores
 from graft.training.interpret import collect
 from graft.training.report.render import ConfigLine, Reproduction, RunReport, read_epochs
@@ -114,9 +114,9 @@ def command_line(subcommand: str, data: Path, recipe: Recipe, *extra_args: str) 
     """The shell command that reproduces a run; options at their default are left out."""
     arguments = ["graft", subcommand, str(data), *extra_args]
     for name, value in recipe.model_dump(exclude_defaults=True).items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = option_flag(name)
         if isinstance(value, bool):
-            arguments.append(flag if value else f"--no-{name.replace('_', '-')}")
+            arguments.append(flag if value else f"--no-{flag.removeprefix('--')}")
         else:
             arguments += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     return shlex.join(arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graft.service.artifact import Artifact, read
 from graft.service.settings import BENTO_PACKAGE
-from graft.training.runs.run_folder import PACKAGE, RUNS
+from graft.training.runs.run_folder import PACKAGE, RUNS, run_of
 from graft.training.runtime import atomic_files
 
 LATEST = RUNS / "latest"
@@ -24,7 +24,9 @@ def set_latest(run: Path) -> Artifact:
 
     Raises:
         ArtifactError: if the run has no valid package; the previous selection stays.
+        RunError: if `run` is a package outside of a run.
     """
+    run = run_of(run)
     artifact = read(run / PACKAGE)
     RUNS.mkdir(exist_ok=True)
     with _exclusive_lock():

@@ -26,6 +26,7 @@ from graft.training.runs.run_folder import (
     RunFolder,
     format_differences,
     read_json,
+    run_of,
     to_json,
 )
 from graft.training.runtime import atomic_files
@@ -83,9 +84,11 @@ def find_resumable(data: Path, out: Path | None) -> Path:
     """Finds the run to resume: `out`, or the newest unfinished run of this data in `runs/`.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is none, or `out` is not a run.
     """
     if out is not None:
+        out = run_of(out)
+        _check_resumable(out)
         return out
     candidates = [
         path.parent for path in RUNS.glob(f"*/{RUN}") if not path.parent.is_symlink() and _is_unfinished_run_of(path, data)
@@ -93,6 +96,16 @@ def find_resumable(data: Path, out: Path | None) -> Path:
     if not candidates:
         raise RunError(f"There is no unfinished run of {data} in {RUNS}/; use --out RUN for another location.")
     return max(candidates, key=lambda path: float(read_json(path / RUN)["begun"]))
+
+
+def _check_resumable(out: Path) -> None:
+    """Rejects a folder that never was a run. One without files was: a run that was killed before it wrote any."""
+    if (out / RUN).is_file():
+        return
+    if not out.is_dir():
+        raise RunError(f"{out} does not exist, so there is no run to resume. Start one without --resume.")
+    if any(path.name != LOCK for path in out.iterdir()):
+        raise RunError(f"{out} has no run to resume. Start one without --resume, in another --out.")
 
 
 def is_finished(path: Path) -> bool:

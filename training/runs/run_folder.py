@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from graft.training.config.recipe import Recipe
+from graft.service.artifact import MANIFEST
+from graft.service.artifact import PACKAGE as PACKAGE
+from graft.training.config.recipe import Recipe, option_flag
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.runtime import atomic_files
@@ -22,7 +24,7 @@ T = TypeVar("T")
 Row = tuple[str, object, object]
 
 RUNS = Path("runs")  # in the current folder
-RUN, RECIPE, SPLITS, DECISIONS, PACKAGE = "run.json", "recipe.yaml", "splits.csv", "decisions.json", "package"
+RUN, RECIPE, SPLITS, DECISIONS = "run.json", "recipe.yaml", "splits.csv", "decisions.json"
 
 
 class RunError(ValueError):
@@ -35,6 +37,19 @@ class RunMismatchError(RunError):
     def __init__(self, path: Path, rows: Iterable[Row]) -> None:
         remedy = "Restore the original inputs, or start a new run without --resume and with another --out."
         super().__init__(f"{path} was started with different inputs:\n{format_differences(rows)}\n{remedy}")
+
+
+def run_of(path: Path) -> Path:
+    """The run that a path stands for: the path itself, or the run of a package.
+
+    Raises:
+        RunError: if the path is a package outside of a run.
+    """
+    if not (path / MANIFEST).is_file():
+        return path
+    if path.name != PACKAGE or not (path.parent / RUN).is_file():
+        raise RunError(f"{path} is a package without its run. It can be served with: graft serve {path}")
+    return path.parent
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ def load_recipe(path: Path, options: dict[str, Any]) -> Recipe:
     current = Recipe.load(path / RECIPE, options).model_dump()
     changed = [name for name in current if recorded[name] != current[name]]
     if changed:
-        raise RunMismatchError(path, [(f"--{name.replace('_', '-')}", recorded[name], current[name]) for name in changed])
+        raise RunMismatchError(path, [(option_flag(name), recorded[name], current[name]) for name in changed])
     return Recipe.model_validate(recorded)
 
 

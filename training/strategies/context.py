@@ -9,7 +9,7 @@ import numpy as np
 from graft.service.inference.devices import Device, resolve_device
 from graft.training.audit import label_errors
 from graft.training.audit.data_audit import apply_exclusions, audit, truncate_findings
-from graft.training.audit.image_scan import describe_sizes, median_side, scan_images
+from graft.training.audit.image_scan import ScanTable, describe_sizes, median_side, scan_images
 from graft.training.backbones import onnx_cache, registry
 from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.config import hyperparameters
@@ -22,7 +22,9 @@ from graft.training.evaluation import calibration
 from graft.training.features.extraction import Extractor, Features, View, extract, extract_on_cpu
 from graft.training.features.feature_arrays import LazyFeatures
 from graft.training.runs.run_folder import RunFolder
-from graft.training.runtime.progress import log
+from graft.training.runtime.progress import log, step
+from graft.training.strategies import starting_point
+from graft.training.strategies.starting_point import StartingPoint
 
 MAX_WARNINGS_PER_KIND = 3  # warnings of each kind in the log; the report lists all
 
@@ -51,6 +53,7 @@ class TrainingContext:
     Attributes:
         folder: the run folder; it stores decisions, so that a resumed run repeats them.
         audit: result of the data audit.
+        start: the earlier model that training starts from, if any.
     """
 
     dataset: Dataset
@@ -60,6 +63,7 @@ class TrainingContext:
     recipe: Recipe
     folder: RunFolder
     audit: AuditResult = AuditResult()
+    start: StartingPoint | None = None
 
     @property
     def device(self) -> Device:
@@ -92,27 +96,51 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe) -> TrainingContext:
         RunMismatchError: if the run folder was created from different data.
     """
     spec = registry.resolve(recipe.backbone, recipe.weights)
-    dataset = scan(data, recipe)
-    log(f"layout: {dataset.layout}")
-    log(describe(dataset))
-    dataset, scan_table = scan_images(dataset)
-    findings = audit(dataset, scan_table)
-    side = median_side(scan_table)
-    dataset, excluded = apply_exclusions(dataset, findings, recipe.skip_bad, recipe.drop_duplicates)
+    start = starting_point.load(Path(recipe.from_model)) if recipe.from_model else None
+    dataset, scan_table, findings, excluded = _read(data, recipe)
     _log_warnings(findings)
-    splits = folder.load_splits(dataset) or split(assign_groups(dataset, scan_table.near_duplicates), recipe.seed)
+    side = median_side(scan_table)
+    grouped = assign_groups(dataset, scan_table.near_duplicates)
+    splits = folder.load_splits(dataset) or split(grouped, recipe.seed, known=start.split_of if start else None)
     exported = onnx_cache.load_or_export(spec, recipe.input_size, side, recipe.fit, dataset.sample_bits)
     folder.check_fingerprint(_fingerprint(dataset, exported))
     features, splits, unreadable = extract_or_exclude(dataset, splits, exported, recipe)
     folder.write_splits(dataset, splits, excluded | unreadable)
     log(_describe_splits(splits, exported, features.n_computed))
+    if start and (n_learned := start.count((*splits.validation, *splits.test), "train")):
+        log(
+            f"warning: the model of --from has learned {n_learned:,} of the validation and test images: the scores are too high"
+        )
     samples = [sample for split_samples in splits.to_dict().values() for sample in split_samples]
     label_issues, outliers = label_errors.find_issues(dataset, samples, features.select(samples))
     _log_warnings(feature_findings := label_errors.to_findings(label_issues, outliers))
     audit_result = AuditResult(
         (*findings, *feature_findings), tuple(label_issues), excluded | unreadable, describe_sizes(scan_table)
     )
-    return TrainingContext(dataset, splits, exported, features, recipe, folder, audit_result)
+    return TrainingContext(dataset, splits, exported, features, recipe, folder, audit_result, start)
+
+
+def check_unchanged(data: Path, folder: RunFolder, recipe: Recipe) -> None:
+    """Reads the data again and compares them with those of a run.
+
+    Raises:
+        DatasetError: if they cannot be read.
+        RunMismatchError: if an image is missing, new, or has changed or another label.
+    """
+    dataset, *_ = _read(data, recipe)
+    folder.load_splits(dataset)
+
+
+def _read(data: Path, recipe: Recipe) -> tuple[Dataset, ScanTable, list[Finding], dict[str, str]]:
+    """Lists and audits the data; returns the dataset without excluded images, and their reasons by path."""
+    dataset = scan(data, recipe)
+    log(f"layout: {dataset.layout}")
+    log(describe(dataset))
+    with step("checking the images"):
+        dataset, scan_table = scan_images(dataset)
+        findings = audit(dataset, scan_table)
+    dataset, excluded = apply_exclusions(dataset, findings, recipe.skip_bad, recipe.drop_duplicates)
+    return dataset, scan_table, findings, excluded
 
 
 def _log_warnings(findings: Sequence[Finding]) -> None:

@@ -1,0 +1,91 @@
+"""An earlier model that training starts from (`--from`): its backbone, its head, and the splits of the images it knows."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from graft.service.artifact import WEIGHTS, Artifact, package_folder, read
+from graft.training.config.recipe import Recipe
+from graft.training.data.dataset import Sample
+from graft.training.features.linear_probe import Head
+from graft.training.runs.run_folder import SPLITS
+from graft.training.runtime.progress import log
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A package that training starts from.
+
+    Attributes:
+        package: its folder.
+        artifact: the package, verified.
+        split_of: the split of each image of its run, by digest; empty if the package is not in its run folder.
+    """
+
+    package: Path
+    artifact: Artifact
+    split_of: dict[bytes, str]
+
+    def head_for(self, labels: tuple[str, ...]) -> Head | None:
+        """The head with its rows in the order of `labels`; None if the labels are others."""
+        names = self.artifact.manifest.labels
+        if sorted(names) != sorted(labels):
+            return None
+        rows = [names.index(label) for label in labels]
+        weights = self._head
+        return Head(weights["head.weight"][rows], weights["head.bias"][rows], float("nan"))
+
+    def count(self, samples: Sequence[Sample], *splits: str) -> int:
+        """The number of samples that were in these splits of the model's run."""
+        return sum(self.split_of.get(sample.digest) in splits for sample in samples)
+
+    @cached_property
+    def _head(self) -> dict[str, np.ndarray]:
+        return {key: value for key, value in load_file(self.artifact.weights).items() if key.startswith("head.")}
+
+
+def load(model: Path) -> StartingPoint:
+    """Loads a package, or that of a run folder.
+
+    Raises:
+        ArtifactError: if there is no package, or it is damaged.
+    """
+    package = package_folder(model).resolve()  # runs/latest may be another run when this one is resumed
+    return StartingPoint(package, read(package), _read_splits(package.parent / SPLITS))
+
+
+def _read_splits(file: Path) -> dict[bytes, str]:
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8", newline="") as rows:
+        return {bytes.fromhex(row["sha256"]): row["split"] for row in csv.DictReader(rows) if row["sha256"]}
+
+
+def apply_to_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with the backbone, weights and input of the model that it starts from.
+
+    Raises:
+        ArtifactError: as `load`.
+        ValueError: if an option contradicts the model.
+    """
+    if recipe.from_model is None:
+        return recipe
+    start = load(Path(recipe.from_model))
+    manifest = start.artifact.manifest
+    if not start.split_of:
+        log(
+            f"warning: {recipe.from_model} is not in its run folder, so it is not known which images it has learned from;"
+            " if some of them are in the data, the scores are too high: pass the run folder instead"
+        )
+    fixed = {"backbone": manifest.backbone.name, "weights": str(start.package / WEIGHTS), "init": "pretrained"}
+    for name, value in fixed.items():
+        if name in recipe.model_fields_set and getattr(recipe, name) != value:
+            raise ValueError(f"--{name} cannot be combined with --from, which starts from the model's own backbone.")
+    defaults = {"input_size": manifest.preprocessing.crop, "fit": manifest.preprocessing.fit}
+    options = recipe.model_dump(exclude_unset=True)
+    return Recipe.model_validate(defaults | options | fixed)
