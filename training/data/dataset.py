@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from graft.training.config.read_options import ReadOptions
+from graft.training.data import wrong_paths
 from graft.training.data.cross_validation import Targets
 from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues, details, printable
 from graft.training.data.findings import Finding
+from graft.training.data.folders.class_folders import EXPECTED_LAYOUT, has_generic_labels, list_class_folders, suggest_path
 from graft.training.data.label_checks import validate_labels
-from graft.training.data.readers import csv_table, mnist_cifar, parquet, table_listing
-from graft.training.data.readers.class_folders import EXPECTED_LAYOUT, has_generic_labels, list_class_folders, suggest_path
+from graft.training.data.listing import Listing, group_id
+from graft.training.data.readers import mnist_cifar
 from graft.training.data.readers.filenames import suffix
-from graft.training.data.readers.listing import Listing, group_id
 from graft.training.data.readers.source import Source
+from graft.training.data.tables import csv_table, parquet, table_listing
 from graft.training.runtime.progress import Progress
 
 __all__ = ["Dataset", "DatasetError", "Sample", "Source", "describe", "scan"]
@@ -120,6 +122,7 @@ def scan(root: Path, options: ReadOptions | None = None) -> Dataset:
         DatasetError: if no data set can be built. Any other issue goes to `Dataset.findings`.
     """
     options = options or ReadOptions()
+    wrong_paths.check(root)
     if not root.exists():
         raise DatasetError(f"{root} does not exist.")
     issues = ScanIssues()

@@ -37,6 +37,7 @@ ISSUE_KINDS: dict[str, tuple[Severity, str, str]] = {
     "unlabeled-split": ("note", "", "splits without labels, not used"),
     "copied-folder": ("note", "", "folders that repeat the folders next to them, not used"),
     "ambiguous-layout": ("warning", "", "labels may be other folders"),
+    "guessed-encoding": ("warning", "", "tables that are not UTF-8: the code page is a guess, save as UTF-8 if it is wrong"),
     "unused-table": ("note", "", "tables without images and labels, not used"),
     "missing": ("error", SKIP_BAD, "rows with a missing file"),
     "ambiguous-file": ("error", SKIP_BAD, "rows whose file exists in several folders: add the folder to the path"),

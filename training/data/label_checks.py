@@ -6,8 +6,8 @@ from pathlib import Path
 
 from graft.training.data.errors import DatasetError, ScanIssues, details, examples, printable
 from graft.training.data.findings import Finding
-from graft.training.data.readers.class_folders import EXPECTED_LAYOUT, suggest_path, suggest_regex
-from graft.training.data.readers.listing import Listing
+from graft.training.data.folders.class_folders import EXPECTED_LAYOUT, suggest_path, suggest_regex
+from graft.training.data.listing import Listing
 
 
 def validate_labels(

@@ -9,6 +9,7 @@ import pytest
 
 from graft.training.audit.data_audit import apply_exclusions, audit
 from graft.training.audit.image_scan import scan_images
+from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.findings import Finding
 from graft.training.data.splits import assign_groups, split

@@ -109,7 +109,8 @@ def _code_page(file: IO[bytes], issues: ScanIssues) -> str:
     guess = guess_code_page(names, n_from_dos > n_names / 2)
     if guess.code_page != "utf-8":
         shown = printable(example.decode(guess.code_page, "replace"))
-        text = f"{n_names:,} names in the archive decoded as {guess.code_page}, such as {shown}; if that is wrong, zip again with UTF-8"
+        text = f"{n_names:,} names in the archive decoded as {guess.code_page}, such as {shown};"
+        text += " if that is wrong, zip again with UTF-8 names"
         issues.report(Finding("code-page", "warning" if guess.uncertain else "note", text))
     return guess.code_page
 

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 MAX_NAMES = 2_000  # enough for a guess; the most that it looks at
 _RARE = math.log(1e-6)  # of a character that a language does not use
@@ -155,8 +156,7 @@ def _asian(page: str) -> Callable[[str], float]:
 
 def _mixtures(name: str) -> float:
     """The log probability of the places where an ASCII letter is next to another one."""
-    pairs = zip(name, name[1:], strict=False)
-    return _MIXED_SCRIPTS * sum(a.isalpha() and b.isalpha() and a.isascii() != b.isascii() for a, b in pairs)
+    return _MIXED_SCRIPTS * sum(a.isalpha() and b.isalpha() and a.isascii() != b.isascii() for a, b in pairwise(name))
 
 
 @cache

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.training.data.errors import DatasetError, ScanIssues, printable
-from graft.training.data.readers.listing import Listing
+from graft.training.data.listing import Listing
 from graft.training.data.readers.source import Source
 
 IDX_FILE_NAME = re.compile(

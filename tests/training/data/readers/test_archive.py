@@ -8,11 +8,14 @@ import pickle
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from graft.training.audit.data_audit import audit
+from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.errors import ScanIssues
 from graft.training.data.readers.source import Source
@@ -62,12 +65,25 @@ def test_compressed_members_are_read_unchanged(archive: Path, method: int):
     content = PNG + bytes(range(256)) * 400
     put(archive, "cat/2.png", content, method)
     assert Source(archive).read("cat/2.png") == content
-    assert Source(archive).head("cat/2.png") == content[:64]
+    assert Source(archive).head("cat/2.png") == content[:512]
 
 
-def test_unsupported_compression_is_an_error_that_can_be_skipped(archive: Path):
-    put(archive, "cat/2.png", PNG, zipfile.ZIP_LZMA)
-    assert findings_by_kind(scan(archive)) == {"packing": ("error", ("cat/2.png",), "--skip-bad")}
+def set_method(archive: Path, method: int) -> None:
+    """Change the method of the last member in the central directory."""
+    content = bytearray(archive.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 10 : entry + 12] = struct.pack("<H", method)
+    archive.write_bytes(content)
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (14, "LZMA"), (93, "Zstandard"), (99, "method 99")])
+def test_unsupported_compression_is_a_named_error_that_can_be_skipped(archive: Path, method: int, name: str):
+    put(archive, "cat/2.png")
+    set_method(archive, method)
+    dataset = scan(archive)
+    assert findings_by_kind(dataset) == {"packing": ("error", ("cat/2.png",), "--skip-bad")}
+    remedy = "extract the archive, or compress it again with deflate (1): cat/2.png"
+    assert dataset.findings[0].text == f"archive members compressed with {name}: {remedy}"
 
 
 def test_encrypted_member_is_an_error_that_can_be_skipped(archive: Path):
@@ -207,12 +223,163 @@ def test_utf8_names_are_decoded_with_and_without_the_flag(tmp_path: Path, flag: 
     assert name in scan(tmp_path / "p.zip").labels
 
 
-def test_cp437_names_are_decoded(tmp_path: Path):
+def zip_of_names(path: Path, names: list[bytes], system: int = 0) -> Path:
+    """A zip with images of these names, stored as they are, without the UTF-8 flag."""
+    placeholders = [b"%03d" % number + b"#" * (len(name) - 3) for number, name in enumerate(names)]
+    with zipfile.ZipFile(path, "w") as opened:
+        for placeholder, name in zip(placeholders, names, strict=True):
+            info = zipfile.ZipInfo(placeholder.decode())
+            info.create_system = system
+            opened.writestr(info, PNG + name)
+    content = path.read_bytes()
+    for placeholder, name in zip(placeholders, names, strict=True):
+        content = content.replace(placeholder, name)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("code_page", "labels"),
+    [
+        ("cp437", ("Vögel", "café")),
+        ("cp850", ("Blüten", "árvore", "garça")),
+        ("cp852", ("kočka", "myš", "růže", "žába")),
+        ("cp866", ("кошка", "птица", "собака")),
+        ("cp932", ("いぬ", "ねこ", "桜")),
+        ("gbk", ("狗", "猫", "花", "鸟")),
+        ("big5", ("汽車", "玫瑰", "蘋果", "貓")),
+        ("cp949", ("강아지", "고양이", "꽃")),
+    ],
+)
+def test_names_in_an_old_code_page_are_decoded_and_the_guess_is_shown(tmp_path: Path, code_page: str, labels: tuple[str, ...]):
+    names = [f"{label}/{number}.png" for label in labels for number in range(3)]
+    dataset = scan(zip_of_names(tmp_path / "p.zip", [name.encode(code_page) for name in names]))
+    assert dataset.labels == tuple(sorted(labels))
+    assert paths(dataset) == sorted(names)
+    [shown] = [finding.text for finding in dataset.findings if finding.kind == "code-page"]
+    assert "names in the archive decoded as" in shown
+    assert f"such as {names[0]}; if that is wrong, zip again with UTF-8 names" in shown
+
+
+def test_name_that_is_utf8_by_chance_is_decoded_like_the_others(tmp_path: Path):
+    """The bytes of 猫 in GBK are those of è in UTF-8."""
+    names = [f"{label}/1.png".encode("gbk") for label in ("猫", "狗", "鸟", "花")]
+    assert b"\xc3\xa8" in names[0]
+    assert "猫" in scan(zip_of_names(tmp_path / "p.zip", names)).labels
+
+
+def test_utf8_names_are_no_finding(tmp_path: Path):
+    assert scan(zip_of_names(tmp_path / "p.zip", ["いぬ/1.png".encode(), "ねこ/1.png".encode()], 3)).findings == ()
+
+
+def with_unicode_path(tmp_path: Path, checksum: int) -> Path:
+    """A zip whose first name is in code page 932, with Info-ZIP's Unicode field."""
+    name, unicode_name = "いぬ/1.png".encode("cp932"), "犬/1.png".encode()
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as opened:
-        opened.writestr("caf_/1.png", PNG)
+        info = zipfile.ZipInfo("0" * len(name))
+        info.extra = struct.pack("<HHBI", 0x7075, 5 + len(unicode_name), 1, checksum) + unicode_name
+        opened.writestr(info, PNG)
         opened.writestr("dog/1.png", PNG)
-    (tmp_path / "p.zip").write_bytes((tmp_path / "p.zip").read_bytes().replace(b"caf_", b"caf\x82"))  # code page 437
-    assert scan(tmp_path / "p.zip").labels == ("café", "dog")
+    (tmp_path / "p.zip").write_bytes((tmp_path / "p.zip").read_bytes().replace(b"0" * len(name), name))
+    return tmp_path / "p.zip"
+
+
+def test_unicode_field_of_info_zip_has_the_name(tmp_path: Path):
+    archive = with_unicode_path(tmp_path, zlib.crc32("いぬ/1.png".encode("cp932")))
+    assert scan(archive).labels == ("dog", "犬")
+
+
+def test_unicode_field_of_another_name_is_not_used(tmp_path: Path):
+    assert scan(with_unicode_path(tmp_path, 12345)).labels == ("dog", "いぬ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("photos.7z", b"7z\xbc\xaf\x27\x1c" + bytes(60), "a 7z archive: extract it first"),
+        ("photos.rar", b"Rar!\x1a\x07\1\0" + bytes(60), "a RAR archive: extract it first"),
+        ("photos.tar.zst", b"\x28\xb5\x2f\xfd" + bytes(60), "compressed with Zstandard: extract it first"),
+        ("photos.cab", b"MSCF" + bytes(60), "a cabinet archive: extract it first"),
+        ("photos.iso", bytes(32_769) + b"CD001" + bytes(60), "a disk image: extract it first"),
+        ("photos.dmg", bytes(1000) + b"koly" + bytes(508), "a disk image: extract it first"),
+        ("photos.z01", b"PK\x07\x08" + bytes(60), "a part of a split zip archive: join the parts first"),
+        ("photos.zip.001", b"PK\x03\x04" + bytes(60), "a part of a split archive: join the parts first"),
+        ("photos.zip", b"PK\x03\x04" + bytes(60), "a zip archive that is truncated: the list of its members"),
+        ("photos.h5", b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file: export its images as files first"),
+        ("photo.png", PNG + bytes(60), "one PNG image: pass the folder of all images"),
+        ("photos.zip", b"7z\xbc\xaf\x27\x1c" + bytes(60), "a 7z archive: extract it first"),
+    ],
+)
+def test_file_that_is_no_data_set_is_named_by_its_content(tmp_path: Path, name: str, content: bytes, expected: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError) as caught:
+        scan(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name} is {expected}")
+
+
+def test_last_part_of_a_split_zip_is_named(archive: Path):
+    content = bytearray(archive.read_bytes())
+    end = content.rindex(b"PK\x05\x06")
+    content[end + 4 : end + 8] = struct.pack("<HH", 2, 2)
+    archive.write_bytes(content)
+    with pytest.raises(
+        DatasetError, match=r"photos\.zip is the last part of a split zip archive: .*zip -s 0 photos\.zip --out"
+    ):
+        scan(archive)
+
+
+NESTED = {
+    "train.zip": b"PK\x03\x04" + bytes(600),
+    "train.tar": b"cat/1.png".ljust(257, b"\0") + b"ustar\x0000" + bytes(300),
+    "more.7z": b"7z\xbc\xaf\x27\x1c" + bytes(600),
+    "photo.jpg.gz": b"\x1f\x8b\x08" + bytes(600),
+    "data": b"Rar!\x1a\x07\0" + bytes(600),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_archive_in_an_archive_is_a_warning(archive: Path, tmp_path: Path, name: str):
+    put(archive, f"cat/{name}", NESTED[name])
+    content = NESTED[name]
+    outer = tar(tmp_path / "p.tar", lambda opened: opened.addfile(member(f"cat/{name}", content), io.BytesIO(content)))
+    for file in (archive, outer):
+        assert findings_by_kind(scan(file)) == {"archive": ("warning", (f"cat/{name}",), "")}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_archive_in_a_folder_is_a_warning(make_folder: Callable[[dict[str, int]], Path], name: str):
+    folder = make_folder({"cat": 1, "dog": 1})
+    (folder / name).write_bytes(NESTED[name])
+    assert findings_by_kind(scan(folder)) == {"archive": ("warning", (name,), "")}
+
+
+def test_archive_of_nothing_but_an_archive_names_it(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as opened:
+        opened.writestr("train.zip", NESTED["train.zip"])
+    with pytest.raises(
+        DatasetError, match=r"photos\.zip contains no images, but archives: extract them first\.(.|\n)*train\.zip"
+    ):
+        scan(tmp_path / "photos.zip")
+
+
+def test_folder_of_nothing_but_an_archive_names_it(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "photos.7z").write_bytes(NESTED["more.7z"])
+    with pytest.raises(DatasetError, match=r"contains no images, but archives: pass one of them(.|\n)*photos\.7z"):
+        scan(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("name", ["notes.docx", "table.xlsx", "model.npz", "model.pt"])
+def test_document_that_is_a_zip_is_no_archive(archive: Path, name: str):
+    put(archive, name, NESTED["train.zip"])
+    assert scan(archive).n_ignored == 1
+
+
+def test_zip_renamed_to_an_image_is_an_error(make_folder: Callable[[dict[str, int]], Path]):
+    folder = make_folder({"cat": 12, "dog": 12})
+    (folder / "cat" / "odd.jpg").write_bytes(NESTED["train.zip"])
+    [error] = [finding for finding in audit(*scan_images(scan(folder))) if finding.severity == "error"]
+    assert error.text == "cat/odd.jpg: A ZIP archive is not supported: send the image inside it."
 
 
 def test_dos_backslashes_become_slashes(tmp_path: Path):
@@ -280,7 +447,7 @@ def newest(cache: Path) -> list[Path]:
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
 def test_compressed_file_that_is_not_a_tar_is_rejected(tmp_path: Path, compress: Callable[[bytes], bytes]):
     (tmp_path / "photos.gz").write_bytes(compress(b"words " * 1000))
-    with pytest.raises(DatasetError, match=r"photos\.gz is neither a folder"):
+    with pytest.raises(DatasetError, match=r"photos\.gz is compressed with (gzip|bzip2|xz): extract it first"):
         scan(tmp_path / "photos.gz")
 
 

@@ -15,7 +15,7 @@ from graft.training.data.readers.source import Source
 
 FILES = {
     "cat/1.png": b"\x89PNG first",
-    "dog/2.png": b"\x89PNG second, and longer than the head of 64 bytes, so that its end is not read",
+    "dog/2.png": b"\x89PNG second, and longer than the head of 512 bytes, so that its end is not read" + bytes(500),
     "notes.txt": b"about",
 }
 
@@ -60,8 +60,8 @@ def test_reading_works_without_listing(source: Source):
     assert source.read("cat/1.png") == FILES["cat/1.png"]
 
 
-def test_head_is_the_first_64_bytes(source: Source):
-    assert source.head("dog/2.png") == FILES["dog/2.png"][:64] != FILES["dog/2.png"]
+def test_head_is_the_first_512_bytes(source: Source):
+    assert source.head("dog/2.png") == FILES["dog/2.png"][:512] != FILES["dog/2.png"]
     assert source.head("notes.txt") == b"about"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.training.data.errors import ScanIssues
-from graft.training.data.readers.split_names import UNLABELED, split_from_name
+from graft.training.data.split_names import UNLABELED, split_from_name
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import DatasetError, printable
-from graft.training.data.readers import column_names
+from graft.training.data.tables import column_names
 
 
 @dataclass(frozen=True)

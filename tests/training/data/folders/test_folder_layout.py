@@ -33,6 +33,7 @@ TRAIN_AND_TEST = {"train/ants": 3, "train/bees": 2, "test/ants": 1, "test/bees":
         ("data/raw/Training Images", "data/raw/Testing Images"),
         ("training_data/images", "testing_data/images"),
         ("cifar_train_images", "cifar_dev_images"),
+        ("rps/rps", "rps-test-set/rps-test-set"),
     ],
 )
 def test_folders_named_like_splits_are_never_labels(make_folder, train: str, test: str):
@@ -121,6 +122,12 @@ def test_doubt_about_the_level_of_the_labels_is_a_warning_that_names_the_way_out
     assert (warning.kind, warning.severity) == ("ambiguous-layout", "warning")
     assert "--layout label" in warning.text
     assert counts(scan(make_folder(folders), ReadOptions(layout="label"))) == {"amazon": 4, "dslr": 4}
+
+
+def test_data_set_beside_other_folders_is_no_label(make_folder):
+    folder = make_folder({f"casting/{name}": n for name, n in TRAIN_AND_TEST.items()} | {"big/ants": 1, "big/bees": 1})
+    with pytest.raises(DatasetError, match=rf"casting holds a data set .*, beside big\. Did you mean {folder}/casting\?"):
+        scan(folder)
 
 
 @pytest.mark.parametrize("inner", [("2020", "2021"), ("images", "masks"), ("left", "right"), ("40X", "100X")])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import DatasetError, ScanIssues, printable
+from graft.training.data.folders.folder_layout import FolderLayout, Place, apply_levels, are_generic, infer_layout
+from graft.training.data.folders.folder_tree import build_tree
+from graft.training.data.listing import Listing, normalize_splits
 from graft.training.data.readers.filenames import IMAGE_SUFFIXES, is_hidden, suffix
-from graft.training.data.readers.folder_layout import FolderLayout, Place, apply_levels, are_generic, infer_layout
-from graft.training.data.readers.folder_tree import build_tree
-from graft.training.data.readers.listing import Listing, normalize_splits
 
 EXPECTED_LAYOUT = """Expected one folder of images for each label:
   photos/cat/1.jpg  photos/cat/2.jpg  photos/dog/3.jpg ...

@@ -8,10 +8,10 @@ from itertools import islice
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import DatasetError
 from graft.training.data.readers.source import Source
-from graft.training.data.readers.split_names import UNLABELED
-from graft.training.data.readers.table_columns import Row, TableColumns, has_header, infer_columns
-from graft.training.data.readers.table_files import FileFinder
-from graft.training.data.readers.table_text import open_table, sniff_separator
+from graft.training.data.split_names import UNLABELED
+from graft.training.data.tables.table_columns import Row, TableColumns, has_header, infer_columns
+from graft.training.data.tables.table_files import FileFinder
+from graft.training.data.tables.table_text import open_table, sniff_separator
 
 SUFFIXES = (".csv", ".tsv")
 SAMPLE_ROWS = 1000  # rows from which the roles of the columns are inferred

@@ -2,7 +2,7 @@
 
 import re
 
-from graft.training.data.readers.split_names import split_and_rest
+from graft.training.data.split_names import split_and_rest
 
 GROUP_NAME = "group"
 _PATH = re.compile(

@@ -255,7 +255,7 @@ def test_parquet_in_a_zip_is_rejected(tmp_path: Path):
 
 
 def test_concurrent_reads_load_each_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from graft.training.data.readers import parquet
+    from graft.training.data.tables import parquet
 
     file = write(tmp_path / "a.parquet", {"image": images(40), "label": pa.array([0, 1] * 20)}, {"label": LABEL}, group=10)
     dataset, read, loaded = scan(file), [], []

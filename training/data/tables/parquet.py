@@ -14,10 +14,10 @@ from typing import Any
 
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
-from graft.training.data.readers.listing import Listing, ListingBuilder
-from graft.training.data.readers.parquet_schema import TableSchema, infer_schema, is_struct, label_names, open_parquet
+from graft.training.data.listing import Listing, ListingBuilder
 from graft.training.data.readers.source import Source
-from graft.training.data.readers.split_names import split_from_name
+from graft.training.data.split_names import split_from_name
+from graft.training.data.tables.parquet_schema import TableSchema, infer_schema, is_struct, label_names, open_parquet
 from graft.training.runtime.progress import Progress
 
 SUFFIX = ".parquet"

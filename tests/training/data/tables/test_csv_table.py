@@ -93,9 +93,15 @@ def test_utf_16_without_a_mark_is_rejected_with_a_fix(table: Path, encoding: str
         scan(write_table(table, FOUR.encode(encoding)))
 
 
-def test_text_that_is_not_utf_8_is_rejected(table: Path):
-    with pytest.raises(DatasetError, match=r"labels\.csv is not UTF-8 at byte \d+: save it as UTF-8"):
-        scan(write_table(table, FOUR.replace("dog", "café").encode("latin-1")))
+@pytest.mark.parametrize(
+    ("encoding", "label"), [("cp1252", "Löwenzähnchen"), ("cp932", "たんぽぽ"), ("gbk", "蒲公英"), ("cp1251", "одуванчик")]
+)
+def test_code_page_of_excel_is_guessed_and_shown(table: Path, encoding: str, label: str):
+    dataset = scan(write_table(table, FOUR.replace("dog", label).encode(encoding)))
+    assert set(rows(dataset).values()) == {"cat", label}
+    [warning] = dataset.findings
+    assert (warning.kind, warning.severity) == ("guessed-encoding", "warning")
+    assert f"labels.csv as {encoding}" in warning.text
 
 
 @pytest.mark.parametrize(
@@ -269,3 +275,10 @@ def test_too_large_files_and_pipes_are_errors(table: Path):
         "too-large": ("error", ("huge.png",), "--skip-bad"),
         "missing": ("error", ("pipe.png",), "--skip-bad"),
     }
+
+
+def test_damaged_utf_8_is_rejected(table: Path):
+    text = FOUR.replace("dog", "größe").encode() + b"a/002.png,gr\xff\xfe\n"
+    body = text + "".join(f"a/{number}.png,größe\n" for number in range(30)).encode()
+    with pytest.raises(DatasetError, match=r"labels\.csv is UTF-8, but damaged at byte \d+"):
+        scan(write_table(table, body))

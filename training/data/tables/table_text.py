@@ -2,9 +2,11 @@
 
 import codecs
 import io
+import re
 from typing import IO, TextIO
 
 from graft.training.data.errors import DatasetError
+from graft.training.data.readers.code_pages import guess_code_page
 from graft.training.data.readers.source import Source
 
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -44,7 +46,7 @@ def sniff_separator(file: TextIO) -> tuple[str, int]:
 
 
 def _find_encoding(file: object, raw: IO[bytes]) -> str:
-    """Return the encoding: that of the byte-order mark, or UTF-8 if all bytes are valid."""
+    """Return the encoding: that of the byte-order mark, UTF-8 if all bytes are valid, or a guess, as for Excel's plain CSV."""
     head = raw.read(_HEAD_BYTES)
     raw.seek(0)
     for mark, encoding in _BOMS.items():
@@ -52,19 +54,30 @@ def _find_encoding(file: object, raw: IO[bytes]) -> str:
             return encoding
     if b"\0" in head:
         raise DatasetError(f"{file} is not a text file: save it as UTF-8 (in Excel: CSV UTF-8).")
-    return _check_utf8(file, raw)
+    damage = _utf8_damage(raw)
+    raw.seek(0)
+    if damage is None:
+        return "utf-8"
+    cells = _non_ascii_cells(head)
+    if not cells or 2 * sum(_utf8_damage(io.BytesIO(cell)) is None for cell in cells) > len(cells):
+        raise DatasetError(f"{file} is UTF-8, but damaged at byte {damage:,}: save it as UTF-8 again.")
+    return guess_code_page(cells, from_dos=False).code_page
 
 
-def _check_utf8(file: object, raw: IO[bytes]) -> str:
+def _utf8_damage(raw: IO[bytes]) -> int | None:
+    """Return the position of the first byte that is not UTF-8; None if all are."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     n_read = 0
-    while True:
-        block = raw.read(_HEAD_BYTES)
-        try:
-            decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"{file} is not UTF-8 at byte {n_read + error.start:,}: save it as UTF-8.") from None
-        n_read += len(block)
-        if not block:
-            raw.seek(0)
-            return "utf-8"
+    try:
+        while block := raw.read(_HEAD_BYTES):
+            decoder.decode(block)
+            n_read += len(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        return n_read + error.start
+    return None
+
+
+def _non_ascii_cells(head: bytes) -> list[bytes]:
+    """The cells that say which code page was used. Not split at bars: they may be the second byte of a character."""
+    return [cell for cell in re.split(rb'[,;\t\r\n"]+', head) if not cell.isascii()]

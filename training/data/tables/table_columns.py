@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import DatasetError, printable
-from graft.training.data.readers import column_names
-from graft.training.data.readers.label_cells import is_binary
-from graft.training.data.readers.split_names import split_from_name
+from graft.training.data.split_names import split_from_name
+from graft.training.data.tables import column_names
+from graft.training.data.tables.label_cells import is_binary
 
 Row = list[str]
 Selected = TypeVar("Selected")

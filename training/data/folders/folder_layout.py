@@ -1,14 +1,14 @@
 """Finds out which folders are splits, folds and labels, from their names and nesting. Never opens a file."""
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graft.training.data.errors import DatasetError, printable
-from graft.training.data.readers.folder_tree import Branch, Folder, common_names, join, repeated, unwrap
-from graft.training.data.readers.split_names import UNLABELED, fold_from_name, is_evaluation, split_and_rest, split_from_name
+from graft.training.data.folders.folder_tree import Branch, Folder, common_names, join, repeated, unwrap
+from graft.training.data.folders.split_folders import find_folds, find_splits, splits_below
+from graft.training.data.split_names import UNLABELED, fold_from_name, split_from_name
 
 # Names that say nothing about what an image shows: numbers, and folders of a kind of file.
 _GENERIC = re.compile(
@@ -79,9 +79,9 @@ def infer_layout(root: Path, tree: Folder, labels_in_names: bool = False) -> Fol
     while True:
         branches = [_without_copies(unwrap(branch), layout) for branch in branches]
         names = sorted({name for branch in branches for name in branch.folder.children})
-        if "split" not in layout.levels and (splits := _find_splits(root, names, branches)):
+        if "split" not in layout.levels and (splits := find_splits(root, names, branches)):
             branches = _enter_splits(branches, splits, layout, labels_in_names)
-        elif "fold" not in layout.levels and (folds := _find_folds(names)):
+        elif "fold" not in layout.levels and (folds := find_folds(names)):
             branches = _enter_folds(branches, folds, layout, labels_in_names)
         elif labels_in_names:
             layout.places |= {branch.path: Place("", branch.split, branch.fold) for branch in branches}
@@ -89,7 +89,7 @@ def infer_layout(root: Path, tree: Folder, labels_in_names: bool = False) -> Fol
         elif _labels_are_below(branches):
             branches = _enter_sources(branches, layout)
         else:
-            _place_labels(branches, layout)
+            _place_labels(root, branches, layout)
             return layout
 
 
@@ -139,50 +139,6 @@ def _without_copies(branch: Branch, layout: FolderLayout) -> Branch:
     return replace(branch, folder=Folder(branch.folder.n_images, children))
 
 
-def _find_splits(root: Path, names: list[str], branches: list[Branch]) -> dict[str, str]:
-    """Return the folders that are splits: for training and another, with names that differ in nothing else; {} if none are.
-
-    Raises:
-        DatasetError: if there are splits, but none to train on.
-    """
-    by_rest: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
-    for name in names:
-        split, rest = split_and_rest(name)
-        if split:
-            by_rest[rest][name] = split
-    # "steam train" and "crash test" differ in more than the split, so that they are labels.
-    groups = [group for group in by_rest.values() if "train" in group.values() and len(set(group.values())) > 1]
-    if groups:
-        return _separate_evaluation(max(groups, key=len))
-    found = by_rest.get((), {})
-    if len(names) > 1 and len(found) == len(names) and "train" not in found.values():
-        raise DatasetError(f"there are {' and '.join(map(printable, names))}, but no train folder.")
-    return {} if len(names) < 2 else _lone_train(root, found, names, branches)
-
-
-def _lone_train(root: Path, found: dict[str, str], names: list[str], branches: list[Branch]) -> dict[str, str]:
-    """Return a training split beside images to predict; {} if "train" is a label, such as a vehicle beside "bus"."""
-    trains = [name for name, split in found.items() if split == "train"]
-    folders = [branch.folder.children[name] for branch in branches for name in trains if name in branch.folder.children]
-    if not folders or any(folder.is_flat or folder.n_images for folder in folders):
-        return {}
-    others = [name for name in names if name not in trains]
-    if all(split_from_name(name) == UNLABELED for name in others):
-        return {name: split_from_name(name) for name in names}
-    raise DatasetError(
-        f"there are {printable(trains[0])} and {', '.join(map(printable, others[:10]))}, but no test or validation folder."
-        f" Did you mean {root / branches[0].path / trains[0]}?"
-    )
-
-
-def _separate_evaluation(splits: dict[str, str]) -> dict[str, str]:
-    """Beside a test folder, an "eval" folder is the validation split."""
-    evaluations = {name for name, split in splits.items() if split == "test" and is_evaluation(name)}
-    if "validation" in splits.values() or not {name for name, split in splits.items() if split == "test"} - evaluations:
-        return splits
-    return splits | dict.fromkeys(evaluations, "validation")
-
-
 def _enter_splits(
     branches: list[Branch], splits: Mapping[str, str], layout: FolderLayout, labels_in_names: bool
 ) -> list[Branch]:
@@ -208,12 +164,6 @@ def _enter_splits(
     layout.levels.append("split")
     layout.names += [f"{name} is {split}" for name, split in splits.items() if split != UNLABELED]
     return entered
-
-
-def _find_folds(names: list[str]) -> dict[str, int]:
-    """Return the numbers of the folders that are folds; {} if there are none."""
-    folds = {name: fold for name in names if (fold := fold_from_name(name)) is not None}
-    return folds if len(set(folds.values())) > 1 else {}
 
 
 def _enter_folds(branches: list[Branch], folds: Mapping[str, int], layout: FolderLayout, labels_in_names: bool) -> list[Branch]:
@@ -284,13 +234,26 @@ def _enter_sources(branches: list[Branch], layout: FolderLayout) -> list[Branch]
     return [branch.child(name) for branch in branches for name in sorted(branch.folder.children)]
 
 
-def _place_labels(branches: list[Branch], layout: FolderLayout) -> None:
+def _refuse_data_sets(root: Path, branches: list[Branch]) -> None:
+    """Refuse folders of which one holds a training split with labels: it is a data set, and no label."""
+    for branch in branches:
+        for name in branch.folder.children:
+            below = unwrap(branch.child(name))
+            splits = {split_from_name(inner): folder for inner, folder in below.folder.children.items()}
+            if "train" in splits and len(splits) > 1 and not splits["train"].is_flat and len(branch.folder.children) > 1:
+                others = ", ".join(printable(other) for other in sorted(branch.folder.children) if other != name)
+                reason = f"{printable(name)} holds a data set with splits of its own, beside {others}."
+                raise DatasetError(f"{reason} Did you mean {root / below.path}?")
+
+
+def _place_labels(root: Path, branches: list[Branch], layout: FolderLayout) -> None:
     """Read the subfolders as labels, and their subfolders as splits if all are named so."""
     names = {name for branch in branches for name in branch.folder.children}
     if len(names) > 1 and _match(_PIECE, names) and len({re.sub(r"\d+|[a-z]$", "", name.casefold()) for name in names}) == 1:
         raise DatasetError(
             f"{' and '.join(map(printable, sorted(names)[:5]))} are parts by their names, but have no label folders."
         )
+    _refuse_data_sets(root, branches)
     layout.levels.append("label")
     layout.parents = {branch.path for branch in branches}
     layout.unlabeled += [branch.path for branch in branches if _is_unlabeled(branch, branches)]
@@ -300,7 +263,7 @@ def _place_labels(branches: list[Branch], layout: FolderLayout) -> None:
         if branch.path not in layout.unlabeled
         for name in sorted(branch.folder.children)
     ]
-    splits = _splits_below(labels) if "split" not in layout.levels else {}
+    splits = splits_below(labels) if "split" not in layout.levels else {}
     if not splits:
         # Not the unwrapped folder: images in cat/ and in cat/a/ are all cats.
         pairs = ((branch, name) for branch in branches for name in sorted(branch.folder.children))
@@ -315,15 +278,6 @@ def _place_labels(branches: list[Branch], layout: FolderLayout) -> None:
     for label, branch in labels:
         for name in sorted(branch.folder.children):
             layout.places[branch.child(name).path] = Place(label, splits[name], branch.fold)
-
-
-def _splits_below(labels: list[tuple[str, Branch]]) -> dict[str, str]:
-    """Return the splits in every label folder, as in cat/train/1.jpg; {} if any folder has anything else."""
-    names = sorted({name for _, branch in labels for name in branch.folder.children})
-    splits = {name: split_from_name(name) for name in names}
-    has_images = any(branch.folder.n_images or branch.folder.is_flat for _, branch in labels)
-    is_split = "train" in splits.values() and len(set(splits.values())) > 1 and not {"", UNLABELED} & set(splits.values())
-    return _separate_evaluation(splits) if is_split and not has_images else {}
 
 
 def _is_unlabeled(branch: Branch, branches: list[Branch]) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from graft.training.data.errors import MAX_FILE_BYTES, ScanIssues
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
 from graft.training.data.readers.filenames import IMAGE_SUFFIXES, is_unicode, is_within, suffix
 from graft.training.data.readers.source import Source
-from graft.training.data.readers.split_names import split_from_name
+from graft.training.data.split_names import split_from_name
 
 Problem = Literal["", "missing", "ambiguous-file", "bad-name", "outside", "too-large", "unreadable"]
 
@@ -77,7 +77,7 @@ class FileFinder:
             matches = [path for path in matches if folder and path.startswith(f"{folder}/")] or matches
         if len(matches) > 1 and split:
             matches = [path for path in matches if split in map(split_from_name, path.split("/")[:-1])] or matches
-        if len(matches) > 1:
+        if len(matches) > 1 and not self._are_copies(matches):
             return written, "ambiguous-file"
         if not matches:
             return written, problem
@@ -96,6 +96,13 @@ class FileFinder:
         if self._prefix is None:
             self._prefix = prefix
         return prefix == self._prefix
+
+    def _are_copies(self, paths: list[str]) -> bool:
+        """Return whether files have the same bytes: some archives hold a folder twice."""
+        try:
+            return len({self._source.read(path) for path in paths}) == 1
+        except DatasetError:
+            return False
 
     def _candidates(self, name: str) -> list[str]:
         if self._index is None:

@@ -123,6 +123,15 @@ def test_name_in_several_folders_is_an_error_with_its_row(write: Write):
     assert "001 (line 6)" in dataset.findings[0].text
 
 
+def test_copies_of_a_file_are_not_ambiguous(write: Write):
+    table = write(f"image,label\n{BODY}")
+    for folder in ("HAM_part_1", "ham_part_1"):
+        (table.parent / folder).mkdir()
+        (table.parent / folder / "x.png").write_bytes((table.parent / "a/000.png").read_bytes())
+    dataset = scan(write(f"image,label\n{BODY}x,cat\n"))
+    assert rows(dataset)["HAM_part_1/x.png"] == "cat"
+
+
 @pytest.mark.parametrize("prefix", ["C:\\photos\\", "/home/me/photos/", "data/photos/", "..\\photos\\"])
 def test_paths_that_begin_above_the_table_are_found_below_it(write: Write, prefix: str):
     separator = "\\" if "\\" in prefix else "/"

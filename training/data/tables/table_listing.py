@@ -6,13 +6,13 @@ from pathlib import Path
 
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import DatasetError, ScanIssues, examples, printable
-from graft.training.data.readers.csv_table import Table, open_csv
-from graft.training.data.readers.label_cells import ONES, LabelFormat, infer_separator
-from graft.training.data.readers.listing import Listing, ListingBuilder
+from graft.training.data.listing import Listing, ListingBuilder
 from graft.training.data.readers.source import Source
-from graft.training.data.readers.split_names import split_from_name
-from graft.training.data.readers.table_columns import Row, TableColumns
-from graft.training.data.readers.table_files import FileFinder
+from graft.training.data.split_names import split_from_name
+from graft.training.data.tables.csv_table import Table, open_csv
+from graft.training.data.tables.label_cells import ONES, LabelFormat, infer_separator
+from graft.training.data.tables.table_columns import Row, TableColumns
+from graft.training.data.tables.table_files import FileFinder
 from graft.training.runtime.progress import Progress
 
 SEPARATOR_NAMES = {"|": "a bar", ";": "a semicolon", ",": "a comma", " ": "a space", "": ""}
@@ -112,6 +112,9 @@ def _read(tables: list[Table], options: ReadOptions, finder: FileFinder, issues:
         for table in tables:
             for line, row in progress.track(table.rows()):
                 reader.add(table, line, row)
+    for table in tables:
+        if not table.encoding.startswith("utf"):
+            issues.add("guessed-encoding", table.path, f" as {table.encoding}")
     listing = reader.builder.build()
     listing.multilabel = label_format.multilabel
     fold = (

@@ -1,0 +1,1 @@
+"""Folders of images: which of them are splits, folds and labels. Opens no file."""

@@ -1,0 +1,1 @@
+"""Tables of images and labels: CSV and Parquet. Decodes no image."""
