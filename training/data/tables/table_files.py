@@ -72,7 +72,7 @@ class FileFinder:
 
     def _search(self, written: str, folder: str, split: str, problem: Problem) -> tuple[str, Problem]:
         parts = [part for part in written.casefold().split("/") if part not in ("", ".")]
-        matches = [path for path in self._candidates(parts[-1]) if self._matches(path, written, parts, folder)]
+        matches = [path for path in self._candidates(parts) if self._matches(path, written, parts, folder)]
         if len(matches) > 1:
             matches = [path for path in matches if folder and path.startswith(f"{folder}/")] or matches
         if len(matches) > 1 and split:
@@ -104,22 +104,30 @@ class FileFinder:
         except DatasetError:
             return False
 
-    def _candidates(self, name: str) -> list[str]:
+    def _candidates(self, parts: list[str]) -> list[str]:
+        """Return the files with the same name, and the same folder if there are any."""
         if self._index is None:
-            self._index = _index_by_stem(self._listed if self._listed is not None else self._list_files())
-        paths = self._index.get(_stem(name), [])
-        return [path for path in paths if suffix(name) not in IMAGE_SUFFIXES or suffix(path) == suffix(name)]
+            self._index = _index_by_name(self._list_files() if self._listed is None else sorted(self._listed))
+        name = parts[-1]
+        for key in (f"{'/'.join(parts[-2:-1])}/{_stem(name)}", _stem(name)):
+            if paths := self._index.get(key):
+                return [path for path in paths if suffix(name) not in IMAGE_SUFFIXES or suffix(path) == suffix(name)]
+        return []
 
     def _list_files(self) -> Iterable[str]:
         return (path for path, _ in self._source.list_files(ScanIssues(), self._follow_links))
 
 
-def _index_by_stem(paths: Iterable[str]) -> dict[str, list[str]]:
+def _index_by_name(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Index files by their name without its suffix, and by their folder and name."""
     index: dict[str, list[str]] = {}
     for path in paths:
         if suffix(path) in IMAGE_SUFFIXES or not suffix(path):
-            index.setdefault(_stem(path.rpartition("/")[2].casefold()), []).append(path)
-    return {stem: sorted(found) for stem, found in index.items()}
+            *folders, name = path.casefold().split("/")
+            stem = _stem(name)
+            index.setdefault(stem, []).append(path)
+            index.setdefault(f"{folders[-1] if folders else ''}/{stem}", []).append(path)
+    return index
 
 
 def _stem(name: str) -> str:
