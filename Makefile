@@ -83,11 +83,12 @@ $(PEERS_READY): $(PEERS).lock | $(READY)
 	$(BIN)/uv pip install --quiet --python .bench/bin/python --require-hashes -r $(PEERS).lock
 	touch $@
 
-# The lock files contain exact versions and hashes, but no registry URL.
+# The lock files contain exact versions and hashes, but no registry URL. All extras except heic, which is not permissive.
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) $(LOCK) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements.lock $(LOCK) -o requirements-service.lock
 	$(BIN)/uv pip compile $(PEERS).in -c requirements.lock $(LOCK) -o $(PEERS).lock
+EXTRAS = train gpu int8 parquet search track dev docs bench
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 
 clean:

@@ -6,11 +6,16 @@ Import only pydantic and the standard library here, so that a damaged package is
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from .held_files import HeldFiles, NotRegularFile
+from .remote_paths import rejection
+from .validation_errors import reason as reason_of
 
 FORMAT_VERSION: Literal[5] = 5
 MANIFEST = "manifest.json"
@@ -20,6 +25,7 @@ GOLDEN = "golden.npz"
 NEIGHBORS = "neighbors.npz"
 THUMBNAILS = "thumbnails.npz"
 MODEL_CARD = "README.md"
+PACKAGE = "package"  # folder of the package in a run folder
 FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBORS, THUMBNAILS, MODEL_CARD})
 INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO IR; optional
 INT8_FILES = frozenset({INT8_GRAPH, INT8_WEIGHTS})
@@ -40,8 +46,8 @@ class _Record(BaseModel):
 class Preprocessing(_Record):
     """How an encoded image is converted to the network's input. Implemented only in `graft.service.imaging.preprocess`.
 
-    The same for every package: EXIF orientation is applied, transparent pixels are composited on white, 16-bit gray is scaled
-    by 1/257, color profiles are ignored, and only the first frame of an animation is used.
+    The same for every package: EXIF orientation is applied, transparent pixels are composited on white, color profiles are
+    ignored, and only the first frame of an animation and the first page of a TIFF are used.
     """
 
     resize: int = Field(gt=0, description="length of the shorter side before cropping, in pixels")
@@ -50,6 +56,11 @@ class Preprocessing(_Record):
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = Field(description="per RGB channel, for values in [0, 1]; subtracted inside the network")
     std: tuple[float, float, float] = Field(description="per RGB channel, for values in [0, 1]; the divisor inside the network")
+    sample_bits: Literal[8, 10, 12, 14, 16] | None = Field(
+        None,
+        description="bits in use in images with more than 8 bits per channel: those of the training images; null if there were"
+        " no such images: then each image's own",
+    )
 
 
 class Backbone(_Record):
@@ -142,6 +153,7 @@ class Manifest(_Record):
     strategy: str
     backbone: Backbone
     preprocessing: Preprocessing
+    formats: tuple[str, ...] = Field((), description="file formats of the training images; a service accepts them")
     multilabel: bool = Field(description="whether an image may have several labels or none")
     temperature: float = Field(gt=0, description="divisor of the logits before the softmax or sigmoid")
     calibration: Calibration
@@ -174,34 +186,47 @@ class Manifest(_Record):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified package."""
+    """A verified package. Its files are held open: replacing, moving or deleting the folder does not change it.
+
+    The paths of its files are valid in this process, as long as this object lives. They raise ArtifactError if the file was
+    overwritten after it was verified.
+    """
 
     path: Path
     manifest: Manifest
+    files: HeldFiles
 
     @property
     def graph(self) -> Path:
-        return self.path / GRAPH
+        return self._verified(GRAPH)
 
     @property
     def int8_graph(self) -> Path:
-        return self.path / INT8_GRAPH
+        return self._verified(INT8_GRAPH)
+
+    @property
+    def int8_weights(self) -> Path:
+        return self._verified(INT8_WEIGHTS)
 
     @property
     def weights(self) -> Path:
-        return self.path / WEIGHTS
+        return self._verified(WEIGHTS)
 
     @property
     def golden(self) -> Path:
-        return self.path / GOLDEN
+        return self._verified(GOLDEN)
 
     @property
     def neighbors(self) -> Path:
-        return self.path / NEIGHBORS
+        return self._verified(NEIGHBORS)
 
     @property
     def thumbnails(self) -> Path:
-        return self.path / THUMBNAILS
+        return self._verified(THUMBNAILS)
+
+    def _verified(self, name: str) -> Path:
+        _check_file(self.path / name, self.files.digest(name), self.manifest.files[name])
+        return self.files.path(name)
 
 
 def file_record(path: Path) -> FileRecord:
@@ -211,30 +236,74 @@ def file_record(path: Path) -> FileRecord:
         return FileRecord(sha256=digest.hexdigest(), bytes=file.tell())
 
 
+def package_folder(path: Path) -> Path:
+    """The package that a path stands for: the path itself, or the `package` folder of a run."""
+    is_run = not (path / MANIFEST).exists() and (path / PACKAGE / MANIFEST).exists()
+    return path / PACKAGE if is_run else path
+
+
 def read(path: Path) -> Artifact:
-    """Reads a package directory and verifies every byte.
+    """Opens a package directory and verifies every byte.
+
+    Args:
+        path: a package, or the folder of a finished run.
 
     Raises:
         ArtifactError: if a file is missing, extra or altered, or the format version differs; the message names the file.
     """
+    if reason := rejection(path):
+        raise ArtifactError(reason)
+    path = package_folder(path)
     if not path.is_dir():
-        raise ArtifactError(f"{path} is not a package: no such directory. Make one with: graft fit DIR")
-    manifest = _read_manifest(path / MANIFEST)
-    _check_names(path, manifest)
+        found = "it is a file, and a package is a folder" if path.exists() else "no such directory"
+        raise ArtifactError(f"{path} is not a package: {found}. Make one with: graft fit DIR")
+    folder = Path(os.path.realpath(path))  # once: a link such as runs/latest may move while the files are opened
+    manifest = _parse_manifest(path / MANIFEST, _read_manifest(folder, path / MANIFEST))
+    _check_names(path, {entry.name for entry in folder.iterdir()}, manifest)
+    return _verify(path, manifest, _hold(folder, path, [MANIFEST, *manifest.files]))
+
+
+def adopt(path: Path, files: HeldFiles) -> Artifact:
+    """Verifies every byte of a package that another process has opened. Raises ArtifactError if it was overwritten since.
+
+    Args:
+        path: the directory that the files were opened in, for messages.
+    """
+    manifest = _parse_manifest(path / MANIFEST, files.path(MANIFEST).read_bytes())
+    return _verify(path, manifest, files)
+
+
+def _verify(path: Path, manifest: Manifest, files: HeldFiles) -> Artifact:
     for name, expected in manifest.files.items():
-        _check_file(path / name, expected)
-    return Artifact(path, manifest)
+        _check_file(path / name, files.digest(name), expected)
+    return Artifact(path, manifest, files)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _hold(folder: Path, path: Path, names: list[str]) -> HeldFiles:
+    try:
+        return HeldFiles.open(folder, names)
+    except NotRegularFile as error:
+        raise ArtifactError(
+            f"{path / error.filename} is not a regular file. A package may not contain links; copy the target file."
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path / error.filename} cannot be read: {error.strerror}.") from None
+
+
+def _read_manifest(folder: Path, path: Path) -> bytes:
     if path.is_symlink():
         raise ArtifactError(f"{path} is a link. A package may not contain links; copy the target file.")
     try:
-        content = path.read_bytes()
+        return (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
+        if not any((folder / name).exists() for name in FILES - {MODEL_CARD}):
+            raise ArtifactError(f"{path.parent} is not a package, and not a run with one: it has no {MANIFEST}.") from None
         raise ArtifactError(f"{path} is missing, so {path.parent} is not a complete package. Create it again.") from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _parse_manifest(path: Path, content: bytes) -> Manifest:
     try:
         fields = json.loads(content)
         version = fields["format"]
@@ -249,14 +318,15 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{path}: {location}: {first['msg']}. Copy the package again.") from None
+        reason = f"{location + ': ' if location else ''}{reason_of(first)}"
+        raise ArtifactError(f"{path}: {reason}. Copy the package again.") from None
     if manifest.with_digest().to_bytes() != content:
         raise ArtifactError(f"{path} was altered after it was written: its sha256 does not match. Copy it again.")
     return manifest
 
 
-def _check_names(path: Path, manifest: Manifest) -> None:
-    listed, actual = set(manifest.files), {entry.name for entry in path.iterdir()} - {MANIFEST}
+def _check_names(path: Path, actual: set[str], manifest: Manifest) -> None:
+    listed, actual = set(manifest.files), actual - {MANIFEST}
     # Only fixed names are allowed, so a manifest cannot point outside its directory.
     expected = FILES | INT8_FILES if "int8" in manifest.fidelity else FILES
     if wrong := listed ^ expected:
@@ -267,17 +337,12 @@ def _check_names(path: Path, manifest: Manifest) -> None:
         raise ArtifactError(f"{path / min(extra)} is not in the manifest. Remove it: a package may not contain other files.")
 
 
-def _check_file(path: Path, expected: FileRecord) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise ArtifactError(f"{path} is not a regular file. A package may not contain links; copy the target file.")
-    try:
-        actual = file_record(path)
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
-    if actual.bytes != expected.bytes:
-        raise ArtifactError(f"{path} has {actual.bytes:,} bytes; the manifest lists {expected.bytes:,}. Copy it again.")
-    if actual.sha256 != expected.sha256:
+def _check_file(path: Path, digest: tuple[str, int], expected: FileRecord) -> None:
+    sha256, n_bytes = digest
+    if n_bytes != expected.bytes:
+        raise ArtifactError(f"{path} has {n_bytes:,} bytes; the manifest lists {expected.bytes:,}. Copy it again.")
+    if sha256 != expected.sha256:
         raise ArtifactError(
-            f"{path} has sha256 {actual.sha256[:12]}…, but the manifest lists {expected.sha256[:12]}…."
+            f"{path} has sha256 {sha256[:12]}…, but the manifest lists {expected.sha256[:12]}…."
             " The file was altered; copy it again from the original package."
         )

@@ -2,15 +2,17 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from .artifact import Precision
+from .imaging.formats import ALWAYS_SERVED, FORMATS, INSTALLED, ImageFormat
 from .imaging.headers import ImageLimits
+from .validation_errors import problems
 
 
 class Limit(BaseModel):
@@ -26,10 +28,46 @@ BENTO_PACKAGE = Path("runs/latest-package")  # the same package in a Bento: the 
 PROJECT_ROOT = Path(__file__).parent.parent  # the directory that contains the code
 MIN_KEY_LENGTH = 16  # characters; a shorter key can be guessed
 _NON_SERVICE_VARIABLES = {"GRAFT_CACHE"}  # used by training, not by a deployment
+ANY = "*"
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class SettingsError(ValueError):
     """A GRAFT_* variable is invalid; the message names it and the reason."""
+
+
+def _split_list(value: object) -> object:
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+
+def _to_origin(text: str) -> str:
+    """An origin as browsers write it: lower case, without the default port or a final slash."""
+    if text == ANY:
+        return text
+    if text == "null":
+        raise ValueError("null stands for local files and for every sandboxed page; allow all origins with *")
+    origin = text.lower().removesuffix("/")
+    if not (match := _ORIGIN.fullmatch(origin)):
+        raise ValueError(f"{text!r} is not an origin, such as https://app.example.com or http://localhost:5173")
+    return origin.removesuffix(_DEFAULT_PORTS.get(match["scheme"], "/"))
+
+
+def _to_host(text: str) -> str:
+    if text != ANY and not re.fullmatch(r"[a-z0-9_.-]{1,253}", text.lower()):
+        raise ValueError(f"{text!r} is not a host name without a scheme and a port, such as birds.example.com")
+    return text.lower()
+
+
+def _to_root_path(text: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+){0,20}/?", text) or "/." in text:
+        raise ValueError("must be a path, such as /models/birds")
+    return text.removesuffix("/")
+
+
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_to_origin)], ...], BeforeValidator(_split_list)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_to_host)], ...], BeforeValidator(_split_list)]
+RootPath = Annotated[str, AfterValidator(_to_root_path)]
 
 
 def default_package() -> Path:
@@ -52,11 +90,32 @@ class Settings(BaseModel):
         default=None, description="bearer token that clients must send; not set: no authentication"
     )
     api_key_file: Path | None = Field(default=None, description="file that contains the API key, instead of GRAFT_API_KEY")
+    cors_origins: Origins = Field(
+        default=(),
+        description="origins whose web pages may call the service: https://app.example.com; several with commas; *: any",
+        json_schema_extra={"unset": "none"},
+    )
+    allowed_hosts: Hosts = Field(
+        default=(),
+        description="host names by which a service without a key can be called on a loopback address, besides localhost, IP"
+        " addresses and names without a dot; several with commas; *: any",
+        json_schema_extra={"unset": "none"},
+    )
+    root_path: RootPath | None = Field(
+        default=None,
+        description="path prefix that a proxy leaves on the requests, such as /models/birds",
+        json_schema_extra={"unset": "none"},
+    )
     tracing: bool = Field(
         default=False, description="whether to trace requests with BentoML's OpenTelemetry integration, as configured there"
     )
     log_requests: bool = Field(default=True, description="whether to log every request")
 
+    formats: str = Field(
+        default="auto",
+        description="image formats to accept, such as jpeg,png,tiff; auto: JPEG, PNG, WebP, GIF, BMP, and those of the training"
+        " images",
+    )
     max_body_bytes: int = Field(default=10 * 2**20, gt=0, description="bytes in the body of one request")
     max_upload_bytes: int = Field(default=256 * 2**20, gt=0, description="bytes of all request bodies in memory at one time")
     max_header_bytes: int = Field(default=32 * 2**10, gt=0, description="bytes in the headers of one request")
@@ -101,11 +160,10 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            if not first["loc"]:  # an error of several settings, such as the key; do not print their values
-                raise SettingsError(f"{first['msg'].removeprefix('Value error, ')}.") from None
-            name = f"{ENV_PREFIX}{str(first['loc'][0]).upper()}"
-            raise SettingsError(f"{name}={first['input']}: {first['msg']}.") from None
+            first = problems(error)[0]
+            if not first.name:  # an error of several settings, such as the key; do not print their values
+                raise SettingsError(f"{first.reason}.") from None
+            raise SettingsError(f"{ENV_PREFIX}{first.name.upper()}={first.value}: {first.reason}.") from None
 
     @model_validator(mode="after")
     def _check_key(self) -> "Settings":
@@ -117,6 +175,33 @@ class Settings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_formats(self) -> "Settings":
+        missing = [selected.package for selected in self._selected_formats() if not selected.installed]
+        if missing:
+            raise ValueError(f"GRAFT_FORMATS={self.formats} needs {' and '.join(missing)}")
+        return self
+
+    def accepted_formats(self, trained: Collection[str]) -> tuple[str, ...]:
+        """Pillow's names of the formats that the service accepts.
+
+        Args:
+            trained: those of the training images.
+        """
+        if self.formats != "auto":
+            return tuple(selected.name for selected in self._selected_formats())
+        return tuple(name for name in INSTALLED if name in ALWAYS_SERVED or name in trained)
+
+    def _selected_formats(self) -> list[ImageFormat]:
+        """The formats that the setting names. Raises ValueError for an unknown name."""
+        if self.formats == "auto":
+            return []
+        by_label = {image_format.label.lower(): image_format for image_format in FORMATS}
+        names = [name.strip().lower() for name in self.formats.split(",")]
+        if unknown := [name for name in names if name not in by_label]:
+            raise ValueError(f"GRAFT_FORMATS={self.formats}: {unknown[0]!r} is none of {', '.join(by_label)}")
+        return [by_label[name] for name in names]
+
     @cached_property
     def key(self) -> str | None:
         """The API key; None if no authentication is required. Raises ValueError if its file cannot be read."""
@@ -124,8 +209,10 @@ class Settings(BaseModel):
             return self.api_key.get_secret_value() if self.api_key is not None else None
         try:
             return self.api_key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.api_key_file} cannot be read: {error}") from None
+        except OSError as error:
+            raise ValueError(f"{self.api_key_file} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{self.api_key_file} cannot be read: it is not UTF-8 text") from None
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -43,9 +43,16 @@ def recipe_options() -> str:
 
 
 def formats() -> str:
-    """The image formats with the suffixes of their files."""
-    rows = [(image_format.label, ", ".join(map(code, image_format.suffixes))) for image_format in FORMATS]
-    return table(("format", "file suffixes"), rows)
+    """The image formats with the suffixes of their files and where they are accepted."""
+    rows = [
+        (
+            image_format.label,
+            ", ".join(map(code, image_format.suffixes)),
+            "always" if image_format.always_served else "if the training images include it",
+        )
+        for image_format in FORMATS
+    ]
+    return table(("format", "file suffixes", "accepted by a service"), rows)
 
 
 def packages() -> str:

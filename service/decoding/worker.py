@@ -29,12 +29,13 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-# Pillow imports these lazily. Import them before the fork, not once per worker.
-from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+# Pillow imports these lazily, for JPEGs and their EXIF data. Import them before the fork, not once per worker.
+from PIL import Image, MpoImagePlugin, TiffImagePlugin  # noqa: F401
 
 from ..errors import ImageError
 from ..imaging import preprocess
-from ..imaging.formats import BY_NAME
+from ..imaging.decoders import register_decoder
+from ..imaging.formats import ALWAYS_SERVED, BY_NAME
 from ..imaging.headers import ImageLimits, read_header
 from ..imaging.preprocess import DecodedImage
 from .ipc import MessageHeader, recv, send
@@ -58,6 +59,8 @@ def main(decode: DecodeFunction = preprocess.decode) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps exited workers
     warnings.simplefilter("ignore")  # do not log warnings about damaged metadata
     Image.preinit()
+    for name in ALWAYS_SERVED:
+        register_decoder(name)
     gc.freeze()
     with socket.socket(fileno=CONTROL_FD) as control:
         while True:

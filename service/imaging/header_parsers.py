@@ -1,5 +1,7 @@
 """Reads format, size and number of scans from the header of one file format each. Plain Python: no Pillow, no numpy.
 
+TIFF, AVIF and HEIC have modules of their own.
+
 Sizes follow Pillow's parsing rules, including its quirks, because Pillow allocates memory for the size that it reads.
 Every parser takes a whole file that starts with its format's magic number. It raises ImageError, struct.error or
 IndexError for a damaged or truncated header.
@@ -22,14 +24,21 @@ class Header:
 
     Attributes:
         format: Pillow's name, such as "JPEG".
-        width, height: in pixels, before EXIF orientation; unchecked, so they may be 0 or very large.
+        width, height: in pixels; unchecked, so they may be 0 or very large. Before EXIF orientation, except for the formats
+            whose decoder applies it (`ImageFormat.is_upright`).
         scans: number of scans; more than 1 only for progressive or other multi-scan JPEGs.
+        bits: per channel, if there are more than 8.
+        inverted: whether 0 is white and Pillow does not know.
+        more_pages: whether more pages follow the first, which is the one that is read.
     """
 
     format: str
     width: int
     height: int
     scans: int = 1
+    bits: int = 8
+    inverted: bool = False
+    more_pages: bool = False
 
 
 def header_error(problem: str) -> ImageError:
@@ -96,7 +105,7 @@ def read_png(encoded: bytes) -> Header:
     for _ in range(MAX_SEGMENTS):
         position += 12 + int.from_bytes(encoded[position : position + 4])
         if position >= len(encoded):
-            return Header("PNG", width, height)
+            return Header("PNG", width, height, bits=max(8, encoded[24]))
     raise _too_many_segments()
 
 

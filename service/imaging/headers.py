@@ -1,33 +1,44 @@
 """Checks an image's header before a decoder runs: format, size, number of scans. Plain Python: no Pillow, no numpy."""
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..errors import ImageError
-from .formats import LABELS, detect_format
+from .formats import INSTALLED, detect_format, labels
 from .header_parsers import Header, header_error
 from .unsupported import rejection_message
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Limits on the size declared in an image header. Training and serving share them, so both accept the same images."""
+    """Limits on what an image header declares. Training and serving share them, so both accept the same images.
+
+    Only `formats` differs: training reads every format whose decoder is installed, a service may accept fewer.
+    """
 
     max_pixels: int = 64_000_000
     max_side: int = 16_384
     max_aspect: int = 50
     max_scans: int = 100
+    formats: Collection[str] = INSTALLED  # Pillow's names
 
 
-def read_header(encoded: bytes) -> Header:
-    """Reads the header. Raises ImageError if the file is not in a supported format."""
+def read_header(encoded: bytes, formats: Collection[str] = INSTALLED) -> Header:
+    """Reads the header. Raises ImageError if the file is not in one of the formats; then nothing of it was parsed."""
     if not encoded:
         raise ImageError("empty_image", "The image file is empty.")
     image_format = detect_format(encoded)
     if image_format is None:
+        supported = ", ".join(labels(formats))
         raise ImageError(
-            "unsupported_format", rejection_message(encoded) or f"The file is not a supported image ({', '.join(LABELS)})."
+            "unsupported_format", rejection_message(encoded) or f"The file is not a supported image ({supported})."
         )
+    if image_format.name not in formats:
+        remedy = f"not accepted here: send {', '.join(labels(formats))}"
+        if not image_format.installed:
+            remedy = f"not supported: convert to JPEG, or install {image_format.package}"
+        raise ImageError("unsupported_format", f"{image_format.label} is {remedy}.")
     try:
         return image_format.read_header(encoded)
     except (struct.error, IndexError):  # the file ends too early

@@ -3,17 +3,13 @@
 import re
 
 SUFFIXES = frozenset(  # of images
-    {".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"}
+    {".jxl", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"}
 )
 
 _TO_JPEG, _TO_PNG_OR_JPEG = "convert to JPEG", "export it as PNG or JPEG"
 
 # Offset, magic number, name of the type, and remedy.
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"II*\0", "TIFF", _TO_JPEG),  # and many camera raw formats
-    (0, b"MM\0*", "TIFF", _TO_JPEG),
-    (0, b"II+\0", "TIFF", _TO_JPEG),
-    (0, b"MM\0+", "TIFF", _TO_JPEG),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000", _TO_JPEG),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000", _TO_JPEG),
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", _TO_JPEG),
@@ -40,9 +36,10 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (8, b"AVI ", "A video", "send one of its frames as JPEG"),
     (0, b"PK\x03\x04", "A ZIP archive", "send the image inside it"),
     (0, b"\x1f\x8b", "A gzip file", "send the image inside it"),
+    (0, b"7z\xbc\xaf\x27\x1c", "A 7z archive", "send the image inside it"),
+    (0, b"Rar!\x1a\x07", "A RAR archive", "send the image inside it"),
 )
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
-_AVIF_BRANDS = {b"avif", b"avis"}
+_CAMERA_RAW, _CANON_RAW = ("A camera raw file", _TO_JPEG), b"ftypcrx "
 _MARKUP = (
     (re.compile(rb"<svg[\s>]", re.IGNORECASE), "SVG", _TO_PNG_OR_JPEG),
     (re.compile(rb"<(?:!doctype html|html|head|body|script)\b", re.IGNORECASE), "A web page", "send the image itself"),
@@ -63,7 +60,7 @@ def is_photo(head: bytes) -> bool:
     Magic numbers of fewer than four bytes do not count: other files start with them by chance.
     """
     magic = any(len(magic) >= 4 and head.startswith(magic, offset) for offset, magic, _, remedy in _MAGIC if remedy == _TO_JPEG)
-    return magic or (head[4:8] == b"ftyp" and _identify_isobmff(head)[1] == _TO_JPEG)
+    return magic or head[4:12] == _CANON_RAW
 
 
 def _identify(head: bytes) -> tuple[str, str] | None:
@@ -71,7 +68,7 @@ def _identify(head: bytes) -> tuple[str, str] | None:
         if head.startswith(magic, offset):
             return name, remedy
     if head[4:8] == b"ftyp":
-        return _identify_isobmff(head)
+        return _CAMERA_RAW if head[4:12] == _CANON_RAW else ("A video", "send one of its frames as JPEG")
     if _NETPBM.match(head):
         return "PPM", _TO_JPEG
     if _XBM.match(head):
@@ -79,13 +76,3 @@ def _identify(head: bytes) -> tuple[str, str] | None:
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return next(((name, remedy) for pattern, name, remedy in _MARKUP if pattern.search(head)), None)
     return None
-
-
-def _identify_isobmff(head: bytes) -> tuple[str, str]:
-    """HEIC, AVIF and MP4 share the ISO base media format (ISOBMFF); only their brands differ."""
-    size = max(16, min(int.from_bytes(head[:4]), len(head)))
-    brands = {head[8:12], *(head[start : start + 4] for start in range(16, size, 4))}
-    # Many AVIF files also declare mif1, so check for AVIF first.
-    if brands & _AVIF_BRANDS:
-        return "AVIF", _TO_JPEG
-    return ("HEIC", _TO_JPEG) if brands & _HEIF_BRANDS else ("A video", "send one of its frames as JPEG")

@@ -10,7 +10,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["PIL", "service"]):
-    from PIL import Image, PngImagePlugin  # noqa: F401
+    from PIL import AvifImagePlugin, Image, PngImagePlugin, TiffImagePlugin  # noqa: F401
 
     from graft.service.errors import ImageError
     from graft.service.imaging import preprocess
@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from hostile_corpus import corpus
 
 LIMITS = ImageLimits(max_pixels=4_000_000)  # keeps a single run fast
-RECIPE = SimpleNamespace(resize=36, crop=32, fit="crop", interpolation="bicubic")
+RECIPE = SimpleNamespace(resize=36, crop=32, fit="crop", interpolation="bicubic", sample_bits=None)
 MAX_SEED_BYTES = 2**14
 
 

@@ -110,14 +110,50 @@ def os2_bmp(width: int, height: int, data: bytes = b"") -> bytes:
     return b"BM" + struct.pack("<IHHI", 26 + len(data), 0, 0, 26) + struct.pack("<IHHHH", 12, width, height, 1, 24) + data
 
 
-def tiff(entries: list[tuple[int, int, int, int]], following: int = 0) -> bytes:
-    """A little-endian TIFF: one directory of (tag, type, count, value) and the offset of the next directory."""
+def tiff(entries: list[tuple[int, int, int, int]], following: int = 0, data: bytes = b"") -> bytes:
+    """A little-endian TIFF: one directory of (tag, type, count, value), the offset of the next directory, and other bytes."""
     fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + fields + struct.pack("<I", following)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + fields + struct.pack("<I", following) + data
+
+
+def gray_tiff(
+    width: int = 40,
+    height: int = 40,
+    *extra: tuple[int, int, int, int],
+    bits: int = 8,
+    compression: int = 1,
+    data: bytes | None = None,
+    following: int = 0,
+) -> bytes:
+    """A gray TIFF of one strip, black unless it gets other data, with more tags."""
+    content = bytes(width * height * bits // 8) if data is None else data
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, compression), (262, 3, 1, 1)]
+    entries += [(277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, len(content)), *extra]
+    offset = 8 + 2 + 12 * (len(entries) + 1) + 4
+    return tiff(sorted([*entries, (273, 4, 1, offset)]), following, content)
 
 
 def exif(*entries: tuple[int, int, int, int], following: int = 0) -> bytes:
     return b"Exif\0\0" + tiff(list(entries), following)
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    """A box of an ISO base media file."""
+    body = b"".join(content)
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def ispe(width: int, height: int) -> bytes:
+    """The property that has the size of an image."""
+    return box(b"ispe", bytes(4), struct.pack(">II", width, height))
+
+
+def avif(*properties: bytes, item: bytes = b"\0\1", n_entries: int = 1) -> bytes:
+    """An AVIF file without pixels: its main image is number 1 and has all properties."""
+    indices = bytes([len(properties), *range(1, len(properties) + 1)])
+    ipma = box(b"ipma", bytes(4), struct.pack(">I", n_entries), b"\0\1", indices)
+    iprp = box(b"iprp", box(b"ipco", *properties), ipma)
+    return box(b"ftyp", b"avif", bytes(4), b"avifmif1") + box(b"meta", bytes(4), box(b"pitm", bytes(4), item), iprp)
 
 
 def isobmff(brand: bytes, *others: bytes) -> bytes:

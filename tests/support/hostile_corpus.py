@@ -7,12 +7,15 @@ import functools
 import struct
 import zlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 from handmade_files import (
     EOI,
     SOI,
+    avif,
     bmp,
+    box,
     chunk,
     compressed_zeros,
     encode_image,
@@ -21,8 +24,10 @@ from handmade_files import (
     gif,
     gif_frame,
     gray_png,
+    gray_tiff,
     ihdr,
     isobmff,
+    ispe,
     jpeg,
     os2_bmp,
     png,
@@ -37,50 +42,70 @@ from handmade_files import (
 from PIL import Image
 
 ACCEPTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-REJECTED = ("TIFF", "AVIF")
+SWITCHED_OFF = ("TIFF", "AVIF")  # in a service whose training images had other formats
 
 
 @dataclass(frozen=True)
 class Case:
-    """A file with the expected status and problem code; the code is None if the file is accepted."""
+    """A file with the expected status and problem code of a service; the code is None if the file is accepted.
+
+    Attributes:
+        decode_code: the expected code where all formats are accepted, as in training.
+    """
 
     content: bytes
     status: int
     code: str | None
+    decode_code: str | None
 
 
 def accepted(content: bytes) -> Case:
-    return Case(content, 200, None)
+    return Case(content, 200, None, None)
+
+
+def rejected(content: bytes, status: int, code: str) -> Case:
+    return Case(content, status, code, code)
 
 
 def corrupt(content: bytes) -> Case:
-    return Case(content, 422, "corrupt_image")
+    return rejected(content, 422, "corrupt_image")
 
 
 def unsupported(content: bytes) -> Case:
-    return Case(content, 415, "unsupported_format")
+    return rejected(content, 415, "unsupported_format")
+
+
+def unsupported_mode(content: bytes) -> Case:
+    return rejected(content, 422, "unsupported_mode")
 
 
 def too_large(content: bytes) -> Case:
-    return Case(content, 413, "image_too_large")
+    return rejected(content, 413, "image_too_large")
 
 
 def bad_aspect(content: bytes) -> Case:
-    return Case(content, 422, "bad_aspect")
+    return rejected(content, 422, "bad_aspect")
 
 
 def too_many_scans(content: bytes) -> Case:
-    return Case(content, 422, "too_many_scans")
+    return rejected(content, 422, "too_many_scans")
+
+
+def switched_off(case: Case) -> Case:
+    """A file in a format that a service does not accept by default."""
+    return Case(case.content, 415, "unsupported_format", case.decode_code)
 
 
 @functools.cache
 def corpus() -> dict[str, Case]:
     """All files by name."""
     return (
-        {"empty": Case(b"", 422, "empty_image")}
+        {"empty": rejected(b"", 422, "empty_image")}
         | _truncated()
         | _modified()
         | _unsupported_types()
+        | _tiffs()
+        | _heif_boxes()
         | _bombs()
         | _jpeg_scans()
         | _malformed()
@@ -100,14 +125,15 @@ def _scene() -> np.ndarray:
 
 def _truncated() -> dict[str, Case]:
     """Rows 2 to 23: truncated files."""
-    encoded_images = {format: encode_image(_noise(), format) for format in (*ACCEPTED, *REJECTED)}
+    encoded_images = {format: encode_image(_noise(), format) for format in (*ACCEPTED, *SWITCHED_OFF)}
     magic = {"JPEG": 2, "PNG": 7, "WEBP": 11, "GIF": 5, "BMP": 1}
     cases = {f"{format} cut in its magic": unsupported(encoded_images[format][:end]) for format, end in magic.items()}
     for format, encoded in encoded_images.items():
-        rejected = corrupt if format in ACCEPTED else unsupported
-        cases[f"{format} cut in its header"] = rejected(encoded[:20])
-        cases[f"{format} cut in half"] = rejected(encoded[: len(encoded) // 2])
-        cases[f"{format} without its last twentieth"] = rejected(encoded[: len(encoded) * 19 // 20])
+        for name, end in {"cut in its header": 20, "cut in half": len(encoded) // 2}.items():
+            case = corrupt(encoded[:end])
+            cases[f"{format} {name}"] = case if format in ACCEPTED else switched_off(case)
+        case = corrupt(encoded[: len(encoded) * 19 // 20])
+        cases[f"{format} without its last twentieth"] = case if format in ACCEPTED else switched_off(case)
     photo = encoded_images["JPEG"]
     size_offset = photo.index(b"\xff\xc0") + 5
     return cases | {
@@ -146,19 +172,10 @@ PICKLE = b"\x80\x04\x95\x05\0\0\0\0\0\0\0\x8c\x01a\x94."
 
 
 def _unsupported_types() -> dict[str, Case]:
-    """Rows 25 to 27, 34, 36, 40, 45, 49, 64 and 65: unsupported file types, which must never be parsed."""
+    """Rows 25 to 27, 40, 64 and 65: unsupported file types, which must never be parsed."""
     scene = Image.fromarray(_scene())
     other_formats = {
         format: encode_image(scene, format) for format in ("ICO", "TGA", "PPM", "DDS", "PCX", "JPEG2000", "EPS", "PDF")
-    }
-    tiffs = {
-        "in LAB": encode_image(scene.convert("RGB").convert("LAB"), "TIFF"),
-        "in YCbCr": encode_image(scene.convert("YCbCr"), "TIFF"),
-        "of 32-bit integers": encode_image(Image.new("I", (40, 40), 70_000), "TIFF"),
-        "of floats": encode_image(Image.new("F", (40, 40), 0.5), "TIFF"),
-        "of several pages": encode_image(scene, "TIFF", save_all=True, append_images=[scene]),
-        "bomb": tiff([(256, 4, 1, 60_000), (257, 4, 1, 60_000), (273, 4, 1, 8), (279, 4, 1, 1)]),
-        "with a circular directory": tiff([(256, 4, 1, 40), (257, 4, 1, 40)], following=8),
     }
     texts = {
         "text": b"hello, this is not an image",
@@ -185,13 +202,101 @@ def _unsupported_types() -> dict[str, Case]:
         "AVI": b"RIFF" + bytes(4) + b"AVI LIST" + bytes(30),
         "URL": b"http://169.254.169.254/latest/meta-data/",
     }
-    brands = {
-        brand: isobmff(brand.encode()) for brand in ("heic", "heix", "hevc", "mif1", "msf1", "avif", "avis", "mp42", "qt  ")
-    }
-    cases = other_formats | {f"TIFF {name}": content for name, content in tiffs.items()} | texts
-    cases |= {f"box of brand {brand.strip()}": isobmff(brand.encode()) for brand in brands}
-    cases["AVIF that calls itself mif1"] = isobmff(b"mif1", b"mif1", b"avif")
+    cases = other_formats | texts
+    cases |= {f"box of brand {brand.strip()}": isobmff(brand.encode()) for brand in ("mp42", "qt  ", "crx ", "M4A ")}
     return {name: unsupported(content) for name, content in cases.items()}
+
+
+def _tiffs() -> dict[str, Case]:
+    """Rows 34, 40, 45 and 49: TIFF is a container of many layouts, and its tags can point anywhere."""
+    scene = Image.fromarray(_scene())
+    strips = [(256, 4, 1, 40), (257, 4, 1, 40), (273, 4, 1, 8), (279, 4, 1, 1)]
+    rgb_jpeg = [
+        (256, 4, 1, 40),
+        (257, 4, 1, 40),
+        (259, 3, 1, 7),
+        (262, 3, 1, 1),
+        (273, 4, 1, 98),
+        (277, 3, 1, 1),
+        (278, 4, 1, 40),
+    ]
+    big_jpeg, many_scans = jpeg(frame(60_000, 60_000), scan()), progressive(40, 40, 20_000)
+    lab, pages = encode_image(scene.convert("RGB").convert("LAB"), "TIFF"), {"save_all": True, "append_images": [scene]}
+    cases = {
+        "in LAB": unsupported_mode(lab),
+        "in YCbCr": accepted(encode_image(scene.convert("YCbCr"), "TIFF")),
+        "in CMYK": accepted(encode_image(scene.convert("CMYK"), "TIFF")),
+        "of one bit": accepted(encode_image(scene.convert("1"), "TIFF", compression="group4")),
+        "of 32-bit integers": unsupported_mode(encode_image(Image.new("I", (40, 40), 70_000), "TIFF")),
+        "of floats": unsupported_mode(encode_image(Image.new("F", (40, 40), 0.5), "TIFF")),
+        "of several pages": accepted(encode_image(scene, "TIFF", **pages)),
+        "bomb": too_large(tiff([(256, 4, 1, 60_000), (257, 4, 1, 60_000), (273, 4, 1, 8), (279, 4, 1, 1)])),
+        "of 4 billion squared": too_large(
+            tiff([(256, 4, 1, 2**32 - 1), (257, 4, 1, 2**32 - 1), (273, 4, 1, 8), (279, 4, 1, 1)])
+        ),
+        "with a circular directory": accepted(gray_tiff(following=8)),
+        "without pixels": corrupt(tiff([(256, 4, 1, 40), (257, 4, 1, 40)], following=8)),
+        "without width": corrupt(tiff(strips[1:])),
+        "with two widths": corrupt(tiff([(256, 4, 2, 8), *strips[1:]])),
+        "with its width twice": corrupt(tiff([strips[0], *strips])),
+        "with a negative width": corrupt(tiff([(256, 9, 1, 2**32 - 40), *strips[1:]])),
+        "with 65,535 tags": corrupt(b"II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHII", 270, 2, 2**20, 0) * 65_535),
+        "with tags that all point to the whole file": corrupt(
+            gray_tiff(400, 400, *[(n, 7, 160_000, 0) for n in range(300, 320)])
+        ),
+        "with a billion strips": corrupt(tiff([*strips[:2], (273, 4, 2**30, 8), (279, 4, 2**30, 8)])),
+        "with a strip outside the file": corrupt(tiff([*strips[:2], (273, 4, 1, 2**31), (278, 4, 1, 40), (279, 4, 1, 1600)])),
+        "with tiles of 2 billion squared": corrupt(
+            tiff([*strips[:2], (322, 4, 1, 2**31), (323, 4, 1, 2**31), (324, 4, 1, 8), (325, 4, 1, 9)])
+        ),
+        "with 60,000 channels": unsupported_mode(tiff([*strips, (277, 3, 1, 60_000)])),
+        "with a directory outside the file": corrupt(b"II*\0\xff\xff\xff\xff" + bytes(40)),
+        "with a directory far outside the file": corrupt(b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(40)),
+        "in big-endian BigTIFF": unsupported_mode(b"MM\0+\0\x08\0\0" + bytes(60)),
+        "of zeros": corrupt(b"II*\0\x08\0\0\0" + bytes(60)),
+        "compressed as nobody does": unsupported_mode(gray_tiff(compression=34_661)),
+        "of old JPEG": unsupported_mode(gray_tiff(compression=6)),
+        "of a deflate bomb": accepted(gray_tiff(compression=8, data=compressed_zeros(50 * 2**20))),
+        "of no LZW": corrupt(gray_tiff(compression=5, data=b"\xff" * 400)),
+        "of too few bytes": corrupt(gray_tiff(400, 400, data=bytes(100))),
+        "that holds a JPEG of another size": corrupt(tiff([*rgb_jpeg, (279, 4, 1, len(big_jpeg))], data=big_jpeg)),
+        "that holds a JPEG with 20,000 scans": corrupt(tiff([*rgb_jpeg, (279, 4, 1, len(many_scans))], data=many_scans)),
+        "with a palette of nothing": corrupt(
+            tiff([*strips[:2], (258, 3, 1, 8), (262, 3, 1, 3), (273, 4, 1, 8), (279, 4, 1, 1600)])
+        ),
+        "that is also a web page": accepted(encode_image(scene, "TIFF") + b"<script>alert(1)</script>"),
+        "1x2000": bad_aspect(encode_image(Image.new("L", (1, 2000)), "TIFF")),
+        "of a sensor": unsupported(gray_tiff(40, 40, (254, 4, 1, 1))),
+        "from a Canon camera": unsupported(b"II*\0\x10\0\0\0CR\2\0" + bytes(60)),
+    }
+    return {f"TIFF {name}": switched_off(case) for name, case in cases.items()}
+
+
+def _heif_boxes() -> dict[str, Case]:
+    """Rows 36 and 64: AVIF and HEIC are boxes in boxes."""
+    photo = encode_image(_noise(), "AVIF")
+    claims_more = photo.replace(struct.pack(">II", 80, 60), struct.pack(">II", 96, 60))
+    cases = {
+        "that claims 60000x60000": too_large(avif(ispe(60_000, 60_000))),
+        "that claims 4 billion squared": too_large(avif(ispe(2**32 - 1, 2**32 - 1))),
+        "without width": corrupt(avif(ispe(0, 40))),
+        "without pixels": corrupt(avif(ispe(40, 40))),
+        "without a size": corrupt(avif(box(b"pixi", bytes(8)))),
+        "without properties": corrupt(avif()),
+        "of another item": corrupt(avif(ispe(40, 40), item=b"\0\7")),
+        "with 4 billion items": corrupt(avif(ispe(40, 40), item=b"\0\7", n_entries=2**32 - 1)),
+        "of nothing but its brand": corrupt(isobmff(b"avif")),
+        "sequence of nothing but its brand": corrupt(isobmff(b"avis")),
+        "that calls itself mif1": corrupt(isobmff(b"mif1", b"mif1", b"avif")),
+        "with a box of one byte": corrupt(isobmff(b"avif")[:16] + b"\0\0\0\1meta" + bytes(40)),
+        "with a box larger than the file": corrupt(box(b"ftyp", b"avif", bytes(4)) + b"\0\0\0\1meta" + b"\x7f" + bytes(40)),
+        "with a million boxes": corrupt(box(b"ftyp", b"avif", bytes(4)) + box(b"free") * 1_000_000),
+        "that claims more columns than it has": accepted(claims_more),  # libavif stretches it
+    }
+    boxes = {f"AVIF {name}": switched_off(case) for name, case in cases.items()}
+    heic = switched_off if find_spec("pillow_heif") else lambda case: unsupported(case.content)
+    brands = ("heic", "heix", "hevc", "mif1", "msf1")
+    return boxes | {f"HEIC of nothing but the brand {brand}": heic(corrupt(isobmff(brand.encode()))) for brand in brands}
 
 
 def _bombs() -> dict[str, Case]:

@@ -1,12 +1,12 @@
 """Image scan: reads every file once and records its digest, its header and two difference hashes.
 
-All cores are used, and only numbers are kept: 28 bytes per file besides its digest. No findings here, no decoded images.
+All cores are used, and only numbers are kept: 29 bytes per file besides its digest. No findings here, no decoded images.
 """
 
 import hashlib
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,14 +19,14 @@ from graft.service.imaging import formats
 from graft.service.imaging.preprocess import Preview, load_preview
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.thread_map import ordered_map
-from graft.training.data.dataset import Dataset, DatasetError
+from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.data.near_duplicates import THUMBNAIL_SIDE, GrayArray, candidate_pairs, dhash, to_grayscale, verify_pairs
 from graft.training.runtime.progress import Progress
 
-MODES = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L", "I;16N")
+MODES = ("RGB", "L", "1", "P", "LA", "La", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 GRAY_TOLERANCE = 2  # gray levels by which encoding may change equal colors
 UNKNOWN = 255  # format and mode of a file that cannot be used
-ANIMATED, TRANSPARENT, GRAYSCALE, BLANK, GRAY_FILL = 1, 2, 4, 8, 16
+ANIMATED, TRANSPARENT, GRAYSCALE, BLANK, GRAY_FILL, MANY_PAGES = 1, 2, 4, 8, 16, 32
 BLANK_THUMBNAIL = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)  # its correlation with every image is 0
 
 SCAN_DTYPE = np.dtype(
@@ -36,6 +36,7 @@ SCAN_DTYPE = np.dtype(
         ("height", np.uint16),
         ("format", np.uint8),
         ("mode", np.uint8),
+        ("used_bits", np.uint8),
         ("orientation", np.uint8),
         ("flags", np.uint8),
         ("dhash_horizontal", np.uint64),
@@ -57,8 +58,9 @@ class ScanTable:
 
     Attributes:
         records: of dtype SCAN_DTYPE, (N,); row i belongs to the i-th sample. Width and height are those after the EXIF
-            rotation; `flags` is a sum of ANIMATED, TRANSPARENT, GRAYSCALE, BLANK (one color) and GRAY_FILL (ends in the gray
-            that stands for missing data); the hashes are compared by `graft.training.data.near_duplicates`.
+            rotation; `used_bits` is that of `Preview`; `flags` is a sum of ANIMATED, TRANSPARENT, GRAYSCALE, BLANK (one
+            color), GRAY_FILL (ends in the gray that stands for missing data) and MANY_PAGES (of which the first is used); the
+            hashes are compared by `graft.training.data.near_duplicates`.
         unreadable: by path, the files that cannot be used; their format and mode are UNKNOWN.
         warnings: by path, Pillow's warnings about files that it could read.
         near_duplicates: pairs of digests of images that differ in their bytes but look the same.
@@ -88,7 +90,8 @@ def median_side(table: ScanTable) -> int:
     """
     usable = table.records[table.usable()]
     if not len(usable):
-        raise DatasetError(f"None of the images can be read. Graft reads these formats: {', '.join(formats.LABELS)}.")
+        readable = ", ".join(formats.labels(formats.INSTALLED))
+        raise DatasetError(f"None of the images can be read. Graft reads these formats: {readable}.")
     return int(np.median(np.minimum(usable["width"], usable["height"])))
 
 
@@ -108,7 +111,7 @@ class _FileScan(NamedTuple):
 
 
 def scan_images(dataset: Dataset) -> tuple[Dataset, ScanTable]:
-    """Reads every file once; returns the data set with the samples' digests, and the scan.
+    """Reads every file once; returns the data set with its formats, its sample bits and the samples' digests, and the scan.
 
     A sample without a group gets its digest as its group. An unusable file stays in the data set and is in `unreadable`.
     """
@@ -132,9 +135,21 @@ def scan_images(dataset: Dataset) -> tuple[Dataset, ScanTable]:
             elif scanned.warning:
                 read_warnings[sample.path] = scanned.warning
             samples[row] = replace(sample, digest=scanned.digest, group=sample.group or scanned.digest)
-    scanned_dataset = replace(without_samples, samples=tuple(samples))
     table = ScanTable(records, unreadable, read_warnings)
+    scanned_dataset = replace(
+        without_samples,
+        samples=tuple(samples),
+        formats=tuple(formats.NAMES[code] for code in np.unique(records["format"][table.usable()])),
+        sample_bits=_sample_bits(samples, table),
+    )
     return scanned_dataset, replace(table, near_duplicates=tuple(_find_near_duplicates(scanned_dataset, table)))
+
+
+def _sample_bits(samples: Sequence[Sample], table: ScanTable) -> int | None:
+    """The bits in use in images with more than 8 bits per channel, without given test images; None if there are none."""
+    is_learned = np.fromiter((sample.split != "test" for sample in samples), bool, len(samples))
+    used_bits = table.records["used_bits"][table.usable() & is_learned]
+    return int(used_bits.max(initial=0)) or None
 
 
 class _Warnings(threading.local):
@@ -177,11 +192,11 @@ def _scan_file(read: Callable[[str], bytes], path: str, captured: _Warnings) -> 
 def _to_record(n_bytes: int, preview: Preview | None) -> tuple[int, ...]:
     """The values of one file in the order of SCAN_DTYPE."""
     if preview is None:
-        return n_bytes, 0, 0, UNKNOWN, UNKNOWN, 0, 0, 0, 0
+        return n_bytes, 0, 0, UNKNOWN, UNKNOWN, 0, 0, 0, 0, 0
     mode = MODES.index(preview.mode) if preview.mode in MODES else UNKNOWN
     code = formats.NAMES.index(preview.format)
-    horizontal, vertical = dhash(to_grayscale(preview.pixels))
-    return n_bytes, preview.width, preview.height, code, mode, preview.orientation, _flags(preview), horizontal, vertical
+    pixel_facts = mode, preview.used_bits, preview.orientation, _flags(preview)
+    return n_bytes, preview.width, preview.height, code, *pixel_facts, *dhash(to_grayscale(preview.pixels))
 
 
 def _flags(preview: Preview) -> int:
@@ -189,6 +204,7 @@ def _flags(preview: Preview) -> int:
     flags = GRAY_FILL if preview.gray_last_row else 0
     flags += TRANSPARENT if preview.transparent else 0
     flags += ANIMATED if any(note.startswith("animated") for note in preview.notes) else 0
+    flags += MANY_PAGES if any(note.startswith("several") for note in preview.notes) else 0
     flags += GRAYSCALE if np.ptp(pixels, axis=2).max() <= GRAY_TOLERANCE else 0
     flags += BLANK if np.ptp(pixels, axis=(0, 1)).max() <= GRAY_TOLERANCE else 0
     return flags

@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.imaging.formats import FORMATS
-from graft.training.audit.image_scan import ANIMATED, BLANK, GRAY_FILL, GRAYSCALE, MODES, TRANSPARENT, ScanTable
+from graft.training.audit.image_scan import (
+    ANIMATED,
+    BLANK,
+    GRAY_FILL,
+    GRAYSCALE,
+    MANY_PAGES,
+    MODES,
+    TRANSPARENT,
+    ScanTable,
+)
 from graft.training.data.dataset import Dataset
 from graft.training.data.errors import examples, printable
 from graft.training.data.findings import Finding, Severity
@@ -38,7 +47,8 @@ def check_images(dataset: Dataset, table: ScanTable) -> list[Finding]:
         ("rotated", "note", records["orientation"] > 1, "rotated by EXIF orientation, in training and serving"),
         ("transparent", "note", table.has_flag(TRANSPARENT), "with transparency, composited on white"),
         ("animated", "note", table.has_flag(ANIMATED), "animated or with several frames; the first frame is used"),
-        ("16-bit", "note", _has_mode(modes, "I;16"), "with 16 bits per channel, converted to 8"),
+        ("multi-page", "note", table.has_flag(MANY_PAGES), "with several pages; the first page is used"),
+        ("16-bit", "note", records["used_bits"] > 0, _depth_text(dataset)),
         ("cmyk", "note", _has_mode(modes, "CMYK"), "in CMYK, converted to RGB"),
     ]
     if colored.sum() > usable.sum() / 2:
@@ -48,7 +58,8 @@ def check_images(dataset: Dataset, table: ScanTable) -> list[Finding]:
         for kind, severity, mask, description in checks
         if (affected := [paths[row] for row in np.flatnonzero(mask & usable)])
     ]
-    return findings + _decoder_warnings(table) + _wrong_extensions(paths, table) + _size_spread(table)
+    findings += _decoder_warnings(table) + _wrong_extensions(paths, table) + _size_spread(table)
+    return findings + _depth_spread(paths, table) + _served_formats(dataset, table)
 
 
 def _count_text(count: int) -> str:
@@ -117,6 +128,39 @@ def _size_spread(table: ScanTable) -> list[Finding]:
     if large < LARGE_RATIO * small:
         return []
     return [Finding("size-spread", "note", f"Images of very different sizes: shorter sides from {small} to {large} pixels")]
+
+
+def _depth_text(dataset: Dataset) -> str:
+    bits = dataset.sample_bits or 16
+    return f"with more than 8 bits per channel, converted to 8 by dividing by {2**bits - 1:,}, the largest value of {bits} bits"
+
+
+def _depth_spread(paths: Sequence[str], table: ScanTable) -> list[Finding]:
+    """A warning if some images use far fewer bits than others, so that they are dark: probably they have another scale."""
+    used_bits = table.records["used_bits"]
+    deep = used_bits > 0
+    if not deep.any() or (most := int(used_bits.max())) <= 12:
+        return []
+    dark = [paths[row] for row in np.flatnonzero(deep & (used_bits <= most - 4)).tolist()]
+    if len(dark) < 0.05 * deep.sum():
+        return []
+    text = (
+        f"{_count_text(len(dark))} with values of at most {most - 4} bits among images of {most}, so very dark:"
+        f" if they are from another camera, scale them first: {examples(dark)}"
+    )
+    return [Finding("depth-spread", "warning", text, tuple(dark))]
+
+
+def _served_formats(dataset: Dataset, table: ScanTable) -> list[Finding]:
+    """A note on formats that a service accepts only because they are in the training data."""
+    codes = table.records["format"]
+    findings = []
+    for code, image_format in enumerate(FORMATS):
+        if not image_format.always_served and image_format.name in dataset.formats:
+            count = _count_text(int((codes == code).sum()))
+            text = f"{count} in {image_format.label}; a service with this data's model accepts it"
+            findings.append(Finding(f"{image_format.label.lower()}-format", "note", text))
+    return findings
 
 
 def check_labels(dataset: Dataset, table: ScanTable) -> list[Finding]:

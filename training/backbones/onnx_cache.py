@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, file_record
 from graft.training.backbones.registry import BackboneError, BackboneSpec, packaged_weights
 from graft.training.config.hyperparameters import input_size
-from graft.training.runtime.cache_dir import cache_folder
+from graft.training.runtime.cache_dir import SET_CACHE, cache_folder, configured_cache
 from graft.training.runtime.import_root import IMPORT_ROOT
-from graft.training.runtime.progress import log
+from graft.training.runtime.progress import log, step
 
 METADATA = "backbone.json"
 STAGES = "stages"  # name of the ONNX output with the stage features
@@ -57,7 +58,9 @@ def feature_slices(backbone: Backbone) -> dict[str, slice]:
     return slices | {"last": slice(end, end + backbone.width), "all": slice(0, end + backbone.width)}
 
 
-def load_or_export(spec: BackboneSpec, crop: int | None, median_side: int, fit: str) -> ExportedBackbone:
+def load_or_export(
+    spec: BackboneSpec, crop: int | None, median_side: int, fit: str, sample_bits: int | None = None
+) -> ExportedBackbone:
     """Returns the exported backbone: from the cache if this machine has exported it before, else by a child process.
 
     A child process, so that a run on features does not need torch's memory, and a later run does not import torch.
@@ -66,22 +69,28 @@ def load_or_export(spec: BackboneSpec, crop: int | None, median_side: int, fit: 
         crop: input side in pixels; None derives it from the images.
         median_side: median of the images' shorter sides, in pixels.
         fit: how images are resized to a square.
+        sample_bits: as in `Preprocessing`.
 
     Raises:
         BackboneError: if the weights are not available, or the graph's outputs differ from torch's.
     """
-    base = cache_folder() / "backbones" / _cache_key(spec)
+    key = _cache_key(spec)
+    base = cache_folder() / "backbones" / key
     folder = _find_cached(base, crop, median_side)
+    if folder is None and (configured := configured_cache()):  # it may be prepared, and read-only
+        folder = _find_cached(configured / "backbones" / key, crop, median_side)
     if folder is None:
         log(f"exporting {spec.name} to ONNX: once on this machine, about 15 s")
         base.parent.mkdir(parents=True, exist_ok=True)
-        _export_in_subprocess(spec, base, crop, median_side)
+        with step(f"exporting {spec.name} to ONNX"):
+            _export_in_subprocess(spec, base, crop, median_side)
         folder = _find_cached(base, crop, median_side)
     if folder is None:
         raise BackboneError(f"The export of {spec.name} wrote no graph at {base}.")
     metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     exported = ExportedBackbone(folder=folder, **metadata)
-    return exported.model_copy(update={"preprocessing": exported.preprocessing.model_copy(update={"fit": fit})})
+    changes = {"fit": fit, "sample_bits": sample_bits}
+    return exported.model_copy(update={"preprocessing": exported.preprocessing.model_copy(update=changes)})
 
 
 def graph_folder(base: Path, side: int) -> Path:
@@ -120,8 +129,20 @@ def _export_in_subprocess(spec: BackboneSpec, base: Path, crop: int | None, medi
     }
     process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if process.returncode != 0:
-        message = process.stderr.strip().rpartition("BackboneError: ")[2]
-        raise BackboneError(message or f"The export ended with exit code {process.returncode}.")
+        raise _export_error(process.stderr.strip(), process.returncode, base.parent)
+
+
+def _export_error(stderr: str, exit_code: int, folder: Path) -> Exception:
+    """The error of a failed export, from its output."""
+    _, is_expected, message = stderr.rpartition("BackboneError: ")
+    if is_expected:
+        return BackboneError(message)
+    last_line = stderr.rpartition("\n")[2]
+    # Python's error, or that of safetensors.
+    if number := re.search(r"\[Errno (\d+)\]|os error (\d+)", last_line):
+        code = int(number[1] or number[2])
+        return OSError(code, f"{os.strerror(code)}. {SET_CACHE}", str(folder))
+    return BackboneError(f"The export ended with exit code {exit_code}: {last_line or 'no output'}")
 
 
 def _cache_key(spec: BackboneSpec) -> str:

@@ -43,6 +43,7 @@ from graft.training.packaging.model_card import render_card
 from graft.training.packaging.precision_check import check_precisions
 from graft.training.packaging.quantize import MAX_CALIBRATION_IMAGES, quantize
 from graft.training.runtime import atomic_files
+from graft.training.runtime.progress import step
 from graft.training.strategies.trained_model import TrainedModel
 
 N_GOLDEN = 8
@@ -52,6 +53,7 @@ MAX_EXPORT_DIFFERENCE = (
 TOLERANCE = 1e-3  # of probabilities: maximum difference from the golden predictions on any other machine
 
 
+@step("packaging")
 def write(
     trained: TrainedModel,
     dataset: Dataset,
@@ -108,7 +110,7 @@ def _write_contents(
 ) -> None:
     now = datetime.now(UTC)
     # Written here, because safetensors' own writer hides the cause of a failure.
-    (folder / WEIGHTS).write_bytes(to_bytes({key: np.ascontiguousarray(value) for key, value in trained.weights.items()}))
+    (folder / WEIGHTS).write_bytes(to_bytes({key: np.asarray(value, order="C") for key, value in trained.weights.items()}))
     _golden_answers(trained, dataset, validation).save(folder / GOLDEN)
     trained.neighbors.save(folder / NEIGHBORS)
     thumbnails.save(folder / THUMBNAILS)
@@ -120,6 +122,7 @@ def _write_contents(
         strategy=trained.strategy,
         backbone=trained.backbone,
         preprocessing=trained.preprocessing,
+        formats=dataset.formats,
         multilabel=dataset.multilabel,
         temperature=trained.temperature,
         calibration=trained.calibration,
@@ -158,7 +161,7 @@ def _check_against_trained(artifact: Artifact) -> None:
     difference = model.golden_difference
     if not difference <= MAX_EXPORT_DIFFERENCE:
         raise ArtifactError(
-            f"{artifact.graph} predicts differently from the trained network: its probabilities differ by {difference:.2g};"
+            f"{artifact.path / GRAPH} predicts differently from the trained network: its probabilities differ by {difference:.2g};"
             f" at most {MAX_EXPORT_DIFFERENCE:.2g} is allowed. No package was written."
             " This is a bug in Graft or in the ONNX exporter."
         )

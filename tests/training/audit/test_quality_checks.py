@@ -18,6 +18,9 @@ from graft.training.data.findings import Finding
 CUT_EXIF = b"Exif\0\0II*\0\x08\0\0\0\x10\0\x12\x01\x03\0\x01\0\0\0\x06\0"
 
 
+DEEP = "1 image with more than 8 bits per channel, converted to 8 by dividing by"
+
+
 def audited(folder: Path) -> dict[str, Finding]:
     return {finding.kind: finding for finding in audit(*scan_images(scan(folder)))}
 
@@ -59,6 +62,14 @@ def sixteen_bit(encode: Callable[..., bytes]) -> bytes:
     return encode(Image.fromarray(np.random.default_rng(3).integers(0, 2**16, (40, 40), dtype=np.uint16)))
 
 
+def twelve_bit(encode: Callable[..., bytes]) -> bytes:
+    return encode(Image.fromarray(np.random.default_rng(3).integers(0, 2**12, (40, 40), dtype=np.uint16)), "TIFF")
+
+
+def many_pages(encode: Callable[..., bytes]) -> bytes:
+    return encode(Image.fromarray(noise(seed=1)), "TIFF", save_all=True, append_images=[Image.fromarray(noise(seed=2))])
+
+
 def cmyk(encode: Callable[..., bytes]) -> bytes:
     return encode(Image.fromarray(noise()).convert("CMYK"), "JPEG")
 
@@ -73,7 +84,9 @@ def grayscale(encode: Callable[..., bytes]) -> bytes:
         ("odd.jpg", rotated, "rotated", "1 image rotated by EXIF orientation, in training and serving: cat/odd.jpg"),
         ("odd.png", transparent, "transparent", "1 image with transparency, composited on white: cat/odd.png"),
         ("odd.gif", animated, "animated", "1 image animated or with several frames; the first frame is used: cat/odd.gif"),
-        ("odd.png", sixteen_bit, "16-bit", "1 image with 16 bits per channel, converted to 8: cat/odd.png"),
+        ("odd.png", sixteen_bit, "16-bit", f"{DEEP} 65,535, the largest value of 16 bits: cat/odd.png"),
+        ("odd.png", twelve_bit, "16-bit", f"{DEEP} 4,095, the largest value of 12 bits: cat/odd.png"),
+        ("odd.tif", many_pages, "multi-page", "1 image with several pages; the first page is used: cat/odd.tif"),
         ("odd.jpg", cmyk, "cmyk", "1 image in CMYK, converted to RGB: cat/odd.jpg"),
         ("odd.png", grayscale, "gray-among-color", "1 image in grayscale among color images: cat/odd.png"),
     ],
@@ -176,3 +189,56 @@ def test_file_with_several_problems_is_only_reported_as_unreadable(ordinary: Pat
     Image.fromarray(noise(8, 400)).save(content, "PNG")
     write_files(ordinary / "cat", {"odd.jpg": content.getvalue()[:-50]})
     assert set(audited(ordinary)) == {"unreadable"}
+
+
+def deep_images(folder: Path, encode: Callable[..., bytes], largest: dict[str, int]) -> Path:
+    """Add 16-bit images with values up to the given ones."""
+    for name, value in largest.items():
+        pixels = np.random.default_rng(len(name) + value).integers(0, value, (40, 40), dtype=np.uint16)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode(Image.fromarray(pixels)))
+    return folder
+
+
+def test_sample_bits_are_those_of_all_learned_images(ordinary: Path, encode):
+    deep_images(ordinary, encode, {"cat/dark.png": 900, "cat/bright.png": 4000})
+    assert scan_images(scan(ordinary))[0].sample_bits == 12
+
+
+def test_sample_bits_do_not_come_from_given_test_images(make_folder, encode):
+    folder = make_folder({"train/cat": 2, "train/dog": 2, "test/cat": 2, "test/dog": 2})
+    deep_images(folder, encode, {"train/cat/a.png": 900, "test/cat/a.png": 60_000})
+    assert scan_images(scan(folder))[0].sample_bits == 10
+
+
+def test_sample_bits_are_unknown_without_deep_images(ordinary: Path):
+    assert scan_images(scan(ordinary))[0].sample_bits is None
+
+
+def test_images_of_fewer_bits_among_deeper_ones_are_a_warning(ordinary: Path, encode):
+    deep_images(ordinary, encode, {"cat/a.png": 60_000, "cat/b.png": 4000, "dog/c.png": 50_000})
+    warning = audited(ordinary)["depth-spread"]
+    assert (warning.severity, warning.paths) == ("warning", ("cat/b.png",))
+    assert warning.text.startswith("1 image with values of at most 12 bits among images of 16, so very dark")
+
+
+def test_dark_12_bit_images_among_bright_ones_are_no_warning(ordinary: Path, encode):
+    deep_images(ordinary, encode, {"cat/a.png": 4000, "cat/b.png": 200})
+    assert "depth-spread" not in audited(ordinary)
+
+
+def test_dark_12_bit_images_are_neither_blank_nor_near_duplicates(ordinary: Path, encode):
+    deep_images(ordinary, encode, {"cat/a.png": 4000, "cat/b.png": 3900})
+    assert {"blank", "near-duplicate"} & set(audited(ordinary)) == set()
+
+
+def test_formats_of_the_images_are_recorded(ordinary: Path, encode):
+    write_files(ordinary / "cat", {"a.tif": encode(noise(seed=1), "TIFF"), "b.avif": encode(noise(seed=2), "AVIF")})
+    assert scan_images(scan(ordinary))[0].formats == ("PNG", "TIFF", "AVIF")
+
+
+def test_formats_that_a_service_accepts_only_with_such_training_images_are_noted(ordinary: Path, encode):
+    write_files(ordinary / "cat", {"a.tif": encode(noise(seed=1), "TIFF"), "b.avif": encode(noise(seed=2), "AVIF")})
+    notes = audited(ordinary)
+    assert notes["tiff-format"].text == "1 image in TIFF; a service with this data's model accepts it"
+    assert (notes["avif-format"].severity, "heic-format" in notes) == ("note", False)
