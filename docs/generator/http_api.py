@@ -1,28 +1,30 @@
 """The HTTP reference, from the OpenAPI document that the service itself builds."""
 
-import re
 from functools import cache
 from typing import Any
 
 from generator.markdown import code, definitions, prose, sentence, table
 from graft.service.api.schemas import PROBLEMS
-from graft.service.http.openapi import build_routes, document
+from graft.service.http.description.document import document
+from graft.service.http.openapi import build_routes
 from graft.service.http.routes import ALIASES
+from graft.service.settings import Settings
 
 Schema = dict[str, Any]
 JSON, PROBLEM_TYPE = "application/json", "application/problem+json"
-BODY_TEXTS = {
-    "image/*": "the bytes of the image",
-    "application/octet-stream": "the bytes of the image",
-    "multipart/form-data": "a form; the field {field} holds the file",
-    JSON: "an object; the field {field} holds the image in base64, without a `data:` prefix",
-}
+EXAMPLE_KEY = "0123456789abcdef"  # so that the document says which routes need a key
+IMAGE_BODIES = """- `multipart/form-data`: a form with a file in a field `image`, `images`, `file` or `files`, also with `[]`
+- the bytes of the image, as `image/...`, `application/octet-stream`, or without a type
+- `application/json`: an object; the field `image` holds base64 or a `data:` URL"""
+IMAGES_BODY = """- `multipart/form-data`: a form with the field `images`, once per image; at most {limit} images, see
+  [`/v1/limits`](#get-v1-limits)"""
+FORMS = ("ImageForm", "ImagesForm")  # described with the routes
 
 
 @cache
 def openapi() -> Schema:
     """The OpenAPI document of all routes."""
-    built: Schema = document(build_routes().values())
+    built: Schema = document(build_routes().values(), Settings(api_key=EXAMPLE_KEY))
     return built
 
 
@@ -35,7 +37,8 @@ def routes() -> str:
 
 def models() -> str:
     """One section per model of a response, with its fields."""
-    return "\n\n".join(_model(name, schema) for name, schema in openapi()["components"]["schemas"].items())
+    schemas = openapi()["components"]["schemas"]
+    return "\n\n".join(_model(name, schema) for name, schema in schemas.items() if name not in FORMS)
 
 
 def problems() -> str:
@@ -64,19 +67,14 @@ def _route(path: str, method: str, operation: Schema) -> str:
 
 
 def _bodies(content: Schema) -> str:
-    return "\n".join(f"- {code(media_type)}: {_body(media_type, body)}" for media_type, body in content.items())
-
-
-def _body(media_type: str, body: Schema) -> str:
-    [field] = body["schema"].get("required", ["image"])
-    images = body["schema"].get("properties", {}).get("images", {})
-    limit = f", once per image; at most {images['maxItems']}, see [`/v1/limits`](#get-v1-limits)" if images else ""
-    return BODY_TEXTS[media_type].format(field=code(field)) + limit
+    name = content["multipart/form-data"]["schema"]["$ref"].rpartition("/")[2]
+    images = openapi()["components"]["schemas"][name]["properties"].get("images")
+    return IMAGES_BODY.format(limit=images["maxItems"]) if images else IMAGE_BODIES
 
 
 def _option(parameter: Schema) -> tuple[str, str, str]:
     schema = parameter["schema"]
-    description = parameter["description"].removesuffix("; the same field in the body takes precedence")
+    description = parameter["description"]
     default = f" Default: {code(_plain(schema['default']))}." if schema.get("default") is not None else ""
     return f"{code(parameter['name'])} ({_type(schema)})", "", f"{sentence(description)}{default}"
 
@@ -103,22 +101,13 @@ def _errors(responses: Schema) -> str:
 
 
 def _model(name: str, schema: Schema) -> str:
-    description, _, attributes = str(schema.get("description", "")).partition("Attributes:")
-    texts = _attributes(attributes)
-    lines = [_field(field, value, texts.get(field, "")) for field, value in schema.get("properties", {}).items()]
-    summary = [sentence(description.split("\n\n")[0])] if description.strip() else []
+    lines = [_field(field, value) for field, value in schema.get("properties", {}).items()]
+    summary = [sentence(schema["description"].split("\n\n")[0])] if "description" in schema else []
     return "\n\n".join([f"### {name} {{ #{name.lower()} }}", *summary, "\n".join(lines)])
 
 
-def _attributes(text: str) -> dict[str, str]:
-    """The fields that the docstring of a model describes."""
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    return {name: " ".join(description.split()).rstrip(".") for name, description in entries}
-
-
-def _field(name: str, schema: Schema, text: str) -> str:
-    description = schema.get("description") or text
-    notes = [note for note in (prose(description), _range(schema)) if note]
+def _field(name: str, schema: Schema) -> str:
+    notes = [note for note in (prose(schema.get("description", "")), _range(schema)) if note]
     return f"- {code(name)} ({_type(schema)}){': ' if notes else ''}{'; '.join(notes)}"
 
 
@@ -137,13 +126,8 @@ def _type(schema: Schema) -> str:
     if "enum" in schema or "const" in schema:
         return " or ".join(code(str(value)) for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
-        return _array(schema)
+        return f"list of {_type(schema.get('items', {}))}"
     if isinstance(values := schema.get("additionalProperties"), dict):
         return f"object of {_type(values)}"
-    return str(schema.get("type", "any"))
-
-
-def _array(schema: Schema) -> str:
-    if "prefixItems" in schema:
-        return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
-    return f"list of {_type(schema.get('items', {}))}"
+    kind = "file" if schema.get("format") == "binary" else schema.get("type", "any")
+    return " or ".join(kind) if isinstance(kind, list) else str(kind)

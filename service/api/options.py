@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import ProblemError
+from ..validation_errors import problems
 
 
 def _strict_int(value: object) -> object:
@@ -90,6 +91,5 @@ def _validate(model: type[OptionsT], values: dict[str, Any]) -> OptionsT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name, reason = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
-        raise ProblemError(f"bad_{name}", f"{name}: {reason}.", field=name) from None
+        first = problems(error)[0]
+        raise ProblemError(f"bad_{first.name}", f"{first.name}: {first.reason}.", field=first.name) from None

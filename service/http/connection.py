@@ -11,7 +11,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import httptools
 import uvicorn.config
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -20,11 +22,13 @@ from ..api.problems import make_problem, to_problem
 from ..api.schemas import Problem
 from ..errors import Overloaded
 from ..scheduling.predictor import Predictor
+from . import access, cors
 from .exchange import LINGER_S, new_id, valid_or_new_id
 from .middleware import BENTOML_PATHS, Middleware
 from .responses import problem_response
-from .routes import Route
+from .route import Route
 from .state import AppState
+from .upgrade import request_head
 
 ACCEPTS_PER_LOOP = 4
 HEADER_OVERHEAD = 32  # bytes added to the size of each header, as in HTTP/2 (RFC 9113, 6.5.2): many small headers cost too
@@ -46,7 +50,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         settings = self._settings = self.service_state.settings
         if not settings.tracing:
-            self.app = BypassBentoML(self.app, Middleware(self.app, self.service_state, self.routes))
+            self.app = BypassBentoML(self.app, Middleware(self.app, self.service_state, self.routes), self.service_state)
         # BentoML does not set it, and uvicorn would then wait forever for accepted requests.
         config.timeout_graceful_shutdown = config.timeout_graceful_shutdown or math.ceil(settings.drain_deadline_s)
         self._header_timer: asyncio.TimerHandle | None = None  # runs until the headers are complete
@@ -68,10 +72,31 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._rejected:
             return
+        self._unset_keepalive_if_required()
         self._n_header_bytes += len(data)
-        super().data_received(data)
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError:
+            self._reject("bad_request", "The request is not valid HTTP.")
         if self._header_timer is not None and self._n_header_bytes > self._settings.max_header_bytes:
             self._reject_headers()
+
+    def _parse(self, data: memoryview) -> None:
+        """Parses received bytes. A request with an offer to switch protocols is parsed again without it."""
+        while not self._rejected:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+            if not self._rejected:
+                self._restart_without_offer()
+
+    def _restart_without_offer(self) -> None:
+        head = request_head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.parser.feed_data(head)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -79,6 +104,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._start_header_timer()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            self._check_method()
+            return
         self._cancel_header_timer()
         size = len(self.url) + sum(len(name) + len(value) + HEADER_OVERHEAD for name, value in self.headers)
         if size > self._settings.max_header_bytes:
@@ -93,13 +121,12 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         if self._discard_timer is not None:
             self._finish_discard()
         elif not self._rejected:
             super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._reject("bad_request", "The request is not valid HTTP.")
 
     def _start_header_timer(self) -> None:
         self._n_header_bytes = 0
@@ -113,6 +140,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _on_header_timeout(self) -> None:
         detail = f"The headers did not arrive within {self._settings.header_deadline_s:g} seconds."
         self._reject("slow_headers", detail, "header_deadline_s")
+
+    def _check_method(self) -> None:
+        """Rejects CONNECT, which asks for a tunnel: to the parser it is an offer without an Upgrade header."""
+        if self.parser.get_method() == b"CONNECT":
+            self._reject("bad_request", "CONNECT is for proxies, and this is not one.")
 
     def _reject_headers(self) -> None:
         limit = f"{self._settings.max_header_bytes:,} bytes, counting {HEADER_OVERHEAD} extra bytes for each header"
@@ -135,6 +167,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _write_problem(self, rejection: Problem, closing: bool) -> None:
         response = problem_response(rejection)
         response.headers["X-Request-ID"] = rejection.request_id
+        response.headers.update(cors.response_headers(Headers(raw=self.headers or []), self._settings))
         if closing:
             response.headers["Connection"] = "close"
         headers = b"".join(b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *response.raw_headers])
@@ -145,7 +178,7 @@ class HttpProtocol(HttpToolsProtocol):
         route = self.routes.get(self._path())
         is_first = self.cycle is None or self.cycle.response_complete
         is_upload = route is not None and route.accepts is not None and self.parser.get_method() == b"POST"
-        return is_upload and is_first and self.service_state.authorize(self._header(b"authorization"))
+        return is_upload and is_first and access.refusal(dict(self.scope), "POST", self._settings) is None
 
     def _admit(self, predictor: Predictor) -> None:
         """Reserves a slot for the image, or rejects the request if the queue is full."""
@@ -169,7 +202,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.service_state.reject(self._path(), rejection, time.perf_counter() - start)
 
     def _path(self) -> str:
-        return self.url.partition(b"?")[0].decode("latin-1")
+        return self.service_state.route_path(self.url.partition(b"?")[0].decode("latin-1"))
 
     def _header(self, name: bytes) -> str:
         return next((value.decode("latin-1") for key, value in self.headers if key == name), "")
@@ -192,12 +225,14 @@ class BypassBentoML:
     They cost three times as much as the rest of the request path, and one of their timers keeps 5 KB per request for a minute.
     """
 
-    def __init__(self, bentoml: ASGIApp, middleware: ASGIApp) -> None:
+    def __init__(self, bentoml: ASGIApp, middleware: ASGIApp, app_state: AppState) -> None:
         self._bentoml = bentoml
         self._middleware = middleware
+        self._app_state = app_state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._bentoml if scope.get("path") in BENTOML_PATHS else self._middleware
+        is_for_bentoml = self._app_state.route_path(scope.get("path", "")) in BENTOML_PATHS
+        app = self._bentoml if is_for_bentoml else self._middleware
         await app(scope, receive, send)
 
 

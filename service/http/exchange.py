@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +15,9 @@ LINGER_S = 2.0  # a rejected body is read and discarded for this long, so that t
 class Exchange:
     """One request with its id, its counters, and its response.
 
+    Args:
+        added_headers: of every response.
+
     Attributes:
         request: its `state` has the `id`, the `code` of the problem it ends with ("ok" if none), and `buffered_bytes`, how
             many bytes of its body are in memory.
@@ -21,12 +25,13 @@ class Exchange:
         n_received_bytes: of the body so far.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, added_headers: Mapping[str, str]) -> None:
         self._receive = receive
         self._send = send
         state = {"code": "ok", "buffered_bytes": 0}
         self.request = Request({**scope, "state": state}, self.receive)
         self.id = state["id"] = valid_or_new_id(self.request.headers.get("x-request-id", ""))
+        self._added_headers = {**added_headers, "X-Request-ID": self.id}
         self.started = time.perf_counter()
         self.status = 0
         self.n_received_bytes = 0
@@ -41,10 +46,11 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Sends a part of BentoML's response, and adds the request id."""
+        """Sends a part of BentoML's response, with the added headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.id.encode())]}
+            added = [(name.lower().encode(), value.encode()) for name, value in self._added_headers.items()]
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
         await self._send(message)
 
     async def respond(self, response: Response) -> None:
@@ -54,7 +60,7 @@ class Exchange:
         if it closed at once, most clients would report a broken pipe instead of the response.
         """
         self.status = response.status_code
-        response.headers["X-Request-ID"] = self.id
+        response.headers.update(self._added_headers)
         if not self._body_complete:
             response.headers["Connection"] = "close"
         await self._send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})

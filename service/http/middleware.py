@@ -1,4 +1,4 @@
-"""ASGI middleware around every request: authorization, routing, access log, and metrics.
+"""ASGI middleware around every request: access, routing, access log, and metrics.
 
 BentoML's request parser fetches URLs found in upload fields, unpickles, and responds 500 to broken images, and its metrics
 create a new series for every path that is tried. So only the paths of the route table are served, and the schema for
@@ -8,15 +8,18 @@ BentoML's client is the only one passed on to BentoML: its parser never receives
 import time
 from collections.abc import Mapping
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..api.problems import make_problem
 from ..monitoring.logs import logger
+from . import access, cors
 from .exchange import Exchange
 from .responses import problem_response
-from .routes import PROBE_PATHS, Route
+from .route import Route
+from .routes import PROBE_PATHS
 from .state import AppState
 
 BENTOML_PATHS = frozenset({"/schema.json"})
@@ -39,7 +42,9 @@ class Middleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._handle(scope, Exchange(scope, receive, send), receive)
+            scope = {**scope, "path": self.app_state.route_path(scope["path"])}
+            added_headers = cors.response_headers(Headers(scope=scope), self.app_state.settings)
+            await self._handle(scope, Exchange(scope, receive, send, added_headers), receive)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -69,16 +74,26 @@ class Middleware:
             self._record(exchange)
 
     def _reject(self, request: Request) -> Response | None:
-        """The response to a request without a valid key or to an unknown path; None for any other."""
+        """The response to a request that reaches no handler: a preflight, or one that is refused; None for any other."""
         path = request.scope["path"]
         route = self._routes.get(path)
-        if not (route and route.public) and not self.app_state.authorize(request.headers.get("authorization", "")):
-            return self._problem_response(request, "unauthorized", "Send the header `Authorization: Bearer KEY`.")
+        if cors.is_preflight(request) and route and request.headers["access-control-request-method"] in route.methods:
+            return self._answer_preflight(request, route)
+        if path == self.app_state.settings.root_path:  # for the page's relative links
+            return Response(status_code=308, headers={"Location": f"{path.rpartition('/')[2]}/"})
+        if not (route and route.public) and (reason := access.refusal(request.scope, request.method, self.app_state.settings)):
+            return self._problem_response(request, *reason)
         if route is None and path not in BENTOML_PATHS:
             return self._problem_response(
-                request, "not_found", f"There is no {path!r}. See /docs.json for the available paths."
+                request, "not_found", f"There is no {path[:200]!r}. See /docs for the available paths."
             )
         return None
+
+    def _answer_preflight(self, request: Request, route: Route) -> Response:
+        """Before the key is asked for, because browsers send none with a preflight."""
+        if access.is_allowed_origin(origin := request.headers["origin"], self.app_state.settings):
+            return cors.preflight_response(route.methods)
+        return self._problem_response(request, "origin_not_allowed", access.origin_detail(origin))
 
     def _problem_response(self, request: Request, code: str, detail: str) -> Response:
         request.state.code = code

@@ -37,7 +37,7 @@ def parse_form(body: bytes, content_type: str) -> list[Part]:
     """The parts of a form, in order. Raises FormError."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise FormError("The Content-Type has no boundary.")
+        raise FormError("The Content-Type has no boundary: let the HTTP library set this header, and pass it only the fields.")
     collector = _PartCollector()
     try:
         parser = MultipartParser(boundary, collector.callbacks(), max_header_size=MAX_HEADER_BYTES)

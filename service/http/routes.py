@@ -4,69 +4,24 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from .. import answers
 from ..api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parse_options
-from ..api.problems import CLIENT_ERRORS, to_problem
 from ..api.schemas import Batch, Classification, Embedding, Explained, Labels, Limits, ModelDescription, Similar
 from ..errors import ProblemError
 from ..imaging import formats
 from ..monitoring import metrics
 from ..scheduling.predictor import Predictor
 from .request_body import RawOptions, RequestReader
-from .responses import json_response, negotiate, problem_response
+from .responses import json_response, negotiate
+from .route import Handler, Route
 from .state import AppState
 
 R = TypeVar("R")
-Handler = Callable[[Request, AppState], Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One path with the handler of its only method. Other methods get a 405; an expected error becomes a problem response.
-
-    Attributes:
-        accepts: what the body holds: one image, or several.
-        response_model: the pydantic model of a JSON response.
-        media_types: the media types of the response.
-        public: whether it needs no API key.
-        include_in_schema: whether the OpenAPI document includes it.
-    """
-
-    path: str
-    method: Literal["GET", "POST"]
-    handler: Handler
-    summary: str
-    accepts: Literal["image", "images"] | None = None
-    options: type[Options] = Options
-    response_model: type[BaseModel] | None = None
-    media_types: tuple[str, ...] = ("application/json",)
-    public: bool = False
-    include_in_schema: bool = True
-
-    async def __call__(self, request: Request, app_state: AppState) -> Response:
-        methods = ("GET", "HEAD") if self.method == "GET" else ("POST",)
-        try:
-            if request.method not in methods:
-                raise ProblemError("method_not_allowed", f"{request.method} is not allowed here; use {' or '.join(methods)}.")
-            if not self.public and negotiate(request.headers.get("accept", ""), self.media_types) is None:
-                raise ProblemError(
-                    "not_acceptable", f"The response is {' or '.join(self.media_types)}, which the Accept header excludes."
-                )
-            return await self.handler(request, app_state)
-        except CLIENT_ERRORS as error:
-            rejection = to_problem(error, app_state.settings, request.state.id)
-            request.state.code = rejection.code
-            response = problem_response(rejection)
-            if rejection.status == 405:
-                response.headers["Allow"] = ", ".join(methods)
-            return response
 
 
 async def classify(request: Request, app_state: AppState) -> Response:
@@ -96,7 +51,7 @@ async def similar(request: Request, app_state: AppState) -> Response:
 async def explain(request: Request, app_state: AppState) -> Response:
     predictor, encoded, raw_options = await _read_request(request, app_state, RequestReader.read_image)
     options = parse_options(ExplainOptions, *raw_options)
-    if negotiate(request.headers.get("accept", ""), PNG_OR_JSON) == "application/json":
+    if negotiate(request.headers.get("accept", ""), JSON_OR_PNG) == JSON_OR_PNG[0]:
         return json_response(await _with_deadline(request, app_state, predictor.explain(encoded, options, request.state.id)))
     png = await _with_deadline(request, app_state, predictor.overlay(encoded, options))
     return Response(png, media_type="image/png")
@@ -111,7 +66,9 @@ async def list_labels(request: Request, app_state: AppState) -> Response:
 
 
 async def list_limits(request: Request, app_state: AppState) -> Response:
-    return json_response(Limits(limits=app_state.settings.limits(), formats=formats.LABELS))
+    settings, predictor = app_state.settings, app_state.predictor
+    accepted = predictor.queue.formats if predictor else settings.accepted_formats(())
+    return json_response(Limits(limits=settings.limits(), formats=formats.labels(accepted)))
 
 
 async def liveness(request: Request, app_state: AppState) -> Response:
@@ -171,43 +128,121 @@ async def _disconnected(request: Request, timeout: asyncio.Timeout) -> None:
         timeout.reschedule(0)
 
 
-PNG_OR_JSON = ("image/png", "application/json")
+JSON_OR_PNG = ("application/json", "image/png")
+OPTIONS_IN_BODY = "Options may also be fields of the body, and then override those of the query."
+ONE_IMAGE = (
+    'The image is a file in a form, the body itself, or text in JSON: `{"image": "<base64 or data: URL>"}`.'
+    f" {OPTIONS_IN_BODY} The content decides the format of an image, not its name or media type. Images are never fetched from"
+    " a URL."
+)
+
+
+def _probe(path: str, name: str, handler: Handler, summary: str) -> Route:
+    return Route(path, name, "GET", handler, summary, tag="health", media_types=("text/plain",), public=True)
+
+
 PROBE_ROUTES = [
-    Route("/livez", "GET", liveness, "Liveness: whether the process works.", media_types=("text/plain",), public=True),
-    Route("/healthz", "GET", liveness, "Liveness: alias of /livez.", media_types=("text/plain",), public=True),
-    Route(
-        "/readyz", "GET", readiness, "Readiness: whether new requests are accepted.", media_types=("text/plain",), public=True
-    ),
+    _probe("/livez", "is_alive", liveness, "Liveness: whether the process works."),
+    _probe("/healthz", "is_healthy", liveness, "Liveness: the same as /livez."),
+    _probe("/readyz", "is_ready", readiness, "Readiness: whether new requests are accepted."),
 ]
 API_ROUTES = [
-    Route("/v1/classify", "POST", classify, "Classify one image.", "image", ClassifyOptions, Classification),
+    Route(
+        "/v1/classify",
+        "classify",
+        "POST",
+        handler=classify,
+        tag="images",
+        summary="Classify one image.",
+        description=ONE_IMAGE,
+        accepts="image",
+        options=ClassifyOptions,
+        response_model=Classification,
+    ),
     Route(
         "/v1/classify/batch",
+        "classify_batch",
         "POST",
-        classify_batch,
-        "Classify several images. Each gets its own result or error.",
-        "images",
-        ClassifyOptions,
-        Batch,
+        handler=classify_batch,
+        tag="images",
+        summary="Classify several images. Each gets its own result or error.",
+        description=f"The response has status 200 even if some images have an error: see each result. {OPTIONS_IN_BODY}",
+        accepts="images",
+        options=ClassifyOptions,
+        response_model=Batch,
     ),
-    Route("/v1/embed", "POST", embed, "Compute the feature vector of one image.", "image", Options, Embedding),
-    Route("/v1/similar", "POST", similar, "Find the nearest training images of one image.", "image", SimilarOptions, Similar),
     Route(
         "/v1/explain",
+        "explain",
         "POST",
-        explain,
-        "Compute a heat map for a label: a PNG overlay, or the values as JSON.",
-        "image",
-        ExplainOptions,
-        Explained,
-        PNG_OR_JSON,
+        handler=explain,
+        tag="images",
+        summary="Compute a heat map for a label: the values as JSON, or a PNG overlay.",
+        description=f"{ONE_IMAGE} With `Accept: image/png`, the response is the image with the heat map over it.",
+        accepts="image",
+        options=ExplainOptions,
+        response_model=Explained,
+        media_types=JSON_OR_PNG,
     ),
-    Route("/v1/model", "GET", describe_model, "Describe the served model.", response_model=ModelDescription),
-    Route("/v1/labels", "GET", list_labels, "List the labels, in the order of the network's outputs.", response_model=Labels),
     Route(
-        "/v1/limits", "GET", list_limits, "List the request limits and the settings that change them.", response_model=Limits
+        "/v1/similar",
+        "find_similar",
+        "POST",
+        handler=similar,
+        tag="images",
+        summary="Find the nearest training images of one image.",
+        description=ONE_IMAGE,
+        accepts="image",
+        options=SimilarOptions,
+        response_model=Similar,
     ),
-    Route("/metrics", "GET", get_metrics, "Prometheus metrics.", media_types=(metrics.MEDIA_TYPE,)),
+    Route(
+        "/v1/embed",
+        "embed",
+        "POST",
+        handler=embed,
+        tag="images",
+        summary="Compute the feature vector of one image.",
+        description=ONE_IMAGE,
+        accepts="image",
+        response_model=Embedding,
+    ),
+    Route(
+        "/v1/model",
+        "get_model",
+        "GET",
+        handler=describe_model,
+        tag="model",
+        summary="Describe the served model.",
+        response_model=ModelDescription,
+    ),
+    Route(
+        "/v1/labels",
+        "list_labels",
+        "GET",
+        handler=list_labels,
+        tag="model",
+        summary="List the labels, in the order of the network's outputs.",
+        response_model=Labels,
+    ),
+    Route(
+        "/v1/limits",
+        "list_limits",
+        "GET",
+        handler=list_limits,
+        tag="model",
+        summary="List the request limits and the settings that change them.",
+        response_model=Limits,
+    ),
+    Route(
+        "/metrics",
+        "get_metrics",
+        "GET",
+        handler=get_metrics,
+        tag="health",
+        summary="Prometheus metrics.",
+        media_types=(metrics.MEDIA_TYPE,),
+    ),
     *PROBE_ROUTES,
 ]
 PROBE_PATHS = frozenset(route.path for route in PROBE_ROUTES)

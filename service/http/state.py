@@ -1,7 +1,5 @@
 """The state of a running service, shared by all request handlers. No HTTP parsing, no routes."""
 
-import hmac
-
 from ..api.schemas import Problem
 from ..errors import ProblemError
 from ..monitoring.logs import RateLimitedLog
@@ -49,9 +47,7 @@ class AppState:
         if self.settings.log_requests:
             self._rejection_log.count()
 
-    def authorize(self, authorization: str) -> bool:
-        """Whether an Authorization header has the API key, if one is set. Compares in constant time."""
-        if (key := self.settings.key) is None:
-            return True
-        scheme, _, token = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), key.encode())
+    def route_path(self, path: str) -> str:
+        """The path of a request without the prefix that a proxy left on it, if any."""
+        root = self.settings.root_path
+        return path.removeprefix(root) if root and path.startswith(f"{root}/") else path

@@ -1,6 +1,6 @@
-"""Serves the demo page at `/`. Files are read once; the security headers let the page reach only this service.
+"""Serves the pages and their files. Files are read once; the security headers let the pages reach only this service.
 
-The page holds no secret, so it needs no key; the /v1 routes that it calls check the key themselves.
+The pages hold no secret, so they need no key; the /v1 routes that they call check the key themselves.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .routes import Route
+from .route import Route
 from .state import AppState
 
 PAGE_DIR = Path(__file__).parent.parent / "page"
@@ -53,7 +53,7 @@ def routes() -> list[Route]:
     """The routes of the page and its assets."""
     assets = {f"/page/{path.name}": path for path in sorted(PAGE_DIR.iterdir()) if path.suffix in MEDIA_TYPES and path != INDEX}
     return [
-        Route(url_path, "GET", Asset(path).respond, "An asset of the page.", public=True, include_in_schema=False)
+        Route(url_path, path.stem, "GET", Asset(path.read_bytes(), MEDIA_TYPES[path.suffix]).respond, public=True)
         for url_path, path in {"/": INDEX, **assets}.items()
     ]
 
@@ -61,9 +61,9 @@ def routes() -> list[Route]:
 class Asset:
     """One static file, held in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self._content = path.read_bytes()
-        self._media_type = MEDIA_TYPES[path.suffix]
+    def __init__(self, content: bytes, media_type: str) -> None:
+        self._content = content
+        self._media_type = media_type
         self._etag = f'"{hashlib.sha256(self._content).hexdigest()[:32]}"'
 
     async def respond(self, request: Request, app_state: AppState) -> Response:

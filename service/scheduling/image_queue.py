@@ -6,6 +6,7 @@ No options and no response schemas: those are in `predictor`.
 import asyncio
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,17 +33,19 @@ class InferenceQueue:
     """The queues of the decoder pool and the batcher, and their health.
 
     Attributes:
+        formats: Pillow's names of the accepted image formats.
         admission: the slots for images.
         out_of_memory: whether the network has run out of memory.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
-        self._limits = model.limits
+        self.formats = settings.accepted_formats(model.manifest.formats)
+        self._limits = replace(model.limits, formats=self.formats)
         self._stage_seconds = {stage: metrics.stage_seconds.labels(stage) for stage in ("decode", "network")}
         self._decoder = DecoderPool(
             model.manifest.preprocessing,
-            model.limits,
+            self._limits,
             max(2, model.engine.streams),
             settings.max_waiting,
             settings.decode_deadline_s,
@@ -68,7 +71,7 @@ class InferenceQueue:
 
     async def decode_image(self, encoded: bytes) -> DecodedImage:
         """The pixels of one image. Raises ImageError and Overloaded."""
-        check_limits(read_header(encoded), self._limits)
+        check_limits(read_header(encoded, self.formats), self._limits)
         with self.admission.slot(), self._stage_seconds["decode"].time():
             return await _start_before(time.perf_counter() + self._settings.queue_deadline_s, self.submit_decode(encoded))
 
@@ -77,7 +80,7 @@ class InferenceQueue:
 
         Raises ImageError, Overloaded, or ProblemError if the outputs are not finite.
         """
-        check_limits(read_header(encoded), self._limits)
+        check_limits(read_header(encoded, self.formats), self._limits)
         with self.admission.slot():
             return await _start_before(time.perf_counter() + self._settings.queue_deadline_s, ImageJob(self, encoded))
 

@@ -161,9 +161,14 @@ def test_bentoml_serve_in_the_repository_serves_the_latest_run(fitted, workplace
 
 
 @contextmanager
-def bentoml_serve(package: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "bentoml", "serve", "graft.service.app:Graft", "--port", "0"]
-    env = {**environment(package, 0), **settings}
+def bentoml_serve(
+    package: Path,
+    port: int = 0,
+    prefix: tuple[str, ...] = (),
+    **settings: str,
+) -> Iterator[subprocess.Popen[str]]:
+    command = [*prefix, sys.executable, "-m", "bentoml", "serve", "graft.service.app:Graft", "--port", str(port)]
+    env = {**environment(package, port), **settings}
     server = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield server
@@ -203,3 +208,33 @@ def test_bentoml_client_sends_a_batch(server, clothes, tmp_path):
         results = client.classify_batch(images=paths, top_k=1)["results"]
     assert [result["answer"]["predictions"][0]["label"] for result in results[:2]] == [clothes[0][0], clothes[1][0]]
     assert results[2]["error"]["code"] == "corrupt_image"
+
+
+def test_a_taken_port_ends_the_start_with_one_line(fitted):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with bentoml_serve(fitted.artifact.path, port=port) as server:
+            output, _ = server.communicate(timeout=60)
+    assert server.returncode == 2
+    assert output.startswith(f"error: --port {port}: another program already listens on port {port} of 127.0.0.1.")
+    assert output.count("\n") == 1
+
+
+# Starts a command as `nice -n 19` does, without root's right to raise a priority again; other users never have it.
+NICED = """
+import ctypes, os, sys
+CAP_SYS_NICE, PR_CAPBSET_DROP = 23, 24
+ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE)
+os.nice(19)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_niced_server_on_any_port_becomes_ready_and_prints_its_address(fitted):
+    with bentoml_serve(fitted.artifact.path, prefix=(sys.executable, "-c", NICED)) as server:
+        lines = iter(server.stdout.readline, "")
+        ready = next(line for line in lines if line.startswith(("ready: ", "error: ")))
+        url = ready.removeprefix("ready: ").strip()
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    assert not url.endswith(":0")

@@ -244,7 +244,7 @@ def test_package_of_another_format_fails_the_build(contained, tmp_path):
 
 def build_error(contained: ImageFilesystem, package: Path, code: int) -> str:
     """Run the package check of the Dockerfile; return its error message."""
-    [check] = [rest.partition(" && ")[2] for word, rest in instructions() if word == "RUN" and "check()" in rest]
+    [check] = [rest.partition(" && ")[2] for word, rest in instructions() if word == "RUN" and "check_package()" in rest]
     env = contained.environment(GRAFT_PACKAGE=str(package))
     result = subprocess.run(shlex.split(check), cwd=contained.graft, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == code

@@ -1,5 +1,6 @@
 """Settings read from the environment."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,29 @@ def test_key_and_key_file_together_are_rejected(tmp_path):
 
 def test_image_limits_come_from_the_settings():
     assert Settings(max_pixels=1, max_side=2, max_aspect=3, max_scans=4).image_limits == ImageLimits(1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("formats", "trained", "expected"),
+    [
+        ("auto", (), ("JPEG", "PNG", "WEBP", "GIF", "BMP")),
+        ("auto", ("TIFF", "PNG"), ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")),
+        ("jpeg, PNG", ("TIFF",), ("JPEG", "PNG")),
+        ("tiff", (), ("TIFF",)),
+        ("webp,avif", (), ("WEBP", "AVIF")),
+    ],
+)
+def test_accepted_formats_come_from_the_setting_or_the_training_images(formats, trained, expected):
+    assert Settings.from_environment({"GRAFT_FORMATS": formats}).accepted_formats(trained) == expected
+
+
+@pytest.mark.parametrize("formats", ["tif", "", "jpeg,", "jpeg;png", "svg"])
+def test_an_unknown_format_is_reported_with_the_known_ones(formats):
+    with pytest.raises(SettingsError, match=r"^GRAFT_FORMATS=.*is none of jpeg, png, webp, gif, bmp, tiff, avif, heic\.$"):
+        Settings.from_environment({"GRAFT_FORMATS": formats})
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+def test_a_format_without_its_decoder_names_what_to_install():
+    with pytest.raises(SettingsError, match=r"^GRAFT_FORMATS=jpeg,heic needs pillow-heif\.$"):
+        Settings.from_environment({"GRAFT_FORMATS": "jpeg,heic"})

@@ -35,7 +35,7 @@ def test_batch_at_the_image_limit_is_accepted(client, shirt):
     assert all(result["answer"] for result in results)
 
 
-@pytest.mark.parametrize("field", ["image", "file"])
+@pytest.mark.parametrize("field", ["picture", "Images"])
 def test_batch_without_images_is_rejected(client, shirt, field):
     assert assert_problem(client.post("/v1/classify/batch", files={field: shirt}), 422, "missing_image")["field"] == "images"
 
@@ -44,6 +44,12 @@ def test_batch_of_urls_is_rejected(client):
     body = multipart_body(b"http://127.0.0.1/cat.jpg", "images").replace(b'; filename="a.png"', b"")
     response = client.post("/v1/classify/batch", content=body, headers=BOUNDARY)
     assert assert_problem(response, 422, "urls_not_accepted")["field"] == "images"
+
+
+def test_images_of_a_batch_may_have_any_field_for_images(client, shirt):
+    sent = [("images[]", shirt), ("files", shirt), ("file", shirt), ("image", shirt)]
+    results = client.post("/v1/classify/batch", files=sent).json()["results"]
+    assert [result["error"] for result in results] == [None] * 4
 
 
 def test_batch_must_be_multipart(client, shirt):

@@ -16,8 +16,9 @@ from graft.service.inference.model import Model
 from graft.service.monitoring.logs import JsonFormatter
 
 KEY = "correct horse battery staple"
-PROTECTED = ["/v1/model", "/v1/labels", "/v1/limits", "/metrics", "/docs.json", "/nothing", "/v1/nothing", "/schema.json"]
+PROTECTED = ["/v1/model", "/v1/labels", "/v1/limits", "/metrics", "/nothing", "/v1/nothing", "/schema.json"]
 PUBLIC = ["/livez", "/healthz", "/readyz"]
+DOCS = ["/", "/docs", "/docs.json", "/openapi.json"]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,11 @@ def test_valid_key_is_accepted(protected, shirt, scheme):
 
 @pytest.mark.parametrize("path", PUBLIC)
 def test_probes_need_no_key(protected, path):
+    assert protected.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", DOCS)
+def test_page_and_documentation_need_no_key(protected, path):
     assert protected.get(path).status_code == 200
 
 

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -266,7 +267,7 @@ def test_json_without_an_image_is_rejected(client, body):
     assert assert_problem(client.post("/v1/classify", content=body, headers=JSON), 422, "missing_image")["field"] == "image"
 
 
-@pytest.mark.parametrize("image", ["data:image/png;base64,aGVsbG8=", "aGVsbG8", "aGVs bG8=", "aGVs\nbG8=", "ä", "\ud800"])
+@pytest.mark.parametrize("image", ["hello", "aGVsbG8=aGVs", "aGVs*bG8=", "data:image/png;base64", "ä", "\ud800"])
 def test_invalid_base64_is_rejected(client, image):
     body = json.dumps({"image": image})
     assert assert_problem(client.post("/v1/classify", content=body, headers=JSON), 422, "bad_base64")["field"] == "image"
@@ -309,15 +310,9 @@ def test_more_than_one_file_is_rejected(client, shirt, n_files):
     assert assert_problem(response, 422, "too_many_files")["field"] == "image"
 
 
-@pytest.mark.parametrize("name", ["file", "Image", "picture"])
+@pytest.mark.parametrize("name", ["Image", "picture", "image[0]", "[]"])
 def test_form_without_an_image_field_is_rejected(client, shirt, name):
     assert assert_problem(client.post("/v1/classify", files={name: shirt}), 422, "missing_image")["field"] == "image"
-
-
-@pytest.mark.parametrize("value", ["hello", "", "data:image/png;base64,aGVsbG8="])
-def test_text_in_the_image_field_is_rejected(client, value):
-    fields = assert_problem(client.post("/v1/classify", content=form_of_text(value), headers=BOUNDARY), 422, "missing_image")
-    assert fields["detail"] == "The field 'image' contains text; send a file."
 
 
 URLS = [
@@ -387,7 +382,6 @@ def test_form_with_too_many_fields_is_rejected(client, shirt):
         "text/plain",
         "text/html",
         "application/xml",
-        "application/x-www-form-urlencoded",
         "application/vnd.bentoml+pickle",
         "image",
     ],
@@ -621,7 +615,7 @@ def test_labels_are_in_output_order(client):
 def test_labels_in_any_script_are_unchanged(model):
     labels = ("чай", "<b>käse</b>", "🧦", *model.manifest.labels[3:])
     manifest = model.manifest.model_copy(update={"labels": labels})
-    foreign = Model(type(model.artifact)(model.artifact.path, manifest), model.engine)
+    foreign = Model(replace(model.artifact, manifest=manifest), model.engine)
     with asgi_app(foreign) as app, TestClient(app) as client:
         assert client.get("/v1/labels").json()["labels"][:3] == ["чай", "<b>käse</b>", "🧦"]
 

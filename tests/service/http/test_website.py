@@ -87,7 +87,8 @@ def test_other_paths_are_not_found(client, path):
 
 
 def test_every_linked_file_is_served(client):
-    linked = {"/" + name for name in re.findall(r'(?:href|src)="(page/[^"]+)"', client.get("/").text)}
+    html = client.get("/").text + client.get("/docs").text
+    linked = {"/" + name for name in re.findall(r'(?:href|src)="(page/[^"]+)"', html)}
     scripts = [path for path in PATHS if path.endswith(".js")]
     imported = {f"/page/{name}" for script in scripts for name in re.findall(r'from "\./([^"]+)"', client.get(script).text)}
     assert linked | imported | {"/"} == set(PATHS)

@@ -8,6 +8,7 @@ from api_client import assert_problem
 from PIL import Image
 
 JSON = {"Accept": "application/json"}
+PNG = {"Accept": "image/png"}
 
 
 @pytest.fixture
@@ -15,8 +16,13 @@ def t_shirt(clothes) -> bytes:
     return dict(clothes)["t-shirt"]
 
 
-def test_default_response_is_a_png(client, t_shirt):
-    answer = client.post("/v1/explain?label=bag", content=t_shirt)
+def test_default_response_is_json(client, t_shirt):
+    assert client.post("/v1/explain?label=bag", content=t_shirt).headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("accept", ["image/png", "image/*", "image/avif,image/webp,image/png,*/*;q=0.8"])
+def test_overlay_is_a_png(client, t_shirt, accept):
+    answer = client.post("/v1/explain?label=bag", content=t_shirt, headers={"Accept": accept})
     assert answer.headers["Content-Type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (448, 448)
 
@@ -36,7 +42,8 @@ def test_deletion_score_on_request(client, t_shirt):
 
 
 def test_png_ignores_deletion(client, t_shirt):
-    assert client.post("/v1/explain?deletion=true", content=t_shirt).headers["Content-Type"] == "image/png"
+    answer = client.post("/v1/explain?deletion=true", content=t_shirt, headers=PNG)
+    assert answer.headers["Content-Type"] == "image/png"
 
 
 def test_gradcam_equals_cam(client, t_shirt):

@@ -1,0 +1,1 @@
+"""Describes the API: the OpenAPI document for programs, and its page for people. No request handling."""
