@@ -24,7 +24,7 @@ ARG PACKAGE=runs/latest-package
 COPY ${PACKAGE} package
 # A package that cannot be served, such as one in another format, fails the build instead of the deployment.
 RUN python3 -m compileall -q service \
- && python3 -c "from service.lifecycle import check; check()"
+ && python3 -c "from service.lifecycle import check_package; check_package()"
 
 USER graft
 EXPOSE 3000

@@ -23,10 +23,10 @@ from bentoml.validators import ContentType
 from . import lifecycle
 from .api.options import ClassifyOptions
 from .api.schemas import Batch, Classification
-from .artifact import ArtifactError
 from .http import connection, openapi
 from .http.middleware import Middleware
 from .http.state import AppState
+from .imaging import formats
 from .inference import model
 from .monitoring import logs
 from .scheduling.predictor import Predictor
@@ -51,16 +51,17 @@ class Graft:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Runs once in the supervisor: exits on an invalid package or setting, which would make the worker respawn forever."""
+        """Runs once in the supervisor: opens the package; exits if it, a setting or the address is invalid."""
         lifecycle.check()
 
     def __init__(self) -> None:
         logs.configure()
-        lifecycle.die_with_parent()
-        lifecycle.tune_malloc()
-        app_state.configure(Settings.from_environment(os.environ))
-        # In a thread, so that the event loop answers probes while the model loads.
-        threading.Thread(target=_load_model, name="loader", daemon=True).start()
+        with lifecycle.ends_service_on_failure():
+            lifecycle.die_with_parent()
+            lifecycle.tune_malloc()
+            app_state.configure(Settings.from_environment(os.environ))
+            # In a thread, so that the event loop answers probes while the model loads.
+            threading.Thread(target=_load_model, args=[lifecycle.listening_url()], name="loader", daemon=True).start()
 
     @bentoml.on_startup
     async def start_watchdog(self) -> None:
@@ -94,24 +95,29 @@ class Graft:
             app_state.predictor.close()
 
 
-def _load_model() -> None:
-    """Verifies the package, warms up the network, and starts to accept requests; or exits with the reason."""
-    settings = app_state.settings
-    lifecycle.lower_priority()
-    try:
-        loaded = model.load(settings.package, settings.device, settings.image_limits, settings.precision)
+def _load_model(url: str | None) -> None:
+    """Verifies the package, warms up the network, and starts to accept requests; or ends the service with the reason."""
+    with lifecycle.ends_service_on_failure():
+        lifecycle.lower_priority()
+        settings = app_state.settings
+        artifact = lifecycle.open_package(settings)
+        loaded = model.load(artifact, settings.device, settings.image_limits, settings.precision)
         app_state.predictor = Predictor(loaded, settings, app_state.metrics)
-    except ArtifactError as error:
-        lifecycle.fail_startup(str(error))
-    except Exception:  # noqa: BLE001 - a service that can never become ready must not stay alive
-        logs.logger.exception("the package cannot be loaded")
-        lifecycle.fail_startup("the package cannot be loaded; the traceback is above")
-    else:
         # All objects so far are permanent. If the garbage collector scanned them, every scan would pause requests for 0.1 s.
         gc.collect()
         gc.freeze()
-        fields = {"model": loaded.manifest.name, "device": loaded.engine.device, "precision": loaded.engine.precision}
+        _warn_about_formats(app_state.predictor.queue.formats, loaded.manifest.formats)
+        manifest, engine = loaded.manifest, loaded.engine
+        fields = {"model": manifest.name, "sha256": manifest.sha256, "device": engine.device, "precision": engine.precision}
         logs.logger.info("ready", extra={"fields": fields})
+        lifecycle.announce_ready(url)
+
+
+def _warn_about_formats(accepted: tuple[str, ...], trained: tuple[str, ...]) -> None:
+    if refused := formats.labels(set(trained) - set(accepted)):
+        logs.logger.warning(
+            f"the training images include {' and '.join(refused)}, which this service refuses: see GRAFT_FORMATS"
+        )
 
 
 # The decorator turned the class into a bentoml.Service, which type checkers cannot infer.

@@ -225,7 +225,7 @@ class Artifact:
         return self._verified(THUMBNAILS)
 
     def _verified(self, name: str) -> Path:
-        _check_file(self.path / name, self.files.digest(name), self.manifest.files[name])
+        _check_file(self.path / name, self.files, self.manifest.files[name])
         return self.files.path(name)
 
 
@@ -275,7 +275,7 @@ def adopt(path: Path, files: HeldFiles) -> Artifact:
 
 def _verify(path: Path, manifest: Manifest, files: HeldFiles) -> Artifact:
     for name, expected in manifest.files.items():
-        _check_file(path / name, files.digest(name), expected)
+        _check_file(path / name, files, expected)
     return Artifact(path, manifest, files)
 
 
@@ -337,8 +337,11 @@ def _check_names(path: Path, actual: set[str], manifest: Manifest) -> None:
         raise ArtifactError(f"{path / min(extra)} is not in the manifest. Remove it: a package may not contain other files.")
 
 
-def _check_file(path: Path, digest: tuple[str, int], expected: FileRecord) -> None:
-    sha256, n_bytes = digest
+def _check_file(path: Path, files: HeldFiles, expected: FileRecord) -> None:
+    try:
+        sha256, n_bytes = files.digest(path.name)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
     if n_bytes != expected.bytes:
         raise ArtifactError(f"{path} has {n_bytes:,} bytes; the manifest lists {expected.bytes:,}. Copy it again.")
     if sha256 != expected.sha256:

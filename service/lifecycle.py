@@ -1,111 +1,142 @@
-"""Start-up, failure, and shutdown of the service, where BentoML would respawn forever or hang. No request handling.
-
-There are two processes: the supervisor (the command `bentoml serve`), and the worker it starts, which holds the model.
-"""
+"""Start-up, failure, and shutdown of the service, where BentoML would respawn forever or hang. No request handling."""
 
 import asyncio
-import atexit
 import ctypes
 import ipaddress
+import logging
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import click
 
-from .artifact import ArtifactError, read
+from . import listening, supervision
+from .artifact import Artifact, ArtifactError, read
+from .http import cors
 from .http.state import AppState
+from .inference.devices import DeviceError, resolve_device
+from .listening import ListenError
 from .monitoring.logs import logger
 from .settings import Settings, SettingsError
+from .supervision import EXIT_UNUSABLE, Handover
 
-SUPERVISOR_PID_ENV = "_GRAFT_COMMAND"  # environment variable with the supervisor's process id, read by the worker
-EXIT_UNUSABLE = 3  # the exit code for a package that cannot be served
+EXIT_USAGE = 2  # the exit code for an invalid setting or option
 PRESTOP_S = 1.0  # /readyz returns 503 for this long before the sockets close, so that a load balancer can react
 WATCH_INTERVAL_S = 1.0
-NICE = 10  # the nice value of all computing threads and processes, relative to the event loop
+NICE = 10  # added to the nice value of all computing threads and processes, so that the event loop comes first
+MAX_NICE = 19
 MMAP_THRESHOLD = 2**20  # bytes; glibc returns blocks of at least this size to the system as soon as they are freed
 _M_MMAP_THRESHOLD = -3
 _PR_SET_PDEATHSIG = 1
 
 
 def check() -> None:
-    """Runs in the supervisor before any worker. Exits with the reason if the settings or the package are invalid.
+    """Runs in the supervisor before any worker. Exits with the reason if the settings, the address or the package are invalid.
 
     Raises:
-        SystemExit: 2 for an invalid setting, 3 for a package that cannot be served.
+        SystemExit: 2 for an invalid setting or address or a device that is not there, 3 for a package that cannot be served.
     """
-    try:
+    with _exits_with_reason():
         settings = Settings.from_environment(os.environ)
-        read(settings.package)
-    except (ArtifactError, SettingsError) as error:
+        cors.check_bentoml_config()
+        host, port = _bind_address()
+        listening.check(host, port)
+        resolve_device(settings.device)
+        artifact = read(settings.package)
+    _warn_if_open(settings, host)
+    if port == 0:  # BentoML would say that it listens on port 0
+        logging.getLogger("bentoml.serve").addFilter(lambda record: not record.getMessage().startswith("Starting production"))
+    supervision.supervise(artifact)
+
+
+def check_package() -> None:
+    """Runs when an image is built: exits as `check` does if the package cannot be served."""
+    with _exits_with_reason():
+        read(Settings.from_environment(os.environ).package)
+
+
+@contextmanager
+def _exits_with_reason() -> Iterator[None]:
+    try:
+        yield
+    except (ArtifactError, DeviceError, ListenError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_UNUSABLE if isinstance(error, ArtifactError) else 2) from None
-    _warn_if_open(settings)
-    _install_failure_signal()
-    _shorten_health_checks()
+        raise SystemExit(EXIT_UNUSABLE if isinstance(error, ArtifactError) else EXIT_USAGE) from None
 
 
-def _warn_if_open(settings: Settings) -> None:
-    host = _bind_host()
-    if settings.key is None and not _is_loopback(host):
+def _bind_address() -> tuple[str, int]:
+    """The --host and --port options, or their defaults, as BentoML chooses them."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    context = click.get_current_context(silent=True)
+    options = context.params if context else {}
+    host, port = options.get("host"), options.get("port")
+    return host or BentoMLContainer.http.host.get(), BentoMLContainer.http.port.get() if port is None else port
+
+
+def _warn_if_open(settings: Settings, host: str) -> None:
+    if settings.key is None and not ipaddress.ip_address(host).is_loopback:
         warning = f"WARNING: no API key is set, so any client that can reach {host} can use this service. Set GRAFT_API_KEY."
         print("\n".join(["", "!" * len(warning), warning, "!" * len(warning), ""]), file=sys.stderr, flush=True)
 
 
-def _bind_host() -> str:
-    """The --host option, or the service's default."""
-    context = click.get_current_context(silent=True)
-    return (context.params.get("host") if context else None) or "127.0.0.1"
+def open_package(settings: Settings) -> Artifact:
+    """Runs in the worker: the package that its supervisor holds; without a supervisor, the one at the path in the settings.
+
+    Raises:
+        ArtifactError: if the package is damaged, or was overwritten since the supervisor opened it.
+    """
+    handover = Handover.received()
+    return handover.open_package() if handover else read(settings.package)
 
 
-def _is_loopback(host: str) -> bool:
+@contextmanager
+def ends_service_on_failure() -> Iterator[None]:
+    """Runs in the worker, around everything that must succeed for it to become ready. A failure stops the supervisor too."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # not an IP address; BentoML reports invalid ones
-        return True
-
-
-def _install_failure_signal() -> None:
-    """Lets a worker that cannot start stop the supervisor with SIGUSR1. Otherwise it would be restarted forever."""
-
-    def stop(*_: Any) -> None:
-        # Shut down as on an external SIGTERM, but with an exit code that gives the reason.
-        atexit.register(os._exit, EXIT_UNUSABLE)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGUSR1, stop)
-    os.environ[SUPERVISOR_PID_ENV] = str(os.getpid())
-
-
-def _shorten_health_checks() -> None:
-    """Makes the supervisor check the worker every second. BentoML's default is 10 s, with no response in between."""
-    from circus.controller import Controller
-
-    start = Controller.start
-
-    def start_with_short_delay(self: Any) -> None:
-        self.check_delay = 1e3 * WATCH_INTERVAL_S
-        start(self)
-
-    Controller.start = start_with_short_delay
+        yield
+    except (ArtifactError, SettingsError) as error:
+        fail_startup(str(error))
+    except BaseException:  # noqa: BLE001 - a service that can never become ready must not stay alive
+        logger.exception("the service cannot start")
+        fail_startup("the service cannot start; the traceback is above")
 
 
 def fail_startup(reason: str) -> None:
     """Runs in the worker: prints why it cannot start, and stops the supervisor too."""
     print(f"error: {reason}", file=sys.stderr, flush=True)
-    if os.environ.get(SUPERVISOR_PID_ENV) == str(os.getppid()):
-        os.kill(os.getppid(), signal.SIGUSR1)
+    if handover := Handover.received():
+        handover.tell_failed()
     os._exit(EXIT_UNUSABLE)
+
+
+def announce_ready(address: str | None) -> None:
+    """Runs in the worker: tells the supervisor, and prints the address; None if it is not known."""
+    if handover := Handover.received():
+        handover.tell_ready()
+    if address:
+        print(f"ready: {address}", flush=True)
+
+
+def listening_url() -> str | None:
+    """Runs in the worker's main thread: the URL of the socket that it got from its supervisor; None without a supervisor."""
+    context = click.get_current_context(silent=True)
+    descriptor = context.params.get("fd") if context else None
+    if descriptor is None:
+        return None
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        return listening.url(listener, "https" if context and context.params.get("ssl_certfile") else "http")
 
 
 def die_with_parent() -> None:
     """Runs in the worker: shuts it down cleanly if the supervisor is killed. Otherwise it would keep the port."""
-    if os.environ.get(SUPERVISOR_PID_ENV) == str(os.getppid()):
+    if Handover.received():
         with suppress(AttributeError, OSError):  # prctl exists only on Linux
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -122,7 +153,9 @@ def lower_priority() -> None:
     Rejections and probes take microseconds, but would otherwise wait behind milliseconds of computation.
     """
     if sys.platform == "linux":  # elsewhere nice values apply to the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        thread = threading.get_native_id()
+        with suppress(OSError):  # some containers forbid it; then requests are only a little slower
+            os.setpriority(os.PRIO_PROCESS, thread, min(MAX_NICE, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
 
 
 def install_drain(app_state: AppState) -> None:

@@ -27,10 +27,11 @@ SHARED = ROOT.parent / "shared" / "data"
 # Imports take longer than training here, so one process imports everything, computes nothing, and is forked for each fit.
 FORK_SERVER = """
 import json, os, resource, sys
-import sklearn.linear_model, threadpoolctl, safetensors.torch, timm, torch.onnx, openvino
+import sklearn.linear_model, threadpoolctl, safetensors.torch, timm, torch.onnx
 import graft.training.backbones.onnx_export, graft.training.features.lightning_extractor
 import graft.training.finetuning.trainer, graft.training.pipelines.fit, graft.training.strategies.finetune
 from graft.training.cli.main import main
+import openvino  # after Graft, which turns its telemetry off
 
 print("ready", flush=True)
 for line in sys.stdin:

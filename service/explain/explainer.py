@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..artifact import Artifact, Precision, Preprocessing
 from ..imaging.preprocess import DecodedImage
 from ..inference.engine import LOGITS, Floats, Pixels
-from ..inference.loader import graph_path
+from ..inference.loader import graph_paths
 from ..inference.model import load_head
 from ..inference.openvino import OpenVinoModel, openvino_core
 from ..inference.postprocess import log_odds, to_probabilities
@@ -154,7 +154,8 @@ class Explainer:
     @cached_property
     def _graph(self) -> OpenVinoModel:
         output_names = (LOGITS, *self._manifest.backbone.map_outputs)
-        return OpenVinoModel(graph_path(self._artifact, self._precision), 1, output_names, self._threads, self._precision)
+        graph, weights = graph_paths(self._artifact, self._precision)
+        return OpenVinoModel(graph, 1, output_names, self._threads, self._precision, weights=weights)
 
     @cached_property
     def _head(self) -> tuple[Numbers, Numbers]:

@@ -3,7 +3,9 @@
 import ctypes
 import math
 import os
+import re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +14,32 @@ from ..settings import DeviceSetting
 Device = Literal["cpu", "cuda"]  # in torch's words
 
 
+class DeviceError(ValueError):
+    """The requested device cannot be used; the message says why."""
+
+
 def resolve_device(setting: DeviceSetting) -> Device:
-    """The device to use: "auto" is CUDA if there is a CUDA device, else the CPU."""
-    return setting if setting != "auto" else "cuda" if cuda_device_count() else "cpu"
+    """The device to use: "auto" is CUDA if it can be used, else the CPU. Raises DeviceError for "cuda" if it cannot."""
+    if setting == "cpu" or (setting == "auto" and cuda_problem()):
+        return "cpu"
+    if problem := cuda_problem():
+        raise DeviceError(f"device cuda: {problem}. Use auto or cpu.")
+    return "cuda"
+
+
+def cuda_problem() -> str:
+    """Why no CUDA device can be used; "" if one can. Imports no torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides all CUDA devices"
+    if not cuda_device_count():
+        return "this machine has no CUDA device, or no NVIDIA driver; nvidia-smi lists them"
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "torch is not installed"
+    source = Path(spec.origin).with_name("version.py")  # says `cuda: Optional[str] = None` in a build for the CPU
+    if source.is_file() and re.search(r"^cuda\b.*=\s*None\s*$", source.read_text(encoding="utf-8"), re.MULTILINE):
+        return "the installed torch is a build without CUDA"
+    return ""
 
 
 @cache

@@ -18,16 +18,17 @@ def load(artifact: Artifact, device: Device, precision: Precision = "f32") -> En
         from .cuda import CudaEngine
 
         return CudaEngine(artifact, precision)
-    return OpenVinoEngine(graph_path(artifact, precision), precision=precision)
+    graph, weights = graph_paths(artifact, precision)
+    return OpenVinoEngine(graph, precision=precision, weights=weights)
 
 
-def graph_path(artifact: Artifact, precision: Precision) -> Path:
-    """The CPU graph file for a precision. Raises ArtifactError if the package has none."""
+def graph_paths(artifact: Artifact, precision: Precision) -> tuple[Path, Path | None]:
+    """The CPU graph file for a precision, and its weights file if it has one. Raises ArtifactError if the package has none."""
     if precision != "int8":
-        return artifact.graph
+        return artifact.graph, None
     if "int8" not in artifact.manifest.fidelity:
         raise ArtifactError(f"{artifact.path} has no int8 network. Create one with: graft fit DIR --int8")
-    return artifact.int8_graph
+    return artifact.int8_graph, artifact.int8_weights
 
 
 def supported_precisions(device: Device) -> tuple[Precision, ...]:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact import MANIFEST, Artifact, ArtifactError, Manifest, Precision, read
+from ..artifact import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, WEIGHTS, Artifact, ArtifactError, Manifest, Precision, read
 from ..imaging.preprocess import DecodedImage, ImageLimits, decode
 from ..settings import DeviceSetting
 from . import loader
@@ -119,7 +119,8 @@ class Model:
         n_vectors, width = neighbors.vectors.shape
         if width != self.manifest.backbone.width or n_vectors < k:
             expected = f"at least {k} of width {self.manifest.backbone.width}"
-            raise ArtifactError(f"{self.artifact.neighbors} has {n_vectors} vectors of width {width}; expected: {expected}.")
+            path = self.artifact.path / NEIGHBORS
+            raise ArtifactError(f"{path} has {n_vectors} vectors of width {width}; expected: {expected}.")
         return neighbors
 
     @cached_property
@@ -131,7 +132,8 @@ class Model:
         """
         thumbnails, n_expected = Thumbnails.load(self.artifact.thumbnails), len(self.neighbors.paths)
         if len(thumbnails) != n_expected:
-            raise ArtifactError(f"{self.artifact.thumbnails} has {len(thumbnails)} thumbnails; expected: {n_expected}.")
+            path = self.artifact.path / THUMBNAILS
+            raise ArtifactError(f"{path} has {len(thumbnails)} thumbnails; expected: {n_expected}.")
         return thumbnails
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -181,7 +183,7 @@ class Model:
         golden = GoldenSamples.load(self.artifact.golden)
         n_labels, n_logits = len(self.manifest.labels), golden.logits.shape[1]
         if n_labels != n_logits:
-            manifest, path = self.artifact.path / MANIFEST, self.artifact.golden
+            manifest, path = self.artifact.path / MANIFEST, self.artifact.path / GOLDEN
             raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {n_logits} logits.")
         logits, seconds = [], []
         for encoded in golden.encoded:
@@ -204,7 +206,7 @@ class Model:
 
 
 def load(
-    path: Path,
+    package: Path | Artifact,
     device: DeviceSetting = "auto",
     limits: ImageLimits = ImageLimits(),
     precision: Precision | Literal["auto"] = "auto",
@@ -212,19 +214,21 @@ def load(
     """Loads a package: verifies every byte and reproduces the golden probabilities.
 
     Args:
+        package: a package folder, or a package that is open already.
         precision: "auto" selects the fastest precision that this machine supports natively and that changes no prediction.
 
     Raises:
         ArtifactError: if the package is damaged, the golden probabilities differ, or the device does not support the
             precision.
     """
-    artifact, resolved = read(path), resolve_device(device)
+    artifact, resolved = package if isinstance(package, Artifact) else read(package), resolve_device(device)
     first, *others = _candidate_precisions(artifact.manifest, resolved, precision)
     model = Model(artifact, loader.load(artifact, resolved, first), limits)
     if not model.passes:
         raise ArtifactError(
-            f"{artifact.golden}: this machine's probabilities differ by {model.golden_difference:.2g} from the golden ones;"
-            f" the tolerance is {model.golden_tolerance:.2g}. Compare the installed libraries with those in {path / MANIFEST}."
+            f"{artifact.path / GOLDEN}: this machine's probabilities differ by {model.golden_difference:.2g} from the golden"
+            f" ones; the tolerance is {model.golden_tolerance:.2g}."
+            f" Compare the installed libraries with those in {artifact.path / MANIFEST}."
         )
     selected = select_fastest([model, *(Model(artifact, loader.load(artifact, resolved, other), limits) for other in others)])
     _ = selected.neighbors  # load now, not during the first request
@@ -260,10 +264,9 @@ def load_head(artifact: Artifact) -> tuple[NDArray[np.float64], NDArray[np.float
     """
     from safetensors import SafetensorError, safe_open
 
-    path = artifact.weights
     try:
-        with safe_open(path, framework="numpy") as tensors:
+        with safe_open(artifact.weights, framework="numpy") as tensors:
             weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
     except SafetensorError as error:
-        raise ArtifactError(f"{path} does not contain the head: {error}.") from None
+        raise ArtifactError(f"{artifact.path / WEIGHTS} does not contain the head: {error}.") from None
     return weight, bias

@@ -35,18 +35,22 @@ def openvino_core() -> "openvino.Core":
 
 
 class OpenVinoModel:
-    """An ONNX file compiled for the CPU. Runs one image at a time in each of `streams` threads.
+    """A graph file compiled for the CPU. Runs one image at a time in each of `streams` threads.
 
     Batches were no faster here, and with single images a result cannot depend on other images in the batch. Each calling
     thread has its own inference request. OpenVINO releases the GIL during inference.
 
+    The file is read into memory, never mapped, so that overwriting it cannot change or crash a running model.
+
     Args:
+        path: an ONNX file, or the .xml file of an OpenVINO model.
         streams: number of parallel inference streams; default: one per CPU.
         output_names: outputs to compute; unknown names are ignored. Default: all.
         threads: number of threads for all streams together; default: one per CPU.
         precision: "bf16" runs the whole model in bf16. Any other value uses the types in the file: f32, or partly int8.
         size: (height, width) of the images, for a fully convolutional model; the outputs scale with it. Default: the size
             in the file.
+        weights: the .bin file of an OpenVINO model.
 
     Raises:
         RuntimeError: if the model does not support that size.
@@ -60,12 +64,13 @@ class OpenVinoModel:
         threads: int | None = None,
         precision: Precision = "f32",
         size: tuple[int, int] | None = None,
+        weights: Path | None = None,
     ) -> None:
         import openvino
         from openvino import properties
 
         self.streams = streams or available_cpus()
-        model = openvino_core().read_model(path)
+        model = openvino_core().read_model(path.read_bytes(), weights.read_bytes() if weights else b"")
         side = model.input(0).get_partial_shape()[1].get_length()
         height, width = size or (side, side)
         model.reshape([1, height, width, 3])
@@ -109,9 +114,12 @@ class OpenVinoEngine:
     device: Device = "cpu"
     max_batch = 1
 
-    def __init__(self, graph: Path, streams: int | None = None, precision: Precision = "f32") -> None:
-        self._throughput = OpenVinoModel(graph, streams, (LOGITS, VECTORS), precision=precision)
-        self._latency = OpenVinoModel(graph, 1, (LOGITS, VECTORS), min(available_cpus(), MAX_LATENCY_THREADS), precision)
+    def __init__(
+        self, graph: Path, streams: int | None = None, precision: Precision = "f32", weights: Path | None = None
+    ) -> None:
+        outputs, threads = (LOGITS, VECTORS), min(available_cpus(), MAX_LATENCY_THREADS)
+        self._throughput = OpenVinoModel(graph, streams, outputs, precision=precision, weights=weights)
+        self._latency = OpenVinoModel(graph, 1, outputs, threads, precision, weights=weights)
         self._in_flight, self._lock = 0, threading.Lock()
         self.precision = precision
         self.streams = self._throughput.streams

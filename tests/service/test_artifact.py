@@ -1,6 +1,7 @@
 """Reading a package: every single defect is rejected with a message that names the file."""
 
 import json
+import os
 import pickle
 import random
 import shutil
@@ -13,6 +14,8 @@ from unprivileged import run_unprivileged
 from graft.service.artifact import (
     FILES,
     FORMAT_VERSION,
+    GOLDEN,
+    GRAPH,
     MANIFEST,
     WEIGHTS,
     ArtifactError,
@@ -253,7 +256,54 @@ def test_a_file_is_not_a_package(package):
 
 
 def test_an_empty_directory_is_not_a_package(tmp_path):
-    assert f"{tmp_path / MANIFEST} is missing" in error_message(tmp_path)
+    assert error_message(tmp_path) == f"{tmp_path} is not a package, and not a run with one: it has no manifest.json."
+
+
+def test_a_run_stands_for_its_package(package):
+    assert read(package.parent).path == package
+
+
+def test_the_files_of_a_package_stay_when_its_folder_becomes_another_package(package, tmp_path):
+    artifact, before = read(package), (package / GRAPH).read_bytes()
+    other = Path(shutil.copytree(package, tmp_path / "other"))
+    (other / GRAPH).write_bytes(b"another network")
+    seal(other)
+    package.rename(tmp_path / "old")
+    other.rename(package)
+    shutil.rmtree(tmp_path / "old")
+    assert artifact.graph.read_bytes() == before
+    assert read(package).graph.read_bytes() == b"another network"
+
+
+def test_a_link_that_moves_does_not_change_an_open_package(package, tmp_path):
+    (tmp_path / "latest").symlink_to(package)
+    artifact = read(tmp_path / "latest")
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to(tmp_path)
+    assert artifact.golden.read_bytes() == (package / GOLDEN).read_bytes()
+
+
+def test_a_file_that_is_overwritten_while_it_is_open_is_named(package):
+    artifact = read(package)
+    flip(package / GRAPH, 100, 1)
+    with pytest.raises(ArtifactError, match=f"{package / GRAPH} has sha256"):
+        _ = artifact.graph
+    flip(package / GRAPH, 100, 1)
+    assert artifact.graph.read_bytes() == (package / GRAPH).read_bytes()
+
+
+def test_a_named_pipe_instead_of_a_file_is_rejected(package):
+    (package / GRAPH).unlink()
+    os.mkfifo(package / GRAPH)
+    assert f"{package / GRAPH} is not a regular file" in error_message(package)
+
+
+def test_a_package_closes_its_files_when_it_is_freed(package):
+    before = os.listdir("/dev/fd")
+    artifact = read(package)
+    assert len(os.listdir("/dev/fd")) == len(before) + len(FILES) + 1
+    del artifact
+    assert os.listdir("/dev/fd") == before
 
 
 @pytest.mark.parametrize("name", ["with spaces", "käse-чай-🧦", "a'b\"c"])

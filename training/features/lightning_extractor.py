@@ -18,6 +18,7 @@ from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.data.dataset import Dataset as Images
 from graft.training.data.dataset import DatasetError
 from graft.training.features.extraction import FLOAT16_MAX, SHARD_SIZE, Result, View
+from graft.training.runtime.shared_memory import affordable_workers
 
 BATCH_SIZE = 256
 Item = tuple[int, np.ndarray | DatasetError]
@@ -59,10 +60,12 @@ def extract_on_gpu(dataset: Images, views: list[View], exported: ExportedBackbon
 
 
 def _loader(dataset: Images, views: list[View], exported: ExportedBackbone, device: Device) -> DataLoader[Item]:
+    batch_size = BATCH_SIZE if device == "cuda" else 16
+    n_workers = available_cpus() if device == "cuda" else 0
     return DataLoader(
         _ViewDataset(dataset, views, exported),
-        batch_size=BATCH_SIZE if device == "cuda" else 16,
-        num_workers=available_cpus() if device == "cuda" else 0,
+        batch_size=batch_size,
+        num_workers=affordable_workers(n_workers, 3 * exported.preprocessing.crop**2 * batch_size),
         collate_fn=_collate,
         pin_memory=device == "cuda",
     )

@@ -28,6 +28,7 @@ from graft.training.data.splits import Splits
 from graft.training.finetuning.augmentations import Augmentation, train_transforms
 from graft.training.finetuning.pixel_cache import PixelCache, cropped, open_cache, resized
 from graft.training.finetuning.worker_errors import MAX_WORKERS, WorkerProgress
+from graft.training.runtime.shared_memory import affordable_workers
 
 BATCH_TIMEOUT_S = 120  # for one batch; a slower worker is considered hung
 
@@ -161,19 +162,21 @@ class DataModule(LightningDataModule):
         return torch.from_numpy(self._images.targets(samples))
 
     def _loader(self, dataset: Dataset[Batch], sampler: EpochSampler | None, drop_last: bool = False) -> DataLoader[Batch]:
+        # On a CPU the network needs all cores, and one worker is enough for augmentation.
+        n_workers = min(available_cpus(), MAX_WORKERS) if self._device == "cuda" else 1
+        n_workers = affordable_workers(n_workers, 3 * self._preprocessing.crop**2 * self._config.batch_size)
         return DataLoader(
             dataset,
             self._config.batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            # On a CPU the network needs all cores, and one worker is enough for augmentation.
-            num_workers=min(available_cpus(), MAX_WORKERS) if self._device == "cuda" else 1,
+            num_workers=n_workers,
             collate_fn=_identity_collate,
             worker_init_fn=_worker_init_fn,
             generator=torch.Generator(),  # separate, so that a new iterator does not advance torch's global random state
             pin_memory=self._device == "cuda",
-            persistent_workers=True,
-            timeout=BATCH_TIMEOUT_S,
+            persistent_workers=n_workers > 0,
+            timeout=BATCH_TIMEOUT_S if n_workers else 0,
         )
 
 

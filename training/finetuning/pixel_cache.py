@@ -26,7 +26,7 @@ from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.thread_map import ordered_map
 from graft.training.data.dataset import Dataset, DatasetError, Sample
-from graft.training.runtime.cache_dir import cache_folder
+from graft.training.runtime.cache_dir import SET_CACHE, cache_folder
 from graft.training.runtime.progress import Progress, log
 
 FORMAT_VERSION = 1  # increment when `graft.service.imaging.preprocess` returns other pixels for the same file
@@ -99,7 +99,10 @@ def open_cache(
     if limit_gib > 0:
         cached = {key for _, keys, _ in _shards(folder) for key in keys}
         missing = {sample.digest: sample for sample in samples if sample.digest not in cached}
-        _fill(folder, images, list(missing.values()), transform, preprocessing, limit_gib)
+        try:
+            _fill(folder, images, list(missing.values()), transform, preprocessing, limit_gib)
+        except OSError as error:
+            log(f"the pixel cache cannot be written ({error.strerror}): images are decoded in every epoch. {SET_CACHE}.")
     files: list[Path] = []
     located: dict[bytes, tuple[int, ...]] = {}
     requested = {sample.digest for sample in samples} if limit_gib > 0 else set()

@@ -23,7 +23,7 @@ from graft.training.finetuning.callbacks import CheckpointCallback, GracefulStop
 from graft.training.finetuning.datamodule import DataModule
 from graft.training.finetuning.lightning_module import MONITOR, FineTune
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import Progress, is_verbose, log
+from graft.training.runtime.progress import Progress, is_verbose, log, step
 from graft.training.runtime.signals import graceful_stop
 
 MIN_FREE_CHECKPOINTS = 3  # checkpoints that must fit on the disk at the start
@@ -105,6 +105,7 @@ def _fit_to_best(
     return {"state_dict": checkpoints.load(checkpoints.checkpoint_path(folder, checkpoint.best_epoch))["state_dict"]}
 
 
+@step("validating the initial network")
 def _validate_initial(trainer: Trainer, module: FineTune, validation: DataLoader[Any], folder: Path) -> checkpoints.State:
     """Validates and saves the state before training as epoch 0."""
     [metrics] = trainer.validate(module, validation, verbose=False)

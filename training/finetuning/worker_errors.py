@@ -1,7 +1,7 @@
 """Tracks the current file of each data loader worker, to name it if the worker fails, dies or hangs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ class WorkerProgress:
     """Current row of each worker process, in shared memory that outlives the worker."""
 
     def __init__(self) -> None:
-        self._rows = torch.full((MAX_WORKERS,), IDLE, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._rows = torch.full((MAX_WORKERS,), IDLE, dtype=torch.int64)
+        with suppress(RuntimeError):  # no shared memory; then there are no workers either
+            self._rows.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_row(self, row: int = IDLE) -> None:
         """Records the current row of this worker; without a row, it is idle."""

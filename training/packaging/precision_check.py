@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import Fidelity, Precision
+from graft.service.artifact import INT8_WEIGHTS, Fidelity, Precision
 from graft.service.imaging.preprocess import decode
 from graft.service.inference import devices, loader
 from graft.service.inference.engine import LOGITS, Pixels
@@ -17,6 +17,7 @@ from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.evaluation.metrics import predicted_labels
 from graft.training.evaluation.predictions import Predictions
+from graft.training.runtime.progress import step
 from graft.training.strategies.trained_model import TrainedModel, score
 
 MAX_IMAGES = 500  # images per split: takes a few seconds, and detects a change of 1 prediction in 200 almost certainly
@@ -25,6 +26,7 @@ Floats = NDArray[np.float32]
 SplitLogits = list[Floats]  # logits (N, C): of validation, of test
 
 
+@step("comparing precisions")
 def check_precisions(
     graph: Path, int8: Path | None, trained: TrainedModel, dataset: Dataset, splits: Splits
 ) -> dict[Precision, Fidelity]:
@@ -65,7 +67,8 @@ def _select_rows(samples: Sequence[Sample]) -> list[int]:
 
 def _logits(path: Path, precision: Precision, pixels: Sequence[Pixels]) -> Floats:
     """The logits of every image, float32 (N, C)."""
-    network = OpenVinoModel(path, output_names=(LOGITS,), precision=precision)
+    weights = path.with_name(INT8_WEIGHTS) if precision == "int8" else None
+    network = OpenVinoModel(path, output_names=(LOGITS,), precision=precision, weights=weights)
     rows: Iterator[Floats] = ordered_map(lambda image: network(image[None])[LOGITS], pixels, network.streams)
     return np.concatenate(list(rows))
 

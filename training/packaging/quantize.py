@@ -10,6 +10,7 @@ from pathlib import Path
 
 from graft.service.inference.engine import Pixels
 from graft.service.inference.openvino import openvino_core
+from graft.training.runtime.progress import step
 
 MAX_CALIBRATION_IMAGES = 300  # images that determine the ranges of the activations; more do not change them
 
@@ -24,6 +25,7 @@ def require_nncf(int8: bool) -> None:
         raise ValueError("--int8: nncf is not installed. Try: pip install 'graft-vision[int8]'")
 
 
+@step("quantizing to int8")
 def quantize(graph: Path, pixels: Sequence[Pixels], target: Path) -> None:
     """Writes an int8 network in OpenVINO format: the .xml file `target`, and its weights in a .bin file beside it.
 

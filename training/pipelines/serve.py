@@ -2,8 +2,10 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
+from graft.service import listening
 from graft.service.artifact import read
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.import_root import IMPORT_ROOT
@@ -14,13 +16,20 @@ def environment(package: Path, port: int) -> dict[str, str]:
 
     Each port gets a separate BentoML home, because `bentoml serve` deletes the metrics folder of its home, even when
     another server uses it.
+
+    Raises:
+        OSError: if the home cannot be written.
     """
-    home = cache_folder() / "bentoml" / str(port)
-    home.mkdir(parents=True, exist_ok=True)
+    home = Path(os.environ.get("BENTOML_HOME") or cache_folder() / "bentoml" / str(port))
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()  # only a write shows a read-only file system
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}. Set BENTOML_HOME to a folder that can be written", str(home)) from None
     return {
-        "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         **os.environ,
+        "BENTOML_HOME": str(home),
         "GRAFT_PACKAGE": str(package.resolve()),
     }
 
@@ -31,8 +40,17 @@ def command(host: str, port: int) -> list[str]:
 
 
 def serve(package: Path, host: str, port: int) -> None:
-    """Replaces this process with `bentoml serve`. Raises ArtifactError if the package cannot be served."""
-    read(package)
-    env = environment(package, port)
+    """Replaces this process with `bentoml serve`.
+
+    Args:
+        host: an IP address or a host name.
+
+    Raises:
+        ArtifactError: if the package cannot be served.
+        ListenError: if the server cannot listen on this address.
+    """
+    host = listening.resolve_host(host)
+    listening.check(host, port)
+    env = environment(read(package).path, port)
     os.chdir(IMPORT_ROOT)
     os.execve(sys.executable, command(host, port), env)

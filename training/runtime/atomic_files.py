@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from graft.training.runtime.cache_dir import SET_CACHE, configured_cache
+
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMP_PATTERN = ".*.tmp"
 
@@ -80,7 +82,9 @@ def disk_full(path: Path, n_bytes: int) -> OSError:
     """Return the error for a full disk, with the required and free bytes."""
     folder = path if path.is_dir() else path.parent
     text = f"The disk is full: {n_bytes:,} bytes are needed and {free_bytes(folder):,} are free; existing files are unchanged"
-    return OSError(errno.ENOSPC, text, str(path))
+    cache = configured_cache()
+    hint = f". {SET_CACHE}" if cache is not None and path.is_relative_to(cache) else ""
+    return OSError(errno.ENOSPC, text + hint, str(path))
 
 
 def free_bytes(folder: Path) -> int:

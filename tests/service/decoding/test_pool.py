@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,16 @@ def test_pixels_are_those_of_the_one_decoding_function(encode, photo):
     assert (found.width, found.height, found.format, found.notes) == (60, 80, "JPEG", ())
 
 
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_12_bit_pixels_are_scaled_as_in_training(encode, format):
+    encoded = encode(np.linspace(0, 4095, 1600).astype(np.uint16).reshape(40, 40), format)
+    preprocessing = PREPROCESSING.model_copy(update={"sample_bits": 12})
+    with closing(DecoderPool(preprocessing, ImageLimits(), 1, 8, PATIENCE, 2**30)) as decoder:
+        found = decoder.submit(encoded).result(PATIENCE).pixels
+    assert np.array_equal(found, decode(encoded, preprocessing).pixels)
+    assert (found.min(), found.max()) == (15, 240)  # the corners are cropped
+
+
 def test_notes_come_through(encode):
     with decoding() as decoder:
         notes = decoder.submit(encode(np.zeros((1, 1, 4), np.uint8))).result(PATIENCE).notes
@@ -98,7 +108,7 @@ def test_every_hostile_file_gets_its_error_code():
         futures = {name: decoder.submit(case.content) for name, case in corpus().items()}
         errors = {name: future.exception(PATIENCE) for name, future in futures.items()}
     found = {name: getattr(error, "code", error) for name, error in errors.items()}
-    assert found == {name: case.code for name, case in corpus().items()}
+    assert found == {name: case.decode_code for name, case in corpus().items()}
 
 
 def test_an_image_error_keeps_all_its_fields(encode, photo):

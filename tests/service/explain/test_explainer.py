@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.service.artifact import ArtifactError, Preprocessing
+from graft.service.artifact import GRAPH, MANIFEST, WEIGHTS, ArtifactError, Preprocessing, file_record, read
 from graft.service.explain.explainer import Cancelled, Explainer, UnsupportedMethod, class_activation_map, input_region
 from graft.service.imaging.preprocess import EXIF_ORIENTATION, DecodedImage, decode
 from graft.service.inference import model as models
@@ -167,10 +167,27 @@ def test_nan_output_raises(model, encode, photo):
 
 def test_pickle_in_place_of_weights_is_not_loaded(model, tmp_path, encode, photo):
     folder = Path(shutil.copytree(model.artifact.path, tmp_path / "package"))
-    (folder / "weights.safetensors").write_bytes(pickle.dumps(print))
-    forged = dataclasses.replace(model.artifact, path=folder)
+    (folder / WEIGHTS).write_bytes(pickle.dumps(print))
+    files = model.manifest.files | {WEIGHTS: file_record(folder / WEIGHTS)}
+    (folder / MANIFEST).write_bytes(model.manifest.model_copy(update={"files": files}).with_digest().to_bytes())
     with pytest.raises(ArtifactError, match=r"weights\.safetensors does not contain the head"):
-        Explainer(forged).explain(model.decode(encode(photo)))
+        Explainer(read(folder)).explain(model.decode(encode(photo)))
+
+
+def test_deleting_the_package_does_not_change_explanations(model, tmp_path, encode, photo):
+    folder, decoded = Path(shutil.copytree(model.artifact.path, tmp_path / "package")), model.decode(encode(photo))
+    late, expected = Explainer(read(folder)), Explainer(model.artifact).explain(decoded)
+    shutil.rmtree(folder)
+    found = late.explain(decoded)
+    assert (found.label, found.map.tolist()) == (expected.label, expected.map.tolist())
+
+
+def test_an_overwritten_package_is_not_explained(model, tmp_path, encode, photo):
+    folder = Path(shutil.copytree(model.artifact.path, tmp_path / "package"))
+    explainer = Explainer(read(folder))
+    (folder / GRAPH).write_bytes((folder / WEIGHTS).read_bytes())
+    with pytest.raises(ArtifactError, match=r"model\.onnx has .* bytes"):
+        explainer.explain(model.decode(encode(photo)))
 
 
 def test_explaining_loads_no_torch(fitted, encode, photo, tmp_path):

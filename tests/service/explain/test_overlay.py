@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from graft.service.explain.explainer import Explanation, Region
-from graft.service.explain.overlay import normalize, overlay
+from graft.service.explain.overlay import apply_colormap, contours, normalize, overlay
 from graft.service.imaging.preprocess import DecodedImage
 
 
@@ -47,3 +47,13 @@ def test_normalize_keeps_positions_with_a_positive_logit(bias, expected):
     found = normalize(make_explanation([[-4, 4], [2, 8]], bias))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
+
+
+def test_contours_lie_on_both_sides_of_each_level():
+    inner, outer = contours(np.array([[0.1, 0.1, 0.3, 0.3]], np.float32))
+    assert inner.tolist() == [[False, False, True, False]]
+    assert outer.tolist() == [[False, True, False, False]]
+
+
+def test_strongest_evidence_is_yellow_and_the_weakest_violet():
+    assert apply_colormap(np.array([0.0, 1.0], np.float32)).tolist() == [[68, 1, 84], [253, 231, 37]]

@@ -116,7 +116,7 @@ def test_unknown_name_on_the_command_line_is_a_usage_error(make_folder):
     command = [sys.executable, "-m", "graft", "fit", str(make_folder({"cat": 1})), "--backbone", "resnet18x"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert process.returncode == 2
-    assert process.stderr.startswith("error: Unknown backbone 'resnet18x'. Did you mean ")
+    assert "error: Unknown backbone 'resnet18x'. Did you mean " in process.stderr
 
 
 @pytest.mark.parametrize("name", sorted(registry.WEIGHTS_PACKAGES))

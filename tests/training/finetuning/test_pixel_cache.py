@@ -121,6 +121,7 @@ def test_limit_holds_and_the_rest_is_decoded_each_time(dataset: Dataset, home: P
 
 
 def test_nearly_full_disk_is_not_used(dataset: Dataset, home: Path, monkeypatch):
+    assert pixel_cache.cache_folder() == home.parent  # chosen while the disk has space
     monkeypatch.setattr(
         pixel_cache.shutil, "disk_usage", lambda _: os.terminal_size and type("D", (), {"total": 100, "free": 9})()
     )
