@@ -26,6 +26,7 @@ from .explain.overlay import blend, normalize
 from .imaging.preprocess import DecodedImage, preprocess
 from .inference import bulk
 from .inference.model import InferenceResult, Model
+from .validation_errors import problems
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 AnswerT = TypeVar("AnswerT", bound=Answer)
@@ -244,7 +245,7 @@ def _options(model: type[OptionsT], **values: object) -> OptionsT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())) from None
+        raise ValueError("; ".join(f"{name}={value!r}: {reason}" for name, value, reason in problems(error))) from None
 
 
 def _new_id() -> str:

@@ -54,6 +54,15 @@ def test_loading_needs_no_training_library(fitted, tmp_path: Path):
     assert python(program, tmp_path).stdout == "\n"
 
 
+def test_invalid_option_is_named_in_the_words_of_python(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^epochs=0: must be greater than 0\.$"):
+        graft.fit(tmp_path, epochs=0)
+
+
+def test_run_stands_for_its_package(fitted):
+    assert graft.load(fitted.run).labels == fitted.artifact.manifest.labels
+
+
 def test_a_misspelled_option_names_the_nearest(tmp_path: Path):
     with pytest.raises(ValueError, match=r"There is no option 'epoch'\. Did you mean 'epochs'\?"):
         graft.fit(tmp_path, epoch=3)
@@ -97,12 +106,14 @@ def test_check_shows_itself(cache, make_folder):
     assert repr(report).startswith("AuditReport(")
 
 
-def test_evaluate_of_the_sample_equals_the_run(fitted):
+def test_evaluate_of_the_sample_equals_the_run(fitted, tmp_path: Path):
     result = graft.evaluate(fitted.package, SAMPLE)
     assert result.evaluation.metrics["accuracy"].value == fitted.evaluation.metrics["accuracy"].value
     assert "Confusion matrix" in result._repr_html_()
-    with pytest.raises(ValueError, match="robust=True"):
-        result.save_report(Path("page.html"))
+    result.save_report(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert ('id="confusion"' in page, 'id="robustness"' in page) == (True, False)
+    assert page.count("<img") > 20
 
 
 def test_package_selects_a_run(fitted, tmp_path: Path, monkeypatch):

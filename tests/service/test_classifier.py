@@ -118,7 +118,7 @@ def test_a_missing_file_and_a_wrong_type_are_python_errors(classifier, tmp_path:
 
 
 def test_invalid_options_are_value_errors(classifier, bag: bytes):
-    with pytest.raises(ValueError, match=r"^top_k: "):
+    with pytest.raises(ValueError, match=r"^top_k=0: must be at least 1"):
         classifier.predict(bag, top_k=0)
     with pytest.raises(ValueError, match=r"^k: "):
         classifier.similar(bag, k=-1)

@@ -1,8 +1,10 @@
 """The argument parser of Graft's commands: option groups, examples at the end of the help, errors in one line."""
 
 import argparse
+import sys
 from typing import Any
 
+from graft.training.cli import usage_errors
 from graft.training.runtime import progress
 
 EXIT_USAGE = 2  # exit code
@@ -18,14 +20,20 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(formatter_class=_HelpFormatter, add_help=False, **settings)
+        # No abbreviations: one that works today is ambiguous as soon as another option starts with the same letters.
+        super().__init__(formatter_class=_HelpFormatter, add_help=False, allow_abbrev=False, **settings)
         self.add_argument("-h", "--help", action="help", help="show this help and exit")
         self.groups = {name: self.add_argument_group(name) for name in GROUPS}
 
     def error(self, message: str) -> Any:
         """Prints the error in one line and exits."""
-        progress.log(f"error: {message}\nSee: {self.prog} --help")
+        text = usage_errors.reword(message, self)
+        progress.log(f"error: {text}{'' if text.endswith(('.', '?', ')')) else '.'}\nSee: {self.prog} --help")
         raise SystemExit(EXIT_USAGE)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Writes a message. argparse ignores errors, but a closed pipe has an exit code of its own."""
+        (file or sys.stderr).write(message)
 
     def add_verbosity(self, default: str) -> None:
         """Adds --quiet and --verbose.

@@ -2,15 +2,15 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import graft
 from graft.training.cli import show
 from graft.training.cli.output import print_text
-from graft.training.runtime.progress import log
+from graft.training.runtime.progress import log, step
 from graft.training.runtime.terminal import sanitize
 
 if TYPE_CHECKING:
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from graft.training.config.recipe import Recipe
     from graft.training.interpret.collect import Interpretation
 
+LOADING = "loading libraries"
+
 
 def fit(arguments: argparse.Namespace) -> int:
     """graft fit DIR"""
+    recipe = _training_recipe(arguments)
     if arguments.replay:
-        return _replay(arguments)
-    result = graft.fit(arguments.data, out=arguments.out, resume=arguments.resume, recipe=_recipe(arguments))
+        return _replay(arguments, recipe)
+    _load_pipeline("fit")
+    result = graft.fit(arguments.data, out=arguments.out, resume=arguments.resume, recipe=recipe)
     if arguments.json:
         _print_json(result.to_dict())
     else:
@@ -33,10 +37,11 @@ def fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _replay(arguments: argparse.Namespace) -> int:
-    from graft.training.pipelines import replay as pipeline
+def _replay(arguments: argparse.Namespace, recipe: "Recipe") -> int:
+    with step(LOADING):
+        from graft.training.pipelines import replay as pipeline
 
-    result, differences = pipeline.replay(arguments.data, arguments.out, arguments.replay, _recipe(arguments))
+    result, differences = pipeline.replay(arguments.data, arguments.out, arguments.replay, recipe)
     if arguments.json:
         rows = [{"what": name, "before": str(before), "now": str(now)} for name, before, now in differences]
         _print_json(result.to_dict() | {"differences": rows})
@@ -47,10 +52,14 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """graft predict PACKAGE IMAGE_OR_DIR..."""
-    from graft.service.errors import ImageError
-    from graft.training.pipelines import predict as bulk
+    with step(LOADING):
+        from graft.service.errors import ImageError
+        from graft.training.pipelines import arguments as checks
+        from graft.training.pipelines import predict as bulk
 
-    classifier, n_failed = graft.load(arguments.package), 0
+    checks.check_order(arguments.package, arguments.images)
+    with step(f"loading {arguments.package}"):
+        classifier, n_failed = graft.load(arguments.package), 0
 
     def report_errors() -> "Iterator[tuple[Path, Classification | ImageError]]":
         nonlocal n_failed
@@ -62,7 +71,8 @@ def predict(arguments: argparse.Namespace) -> int:
             yield path, prediction
 
     if arguments.json:
-        sys.stdout.writelines(bulk.to_json(classifier, report_errors()))
+        for text in bulk.to_json(classifier, report_errors()):
+            print(text, end="")
     else:
         for path, prediction in report_errors():
             if not isinstance(prediction, ImageError) and not arguments.csv:
@@ -74,13 +84,15 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """graft compare DIR"""
+    recipe = _training_recipe(arguments)
+    _load_pipeline("compare")
     result = graft.compare(
         arguments.data,
         strategies=_split_commas(arguments.strategies),
         backbones=_split_commas(arguments.backbones),
         seeds=arguments.seeds,
         out=arguments.out,
-        recipe=_recipe(arguments),
+        recipe=recipe,
     )
     show.compare(result, arguments.data)
     return 0
@@ -88,7 +100,9 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """graft check DIR"""
-    report = graft.check(arguments.data, use_features=not arguments.no_vectors, recipe=_recipe(arguments))
+    recipe = _recipe(arguments)
+    _load_pipeline("check")
+    report = graft.check(arguments.data, use_features=not arguments.no_vectors, recipe=recipe)
     if arguments.report:
         report.save_report(arguments.report)
     if arguments.json:
@@ -104,15 +118,15 @@ def _split_commas(text: str) -> list[str]:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """graft evaluate PACKAGE DIR"""
-    if arguments.report and not arguments.robust:
-        raise ValueError("--report needs --robust: the page shows its results.")
+    recipe = _recipe(arguments)
+    _load_pipeline("evaluate")
     result = graft.evaluate(
         arguments.package,
         arguments.data,
         ten_crop=arguments.ten_crop,
         robust=arguments.robust,
         sample=arguments.sample,
-        recipe=_recipe(arguments),
+        recipe=recipe,
     )
     if arguments.report:
         result.save_report(arguments.report)
@@ -125,12 +139,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def locate(arguments: argparse.Namespace) -> int:
     """graft locate PACKAGE IMAGE"""
-    from graft.service.inference import model
-    from graft.training.inference import detector, draw_boxes
-    from graft.training.runtime import atomic_files
+    with step(LOADING):
+        from graft.service.inference import model
+        from graft.training.inference import detector, draw_boxes
+        from graft.training.pipelines import arguments as checks
+        from graft.training.runtime import atomic_files
 
-    loaded, encoded = model.load(arguments.package), arguments.image.read_bytes()
-    detections = detector.locate(loaded, encoded, arguments.min_probability)
+    checks.check_order(arguments.package, [arguments.image])
+    encoded = arguments.image.read_bytes()
+    with step(f"loading {arguments.package}"):
+        loaded = model.load(arguments.package)
+    with step("locating objects"):
+        detections = detector.locate(loaded, encoded, arguments.min_probability)
     if arguments.out:
         image, size = detector.load_upright(loaded, encoded)
         with atomic_files.atomic_write(arguments.out) as file:
@@ -144,12 +164,17 @@ def locate(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """graft inspect BACKBONE|PACKAGE"""
-    from graft.training.architecture import summary
-    from graft.training.report import render
+    with step(LOADING):
+        from graft.training.architecture import summary
+        from graft.training.pipelines import arguments as checks
+        from graft.training.report import render
 
     if arguments.data and not (arguments.html and Path(arguments.subject).is_dir()):
         raise ValueError("--data needs a package and --html FILE, because heat maps and activations are shown on the page.")
-    inspection = summary.inspect(arguments.subject, arguments.input_size)
+    if arguments.data:
+        checks.check_order(Path(arguments.subject), [arguments.data])
+    with step(f"inspecting {arguments.subject}"):
+        inspection = summary.inspect(arguments.subject, arguments.input_size)
     if arguments.html:
         interpretation = _interpret(arguments, inspection) if arguments.data else None
         render.save(render.inspect_page(inspection, interpretation), arguments.html)
@@ -164,7 +189,8 @@ def _interpret(arguments: argparse.Namespace, inspection: "Inspection") -> "Inte
     from graft.service.inference import model
     from graft.training.interpret import collect
 
-    loaded = model.load(Path(arguments.subject))
+    with step(f"loading {arguments.subject}"):
+        loaded = model.load(Path(arguments.subject))
     channels = _split_commas(arguments.channels)
     return collect.interpret_package(
         loaded, inspection.model_summary, arguments.data, arguments.images, channels, _recipe(arguments)
@@ -173,9 +199,12 @@ def _interpret(arguments: argparse.Namespace, inspection: "Inspection") -> "Inte
 
 def verify(arguments: argparse.Namespace) -> int:
     """graft verify PACKAGE"""
-    from graft.service.inference import model
+    with step(LOADING):
+        from graft.service.inference import model
 
-    show.verify(model.load(arguments.package), arguments.package)
+    with step(f"verifying {arguments.package}"):
+        loaded = model.load(arguments.package)
+    show.verify(loaded, arguments.package)
     return 0
 
 
@@ -199,13 +228,16 @@ def build(arguments: argparse.Namespace) -> int:
     from graft.service.settings import LATEST_PACKAGE
     from graft.training.pipelines import build as bento
 
-    show.build(bento.build(arguments.package or LATEST_PACKAGE))
+    with step("building the Bento"):
+        tag = bento.build(arguments.package or LATEST_PACKAGE)
+    show.build(tag)
     return 0
 
 
 def demo(arguments: argparse.Namespace) -> int:
     """graft demo"""
-    from graft.training.pipelines import demo as pipeline
+    with step(LOADING):
+        from graft.training.pipelines import demo as pipeline
 
     with pipeline.demo() as result:
         print(result.to_text(keep_serving=arguments.serve), flush=True)
@@ -218,7 +250,8 @@ def info(arguments: argparse.Namespace) -> int:
     """graft info"""
     from graft.training.pipelines import info as pipeline
 
-    found = pipeline.collect()
+    with step("looking at this machine"):
+        found = pipeline.collect()
     if arguments.json:
         _print_json(found.to_dict())
     else:
@@ -236,6 +269,21 @@ def completion(arguments: argparse.Namespace) -> int:
 
 def _print_json(record: dict[str, object]) -> None:
     print(json.dumps(record, ensure_ascii=False))
+
+
+def _load_pipeline(name: str) -> None:
+    """Imports what `graft.NAME` is going to use, and says so, because it takes seconds."""
+    with step(LOADING):
+        import_module(f"graft.training.pipelines.{name}")
+
+
+def _training_recipe(arguments: argparse.Namespace) -> "Recipe":
+    """The recipe of a command that trains; fails at once if its device is not there, before anything slow is imported."""
+    from graft.service.inference.devices import resolve_device
+
+    recipe = _recipe(arguments)
+    resolve_device(recipe.device)
+    return recipe
 
 
 def _recipe(arguments: argparse.Namespace) -> "Recipe":

@@ -5,11 +5,12 @@ EXAMPLES = {
         "graft check photos/",
         "graft check photos/ --report check.html",
         "graft check photos.csv --group-by patient --json",
+        "graft check train.csv --path-column id --suffix .jpg --label-column breed",
     ),
     "fit": (
         "graft fit photos/",
         "graft fit photos/ --strategy finetune --epochs 5",
-        "graft fit scans/ --no-flips --fit letterbox --budget 1h",
+        "graft fit folds/ --layout fold/label --fold 2",
         "graft fit photos/ --out runs/mine --resume",
     ),
     "compare": (
@@ -18,8 +19,9 @@ EXAMPLES = {
     ),
     "evaluate": (
         "graft evaluate runs/latest/package photos/",
-        "graft evaluate runs/latest/package photos/ --min-accuracy 0.9",
-        "graft evaluate runs/latest/package photos/ --robust --report robust.html",
+        "graft evaluate runs/latest photos/ --min-accuracy 0.9 --report evaluation.html",
+        "graft evaluate runs/latest photos/ --robust --report robust.html",
+        "graft evaluate runs/latest scans.csv --label-column diagnosis",
     ),
     "predict": (
         "graft predict runs/latest/package cat.jpg",
@@ -72,7 +74,7 @@ ROOT_EPILOG = """examples:
   graft fit photos/                   train on one folder per label
   graft serve                         serve the result on http://127.0.0.1:3000
 
-`graft COMMAND --help` shows the options of a command and more examples."""
+`graft help COMMAND` shows the options of a command and more examples."""
 
 
 def format_examples(command: str) -> str:

@@ -1,8 +1,8 @@
 """Prints results on stdout: colored tables that fit the width of a terminal; elsewhere plain aligned columns, complete."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from graft.training.runtime.progress import is_quiet
@@ -37,12 +37,14 @@ class Table:
 
     Attributes:
         key_styles: for each row, the style of its first cell on a terminal, such as "red"; may be empty.
+        cell_styles: styles of further cells, by row and column.
         is_prefix: whether the first cell is a prefix such as `error:`; a pipe gets one space after it instead of columns.
     """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     key_styles: tuple[str, ...] = ()
+    cell_styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
     is_prefix: bool = False
 
     @property
@@ -82,6 +84,11 @@ def print_text(text: str) -> None:
         styled.stylize("bold", 0, len(copyable))
         styled.stylize("cyan", len(copyable) if copyable else len(line))
         console.print(styled, soft_wrap=bool(copyable))
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal in columns; None if the results go elsewhere."""
+    return make_console(sys.stdout).width if is_terminal(sys.stdout) else None
 
 
 def print_hint(text: str) -> None:
@@ -151,8 +158,9 @@ def _to_rich(table: Table, width: int) -> "RichTable":
         justify = "right" if column.right else "left"
         grid.add_column(Text(column.header), justify=justify, overflow="fold", width=column_width)  # type: ignore[arg-type]
     styles = table.key_styles or ("",) * len(table.rows)
-    for row, style in zip(table.rows, styles, strict=True):
-        grid.add_row(Text(row[0], style), *map(Text, row[1:]))
+    for index, (row, style) in enumerate(zip(table.rows, styles, strict=True)):
+        others = [Text(cell, table.cell_styles.get((index, column), "")) for column, cell in enumerate(row[1:], 1)]
+        grid.add_row(Text(row[0], style), *others)
     return grid
 
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from graft.training.cli import usage_errors
 from graft.training.cli.base_parser import Parser, Version
 from graft.training.cli.examples import ROOT_EPILOG, format_examples
 from graft.training.cli.recipe_options import add_recipe_options
@@ -28,15 +29,43 @@ def build_parser(argv: list[str], handlers: Mapping[str, Action]) -> Parser:
     root.add_argument("-V", "--version", action=Version)
     root.add_verbosity("normal")
     root.usage = "graft COMMAND [options]"
-    subparsers = root.add_subparsers(metavar="COMMAND", required=True, prog="graft", title="commands")
+    subparsers = root.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="graft", title="commands")
     for name, (help_text, add_arguments) in COMMANDS.items():
         description = f"{help_text[0].upper()}{help_text[1:]}."
         command = subparsers.add_parser(name, help=help_text, description=description, epilog=format_examples(name))
         command.add_verbosity(argparse.SUPPRESS)
-        command.set_defaults(action=handlers[name])
+        command.set_defaults(action=handlers[name], parser=command)
         add_arguments(command, name in argv)
         command.set_usage()
     return root
+
+
+def parse(argv: list[str], handlers: Mapping[str, Action]) -> argparse.Namespace:
+    """The arguments of a command.
+
+    Raises:
+        SystemExit: after printing the help or the version, or an error and what may have been meant.
+    """
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    root = build_parser(argv, handlers)
+    word = next((word for word in argv if not word.startswith("-")), None)  # no option of `graft` itself takes a value
+    if word is not None and word not in COMMANDS:
+        root.error(usage_errors.unknown_command(word, list(COMMANDS)))
+    arguments, unknown = root.parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(usage_errors.unknown_words(unknown, argv, arguments.parser, _option_owners(handlers)))
+    return arguments
+
+
+def _option_owners(handlers: Mapping[str, Action]) -> dict[str, list[str]]:
+    """For each option, the commands that have it."""
+    [subparsers] = [action for action in build_parser(list(COMMANDS), handlers)._actions if action.dest == "command"]
+    owners: dict[str, list[str]] = {}
+    for name, command in dict(subparsers.choices or {}).items():
+        for option in [option for action in command._actions for option in action.option_strings]:
+            owners.setdefault(option, []).append(name)
+    return owners
 
 
 def _fit(command: Parser, selected: bool) -> None:
@@ -81,7 +110,7 @@ def _compare(command: Parser, selected: bool) -> None:
     command.groups["output"].add_argument(
         "--out", type=Path, metavar="FOLDER", help="output folder (default: a new folder in compare/)"
     )
-    add_recipe_options(command, selected, exclude={"strategy", "backbone", "seed"})
+    add_recipe_options(command, selected, exclude={"strategy", "backbone", "seed", "from_model"})
 
 
 def _predict(command: Parser, _: bool) -> None:
@@ -96,7 +125,7 @@ def _evaluate(command: Parser, selected: bool) -> None:
     command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
     command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
     command.add_argument(
-        "--min-accuracy", type=float, default=0.0, help="exit with code 1 if accuracy (or mAP) is lower (default: 0)"
+        "--min-accuracy", type=_proportion, default=0.0, help="exit with code 1 if accuracy (or mAP) is lower (default: 0)"
     )
     command.add_argument("--ten-crop", action="store_true", help="also measure ten-crop accuracy (default: no)")
     command.add_argument("--robust", action="store_true", help="measure robustness to image corruptions (default: no)")
@@ -107,7 +136,7 @@ def _evaluate(command: Parser, selected: bool) -> None:
         metavar="N",
         help="number of images for --robust (default: %(default)s)",
     )
-    command.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report of --robust (default: none)")
+    command.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report (default: none)")
     command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
     add_recipe_options(command, selected, only_reading_and=())
 
@@ -158,8 +187,8 @@ def _serve(command: Parser, _: bool) -> None:
     command.add_argument(
         "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
     )
-    command.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: 127.0.0.1)")
-    command.add_argument("--port", type=int, default=3000, help="port to listen on (default: 3000)")
+    command.add_argument("--host", default="127.0.0.1", help="IP address or host name to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, default=3000, help="port to listen on; 0: any free port (default: 3000)")
 
 
 def _build(command: Parser, _: bool) -> None:
@@ -204,11 +233,21 @@ def _probability(text: str) -> float:
     except ValueError:
         value = -1
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text}: must be a number between 0 and 1")
+    return value
+
+
+def _proportion(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number from 0 to 1, such as 0.9 for 90 %")
     return value
 
 
 def _positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number greater than 0")
     return int(text)

@@ -27,13 +27,13 @@ def add_recipe_options(
     if not selected:
         return
     from graft.training.config.read_options import ReadOptions
-    from graft.training.config.recipe import Recipe
+    from graft.training.config.recipe import Recipe, option_flag
 
     included = Recipe.model_fields if only_reading_and is None else {*ReadOptions.model_fields, *only_reading_and}
     for name, field in Recipe.model_fields.items():
         if name not in exclude and name in included:
             group = command.groups[str(_extra(field, "group", "advanced"))]
-            group.add_argument(f"--{name.replace('_', '-')}", **_settings(name, field))
+            group.add_argument(option_flag(name), **_settings(name, field))
 
 
 def _settings(name: str, field: "FieldInfo") -> dict[str, Any]:

@@ -3,19 +3,21 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.training.cli import tables
-from graft.training.cli.output import print_hint, print_table, print_text
+from graft.training.cli import evaluation_tables, tables
+from graft.training.cli.output import print_hint, print_table, print_text, terminal_width
 
 if TYPE_CHECKING:
     from graft.service.artifact import Artifact
     from graft.service.inference.model import Model
     from graft.training.architecture.summary import Inspection
+    from graft.training.cli.output import Table
     from graft.training.inference.detector import Detections
     from graft.training.pipelines.check import AuditReport
     from graft.training.pipelines.compare import CompareResult
     from graft.training.pipelines.evaluate import EvaluateResult
     from graft.training.pipelines.fit import FitResult
     from graft.training.pipelines.info import Info
+    from graft.training.results import Evaluation
     from graft.training.robustness.measure import Robustness
     from graft.training.robustness.recommendations import Recommendation
     from graft.training.runs.run_folder import Row
@@ -65,12 +67,36 @@ def evaluate(result: "EvaluateResult", page: Path | None) -> None:
     print_text(f"{result.evaluation.n:,} images, 95 % confidence intervals")
     print_table(tables.metrics(result.evaluation))
     print_text("\n".join(pipeline.notes(result.evaluation)))
+    _classes(result.evaluation)
     command = f"graft serve {result.package}"
     if result.robustness and result.recommendation:
         _robustness(result.robustness, result.recommendation)
-        _saved("report", page, "to view the curves and images, add --report FILE.html")
         command = result.recommendation.command or command
+    _saved("report", page, "to view the images, add --report FILE.html")
     print_hint(f"next: {command}")
+
+
+def _classes(evaluation: "Evaluation") -> None:
+    """The per-class metrics, and what was confused with what."""
+    print_text(f"\nby label, lowest {'average precision' if evaluation.multilabel else 'F1'} first")
+    _print_first(evaluation_tables.per_class(evaluation), len(evaluation.labels))
+    if evaluation.confusion is None:
+        return
+    if len(evaluation.labels) <= evaluation_tables.MAX_MATRIX_LABELS:
+        print_text("\nconfusion matrix: true labels in rows, predicted labels in columns")
+        print_table(evaluation_tables.confusion_matrix(evaluation, terminal_width()))
+    elif n_pairs := evaluation_tables.n_confused_pairs(evaluation):
+        print_text("\nmost confused pairs")
+        _print_first(evaluation_tables.confused_pairs(evaluation), n_pairs)
+    else:
+        print_text("\nno image was misclassified")
+
+
+def _print_first(table: "Table", n_all: int) -> None:
+    """Prints a table, and the number of rows that it leaves out."""
+    print_table(table)
+    if (n_more := n_all - len(table.rows)) > 0:
+        print_text(f"and {n_more:,} more; --json has all")
 
 
 def _robustness(robustness: "Robustness", recommendation: "Recommendation") -> None:

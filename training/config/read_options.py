@@ -1,10 +1,20 @@
 """Options for reading a data set: which folders or columns hold the labels and splits. `Recipe` extends them."""
 
 import re
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.config import JsonDict
+
+from graft.service.validation_errors import reworded
 
 DATA: JsonDict = {"group": "data"}
 LEVELS = ("split", "fold", "label", "*")  # what one level of folders can be; * is passed over
@@ -63,6 +73,14 @@ class ReadOptions(BaseModel):
     )
     follow_links: bool = Field(False, description="follow symbolic links that point outside the folder", json_schema_extra=DATA)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _reword_errors(cls, options: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(options)
+        except ValidationError as error:
+            raise reworded(error) from None
+
     @field_validator("layout")
     @classmethod
     def _validate_layout(cls, layout: str | None) -> str | None:
@@ -73,8 +91,8 @@ class ReadOptions(BaseModel):
 
     @field_validator("label_column", mode="before")
     @classmethod
-    def _split_columns(cls, names: Any) -> tuple[str, ...]:
-        return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else tuple(names)
+    def _split_columns(cls, names: Any) -> Any:
+        return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else names
 
     @field_validator("label_regex")
     @classmethod

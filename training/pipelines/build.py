@@ -23,7 +23,7 @@ def build(package: Path) -> str:
     """Builds a Bento in the local Bento store.
 
     Args:
-        package: the package to include in the Bento.
+        package: the package to include in the Bento, or its run.
 
     Returns:
         The Bento's tag, such as `graft:zk3v7xq2ysd5wjtm`.
@@ -32,7 +32,7 @@ def build(package: Path) -> str:
         ArtifactError: if the package cannot be served.
         BuildError: if BentoML fails, or the temporary folder is inside a hidden folder, which BentoML skips.
     """
-    read(package)
+    package = read(package).path
     with tempfile.TemporaryDirectory(prefix="graft-build-") as folder:
         context = Path(folder).resolve()
         if hidden := next((name for name in context.parts if name.startswith(".")), None):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from graft.service.inference.devices import resolve_device
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe, Strategy
@@ -15,7 +16,7 @@ from graft.training.evaluation.metrics import per_sample_score
 from graft.training.report import collect, notebook, render
 from graft.training.runs.run_folder import RunFolder
 from graft.training.runtime.isolation import preserved_state
-from graft.training.runtime.progress import format_duration, log
+from graft.training.runtime.progress import format_duration, log, step
 from graft.training.strategies import auto, hpo
 from graft.training.strategies.context import prepare
 
@@ -67,11 +68,12 @@ def compare(
         recipe: for every run; strategy, backbone and seed are replaced. The budget applies to each run separately.
 
     Raises:
-        ValueError: if a strategy does not exist.
+        ValueError: if a strategy does not exist, or the device cannot be used.
         BackboneError, DatasetError: the message says what to do.
     """
     if unknown := set(strategies) - set(get_args(Strategy)):
         raise ValueError(f"Unknown strategy: {', '.join(sorted(unknown))}. Available: {', '.join(get_args(Strategy))}.")
+    resolve_device(recipe.device)
     for strategy in set(strategies) & set(FINETUNE_STRATEGIES):
         finetune_config.check_augment_corruptions(recipe.model_copy(update={"strategy": strategy}))
         hpo.check(recipe.model_copy(update={"strategy": strategy}))
@@ -96,7 +98,8 @@ def compare(
     reproduction = collect.reproduction(collect.command_line("compare", data, recipe, *extra_args), recipe, range(n_seeds))
     seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
     summary = f"{len(results[0].scores):,} test images, a budget of {recipe.budget} per run, {seeds}"
-    render.save(render.compare_page(data.resolve().name, summary, comparison, reproduction), out / render.REPORT_FILE)
+    with step("writing the report"):
+        render.save(render.compare_page(data.resolve().name, summary, comparison, reproduction), out / render.REPORT_FILE)
     return CompareResult(out, comparison)
 
 

@@ -19,7 +19,7 @@ from graft.training.pipelines import fit
 from graft.training.pipelines.serve import command, environment
 from graft.training.report.render import REPORT_FILE
 from graft.training.runtime.import_root import IMPORT_ROOT
-from graft.training.runtime.progress import log
+from graft.training.runtime.progress import log, step
 from graft.training.sample import SAMPLE
 
 READY_TIMEOUT_S = 60.0
@@ -110,7 +110,8 @@ def _start_server(package: Path) -> Iterator[Server]:
         process = subprocess.Popen(command("127.0.0.1", port), cwd=IMPORT_ROOT, env=env, stdout=log_file, stderr=log_file)
         server = Server(f"http://127.0.0.1:{port}", process, log_file)
         try:
-            _wait_until_ready(server)
+            with step("starting the server"):
+                _wait_until_ready(server)
             yield server
         finally:
             process.terminate()

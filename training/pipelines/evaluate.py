@@ -1,7 +1,7 @@
 """Evaluates a trained network on its test split, or a package on a labeled data set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +15,33 @@ from graft.service.inference.model import Model
 from graft.service.inference.model import load as load_model
 from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 from graft.training.config.read_options import ReadOptions
+from graft.training.data import wrong_paths
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation import metrics
+from graft.training.evaluation.calibration import outlier_scores
 from graft.training.evaluation.learning_curve import Head, learning_curve
+from graft.training.evaluation.predictions import Predictions
 from graft.training.features import stage_selection
 from graft.training.features.feature_arrays import Vectors
+from graft.training.features.head_trainer import CV_TOLERANCE
 from graft.training.inference import held_out
 from graft.training.inference.bulk import predict_dataset
 from graft.training.inference.ten_crop import ten_crop
+from graft.training.pipelines.arguments import check_order
 from graft.training.report import notebook, render
+from graft.training.report.evaluation_page import EvaluationReport, evaluation_page
 from graft.training.results import Estimate, Evaluation, LearningCurve
 from graft.training.robustness import measure, recommendations
 from graft.training.robustness.measure import Robustness
 from graft.training.robustness.recommendations import Recommendation
 from graft.training.runtime.isolation import preserved_state
+from graft.training.runtime.progress import step
 from graft.training.strategies.auto import SelectionResult
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
 from graft.training.visualization.formatting import format_difference
+from graft.training.visualization.gallery import ImagePredictions
 
 Floats = NDArray[np.float32]
 
@@ -44,7 +52,10 @@ class EvaluateResult:
 
     Attributes:
         package: the package folder.
+        name: of the model.
         evaluation: every metric.
+        data, dataset: what it was evaluated on, with the labels of the package.
+        predictions: for each image.
         robustness: how the predictions change under corruptions; None unless requested.
         recommendation: what to do about it; None unless requested.
     """
@@ -52,14 +63,28 @@ class EvaluateResult:
     package: Path
     name: str
     evaluation: Evaluation
+    data: Path
+    dataset: Dataset = field(repr=False)
+    predictions: ImagePredictions = field(repr=False)
     robustness: Robustness | None = None
     recommendation: Recommendation | None = None
 
     def save_report(self, path: Path) -> None:
-        """Writes the robustness as an offline HTML page. Raises ValueError if it was not measured."""
-        if self.robustness is None or self.recommendation is None:
-            raise ValueError("The page shows robustness, which was not measured: evaluate with robust=True (--robust).")
-        render.save(render.robust_page(self.name, self.robustness, self.recommendation), path)
+        """Writes the metrics, the confusion matrix, and the robustness if it was measured, as one offline HTML page."""
+        report = EvaluationReport(
+            self.name,
+            str(self.package),
+            str(self.data),
+            self.dataset.labels,
+            self.evaluation,
+            self.predictions,
+            tuple(notes(self.evaluation)),
+            self.robustness,
+            self.recommendation,
+        )
+        by_path = {sample.path: sample for sample in self.dataset.samples}
+        with step("writing the report"):
+            render.save(evaluation_page(report, lambda image: self.dataset.read(by_path[image])), path)
 
     def to_dict(self) -> dict[str, object]:
         """For `--json`."""
@@ -103,18 +128,25 @@ def evaluate(
         DatasetError: if the data contains a label that the package lacks.
         ImageError: if a file is unreadable.
     """
-    model = load_model(package)
+    check_order(package, [data])
+    wrong_paths.check(data)
+    with step(f"loading {package}"):
+        model = load_model(package)
     dataset, samples = held_out.load_test_split(model, data, options)
-    evaluation = evaluate_package(model, dataset, samples, ten_crop)
+    outputs = predict_dataset(model.engine, model.manifest.preprocessing, dataset, samples, "evaluating")
+    evaluation = _evaluate_outputs(model, dataset, samples, outputs, ten_crop)
+    predictions = _image_predictions(model, samples, outputs)
+    result = EvaluateResult(model.artifact.path, model.manifest.name, evaluation, data, dataset, predictions)
     if not robust:
-        return EvaluateResult(package, model.manifest.name, evaluation)
+        return result
     robustness = measure.measure(model, dataset, samples, sample or DEFAULT_SAMPLE_SIZE)
     # Training data is in the same data set only if that has predefined splits.
     training_data = str(data) if len(samples) < len(dataset.samples) else "DATA"
     recommendation = recommendations.recommend(robustness, training_data, model.manifest.backbone.name)
-    return EvaluateResult(package, model.manifest.name, evaluation, robustness, recommendation)
+    return replace(result, robustness=robustness, recommendation=recommendation)
 
 
+@step("evaluating on the test images")
 def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact: Artifact) -> Evaluation:
     """Evaluates the selected network on the test split, with the learning curve of the probe."""
     trained, dataset, samples, ten_crops = selection.model, context.dataset, context.splits.test, None
@@ -141,15 +173,29 @@ def evaluate_package(model: Model, dataset: Dataset, samples: tuple[Sample, ...]
     Raises:
         ImageError: if a file is unreadable.
     """
-    manifest = model.manifest
-    outputs = predict_dataset(model.engine, manifest.preprocessing, dataset, samples, "evaluating")
-    ten_crops = (
-        _ten_crop_probabilities(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature)
-        if with_ten_crop
-        else None
-    )
-    return metrics.evaluate(
-        outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbors, ten_crop=ten_crops
+    outputs = predict_dataset(model.engine, model.manifest.preprocessing, dataset, samples, "evaluating")
+    return _evaluate_outputs(model, dataset, samples, outputs, with_ten_crop)
+
+
+def _evaluate_outputs(
+    model: Model, dataset: Dataset, samples: Sequence[Sample], outputs: Predictions, with_ten_crop: bool
+) -> Evaluation:
+    manifest, ten_crops = model.manifest, None
+    if with_ten_crop:
+        ten_crops = _ten_crop_probabilities(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature)
+    with step("computing the metrics"):
+        return metrics.evaluate(
+            outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbors, ten_crop=ten_crops
+        )
+
+
+def _image_predictions(model: Model, samples: Sequence[Sample], outputs: Predictions) -> ImagePredictions:
+    distances = outlier_scores(model.neighbors, outputs.vectors, model.manifest.calibration.outlier_k)
+    return ImagePredictions(
+        paths=tuple(sample.path for sample in samples),
+        targets=tuple(sample.labels for sample in samples),
+        probabilities=model.probabilities(outputs.logits).astype(np.float32),
+        outlier_scores=distances.astype(np.float32),
     )
 
 
@@ -160,13 +206,14 @@ def _ten_crop_probabilities(
     return ten_crop(engine, preprocessing, readers, temperature, dataset.multilabel)
 
 
+@step("estimating the learning curve")
 def _learning_curve(context: TrainingContext, probe: ProbeResult) -> LearningCurve | None:
     """Validation score of the probe by number of training images."""
     best, columns = probe.selection.best, context.features.slices
     train, validation = context.splits.train, context.splits.validation
 
     def fit(features: Vectors, targets: Targets) -> Head:
-        return stage_selection.fit_candidate(best, features, columns, targets)
+        return stage_selection.fit_candidate(best, features, columns, targets, tolerance=CV_TOLERANCE)
 
     return learning_curve(
         context.view_features(train),

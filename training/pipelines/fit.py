@@ -1,11 +1,12 @@
 """`graft fit`: prepares the data, selects a strategy, evaluates, packages and reports. Each step is in another package."""
 
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft.service.artifact import Artifact, read
+from graft.service.artifact import Artifact, Manifest, read
 from graft.service.inference.devices import resolve_device
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
@@ -16,7 +17,7 @@ from graft.training.pipelines import evaluate
 from graft.training.report import collect, notebook, render
 from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_points
 from graft.training.runs import latest, lifecycle, run_folder
-from graft.training.runs.run_folder import PACKAGE, RunFolder, to_json
+from graft.training.runs.run_folder import PACKAGE, RunError, RunFolder, to_json
 from graft.training.runtime import atomic_files
 from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step
@@ -158,16 +159,21 @@ def load_result(run: Path) -> FitResult:
 
     Raises:
         ArtifactError: if its package is damaged.
-        OSError, ValueError: if a file of the run is missing or damaged.
+        OSError: if a file of the run is missing.
+        RunError: if one is damaged.
     """
-    evaluation = Evaluation.model_validate_json((run / EVALUATION).read_text(encoding="utf-8"))
-    attempts = json.loads((run / STRATEGIES).read_text(encoding="utf-8"))
+    try:
+        evaluation = Evaluation.model_validate_json((run / EVALUATION).read_text(encoding="utf-8"))
+        recorded = json.loads((run / STRATEGIES).read_text(encoding="utf-8"))
+        attempts = tuple(map(StrategyAttempt.model_validate, recorded))
+    except ValueError:
+        raise RunError(f"{run / EVALUATION} or {run / STRATEGIES} is damaged. Start a new run.") from None
     metadata = run_folder.read_json(run / run_folder.RUN)
     return FitResult(
         run,
         read(run / PACKAGE),
         evaluation,
-        tuple(map(StrategyAttempt.model_validate, attempts)),
+        attempts,
         float(metadata["finished"]) - float(metadata["begun"]),
     )
 
@@ -181,6 +187,8 @@ def summary_lines(result: FitResult) -> list[str]:
     """The results of a run as lines of text, the verdict first."""
     evaluation = result.evaluation
     lines = [f"test: {evaluate.primary_metric_text(evaluation)} on {evaluation.n:,} held-out test images"]
+    if note := _undecided_note(result.artifact.manifest):
+        lines.append(note)
     if gain := evaluation.gain_over_probe:
         strategy, points = result.artifact.manifest.strategy, format_points(gain.value, gain.low, gain.high)
         lines.append(f"{strategy} {_verdict(gain)} the probe: {points}")
@@ -189,6 +197,20 @@ def summary_lines(result: FitResult) -> list[str]:
     lines.append(f"report: {result.report}")
     lines.append(f"package: {result.package}  ({format_duration(result.seconds)})")
     return lines
+
+
+def _undecided_note(manifest: Manifest) -> str:
+    """Says that every prediction abstains, if validation is too small for prediction sets; else ""."""
+    coverage, n_images = manifest.calibration.coverage, manifest.scores["validation"].n
+    if coverage is None or manifest.calibration.set_threshold != 0:
+        return ""
+    needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+    if n_images >= needed:
+        return ""
+    return (
+        f"warning: every prediction will be undecided: {n_images} validation images are too few for prediction sets with a"
+        f" coverage of {coverage:.0%}, which need {needed}. Add images, or lower --coverage"
+    )
 
 
 def _verdict(gain: Estimate) -> str:

@@ -189,8 +189,10 @@ def _inference() -> Inference:
     from graft.service.inference import loader
 
     setting = os.environ.get("GRAFT_DEVICE", "auto")
-    device = devices.resolve_device("cuda" if setting == "cuda" else "cpu" if setting == "cpu" else "auto")
+    device: devices.Device = "cuda" if setting == "cuda" else "cpu" if setting == "cpu" else devices.resolve_device("auto")
     engine = "PyTorch" if device == "cuda" else "OpenVINO"
+    if device == "cuda" and (problem := devices.cuda_problem()):
+        return Inference(device, engine, (), problem)
     try:
         return Inference(device, engine, loader.supported_precisions(device))
     except Exception as error:  # noqa: BLE001 - a broken installation is what the bug report is about

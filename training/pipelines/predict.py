@@ -10,6 +10,7 @@ from pathlib import Path
 from graft.service.api.schemas import Classification
 from graft.service.classifier import Classifier
 from graft.service.errors import ImageError
+from graft.service.remote_paths import rejection
 from graft.training.data.dataset import DatasetError, Source
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import Progress
@@ -81,6 +82,8 @@ def _list_images(path: Path) -> list[str]:
 
     As strings, because a `Path` takes four times the memory and there may be a million.
     """
+    if reason := rejection(path):
+        raise DatasetError(reason)
     if path.is_file():
         return [str(path)]
     if not path.is_dir():

@@ -15,7 +15,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.pipelines import fit
 from graft.training.pipelines.fit import FitResult
 from graft.training.runs.lifecycle import is_finished
-from graft.training.runs.run_folder import PACKAGE, Row, RunError, load_recipe
+from graft.training.runs.run_folder import PACKAGE, Row, RunError, load_recipe, run_of
 
 TOLERANCE = 1e-6  # relative and absolute, for metrics and weights
 # Manifest fields that identify a package; file digests depend on the time of packaging.
@@ -31,6 +31,7 @@ def replay(data: Path, out: Path | None, before: Path, recipe: Recipe) -> tuple[
     Raises:
         RunError: if `before` is unfinished or its inputs have changed; also everything that `fit.fit` raises.
     """
+    before = run_of(before)
     if not is_finished(before):
         raise RunError(f"{before} is not a finished run, so there is nothing to compare with.")
     recorded = load_recipe(before, recipe.model_dump(exclude_unset=True))

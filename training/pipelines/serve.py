@@ -9,6 +9,7 @@ from graft.service import listening
 from graft.service.artifact import read
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.import_root import IMPORT_ROOT
+from graft.training.runtime.progress import log
 
 
 def environment(package: Path, port: int) -> dict[str, str]:
@@ -52,5 +53,6 @@ def serve(package: Path, host: str, port: int) -> None:
     host = listening.resolve_host(host)
     listening.check(host, port)
     env = environment(read(package).path, port)
+    log(f"starting the server of {package}")
     os.chdir(IMPORT_ROOT)
     os.execve(sys.executable, command(host, port), env)

@@ -27,7 +27,7 @@ from graft.training.evaluation.metrics import predicted_labels
 from graft.training.inference.bulk import infer
 from graft.training.results import Estimate
 from graft.training.robustness.corruption_ops import CORRUPTION_OPS
-from graft.training.runtime.progress import Progress
+from graft.training.runtime.progress import Progress, step
 
 if TYPE_CHECKING:
     from graft.service.networks.network import Network
@@ -171,10 +171,11 @@ def _infer_logits(model: Model, loaders: "Sequence[partial[Pixels]]", descriptio
 
 def _attack_images(model: Model, images: list[Pixels], targets: NDArray[np.generic], seed: int) -> dict[Condition, Pixels]:
     """Attacks the first M images with each radius: uint8 (M, S, S, 3) by condition."""
-    from graft.service.networks import network
-    from graft.training.robustness.adversarial import BATCH_SIZE, attack_model
+    with step("loading the network"):
+        from graft.service.networks import network
+        from graft.training.robustness.adversarial import BATCH_SIZE, attack_model
 
-    target = attack_model(network.load(model.artifact))
+        target = attack_model(network.load(model.artifact))
     attacked: dict[Condition, Pixels] = {}
     n_images = {name: min(len(images), limit) for name, limit in MAX_ATTACKED.items()}
     with Progress("attacking", sum(n_images.values()), "images") as progress:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from graft.service.artifact import MANIFEST
-from graft.service.artifact import PACKAGE as PACKAGE
+from graft.service import artifact
 from graft.training.config.recipe import Recipe, option_flag
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
@@ -25,6 +24,7 @@ Row = tuple[str, object, object]
 
 RUNS = Path("runs")  # in the current folder
 RUN, RECIPE, SPLITS, DECISIONS = "run.json", "recipe.yaml", "splits.csv", "decisions.json"
+PACKAGE = artifact.PACKAGE
 
 
 class RunError(ValueError):
@@ -45,7 +45,7 @@ def run_of(path: Path) -> Path:
     Raises:
         RunError: if the path is a package outside of a run.
     """
-    if not (path / MANIFEST).is_file():
+    if not (path / artifact.MANIFEST).is_file():
         return path
     if path.name != PACKAGE or not (path.parent / RUN).is_file():
         raise RunError(f"{path} is a package without its run. It can be served with: graft serve {path}")

@@ -1,20 +1,21 @@
 """Progress and status lines on stderr; results go to stdout.
 
-On a terminal, colored bars that update in place; in a notebook, one output that updates in place; elsewhere, one plain line
-every 15 s. rich is imported only on a terminal.
+On a terminal, colored bars that update in place; in a notebook, one output that updates in place; elsewhere, plain lines so
+that it is never silent for more than 5 s. rich is imported only on a terminal.
 """
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol, TypeVar
 
+from graft.training.runtime import heartbeat
 from graft.training.runtime.terminal import is_notebook, is_terminal, sanitize
 
 T = TypeVar("T")
 Verbosity = Literal["quiet", "normal", "verbose"]
-LOG_INTERVAL_S = 15.0
 
 _verbosity: Verbosity = "normal"
 
@@ -22,7 +23,7 @@ _verbosity: Verbosity = "normal"
 class _View(Protocol):
     """Where the progress of one task is shown."""
 
-    interval_s: float
+    interval_s: float  # between two updates
 
     def show(self, done: int, details: Sequence[str]) -> None: ...
 
@@ -48,13 +49,32 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if _verbosity != "quiet":
-            self._view = _open_view(self._description, self._total, _details(0, self._total, self._unit, 0)[:1])
+            self._view = self._open_view()
         return self
 
     def __exit__(self, *_: object) -> None:
         view, self._view = self._view, None
         if view is not None:
             view.close()
+
+    def _open_view(self) -> _View:
+        details = _details(0, self._total, self._unit, 0)[:1]
+        if is_terminal(sys.stderr):
+            from graft.training.runtime.live_display import Bar
+
+            return Bar(self._description, self._total, details)
+        if is_notebook():
+            from graft.training.runtime.notebook_display import NotebookLine
+
+            return NotebookLine(self._description, self._total, details)
+        return _PlainView(self._describe)
+
+    def _describe(self) -> str:
+        """One line: `reading 1,200/5,000 images, 310/s, 12 s left`; without items to count: `importing torch, 8 s`."""
+        seconds = time.monotonic() - self._started_at
+        if not self._unit:
+            return f"{self._description}, {format_duration(seconds)}"
+        return format_progress(self._description, self._done, self._total, self._unit, seconds)
 
     def track(self, items: Iterable[T]) -> Iterator[T]:
         """Iterate over the items and count them."""
@@ -72,37 +92,27 @@ class Progress:
         view.show(self._done, _details(self._done, self._total, self._unit, now - self._started_at))
 
 
-class _PlainLines:
-    """One line every 15 s."""
+class _PlainView(heartbeat.PlainLines):
+    """The progress of one task as plain lines, which a thread prints."""
 
-    interval_s = LOG_INTERVAL_S
-
-    def __init__(self, description: str) -> None:
-        self._description = description
+    interval_s = math.inf  # the thread asks for the numbers itself
 
     def show(self, done: int, details: Sequence[str]) -> None:
-        print(f"{self._description} {', '.join(details)}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """The lines stay."""
+        """Nothing is pushed."""
 
 
-def _open_view(description: str, total: int, details: Sequence[str]) -> _View:
-    if is_terminal(sys.stderr):
-        from graft.training.runtime.live_display import Bar
-
-        return Bar(description, total, details)
-    if is_notebook():
-        from graft.training.runtime.notebook_display import NotebookLine
-
-        return NotebookLine(description, total, details)
-    return _PlainLines(description)
+@contextmanager
+def step(description: str) -> Iterator[None]:
+    """Says what is being done while the block runs, for work without items to count, such as `importing torch`."""
+    with Progress(description, 0, ""):
+        yield
 
 
 def log(line: str) -> None:
     """Print a status line to stderr; results go to stdout. With `--quiet`, only `warning:` and `error:` lines are printed."""
     if _verbosity == "quiet" and not line.startswith(("warning:", "error:")):
         return
+    heartbeat.note_line()
     if is_terminal(sys.stderr):
         from graft.training.runtime.live_display import print_line
 
@@ -138,7 +148,8 @@ def is_quiet() -> bool:
 
 
 def close_bars() -> None:
-    """Erases all bars from the terminal."""
+    """Erases all bars from the terminal, and ends the lines of all tasks elsewhere."""
+    heartbeat.close_all()
     if live_display := sys.modules.get("graft.training.runtime.live_display"):
         live_display.close_all()
 
@@ -166,17 +177,27 @@ def _library_messages() -> Iterator[None]:
 
 def _details(done: int, total: int, unit: str, seconds: float) -> tuple[str, ...]:
     """The numbers as text: ("1,200/5,000 images", "310/s", "12 s left"); without a total, ("1,200 files", "310/s")."""
+    if not unit:
+        return ("",)
+    if done == 0:
+        return (f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}",)
     rate = done / max(seconds, 1e-9)
     if total == 0:
-        return f"{done:,} {unit}", f"{rate:,.0f}/s"
+        return f"{done:,} {unit}", format_rate(rate)
     remaining_s = (total - done) / max(rate, 1e-9)
     left = f"{format_duration(remaining_s)} left"
-    return f"{done:,}/{total:,} {unit}", f"{rate:,.0f}/s", left
+    return f"{done:,}/{total:,} {unit}", format_rate(rate), left
 
 
 def format_progress(description: str, done: int, total: int, unit: str, seconds: float) -> str:
     """Format one line: `reading 1,200/5,000 images, 310/s, 12 s left`; without a total: `listing 1,200 files, 310/s`."""
     return f"{description} {', '.join(_details(done, total, unit, seconds))}"
+
+
+def format_rate(per_second: float, unit: str = "") -> str:
+    """Format a rate with two digits or more: `310/s`, `2.4 images/s`, `9.0/min`."""
+    number, per = (per_second, "s") if per_second >= 0.95 or per_second <= 0 else (60 * per_second, "min")
+    return f"{f'{number:.1f}' if 0 < number < 9.95 else f'{number:,.0f}'}{f' {unit}' * bool(unit)}/{per}"
 
 
 def format_duration(seconds: float) -> str:

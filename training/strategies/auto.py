@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from graft.training.evaluation import metrics
 from graft.training.results import StrategyAttempt, TransferRegime
-from graft.training.runtime.progress import format_duration, log
+from graft.training.runtime.progress import format_duration, format_rate, log
 from graft.training.strategies import finetune, hpo, model_selection, probe
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
@@ -63,11 +63,17 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
     probe_result, best, attempt = _run_probe(context, "probe")
     attempts = [attempt]
     log(f"probe: {attempt.validation.value:.1%} on validation")
+    start = probe_result
+    if previous := probe.previous_probe(context):
+        model = probe.export_probe(previous, context)
+        best = _select_previous(model, best, attempts)
+        start = previous if best is model else probe_result  # fine-tuning starts from the better head
     publish(best)
     n_errors = metrics.n_errors(best.validation.logits, best.validation.targets)
     if reason := model_selection.early_exit_reason(n_errors, len(context.splits.validation)):
-        log(f"auto keeps the probe: {reason}")
-        return SelectionResult(best, (attempt.model_copy(update={"verdict": f"kept: {reason}"}),), probe_result)
+        log(f"auto keeps the {best.strategy}: {reason}")
+        attempts = [one.model_copy(update={"verdict": f"kept: {reason}"}) if one.kept else one for one in attempts]
+        return SelectionResult(best, tuple(attempts), probe_result)
     log("a first package is ready; trying more strategies (press Ctrl-C to stop and keep this package)")
     stages_result, model, attempt = _run_probe(context, "stages")
     best = _select(best, model, attempt, attempts)
@@ -82,7 +88,7 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
             stop_reason = f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it"
             log(stop_reason)
             break
-        best = _select(best, *_run_finetune(context, probe_result, strategy, epochs), attempts)
+        best = _select(best, *_run_finetune(context, start, strategy, epochs), attempts)
     return SelectionResult(best, tuple(attempts), probe_result, regime, stop_reason)
 
 
@@ -115,6 +121,15 @@ def _select(
         attempts[:] = [earlier.model_copy(update={"kept": False}) for earlier in attempts]
     attempts.append(attempt.model_copy(update={"kept": comparison.significantly_better, "verdict": verdict}))
     return candidate if comparison.significantly_better else best
+
+
+def _select_previous(previous: TrainedModel, new: TrainedModel, attempts: list[StrategyAttempt]) -> TrainedModel:
+    """The model of `--from` unchanged, unless the new probe is significantly better; records the attempt."""
+    [attempt] = attempts
+    earlier = _attempt(previous, 0.0, "the model of --from, unchanged")
+    log(f"previous model: {earlier.validation.value:.1%} on validation")
+    attempts[:] = [earlier]
+    return _select(previous, new, attempt, attempts)
 
 
 def _losses_by_feature_set(stages_result: ProbeResult) -> dict[str, float]:
@@ -158,7 +173,10 @@ def _compute_epochs(context: TrainingContext, strategy: str, started_at: float) 
     n_fit = model_selection.max_epochs(_remaining_s(context, started_at) - OVERHEAD_S, len(train), len(validation), speed)
     recommended = finetune.default_config(context, strategy).epochs
     used, budget = format_duration(time.monotonic() - started_at), format_duration(context.recipe.budget_s)
-    log(f"budget {budget}, {used} used; training speed {speed:.0f} images/s: {n_fit} epochs fit, {recommended} are recommended")
+    log(
+        f"budget {budget}, {used} used; training speed {format_rate(speed, 'images')}: {n_fit} epochs fit, {recommended} are"
+        " recommended"
+    )
     return min(recommended, hpo.epochs_per_trial(n_fit, context.recipe.search, MIN_EPOCHS))
 
 

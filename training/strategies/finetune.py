@@ -18,7 +18,7 @@ from graft.training.data.dataset import Sample
 from graft.training.evaluation import calibration, metrics
 from graft.training.evaluation.predictions import Predictions
 from graft.training.inference.bulk import predict_dataset
-from graft.training.runtime.progress import log
+from graft.training.runtime.progress import log, step
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
 from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
@@ -40,7 +40,7 @@ def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str,
     """
     network = train_network(context, probe_result, strategy, epochs)
     exported, splits = context.exported, context.splits
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=context.folder.path) as folder:
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=context.folder.path) as folder, step("exporting the network"):
         from graft.training.backbones.onnx_export import export_network
 
         path = Path(folder) / "model.onnx"
@@ -69,7 +69,8 @@ def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str,
 
 def train_network(context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int) -> "Network":
     """Trains the network; returns it with the weights of its best epoch, on the CPU."""
-    from graft.training.finetuning.loggers import make_loggers
+    with step("loading Lightning"):
+        from graft.training.finetuning.loggers import make_loggers
 
     log(
         f"{strategy}: {context.exported.backbone.name} at {context.exported.preprocessing.crop} pixels"
@@ -85,6 +86,7 @@ def train_network(context: TrainingContext, probe_result: ProbeResult, strategy:
     return network
 
 
+@step("loading the network")
 def build_network(
     context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int
 ) -> tuple["Network", FineTuneConfig]:
@@ -111,6 +113,7 @@ def default_config(context: TrainingContext, strategy: str, epochs: int | None =
     return finetune_config.resolve_config(recipe, stats)
 
 
+@step("fitting the batch size to the memory")
 def fit_to_machine(context: TrainingContext, network: "Network", default: FineTuneConfig) -> dict[str, object]:
     """The configuration with a batch size that fits in memory and, if requested, learning rates from an LR range test."""
     from graft.training.finetuning import batch_size_finder
@@ -135,8 +138,9 @@ def run_trainer(
     trial: "Trial | None" = None,
 ) -> None:
     """Trains the network in place; it ends with the weights of its best epoch."""
-    from graft.training.finetuning.datamodule import DataModule
-    from graft.training.finetuning.trainer import train
+    with step("loading Lightning"):
+        from graft.training.finetuning.datamodule import DataModule
+        from graft.training.finetuning.trainer import train
 
     device = context.device
     datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, device)
@@ -155,6 +159,7 @@ def _to_callable(network: "Network") -> Callable[[Pixels], Outputs]:
     return forward
 
 
+@step("measuring the training speed")
 def images_per_second(context: TrainingContext) -> float:
     """Training speed of the full network on this machine: the median of three steps on one batch of noise."""
     import torch

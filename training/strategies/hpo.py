@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe
-from graft.training.runtime.progress import log
+from graft.training.runtime.progress import log, step
 from graft.training.strategies import finetune, hpo_trials
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.hpo_sampler import search_space, should_prune, suggest
@@ -105,7 +105,8 @@ def _run_trial(context: TrainingContext, network: "Network", config: FineTuneCon
     from graft.training.finetuning.lightning_module import Diverged
 
     started, number = time.monotonic(), len(trials)
-    params = suggest(trials, context.recipe, config)
+    with step("choosing the next hyperparameters"):
+        params = suggest(trials, context.recipe, config)
     run = _trial_folder(context.folder.path, number)
 
     def prune(losses: list[float]) -> bool:

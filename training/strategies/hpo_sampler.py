@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.hyperparameters import round_to_two_digits
 from graft.training.config.recipe import Recipe
+from graft.training.runtime.progress import is_verbose
 from graft.training.strategies.hpo_trials import Params, TrialRecord
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _build_study(trials: list[TrialRecord], space: "Space | None" = None) -> "St
     """An Optuna study of the finished trials; without their hyperparameters if `space` is None."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.INFO if is_verbose() else optuna.logging.WARNING)
     study = optuna.create_study()
     for trial in trials:
         complete = trial.status == "complete"

@@ -12,11 +12,13 @@ from graft.training.config import hyperparameters
 from graft.training.data.cross_validation import Targets
 from graft.training.evaluation import calibration
 from graft.training.evaluation.predictions import Predictions
-from graft.training.features import linear_probe, stage_selection
+from graft.training.features import regularization, stage_selection
 from graft.training.features.feature_arrays import Vectors, select_columns
 from graft.training.features.linear_probe import Head
 from graft.training.features.linear_solver import Kind
+from graft.training.features.onnx_head import append_head
 from graft.training.features.stage_selection import Candidate, Selection
+from graft.training.runtime.progress import log
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
 
@@ -53,10 +55,31 @@ def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
     best = selection.best
     train_head = stage_selection.fit_candidate(best, features, slices, targets, balanced)
     samples = (*splits.train, *splits.validation)
-    final_head = stage_selection.fit_candidate(best, context.view_features(samples), slices, context.targets(samples), balanced)
+    final_head = stage_selection.fit_candidate(
+        best, context.view_features(samples), slices, context.targets(samples), balanced, init=train_head
+    )
     validation = context.features.select(splits.validation, feature_set=best.head_input)
     test = context.features.select(splits.test, feature_set=best.head_input)
     return ProbeResult(train_head, final_head, train_head(validation), final_head(test), selection, strategy)
+
+
+def previous_probe(context: TrainingContext) -> ProbeResult | None:
+    """The head of the model that training starts from, unchanged.
+
+    None without such a model, if its labels are others, or if it has learned from validation or test images, or may have.
+    """
+    start, splits = context.start, context.splits
+    head = start.head_for(context.dataset.labels) if start else None
+    if start is None or head is None:
+        return None
+    held_out = (*splits.validation, *splits.test)
+    if not start.split_of or start.count(held_out, "train", "validation"):
+        log("the model of --from is not a candidate itself: it has learned from validation or test images, or may have")
+        return None
+    feature_set = start.artifact.manifest.backbone.head_input
+    vectors = [context.features.select(samples, feature_set=feature_set) for samples in (splits.validation, splits.test)]
+    candidate = Candidate(feature_set, "logistic", head.C, float("nan"), float("nan"), 0)
+    return ProbeResult(head, head, head(vectors[0]), head(vectors[1]), Selection(candidate, (candidate,)), "previous")
 
 
 def _select_features(context: TrainingContext, strategy: str, features: Vectors, targets: Targets, balanced: bool) -> Selection:
@@ -68,10 +91,10 @@ def _select_features(context: TrainingContext, strategy: str, features: Vectors,
     if strategy == "stages":
         return stage_selection.select_features(features, slices, targets, n_folds, seed, balanced, groups)
     kind: Kind = "svm" if strategy == "svm" else "logistic"
-    losses = linear_probe.cross_validate(
+    losses = regularization.cross_validate(
         select_columns(features, slices["last"]), targets, n_folds, seed, kind, balanced, groups
     )
-    best_C = linear_probe.one_percent_rule(losses)
+    best_C = regularization.one_percent_rule(losses)
     best = Candidate("last", kind, best_C, losses[best_C], float("nan"), len(targets))
     return Selection(best, (best,))
 
@@ -95,7 +118,7 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext) -> Trained
         backbone=exported.backbone.model_copy(update={"head_input": head_input}),
         preprocessing=exported.preprocessing,
         network=network,
-        graph=linear_probe.append_head(exported.graph, head, head_input),
+        graph=append_head(exported.graph, head, head_input),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
         validation=Predictions(
             probe_result.validation_logits, features.select(splits.validation), context.targets(splits.validation)

@@ -16,6 +16,7 @@ from graft.service.inference.postprocess import to_probabilities
 from graft.training.config.recipe import Recipe
 from graft.training.evaluation import calibration, metrics
 from graft.training.evaluation.predictions import Predictions
+from graft.training.runtime.progress import step
 
 Network = Callable[[Pixels], Outputs]
 Weights = dict[str, NDArray[np.generic]]
@@ -53,6 +54,7 @@ class TrainedModel:
     gain_over_probe: tuple[float, float, float] | None = None
 
 
+@step("calibrating")
 def calibrate_and_score(
     strategy: str,
     backbone: Backbone,

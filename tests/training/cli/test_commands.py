@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from pseudo_terminal import run_in_terminal
 
 from graft.training.cli.commands import HANDLERS
@@ -35,10 +37,10 @@ def test_no_arguments_print_the_help():
 
 
 def test_every_recipe_field_is_a_flag():
-    from graft.training.config.recipe import Recipe
+    from graft.training.config.recipe import Recipe, option_flag
 
     shown = graft("fit", "--help").stdout
-    assert [name for name in Recipe.model_fields if f"--{name.replace('_', '-')}" not in shown] == []
+    assert [name for name in Recipe.model_fields if f" {option_flag(name)} " not in shown.replace(",", " ")] == []
 
 
 def test_help_loads_neither_rich_nor_pydantic():
@@ -60,28 +62,37 @@ def test_version_is_printed(option):
     ("arguments", "message"),
     [
         (["fit", "nowhere"], "nowhere does not exist"),
-        (["fit", "x", "--epochs", "0"], "--epochs 0: Input should be greater than 0."),
-        (["fit", "x", "--head-lr", "nan"], "--head-lr nan: Input should be a finite number."),
+        (["fit", "x", "--epochs", "0"], "--epochs 0: must be greater than 0."),
+        (["fit", "x", "--head-lr", "nan"], "--head-lr nan: must be a finite number."),
         (
             ["fit", "x", "--strategy", "magic"],
-            "--strategy magic: Input should be 'auto', 'probe', 'svm', 'stages', 'finetune-last', 'finetune' or 'scratch'.",
+            "--strategy magic: must be auto, probe, svm, stages, finetune-last, finetune or scratch.",
         ),
         (["fit", "x", "--backbone", "resnet18x"], "Did you mean resnet18"),
         (["fit", "x", "--weights", "nowhere.pth"], "expected a .safetensors file, local-dir:FOLDER, or none"),
-        (["fit", "x", "--recipe", "nowhere.yaml"], "nowhere.yaml cannot be read as a recipe"),
-        (["fit", "x", "--color"], "unrecognized arguments: --color"),
+        (["fit", "x", "--recipe", "nowhere.yaml"], "nowhere.yaml cannot be read as a recipe: no such file or folder."),
+        (["fit", "x", "--color"], "--color is not an option of graft fit."),
         (
             ["fit", "x", "--augment-corruptions", "rotations"],
-            "--augment-corruptions rotations: Value error, 'rotations' is not a corruption; did",
+            "--augment-corruptions rotations: 'rotations' is not a corruption; did",
         ),
         (["fit", "x", "--augment-corruptions", "blur"], "Use --strategy finetune-last, finetune or scratch."),
-        (["evaluate", "x", "y", "--report", "z.html"], "--report needs --robust: the page shows its results."),
-        (["locate", "x", "y", "--min-probability", "1.5"], "'1.5' is not a number between 0 and 1"),
-        (["predict", "x", "y", "--top-k", "0"], "'0' is not a positive integer"),
-        (["dance"], "invalid choice: 'dance'"),
-        (["fit", "x", "--quiet", "--verbose"], "not allowed with argument"),
-        (["fit", "x", "--debug"], "unrecognized arguments: --debug"),
-        (["--quiet"], "the following arguments are required: COMMAND"),
+        (["evaluate", "x", "y", "--min-accuracy", "90"], "--min-accuracy 90: must be a number from 0 to 1"),
+        (["locate", "x", "y", "--min-probability", "1.5"], "--min-probability 1.5: must be a number between 0 and 1"),
+        (["predict", "x", "y", "--top-k", "0"], "--top-k 0: must be a whole number greater than 0"),
+        (["dance"], "dance is not a command of graft."),
+        (["fit", "x", "--quiet", "--verbose"], "--verbose cannot be combined with --quiet."),
+        (["fit", "x", "--debug"], "--debug is not an option of graft fit. Did you mean --verbose?"),
+        (["--quiet"], "graft: COMMAND is missing."),
+        (["fit"], "graft fit: DATA (a folder with one subfolder per label, a .zip of it, a .csv, ...) is missing."),
+        (["fit", "a", "b"], "b: one argument too many; graft fit takes only DATA."),
+        (["fit", "x", "--flips", "false"], "--flips takes no value: write --flips or --no-flips, without false."),
+        (["fit", "x", "--no-flips=1"], "takes no value: write --flips or --no-flips."),
+        (["fit", "x", "--epochs"], "--epochs: a value is missing."),
+        (["fit", "x", "--resume", "--replay", "y"], "--replay cannot be combined with --resume."),
+        (["serve", "--port", "http"], "--port http: must be a whole number."),
+        (["completion", "bash5"], "shell bash5: must be one of bash, zsh, fish, tcsh."),
+        (["fit", "https://a.example/x.zip"], "https://a.example/x.zip is not fetched: Graft reads local files only."),
     ],
 )
 def test_usage_error_is_one_line_with_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -90,11 +101,112 @@ def test_usage_error_is_one_line_with_exit_code_2(arguments, message, capsys, tm
         code = main(arguments)
     except SystemExit as exit_:
         code = exit_.code
-    error = capsys.readouterr().err
+    error = re.sub("^loading libraries, .*\n", "", capsys.readouterr().err, flags=re.MULTILINE)
     assert code == 2
     assert error.startswith("error: ")
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "x", "y"], "x is not a package: no such directory."),
+        (["verify", "s3://bucket/model"], "s3://bucket/model is not fetched: Graft reads local files only."),
+        (["predict", "hf://a/model", "x.jpg"], "hf://a/model is not fetched: Graft reads local files only."),
+        (["serve", "photos"], "photos is not a package, and not a run with one: it has no manifest.json."),
+        (["serve", "photo.jpg"], "photo.jpg is not a package: it is a file, and a package is a folder."),
+        (["predict", "run", "x.jpg"], "run is an unfinished run. Finish it with: graft fit DATA --out run --resume"),
+    ],
+)
+def test_what_is_not_a_package_is_one_line_with_exit_code_3(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
+    assert main(arguments) == 3
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_swapped_arguments_are_named(fitted, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "cat.jpg").touch()
+    package = str(fitted.package)
+    for command in (["evaluate", "photos"], ["predict", "photos"], ["locate", "photos"]):
+        assert main([*command, package]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: photos is data, and {package} is a package: swap them."
+    assert main(["predict", "cat.jpg", str(fitted.run)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: cat.jpg is a file, and {fitted.run} is a package: swap them."
+
+
+def test_package_or_run_as_data_is_named(fitted, capsys):
+    for path, kind in ((fitted.package, "a package"), (fitted.run, "a run")):
+        assert main(["check", str(path)]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == f"error: {path} is {kind}, not labeled images. To train it further: graft fit DATA --from {path}"
+
+
+def test_run_stands_for_its_package(fitted, capsys):
+    assert main(["verify", str(fitted.run)]) == 0
+    assert f"next: graft serve {fitted.run}" in capsys.readouterr().out
+    assert main(["inspect", str(fitted.run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["input"] == [128, 128, 3]
+
+
+def test_device_that_is_not_there_fails_before_anything_is_imported(monkeypatch):
+    program = (
+        "import sys; from graft.training.cli.main import main;"
+        "code = main(['fit', 'nowhere', '--device', 'cuda']); print(code, 'sklearn' in sys.modules)"
+    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout == "2 False\n"
+    assert result.stderr == "error: device cuda: CUDA_VISIBLE_DEVICES hides all CUDA devices. Use auto or cpu.\n"
+
+
+def test_help_is_a_command_too(capsys):
+    for arguments in (["help"], ["help", "fit"], ["fit", "--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+    root, by_help, by_flag = capsys.readouterr().out.split("usage: ")[1:]
+    assert root.startswith("graft COMMAND")
+    assert by_help == by_flag
+
+
+@pytest.mark.parametrize("arguments", [["completion", "bash"], ["fit", "--help"], ["info"], ["predict"]])
+def test_closed_pipe_ends_quietly_with_141(arguments, fitted, tmp_path):
+    if arguments == ["predict"]:
+        arguments = ["predict", fitted.package, *[write_picture(tmp_path / f"{number}.png") for number in range(20)]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "graft", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writer)
+    assert result.returncode == 141
+    assert "error" not in result.stderr.lower()
+
+
+def write_picture(path: Path) -> Path:
+    Image.new("RGB", (32, 32)).save(path)
+    return path
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_full_disk_under_the_output_is_an_error_of_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "graft", "completion", "bash"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (6, "error: the disk is full.\n")
+
+
+def test_label_that_the_output_cannot_show_is_escaped():
+    program = "from graft.training.cli import standard_streams\nwith standard_streams.flushed(): print('猫')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout == "\\u732b\n"
 
 
 def test_unavailable_weights_suggest_three_options(tmp_path):
@@ -127,7 +239,7 @@ def test_quiet_prints_results_and_errors_only(make_folder):
     (folder / "cat" / "broken.png").write_bytes(b"")
     normal = graft("check", folder, "--no-vectors")
     quiet = graft("check", folder, "--no-vectors", "--quiet")
-    assert normal.stderr.startswith("25 images")
+    assert "\n25 images" in normal.stderr
     assert "\nnext: " in normal.stdout
     assert quiet.stderr == ""
     assert quiet.stdout.splitlines()[:-1] == normal.stdout.splitlines()[:-3]
@@ -148,7 +260,7 @@ def test_nothing_global_stays_changed(capsys):
 def test_error_is_colored_on_a_terminal_only(tmp_path):
     command = [sys.executable, "-m", "graft", "check", "nowhere"]
     run = run_in_terminal(command, cwd=tmp_path, PYTHONPATH=str(Path(__file__).parents[3]))
-    assert run.output.startswith("\x1b[1;31merror:\x1b[0m nowhere does not exist")
+    assert "\x1b[1;31merror:\x1b[0m nowhere does not exist" in run.output
     assert "\x1b" not in graft("check", "nowhere", cwd=tmp_path).stderr
 
 

@@ -1,8 +1,10 @@
 """`graft fit`: its output, the files of a run, and its errors."""
 
 import csv
+import dataclasses
 import itertools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import DatasetError, scan
 from graft.training.data.splits import split
 from graft.training.pipelines import fit
+from graft.training.runs.run_folder import RunError
 from graft.training.sample import SAMPLE
 
 PROBE = Recipe(strategy="probe", input_size=128)  # the size that the session fixture has already exported
@@ -206,3 +209,27 @@ def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, enc
     assert "mean average precision" in fit.summary(result)
     prediction = model.load(result.artifact.path, "cpu").classify((tmp_path / "0.png").read_bytes(), 3)
     assert set(prediction.prediction_set) == set(rows[1].split(",")[1].split("|"))
+
+
+def test_too_few_validation_images_for_prediction_sets_are_said(fitted):
+    manifest = fitted.artifact.manifest
+    validation = manifest.scores["validation"].model_copy(update={"n": 6})
+    few = manifest.model_copy(
+        update={
+            "scores": manifest.scores | {"validation": validation},
+            "calibration": manifest.calibration.model_copy(update={"set_threshold": 0.0}),
+        }
+    )
+    result = dataclasses.replace(fitted, artifact=dataclasses.replace(fitted.artifact, manifest=few))
+    assert fit.summary_lines(result)[1] == (
+        "warning: every prediction will be undecided: 6 validation images are too few for prediction sets with a coverage of"
+        " 90%, which need 9. Add images, or lower --coverage"
+    )
+    assert "undecided" not in fit.summary(fitted)
+
+
+def test_damaged_record_of_a_finished_run_is_named(fitted, tmp_path: Path):
+    run = Path(shutil.copytree(fitted.run, tmp_path / "run"))
+    (run / "evaluation.json").write_text("{")
+    with pytest.raises(RunError, match=r"evaluation\.json or .*strategies\.json is damaged\. Start a new run\."):
+        fit.load_result(run)

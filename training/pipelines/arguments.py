@@ -1,0 +1,27 @@
+"""Checks that need several arguments of a job, before anything slow is imported or read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from graft.service.artifact import ArtifactError
+from graft.training.data.wrong_paths import is_package
+from graft.training.runs.run_folder import RUN
+
+
+def check_order(package: Path, others: Sequence[Path]) -> None:
+    """Checks that the package is the first argument, before the data or images.
+
+    Raises:
+        ValueError: if another argument is the package.
+        ArtifactError: if the first argument is a run that is not finished.
+    """
+    if is_package(package):
+        return
+    if swapped := next((path for path in others if is_package(path)), None):
+        raise ValueError(f"{package} is {_kind(package)}, and {swapped} is a package: swap them.")
+    if (package / RUN).is_file():
+        raise ArtifactError(f"{package} is an unfinished run. Finish it with: graft fit DATA --out {package} --resume")
+
+
+def _kind(path: Path) -> str:
+    return "data" if path.is_dir() or not path.exists() else "a file"
