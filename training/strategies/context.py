@@ -139,6 +139,7 @@ def _read(data: Path, recipe: Recipe) -> tuple[Dataset, ScanTable, list[Finding]
     with step("checking the images"):
         dataset, scan_table = scan_images(dataset)
         findings = audit(dataset, scan_table)
+    median_side(scan_table)  # one error if no image is usable, rather than one for each
     dataset, excluded = apply_exclusions(dataset, findings, recipe.skip_bad, recipe.drop_duplicates)
     return dataset, scan_table, findings, excluded
 
