@@ -14,8 +14,8 @@ MAX_OPACITY = 0.6  # opacity of the strongest color
 DESATURATION = 0.85  # of the image below, so that a colored object is not mistaken for a hot spot
 CONTOUR_LEVELS = 4  # steps of the map between which a contour is drawn
 
-# Ten steps of matplotlib's "viridis" (CC0): perceptually uniform, also in gray and with color vision deficiency. Red and orange,
-# frequent colors of flowers and food, are not in it. It starts where alpha is 0.
+# Ten steps of matplotlib's "viridis" (CC0): perceptually uniform, also in gray and with color vision deficiency. Red and
+# orange, frequent colors of flowers and food, are not in it. It starts where alpha is 0.
 VIRIDIS = np.frombuffer(
     bytes.fromhex("440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725"), np.uint8
 ).reshape(10, 3)

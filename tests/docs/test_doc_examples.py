@@ -146,11 +146,14 @@ OTHER_SETTINGS = {"GRAFT_CACHE", "GRAFT_EXAMPLE_PACKAGE", "GRAFT_PORT"}
 OTHER_FLAGS = {
     "--build-arg",
     "--cap-drop",
+    "--data-binary",
     "--fail-with-body",
     "--grayscale",
+    "--inplace",
     "--no-deps",
     "--read-only",
     "--require-hashes",
+    "--shm-size",
     "--tmpfs",
 }
 

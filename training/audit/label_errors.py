@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.neighbors import l2_normalize
@@ -19,14 +18,17 @@ from graft.training.data.cross_validation import Groups, Targets, take_groups
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.errors import printable
 from graft.training.data.findings import Finding, LabelIssue
-from graft.training.features.feature_arrays import Vectors
-from graft.training.features.linear_probe import N_BLAS_THREADS, out_of_fold_probabilities
+from graft.training.features.feature_arrays import Vectors, select_rows
+from graft.training.features.head_trainer import CV_TOLERANCE, limit_blas_threads
+from graft.training.features.linear_probe import out_of_fold_probabilities
+from graft.training.runtime.progress import Progress
 
 FINDING_KIND = "label-error"  # of a finding
 REGULARIZATION_C = 1e-3  # strong regularization, so that the model does not memorize label errors
 N_FOLDS = 5
 MIN_IMAGES_PER_LABEL = 5  # images with a label, and images without it: one per fold
 MAX_CHUNK_SIZE = 5_000  # images per cross-validation, and reference images for distances
+CHUNK_IMAGES_PER_LABEL = 10  # images per label in a chunk, on average, so that few labels have too few for the folds
 MIN_SUGGESTED_PROBABILITY = 0.5  # minimum probability of the suggested label
 # The given label's probability must be below SELF_CONFIDENCE_SCALE / error_rate**2: a model that is often wrong is often
 # wrong with confidence. Measured with 5 % of the labels changed: precision 90 %, recall 50 %.
@@ -65,7 +67,12 @@ class _LabelIssue(NamedTuple):
 
 
 def find_issues(dataset: Dataset, samples: Sequence[Sample], vectors: Vectors) -> tuple[list[LabelIssue], list[Outlier]]:
-    """Returns the label issues and outliers among samples whose vectors, float32 (N, D), are in the same order."""
+    """Returns the label issues and outliers among samples whose vectors, float32 (N, D), are in the same order.
+
+    The result does not depend on that order, so that a check and a fit of the same images name the same ones.
+    """
+    order = np.array(sorted(range(len(samples)), key=lambda row: (samples[row].digest, samples[row].path)), np.intp)
+    samples, vectors = [samples[row] for row in order.tolist()], select_rows(vectors, order)
     targets, paths = dataset.targets(samples), [sample.path for sample in samples]
     groups = [sample.group or sample.digest for sample in samples]
     return find_label_issues(vectors, targets, paths, dataset.labels, groups), find_outliers(vectors, targets, paths)
@@ -85,15 +92,18 @@ def find_label_issues(
     """
     results: list[tuple[float, LabelIssue]] = []
     shuffled = np.random.default_rng(0).permutation(len(vectors))
-    for rows in np.array_split(shuffled, math.ceil(len(vectors) / MAX_CHUNK_SIZE)):
-        issues = _issues_in_chunk(vectors, rows, targets[rows], labels, take_groups(groups, rows))
-        results += [
-            (
-                issue.given_probability,
-                LabelIssue(paths[int(rows[issue.row])], issue.given_label, issue.suggested_label, issue.probability),
-            )
-            for issue in issues
-        ]
+    chunk_size = max(MAX_CHUNK_SIZE, CHUNK_IMAGES_PER_LABEL * len(labels))
+    with Progress("looking for wrong labels", len(vectors), "images") as progress:
+        for rows in np.array_split(shuffled, math.ceil(len(vectors) / chunk_size)):
+            issues = _issues_in_chunk(vectors, rows, targets[rows], labels, take_groups(groups, rows))
+            progress.advance(len(rows))
+            results += [
+                (
+                    issue.given_probability,
+                    LabelIssue(paths[int(rows[issue.row])], issue.given_label, issue.suggested_label, issue.probability),
+                )
+                for issue in issues
+            ]
     return [issue for _, issue in sorted(results, key=lambda pair: (pair[0], pair[1].path))]
 
 
@@ -111,7 +121,13 @@ def _issues_in_chunk(
     given = has_label[selected][:, frequent]
     fold_targets = given if multilabel else given.argmax(axis=1)
     probabilities = out_of_fold_probabilities(
-        vectors[rows[selected]][None], fold_targets, REGULARIZATION_C, N_FOLDS, seed=0, groups=take_groups(groups, selected)
+        vectors[rows[selected]][None],
+        fold_targets,
+        REGULARIZATION_C,
+        N_FOLDS,
+        seed=0,
+        groups=take_groups(groups, selected),
+        tolerance=CV_TOLERANCE,
     )
     find = _multilabel_issues if multilabel else _multiclass_issues
     issues = find(probabilities.astype(np.float64), given, [labels[label] for label in frequent.tolist()])
@@ -213,7 +229,7 @@ def _knn_distances(vectors: Vectors) -> NDArray[np.float64]:
         similarity.partition(similarity.shape[1] - K_NEIGHBORS, axis=1)
         return 1 - similarity[:, -K_NEIGHBORS]
 
-    with threadpool_limits(N_BLAS_THREADS):  # outside of the threads, because the limit holds for the whole process
+    with limit_blas_threads():  # outside of the threads, because the limit holds for the whole process
         blocks = list(ordered_map(block_distances, range(0, len(vectors), BLOCK_SIZE), available_cpus()))
     return np.maximum(np.concatenate(blocks), 0).astype(np.float64)
 

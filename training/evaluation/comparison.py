@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.training.evaluation.confidence_intervals import percentile_interval
+from graft.training.evaluation.confidence_intervals import clustered_proportion, percentile_interval
 from graft.training.results import Estimate, format_points
 
 N_RESAMPLES = 2_000
@@ -66,8 +66,8 @@ class Comparison:
 def compare_runs(runs: Sequence[RunResult], seed: int = 0) -> Comparison:
     """Computes means, intervals and paired differences of all (strategy, backbone) pairs.
 
-    A cluster bootstrap over images (Field & Welsh 2007): an image that several seeds were tested on is drawn once, with all
-    its predictions, so that more seeds do not count as more images.
+    An image that several seeds were tested on is one cluster, so that more seeds do not count as more images: in the Wilson
+    interval of an accuracy, and in the bootstrap of the differences (Field & Welsh 2007).
     """
     pairs = list(dict.fromkeys((run.strategy, run.backbone) for run in runs))
     images = sorted({digest for run in runs for digest in run.scores})
@@ -80,9 +80,12 @@ def compare_runs(runs: Sequence[RunResult], seed: int = 0) -> Comparison:
         total, count = totals[pair]
         by_seed = tuple(run.accuracy for run in pair_runs)
         seconds = float(np.median([run.seconds for run in pair_runs]))
-        summaries.append(
-            StrategySummary(*pair, percentile_interval(float(total.sum() / count.sum()), samples[pair]), by_seed, seconds)
+        estimate = (
+            clustered_proportion(total[count > 0], count[count > 0])
+            if runs[0].metric == "accuracy"
+            else percentile_interval(float(total.sum() / count.sum()), samples[pair])
         )
+        summaries.append(StrategySummary(*pair, estimate, by_seed, seconds))
     summaries.sort(key=lambda summary: -summary.accuracy.value)
     return Comparison(tuple(summaries), tuple(_differences(summaries, samples)), runs[0].metric)
 

@@ -69,6 +69,23 @@ def macro_mean_interval(values: Floats, sizes: Floats, variance_inflation: float
     return Estimate(value=float(values.mean()), low=low, high=high)
 
 
+def clustered_proportion(totals: Floats, counts: Floats) -> Estimate:
+    """The proportion of successes in clusters, such as the predictions of several runs for one image, with its interval.
+
+    A Wilson interval for the effective sample size (Kish 1965): between the number of clusters, if all outcomes of a cluster
+    are equal, and the number of outcomes, if they are independent.
+
+    Args:
+        totals, counts: (M,): successes and outcomes of each cluster, counts > 0.
+    """
+    n_outcomes = float(counts.sum())
+    value = float(totals.sum()) / n_outcomes
+    variance = float(((totals - value * counts) ** 2).sum()) / n_outcomes**2
+    effective = value * (1 - value) / variance if variance > 0 else float(len(counts))
+    low, high = wilson(value, min(n_outcomes, max(float(len(counts)), effective)))
+    return Estimate(value=value, low=low, high=high)
+
+
 def design_effect(influences: Floats) -> float:
     """The variance of a sum over labels relative to labels that are independent within an image (Kish 1965).
 

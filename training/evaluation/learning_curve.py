@@ -15,9 +15,11 @@ from graft.training.evaluation.confidence_intervals import N_RESAMPLES, bootstra
 from graft.training.evaluation.metrics import per_sample_score
 from graft.training.features.feature_arrays import Vectors
 from graft.training.results import Estimate, LearningCurve
+from graft.training.runtime.progress import Progress
 
 SUBSETS = ((1 / 8, 4), (1 / 4, 3), (1 / 2, 2), (1.0, 1))  # fraction of the images, and number of random subsets of that size
 MAX_SUBSET_SIZE = 5_000  # images of the largest subset that is trained on only for the curve
+MANY_LABELS = 100  # labels; with more, subsets of a size differ little, and only the smallest size is repeated, once
 MIN_IMAGES = 40  # images; one eighth of fewer is too small to train on
 EXPONENTS = np.geomspace(0.07, 1, 19)  # of power laws measured in practice (Hestness et al. 2017; Viering & Loog 2022)
 GRID_SIZE = 41  # grid points for the error at the largest size, and for the reducible fraction of it
@@ -50,19 +52,19 @@ def learning_curve(
     n_images = len(targets)
     if n_images < MIN_IMAGES:
         return None
-    plan = _subset_sizes(n_images)
-    scores = []
-    for size, n_repeats in plan:
-        if size == n_images and full_logits is not None:
-            scores.append([per_sample_score(full_logits, held_out_targets)])
-            continue
-        subsets = [nested_subset(targets, size, seed + repeat) for repeat in range(n_repeats)]
-        scores.append(
-            [
-                per_sample_score(fit(_select_images(vectors, subset), targets[subset])(held_out_vectors), held_out_targets)
-                for subset in subsets
-            ]
-        )
+    plan = _subset_sizes(n_images, len(np.unique(_label_of(targets))), full_logits is not None)
+    trained = [(size, n_repeats) for size, n_repeats in plan if size < n_images or full_logits is None]
+    with Progress("learning curve", sum(n_repeats for _, n_repeats in trained), "fits") as progress:
+
+        def score(size: int, repeat: int) -> Floats:
+            subset = nested_subset(targets, size, seed + repeat)
+            head = fit(_select_images(vectors, subset), targets[subset])
+            progress.advance(1)
+            return per_sample_score(head(held_out_vectors), held_out_targets)
+
+        scores = [[score(size, repeat) for repeat in range(n_repeats)] for size, n_repeats in trained]
+    if full_logits is not None:
+        scores.append([per_sample_score(full_logits, held_out_targets)])
     sizes = np.array([size for size, _ in plan])
     means = np.stack([np.mean(repeats, axis=0) for repeats in scores], axis=1)
     samples = bootstrap_means(means, seed) + _resampling_noise(sizes, scores, seed)
@@ -79,17 +81,23 @@ def _select_images(vectors: Vectors, indices: NDArray[np.intp]) -> NDArray[np.fl
     return vectors[indices] if vectors.ndim == 2 else vectors[:, indices]
 
 
-def _subset_sizes(n_images: int) -> list[tuple[int, int]]:
-    """The subset sizes, ascending, each with its number of random subsets."""
-    n_max = min(n_images, MAX_SUBSET_SIZE)
-    plan = {round(n_max * fraction): n_repeats for fraction, n_repeats in SUBSETS}
+def _subset_sizes(n_images: int, n_labels: int, has_full: bool) -> list[tuple[int, int]]:
+    """The subset sizes, ascending, each with its number of random subsets; every subset has an image of every label.
+
+    Args:
+        has_full: whether the head of all images is trained already, so that half of them is the largest size to train on.
+    """
+    n_max = n_images if has_full and n_images <= 2 * MAX_SUBSET_SIZE else min(n_images, MAX_SUBSET_SIZE)
+    plan = {size: n_repeats for fraction, n_repeats in SUBSETS if (size := round(n_max * fraction)) >= min(n_labels, n_max / 2)}
+    if n_labels > MANY_LABELS:
+        plan = {size: 2 if size == min(plan) else 1 for size in plan}
     return sorted((plan | {n_images: 1}).items())
 
 
 def nested_subset(targets: Targets, size: int, seed: int) -> NDArray[np.intp]:
     """Indices of a stratified subset of about `size` images, at least one per label; smaller subsets lie in larger ones."""
     random, n_images = np.random.default_rng(seed), len(targets)
-    keys = targets if targets.ndim == 1 else _rarest_label(targets)
+    keys = _label_of(targets)
     position = np.empty(n_images)
     for key in np.unique(keys):
         rows = random.permutation(np.flatnonzero(keys == key))
@@ -98,8 +106,10 @@ def nested_subset(targets: Targets, size: int, seed: int) -> NDArray[np.intp]:
     return np.flatnonzero(position < size / n_images)
 
 
-def _rarest_label(targets: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """The rarest label of each image, (N,); C if it has none."""
+def _label_of(targets: Targets) -> NDArray[np.intp]:
+    """The label of each image, (N,); for multi-label data its rarest label, C if it has none."""
+    if targets.ndim == 1:
+        return targets
     counts = np.append(targets.sum(axis=0), len(targets) + 1)
     has_label = np.column_stack([targets, np.ones(len(targets), bool)])
     rarest: NDArray[np.intp] = np.where(has_label, counts, len(targets) + 2).argmin(axis=1)

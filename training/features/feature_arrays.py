@@ -63,6 +63,11 @@ def select_columns(vectors: Vectors, columns: slice) -> Vectors:
     return vectors.select_columns(columns) if isinstance(vectors, LazyFeatures) else vectors[..., columns]
 
 
+def select_rows(vectors: Vectors, rows: NDArray[np.intp]) -> Vectors:
+    """Some rows of features (N, W), in this order; lazy ones are not loaded."""
+    return LazyFeatures(vectors.array, vectors.indices[rows]) if isinstance(vectors, LazyFeatures) else vectors[rows]
+
+
 def to_float32(halves: NDArray[np.float16]) -> Floats:
     """Converts float16 to float32 exactly; wrong for infinities and NaN, which features never are.
 

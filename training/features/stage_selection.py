@@ -2,24 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from graft.training.data.cross_validation import Fold, Groups, Targets, stratified_group_kfold, stratified_subset, take_groups
-from graft.training.features.feature_arrays import Vectors, select_columns
-from graft.training.features.linear_probe import (
-    ALL_COLUMNS,
+from graft.training.data.cross_validation import Fold, Groups, Targets, take_groups
+from graft.training.features.feature_arrays import Floats, Vectors, select_columns
+from graft.training.features.head_trainer import FINAL_TOLERANCE, HeadTrainer
+from graft.training.features.linear_probe import Head, fit
+from graft.training.features.linear_solver import Kind
+from graft.training.features.regularization import (
     C_GRID,
     MAX_CV_IMAGES,
-    Head,
-    HeadTrainer,
-    fit,
-    mean_and_scale,
+    MIN_HELD_OUT_IMAGES,
     one_percent_rule,
-    standardize,
+    regularization_path,
+    search_folds,
+    search_subset,
 )
-from graft.training.features.linear_solver import Floats, Kind
+from graft.training.features.standardization import ALL_COLUMNS, fit_standardizer
+from graft.training.runtime.progress import Progress
 
 MAX_SCREENING_IMAGES = 2_000  # images
 SCREENING_HELD_OUT_IMAGES = 400  # held-out images for screening; with fewer images, all folds are used
@@ -71,8 +75,8 @@ def select_features(
 ) -> Selection:
     """Selects the feature set and kind of head with the lowest cross-validated log-loss.
 
-    All candidates are screened with at most 2,000 images, about 400 of them held out. The best three are compared by full
-    cross-validation on at most 5,000. So the run time does not grow with the dataset.
+    All candidates are screened with at most 2,000 images, about 400 of them held out. The best three are compared with at
+    most 5,000. Both use at most 200 labels. So the run time does not grow with the dataset.
 
     Args:
         features: features float32 (V, N, W): V views of N images.
@@ -81,35 +85,35 @@ def select_features(
         balanced: whether to weight labels by inverse frequency.
         groups: group of each image; a group is in one fold.
     """
-    mean, scale = mean_and_scale(features, _stage_slices(slices))
-    few, many = (stratified_subset(targets, n_images, seed) for n_images in (MAX_SCREENING_IMAGES, MAX_CV_IMAGES))
-    folds = stratified_group_kfold(targets[few], n_folds, seed, take_groups(groups, few))[
-        : -(-SCREENING_HELD_OUT_IMAGES * n_folds // len(few))
-    ]
-    unmirrored = standardize(features[:1, few], mean, scale)
-    screened = [
-        _evaluate(name, kind, unmirrored[:, :, selected], targets[few], folds, C_GRID, balanced)
-        for name, selected in slices.items()
-        for kind in KINDS
-        if name != "all" or selected != slices["last"]
-    ]
-    screened.sort(key=lambda candidate: candidate.loss)
-    folds, standardized = (
-        stratified_group_kfold(targets[many], n_folds, seed, take_groups(groups, many)),
-        standardize(features[:, many], mean, scale),
-    )
-    finalists = [
-        _evaluate(
-            candidate.feature_set,
-            candidate.kind,
-            standardized[:, :, slices[candidate.feature_set]],
-            targets[many],
-            folds,
-            _grid_neighbors(candidate.C),
-            balanced,
-        )
-        for candidate in screened[:N_FINALISTS]
-    ]
+    standardizer = fit_standardizer(features, _stage_slices(slices))
+    names = [name for name in slices if name != "all" or slices[name] != slices["last"]]
+
+    def load(max_images: int, min_held_out: int) -> tuple[NDArray[np.intp], Targets, list[Fold]]:
+        images, search_targets = search_subset(targets, max_images, seed)
+        return images, search_targets, search_folds(search_targets, n_folds, seed, take_groups(groups, images), min_held_out)
+
+    with Progress("comparing features", len(names) * len(KINDS) + N_FINALISTS, "candidates") as progress:
+        images, search_targets, folds = load(MAX_SCREENING_IMAGES, SCREENING_HELD_OUT_IMAGES)
+        unmirrored = standardizer.apply(features[:1, images])
+        screened = [
+            _evaluate(name, kind, unmirrored[:, :, slices[name]], search_targets, folds, C_GRID, balanced)
+            for name, kind in progress.track(list(product(names, KINDS)))
+        ]
+        screened.sort(key=lambda candidate: candidate.loss)
+        images, search_targets, folds = load(MAX_CV_IMAGES, MIN_HELD_OUT_IMAGES)
+        standardized = standardizer.apply(features[:, images])
+        finalists = [
+            _evaluate(
+                candidate.feature_set,
+                candidate.kind,
+                standardized[:, :, slices[candidate.feature_set]],
+                search_targets,
+                folds,
+                _grid_neighbors(candidate.C),
+                balanced,
+            )
+            for candidate in progress.track(screened[:N_FINALISTS])
+        ]
     finalists.sort(key=lambda candidate: candidate.loss)
     return Selection(finalists[0], (*finalists, *screened[N_FINALISTS:]))
 
@@ -123,7 +127,7 @@ def _evaluate(
     C_values: Sequence[float],
     balanced: bool,
 ) -> Candidate:
-    path = HeadTrainer(features, targets, kind, balanced).regularization_path(folds, C_values)
+    path = regularization_path(HeadTrainer(features, targets, kind, balanced), folds, C_values)
     best_C = one_percent_rule({C: score.loss for C, score in path.items()})
     n_held_out = sum(len(held_out) for _, held_out in folds)
     return Candidate(feature_set, kind, best_C, path[best_C].loss, path[best_C].accuracy, n_held_out)
@@ -141,15 +145,29 @@ def _stage_slices(slices: Mapping[str, slice]) -> list[slice]:
 
 
 def fit_candidate(
-    candidate: Candidate, features: Vectors, slices: Mapping[str, slice], targets: Targets, balanced: bool = False
+    candidate: Candidate,
+    features: Vectors,
+    slices: Mapping[str, slice],
+    targets: Targets,
+    balanced: bool = False,
+    init: Head | None = None,
+    tolerance: float = FINAL_TOLERANCE,
 ) -> Head:
     """Trains the candidate's head on all of these images; its input is `candidate.head_input`.
 
     A head on a single stage takes all features, with zero weights for the other stages, so that two kinds of package suffice.
+
+    Args:
+        init: a head of this candidate to start from, such as one trained on fewer images.
+        tolerance: as for `linear_solver.fit_lbfgs`.
     """
     selected = slices[candidate.feature_set]
     scale_groups = _stage_slices(slices) if candidate.feature_set == "all" else ALL_COLUMNS
-    head = fit(select_columns(features, selected), targets, candidate.C, candidate.kind, scale_groups, balanced)
+    if init is not None and candidate.feature_set != "last":
+        init = Head(np.ascontiguousarray(init.weight[:, selected]), init.bias, init.C)
+    head = fit(
+        select_columns(features, selected), targets, candidate.C, candidate.kind, scale_groups, balanced, init, tolerance
+    )
     if candidate.feature_set == "last":
         return head
     weight = np.zeros((len(head.bias), slices["all"].stop), np.float32)

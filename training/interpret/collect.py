@@ -25,6 +25,7 @@ from graft.training.interpret import first_layer_filters as filters
 from graft.training.interpret.embedding_map import Coordinates, sample_rows
 from graft.training.interpret.embedding_plot import Point
 from graft.training.interpret.heatmaps import HeatmapGallery, explain_images, select_examples
+from graft.training.runtime.progress import step
 from graft.training.visualization import contact_sheet
 from graft.training.visualization.charts import percent
 from graft.training.visualization.gallery import ImagePredictions
@@ -196,6 +197,7 @@ def filter_figure(artifact: Artifact) -> Figure | None:
     return Figure(first.name, data_uri(filters.to_png(first)), filters.describe(first)) if first else None
 
 
+@step("drawing the embedding map")
 def build_embedding_map(
     predictions: ImagePredictions,
     labels: Sequence[str],

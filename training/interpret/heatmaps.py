@@ -9,6 +9,7 @@ from graft.service.explain.deletion import Deletion
 from graft.service.explain.explainer import Explainer, Explanation, Method
 from graft.service.explain.overlay import blend, normalize
 from graft.service.imaging.preprocess import DecodedImage
+from graft.training.runtime.progress import step
 from graft.training.visualization import contact_sheet
 from graft.training.visualization.charts import percent
 from graft.training.visualization.gallery import ImagePredictions
@@ -89,6 +90,7 @@ def _nearest_median(rows: np.ndarray, confidence: np.ndarray) -> list[int]:
     return result
 
 
+@step("computing heat maps")
 def explain_images(
     explainer: Explainer,
     predictions: ImagePredictions,

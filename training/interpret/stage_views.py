@@ -21,7 +21,7 @@ from graft.training.features.feature_arrays import Vectors
 from graft.training.interpret import feature_maps, max_activations
 from graft.training.interpret.feature_maps import LAST_STAGE
 from graft.training.interpret.max_activations import ChannelMaxima
-from graft.training.runtime.progress import Progress
+from graft.training.runtime.progress import Progress, step
 from graft.training.visualization import contact_sheet
 from graft.training.visualization.gallery import ImagePredictions
 from graft.training.visualization.thumbnails import data_uri
@@ -86,6 +86,7 @@ class StageReport:
     n_images: int
 
 
+@step("looking for the top activations")
 def build_stage_report(
     artifact: Artifact,
     predictions: ImagePredictions,

@@ -1,22 +1,42 @@
-"""Renders the model card, the README.md of a package. Needs only the manifest and the thumbnails."""
+"""Renders the model card, the README.md of a package."""
 
-from graft.service.artifact import Fidelity, Manifest
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from graft.service.artifact import Fidelity, Manifest, Preprocessing
 from graft.service.inference.neighbors import Thumbnails
+from graft.training.packaging.card_metadata import front_matter
+from graft.training.results import Estimate, LabelScores
+
+OWN_NETWORKS = Path(__file__).parents[2] / "service" / "networks"  # defines networks under names that timm does not have
+FIXED_SIZE_TENSORS = ("pos_embed", "relative_position_bias_table")  # of networks that are built for one input size
 
 
-def render_card(manifest: Manifest, thumbnails: Thumbnails) -> str:
-    """The model card in Markdown."""
+def render_card(
+    manifest: Manifest,
+    thumbnails: Thumbnails,
+    metrics: Mapping[str, Estimate],
+    by_label: Sequence[LabelScores],
+    tensor_names: Sequence[str],
+) -> str:
+    """The model card in Markdown.
+
+    Args:
+        metrics, by_label: on test.
+        tensor_names: in the weights file.
+    """
     rows = "\n".join(
         f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {score.n:,} |"
         for split, score in manifest.scores.items()
     )
-    labels = "\n".join(f"- {label}" for label in manifest.labels)
-    return f"""# {manifest.name}
+    return f"""{front_matter(manifest, metrics)}
+
+# {manifest.name}
 
 An image classifier trained with Graft on {manifest.created}: {manifest.strategy} on {manifest.backbone.name}
 (weights: {manifest.backbone.weights}, license {manifest.backbone.license}).
 
-| split | top-1 accuracy | 95 % interval | images |
+| split | {"exact match" if manifest.multilabel else "top-1 accuracy"} | 95 % interval | images |
 |---|---|---|---|
 {rows}
 
@@ -27,12 +47,31 @@ The test images were not used for any choice. Probabilities are calibrated with 
 
 ## Labels
 
-{labels}
+On the test images:
+
+{_label_table(by_label)}
+
+## Limits
+
+{_limits(manifest, by_label)}
 
 ## Use
 
     graft predict {manifest.name}/ photo.jpg
     graft serve {manifest.name}/
+
+Without Graft, in this folder:
+
+```python
+{_onnx_snippet(manifest)}
+```
+
+For large JPEG files and images with transparency, Graft does a little more before the network; a complete program is
+`onnxruntime_only.py` among its examples. The backbone's weights load into timm:
+
+```python
+{_timm_snippet(manifest, tensor_names)}
+```
 
 This directory contains only data: no pickle and no code. `graft verify` checks every byte of it.
 {_privacy(thumbnails)}
@@ -46,6 +85,92 @@ def _guarantees(manifest: Manifest) -> str:
     else:
         sets = f"Prediction sets contain the true label for {calibration.coverage:.0%} of images like the validation images."
     return f"{sets}\nAn image with a cosine distance above {calibration.outlier_threshold:.3f} is an outlier."
+
+
+def _label_table(by_label: Sequence[LabelScores]) -> str:
+    rows = [
+        f"| {_cell(scores.label)} | {scores.support:,} | {_percent(scores.precision)} | {_percent(scores.recall)} |"
+        f" {_percent(scores.f1)} |"
+        for scores in by_label
+    ]
+    return "\n".join(["| label | images | precision | recall | F1 |", "|---|---|---|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    """A text in a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _percent(estimate: Estimate | None) -> str:
+    return f"{estimate.value:.1%}" if estimate else "–"
+
+
+def _limits(manifest: Manifest, by_label: Sequence[LabelScores]) -> str:
+    calibration, side = manifest.calibration, manifest.preprocessing.crop
+    fewest = min(scores.support for scores in by_label)
+    lines = [
+        f"- It knows {len(manifest.labels):,} labels and no others. An image of something else gets one of them too, unless the"
+        " caller heeds `abstain` or `outlier_score`.",
+        f"- It sees the image at {side} x {side} pixels{_CROP_NOTES[manifest.preprocessing.fit]}. Smaller details are lost.",
+        "- It classifies the whole image: it neither counts nor separates objects.",
+        f"- The numbers above hold for images like the test images; the rarest label has {fewest:,} of them. Other cameras,"
+        " places or times can make it worse: measure with `graft evaluate`, and with `--robust` for blur, noise and rotation.",
+    ]
+    if not manifest.multilabel and (without := calibration.thresholds.count(None)):
+        lines.append(
+            f"- {without:,} of the labels never reached {calibration.target_precision:.0%} precision on the validation images,"
+            " or had too few predictions to tell: predictions of them are always marked `abstain`."
+        )
+    return "\n".join(lines)
+
+
+_CROP_NOTES = {
+    "crop": ", from the center; its edges are cut off",
+    "letterbox": ", padded to a square",
+    "squash": ", whatever its aspect ratio",
+}
+
+
+def _onnx_snippet(manifest: Manifest) -> str:
+    """Five lines from an image file to calibrated probabilities."""
+    apply = "1 / (1 + np.exp(-scaled))" if manifest.multilabel else "np.exp(scaled) / np.exp(scaled).sum()"
+    shift = "" if manifest.multilabel else "; scaled -= scaled.max()"
+    return f"""import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+{_resize_lines(manifest.preprocessing)}
+scaled = onnxruntime.InferenceSession("model.onnx").run(["logits"], {{"pixels": np.asarray(image)[None]}})[0][0].astype(float)
+scaled /= {manifest.temperature!r}{shift}
+probabilities = {apply}  # in the order of the labels above"""
+
+
+def _resize_lines(preprocessing: Preprocessing) -> str:
+    side, filter_name = preprocessing.crop, f"Image.Resampling.{preprocessing.interpolation.upper()}"
+    if preprocessing.fit == "letterbox":
+        return f'image = ImageOps.pad(image, ({side}, {side}), {filter_name}, "white")'
+    if preprocessing.fit == "squash":
+        return f"image = image.resize(({side}, {side}), {filter_name})"
+    if side == preprocessing.resize:
+        return f"image = ImageOps.fit(image, ({side}, {side}), {filter_name})"
+    cut = f"[(length - min(image.size) * {side} / {preprocessing.resize}) / 2 for length in image.size]"
+    return f"""left, top = {cut}
+image = image.resize(({side}, {side}), {filter_name}, box=(left, top, image.width - left, image.height - top))"""
+
+
+def _timm_snippet(manifest: Manifest, tensor_names: Sequence[str]) -> str:
+    name = manifest.backbone.name
+    own = any(f"def {name}(" in (OWN_NETWORKS / f"{module}.py").read_text("utf-8") for module in ("classic", "torchvision"))
+    imports = "import graft.service.networks.network  # registers this network with timm\n" if own else ""
+    fixed_size = any(tensor.endswith(FIXED_SIZE_TENSORS) for tensor in tensor_names)
+    size = f", img_size={manifest.preprocessing.crop}" if fixed_size else ""
+    return f"""{imports}import timm
+from safetensors.torch import load_file
+
+tensors = {{name: tensor for name, tensor in load_file("weights.safetensors").items() if name.startswith("backbone.")}}
+backbone = timm.create_model("{name}", num_classes=0{size})
+backbone.load_state_dict({{name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}})"""
 
 
 def _precision_table(manifest: Manifest) -> str:

@@ -37,8 +37,10 @@ from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference import loader
 from graft.service.inference.model import GoldenSamples, Model
 from graft.service.inference.neighbors import Thumbnails
+from graft.service.inference.postprocess import to_probabilities
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
+from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics
 from graft.training.packaging.model_card import render_card
 from graft.training.packaging.precision_check import check_precisions
 from graft.training.packaging.quantize import MAX_CALIBRATION_IMAGES, quantize
@@ -132,7 +134,8 @@ def _write_contents(
         libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
         files={},
     )
-    (folder / MODEL_CARD).write_text(render_card(manifest, thumbnails), encoding="utf-8")
+    card = render_card(manifest, thumbnails, *_test_metrics(trained, dataset.labels), sorted(trained.weights))
+    (folder / MODEL_CARD).write_text(card, encoding="utf-8")
     file_names = FILES | INT8_FILES if "int8" in fidelity else FILES
     files = {file: file_record(folder / file) for file in sorted(file_names)}
     (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).with_digest().to_bytes())
@@ -142,6 +145,13 @@ def _write_contents(
         path.chmod(0o644)
         atomic_files.fsync(path)
     atomic_files.fsync(folder)
+
+
+def _test_metrics(trained: TrainedModel, labels: tuple[str, ...]) -> MetricsTable:
+    """The proportions among the metrics, and the per-class metrics, on test."""
+    compute = multilabel_metrics if trained.test.multilabel else multiclass_metrics
+    probabilities = to_probabilities(trained.test.logits, trained.temperature, trained.test.multilabel)
+    return compute(probabilities, trained.test.targets, labels, trained.calibration)
 
 
 def _golden_answers(trained: TrainedModel, dataset: Dataset, validation: tuple[Sample, ...]) -> GoldenSamples:
@@ -161,8 +171,8 @@ def _check_against_trained(artifact: Artifact) -> None:
     difference = model.golden_difference
     if not difference <= MAX_EXPORT_DIFFERENCE:
         raise ArtifactError(
-            f"{artifact.path / GRAPH} predicts differently from the trained network: its probabilities differ by {difference:.2g};"
-            f" at most {MAX_EXPORT_DIFFERENCE:.2g} is allowed. No package was written."
+            f"{artifact.path / GRAPH} predicts differently from the trained network: its probabilities differ by"
+            f" {difference:.2g}; at most {MAX_EXPORT_DIFFERENCE:.2g} is allowed. No package was written."
             " This is a bug in Graft or in the ONNX exporter."
         )
 

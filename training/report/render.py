@@ -19,8 +19,6 @@ from graft.training.interpret.collect import Interpretation
 from graft.training.report import tables
 from graft.training.report.tables import Epoch
 from graft.training.results import Evaluation, StrategyAttempt, TransferRegime
-from graft.training.robustness.measure import Robustness
-from graft.training.robustness.recommendations import Recommendation, describe_sample, sections
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import format_duration
 from graft.training.visualization import charts, formatting, gallery
@@ -116,7 +114,7 @@ def report_page(report: RunReport, read: Callable[[str], bytes]) -> str:
     )
     confusion = report.evaluation.confusion
     cells = gallery.confusion_cells(report.predictions, confusion, report.labels, thumbnails) if confusion else ()
-    return _render(
+    return render_page(
         "report.html",
         {
             "report": report,
@@ -136,24 +134,14 @@ def check_page(name: str, summary: str, findings: Sequence[Finding], pictures: M
         summary: one line about the data set.
         pictures: data URIs by path, made by a `ThumbnailCache` for the files of `gallery.affected_paths`.
     """
-    return _render("check.html", {"name": name, "summary": summary, "sheets": _contact_sheets(findings, pictures)})
+    return render_page("check.html", {"name": name, "summary": summary, "sheets": _contact_sheets(findings, pictures)})
 
 
 def compare_page(name: str, summary: str, comparison: Comparison, reproduction: Reproduction | None = None) -> str:
     """Renders a comparison of strategies on the same images."""
-    return _render("compare.html", {"name": name, "summary": summary, "comparison": comparison, "reproduction": reproduction})
-
-
-def robust_page(name: str, robustness: Robustness, recommendation: Recommendation) -> str:
-    """Renders robustness curves with example images, and a recommendation."""
-    context = {
-        "name": name,
-        "robustness": robustness,
-        "recommendation": recommendation,
-        "sample": describe_sample(robustness),
-        "sections": list(sections(robustness)),
-    }
-    return _render("robust.html", context)
+    return render_page(
+        "compare.html", {"name": name, "summary": summary, "comparison": comparison, "reproduction": reproduction}
+    )
 
 
 def inspect_page(inspection: "Inspection", interpretation: Interpretation | None = None) -> str:
@@ -174,7 +162,7 @@ def inspect_page(inspection: "Inspection", interpretation: Interpretation | None
         "largest": max(shares, default=1.0),
         "interpretation": interpretation,
     }
-    return _render("inspect.html", context)
+    return render_page("inspect.html", context)
 
 
 def render_fragment(template: str, context: Mapping[str, object]) -> str:
@@ -205,7 +193,8 @@ def _contact_sheets(findings: Sequence[Finding], pictures: Mapping[str, str]) ->
     return tuple(gallery.finding_sheet(finding, pictures) for finding in gallery.by_severity(findings))
 
 
-def _render(template: str, context: Mapping[str, object]) -> str:
+def render_page(template: str, context: Mapping[str, object]) -> str:
+    """Renders a template as a page with its own style, script and content security policy."""
     style, script = ((TEMPLATES_DIR / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}';"
@@ -231,5 +220,5 @@ def _environment() -> "Environment":
         finalize=lambda value: charts.sanitize(value) if type(value) is str else value,
     )
     environment.filters.update(percent=charts.percent, duration=format_duration)
-    environment.globals.update(charts=charts, formatting=formatting, tables=tables)
+    environment.globals.update(charts=charts, formatting=formatting, gallery=gallery, tables=tables)
     return environment

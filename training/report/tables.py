@@ -15,6 +15,7 @@ Difference = tuple[StrategySummary, StrategySummary, Estimate]
 
 MAX_ROWS = 1_000  # labels in a table, so that the page stays small
 MAX_TICKS = 8
+MAX_OPEN_FINDINGS = 6  # findings of one kind; the others are folded
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,25 @@ def count_rows(labels: Sequence[str], counts: Mapping[str, Sequence[int]]) -> li
 
 def label_rows(evaluation: Evaluation) -> list[LabelScores]:
     """Per-class metrics sorted by F1 (or average precision), lowest first; labels without test images last."""
+    return sorted(evaluation.labels, key=lambda scores: _label_score(evaluation, scores))[:MAX_ROWS]
 
-    def sort_key(scores: LabelScores) -> float:
-        estimate = scores.average_precision if evaluation.multilabel else scores.f1
-        return 2.0 if estimate is None or not scores.support else estimate.value
 
-    return sorted(evaluation.labels, key=sort_key)[:MAX_ROWS]
+def _label_score(evaluation: Evaluation, scores: LabelScores) -> float:
+    estimate = scores.average_precision if evaluation.multilabel else scores.f1
+    return 2.0 if estimate is None or not scores.support else estimate.value
+
+
+def n_tied_labels(evaluation: Evaluation, n_shown: int) -> int:
+    """How many labels score as low as the last of the `n_shown` lowest, but are not among them."""
+    scores = sorted(_label_score(evaluation, scores) for scores in evaluation.labels)
+    return scores[n_shown:].count(scores[n_shown - 1])
+
+
+def n_tied_pairs(confusion: Sequence[Sequence[int]], cells: Sequence[ConfusionCell]) -> int:
+    """How many pairs of labels are confused as often as the last pair shown, but are not shown."""
+    last = cells[-1].n_images
+    pairs = Counter(count for row, counts in enumerate(confusion) for column, count in enumerate(counts) if row != column)
+    return pairs[last] - sum(cell.n_images == last for cell in cells)
 
 
 def cell_shade(count: int, total: int) -> int:
@@ -121,3 +135,9 @@ def split_differences(comparison: Comparison) -> tuple[list[Difference], list[Di
     """Splits differences into those that involve the best row, and the remaining ones."""
     best = [gap for gap in comparison.differences if gap[0] is comparison.rows[0]]
     return best, [gap for gap in comparison.differences if gap[0] is not comparison.rows[0]]
+
+
+def tied_for_best(comparison: Comparison) -> list[StrategySummary]:
+    """The best strategy, and all that are not significantly worse."""
+    best, _ = split_differences(comparison)
+    return [comparison.rows[0], *(worse for _, worse, gain in best if gain.low <= 0)]

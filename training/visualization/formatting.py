@@ -12,6 +12,7 @@ STRATEGY_DESCRIPTIONS: Mapping[str, str] = {
     "probe": "linear probe on the last features of the pretrained backbone",
     "svm": "linear SVM on the last features",
     "stages": "linear probe on the features of several stages",
+    "previous": "the earlier model, unchanged",
     "finetune-last": "fine-tuning of the last stages, initialized with the probe",
     "finetune": "fine-tuning of the whole network, initialized with the probe",
     "scratch": "training of the whole network from scratch",
@@ -21,12 +22,11 @@ STRATEGY_DESCRIPTIONS: Mapping[str, str] = {
 CORRUPTIONS: Mapping[str, tuple[str, str]] = {
     "translation": (
         "Translation",
-        "Each image is shifted in a random direction. Convolution is equivariant to translation, and pooling makes the"
-        " prediction nearly invariant.",
+        "Each image is shifted in a random direction.",
     ),
     "rotation": (
         "Rotation",
-        "Rotated around the center, in either direction. Convolution is not invariant to rotation.",
+        "Rotated around the center, in either direction.",
     ),
     "scale": ("Scale", "Scaled down with reflection padding, or scaled up and cropped."),
     "flip": ("Flip", "Flipped horizontally and vertically."),
@@ -37,11 +37,22 @@ CORRUPTIONS: Mapping[str, tuple[str, str]] = {
     "occlusion": ("Occlusion", "A square in the mean color of the image, at a random position."),
     "fgsm": (
         "FGSM",
-        "Fast gradient sign method, a one-step white-box attack (Goodfellow et al. 2015). No pixel value changes by more"
-        " than epsilon.",
+        "Fast gradient sign method: a one-step attack that knows the network. No pixel value changes by more than epsilon.",
     ),
-    "pgd": ("PGD", "Projected gradient descent: five steps from a random start within epsilon (Madry et al. 2018)."),
+    "pgd": ("PGD", "Projected gradient descent: an attack of five steps from a random start within epsilon."),
 }
+
+
+TAIL_LENGTH = 14  # characters at the end of a path that are always shown
+INTERVALS = (
+    "Intervals are 95% confidence intervals: Wilson's for proportions, the percentiles of a bootstrap over the images for"
+    " everything else."
+)
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """A path in two parts: a page shortens the first where space is short, and always shows the second."""
+    return path[:-TAIL_LENGTH], path[-TAIL_LENGTH:]
 
 
 def format_metric(name: str, value: float) -> str:
@@ -82,18 +93,22 @@ def data_scaling_text(curve: LearningCurve) -> str:
 
 
 def calibration_text(evaluation: Evaluation) -> str:
-    """The effect of temperature scaling."""
+    """The effect of temperature scaling; a calibration that got worse is called that."""
     method = f"Temperature {evaluation.temperature:.2f}, fitted on the validation set."
     before, after = evaluation.metrics.get("ece_before"), evaluation.metrics.get("ece_after")
     if before is None or after is None:
         return method
-    tendency = "overconfident" if evaluation.temperature > 1 else "underconfident"
-    start = f"The uncalibrated model was {tendency}. " if abs(evaluation.temperature - 1) > 0.1 else ""
-    change = (
-        f"Temperature scaling changes the ECE from {percent(before.value)}"
-        f" to {percent(after.value)} ({format_interval(after)})."
+    numbers = (
+        f"the expected calibration error (ECE) on the test set is {percent(after.value)} ({format_interval(after)}) with it,"
+        f" {percent(before.value)} ({format_interval(before)}) without"
     )
-    return f"{start}{change} {method}"
+    if percent(after.value) == percent(before.value):
+        return f"Temperature scaling leaves the calibration as it was: {numbers}. {method}"
+    better = after.value < before.value
+    verdict = "improves the calibration" if better else "makes the calibration worse"
+    certain = after.high < before.low if better else after.low > before.high
+    doubt = "" if certain else " The intervals overlap, so the difference may be chance."
+    return f"Temperature scaling {verdict}: {numbers}.{doubt} {method}"
 
 
 def conformal_text(sets: ConformalPrediction) -> str:

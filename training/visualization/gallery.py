@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.training.data.findings import Finding, LabelIssue
+from graft.training.data.errors import printable
+from graft.training.data.findings import Finding, LabelIssue, Severity
 from graft.training.results import Evaluation
 from graft.training.visualization.charts import percent
 from graft.training.visualization.thumbnails import ThumbnailCache
@@ -72,6 +73,22 @@ class ContactSheet:
 
     finding: Finding
     figures: tuple[CaptionedImage, ...]
+
+
+@dataclass(frozen=True)
+class FindingGroup:
+    """All findings of one kind and severity.
+
+    Attributes:
+        n_files: files that an option excludes, in all of them.
+        flag: that option; "" if there is none.
+    """
+
+    kind: str
+    severity: Severity
+    sheets: tuple[ContactSheet, ...]
+    n_files: int
+    flag: str
 
 
 def confident_errors(
@@ -185,6 +202,33 @@ def finding_sheet(finding: Finding, pictures: Mapping[str, str]) -> ContactSheet
     """A finding with the available thumbnails of its files; `pictures` are data URIs by path."""
     shown = [path for path in finding.paths if pictures.get(path)]
     return ContactSheet(finding, tuple(CaptionedImage(path, pictures[path]) for path in shown[:MAX_PER_FINDING]))
+
+
+def group_findings(sheets: Sequence[ContactSheet]) -> list[FindingGroup]:
+    """The findings by kind, in the order in which each kind comes first."""
+    by_kind: dict[tuple[str, Severity], list[ContactSheet]] = defaultdict(list)
+    for sheet in sheets:
+        by_kind[sheet.finding.kind, sheet.finding.severity].append(sheet)
+    groups = []
+    for (kind, severity), same in by_kind.items():
+        dropped = [sheet.finding for sheet in same if sheet.finding.flag and sheet.finding.drop]
+        n_files, flag = sum(len(finding.drop) for finding in dropped), dropped[0].flag if dropped else ""
+        groups.append(FindingGroup(kind, severity, tuple(same), n_files, flag))
+    return groups
+
+
+def remark(sheet: ContactSheet) -> str:
+    """What a finding says besides the names of its files and its kind, which a page shows anyway; "" if nothing."""
+    finding = sheet.finding
+    if len(sheet.figures) < len(finding.paths):
+        return finding.text
+    rest = finding.text
+    for path in sorted(finding.paths, key=len, reverse=True):
+        rest = rest.replace(printable(path), "")
+    start, _, after = rest.partition(":")
+    if after.strip(" ,"):
+        return finding.text
+    return "" if start.rstrip("s").lower() == finding.kind.rstrip("s").lower() else start.strip()
 
 
 def affected_paths(findings: Iterable[Finding]) -> list[str]:

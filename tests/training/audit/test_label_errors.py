@@ -1,5 +1,6 @@
 """Label issues and outliers are found if they are planted, and not otherwise."""
 
+import hashlib
 import tracemalloc
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from graft.training.audit import label_errors
 from graft.training.audit.label_errors import find_outliers, suggest_labels
+from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.readers.source import Source
 from graft.training.features.feature_arrays import LazyFeatures
 
 
@@ -128,3 +131,17 @@ def test_memory_mapped_vectors_give_the_same_results_and_stay_on_disk(tmp_path: 
     assert found["disk"] == found["memory"]
     assert len(found["disk"][0]) >= 2
     assert peak < vectors.nbytes / 2
+
+
+def test_order_of_the_samples_does_not_matter():
+    vectors, labels, paths = clusters()
+    wrong = [5, 50, 101, 200]
+    labels[wrong] = (labels[wrong] + 1) % 3
+    samples = [
+        Sample(path, (int(label),), digest=hashlib.sha256(path.encode()).digest())
+        for path, label in zip(paths, labels, strict=True)
+    ]
+    dataset = Dataset(Source(Path("nowhere")), NAMES, tuple(samples))
+    in_order = label_errors.find_issues(dataset, samples, vectors)
+    assert in_order[0]
+    assert label_errors.find_issues(dataset, samples[::-1], vectors[::-1]) == in_order

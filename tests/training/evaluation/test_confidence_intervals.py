@@ -5,6 +5,7 @@ import pytest
 
 from graft.training.evaluation.confidence_intervals import (
     bootstrap_means,
+    clustered_proportion,
     design_effect,
     f1_interval,
     macro_mean_interval,
@@ -117,3 +118,18 @@ def test_chunk_size_does_not_change_the_result(monkeypatch):
 def test_value_is_never_outside_of_its_interval():
     result = percentile_interval(0.5, np.full(10, 0.7))
     assert (result.low, result.high) == (0.5, 0.7)
+
+
+def test_clusters_of_one_have_the_wilson_interval():
+    totals = (np.arange(200) < 150).astype(float)
+    assert clustered_proportion(totals, np.ones(200)) == proportion(150, 200)
+
+
+def test_equal_outcomes_in_a_cluster_count_once():
+    totals = 3.0 * (np.arange(200) < 150)
+    estimate = clustered_proportion(totals, np.full(200, 3.0))
+    assert estimate == proportion(150, 200)
+
+
+def test_perfect_clusters_are_not_certain():
+    assert clustered_proportion(np.full(20, 3.0), np.full(20, 3.0)) == proportion(20, 20)

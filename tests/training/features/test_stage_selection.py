@@ -11,7 +11,7 @@ from graft.service.inference.openvino import OpenVinoEngine
 from graft.training.backbones import onnx_cache, registry
 from graft.training.backbones.onnx_cache import STAGES, ExportedBackbone, feature_slices
 from graft.training.data.splits import Splits
-from graft.training.features.linear_probe import append_head
+from graft.training.features.onnx_head import append_head
 from graft.training.features.stage_selection import Candidate, fit_candidate, select_features
 
 COLUMNS = {"stage1": slice(0, 8), "stage2": slice(8, 20), "last": slice(20, 50), "all": slice(0, 50)}

@@ -168,7 +168,7 @@ def test_card_shows_scores_and_license(written: Path, trained):
     card = (written / "README.md").read_text(encoding="utf-8")
     assert f"| test | {trained.scores['test'].accuracy:.1%} |" in card
     assert "license Apache-2.0" in card
-    assert "- ankle boot\n" in card
+    assert re.search(r"^\| ankle boot \| \d+ \| [\d.]+% \| [\d.]+% \| [\d.]+% \|$", card, re.MULTILINE)
 
 
 def test_network_that_differs_from_its_graph_is_not_written(wrong, dataset: Dataset, splits, tmp_path: Path):

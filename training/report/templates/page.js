@@ -24,6 +24,47 @@ if (cellImages && typeof HTMLDialogElement === "function") {
   }));
 }
 
+// Enlarges a picture in a dialog. A modal dialog closes on Escape and gives the focus back by itself.
+const pictures = document.querySelectorAll(".figures img, .heatmaps img, .stages img, .channels img, img.kernels");
+if (pictures.length && typeof HTMLDialogElement === "function") {
+  const dialog = document.createElement("dialog");
+  const close = document.createElement("button");
+  const large = document.createElement("img");
+  const caption = document.createElement("p");
+  dialog.className = "zoom";
+  close.type = "button";
+  close.className = "close";
+  close.textContent = "Close";
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.append(close, large, caption);
+  document.querySelector("main").append(dialog);
+  pictures.forEach((picture) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "enlarge";
+    button.setAttribute("aria-label", `Enlarge ${picture.alt}`);
+    button.addEventListener("click", () => {
+      large.src = picture.src;
+      large.alt = picture.alt;
+      large.className = picture.className;
+      caption.textContent = picture.alt;
+      dialog.setAttribute("aria-label", picture.alt);
+      dialog.showModal();
+    });
+    picture.replaceWith(button);
+    button.append(picture);
+  });
+}
+
+// A table that is wider than the window can be scrolled with the keyboard.
+const scrollers = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+  const scrolls = target.scrollWidth > target.clientWidth;
+  const attributes = { tabindex: "0", role: "group", "aria-label": "Table, scrolls sideways" };
+  Object.entries(attributes).forEach(([name, value]) => (scrolls ? target.setAttribute(name, value) : target.removeAttribute(name)));
+}));
+document.querySelectorAll(".scroll").forEach((table) => scrollers.observe(table));
+
 // A click on a column heading sorts its table: numbers in descending order, text alphabetically; a second click reverses.
 const numeric = (cell) => cell.dataset.value !== undefined || /^[\d,.]+$/.test(cell.textContent.trim());
 const number = (cell) => Number(cell.dataset.value ?? cell.textContent.replaceAll(",", ""));
