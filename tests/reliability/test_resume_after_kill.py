@@ -82,9 +82,11 @@ def kill_and_resume(n_kills: int, fork_server: ForkServer, unbroken: ReferenceRu
     while n_killed < n_kills:
         number += 1
         n_done = n_saved = 0
-        arguments = ("fit", str(unbroken.photos), *OPTIONS, *RATE_OPTIONS, "--out", f"run-{number}", "--resume")
+        arguments = ("fit", str(unbroken.photos), *OPTIONS, *RATE_OPTIONS, "--out", f"run-{number}")
         run = folder / f"run-{number}"
-        while code := fork_server.run(folder, *arguments, kill_after_s=rng.uniform(0, unbroken.seconds)):
+        while code := fork_server.run(
+            folder, *arguments, *(["--resume"] if run.exists() else []), kill_after_s=rng.uniform(0, unbroken.seconds)
+        ):
             output = (folder / "output").read_text()
             assert code == -signal.SIGKILL, output
             n_killed += 1

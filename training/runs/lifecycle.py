@@ -99,12 +99,12 @@ def find_resumable(data: Path, out: Path | None) -> Path:
 
 
 def _check_resumable(out: Path) -> None:
-    """Rejects a folder that never was a run. One without files was: a run that was killed before it wrote any."""
+    """Rejects a folder that never was a run. One with only its recipe was: killed before it began."""
     if (out / RUN).is_file():
         return
     if not out.is_dir():
         raise RunError(f"{out} does not exist, so there is no run to resume. Start one without --resume.")
-    if any(path.name != LOCK for path in out.iterdir()):
+    if any(path.name != RECIPE and not path.name.startswith(".") for path in out.iterdir()):
         raise RunError(f"{out} has no run to resume. Start one without --resume, in another --out.")
 
 
