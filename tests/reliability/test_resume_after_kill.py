@@ -46,7 +46,7 @@ def unbroken(fork_server: ForkServer, tmp_path_factory) -> ReferenceRun:
         path = folder / "photos" / ("cat" if number % 2 else "dog") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = noise.integers(0, 200, (32, 32, 3), dtype=np.uint8)
-        pixels[..., number % 2] += 15  # a faint tint: learnable, but not fully by the probe
+        pixels[..., number % 2] += 40  # a faint tint: learnable, but not fully by the probe
         Image.fromarray(pixels).save(path)
     fit = ("fit", str(folder / "photos"), *OPTIONS, *RATE_OPTIONS)
     assert fork_server.run(folder, *fit, "--out", "first") == 0  # exports the backbone
