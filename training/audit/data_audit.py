@@ -1,21 +1,24 @@
 """Data audit: every problem of a data set, reported at once and before training.
 
 Unusable files, leaks, conflicting labels and duplicates, each with its paths, and the checks of
-`graft.training.audit.quality_checks`. Works on the scan only: no file is read here.
+`graft.training.audit.quality_checks`. `audit` works on the scan only and reads no file.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from graft.training.audit.image_scan import ScanTable
+from graft.training.audit.image_scan import ScanTable, scan_images
 from graft.training.audit.quality_checks import check_images, check_labels
-from graft.training.data.dataset import Dataset, DatasetError, Sample
+from graft.training.config.read_options import ReadOptions
+from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, scan
 from graft.training.data.errors import MAX_EXAMPLES, SKIP_BAD, examples, printable
 from graft.training.data.findings import Finding
 from graft.training.data.near_duplicates import connected_components
 from graft.training.data.splits import assign_groups, too_small_labels
+from graft.training.runtime.progress import log, step
 
 MAX_UNUSABLE_FRACTION = 0.05  # of all files; more unusable files than this mean a problem that excluding them would hide
 DROP_DUPLICATES = "--drop-duplicates"
@@ -28,6 +31,20 @@ FINDING_KINDS = {  # error code of the image -> kind of the finding
     "image_too_large": "over-limits",
     "bad_aspect": "over-limits",
 }
+
+
+def read_and_audit(data: Path, options: ReadOptions) -> tuple[Dataset, ScanTable, list[Finding]]:
+    """Lists the images, logs how the data was understood, reads every file, and audits what was found.
+
+    Raises:
+        DatasetError: if no data set can be built.
+    """
+    dataset = scan(data, options)
+    log(f"layout: {dataset.layout}")
+    log(describe(dataset))
+    with step("checking the images"):
+        dataset, table = scan_images(dataset)
+        return dataset, table, audit(dataset, table)
 
 
 def audit(dataset: Dataset, table: ScanTable) -> list[Finding]:

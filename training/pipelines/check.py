@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graft.training.audit import label_errors
-from graft.training.audit.data_audit import SEVERITIES, audit
-from graft.training.audit.image_scan import median_side, scan_images
+from graft.training.audit.data_audit import SEVERITIES, read_and_audit
+from graft.training.audit.image_scan import median_side
 from graft.training.backbones import onnx_cache, registry
 from graft.training.config.recipe import Recipe
-from graft.training.data.dataset import Dataset, describe, scan
+from graft.training.data.dataset import Dataset, describe
 from graft.training.data.findings import Finding
 from graft.training.data.splits import assign_groups
 from graft.training.features.extraction import View, extract
 from graft.training.report import notebook, render
 from graft.training.runtime.isolation import preserved_state
-from graft.training.runtime.progress import format_duration, log, step
+from graft.training.runtime.progress import format_duration, step
 from graft.training.visualization import gallery
 from graft.training.visualization.thumbnails import ThumbnailCache
 
@@ -71,12 +71,7 @@ def check(data: Path, recipe: Recipe, use_features: bool = True) -> AuditReport:
     """
     start = time.monotonic()
     backbone = registry.resolve(recipe.backbone, recipe.weights)
-    dataset = scan(data, recipe)
-    log(f"layout: {dataset.layout}")
-    log(describe(dataset))
-    with step("checking the images"):
-        dataset, scanned = scan_images(dataset)
-        findings = audit(dataset, scanned)
+    dataset, scanned, findings = read_and_audit(data, recipe)
     usable = assign_groups(dataset.exclude(scanned.unreadable), scanned.near_duplicates)
     if use_features and len(usable.samples) > label_errors.MIN_IMAGES_PER_LABEL:
         # As a fit does, so that it names the same images, and finds the features in the cache.

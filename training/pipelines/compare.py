@@ -73,6 +73,8 @@ def compare(
     """
     if unknown := set(strategies) - set(get_args(Strategy)):
         raise ValueError(f"Unknown strategy: {', '.join(sorted(unknown))}. Available: {', '.join(get_args(Strategy))}.")
+    if recipe.from_model:
+        raise ValueError("--from cannot be combined with a comparison, which trains every backbone from its own weights.")
     resolve_device(recipe.device)
     for strategy in set(strategies) & set(FINETUNE_STRATEGIES):
         finetune_config.check_augment_corruptions(recipe.model_copy(update={"strategy": strategy}))

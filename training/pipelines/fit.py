@@ -110,11 +110,11 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
             check_unchanged(data, RunFolder(out), recipe)
             log(f"{out} is finished")
             return load_result(out)
-    start = time.monotonic()
-    recipe = starting_point.apply_to_recipe(recipe)
+    started = time.monotonic()
+    recipe, start = starting_point.resolve(recipe)
     _check_recipe(recipe)
     with lifecycle.open_run(out, data, recipe, resume, replay_of) as folder:
-        context = prepare(data, folder, recipe)
+        context = prepare(data, folder, recipe, start)
         pictures = thumbnails.package_thumbnails(context.dataset, context.reference_samples) if recipe.thumbnails else None
 
         def publish(trained: TrainedModel) -> Artifact:
@@ -130,18 +130,18 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
             latest.set_latest(folder.path)
             return artifact
 
-        selection = auto.select_strategy(context, start, publish)
+        selection = auto.select_strategy(context, started, publish)
         artifact = publish(selection.model)
         evaluation = evaluate.evaluate_run(context, selection, artifact)
         atomic_files.write_text(folder.path / STRATEGIES, to_json([attempt.model_dump() for attempt in selection.attempts]))
         atomic_files.write_text(folder.path / EVALUATION, to_json(evaluation.model_dump(mode="json")))
         by_path = {sample.path: sample for sample in context.dataset.samples}
         with step("writing the report"):
-            report = collect.build_report(data, context, selection, evaluation, artifact, time.monotonic() - start)
+            report = collect.build_report(data, context, selection, evaluation, artifact, time.monotonic() - started)
             page = render.report_page(report, lambda path: context.dataset.read(by_path[path]))
             render.save(page, folder.path / render.REPORT_FILE)
         lifecycle.mark_finished(folder.path)
-    return FitResult(folder.path, artifact, evaluation, selection.attempts, time.monotonic() - start, selection.model)
+    return FitResult(folder.path, artifact, evaluation, selection.attempts, time.monotonic() - started, selection.model)
 
 
 def _check_recipe(recipe: Recipe) -> None:

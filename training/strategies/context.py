@@ -8,22 +8,21 @@ import numpy as np
 
 from graft.service.inference.devices import Device, resolve_device
 from graft.training.audit import label_errors
-from graft.training.audit.data_audit import apply_exclusions, audit, truncate_findings
-from graft.training.audit.image_scan import ScanTable, describe_sizes, median_side, scan_images
+from graft.training.audit.data_audit import apply_exclusions, read_and_audit, truncate_findings
+from graft.training.audit.image_scan import ScanTable, describe_sizes, median_side
 from graft.training.backbones import onnx_cache, registry
 from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.config import hyperparameters
 from graft.training.config.recipe import Recipe
 from graft.training.data.cross_validation import Targets
-from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, scan
+from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.data.findings import Finding, LabelIssue
 from graft.training.data.splits import MIN_TRAIN_IMAGES, Splits, assign_groups, split
 from graft.training.evaluation import calibration
 from graft.training.features.extraction import Extractor, Features, View, extract, extract_on_cpu
 from graft.training.features.feature_arrays import LazyFeatures
 from graft.training.runs.run_folder import RunFolder
-from graft.training.runtime.progress import log, step
-from graft.training.strategies import starting_point
+from graft.training.runtime.progress import log
 from graft.training.strategies.starting_point import StartingPoint
 
 MAX_WARNINGS_PER_KIND = 3  # warnings of each kind in the log; the report lists all
@@ -88,18 +87,20 @@ class TrainingContext:
         return LazyFeatures(self.features.array, np.stack(indices))
 
 
-def prepare(data: Path, folder: RunFolder, recipe: Recipe) -> TrainingContext:
+def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint | None = None) -> TrainingContext:
     """Scans, audits and splits the data, extracts features of every image, and records the splits in the run folder.
+
+    Args:
+        recipe: of a run from an earlier model, with that model's options.
+        start: the earlier model.
 
     Raises:
         BackboneError, DatasetError: with what to do about it.
         RunMismatchError: if the run folder was created from different data.
     """
     spec = registry.resolve(recipe.backbone, recipe.weights)
-    start = starting_point.load(Path(recipe.from_model)) if recipe.from_model else None
-    dataset, scan_table, findings, excluded = _read(data, recipe)
+    dataset, scan_table, side, findings, excluded = _read(data, recipe)
     _log_warnings(findings)
-    side = median_side(scan_table)
     grouped = assign_groups(dataset, scan_table.near_duplicates)
     splits = folder.load_splits(dataset) or split(grouped, recipe.seed, known=start.split_of if start else None)
     exported = onnx_cache.load_or_export(spec, recipe.input_size, side, recipe.fit, dataset.sample_bits)
@@ -131,17 +132,16 @@ def check_unchanged(data: Path, folder: RunFolder, recipe: Recipe) -> None:
     folder.load_splits(dataset)
 
 
-def _read(data: Path, recipe: Recipe) -> tuple[Dataset, ScanTable, list[Finding], dict[str, str]]:
-    """Lists and audits the data; returns the dataset without excluded images, and their reasons by path."""
-    dataset = scan(data, recipe)
-    log(f"layout: {dataset.layout}")
-    log(describe(dataset))
-    with step("checking the images"):
-        dataset, scan_table = scan_images(dataset)
-        findings = audit(dataset, scan_table)
-    median_side(scan_table)  # one error if no image is usable, rather than one for each
+def _read(data: Path, recipe: Recipe) -> tuple[Dataset, ScanTable, int, list[Finding], dict[str, str]]:
+    """Reads and audits the data.
+
+    Returns:
+        The dataset without excluded images; the scan; the median shorter side; the findings; reasons of exclusion by path.
+    """
+    dataset, scan_table, findings = read_and_audit(data, recipe)
+    side = median_side(scan_table)  # raises one error if no image is usable, rather than one for each
     dataset, excluded = apply_exclusions(dataset, findings, recipe.skip_bad, recipe.drop_duplicates)
-    return dataset, scan_table, findings, excluded
+    return dataset, scan_table, side, findings, excluded
 
 
 def _log_warnings(findings: Sequence[Finding]) -> None:

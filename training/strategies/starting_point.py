@@ -66,15 +66,15 @@ def _read_splits(file: Path) -> dict[bytes, str]:
         return {bytes.fromhex(row["sha256"]): row["split"] for row in csv.DictReader(rows) if row["sha256"]}
 
 
-def apply_to_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with the backbone, weights and input of the model that it starts from.
+def resolve(recipe: Recipe) -> tuple[Recipe, StartingPoint | None]:
+    """The model that a recipe starts from, and the recipe with that model's backbone, weights and input.
 
     Raises:
         ArtifactError: as `load`.
         ValueError: if an option contradicts the model.
     """
     if recipe.from_model is None:
-        return recipe
+        return recipe, None
     start = load(Path(recipe.from_model))
     manifest = start.artifact.manifest
     if not start.split_of:
@@ -88,4 +88,4 @@ def apply_to_recipe(recipe: Recipe) -> Recipe:
             raise ValueError(f"--{name} cannot be combined with --from, which starts from the model's own backbone.")
     defaults = {"input_size": manifest.preprocessing.crop, "fit": manifest.preprocessing.fit}
     options = recipe.model_dump(exclude_unset=True)
-    return Recipe.model_validate(defaults | options | fixed)
+    return Recipe.model_validate(defaults | options | fixed), start

@@ -76,7 +76,7 @@ def test_mean_and_scale_are_those_of_all_features(tmp_path: Path):
 
 @pytest.mark.slow
 def test_training_and_prediction_need_a_fraction_of_the_features_memory(tmp_path: Path):
-    features, labels = write_features(tmp_path / "features", 1, 40_000, 300)
+    features, labels = write_features(tmp_path / "features", 1, 60_000, 300)
     total_bytes = 4 * features.size
     assert features.size > linear_probe.MAX_IN_MEMORY
     tracemalloc.start()

@@ -28,3 +28,8 @@ def test_unknown_strategy_fails_before_reading_data(tmp_path):
 def test_unknown_backbone_fails_before_reading_data(tmp_path):
     with pytest.raises(ValueError, match="Unknown backbone 'resnet18x'"):
         compare(tmp_path / "nowhere", tmp_path, Recipe(), ["probe"], ["tf_efficientnet_lite0", "resnet18x"], 1)
+
+
+def test_comparison_from_an_earlier_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--from cannot be combined with a comparison"):
+        compare(tmp_path, tmp_path / "out", Recipe(from_model=str(tmp_path)), ["probe"], ["tf_efficientnet_lite0"], 1)

@@ -105,7 +105,7 @@ def test_earlier_model_is_no_candidate_on_images_that_it_knows(earlier: fit.FitR
 
 def test_package_outside_its_run_warns_that_scores_may_be_too_high(earlier: fit.FitResult, tmp_path: Path, capsys):
     package = shutil.copytree(earlier.package, tmp_path / "package")
-    recipe = starting_point.apply_to_recipe(Recipe(from_model=str(package)))
+    recipe, _ = starting_point.resolve(Recipe(from_model=str(package)))
     assert (recipe.backbone, recipe.weights) == ("tf_efficientnet_lite0", str(package / "weights.safetensors"))
     assert "it is not known which images it has learned from" in capsys.readouterr().err
 
@@ -113,12 +113,12 @@ def test_package_outside_its_run_warns_that_scores_may_be_too_high(earlier: fit.
 @pytest.mark.parametrize("option", [{"backbone": "resnet18"}, {"weights": "none"}, {"init": "random"}])
 def test_option_that_contradicts_the_model_is_refused(earlier: fit.FitResult, option: dict[str, str]):
     with pytest.raises(ValueError, match=f"--{next(iter(option))} cannot be combined with --from"):
-        starting_point.apply_to_recipe(Recipe(from_model=str(earlier.run), **option))
+        starting_point.resolve(Recipe(from_model=str(earlier.run), **option))
 
 
 def test_recorded_recipe_can_be_used_again(earlier: fit.FitResult):
-    recipe = starting_point.apply_to_recipe(Recipe(from_model=str(earlier.run)))
-    assert starting_point.apply_to_recipe(recipe) == recipe
+    recipe, _ = starting_point.resolve(Recipe(from_model=str(earlier.run)))
+    assert starting_point.resolve(recipe)[0] == recipe
 
 
 def test_missing_model_is_refused(tmp_path: Path):

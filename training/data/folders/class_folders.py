@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -131,11 +131,10 @@ def _report(layout: FolderLayout, issues: ScanIssues, other_files: Collection[st
             issues.add(kind, folder)
     if layout.warning:
         issues.add("ambiguous-layout", layout.warning)
-    with_files = {path.rpartition("/")[0] for path in other_files}
-    for folder in sorted({_label_folder(folder, layout.parents) for folder in issues.empty_folders} - {""}):
-        if not any(_is_below(place, folder) for place in (*layout.places, *layout.unlabeled, *layout.copies, *layout.stray)):
-            has_files = any(_is_below(other, folder) for other in with_files)
-            issues.add("folder-without-images" if has_files else "empty-folder", folder)
+    understood = _with_parents([*layout.places, *layout.unlabeled, *layout.copies, *layout.stray])
+    with_files = _with_parents([path.rpartition("/")[0] for path in other_files])
+    for folder in sorted({_label_folder(folder, layout.parents) for folder in issues.empty_folders} - {""} - understood):
+        issues.add("folder-without-images" if folder in with_files else "empty-folder", folder)
 
 
 def _label_folder(folder: str, parents: Collection[str]) -> str:
@@ -145,8 +144,15 @@ def _label_folder(folder: str, parents: Collection[str]) -> str:
     return folder
 
 
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
+def _with_parents(folders: Iterable[str]) -> set[str]:
+    """Return the folders and all folders above them."""
+    found: set[str] = set()
+    for path in folders:
+        folder = path
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def has_generic_labels(listing: Listing) -> bool:
