@@ -4,9 +4,10 @@ No HTTP, no queues, no decoding.
 """
 
 import base64
+from itertools import accumulate, takewhile, zip_longest
 from typing import Any
 
-from .api.options import ClassifyOptions, SimilarOptions
+from .api.options import MAX_NEIGHBORS, ClassifyOptions, SimilarOptions
 from .api.schemas import (
     Classification,
     Deletion,
@@ -24,6 +25,8 @@ from .explain import deletion
 from .explain.explainer import Explanation
 from .imaging.preprocess import DecodedImage
 from .inference.model import ClassificationResult, InferenceResult, Model
+
+MAX_THUMBNAIL_BYTES = 2**22  # of all thumbnails in one response
 
 
 def classify(model: Model, result: InferenceResult, options: ClassifyOptions, request_id: str) -> Classification:
@@ -60,22 +63,31 @@ def similar(model: Model, result: InferenceResult, options: SimilarOptions, requ
         ArtifactError: if thumbnails are requested, and those of the package are invalid.
     """
     labels, n_indexed = model.manifest.labels, len(model.neighbors.paths)
+    found = model.neighbors.nearest(result.outputs.vectors[0], min(options.k, MAX_NEIGHBORS))
+    thumbnails = _thumbnails(model, [neighbor.row for neighbor in found]) if options.thumbnails else []
     nearest = [
         Neighbor(
-            path=path,
-            labels=[labels[label] for label in own_labels],
-            distance=distance,
-            thumbnail=_thumbnail(model, row) if options.thumbnails else None,
+            path=neighbor.path,
+            labels=[labels[label] for label in neighbor.labels],
+            distance=neighbor.distance,
+            thumbnail=thumbnail,
         )
-        for row, path, own_labels, distance in model.neighbors.nearest(result.outputs.vectors[0], options.k)
+        for neighbor, thumbnail in zip_longest(found, thumbnails)
     ]
     warnings = _count_warning("k", options, n_indexed, f"the package contains only {n_indexed} training images")
+    if len(found) == MAX_NEIGHBORS < options.k:
+        warnings.append(f"k: a response contains at most {MAX_NEIGHBORS:,} training images")
+    if options.thumbnails and len(thumbnails) < len(found):
+        size = f"{MAX_THUMBNAIL_BYTES // 2**20} MiB"
+        warnings.append(f"thumbnails: only of the {len(thumbnails)} nearest images, because all would take more than {size}")
     return Similar(neighbors=nearest, **_common_fields(model, result.decoded, result.timing_ms, warnings, request_id))
 
 
-def _thumbnail(model: Model, row: int) -> str | None:
-    jpeg = model.thumbnails[row]
-    return base64.b64encode(jpeg).decode() if jpeg else None
+def _thumbnails(model: Model, rows: list[int]) -> list[str | None]:
+    """The thumbnails of the first rows as base64, as many as are allowed in one response."""
+    jpegs = [model.thumbnails[row] or b"" for row in rows]
+    allowed = takewhile(lambda sized: sized[1] <= MAX_THUMBNAIL_BYTES, zip(jpegs, accumulate(map(len, jpegs)), strict=True))
+    return [base64.b64encode(jpeg).decode() or None for jpeg, _ in allowed]
 
 
 def explain(

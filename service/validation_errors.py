@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+MAX_COMPARED = 100  # characters of a value that are compared with the choices; the comparison takes quadratic time
 REWORDED = "invalid_value"  # the type of an error whose message is final
 # By pydantic's type of error; the names in braces are from its context.
 REASONS = {
@@ -101,6 +102,6 @@ def _choices(problem: Mapping[str, Any]) -> list[str]:
 
 
 def _one_of(choices: list[str], value: object) -> str:
-    nearest = get_close_matches(str(value).lower(), choices, 1)
+    nearest = get_close_matches(value[:MAX_COMPARED].lower(), choices, 1) if isinstance(value, str) else []
     listed = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
     return f"must be {listed}{f' (did you mean {nearest[0]}?)' if nearest else ''}"

@@ -8,20 +8,33 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import ProblemError
 from ..validation_errors import problems
 
+MAX_SHOWN = 100  # characters of a caller's text in a message
+MAX_NUMBER_LENGTH = 100  # characters
+MAX_NEIGHBORS = 1_000  # training images in one response
+_INT = re.compile(r"[0-9]+")
+_FLOAT = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
 
 def _strict_int(value: object) -> object:
     """An int from digits or a JSON number; 5.0 counts as an integer, and true does not, although Python's bool is an int."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,4000}", str(value)):
+    if not _INT.fullmatch(text := _number_text(value)):
         raise ValueError("must be a non-negative integer")
-    return int(str(value))
+    return int(text)
 
 
 def _strict_float(value: object) -> object:
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", str(value), re.ASCII):
+    if not _FLOAT.fullmatch(text := _number_text(value)):
         raise ValueError("must be a number")
-    return float(str(value))
+    return float(text)
+
+
+def _number_text(value: object) -> str:
+    """A number or text as text; "" if it is of another type, or longer than any number needs to be."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = value if isinstance(value, str) else str(value) if is_number else ""
+    return text if len(text) <= MAX_NUMBER_LENGTH else ""
 
 
 def _strict_bool(value: object) -> object:
@@ -47,7 +60,9 @@ class ClassifyOptions(Options):
 
 
 class SimilarOptions(Options):
-    k: StrictInt = Field(5, ge=1, description="number of training images to return; all images if there are fewer")
+    k: StrictInt = Field(
+        5, ge=1, description=f"number of training images to return, at most {MAX_NEIGHBORS:,}; all images if there are fewer"
+    )
     thumbnails: StrictBool = Field(False, description="whether to return their thumbnails, if the package contains any")
 
 
@@ -87,7 +102,8 @@ def _validate(model: type[OptionsT], values: dict[str, Any]) -> OptionsT:
     for name in values:
         if name not in fields:
             hint = f"the options are: {', '.join(fields)}" if fields else "this route has no options"
-            raise ProblemError("unknown_field", f"There is no option {name!r}; {hint}.", field=name)
+            shown = name[:MAX_SHOWN]
+            raise ProblemError("unknown_field", f"There is no option {shown!r}; {hint}.", field=shown)
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -168,8 +168,8 @@ def _begins_json(body: bytes) -> bool:
 def _parse_json(body: bytes) -> Content:
     if detect_format(body[:HEAD_BYTES]):
         raise ProblemError("unsupported_media_type", "The body is an image, but its Content-Type is JSON.")
-    # Counted first: parsing a million keys or brackets takes seconds. Base64 has neither quotes nor brackets.
-    if body.count(b'"') > MAX_QUOTES or body.count(b"[") + body.count(b"{") > MAX_NESTING:
+    # Counted first: parsing a million keys or numbers takes seconds. Base64 has neither quotes, commas nor brackets.
+    if body.count(b'"') > MAX_QUOTES or body.count(b",") > MAX_QUOTES or body.count(b"[") + body.count(b"{") > MAX_NESTING:
         raise ProblemError("bad_json", "The body has too many fields.")
     try:
         fields = json.loads(body, object_pairs_hook=_unique_keys, parse_constant=_reject_constant)

@@ -1,20 +1,20 @@
-"""uvicorn's HTTP protocol with header limits and early rejection. Nothing here reads a body.
+"""uvicorn's HTTP protocol with limits and early rejection. Nothing here reads a body.
 
-By default uvicorn waits forever for headers, accepts any number of them, and reports errors in plain text. An overloaded
-service rejects an upload after its headers: if a rejection cost as much as a prediction, no time would be left for predictions.
+By default uvicorn waits forever for headers, accepts any number of them, of trailers and of pipelined requests, and reports
+errors in plain text. An overloaded service rejects an upload after its headers: if a rejection cost as much as a prediction, no
+time would be left for predictions.
 """
 
 import asyncio
 import math
-import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import httptools
-import uvicorn.config
+import uvicorn
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -23,19 +23,31 @@ from ..api.schemas import Problem
 from ..errors import Overloaded
 from ..scheduling.predictor import Predictor
 from . import access, cors
+from .bypass import BypassBentoML
+from .connection_table import ConnectionTable
 from .exchange import LINGER_S, new_id, valid_or_new_id
-from .middleware import BENTOML_PATHS, Middleware
+from .middleware import Middleware
 from .responses import problem_response
 from .route import Route
 from .state import AppState
 from .upgrade import request_head
 
-ACCEPTS_PER_LOOP = 4
+MAX_PIPELINED = 16  # requests that may follow an unanswered one; browsers and HTTP libraries send none
+FREE_CHUNKS = 1_000  # a body may have this many chunks of any size
+MIN_CHUNK_BYTES = 64  # the mean size of further chunks: each costs microseconds, however small it is
 HEADER_OVERHEAD = 32  # bytes added to the size of each header, as in HTTP/2 (RFC 9113, 6.5.2): many small headers cost too
 
 
+class StopParsing(Exception):
+    """Raised in a callback of the parser, so that it drops the rest of what was received."""
+
+
 class HttpProtocol(HttpToolsProtocol):
-    """One HTTP/1.1 connection."""
+    """One HTTP/1.1 connection.
+
+    Attributes:
+        n_responses: how many responses are complete.
+    """
 
     service_state: ClassVar[AppState]
     routes: ClassVar[Mapping[str, Route]]
@@ -54,16 +66,24 @@ class HttpProtocol(HttpToolsProtocol):
         # BentoML does not set it, and uvicorn would then wait forever for accepted requests.
         config.timeout_graceful_shutdown = config.timeout_graceful_shutdown or math.ceil(settings.drain_deadline_s)
         self._header_timer: asyncio.TimerHandle | None = None  # runs until the headers are complete
-        self._n_header_bytes = 0  # of the current request's headers
-        self._rejected = False
+        self._in_headers = False
+        self._n_idle_bytes = 0  # received since the last progress: headers that are complete, or a byte of a body
+        self._pipelined_sizes: deque[int] = deque()  # bytes in the headers of each request in the pipeline
+        self._n_body_bytes = self._n_chunks = 0  # of the current request
+        self._rejected = False  # whether the rest of what the client sends is ignored
+        self.n_responses = 0
         self._discard_timer: asyncio.TimerHandle | None = None  # runs while the body of a rejected request is discarded
         self._reuse_connection = True  # whether the connection is kept alive after that
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_header_timer()
+        if self._table.add(self):
+            self._start_header_timer()
+        else:
+            self._reject("overloaded", "All connections are in use.", "max_connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._table.remove(self)
         self._cancel_header_timer()
         if self._discard_timer is not None:
             self._discard_timer.cancel()
@@ -72,14 +92,28 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._rejected:
             return
-        self._unset_keepalive_if_required()
-        self._n_header_bytes += len(data)
+        self._n_idle_bytes += len(data)
         try:
             self._parse(memoryview(data))
         except httptools.HttpParserError:
-            self._reject("bad_request", "The request is not valid HTTP.")
-        if self._header_timer is not None and self._n_header_bytes > self._settings.max_header_bytes:
+            if not self._rejected:
+                self._reject("bad_request", "The request is not valid HTTP.")
+        if not self._rejected and self._n_idle_bytes > self._settings.max_header_bytes:
             self._reject_headers()
+
+    def evict(self) -> None:
+        """Closes a connection whose client has kept the service waiting, to make room for another."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Reads nothing more from a client that does not read its responses."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     def _parse(self, data: memoryview) -> None:
         """Parses received bytes. A request with an offer to switch protocols is parsed again without it."""
@@ -99,37 +133,76 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.feed_data(head)
 
     def on_message_begin(self) -> None:
+        if self._rejected:
+            raise StopParsing
+        self._in_headers = True
+        if len(self.pipeline) >= MAX_PIPELINED or sum(self._pipelined_sizes) > self._settings.max_header_bytes:
+            self._reject("bad_request", "Too many requests are sent before the first one is answered.")
+            raise StopParsing
         super().on_message_begin()
+        self._n_body_bytes = self._n_chunks = 0
         if self._header_timer is None:  # another request on the same connection
             self._start_header_timer()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._header_timer is not None:  # else a trailer, which nobody reads
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             self._check_method()
             return
         self._cancel_header_timer()
+        self._unset_keepalive_if_required()
+        self._n_idle_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) + HEADER_OVERHEAD for name, value in self.headers)
         if size > self._settings.max_header_bytes:
             self._reject_headers()
         elif self.service_state.predictor and self._is_image_upload():
+            self._in_headers = False
             self._admit(self.service_state.predictor)
         else:
+            self._in_headers = False
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._pipelined_sizes.append(size)
             super().on_headers_complete()
 
+    def on_chunk_header(self) -> None:
+        self._n_chunks += 1
+        if self._n_chunks > FREE_CHUNKS + self._n_body_bytes // MIN_CHUNK_BYTES:
+            if not self._rejected:
+                self._reject("bad_request", f"The body is sent in chunks of fewer than {MIN_CHUNK_BYTES} bytes.")
+            raise StopParsing
+
     def on_body(self, body: bytes) -> None:
+        self._n_idle_bytes = 0
+        self._n_body_bytes += len(body)
         if not self._rejected and self._discard_timer is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
+        self._n_idle_bytes = 0
         if self._discard_timer is not None:
             self._finish_discard()
         elif not self._rejected:
+            self._table.set_working(self)
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        self.n_responses += 1
+        if self._pipelined_sizes:
+            self._pipelined_sizes.popleft()
+        super().on_response_complete()
+        if not self.pipeline:
+            self._table.set_waiting(self)
+
+    @property
+    def _table(self) -> ConnectionTable:
+        return self.service_state.connections
+
     def _start_header_timer(self) -> None:
-        self._n_header_bytes = 0
         self._header_timer = self.loop.call_later(self._settings.header_deadline_s, self._on_header_timeout)
 
     def _cancel_header_timer(self) -> None:
@@ -155,14 +228,22 @@ class HttpProtocol(HttpToolsProtocol):
         """Sends a problem and closes the connection."""
         self._rejected = True
         self._cancel_header_timer()
-        if self._discard_timer is not None:  # the response has been sent already; only the body is invalid
-            self.transport.close()
+        if self._has_pending_response():
+            self.cycle.keep_alive = False  # the earlier requests are answered first; then the connection closes
+            return
+        if self._discard_timer is not None or (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
+            self.transport.close()  # the response has been sent or begun already; only the body is invalid
         if self.transport.is_closing():
             return
         rejection = make_problem(code, detail, self._settings, new_id(), limit)
         self._write_problem(rejection, closing=True)
         self.transport.close()
         self.service_state.metrics.requests.labels("other", rejection.status, code).inc()
+
+    def _has_pending_response(self) -> bool:
+        """Whether requests before the current one are not answered yet."""
+        is_first = self.cycle is None or self.cycle.response_complete
+        return bool(self.pipeline) or (self._in_headers and not is_first)
 
     def _write_problem(self, rejection: Problem, closing: bool) -> None:
         response = problem_response(rejection)
@@ -178,7 +259,9 @@ class HttpProtocol(HttpToolsProtocol):
         route = self.routes.get(self._path())
         is_first = self.cycle is None or self.cycle.response_complete
         is_upload = route is not None and route.accepts is not None and self.parser.get_method() == b"POST"
-        return is_upload and is_first and access.refusal(dict(self.scope), "POST", self._settings) is None
+        if not (is_upload and is_first):
+            return False
+        return access.refusal(dict(self.scope), "POST", self._settings, self.service_state.api_keys) is None
 
     def _admit(self, predictor: Predictor) -> None:
         """Reserves a slot for the image, or rejects the request if the queue is full."""
@@ -217,41 +300,3 @@ class HttpProtocol(HttpToolsProtocol):
         elif not self.transport.is_closing():  # as uvicorn does after its own responses
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-
-class BypassBentoML:
-    """ASGI app that skips BentoML's middlewares. Used unless tracing needs them.
-
-    They cost three times as much as the rest of the request path, and one of their timers keeps 5 KB per request for a minute.
-    """
-
-    def __init__(self, bentoml: ASGIApp, middleware: ASGIApp, app_state: AppState) -> None:
-        self._bentoml = bentoml
-        self._middleware = middleware
-        self._app_state = app_state
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_for_bentoml = self._app_state.route_path(scope.get("path", "")) in BENTOML_PATHS
-        app = self._bentoml if is_for_bentoml else self._middleware
-        await app(scope, receive, send)
-
-
-def install(app_state: AppState, routes: Mapping[str, Route]) -> None:
-    """Makes the uvicorn server that BentoML starts in this process use `HttpProtocol`."""
-    HttpProtocol.service_state, HttpProtocol.routes = app_state, routes
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{HttpProtocol.__name__}"
-    _accept_several_per_loop()
-
-
-def _accept_several_per_loop() -> None:
-    """Makes uvicorn accept several connections per iteration of the event loop.
-
-    uvloop accepts one connection per iteration and listening socket, and under load an iteration is slow: two thousand
-    clients waited seconds to be accepted, only to be rejected. So each listening socket is duplicated.
-    """
-    start = uvicorn.Server.startup
-
-    async def startup(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-        await start(self, sockets and [listener.dup() for listener in sockets for _ in range(ACCEPTS_PER_LOOP)])
-
-    uvicorn.Server.startup = startup  # type: ignore[method-assign]

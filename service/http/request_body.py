@@ -1,6 +1,7 @@
 """Reads the image bytes and the raw options from a request, within the limits. No image is decoded here."""
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.requests import Request
 
@@ -8,9 +9,10 @@ from ..errors import ProblemError
 from ..imaging.formats import detect_format
 from ..imaging.unsupported import rejection_message
 from ..settings import Settings
-from .body_parsers import MULTIPART, OptionValues, find_parser, media_type, options_by_name, parse_multipart
+from .body_parsers import MULTIPART, Content, OptionValues, find_parser, media_type, options_by_name, parse_multipart
 from .image_text import HEAD_BYTES, shown
 
+THREAD_BYTES = 2**19  # a smaller body is parsed in less time than a thread takes to answer
 RawOptions = tuple[OptionValues, OptionValues]  # options from the query string, and from the body
 
 
@@ -43,7 +45,7 @@ class RequestReader:
         """The image's bytes and the options; those in the body override those in the query. Raises ProblemError."""
         self._check_encoding()
         parse = find_parser(self._content_type)
-        images, options = parse(await self._read_body())
+        images, options = await _parse(parse, await self._read_body())
         if len(images) != 1:
             detail = f"Send one image in the field 'image'; there were {len(images)}."
             raise ProblemError("too_many_files", detail, field="image", status=422)
@@ -56,7 +58,9 @@ class RequestReader:
         if media_type(self._content_type) != MULTIPART:
             detail = f"Send multipart/form-data with files in the field 'images', not {media_type(self._content_type)[:100]!r}."
             raise ProblemError("unsupported_media_type", detail)
-        images, options = parse_multipart(await self._read_body(), self._content_type, "images")
+        images, options = await _parse(
+            lambda body: parse_multipart(body, self._content_type, "images"), await self._read_body()
+        )
         if len(images) > (limit := self._settings.max_batch_images):
             detail = f"The request has {len(images)} images; at most {limit} are allowed."
             raise ProblemError("too_many_files", detail, "max_batch_images", "images")
@@ -94,6 +98,13 @@ class RequestReader:
                 "slow_upload", f"The upload took longer than {deadline_s:g} seconds.", "read_deadline_s"
             ) from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _parse(parse: Callable[[bytes], Content], body: bytes) -> Content:
+    """The parsed body. A large text or form is parsed in a thread, so that the event loop can answer others in between."""
+    if len(body) < THREAD_BYTES or detect_format(body[:HEAD_BYTES]):
+        return parse(body)
+    return await asyncio.to_thread(parse, body)
 
 
 def _check_type(image: bytes, came_as: str) -> None:

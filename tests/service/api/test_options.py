@@ -65,3 +65,20 @@ def test_unknown_method_is_rejected(value):
     with pytest.raises(ProblemError, match="cam, gradcam or occlusion") as caught:
         parse_options(ExplainOptions, {"method": value})
     assert caught.value.code == "bad_method"
+
+
+@pytest.mark.parametrize("value", ["0" * 101, "9" * 1_000_000, [1] * 1000, {"a": 1}, None, 10**200, "1" * 50 + "e" + "1" * 60])
+@pytest.mark.parametrize("option", ["top_k", "threshold"])
+def test_value_that_no_number_needs_is_rejected(option, value):
+    with pytest.raises(ProblemError, match="must be a"):
+        parse_options(ClassifyOptions, {option: value})
+
+
+def test_text_of_the_caller_is_cut_in_messages():
+    with pytest.raises(ProblemError) as caught:
+        parse_options(ClassifyOptions, {"\u00ad" * 5_000_000: "1"})
+    assert len(str(caught.value)) < 1000
+    assert len(caught.value.field) == 100
+    with pytest.raises(ProblemError) as caught:
+        parse_options(ExplainOptions, {"method": "cam" * 5_000_000})
+    assert len(str(caught.value)) < 1000

@@ -1,5 +1,7 @@
 """/v1/classify/batch, /v1/embed, and /v1/similar over HTTP."""
 
+import base64
+
 import numpy as np
 import pytest
 from api_client import BOUNDARY, asgi_app, assert_problem, multipart_body
@@ -101,6 +103,26 @@ def test_k_above_the_index_size_returns_all_with_a_warning(client, model, shirt)
     answer = client.post("/v1/similar?k=100000", content=shirt).json()
     assert len(answer["neighbors"]) == len(model.neighbors.paths)
     assert answer["warnings"] == [f"k: the package contains only {len(model.neighbors.paths)} training images"]
+
+
+def test_number_of_neighbors_is_limited_with_a_warning(client, shirt, monkeypatch):
+    monkeypatch.setattr("graft.service.answers.MAX_NEIGHBORS", 3)
+    answer = client.post("/v1/similar?k=4", content=shirt).json()
+    assert len(answer["neighbors"]) == 3
+    assert answer["warnings"] == ["k: a response contains at most 3 training images"]
+
+
+def test_bytes_of_thumbnails_are_limited_with_a_warning(client, model, shirt, monkeypatch):
+    everything = client.post("/v1/similar?k=5&thumbnails=true", content=shirt).json()
+    thumbnails = [neighbor["thumbnail"] for neighbor in everything["neighbors"]]
+    assert everything["warnings"] == []
+    monkeypatch.setattr(
+        "graft.service.answers.MAX_THUMBNAIL_BYTES", sum(len(base64.b64decode(text)) for text in thumbnails[:3])
+    )
+    answer = client.post("/v1/similar?k=5&thumbnails=true", content=shirt).json()
+    assert [neighbor["thumbnail"] for neighbor in answer["neighbors"]] == [*thumbnails[:3], None, None]
+    assert [neighbor["path"] for neighbor in answer["neighbors"]] == [found["path"] for found in everything["neighbors"]]
+    assert answer["warnings"] == ["thumbnails: only of the 3 nearest images, because all would take more than 0 MiB"]
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "1.5", "many", ""])

@@ -230,6 +230,7 @@ def test_curl_that_removes_line_breaks_is_told_so(url, tmp_path, encode, photo, 
     assert (answer["code"], "--data-binary" in answer["detail"]) == ("corrupt_image", True)
 
 
+FORM = "multipart/form-data; boundary=x"
 SLOW = {
     "escaped data URL": (URLENCODED, b"image=data:image/png," + b"%41" * 3_000_000),
     "data URL without a comma": ("application/json", b'{"image": "data:' + b"a" * 9_000_000 + b'"}'),
@@ -238,6 +239,14 @@ SLOW = {
     "escaped names": (URLENCODED, b"%41" * 3_000_000 + b"=1"),
     "spaces": ("text/plain", b" " * 9_000_000),
     "quotes": ("application/json", b'{"image": ' + b'"' * 9_000_000),
+    "numbers": ("application/json", b'{"image": "AAAA", "k": [' + b"1," * 4_500_000 + b"1]}"),
+    "half boundaries": (FORM, b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + b"\r\n--" * 2_000_000),
+    "header lines": (FORM, (b"--x\r\n" + b"a:b\r\n" * 5_000 + b"\r\n\r\n") * 300 + b"--x--"),
+    "parameters": (FORM, (b"--x\r\nContent-Disposition: form-data" + b"; a=b" * 6_000 + b"\r\n\r\n\r\n") * 300 + b"--x--"),
+    "backslashes": (
+        FORM,
+        (b'--x\r\nContent-Disposition: form-data; name="' + b"\\" * 30_000 + b"\r\n\r\n\r\n") * 300 + b"--x--",
+    ),
 }
 
 
