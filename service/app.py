@@ -5,6 +5,7 @@ the middleware takes every request before BentoML's own parser.
 """
 
 import asyncio
+import faulthandler
 import gc
 import os
 import threading
@@ -23,7 +24,7 @@ from bentoml.validators import ContentType
 from . import lifecycle
 from .api.options import ClassifyOptions
 from .api.schemas import Batch, Classification
-from .http import connection, openapi
+from .http import openapi, server
 from .http.middleware import Middleware
 from .http.state import AppState
 from .imaging import formats
@@ -35,7 +36,7 @@ from .settings import Settings
 app_state = AppState()
 routes = openapi.build_routes()
 # At import, because uvicorn chooses its protocol before the service is created.
-connection.install(app_state, routes)
+server.install(app_state, routes)
 
 
 @bentoml.service(
@@ -59,7 +60,10 @@ class Graft:
         with lifecycle.ends_service_on_failure():
             lifecycle.die_with_parent()
             lifecycle.tune_malloc()
-            app_state.configure(Settings.from_environment(os.environ))
+            faulthandler.enable()  # the stack of a crash, and of a worker that the supervisor ends because it hangs
+            settings = Settings.from_environment(os.environ)
+            n_connections = lifecycle.allow_connections(settings.max_connections)
+            app_state.configure(settings.model_copy(update={"max_connections": n_connections}))
             # In a thread, so that the event loop answers probes while the model loads.
             threading.Thread(target=_load_model, args=[lifecycle.listening_url()], name="loader", daemon=True).start()
 
@@ -109,6 +113,7 @@ def _load_model(url: str | None) -> None:
         _warn_about_formats(app_state.predictor.queue.formats, loaded.manifest.formats)
         manifest, engine = loaded.manifest, loaded.engine
         fields = {"model": manifest.name, "sha256": manifest.sha256, "device": engine.device, "precision": engine.precision}
+        fields["decoders"] = ", ".join(app_state.predictor.queue.decoder_restrictions) or "not confined"
         logs.logger.info("ready", extra={"fields": fields})
         lifecycle.announce_ready(url)
 

@@ -5,6 +5,7 @@ import ctypes
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -22,15 +23,18 @@ from .http import cors
 from .http.state import AppState
 from .inference.devices import DeviceError, resolve_device
 from .listening import ListenError
+from .monitoring import logs
 from .monitoring.logs import logger
 from .settings import Settings, SettingsError
 from .supervision import EXIT_UNUSABLE, Handover
 
 EXIT_USAGE = 2  # the exit code for an invalid setting or option
+KILL_MARGIN_S = 5.0  # a worker that is still there so long after its drain deadline is killed
 PRESTOP_S = 1.0  # /readyz returns 503 for this long before the sockets close, so that a load balancer can react
-WATCH_INTERVAL_S = 1.0
+RESTART_TICKS = 3  # seconds
 NICE = 10  # added to the nice value of all computing threads and processes, so that the event loop comes first
 MAX_NICE = 19
+RESERVED_FILES = 256  # for the package, libraries, and decoders
 MMAP_THRESHOLD = 2**20  # bytes; glibc returns blocks of at least this size to the system as soon as they are freed
 _M_MMAP_THRESHOLD = -3
 _PR_SET_PDEATHSIG = 1
@@ -48,17 +52,19 @@ def check() -> None:
         host, port = _bind_address()
         listening.check(host, port)
         resolve_device(settings.device)
-        artifact = read(settings.package)
+        artifact = read(settings.package).require_sha256(settings.package_sha256)
     _warn_if_open(settings, host)
     if port == 0:  # BentoML would say that it listens on port 0
         logging.getLogger("bentoml.serve").addFilter(lambda record: not record.getMessage().startswith("Starting production"))
-    supervision.supervise(artifact)
+    logs.never_wait()
+    supervision.supervise(artifact, PRESTOP_S + settings.drain_deadline_s + KILL_MARGIN_S)
 
 
 def check_package() -> None:
     """Runs when an image is built: exits as `check` does if the package cannot be served."""
     with _exits_with_reason():
-        read(Settings.from_environment(os.environ).package)
+        settings = Settings.from_environment(os.environ)
+        read(settings.package).require_sha256(settings.package_sha256)
 
 
 @contextmanager
@@ -81,7 +87,7 @@ def _bind_address() -> tuple[str, int]:
 
 
 def _warn_if_open(settings: Settings, host: str) -> None:
-    if settings.key is None and not ipaddress.ip_address(host).is_loopback:
+    if not settings.needs_key and not ipaddress.ip_address(host).is_loopback:
         warning = f"WARNING: no API key is set, so any client that can reach {host} can use this service. Set GRAFT_API_KEY."
         print("\n".join(["", "!" * len(warning), warning, "!" * len(warning), ""]), file=sys.stderr, flush=True)
 
@@ -93,7 +99,8 @@ def open_package(settings: Settings) -> Artifact:
         ArtifactError: if the package is damaged, or was overwritten since the supervisor opened it.
     """
     handover = Handover.received()
-    return handover.open_package() if handover else read(settings.package)
+    artifact = handover.open_package() if handover else read(settings.package)
+    return artifact.require_sha256(settings.package_sha256)
 
 
 @contextmanager
@@ -110,7 +117,8 @@ def ends_service_on_failure() -> Iterator[None]:
 
 def fail_startup(reason: str) -> None:
     """Runs in the worker: prints why it cannot start, and stops the supervisor too."""
-    print(f"error: {reason}", file=sys.stderr, flush=True)
+    logs.stderr.write(f"error: {reason}")
+    logs.stderr.flush()
     if handover := Handover.received():
         handover.tell_failed()
     os._exit(EXIT_UNUSABLE)
@@ -139,6 +147,19 @@ def die_with_parent() -> None:
     if Handover.received():
         with suppress(AttributeError, OSError):  # prctl exists only on Linux
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def allow_connections(n_connections: int) -> int:
+    """Runs in the worker: allows as many open files as connections need. Returns how many connections there may be."""
+    with suppress(OSError, ValueError):  # some containers forbid it
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = n_connections + RESERVED_FILES
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = n_connections if soft == resource.RLIM_INFINITY else max(1, min(n_connections, soft - RESERVED_FILES))
+    if allowed < n_connections:
+        logger.warning(f"only {soft:,} files may be open (ulimit -n), so only {allowed:,} connections")
+    return allowed
 
 
 def tune_malloc() -> None:
@@ -181,8 +202,15 @@ def _drain_handler(
 
 
 async def watchdog(app_state: AppState) -> None:
-    """Exits the worker once it needs a restart; the supervisor starts a new one."""
-    while not (app_state.predictor and app_state.predictor.queue.needs_restart):
-        await asyncio.sleep(WATCH_INTERVAL_S)
+    """Tells the supervisor that the event loop runs, and exits the worker once it needs a restart."""
+    handover = Handover.received()
+    n_ticks = 0
+    while n_ticks < RESTART_TICKS:
+        if handover:
+            handover.tell_alive()
+        await asyncio.sleep(supervision.BEAT_INTERVAL_S)
+        # Several times in a row: after a pause of the machine, every running call seems to have taken too long.
+        n_ticks = n_ticks + 1 if app_state.predictor and app_state.predictor.queue.needs_restart else 0
     logger.critical("the network no longer responds; restarting")
+    logs.stderr.flush()
     os._exit(1)

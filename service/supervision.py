@@ -1,8 +1,11 @@
-"""The supervisor's side of the service: what it holds for its workers, and when it gives up on them.
+"""The supervisor's side of the service: what it holds for its workers, and how it watches over them.
 
 There are two processes: the supervisor (the command `bentoml serve`), and the worker it starts, which holds the model. The
 supervisor opens the package once. A worker that replaces a dead one gets the same open files, so it answers as the same model
 even if the folder has been deleted or has become another package.
+
+A worker that hangs cannot end itself: as long as one call into C holds Python's lock, none of its threads runs. So it is the
+supervisor that ends it.
 """
 
 import atexit
@@ -10,18 +13,27 @@ import json
 import os
 import signal
 import socket
-import sys
+import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from .artifact import Artifact, ArtifactError, adopt
 from .held_files import HeldFiles
+from .monitoring import logs
 
 ENV = "_GRAFT_SUPERVISOR"  # environment variable with the supervisor's `Handover`, read by its workers
 EXIT_UNUSABLE = 3  # the exit code for a package that cannot be served
-CHECK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = BEAT_INTERVAL_S = 1.0
+HANG_TICKS = 30  # seconds without a sign of life after which a worker hangs
+START_TICKS = 300  # until the first one; on a busy machine, imports may take a minute
+KILL_TICKS = 5  # more, to print its stack
+REPORT = struct.Struct("=IB")  # process id, and one of:
+READY, ALIVE = 0, 1
 MAX_FAILED_STARTS = 3  # workers in a row that died before they were ready
 RESTART = "Start the service again to serve what is there now."
 
@@ -35,14 +47,14 @@ class Handover:
         package: the package folder, as it was called at the start.
         sha256: the digest of its manifest.
         files: descriptors of its open files, by name.
-        ready: descriptor of a pipe; a worker that is ready writes into it.
+        reports: descriptor of a pipe into which workers write that they are ready or alive.
     """
 
     supervisor: int
     package: str
     sha256: str
     files: dict[str, int]
-    ready: int
+    reports: int
 
     @classmethod
     def received(cls) -> "Handover | None":
@@ -65,8 +77,15 @@ class Handover:
         return artifact
 
     def tell_ready(self) -> None:
-        with suppress(OSError):  # the supervisor was killed
-            os.write(self.ready, b"\0")
+        self._report(READY)
+
+    def tell_alive(self) -> None:
+        """Call it every `BEAT_INTERVAL_S` in the event loop, from its first second on."""
+        self._report(ALIVE)
+
+    def _report(self, kind: int) -> None:
+        with suppress(OSError):  # the supervisor was killed, or has been paused until the pipe was full
+            os.write(self.reports, REPORT.pack(os.getpid(), kind))
 
     def tell_failed(self) -> None:
         """Stops the supervisor. Otherwise it would start another worker, and fail again, for ever."""
@@ -74,10 +93,15 @@ class Handover:
             os.kill(self.supervisor, signal.SIGUSR1)
 
 
-def supervise(artifact: Artifact) -> None:
-    """Runs in the supervisor before any worker: holds the package, and watches over the workers."""
+def supervise(artifact: Artifact, drain_s: float) -> None:
+    """Runs in the supervisor before any worker: holds the package, and watches over the workers.
+
+    Args:
+        drain_s: how long a worker may take to shut down.
+    """
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
     os.set_inheritable(write_end, True)
     handover = Handover(os.getpid(), str(artifact.path), artifact.manifest.sha256, artifact.files.share(), write_end)
     os.environ[ENV] = json.dumps(asdict(handover))
@@ -85,7 +109,8 @@ def supervise(artifact: Artifact) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: _stop(artifact))
     # circus asks for this machine's full name, which it does not use. Where DNS is dropped, the answer takes seconds.
     socket.getfqdn = lambda name="": name or socket.gethostname()
-    _watch_workers(FailedStarts(read_end))
+    _close_control_sockets()
+    _watch_workers(WorkerWatch(read_end), drain_s)
 
 
 def _stop(_: Artifact) -> None:
@@ -96,46 +121,112 @@ def _stop(_: Artifact) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.01, 1.0)
 
 
-class FailedStarts:
-    """Counts the workers in a row that died before they were ready, and stops the supervisor if there are too many.
+class WorkerWatch:
+    """Ends the service if workers keep failing to start, and ends a worker that hangs, so that another takes its place.
 
     Args:
-        ready: the pipe into which a worker writes when it is ready; not blocking.
+        reports: the pipe into which workers write; not blocking.
     """
 
-    def __init__(self, ready: int) -> None:
-        self._ready = ready
-        self._n = 0
+    def __init__(self, reports: int) -> None:
+        self._reports = reports
+        self._n_failed_starts = 0
+        self._became_ready = False
+        self._silent_ticks: dict[int, int] = {}  # since the last sign of life, by process id
+        self._started: set[int] = set()  # process ids of the workers whose event loop has run
 
-    def on_exit(self, exit_code: int, **_: Any) -> None:
+    def on_exit(self, exit_code: int, process_pid: int = 0, **_: Any) -> None:
         """Call it with the exit code of every worker, as circus does; negative for a signal."""
-        if self._became_ready():
-            self._n = 0
+        self._read_reports()
+        self._silent_ticks.pop(process_pid, None)
+        self._started.discard(process_pid)
+        if self._became_ready:
+            self._n_failed_starts = 0
         elif exit_code not in (0, -signal.SIGTERM):  # else it was asked to stop
-            self._n += 1
-        if self._n == MAX_FAILED_STARTS:
+            self._n_failed_starts += 1
+        self._became_ready = False
+        if self._n_failed_starts == MAX_FAILED_STARTS:
             reason = f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
             hint = "; is there enough memory?" if exit_code == -signal.SIGKILL else ""
-            print(f"error: {self._n} workers in a row ended before they were ready, the last {reason}{hint}", file=sys.stderr)
+            _print_error(f"{MAX_FAILED_STARTS} workers in a row ended before they were ready, the last {reason}{hint}")
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    def _became_ready(self) -> bool:
-        try:
-            return bool(os.read(self._ready, 2**10))
-        except BlockingIOError:
-            return False
+    def tick(self, workers: Iterable[int]) -> None:
+        """Call it every `CHECK_INTERVAL_S` with the process ids of the workers.
+
+        Time is counted in ticks, not by the clock: after a pause of the whole machine, nobody has been silent.
+        """
+        self._read_reports()
+        for pid in workers:
+            if _is_paused(pid):
+                continue
+            self._silent_ticks[pid] = n_ticks = self._silent_ticks.get(pid, 0) + 1
+            deadline = HANG_TICKS if pid in self._started else START_TICKS
+            if n_ticks == deadline:
+                _print_error(f"the worker has not responded for {deadline} seconds, and is replaced; its stack follows")
+                _kill(pid, signal.SIGABRT)  # faulthandler, which the worker has enabled, prints the stack
+            elif n_ticks == deadline + KILL_TICKS:
+                _kill(pid, signal.SIGKILL)
+
+    def _read_reports(self) -> None:
+        with suppress(BlockingIOError):
+            while content := os.read(self._reports, REPORT.size * 2**10):
+                for pid, kind in REPORT.iter_unpack(content):
+                    self._became_ready |= kind == READY
+                    self._silent_ticks[pid] = 0
+                    self._started.add(pid)
 
 
-def _watch_workers(failed_starts: FailedStarts) -> None:
+def _is_paused(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a debugger."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
+
+
+def _kill(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _print_error(reason: str) -> None:
+    logs.stderr.write(f"error: {reason}")
+
+
+def _close_control_sockets() -> None:
+    """Keeps circus from listening on TCP ports of this machine: every user of it could run commands as this one there.
+
+    Its sockets become such of this process only. With --reload, a second process needs them; that is for development.
+    """
+    from circus.arbiter import Arbiter
+
+    initialize = Arbiter.initialize
+
+    def initialize_privately(self: Any) -> None:
+        if not any(watcher.name.startswith("plugin:") for watcher in self.watchers):
+            self.pubsub_endpoint = "inproc://events"
+            self.endpoint = self.ctrl.endpoint = "inproc://control"
+        initialize(self)
+
+    Arbiter.initialize = initialize_privately
+
+
+def _watch_workers(watch: WorkerWatch, drain_s: float) -> None:
     """Makes the supervisor look after its workers every second. BentoML's default is 10 s, with no response in between."""
     from circus.controller import Controller
+    from tornado.ioloop import PeriodicCallback
 
     start = Controller.start
 
     def start_watching(self: Any) -> None:
         self.check_delay = 1e3 * CHECK_INTERVAL_S
         for watcher in self.arbiter.watchers:
-            watcher.hooks["after_reap"] = failed_starts.on_exit
+            watcher.hooks["after_reap"] = watch.on_exit
+            watcher.graceful_timeout = drain_s  # BentoML waits for a day
+        PeriodicCallback(
+            lambda: watch.tick([pid for watcher in self.arbiter.watchers for pid in watcher.processes]), 1e3 * CHECK_INTERVAL_S
+        ).start()
         start(self)
 
     Controller.start = start_watching

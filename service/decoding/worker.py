@@ -6,23 +6,18 @@ A fork takes milliseconds; a new process takes a quarter of a second. So images 
 with restarts. Untrusted bytes reach C code here: these processes contain no server state and no secrets in their environment,
 and a worker has only the memory, CPU time and open files that one image needs.
 
-On systems other than Linux, a worker has no memory limit, and may finish its image after the server was killed.
+What a worker may do is in `sandbox`. On systems other than Linux, a worker has no memory limit, and may finish its image after
+the server was killed.
 """
 
-import ctypes
 import gc
-import math
 import mmap
 import os
-import resource
 import signal
 import socket
-import time
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -39,16 +34,15 @@ from ..imaging.formats import ALWAYS_SERVED, BY_NAME
 from ..imaging.headers import ImageLimits, read_header
 from ..imaging.preprocess import DecodedImage
 from .ipc import MessageHeader, recv, send
+from .sandbox import confine, raise_cpu_limit
 
 if TYPE_CHECKING:  # importing pydantic would double the start-up time
-    from ..artifact import Preprocessing
+    from ..manifest import Preprocessing
 
 
 DecodeFunction = Callable[[bytes, "Preprocessing", ImageLimits], DecodedImage]
 
 CONTROL_FD = 0  # file descriptor of the control socket: stdin
-MAX_OPEN_FILES = 16  # per worker
-_PR_SET_PDEATHSIG = 1
 
 
 def main(decode: DecodeFunction = preprocess.decode) -> None:
@@ -91,8 +85,7 @@ def _serve_images(channel: socket.socket, pixels: NDArray[np.uint8], decode: Dec
     config, _ = recv(channel, 0)
     preprocessing = cast("Preprocessing", SimpleNamespace(**config["preprocessing"]))
     limits, max_bytes, deadline_s = ImageLimits(**config["limits"]), config["max_bytes"], config["deadline_s"]
-    _sandbox(max_bytes)
-    send(channel, {"pid": os.getpid()})
+    send(channel, {"pid": os.getpid(), "restrictions": confine(max_bytes)})
     while True:
         # Free each image before waiting for the next one.
         encoded = _recv_image(channel, max_bytes, deadline_s)
@@ -104,7 +97,7 @@ def _serve_images(channel: socket.socket, pixels: NDArray[np.uint8], decode: Dec
 def _recv_image(channel: socket.socket, max_bytes: int, deadline_s: float) -> bytes:
     """Waits for the next image, then starts its time limit."""
     _, encoded = recv(channel, max_bytes)
-    _raise_cpu_limit(deadline_s)
+    raise_cpu_limit(deadline_s)
     return bytes(encoded)
 
 
@@ -138,30 +131,6 @@ def _estimate_memory(encoded: bytes) -> int:
     except ImageError:
         return 0
     return BY_NAME[header.format].hidden_bytes_per_pixel(header) * header.width * header.height
-
-
-def _sandbox(max_bytes: int) -> None:
-    """Limits this process to the resources that decoding needs."""
-    with suppress(AttributeError):  # Linux only: die with the parent process
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(OSError):  # the OOM killer should kill a worker, not the server
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    with suppress(OSError):
-        n_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        _set_limit(resource.RLIMIT_AS, n_pages * resource.getpagesize() + max_bytes)
-    _set_limit(resource.RLIMIT_CORE, 0)
-    _set_limit(resource.RLIMIT_FSIZE, 0)
-    _set_limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
-
-
-def _raise_cpu_limit(seconds: float) -> None:
-    """Allows more CPU time, by `seconds`. A backup for the case that the server is too busy to kill this process."""
-    _set_limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds) + 1)
-
-
-def _set_limit(resource_id: int, value: int) -> None:
-    _, hard = resource.getrlimit(resource_id)
-    resource.setrlimit(resource_id, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,9 @@ class DecodeWorker:
 
     Args:
         pixels: uint8 (S, S, 3), in memory shared with the worker.
+
+    Attributes:
+        restrictions: the names of those that hold, see `graft.service.decoding.sandbox.confine`.
     """
 
     def __init__(self, fork_server: ForkServer, channel: socket.socket, pixels: Pixels, config: MessageHeader) -> None:
@@ -124,7 +127,9 @@ class DecodeWorker:
         self._deadline_s: float = config["deadline_s"]
         deadline = time.monotonic() + START_DEADLINE_S
         send(channel, config, deadline=deadline)
-        self._pid: int = recv(channel, 0, deadline)[0]["pid"]  # read before the first image, so it can be trusted
+        started = recv(channel, 0, deadline)[0]  # read before the first image, so it can be trusted
+        self._pid: int = started["pid"]
+        self.restrictions: list[str] = started["restrictions"]
 
     def decode(self, encoded: bytes) -> DecodedImage:
         """Decodes one image. Raises ImageError, RuntimeError for a bug, or WorkerDied if this worker must be replaced."""
@@ -143,6 +148,12 @@ class DecodeWorker:
         if code := header.get("code"):
             raise ImageError(code, header["detail"], header["limit"])
         return DecodedImage(self._pixels.copy(), header["width"], header["height"], header["format"], tuple(header["notes"]))
+
+    def set_nice(self, nice: int) -> None:
+        """Lowers the scheduling priority; 0 leaves it."""
+        if nice:
+            with suppress(OSError):  # some containers forbid it; an exited worker is replaced with the next image
+                os.setpriority(os.PRIO_PROCESS, self._pid, nice)
 
     @property
     def has_exited(self) -> bool:

@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from server_process import poll_until
 
-from graft.service.artifact import MANIFEST, read
-from graft.service.supervision import ENV, FailedStarts, Handover
+from graft.service.artifact import read
+from graft.service.manifest import MANIFEST
+from graft.service.monitoring import logs
+from graft.service.supervision import ALIVE, ENV, HANG_TICKS, KILL_TICKS, READY, REPORT, START_TICKS, Handover, WorkerWatch
 
 WORKER = (
     "from graft.service.artifact import ArtifactError;"
@@ -34,7 +38,7 @@ def started_worker(package: Path, change) -> str:
         "package": str(package),
         "sha256": artifact.manifest.sha256,
         "files": artifact.files.share(),
-        "ready": -1,
+        "reports": -1,
     }
     change(package)
     environment = os.environ | {ENV: json.dumps(handover)}
@@ -65,7 +69,7 @@ def test_a_worker_refuses_damaged_files(package):
 
 
 def test_a_handover_of_another_process_is_ignored(monkeypatch):
-    handover = {"supervisor": os.getpid(), "package": "", "sha256": "", "files": {}, "ready": -1}
+    handover = {"supervisor": os.getpid(), "package": "", "sha256": "", "files": {}, "reports": -1}
     monkeypatch.setenv(ENV, json.dumps(handover))  # this process is not its own parent
     assert Handover.received() is None
 
@@ -88,27 +92,91 @@ def pipe():
     os.close(write_end)
 
 
-def test_three_workers_that_die_before_they_are_ready_end_the_service(pipe, stops, capsys):
-    failed_starts = FailedStarts(pipe[0])
-    failed_starts.on_exit(-9)
-    failed_starts.on_exit(-9)
+def test_three_workers_that_die_before_they_are_ready_end_the_service(pipe, stops, capfd):
+    watch = WorkerWatch(pipe[0])
+    watch.on_exit(-9)
+    watch.on_exit(-9)
     assert stops == []
-    failed_starts.on_exit(-9)
+    watch.on_exit(-9)
     assert stops == [signal.SIGUSR1]
     reason = "3 workers in a row ended before they were ready, the last by SIGKILL; is there enough memory?"
-    assert capsys.readouterr().err == f"error: {reason}\n"
+    logs.stderr.flush()
+    assert capfd.readouterr().err == f"error: {reason}\n"
 
 
 def test_workers_that_were_ready_are_replaced_for_ever(pipe, stops):
-    failed_starts = FailedStarts(pipe[0])
+    watch = WorkerWatch(pipe[0])
     for _ in range(10):
-        os.write(pipe[1], b"\0")
-        failed_starts.on_exit(1)
+        os.write(pipe[1], REPORT.pack(os.getpid(), READY))
+        watch.on_exit(1)
     assert stops == []
 
 
 def test_workers_that_were_asked_to_stop_have_not_failed(pipe, stops):
-    failed_starts = FailedStarts(pipe[0])
+    watch = WorkerWatch(pipe[0])
     for exit_code in (0, -15, 0, -15):
-        failed_starts.on_exit(exit_code)
+        watch.on_exit(exit_code)
     assert stops == []
+
+
+@pytest.fixture
+def worker():
+    """A process that stands for a worker."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def tick(watch: WorkerWatch, worker: subprocess.Popen, n: int) -> None:
+    for _ in range(n):
+        watch.tick([worker.pid])
+
+
+def report_alive(pipe, worker) -> None:
+    os.write(pipe[1], REPORT.pack(worker.pid, ALIVE))
+
+
+def test_a_worker_whose_event_loop_hangs_is_ended(pipe, worker, capfd):
+    watch = WorkerWatch(pipe[0])
+    report_alive(pipe, worker)
+    tick(watch, worker, HANG_TICKS - 1)
+    report_alive(pipe, worker)
+    tick(watch, worker, HANG_TICKS - 1)
+    assert worker.poll() is None
+    tick(watch, worker, 1)
+    assert worker.wait() == -signal.SIGABRT
+    logs.stderr.flush()
+    assert f"the worker has not responded for {HANG_TICKS} seconds" in capfd.readouterr().err
+
+
+def test_a_worker_that_ignores_the_first_signal_is_killed(pipe):
+    command = "import signal, time; signal.signal(signal.SIGABRT, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as worker:
+        worker.stdout.readline()
+        watch = WorkerWatch(pipe[0])
+        report_alive(pipe, worker)
+        tick(watch, worker, HANG_TICKS + KILL_TICKS - 1)
+        assert worker.poll() is None
+        tick(watch, worker, 1)
+        assert worker.wait() == -signal.SIGKILL
+
+
+def test_a_worker_may_take_long_to_start(pipe, worker):
+    watch = WorkerWatch(pipe[0])
+    tick(watch, worker, START_TICKS - 1)
+    assert worker.poll() is None
+    tick(watch, worker, 1)
+    assert worker.wait() == -signal.SIGABRT
+
+
+def test_a_paused_worker_does_not_hang(pipe, worker):
+    watch = WorkerWatch(pipe[0])
+    report_alive(pipe, worker)
+    tick(watch, worker, 1)
+    worker.send_signal(signal.SIGSTOP)
+    poll_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+    tick(watch, worker, 10 * HANG_TICKS)
+    worker.send_signal(signal.SIGCONT)
+    poll_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_SLEEPING)
+    tick(watch, worker, 5)
+    assert worker.poll() is None

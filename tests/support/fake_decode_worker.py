@@ -8,7 +8,7 @@ result of `act` to a real image, so that its format is detected. Pixels are blac
 import sys
 
 _PROGRAM = """
-import os, signal, time
+import ctypes, os, time
 from pathlib import Path
 import numpy as np
 from graft.service.decoding import worker as decoding
@@ -23,9 +23,9 @@ def perform(encoded, preprocessing, limits):
         while not Path(rest, "go").exists():
             time.sleep(0.01)
     if word == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)
     if word == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
+        ctypes.string_at(0)  # no signal of its own making: a worker may send none
     if word == "burn":
         while True:
             pass
