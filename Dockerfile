@@ -1,6 +1,8 @@
 # The service for CPUs, with the package of the latest run: no torch, no compiler, not root.
 #   docker build -t graft-service .
 #   docker run --read-only --tmpfs /tmp --stop-timeout 20 -p 3000:3000 -e GRAFT_API_KEY=... graft-service
+# The tag can move. For a build that can be repeated, name the image by its digest, which `docker buildx imagetools inspect` prints:
+#   docker build --build-arg BASE_IMAGE=python:3.11-slim@sha256:... -t graft-service .
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
 

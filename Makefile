@@ -6,7 +6,7 @@ READY = .venv/.ready
 PEERS = benchmarks/peers/requirements
 PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-slow test-ci test-all image docs diagram pictures bench bench-quick bench-growth lint types lock clean
+.PHONY: demo test test-slow test-ci test-all image sbom audit docs diagram pictures bench bench-quick bench-growth lint types lock clean
 
 # Fit on the sample, serve the package and send one request. `graft demo --serve` keeps the page open until Ctrl-C.
 demo: $(READY)
@@ -31,14 +31,23 @@ test-all: $(READY)
 	$(PYTEST) -m "slow or not slow"
 
 # Build the image with the package of the latest run, start it and send one request. Without a run, fit one on the sample.
-# $(IMAGE_CHECK), if present, builds with buildah instead of Docker; it needs root.
-image: $(READY)
+# $(IMAGE_CHECK), if present, builds with buildah instead of Docker, on a base of its own; it needs root.
+# BASE_IMAGE=python:3.11-slim@sha256:… pins the base image; without it, the tag decides, which can move.
+image: $(READY) sbom
 	test -e runs/latest || $(BIN)/graft fit $(SAMPLE) --strategy probe
 	$(BIN)/graft package
 	$(BIN)/python -m zipfile -e $(SAMPLE) build/sample
-	if test -x $(IMAGE_CHECK); then $(IMAGE_CHECK) build/sample/test/bag/001.png; else docker build -t graft-service .; fi
+	if test -x $(IMAGE_CHECK); then $(IMAGE_CHECK) build/sample/test/bag/001.png; else docker build $(BASE_IMAGE:%=--build-arg BASE_IMAGE=%) -t graft-service .; fi
 SAMPLE = training/sample/fashion-mnist.zip
 IMAGE_CHECK = ../shared/tools/image-check
+
+# The Python packages of the image, as a CycloneDX bill of materials: build/graft-service.cdx.json.
+sbom: $(READY)
+	$(BIN)/python deploy/supply_chain/sbom.py build/graft-service.cdx.json
+
+# Checks the lock files against the known advisories in deploy/supply_chain/advisories.toml; needs no network.
+audit: $(READY)
+	$(BIN)/python deploy/supply_chain/audit.py
 
 # The documentation site, in build/docs; it opens from the file system. A broken link or anchor fails.
 docs: $(READY)
@@ -61,7 +70,7 @@ bench-quick: $(READY) $(PEERS_READY)
 bench-growth: $(READY)
 	$(BIN)/python benchmarks/growth.py
 
-lint: $(READY)
+lint: $(READY) audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports

@@ -3,15 +3,15 @@
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from .artifact import Precision
 from .imaging.formats import ALWAYS_SERVED, FORMATS, INSTALLED, ImageFormat
 from .imaging.headers import ImageLimits
+from .key_file import check_key, read_keys
+from .manifest import Precision
 from .validation_errors import problems
 
 
@@ -26,7 +26,6 @@ DeviceSetting = Literal["auto", "cpu", "cuda"]
 LATEST_PACKAGE = Path("runs/latest/package")
 BENTO_PACKAGE = Path("runs/latest-package")  # the same package in a Bento: the Bento builder does not follow links
 PROJECT_ROOT = Path(__file__).parent.parent  # the directory that contains the code
-MIN_KEY_LENGTH = 16  # characters; a shorter key can be guessed
 _NON_SERVICE_VARIABLES = {"GRAFT_CACHE"}  # used by training, not by a deployment
 ANY = "*"
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
@@ -65,8 +64,15 @@ def _to_root_path(text: str) -> str:
     return text.removesuffix("/")
 
 
+def _to_sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", digest := text.strip().lower()):
+        raise ValueError("must be 64 hexadecimal digits, as `graft verify` prints them")
+    return digest
+
+
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_to_origin)], ...], BeforeValidator(_split_list)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_to_host)], ...], BeforeValidator(_split_list)]
+PackageSha256 = Annotated[str, AfterValidator(_to_sha256)]
 RootPath = Annotated[str, AfterValidator(_to_root_path)]
 
 
@@ -82,6 +88,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     package: Path = Field(default_factory=default_package, description="the package directory to serve")
+    package_sha256: PackageSha256 | None = Field(
+        default=None,
+        description="the sha256 that the package must have, as `graft verify` prints it; not set: any package is served",
+        json_schema_extra={"unset": "any"},
+    )
     device: DeviceSetting = Field(default="auto", description="device for inference")
     precision: Precision | Literal["auto"] = Field(
         default="auto", description="precision of inference; auto: the fastest that changes no prediction"
@@ -89,7 +100,14 @@ class Settings(BaseModel):
     api_key: SecretStr | None = Field(
         default=None, description="bearer token that clients must send; not set: no authentication"
     )
-    api_key_file: Path | None = Field(default=None, description="file that contains the API key, instead of GRAFT_API_KEY")
+    api_key_file: Path | None = Field(
+        default=None,
+        description="file of API keys, one on each line, instead of GRAFT_API_KEY; read again when it changes",
+    )
+    metrics_key_file: Path | None = Field(
+        default=None, description="the same for keys that open only /metrics, which the API keys open too"
+    )
+    metrics_public: bool = Field(default=False, description="whether /metrics needs no key")
     cors_origins: Origins = Field(
         default=(),
         description="origins whose web pages may call the service: https://app.example.com; several with commas; *: any",
@@ -118,13 +136,26 @@ class Settings(BaseModel):
     )
     max_body_bytes: int = Field(default=10 * 2**20, gt=0, description="bytes in the body of one request")
     max_upload_bytes: int = Field(default=256 * 2**20, gt=0, description="bytes of all request bodies in memory at one time")
-    max_header_bytes: int = Field(default=32 * 2**10, gt=0, description="bytes in the headers of one request")
+    max_header_bytes: int = Field(
+        default=32 * 2**10, gt=0, description="bytes in the headers of one request, and in the trailers of a chunked body"
+    )
+    max_connections: int = Field(
+        default=4096,
+        gt=0,
+        description="open connections; one more takes the place of the client that has kept the service waiting longest",
+    )
+    max_unsent_bytes: int = Field(
+        default=64 * 2**20, gt=0, description="bytes of all responses that clients have not read; above, the oldest are dropped"
+    )
     max_pixels: int = Field(default=ImageLimits.max_pixels, gt=0, description="pixels of one image: width times height")
     max_side: int = Field(default=ImageLimits.max_side, gt=0, description="pixels on the longer side of an image")
     max_aspect: int = Field(
         default=ImageLimits.max_aspect, ge=1, description="aspect ratio of an image: longer side divided by shorter side"
     )
     max_scans: int = Field(default=ImageLimits.max_scans, ge=1, description="scans in one progressive JPEG")
+    max_scan_pixels: int = Field(
+        default=ImageLimits.max_scan_pixels, gt=0, description="pixels of one progressive JPEG, counted in every scan"
+    )
     max_decode_bytes: int = Field(default=2**30, ge=2**26, description="bytes of memory to decode one image")
     max_waiting: int = Field(default=128, gt=0, description="images in the queue; further requests are rejected")
     max_explanations: int = Field(default=4, gt=0, description="explanations queued or in progress")
@@ -135,8 +166,16 @@ class Settings(BaseModel):
     read_deadline_s: float = Field(
         default=20, gt=0, allow_inf_nan=False, description="seconds to receive the body of a request"
     )
+    write_deadline_s: float = Field(
+        default=20, gt=0, allow_inf_nan=False, description="seconds that a client has to read a response"
+    )
     queue_deadline_s: float = Field(default=5, gt=0, allow_inf_nan=False, description="seconds an image may wait in the queue")
-    decode_deadline_s: float = Field(default=5, gt=0, allow_inf_nan=False, description="seconds to decode one image")
+    decode_deadline_s: float = Field(
+        default=5,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds to decode one image; one that is costly to decode has GRAFT_ANSWER_DEADLINE_S",
+    )
     answer_deadline_s: float = Field(
         default=15, gt=0, allow_inf_nan=False, description="seconds from the upload to the response"
     )
@@ -166,13 +205,18 @@ class Settings(BaseModel):
             raise SettingsError(f"{ENV_PREFIX}{first.name.upper()}={first.value}: {first.reason}.") from None
 
     @model_validator(mode="after")
-    def _check_key(self) -> "Settings":
+    def _check_keys(self) -> "Settings":
         if self.api_key is not None and self.api_key_file is not None:
             raise ValueError("GRAFT_API_KEY and GRAFT_API_KEY_FILE are both set; set only one")
-        if self.key is not None and len(self.key) < MIN_KEY_LENGTH:
-            raise ValueError(
-                f"the API key must have at least {MIN_KEY_LENGTH} characters; create one with: openssl rand -hex 32"
-            )
+        if self.metrics_key_file is not None and self.metrics_public:
+            raise ValueError("GRAFT_METRICS_KEY_FILE and GRAFT_METRICS_PUBLIC are both set; set only one")
+        if self.metrics_key_file is not None and not self.needs_key:
+            raise ValueError("GRAFT_METRICS_KEY_FILE needs an API key: without one, every route is open")
+        if self.api_key is not None:
+            check_key(self.api_key.get_secret_value(), "the API key")
+        for path in (self.api_key_file, self.metrics_key_file):
+            if path is not None:
+                read_keys(path)
         return self
 
     @model_validator(mode="after")
@@ -202,21 +246,14 @@ class Settings(BaseModel):
             raise ValueError(f"GRAFT_FORMATS={self.formats}: {unknown[0]!r} is none of {', '.join(by_label)}")
         return [by_label[name] for name in names]
 
-    @cached_property
-    def key(self) -> str | None:
-        """The API key; None if no authentication is required. Raises ValueError if its file cannot be read."""
-        if self.api_key_file is None:
-            return self.api_key.get_secret_value() if self.api_key is not None else None
-        try:
-            return self.api_key_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ValueError(f"{self.api_key_file} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{self.api_key_file} cannot be read: it is not UTF-8 text") from None
+    @property
+    def needs_key(self) -> bool:
+        """Whether callers must send a key."""
+        return self.api_key is not None or self.api_key_file is not None
 
     @property
     def image_limits(self) -> ImageLimits:
-        return ImageLimits(self.max_pixels, self.max_side, self.max_aspect, self.max_scans)
+        return ImageLimits(self.max_pixels, self.max_side, self.max_aspect, self.max_scans, self.max_scan_pixels)
 
     def limit(self, name: str) -> Limit:
         """One limit, as shown to clients."""

@@ -5,7 +5,6 @@ origin, but it can make the service work for it, and with DNS rebinding (its own
 the browser takes the service for the page's own origin. So requests from foreign origins and for foreign names are refused.
 """
 
-import hmac
 import ipaddress
 from functools import lru_cache
 
@@ -13,36 +12,33 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from ..settings import ANY, Settings
+from .api_keys import ApiKeys
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # they change and compute nothing
 # Names that no stranger can register: public host names have a dot, and these domains are reserved.
 _PRIVATE_DOMAINS = (".localhost", ".internal")
 
 
-def refusal(scope: Scope, method: str, settings: Settings) -> tuple[str, str] | None:
+def refusal(scope: Scope, method: str, settings: Settings, *keys: ApiKeys) -> tuple[str, str] | None:
     """The code and detail of the problem if this caller may not use the service; None if it may.
 
     Args:
         scope: with `headers` and `server`, the address of this end of the connection.
+        keys: the sets of keys of which any key will do.
     """
     headers = Headers(scope=scope)
-    if settings.key is not None and not has_key(headers.get("authorization", ""), settings.key):
+    needs_key = any(some.required for some in keys)
+    if needs_key and not any(some.accept(headers.get("authorization", "")) for some in keys):
         return "unauthorized", "Send the header `Authorization: Bearer KEY`."
     host = headers.get("host", "")
     # A page that rebinds its name does not know the key.
-    if settings.key is None and _is_loopback((scope.get("server") or ("",))[0]) and not _is_own_host(host, settings):
+    if not needs_key and _is_loopback((scope.get("server") or ("",))[0]) and not _is_own_host(host, settings):
         name = _host_name(host)[:100]
         return "wrong_host", f"This service does not answer to the name {name!r}; allow it with GRAFT_ALLOWED_HOSTS={name}."
     origin = headers.get("origin", "")
     if method not in SAFE_METHODS and not _may_post(origin, headers.get("sec-fetch-site", ""), host, settings):
         return "origin_not_allowed", origin_detail(origin)
     return None
-
-
-def has_key(authorization: str, key: str) -> bool:
-    """Whether an Authorization header has the key. Compares in constant time."""
-    scheme, _, token = authorization.partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), key.encode())
 
 
 def is_allowed_origin(origin: str, settings: Settings) -> bool:

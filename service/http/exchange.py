@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from .responses import DEFAULT_HEADERS
+
 LINGER_S = 2.0  # a rejected body is read and discarded for this long, so that the client can read the response
 
 
@@ -49,7 +51,7 @@ class Exchange:
         """Sends a part of BentoML's response, with the added headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            added = [(name.lower().encode(), value.encode()) for name, value in self._added_headers.items()]
+            added = [(name.lower().encode(), value.encode()) for name, value in (DEFAULT_HEADERS | self._added_headers).items()]
             message = {**message, "headers": [*message.get("headers", ()), *added]}
         await self._send(message)
 
@@ -60,6 +62,8 @@ class Exchange:
         if it closed at once, most clients would report a broken pipe instead of the response.
         """
         self.status = response.status_code
+        for name, value in DEFAULT_HEADERS.items():
+            response.headers.setdefault(name, value)
         response.headers.update(self._added_headers)
         if not self._body_complete:
             response.headers["Connection"] = "close"

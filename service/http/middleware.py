@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..api.problems import make_problem
 from ..monitoring.logs import logger
 from . import access, cors
 from .exchange import Exchange
 from .responses import problem_response
-from .route import Route
+from .route import METRICS_PATH, Route
 from .routes import PROBE_PATHS
 from .state import AppState
 
@@ -46,7 +46,7 @@ class Middleware:
             added_headers = cors.response_headers(Headers(scope=scope), self.app_state.settings)
             await self._handle(scope, Exchange(scope, receive, send, added_headers), receive)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
+            await self._refuse_websocket(scope, receive, send)
         else:
             await self._bentoml(scope, receive, send)
 
@@ -81,13 +81,39 @@ class Middleware:
             return self._answer_preflight(request, route)
         if path == self.app_state.settings.root_path:  # for the page's relative links
             return Response(status_code=308, headers={"Location": f"{path.rpartition('/')[2]}/"})
-        if not (route and route.public) and (reason := access.refusal(request.scope, request.method, self.app_state.settings)):
+        if not (route and route.is_public(self.app_state.settings)) and (reason := self._access_refusal(request)):
             return self._problem_response(request, *reason)
+        if path in BENTOML_PATHS and request.method not in ("GET", "HEAD"):
+            response = self._problem_response(request, "method_not_allowed", "Use GET or HEAD here.")
+            response.headers["Allow"] = "GET, HEAD"
+            return response
         if route is None and path not in BENTOML_PATHS:
             return self._problem_response(
                 request, "not_found", f"There is no {path[:200]!r}. See /docs for the available paths."
             )
         return None
+
+    def _access_refusal(self, request: Request) -> tuple[str, str] | None:
+        keys = [self.app_state.api_keys]
+        if request.scope["path"] == METRICS_PATH:
+            keys.append(self.app_state.metrics_keys)
+        return access.refusal(request.scope, request.method, self.app_state.settings, *keys)
+
+    async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuses a WebSocket with a problem, or, if the server cannot send one, by closing it; counts and logs it."""
+        scope = {**scope, "type": "http", "method": "GET", "path": self.app_state.route_path(scope["path"])}
+
+        async def send_refusal(message: Message) -> None:
+            if "websocket.http.response" in scope.get("extensions", {}):
+                await send({**message, "type": f"websocket.{message['type']}"})
+            elif message["type"] == "http.response.start":
+                await send({"type": "websocket.close", "code": 1008})  # the server answers 403
+
+        exchange = Exchange(scope, receive, send_refusal, cors.response_headers(Headers(scope=scope), self.app_state.settings))
+        try:
+            await exchange.respond(self._problem_response(exchange.request, "bad_request", "WebSockets are not supported."))
+        finally:
+            self._record(exchange)
 
     def _answer_preflight(self, request: Request, route: Route) -> Response:
         """Before the key is asked for, because browsers send none with a preflight."""

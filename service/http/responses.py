@@ -8,6 +8,8 @@ from starlette.responses import Response
 from ..api.schemas import Problem
 
 PROBLEM_TYPE = "application/problem+json"
+# Of every response, unless it sets its own: an answer is for one caller, and is of the type that it says.
+DEFAULT_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def json_response(answer: BaseModel) -> Response:
@@ -17,7 +19,7 @@ def json_response(answer: BaseModel) -> Response:
 
 def problem_response(problem: Problem) -> Response:
     """A problem as a JSON response, with the headers that its status requires."""
-    headers = {}
+    headers = dict(DEFAULT_HEADERS)
     if problem.status == 503:
         headers["Retry-After"] = str(random.randint(1, 3))  # jitter: the clients must not all retry at once
     if problem.status == 401:

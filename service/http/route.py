@@ -11,10 +11,12 @@ from starlette.responses import Response
 from ..api.options import Options
 from ..api.problems import CLIENT_ERRORS, to_problem
 from ..errors import ProblemError
+from ..settings import Settings
 from .responses import negotiate, problem_response
 from .state import AppState
 
 Handler = Callable[[Request, AppState], Awaitable[Response]]
+METRICS_PATH = "/metrics"
 Tag = Literal["images", "model", "health", "documentation", "bentoml"]
 
 
@@ -28,7 +30,7 @@ class Route:
         accepts: what the body holds: one image, or several.
         response_model: the pydantic model of a JSON response.
         media_types: the media types of the response.
-        public: whether it needs no API key.
+        public: whether it needs no API key, whatever the settings.
     """
 
     path: str
@@ -43,6 +45,10 @@ class Route:
     response_model: type[BaseModel] | None = None
     media_types: tuple[str, ...] = ("application/json",)
     public: bool = False
+
+    def is_public(self, settings: Settings) -> bool:
+        """Whether it needs no key with these settings."""
+        return self.public or (self.path == METRICS_PATH and settings.metrics_public)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ..monitoring import metrics
 from ..scheduling.predictor import Predictor
 from .request_body import RawOptions, RequestReader
 from .responses import json_response, negotiate
-from .route import Handler, Route
+from .route import METRICS_PATH, Handler, Route
 from .state import AppState
 
 R = TypeVar("R")
@@ -235,7 +235,7 @@ API_ROUTES = [
         response_model=Limits,
     ),
     Route(
-        "/metrics",
+        METRICS_PATH,
         "get_metrics",
         "GET",
         handler=get_metrics,

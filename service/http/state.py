@@ -6,6 +6,8 @@ from ..monitoring.logs import RateLimitedLog
 from ..monitoring.metrics import Metrics
 from ..scheduling.predictor import Predictor
 from ..settings import Settings
+from .api_keys import ApiKeys
+from .connection_table import ConnectionTable
 from .request_body import UploadBudget
 
 
@@ -27,7 +29,10 @@ class AppState:
     def configure(self, settings: Settings) -> None:
         """Applies settings. Call it before the first request."""
         self.settings = settings
+        self.api_keys = ApiKeys(settings.api_key.get_secret_value() if settings.api_key else None, settings.api_key_file)
+        self.metrics_keys = ApiKeys(None, settings.metrics_key_file)
         self.upload_budget = UploadBudget(settings.max_upload_bytes)
+        self.connections = ConnectionTable(settings.max_connections, settings.max_unsent_bytes, settings.write_deadline_s)
 
     @property
     def ready(self) -> bool:

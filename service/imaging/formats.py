@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 
-from . import header_parsers, heif_header, tiff_header
+from . import decode_cost, header_parsers, heif_header, tiff_header
+from .decode_cost import EstimateMs
 from .header_parsers import Header
 
 
@@ -20,6 +21,7 @@ class ImageFormat:
         matches: whether a file's first 64 bytes, or all of them, are those of this format.
         read_header: the parser of its header.
         plugin: the module that registers its decoder with Pillow.
+        decode_ms: the estimate of what an image costs to decode; `benchmarks/decode_costs.py` measures it.
         decoder: a module that the plug-in needs and that may be missing.
         package: what to install if that module is missing.
         always_served: whether a service accepts it whatever the training images were. False for decoders that cost too much
@@ -34,6 +36,7 @@ class ImageFormat:
     matches: Callable[[bytes], bool]
     read_header: Callable[[bytes], Header]
     plugin: str
+    decode_ms: EstimateMs
     decoder: str = ""
     package: str = ""
     always_served: bool = True
@@ -58,6 +61,7 @@ FORMATS = (
         _starts_with(b"\xff\xd8\xff"),
         header_parsers.read_jpeg,
         "PIL.JpegImagePlugin",
+        decode_cost.jpeg_ms,
         hidden_bytes_per_pixel=lambda header: 8 if header.scans > 1 else 0,  # libjpeg keeps the coefficients of all scans
     ),
     ImageFormat(
@@ -67,6 +71,7 @@ FORMATS = (
         _starts_with(b"\x89PNG\r\n\x1a\n"),
         header_parsers.read_png,
         "PIL.PngImagePlugin",
+        decode_cost.png_ms,
     ),
     ImageFormat(
         "WEBP",
@@ -75,10 +80,27 @@ FORMATS = (
         lambda head: head.startswith(b"RIFF") and head[8:12] == b"WEBP",
         header_parsers.read_webp,
         "PIL.WebPImagePlugin",
+        decode_cost.rate(25, ms_per_mebibyte=30),
         hidden_bytes_per_pixel=lambda header: 20,  # libwebp keeps several copies of the image
     ),
-    ImageFormat("GIF", "GIF", (".gif",), _starts_with(b"GIF87a", b"GIF89a"), header_parsers.read_gif, "PIL.GifImagePlugin"),
-    ImageFormat("BMP", "BMP", (".bmp", ".dib"), header_parsers.is_bmp, header_parsers.read_bmp, "PIL.BmpImagePlugin"),
+    ImageFormat(
+        "GIF",
+        "GIF",
+        (".gif",),
+        _starts_with(b"GIF87a", b"GIF89a"),
+        header_parsers.read_gif,
+        "PIL.GifImagePlugin",
+        decode_cost.rate(20),
+    ),
+    ImageFormat(
+        "BMP",
+        "BMP",
+        (".bmp", ".dib"),
+        header_parsers.is_bmp,
+        header_parsers.read_bmp,
+        "PIL.BmpImagePlugin",
+        decode_cost.rate(8),
+    ),
     ImageFormat(
         "TIFF",
         "TIFF",
@@ -86,6 +108,7 @@ FORMATS = (
         _starts_with(*tiff_header.MAGIC),
         tiff_header.read_tiff,
         "PIL.TiffImagePlugin",
+        decode_cost.rate(20),
         always_served=False,  # libtiff reads many rare layouts, and has had many vulnerabilities
         is_upright=True,
         hidden_bytes_per_pixel=lambda header: 8,  # libtiff keeps the file and decompressed strips
@@ -97,6 +120,7 @@ FORMATS = (
         heif_header.is_avif,
         heif_header.read_avif,
         "PIL.AvifImagePlugin",
+        decode_cost.rate(25, ms_per_mebibyte=30),
         decoder="PIL._avif",
         package="a Pillow that was built with libavif",
         always_served=False,  # a video decoder, and a file of 1 KB can hold 50 megapixels
@@ -109,6 +133,7 @@ FORMATS = (
         heif_header.is_heif,
         heif_header.read_heif,
         "pillow_heif.HeifImagePlugin",
+        decode_cost.rate(25, ms_per_mebibyte=30),
         decoder="pillow_heif",
         package="pillow-heif",
         always_served=False,  # a video decoder, and one that few installations have

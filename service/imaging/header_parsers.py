@@ -9,13 +9,15 @@ IndexError for a damaged or truncated header.
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import ImageError
 
-# Segments or blocks in one file. Photos have dozens; parsing millions would block the server.
-MAX_SEGMENTS = 30_000
+# The server parses headers in its event loop, so each must take about 10 ms at most, whatever a file of 10 MB holds.
+MAX_SEGMENTS = 10_000  # segments, blocks or boxes in one file; photos have dozens
+MAX_CHUNKS = 30_000  # in a PNG: most programs write pixels in chunks of 8 KB
+MAX_JUNK = 2**16  # bytes between segments
+MAX_MARKERS = 300_000  # 0xFF bytes in a JPEG of several scans; of the bytes of pixels, one in 250 is such a byte
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Header:
             whose decoder applies it (`ImageFormat.is_upright`).
         scans: number of scans; more than 1 only for progressive or other multi-scan JPEGs.
         bits: per channel, if there are more than 8.
+        interlaced: whether a PNG is stored in seven passes.
         inverted: whether 0 is white and Pillow does not know.
         more_pages: whether more pages follow the first, which is the one that is read.
     """
@@ -37,6 +40,7 @@ class Header:
     height: int
     scans: int = 1
     bits: int = 8
+    interlaced: bool = False
     inverted: bool = False
     more_pages: bool = False
 
@@ -45,8 +49,29 @@ def header_error(problem: str) -> ImageError:
     return ImageError("corrupt_image", f"The image's header is {problem}.")
 
 
-def _too_many_segments() -> ImageError:
-    return ImageError("corrupt_image", f"The image has more than {MAX_SEGMENTS:,} segments.")
+class SegmentBudget:
+    """How many more segments of one file may be read, and how many more bytes between them may be skipped."""
+
+    def __init__(self) -> None:
+        self._n_segments, self._n_junk_bytes = MAX_SEGMENTS, MAX_JUNK
+
+    def take(self, n_segments: int = 1) -> None:
+        """Counts segments. Raises ImageError if there are too many."""
+        self._n_segments -= n_segments
+        if self._n_segments < 0:
+            raise too_many("segments", MAX_SEGMENTS)
+
+    def search(self, pattern: re.Pattern[bytes], encoded: bytes, position: int) -> re.Match[bytes] | None:
+        """The next match, and counts the bytes before it. None if there is none, or if it is too far away."""
+        match = pattern.search(encoded, position, position + self._n_junk_bytes + 2)
+        if match is None or match.start() - position > self._n_junk_bytes:
+            return None
+        self._n_junk_bytes -= match.start() - position
+        return match
+
+
+def too_many(parts: str, limit: int) -> ImageError:
+    return ImageError("corrupt_image", f"The image has more than {limit:,} {parts}.")
 
 
 _SOS, _EOI = 0xDA, 0xD9  # start of scan, end of image
@@ -58,9 +83,10 @@ _SCAN_DATA_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # neither byte stu
 
 
 def read_jpeg(encoded: bytes) -> Header:
-    frame, position = None, 2
-    for _ in range(MAX_SEGMENTS):
-        match = _HEADER_MARKER.search(encoded, position)
+    frame, position, budget = None, 2, SegmentBudget()
+    while True:
+        budget.take()
+        match = budget.search(_HEADER_MARKER, encoded, position)
         if match is None or (marker := match[0][1]) < 0xC0:
             raise header_error("damaged or truncated")
         position = match.end()
@@ -73,28 +99,31 @@ def read_jpeg(encoded: bytes) -> Header:
             height, width, n_components = struct.unpack_from(">HHB", encoded, position + 3)
             frame = (width, height, n_components, marker in _PROGRESSIVE_SOF_MARKERS)
         position += max(2, length)
-    else:
-        raise _too_many_segments()
     if frame is None:
         raise header_error("missing the image size")
     width, height, n_components, progressive = frame
     # libjpeg stops after the first scan if it contains every component.
     single_scan = not progressive and encoded[position + 2] >= n_components
-    return Header("JPEG", width, height, 1 if single_scan else _count_scans(encoded, position + length))
+    return Header("JPEG", width, height, 1 if single_scan else _count_scans(encoded, position + length, budget))
 
 
-def _count_scans(encoded: bytes, position: int) -> int:
-    """Counts the scans, starting with the one at `position`."""
+def _count_scans(encoded: bytes, position: int, budget: SegmentBudget) -> int:
+    """Counts the scans, starting with the one at `position`; no further than `MAX_SEGMENTS`, which no limit allows."""
+    if encoded.count(b"\xff", position) > MAX_MARKERS:  # each costs a step of the search below
+        raise too_many("markers", MAX_MARKERS)
     scans = 1
-    for _ in range(MAX_SEGMENTS):
+    while scans < MAX_SEGMENTS:
         match = _SCAN_DATA_MARKER.search(encoded, position)
         marker = encoded[match.start() + 1] if match else _EOI
         if match is None or marker == _EOI:
-            return scans
-        scans += marker == _SOS
+            break
+        if marker == _SOS:
+            scans += 1
+        else:
+            budget.take()
         # Skip the segment by its length, so that markers inside it are not counted.
         position = match.end() + max(2, int.from_bytes(encoded[match.end() : match.end() + 2]))
-    raise _too_many_segments()
+    return scans
 
 
 def read_png(encoded: bytes) -> Header:
@@ -102,11 +131,11 @@ def read_png(encoded: bytes) -> Header:
     if chunk_type != b"IHDR" or length < 13:
         raise header_error("damaged or truncated")
     position = 8
-    for _ in range(MAX_SEGMENTS):
+    for _ in range(MAX_CHUNKS):
         position += 12 + int.from_bytes(encoded[position : position + 4])
         if position >= len(encoded):
-            return Header("PNG", width, height, bits=max(8, encoded[24]))
-    raise _too_many_segments()
+            return Header("PNG", width, height, bits=max(8, encoded[24]), interlaced=encoded[28] != 0)
+    raise too_many("chunks", MAX_CHUNKS)
 
 
 def read_webp(encoded: bytes) -> Header:
@@ -133,19 +162,19 @@ def read_gif(encoded: bytes) -> Header:
     if not (width and height):  # Pillow would use the frame size instead
         return Header("GIF", width, height)
     position = 13 + ((3 << ((flags & 7) + 1)) if flags & 0x80 else 0)
-    remaining_blocks = iter(range(MAX_SEGMENTS))
-    for _ in remaining_blocks:
-        match = _GIF_BLOCK.search(encoded, position)
+    budget = SegmentBudget()
+    while True:
+        budget.take()
+        match = budget.search(_GIF_BLOCK, encoded, position)
         if match is None or match[0] == b";":
             raise header_error("not followed by an image")
         if match[0] == b",":
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", encoded, match.end())
             return Header("GIF", max(width, left + frame_width), max(height, top + frame_height))
-        position = _skip_gif_extension(encoded, match.end(), remaining_blocks)
-    raise _too_many_segments()
+        position = _skip_gif_extension(encoded, match.end(), budget)
 
 
-def _skip_gif_extension(encoded: bytes, position: int, remaining_blocks: Iterator[int]) -> int:
+def _skip_gif_extension(encoded: bytes, position: int, budget: SegmentBudget) -> int:
     """The end of an extension by Pillow's rules: an empty first block ends it only if it is a comment."""
     label, first_size = encoded[position], encoded[position + 1]
     content = encoded[position + 2 : position + 2 + first_size]
@@ -154,12 +183,10 @@ def _skip_gif_extension(encoded: bytes, position: int, remaining_blocks: Iterato
         return position
     if label == _GIF_APPLICATION and content.startswith(b"NETSCAPE2.0"):
         position += 1 + encoded[position]
-    for _ in remaining_blocks:
-        size = encoded[position]
+    while size := encoded[position]:
+        budget.take()
         position += 1 + size
-        if not size:
-            break
-    return position
+    return position + 1
 
 
 _BMP_HEADER_SIZES = {12, 40, 52, 56, 64, 108, 124}  # bytes; 12 is the OS/2 header

@@ -21,6 +21,7 @@ class ImageLimits:
     max_side: int = 16_384
     max_aspect: int = 50
     max_scans: int = 100
+    max_scan_pixels: int = 640_000_000  # scans times pixels: every scan passes over the image; programs write up to ten
     formats: Collection[str] = INSTALLED  # Pillow's names
 
 
@@ -61,3 +62,9 @@ def check_limits(header: Header, limits: ImageLimits) -> None:
     if header.scans > limits.max_scans:
         detail = f"The image has {header.scans:,} scans; the limit is {limits.max_scans:,}. Save it as a baseline JPEG."
         raise ImageError("too_many_scans", detail, "max_scans")
+    if header.scans > 1 and header.scans * width * height > limits.max_scan_pixels:
+        detail = (
+            f"{size} in each of {header.scans:,} scans; the limit is {limits.max_scan_pixels:,} pixels in all scans."
+            " Save it as a baseline JPEG."
+        )
+        raise ImageError("too_many_scans", detail, "max_scan_pixels")

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-from .header_parsers import MAX_SEGMENTS, Header, header_error
+from .header_parsers import Header, SegmentBudget, header_error
 
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
@@ -52,15 +52,16 @@ def read_heif(encoded: bytes) -> Header:
 
 def _primary_item(encoded: bytes) -> tuple[tuple[int, int], list[tuple[bytes, int]]]:
     """The size of the main image, and its cropping and rotation: (type, start of the property), in order."""
-    meta = _find(encoded, 0, len(encoded), b"meta")
+    boxes = _Boxes(encoded)
+    meta = boxes.find(0, len(encoded), b"meta")
     start, end = meta[1] + 4, meta[2]
-    item = _find(encoded, start, end, b"pitm")
+    item = boxes.find(start, end, b"pitm")
     item_id = int.from_bytes(encoded[item[1] + 4 : item[1] + (6 if encoded[item[1]] == 0 else 8)])
-    _, start, end = _find(encoded, start, end, b"iprp")
-    container = _find(encoded, start, end, b"ipco")
-    properties = list(_boxes(encoded, container[1], container[2]))
+    _, start, end = boxes.find(start, end, b"iprp")
+    container = boxes.find(start, end, b"ipco")
+    properties = list(boxes.within(container[1], container[2]))
     size, transforms = None, []
-    for index in _property_indices(encoded, start, end, item_id):
+    for index in boxes.property_indices(start, end, item_id):
         if not 0 < index <= len(properties):
             continue
         kind, position, _ = properties[index - 1]
@@ -73,53 +74,56 @@ def _primary_item(encoded: bytes) -> tuple[tuple[int, int], list[tuple[bytes, in
     return (size[0], size[1]), transforms
 
 
-def _property_indices(encoded: bytes, start: int, end: int, item_id: int) -> list[int]:
-    """The numbers, from 1, of one item's properties."""
-    for kind, box_start, box_end in _boxes(encoded, start, end):
-        if kind == b"ipma":
-            for entry_id, indices in _associations(encoded, box_start, box_end):
-                if entry_id == item_id:
-                    return [int.from_bytes(index) & (0x7FFF if len(index) == 2 else 0x7F) for index in indices]
-    return []
+class _Boxes:
+    """The boxes of one file, of which only so many are read as one budget allows."""
 
+    def __init__(self, encoded: bytes) -> None:
+        self._encoded, self._budget = encoded, SegmentBudget()
 
-def _associations(encoded: bytes, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Each item of a list of properties, with its properties' numbers as they are stored."""
-    n_id_bytes, n_index_bytes = 4 if encoded[start] else 2, 2 if encoded[start + 3] & 1 else 1
-    (n_entries,) = struct.unpack_from(">I", encoded, start + 4)
-    position, n_left = start + 8, MAX_SEGMENTS
-    for _ in range(n_entries):
-        entry_id = int.from_bytes(encoded[position : position + n_id_bytes])
-        n_indices, position = encoded[position + n_id_bytes], position + n_id_bytes + 1
-        next_position = position + n_indices * n_index_bytes
-        n_left -= 1 + n_indices
-        if n_left < 0 or next_position > end:
-            raise header_error("damaged or truncated")
-        yield entry_id, [encoded[place : place + n_index_bytes] for place in range(position, next_position, n_index_bytes)]
-        position = next_position
+    def property_indices(self, start: int, end: int, item_id: int) -> list[int]:
+        """The numbers, from 1, of one item's properties."""
+        for kind, box_start, box_end in self.within(start, end):
+            if kind == b"ipma":
+                for entry_id, indices in self._associations(box_start, box_end):
+                    if entry_id == item_id:
+                        return [int.from_bytes(index) & (0x7FFF if len(index) == 2 else 0x7F) for index in indices]
+        return []
 
+    def _associations(self, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Each item of a list of properties, with its properties' numbers as they are stored."""
+        encoded = self._encoded
+        n_id_bytes, n_index_bytes = 4 if encoded[start] else 2, 2 if encoded[start + 3] & 1 else 1
+        (n_entries,) = struct.unpack_from(">I", encoded, start + 4)
+        position = start + 8
+        for _ in range(n_entries):
+            entry_id = int.from_bytes(encoded[position : position + n_id_bytes])
+            n_indices, position = encoded[position + n_id_bytes], position + n_id_bytes + 1
+            next_position = position + n_indices * n_index_bytes
+            self._budget.take(1 + n_indices)
+            if next_position > end:
+                raise header_error("damaged or truncated")
+            yield entry_id, [encoded[place : place + n_index_bytes] for place in range(position, next_position, n_index_bytes)]
+            position = next_position
 
-def _find(encoded: bytes, start: int, end: int, kind: bytes) -> Box:
-    """The first box of a type. Raises ImageError if there is none."""
-    for box in _boxes(encoded, start, end):
-        if box[0] == kind:
-            return box
-    raise header_error("missing the image size")
+    def find(self, start: int, end: int, kind: bytes) -> Box:
+        """The first box of a type. Raises ImageError if there is none."""
+        for box in self.within(start, end):
+            if box[0] == kind:
+                return box
+        raise header_error("missing the image size")
 
-
-def _boxes(encoded: bytes, start: int, end: int) -> Iterator[Box]:
-    for _ in range(MAX_SEGMENTS):
-        if start + 8 > end:
-            return
-        size, kind = struct.unpack_from(">I4s", encoded, start)
-        n_header = 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", encoded, start + 8)
-            n_header = 16
-        elif size == 0:  # to the end of the file
-            size = end - start
-        if size < n_header or start + size > end:
-            raise header_error("damaged or truncated")
-        yield kind, start + n_header, start + size
-        start += size
-    raise header_error("damaged: it has too many parts")
+    def within(self, start: int, end: int) -> Iterator[Box]:
+        """The boxes from `start` to `end`. Raises ImageError if one is damaged."""
+        while start + 8 <= end:
+            self._budget.take()
+            size, kind = struct.unpack_from(">I4s", self._encoded, start)
+            n_header = 8
+            if size == 1:
+                (size,) = struct.unpack_from(">Q", self._encoded, start + 8)
+                n_header = 16
+            elif size == 0:  # to the end of the file
+                size = end - start
+            if size < n_header or start + size > end:
+                raise header_error("damaged or truncated")
+            yield kind, start + n_header, start + size
+            start += size

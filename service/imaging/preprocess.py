@@ -22,7 +22,7 @@ from .opened_image import DECODE_ERRORS, EXIF_ORIENTATION, OpenedImage, damaged,
 from .sample_depth import GRAY_MODES
 
 if TYPE_CHECKING:  # importing pydantic would double the start-up time of a decode worker
-    from ..artifact import Preprocessing
+    from ..manifest import Preprocessing
 
 
 __all__ = [

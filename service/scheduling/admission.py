@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from ..errors import Overloaded
 
 RESERVATION_S = 0.25  # a slot is reserved for an upload for this long: a slow upload must not block others
+COSTLY_PART = 4  # one of so many slots is for images that are costly to decode, so that they cannot take all
 
 
 class AdmissionControl:
-    """A fixed number of slots for images.
+    """A fixed number of slots for images, of which only a part is for those that are costly to decode.
 
     Args:
         max_images: the number of slots; one more image is rejected.
@@ -21,7 +22,8 @@ class AdmissionControl:
 
     def __init__(self, max_images: int) -> None:
         self._max_images = max_images
-        self._n_reserved = 0
+        self._max_costly = max(1, max_images // COSTLY_PART)
+        self._n_reserved = self._n_costly = 0
         self.n_admitted = 0
 
     def check(self) -> None:
@@ -41,14 +43,19 @@ class AdmissionControl:
         return Reservation(self)
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Holds a slot until the block ends. Raises Overloaded if no slot is free."""
+    def slot(self, costly: bool = False) -> Iterator[None]:
+        """Holds a slot until the block ends. Raises Overloaded if none is free, or none that a costly image may have."""
         self.check()
+        if costly and self._n_costly >= self._max_costly:
+            detail = f"{self._n_costly} images that take long to decode are already waiting. Send a smaller image, or a JPEG."
+            raise Overloaded(detail, "max_waiting")
         self.n_admitted += 1
+        self._n_costly += costly
         try:
             yield
         finally:
             self.n_admitted -= 1
+            self._n_costly -= costly
 
     def _add_reserved(self, n_more: int) -> None:
         self._n_reserved += n_more

@@ -5,6 +5,7 @@ No options and no response schemas: those are in `predictor`.
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ import numpy as np
 
 from ..decoding.pool import DecoderPool
 from ..errors import Overloaded, ProblemError
+from ..imaging.decode_cost import is_costly
+from ..imaging.formats import BY_NAME
 from ..imaging.headers import check_limits, read_header
 from ..imaging.preprocess import DecodedImage
 from ..inference.batcher import Batcher
@@ -42,6 +45,7 @@ class InferenceQueue:
         self._settings = settings
         self.formats = settings.accepted_formats(model.manifest.formats)
         self._limits = replace(model.limits, formats=self.formats)
+        self._resize = model.manifest.preprocessing.resize
         self._stage_seconds = {stage: metrics.stage_seconds.labels(stage) for stage in ("decode", "network")}
         self._decoder = DecoderPool(
             model.manifest.preprocessing,
@@ -50,6 +54,7 @@ class InferenceQueue:
             settings.max_waiting,
             settings.decode_deadline_s,
             settings.max_decode_bytes,
+            costly_deadline_s=max(settings.decode_deadline_s, settings.answer_deadline_s),
         )
         self._batcher = Batcher(model.engine, settings.max_waiting, settings.queue_deadline_s, metrics.batch_size.observe)
         self.admission = AdmissionControl(settings.max_waiting)
@@ -58,6 +63,11 @@ class InferenceQueue:
         metrics.track_queue("images", lambda: self.admission.n_admitted)
         metrics.track_queue("decode", lambda: self._decoder.depth)
         metrics.track_queue("network", lambda: self._batcher.depth)
+
+    @property
+    def decoder_restrictions(self) -> list[str]:
+        """The names of the restrictions that hold for the processes that decode."""
+        return self._decoder.restrictions
 
     @property
     def healthy(self) -> bool:
@@ -71,22 +81,30 @@ class InferenceQueue:
 
     async def decode_image(self, encoded: bytes) -> DecodedImage:
         """The pixels of one image. Raises ImageError and Overloaded."""
-        check_limits(read_header(encoded, self.formats), self._limits)
-        with self.admission.slot(), self._stage_seconds["decode"].time():
-            return await _start_before(time.perf_counter() + self._settings.queue_deadline_s, self.submit_decode(encoded))
+        cost_ms = self._decode_ms(encoded)
+        with self.admission.slot(is_costly(cost_ms)), self._stage_seconds["decode"].time():
+            decoding = self.submit_decode(encoded, cost_ms)
+            return await _start_within(self._settings.queue_deadline_s, decoding, decoding.cancel)
 
     async def infer(self, encoded: bytes) -> InferenceResult:
         """Decodes one image and runs the network on it.
 
         Raises ImageError, Overloaded, or ProblemError if the outputs are not finite.
         """
-        check_limits(read_header(encoded, self.formats), self._limits)
-        with self.admission.slot():
-            return await _start_before(time.perf_counter() + self._settings.queue_deadline_s, ImageJob(self, encoded))
+        cost_ms = self._decode_ms(encoded)
+        with self.admission.slot(is_costly(cost_ms)):
+            job = ImageJob(self, encoded, cost_ms)
+            return await _start_within(self._settings.queue_deadline_s, job, job.expire)
 
-    def submit_decode(self, encoded: bytes) -> Future[DecodedImage]:
+    def _decode_ms(self, encoded: bytes) -> float:
+        """The estimated time to decode an image within the limits. Raises ImageError for any other."""
+        header = read_header(encoded, self.formats)
+        check_limits(header, self._limits)
+        return BY_NAME[header.format].decode_ms(header, len(encoded), self._resize)
+
+    def submit_decode(self, encoded: bytes, cost_ms: float) -> Future[DecodedImage]:
         """A future of one image's pixels. Raises Overloaded."""
-        return self._decoder.submit(encoded)
+        return self._decoder.submit(encoded, cost_ms)
 
     def submit_inference(self, decoded: DecodedImage) -> Future[Outputs]:
         """A future of the network's outputs for decoded pixels. Raises Overloaded."""
@@ -127,18 +145,24 @@ class ImageJob(Future[InferenceResult]):
     Each stop wakes another thread twice, which costs more than the work done there.
     """
 
-    def __init__(self, queue: InferenceQueue, encoded: bytes) -> None:
+    def __init__(self, queue: InferenceQueue, encoded: bytes, cost_ms: float) -> None:
         super().__init__()
         self._queue = queue
+        self._is_costly = is_costly(cost_ms)
         self._cancel_requested = False
         self._started = time.perf_counter()
-        self._step: Future[Any] = queue.submit_decode(encoded)
+        self._step: Future[Any] = queue.submit_decode(encoded, cost_ms)
         self._step.add_done_callback(self._on_decoded)
 
     def cancel(self) -> bool:
         """Removes the image from the queue it waits in; an image that is being decoded is not passed on."""
         self._cancel_requested = True
         return self._step.cancel() and super().cancel()
+
+    def expire(self) -> None:
+        """Cancels at the queue's deadline, except for a costly image that is being decoded: at low priority that takes long."""
+        if not (self._is_costly and self._step.running()):
+            self.cancel()
 
     def _on_decoded(self, decoding: Future[DecodedImage]) -> None:
         if decoding.cancelled():
@@ -167,12 +191,12 @@ class ImageJob(Future[InferenceResult]):
             self.set_exception(error)
 
 
-async def _start_before(deadline: float, future: Future[R]) -> R:
-    """The result of work that must start before a deadline on the time.perf_counter() clock. Raises Overloaded otherwise.
+async def _start_within(seconds: float, future: Future[R], expire: Callable[[], object]) -> R:
+    """The result of work that must start within `seconds`; `expire` cancels it then. Raises Overloaded if it did.
 
     Cancelling this coroutine cancels the work, so work for a disconnected client is skipped if it has not started.
     """
-    timer = asyncio.get_running_loop().call_later(max(0, deadline - time.perf_counter()), future.cancel)
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from .. import answers
-from ..api.options import ClassifyOptions, ExplainOptions, SimilarOptions
+from ..api.options import MAX_SHOWN, ClassifyOptions, ExplainOptions, SimilarOptions
 from ..api.problems import CLIENT_ERRORS, to_problem
 from ..api.schemas import Batch, BatchItem, Classification, Embedding, Explained, Similar
 from ..errors import ProblemError
@@ -107,7 +107,9 @@ class Predictor:
         if name is None:
             return None
         if name not in labels:
-            raise ProblemError("bad_label", f"There is no label {name!r}. See /v1/labels for the labels.", field="label")
+            raise ProblemError(
+                "bad_label", f"There is no label {name[:MAX_SHOWN]!r}. See /v1/labels for the labels.", field="label"
+            )
         return labels.index(name)
 
     def _record(self, answer: Classification) -> None:

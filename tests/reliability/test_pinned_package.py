@@ -12,7 +12,8 @@ import psutil
 import pytest
 from server_process import TIMEOUT_S, RunningServer, bentoml_server, poll_until
 
-from graft.service.artifact import MANIFEST, Artifact
+from graft.service.artifact import Artifact
+from graft.service.manifest import MANIFEST
 
 pytestmark = pytest.mark.slow
 

@@ -17,6 +17,7 @@ def test_an_empty_environment_gives_the_defaults():
     ("variable", "value", "name", "expected"),
     [
         ("GRAFT_PACKAGE", "/models/clothes v2", "package", Path("/models/clothes v2")),
+        ("GRAFT_PACKAGE_SHA256", "AB" * 32, "package_sha256", "ab" * 32),
         ("GRAFT_DEVICE", "cpu", "device", "cpu"),
         ("GRAFT_MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),
         ("GRAFT_MAX_PIXELS", "5000", "max_pixels", 5000),
@@ -84,16 +85,20 @@ def test_every_limit_is_listed_with_its_value_and_variable():
         ("max_body_bytes", 1000, "GRAFT_MAX_BODY_BYTES"),
         ("max_upload_bytes", 268_435_456, "GRAFT_MAX_UPLOAD_BYTES"),
         ("max_header_bytes", 32_768, "GRAFT_MAX_HEADER_BYTES"),
+        ("max_connections", 4096, "GRAFT_MAX_CONNECTIONS"),
+        ("max_unsent_bytes", 67_108_864, "GRAFT_MAX_UNSENT_BYTES"),
         ("max_pixels", 64_000_000, "GRAFT_MAX_PIXELS"),
         ("max_side", 16_384, "GRAFT_MAX_SIDE"),
         ("max_aspect", 50, "GRAFT_MAX_ASPECT"),
         ("max_scans", 100, "GRAFT_MAX_SCANS"),
+        ("max_scan_pixels", 640_000_000, "GRAFT_MAX_SCAN_PIXELS"),
         ("max_decode_bytes", 1_073_741_824, "GRAFT_MAX_DECODE_BYTES"),
         ("max_waiting", 128, "GRAFT_MAX_WAITING"),
         ("max_explanations", 4, "GRAFT_MAX_EXPLANATIONS"),
         ("max_batch_images", 16, "GRAFT_MAX_BATCH_IMAGES"),
         ("header_deadline_s", 10, "GRAFT_HEADER_DEADLINE_S"),
         ("read_deadline_s", 20, "GRAFT_READ_DEADLINE_S"),
+        ("write_deadline_s", 20, "GRAFT_WRITE_DEADLINE_S"),
         ("queue_deadline_s", 1.5, "GRAFT_QUEUE_DEADLINE_S"),
         ("decode_deadline_s", 5, "GRAFT_DECODE_DEADLINE_S"),
         ("answer_deadline_s", 15, "GRAFT_ANSWER_DEADLINE_S"),
@@ -106,17 +111,19 @@ KEY = "a key of enough characters"
 
 def test_the_key_is_read_from_the_environment_and_never_shown():
     settings = Settings.from_environment({"GRAFT_API_KEY": KEY})
-    assert settings.key == KEY
+    assert settings.api_key.get_secret_value() == KEY
+    assert settings.needs_key
     assert KEY not in repr(settings) + str(settings.limits()) + settings.model_dump_json()
 
 
-def test_the_key_file_is_stripped_of_its_newline(tmp_path):
+def test_keys_may_be_in_a_file(tmp_path):
     (tmp_path / "key").write_text(f"{KEY}\n")
-    assert Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "key")}).key == KEY
+    settings = Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "key")})
+    assert settings.needs_key
 
 
 def test_the_default_is_no_key():
-    assert Settings().key is None
+    assert not Settings().needs_key
 
 
 @pytest.mark.parametrize("key", ["", "short", "x" * 15])
@@ -126,9 +133,18 @@ def test_a_short_key_is_rejected_without_printing_it(key):
     assert not key or key not in str(caught.value)
 
 
-def test_a_missing_key_file_is_named(tmp_path):
-    with pytest.raises(SettingsError, match="nothing cannot be read"):
-        Settings.from_environment({"GRAFT_API_KEY_FILE": str(tmp_path / "nothing")})
+@pytest.mark.parametrize("name", ["GRAFT_API_KEY_FILE", "GRAFT_METRICS_KEY_FILE"])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "cannot be read"), (f"{KEY}\nshort\n", "line 2"), ("# none\n", "no key")]
+)
+def test_a_useless_key_file_is_named(tmp_path, name, content, reason):
+    if content is not None:
+        (tmp_path / "keys").write_text(content)
+    key = {"GRAFT_API_KEY": KEY} if name == "GRAFT_METRICS_KEY_FILE" else {}
+    with pytest.raises(SettingsError, match=reason) as caught:
+        Settings.from_environment({name: str(tmp_path / "keys")} | key)
+    assert str(tmp_path / "keys") in str(caught.value)
+    assert KEY not in str(caught.value)
 
 
 def test_key_and_key_file_together_are_rejected(tmp_path):
@@ -137,8 +153,18 @@ def test_key_and_key_file_together_are_rejected(tmp_path):
         Settings.from_environment({"GRAFT_API_KEY": KEY, "GRAFT_API_KEY_FILE": str(tmp_path / "key")})
 
 
+def test_metrics_are_public_or_have_keys_of_their_own(tmp_path):
+    (tmp_path / "key").write_text(KEY)
+    metrics = {"GRAFT_METRICS_KEY_FILE": str(tmp_path / "key")}
+    with pytest.raises(SettingsError, match="both set"):
+        Settings.from_environment({"GRAFT_API_KEY": KEY, "GRAFT_METRICS_PUBLIC": "true"} | metrics)
+    with pytest.raises(SettingsError, match="needs an API key"):
+        Settings.from_environment(metrics)
+
+
 def test_image_limits_come_from_the_settings():
-    assert Settings(max_pixels=1, max_side=2, max_aspect=3, max_scans=4).image_limits == ImageLimits(1, 2, 3, 4)
+    settings = Settings(max_pixels=1, max_side=2, max_aspect=3, max_scans=4, max_scan_pixels=5)
+    assert settings.image_limits == ImageLimits(1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(

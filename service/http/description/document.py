@@ -42,7 +42,7 @@ def document(routes: Iterable[Route], settings: Settings) -> Schema:
         "paths": {route.path: {route.method.lower(): operation(route, settings)} for route in shown},
         "components": {"schemas": model_schemas(models) | body_schemas(settings)},
     }
-    if settings.key is not None:
+    if settings.needs_key:
         described["security"] = [{"key": []}]
         scheme = {"type": "http", "scheme": "bearer", "description": "the key that the operator has set"}
         described["components"]["securitySchemes"] = {"key": scheme}

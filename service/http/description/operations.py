@@ -36,7 +36,7 @@ def operation(route: Route, settings: Settings) -> Schema:
         described["parameters"].append(REQUEST_ID)
         described["requestBody"] = {"required": True, "content": _request_bodies(route)}
     described["responses"] = {"200": _success_response(route)} | problem_responses(route)
-    if route.public or settings.key is None:
+    if route.is_public(settings) or not settings.needs_key:
         described["security"] = []
     return described
 

@@ -16,12 +16,14 @@ from fake_decode_worker import ACTORS, act
 from hostile_corpus import corpus
 from PIL import Image
 
-from graft.service.artifact import Preprocessing
+from graft.service.decoding import pool
 from graft.service.decoding.pool import DecoderPool
 from graft.service.decoding.worker_process import COMMAND
 from graft.service.errors import ImageError, Overloaded
+from graft.service.imaging.decode_cost import COSTLY_MS
 from graft.service.imaging.headers import ImageLimits
 from graft.service.imaging.preprocess import decode
+from graft.service.manifest import Preprocessing
 
 PATIENCE = 60  # seconds until a hung test fails; never reached otherwise
 PREPROCESSING = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -76,6 +78,12 @@ def error_of(decoder: DecoderPool, image: bytes) -> ImageError:
 def processes() -> list[psutil.Process]:
     """The child processes of this process: the fork server and its workers."""
     return psutil.Process().children(recursive=True)
+
+
+def workers_since(before: list[psutil.Process]) -> tuple[psutil.Process, psutil.Process]:
+    """The two workers of a pool that was started since: for ordinary images, and for costly ones."""
+    first, second = [process for process in processes() if process not in before and not process.children()]
+    return (first, second) if first.nice() < second.nice() else (second, first)
 
 
 def test_pixels_are_those_of_the_one_decoding_function(encode, photo):
@@ -172,6 +180,77 @@ def test_a_finished_image_frees_its_slot(image):
             until(lambda: not decoder.full)
 
 
+COSTLY = COSTLY_MS + 1
+
+
+def test_a_costly_image_does_not_delay_ordinary_ones(held, tmp_path):
+    decoder, hold, _ = held
+    costly = decoder.submit(hold, COSTLY)
+    until((tmp_path / "begun").exists)
+    assert decoder.submit(b"ordinary").result(PATIENCE).width == 8
+    assert not costly.done()
+
+
+def test_an_ordinary_image_does_not_delay_costly_ones(held, tmp_path):
+    decoder, hold, _ = held
+    decoder.submit(hold)
+    until((tmp_path / "begun").exists)
+    assert decoder.submit(b"costly", COSTLY).result(PATIENCE).width == 6
+
+
+def test_costly_images_wait_for_each_other(held, tmp_path):
+    decoder, hold, go = held
+    first = decoder.submit(hold, COSTLY)
+    until((tmp_path / "begun").exists)
+    second = decoder.submit(b"costly", COSTLY)
+    assert (decoder.depth, first.done(), second.done()) == (1, False, False)
+    go()
+    assert second.result(PATIENCE).width == 6
+
+
+def test_costly_images_are_decoded_at_the_lowest_priority():
+    before = processes()
+    with decoding(command=ACTORS) as decoder:
+        ordinary, costly = workers_since(before)
+        assert (ordinary.nice(), costly.nice()) == (psutil.Process().nice(), 19)
+        assert decoder.submit(act("die"), COSTLY).exception(PATIENCE) is not None
+        assert decoder.submit(b"costly", COSTLY).result(PATIENCE).width == 6
+        assert workers_since(before)[1].nice() == 19  # the replacement too
+
+
+def test_a_costly_image_has_a_deadline_of_its_own(tmp_path):
+    with closing(DecoderPool(PREPROCESSING, ImageLimits(), 1, 9, 0.2, 2**28, ACTORS, costly_deadline_s=PATIENCE)) as decoder:
+        costly = decoder.submit(act(f"hold {tmp_path}"), COSTLY)
+        assert str(error_of(decoder, act("sleep"))) == "Decoding the image takes longer than 0.2 seconds."
+        (tmp_path / "go").touch()
+        assert costly.result(PATIENCE).notes == ("acted",)
+
+
+def test_small_images_pass_large_ones_of_the_same_queue(tmp_path):
+    finished = []
+    with decoding(command=ACTORS) as decoder:
+        decoder.submit(act(f"hold {tmp_path}"))
+        until((tmp_path / "begun").exists)
+        for name, cost_ms in (("large", COSTLY_MS), ("small", 5), ("medium", 50), ("small, too", 5)):
+            decoder.submit(b"x", cost_ms).add_done_callback(lambda _, name=name: finished.append(name))
+        (tmp_path / "go").touch()
+    assert finished == ["small", "small, too", "medium", "large"]
+
+
+def test_a_large_image_passes_small_ones_that_come_much_later(tmp_path, monkeypatch):
+    finished = []
+    with decoding(command=ACTORS) as decoder:
+        decoder.submit(act(f"hold {tmp_path}"))
+        until((tmp_path / "begun").exists)
+        decoder.submit(b"x", COSTLY_MS).add_done_callback(lambda _: finished.append("large"))
+        monkeypatch.setattr(pool, "PATIENCE", 0.0)  # as if the next one came when the patience of the first is over
+        monkeypatch.setattr(pool.time, "monotonic", lambda now=time.monotonic() + 60: now)
+        decoder.submit(b"x", 1).add_done_callback(lambda _: finished.append("small"))
+        monkeypatch.undo()
+        (tmp_path / "go").touch()
+    assert finished == ["large", "small"]
+
+
 def test_closing_finishes_queued_images():
     with decoding(command=ACTORS) as decoder:
         futures = [decoder.submit(b"x" * size) for size in (1, 2, 3)]
@@ -258,7 +337,7 @@ def test_closing_leaks_nothing():
     before = psutil.Process().num_fds(), len(processes())
     with decoding(workers=3) as decoder:
         started = processes()
-        assert len(started) - before[1] == 4
+        assert len(started) - before[1] == 7  # the fork server, and two for each worker
         decoder.submit(b"x").exception(PATIENCE)
     until(lambda: (psutil.Process().num_fds(), len(processes())) == before)
 
@@ -266,7 +345,7 @@ def test_closing_leaks_nothing():
 def test_killing_an_idle_worker_fails_no_image(encode, photo):
     before = processes()
     with decoding() as decoder:
-        [worker] = [process for process in processes() if process not in before and not process.children()]
+        worker, _ = workers_since(before)
         worker.kill()
         until(lambda: not worker.is_running())
         assert decoder.submit(encode(photo)).result(PATIENCE).width == 80
@@ -277,7 +356,7 @@ def test_killing_a_busy_worker_fails_its_image(tmp_path):
     with decoding(command=ACTORS) as decoder:
         future = decoder.submit(act(f"hold {tmp_path}"))
         until((tmp_path / "begun").exists)
-        [worker] = [process for process in processes() if process not in before and not process.children()]
+        worker, _ = workers_since(before)
         worker.kill()
         assert str(future.exception(PATIENCE)) == "The decoder crashed on this image."
         assert decoder.submit(b"next").result(PATIENCE).width == 4
@@ -305,7 +384,7 @@ def test_signals_to_the_process_group_do_not_stop_the_workers(encode, photo, num
 
 ORPHANS = """
 import sys, time
-from graft.service.artifact import Preprocessing
+from graft.service.manifest import Preprocessing
 from graft.service.decoding.pool import DecoderPool
 from graft.service.imaging.headers import ImageLimits
 preprocessing = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -322,7 +401,7 @@ def test_no_worker_survives_its_server():
         workers = server.children(recursive=True)
         server.kill()
         server.wait()
-    assert len(workers) == 3
+    assert len(workers) == 5
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert alive == []
 

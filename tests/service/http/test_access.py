@@ -9,6 +9,7 @@ from api_client import TIMEOUT_S, asgi_app, assert_problem, http_server
 from starlette.testclient import TestClient
 
 from graft.service.http import access
+from graft.service.http.api_keys import ApiKeys
 from graft.service.settings import Settings
 
 KEY = "correct horse battery staple"
@@ -19,7 +20,8 @@ def refused(method: str = "POST", server: str = "127.0.0.1", settings: Settings 
     """The code of the problem, or None."""
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "server": (server, 3000), "headers": raw}
-    refusal = access.refusal(scope, method, settings or Settings())
+    key = settings and settings.api_key and settings.api_key.get_secret_value()
+    refusal = access.refusal(scope, method, settings or Settings(), ApiKeys(key, None))
     return refusal and refusal[0]
 
 

@@ -1,16 +1,19 @@
 """The middleware: authorization, routing, deadlines, metrics, and the access log."""
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from api_client import TIMEOUT_S, BlockingEngine, asgi_app, assert_problem
 from starlette.testclient import TestClient
 
+from graft.service.http.middleware import Middleware
 from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.model import Model
 from graft.service.monitoring.logs import JsonFormatter
@@ -252,3 +255,68 @@ def test_upload_budget_is_shared_by_all_requests(model, shirt):
 def test_upload_budget_is_released(model, shirt):
     with asgi_app(model, max_upload_bytes=len(shirt)) as app, TestClient(app) as client:
         assert [client.post("/v1/classify", content=shirt).status_code for _ in range(3)] == [200, 200, 200]
+
+
+PRIVATE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/model", "/v1/labels", "/v1/limits", "/metrics", "/livez", "/readyz", "/v1/nothing", "/redoc"]
+)
+def test_no_answer_is_stored_or_sniffed(client, path):
+    assert PRIVATE.items() <= client.get(path, follow_redirects=False).headers.items()
+
+
+def test_no_result_or_problem_of_an_image_is_stored_or_sniffed(client, protected, shirt):
+    answers = [client.post("/v1/classify", content=content) for content in (shirt, b"GIF89a", b"")]
+    answers += [client.post("/v1/explain", content=shirt, headers={"Accept": "image/png"}), protected.get("/v1/model")]
+    answers += [client.get("/v1/classify"), client.options("/v1/classify")]
+    assert [answer.status_code for answer in answers] == [200, 422, 422, 200, 401, 405, 405]
+    assert all(PRIVATE.items() <= answer.headers.items() for answer in answers)
+
+
+def test_files_of_the_page_keep_their_own_caching(client):
+    for path in ("/", "/docs", "/openapi.json"):
+        assert client.get(path).headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_other_methods_on_the_path_of_bentoml_get_a_problem(client, method):
+    response = client.request(method, "/schema.json")
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["Allow"] == "GET, HEAD"
+
+
+def refuse_websocket(app: Middleware, extensions: dict[str, object]) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/v1/classify", "headers": [], "query_string": b"", "extensions": extensions}
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_refused_websockets_are_counted_and_logged(model, caplog):
+    with caplog.at_level(logging.INFO, "graft"), asgi_app(model) as app:
+        assert refuse_websocket(app, {}) == [{"type": "websocket.close", "code": 1008}]
+        text = app.app_state.metrics.to_text().decode()
+    assert 'graft_requests_total{code="bad_request",route="/v1/classify",status="400"} 1.0' in text
+    [fields] = [record.fields for record in caplog.records if record.getMessage() == "request"]
+    assert (fields["route"], fields["status"], fields["code"]) == ("/v1/classify", 400, "bad_request")
+
+
+def test_a_server_that_can_answers_a_websocket_with_a_problem(model):
+    with asgi_app(model) as app:
+        start, body = refuse_websocket(app, {"websocket.http.response": {}})
+    assert (start["type"], start["status"], body["type"]) == (
+        "websocket.http.response.start",
+        400,
+        "websocket.http.response.body",
+    )
+    assert (b"content-type", b"application/problem+json") in start["headers"]
+    assert json.loads(body["body"])["code"] == "bad_request"

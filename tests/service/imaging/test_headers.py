@@ -2,19 +2,42 @@
 
 import io
 import struct
+import sys
 import warnings
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from handmade_files import avif, box, encode_image, exif, gif, gif_frame, gray_tiff, isobmff, ispe, progressive, segment
+from handmade_files import (
+    SOI,
+    avif,
+    box,
+    chunk,
+    encode_image,
+    exif,
+    frame,
+    gif,
+    gif_frame,
+    gray_tiff,
+    ihdr,
+    isobmff,
+    ispe,
+    jpeg,
+    png,
+    progressive,
+    scan,
+    segment,
+    tiff,
+    vp8x,
+    webp,
+)
 from hostile_corpus import corpus
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from graft.service.errors import ImageError
-from graft.service.imaging import heif_header
+from graft.service.imaging import header_parsers, heif_header
 from graft.service.imaging.formats import ALWAYS_SERVED, NAMES, detect_format
 from graft.service.imaging.header_parsers import Header
 from graft.service.imaging.headers import ImageLimits, check_limits, read_header
@@ -193,6 +216,7 @@ def test_exif_orientation_does_not_change_the_size(encode, photo):
         (Header("PNG", 81, 60), {"max_side": 80}, "image_too_large", "max_side"),
         (Header("PNG", 120, 59), {"max_aspect": 2}, "bad_aspect", "max_aspect"),
         (Header("JPEG", 81, 60, 11), {"max_scans": 10}, "too_many_scans", "max_scans"),
+        (Header("JPEG", 81, 60, 11), {"max_scan_pixels": 53_459}, "too_many_scans", "max_scan_pixels"),
         (Header("PNG", 0, 60), {}, "corrupt_image", None),
         (Header("PNG", 60, 0), {}, "corrupt_image", None),
     ],
@@ -203,7 +227,96 @@ def test_exceeding_a_limit_names_it(header, limits, code, limit):
 
 
 def test_a_header_exactly_at_every_limit_is_accepted():
-    check_limits(Header("JPEG", 120, 60, 10), ImageLimits(max_pixels=7200, max_side=120, max_aspect=2, max_scans=10))
+    limits = ImageLimits(max_pixels=7200, max_side=120, max_aspect=2, max_scans=10, max_scan_pixels=72_000)
+    check_limits(Header("JPEG", 120, 60, 10), limits)
+
+
+def test_a_progressive_jpeg_of_the_most_pixels_is_accepted():
+    check_limits(Header("JPEG", 8000, 8000, 10), ImageLimits())
+
+
+def test_a_single_scan_may_have_more_pixels_than_all_scans_of_others():
+    check_limits(Header("JPEG", 120, 60), ImageLimits(max_scan_pixels=7199))
+
+
+def test_the_passes_of_a_png_are_read():
+    assert read_header(png(ihdr(9, 9, interlaced=1))).interlaced
+    assert not read_header(png(ihdr(9, 9))).interlaced
+
+
+N_BYTES = 10 * 2**20  # the longest body
+EMPTY_BOX, AVIF_START = box(b"free"), box(b"ftyp", b"avif", bytes(4), b"avifmif1")
+ASSOCIATIONS = box(b"ipma", bytes(4), struct.pack(">I", 9_000), b"\0\2\0" * 9_000)
+ITEM = box(b"pitm", bytes(4), b"\0\1")
+
+
+def repeat(part: bytes) -> bytes:
+    return part * (N_BYTES // len(part))
+
+
+TEDIOUS = {  # files of the longest body, made of as many small parts as fit
+    "JPEG segments": SOI + repeat(segment(0xE0, b"")),
+    "JPEG markers without a length": SOI + repeat(b"\xff\xd0"),
+    "JPEG padding before the frame": b"\xff\xd8\xff\xe0\0\2" + repeat(b"\xff"),
+    "JPEG stuffed bytes before the frame": b"\xff\xd8\xff\xe0\0\2" + repeat(b"\xff\0"),
+    "JPEG segments between scans": progressive(9, 9, 2)[:-2] + repeat(segment(0xFE, b"")),
+    "JPEG stuffed bytes in a scan": progressive(9, 9, 2)[:-2] + repeat(b"\xff\0"),
+    "JPEG restarts in a scan": progressive(9, 9, 2)[:-2] + repeat(b"\xff\xd3"),
+    "JPEG padding in a scan": progressive(9, 9, 2)[:-2] + repeat(b"\xff"),
+    "PNG chunks": png(ihdr(9, 9))[:-12] + repeat(chunk(b"teXt", b"")),
+    "WebP chunks": webp((b"VP8X", vp8x(9, 9)), *[(b"EXIF", b"")] * (N_BYTES // 8)),
+    "GIF extensions": gif(9, 9, repeat(b"!\xfe\0")),
+    "GIF blocks of an extension": gif(9, 9, b"!\xf9\1\0" + repeat(b"\1\0"[:1] + b"x")),
+    "GIF loops": gif(9, 9, repeat(b"!\xff\x0bNETSCAPE2.0\0\0")),
+    "GIF bytes of no block": gif(9, 9, repeat(b"\0")),
+    "TIFF tags": tiff([(tag, 3, 1, 1) for tag in range(1000, 2000)], data=bytes(N_BYTES)),
+    "AVIF boxes": AVIF_START + repeat(EMPTY_BOX),
+    "AVIF boxes in the metadata": AVIF_START + box(b"meta", bytes(4), repeat(EMPTY_BOX)),
+    "AVIF properties": AVIF_START + box(b"meta", bytes(4), ITEM, box(b"iprp", box(b"ipco", repeat(EMPTY_BOX)))),
+    "AVIF lists of properties": AVIF_START
+    + box(b"meta", bytes(4), ITEM, box(b"iprp", box(b"ipco", ispe(9, 9)), repeat(ASSOCIATIONS))),
+}
+
+
+def count_steps(encoded: bytes) -> int:
+    """How many functions of Python and C the parser calls."""
+    n_steps = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal n_steps
+        n_steps += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        assert_header_or_image_error(encoded)
+    finally:
+        sys.setprofile(None)
+    return n_steps
+
+
+@pytest.mark.parametrize("name", TEDIOUS)
+def test_a_file_of_millions_of_parts_is_not_read_whole(name):
+    assert count_steps(TEDIOUS[name]) < 100_000 < N_BYTES / 16  # the largest part has 16 bytes
+
+
+@pytest.mark.parametrize("padding", [b"\xff", b"\xff\0", b"\xff\xd3"])
+def test_a_search_of_millions_of_steps_is_refused(padding):
+    n = header_parsers.MAX_MARKERS // padding.count(b"\xff")
+    scans = progressive(9, 9, 2)
+    n_others = scans.count(b"\xff", scans.index(b"\xff\xda") + 10)
+    assert read_header(scans[:-2] + padding * (n - n_others) + scans[-2:]).scans == 2
+    assert "300,000 markers" in str(header_error(scans[:-2] + padding * n + scans[-2:]))
+
+
+@pytest.mark.parametrize(
+    ("start", "rest"), [(SOI + segment(0xE0, b""), jpeg(frame(9, 9), scan())[2:]), (gif(9, 9)[:-1], gif_frame(9, 9))]
+)
+def test_bytes_between_segments_are_skipped_up_to_a_limit(start, rest):
+    assert read_header(start + bytes(header_parsers.MAX_JUNK) + rest).width == 9
+    assert header_error(start + bytes(header_parsers.MAX_JUNK + 1) + rest).code == "corrupt_image"
+    halves = bytes(header_parsers.MAX_JUNK // 2 + 1)
+    between = segment(0xE0, b"") if start.startswith(SOI) else b"!\xfe\0"
+    assert header_error(start + halves + between + halves + rest).code == "corrupt_image"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from handmade_files import gray_tiff
 from PIL import Image
 
-from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import EXIF_ORIENTATION, ImageLimits, decode, decode_resized, image_size, load_preview
+from graft.service.manifest import Preprocessing
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 FITS = ["crop", "squash", "letterbox"]

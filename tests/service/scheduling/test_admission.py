@@ -28,6 +28,30 @@ def test_slot_is_released_on_error():
     assert slots.n_admitted == 0
 
 
+def test_costly_images_get_a_quarter_of_the_slots():
+    slots = AdmissionControl(8)
+    with slots.slot(costly=True), slots.slot(costly=True):
+        with pytest.raises(Overloaded, match="2 images that take long to decode are already waiting") as caught:
+            slots.slot(costly=True).__enter__()
+        assert (caught.value.limit, slots.n_admitted) == ("max_waiting", 2)
+        with slots.slot():
+            assert slots.n_admitted == 3
+    with slots.slot(costly=True):
+        pass
+
+
+def test_one_costly_image_is_accepted_by_the_smallest_service():
+    slots = AdmissionControl(1)
+    with slots.slot(costly=True):
+        assert slots.n_admitted == 1
+
+
+def test_a_costly_image_is_rejected_if_ordinary_ones_hold_every_slot():
+    slots = AdmissionControl(4)
+    with slots.slot(), slots.slot(), slots.slot(), slots.slot(), pytest.raises(Overloaded, match="4 images"):
+        slots.slot(costly=True).__enter__()
+
+
 def test_reservations_count_as_used_slots():
     async def run() -> None:
         slots = AdmissionControl(2)
