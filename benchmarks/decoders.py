@@ -18,10 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from graft.service.artifact import Preprocessing
 from graft.service.decoding.pool import DecoderPool
 from graft.service.imaging.headers import ImageLimits
 from graft.service.imaging.preprocess import DecodedImage, decode
+from graft.service.manifest import Preprocessing
 
 PHOTOS = Path(__file__).parent.parent.parent / "shared" / "data" / "imagenet-100.zip"
 PREPROCESSING = Preprocessing(resize=236, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from .service.artifact import Artifact as Artifact
     from .service.artifact import ArtifactError as ArtifactError
-    from .service.artifact import Precision
     from .service.classifier import Classifier as Classifier
     from .service.errors import ImageError as ImageError
+    from .service.manifest import Precision
     from .service.settings import DeviceSetting
     from .training.config.recipe import Recipe as Recipe
     from .training.data.errors import DatasetError as DatasetError

@@ -55,6 +55,10 @@ class HeldFiles:
         """A path that opens the held file in this process, as long as this object lives."""
         return Path(f"/dev/fd/{self._descriptors[name]}")
 
+    def size(self, name: str) -> int:
+        """The size in bytes of a file, as it is now. Raises OSError if it is not there."""
+        return os.fstat(self._descriptors[name]).st_size
+
     def digest(self, name: str) -> tuple[str, int]:
         """The SHA-256 and the size in bytes of a file, as it is now. Raises OSError if it cannot be read."""
         digest, size = hashlib.sha256(), 0

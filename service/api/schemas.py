@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..artifact import Backbone, Calibration, Fidelity, Precision, Preprocessing, Score
+from ..manifest import Backbone, Calibration, Fidelity, Precision, Preprocessing, Score
 from ..settings import Limit
 
 # code: (status, title). 400 cannot be parsed, 413 too large, 415 unsupported type, 422 invalid value, 503 try again.

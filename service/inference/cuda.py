@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifact import Artifact, ArtifactError, Precision
+from ..artifact import Artifact, ArtifactError
+from ..manifest import Precision
 from ..networks import network
 from .devices import Device
 from .engine import LOGITS, VECTORS, Outputs, Pixels

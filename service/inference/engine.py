@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact import Precision
+from ..manifest import Precision
 from .devices import Device
 
 Pixels = NDArray[np.uint8]

@@ -1,10 +1,12 @@
 """Selects and loads the engine for a package on this machine."""
 
+import re
 from pathlib import Path
 
-from ..artifact import Artifact, ArtifactError, Precision
+from ..artifact import Artifact, ArtifactError
+from ..manifest import GRAPH, INT8_GRAPH, WEIGHTS, Precision
 from .devices import Device
-from .engine import Engine
+from .engine import LOGITS, VECTORS, Engine
 from .openvino import OpenVinoEngine, openvino_core
 
 
@@ -12,14 +14,46 @@ def load(artifact: Artifact, device: Device, precision: Precision = "f32") -> En
     """Loads the engine for a device.
 
     Raises:
-        ArtifactError: if the package or the device does not support the precision.
+        ArtifactError: if the package or the device does not support the precision, or the network does not fit the manifest.
     """
     if device == "cuda":
-        from .cuda import CudaEngine
-
-        return CudaEngine(artifact, precision)
+        return _load_cuda(artifact, precision)
     graph, weights = graph_paths(artifact, precision)
-    return OpenVinoEngine(graph, precision=precision, weights=weights)
+    path = artifact.path / (INT8_GRAPH if weights else GRAPH)
+    try:
+        engine = OpenVinoEngine(graph, precision=precision, weights=weights)
+    except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:  # the bindings raise all of them
+        if "alloc" in str(error):
+            raise  # the memory is full
+        raise ArtifactError(f"{path} cannot be loaded: it is not a network from uint8 pixels to logits and vectors.") from None
+    _check_shapes(artifact, path, engine)
+    return engine
+
+
+def _load_cuda(artifact: Artifact, precision: Precision) -> Engine:
+    from .cuda import CudaEngine
+
+    try:
+        return CudaEngine(artifact, precision)
+    except (RuntimeError, KeyError) as error:
+        if not re.search("state_dict|Unknown model", str(error)):
+            raise
+        backbone = artifact.manifest.backbone.name
+        raise ArtifactError(
+            f"{artifact.path / WEIGHTS} does not have the weights of {backbone}, the manifest's network."
+        ) from None
+
+
+def _check_shapes(artifact: Artifact, path: Path, engine: OpenVinoEngine) -> None:
+    """Checks the shapes of a graph against the manifest. Raises ArtifactError."""
+    manifest, side = artifact.manifest, artifact.manifest.preprocessing.crop
+    if engine.side != side:
+        raise ArtifactError(f"{path} takes images of {engine.side} pixels; the manifest says {side}.")
+    expected = {LOGITS: len(manifest.labels), VECTORS: manifest.backbone.width} | manifest.backbone.map_outputs
+    for name, width in expected.items():
+        if (found := engine.widths.get(name)) != width:
+            reason = "has no output" if found is None else f"has {found:,} values in its output"
+            raise ArtifactError(f"{path} {reason} {name}; the manifest needs {width:,} values.")
 
 
 def graph_paths(artifact: Artifact, precision: Precision) -> tuple[Path, Path | None]:

@@ -13,41 +13,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, WEIGHTS, Artifact, ArtifactError, Manifest, Precision, read
+from ..artifact import Artifact, ArtifactError, read
+from ..errors import ImageError
 from ..imaging.preprocess import DecodedImage, ImageLimits, decode
+from ..manifest import GOLDEN, GRAPH, MANIFEST, Manifest, Precision
 from ..settings import DeviceSetting
 from . import loader
+from .contents import Contents, load_contents
 from .devices import Device, resolve_device
-from .engine import Engine, Outputs
+from .engine import Engine, Outputs, Pixels
 from .neighbors import NeighborIndex, Thumbnails
 from .postprocess import LabelProbability, above_threshold, label_names, prediction_set, rank, to_probabilities
-
-
-@dataclass(frozen=True)
-class GoldenSamples:
-    """Test images with their expected logits, checked at every start.
-
-    Attributes:
-        encoded: the image files.
-        logits: float32 (N, C), from the network in training.
-    """
-
-    encoded: tuple[bytes, ...]
-    logits: NDArray[np.float32]
-
-    def save(self, path: Path) -> None:
-        """Writes an .npz file. It contains only plain arrays, so that it can be read without pickle."""
-        content = np.frombuffer(b"".join(self.encoded), np.uint8)
-        ends = np.cumsum([len(encoded) for encoded in self.encoded])
-        np.savez(path, content=content, ends=ends, logits=self.logits)
-
-    @classmethod
-    def load(cls, path: Path) -> "GoldenSamples":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            files = np.split(arrays["content"], arrays["ends"][:-1])
-            return cls(tuple(file.tobytes() for file in files), arrays["logits"])
-
 
 AbstainReason = Literal["outlier", "undecided"]
 
@@ -96,9 +72,16 @@ class GoldenCheck(NamedTuple):
 
 
 class Model:
-    """A verified package with the engine that runs it."""
+    """A verified package with the engine that runs it.
 
-    def __init__(self, artifact: Artifact, engine: Engine, limits: ImageLimits = ImageLimits()) -> None:
+    Args:
+        contents: of the package; None reads them at first use.
+    """
+
+    def __init__(
+        self, artifact: Artifact, engine: Engine, limits: ImageLimits = ImageLimits(), contents: Contents | None = None
+    ) -> None:
+        self._contents = contents
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.engine = engine
@@ -109,32 +92,19 @@ class Model:
         return decode(encoded, self.manifest.preprocessing, self.limits)
 
     @cached_property
+    def contents(self) -> Contents:
+        """Golden samples, neighbors and thumbnails. Raises ArtifactError if they do not fit this network."""
+        return self._contents or load_contents(self.artifact)
+
+    @property
     def neighbors(self) -> NeighborIndex:
-        """The training images for outlier scores and similarity search.
+        """The training images for outlier scores and similarity search."""
+        return self.contents.neighbors
 
-        Raises:
-            ArtifactError: if their vectors do not fit this network.
-        """
-        neighbors, k = NeighborIndex.load(self.artifact.neighbors), self.manifest.calibration.outlier_k
-        n_vectors, width = neighbors.vectors.shape
-        if width != self.manifest.backbone.width or n_vectors < k:
-            expected = f"at least {k} of width {self.manifest.backbone.width}"
-            path = self.artifact.path / NEIGHBORS
-            raise ArtifactError(f"{path} has {n_vectors} vectors of width {width}; expected: {expected}.")
-        return neighbors
-
-    @cached_property
+    @property
     def thumbnails(self) -> Thumbnails:
-        """The thumbnails of the neighbors, read on first use.
-
-        Raises:
-            ArtifactError: if there is not one thumbnail per neighbor.
-        """
-        thumbnails, n_expected = Thumbnails.load(self.artifact.thumbnails), len(self.neighbors.paths)
-        if len(thumbnails) != n_expected:
-            path = self.artifact.path / THUMBNAILS
-            raise ArtifactError(f"{path} has {len(thumbnails)} thumbnails; expected: {n_expected}.")
-        return thumbnails
+        """The thumbnails of the neighbors."""
+        return self.contents.thumbnails
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """The calibrated probabilities (N, C) of logits (N, C)."""
@@ -173,25 +143,30 @@ class Model:
         """The largest difference from a golden probability on this machine, in [0, 1].
 
         Raises:
-            ArtifactError: if the golden logits have another number of labels.
+            ArtifactError: if the golden samples or the network's outputs do not fit the manifest.
         """
         return self.golden_check.max_shift
 
     @cached_property
     def golden_check(self) -> GoldenCheck:
         """Runs the golden samples, once. Raises as `golden_difference` does."""
-        golden = GoldenSamples.load(self.artifact.golden)
-        n_labels, n_logits = len(self.manifest.labels), golden.logits.shape[1]
-        if n_labels != n_logits:
-            manifest, path = self.artifact.path / MANIFEST, self.artifact.path / GOLDEN
-            raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {n_logits} logits.")
-        logits, seconds = [], []
+        golden, logits, seconds = self.contents.golden, [], []
         for encoded in golden.encoded:
-            pixels, start = self.decode(encoded).pixels[None], time.perf_counter()
-            logits.append(self.engine(pixels).logits)
+            pixels, start = self._golden_pixels(encoded), time.perf_counter()
+            outputs = self.engine(pixels)
+            if not np.isfinite(outputs.vectors).all():
+                raise ArtifactError(f"{self.artifact.path / GRAPH} gives vectors that are not finite.")
+            logits.append(outputs.logits)
             seconds.append(time.perf_counter() - start)
         shifts = self.probabilities(np.concatenate(logits)) - self.probabilities(golden.logits)
         return GoldenCheck(float(np.abs(shifts).max()), float(np.median(seconds)))
+
+    def _golden_pixels(self, encoded: bytes) -> Pixels:
+        """The pixels (1, S, S, 3) of one golden image. Raises ArtifactError if it cannot be decoded."""
+        try:
+            return self.decode(encoded).pixels[None]
+        except ImageError as error:
+            raise ArtifactError(f"{self.artifact.path / GOLDEN} has an image that cannot be decoded: {error}") from None
 
     @property
     def passes(self) -> bool:
@@ -211,28 +186,30 @@ def load(
     limits: ImageLimits = ImageLimits(),
     precision: Precision | Literal["auto"] = "auto",
 ) -> Model:
-    """Loads a package: verifies every byte and reproduces the golden probabilities.
+    """Loads a package: verifies every byte and all contents, and reproduces the golden probabilities.
+
+    Whatever is used later is read and checked now, so that a package cannot fail at a request.
 
     Args:
         package: a package folder, or a package that is open already.
         precision: "auto" selects the fastest precision that this machine supports natively and that changes no prediction.
 
     Raises:
-        ArtifactError: if the package is damaged, the golden probabilities differ, or the device does not support the
-            precision.
+        ArtifactError: if the package is damaged or contradicts itself, the golden probabilities differ, or the device does not
+            support the precision.
     """
     artifact, resolved = package if isinstance(package, Artifact) else read(package), resolve_device(device)
+    contents = load_contents(artifact)  # before a network is parsed, and not during the first request
     first, *others = _candidate_precisions(artifact.manifest, resolved, precision)
-    model = Model(artifact, loader.load(artifact, resolved, first), limits)
+    model = Model(artifact, loader.load(artifact, resolved, first), limits, contents)
     if not model.passes:
         raise ArtifactError(
             f"{artifact.path / GOLDEN}: this machine's probabilities differ by {model.golden_difference:.2g} from the golden"
             f" ones; the tolerance is {model.golden_tolerance:.2g}."
             f" Compare the installed libraries with those in {artifact.path / MANIFEST}."
         )
-    selected = select_fastest([model, *(Model(artifact, loader.load(artifact, resolved, other), limits) for other in others)])
-    _ = selected.neighbors  # load now, not during the first request
-    return selected
+    alternatives = [Model(artifact, loader.load(artifact, resolved, other), limits, contents) for other in others]
+    return select_fastest([model, *alternatives])
 
 
 def select_fastest(models: Sequence[Model]) -> Model:
@@ -254,19 +231,3 @@ def _is_faithful(manifest: Manifest, precision: Precision) -> bool:
     """Whether a precision changes no prediction. f16 runs only on GPUs and is not measured; the golden check decides."""
     fidelity = manifest.fidelity.get(precision)
     return fidelity.is_faithful if fidelity else precision == "f16"
-
-
-def load_head(artifact: Artifact) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (C, D) and bias (C,) of a package's head. Read from the weights, since their names in the graph may vary.
-
-    Raises:
-        ArtifactError: if the weights do not contain the head.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(artifact.weights, framework="numpy") as tensors:
-            weight, bias = (tensors.get_tensor(f"head.{name}").astype(np.float64) for name in ("weight", "bias"))
-    except SafetensorError as error:
-        raise ArtifactError(f"{artifact.path / WEIGHTS} does not contain the head: {error}.") from None
-    return weight, bias

@@ -1,4 +1,4 @@
-"""Nearest neighbors among the training images: out-of-distribution scores and similar images. Imports only numpy.
+"""Nearest neighbors among the training images: out-of-distribution scores and similar images. No engine, no HTTP.
 
 Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors".
 """
@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..package_arrays import ArraySpec, read_arrays, split_content
+from ..package_contents import parse_index
 
 
 class Neighbor(NamedTuple):
@@ -68,10 +71,10 @@ class NeighborIndex:
 
     @classmethod
     def load(cls, path: Path) -> "NeighborIndex":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            vectors, index = arrays["vectors"].astype(np.float32), json.loads(arrays["index"].tobytes())
-        return cls(vectors, tuple(tuple(labels) for labels in index["labels"]), tuple(index["paths"]))
+        """Reads what `save` wrote. Raises ContentError if it is anything else."""
+        arrays = read_arrays(path, {"vectors": ArraySpec("<f2", 2), "index": ArraySpec("|u1", 1)})
+        index = parse_index(arrays["index"].tobytes())
+        return cls(arrays["vectors"].astype(np.float32), index.labels, index.paths)
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,9 @@ class Thumbnails:
 
     @classmethod
     def load(cls, path: Path) -> "Thumbnails":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["content"].tobytes(), arrays["ends"])
+        """Reads what `save` wrote. Raises ContentError if it is anything else."""
+        arrays = read_arrays(path, {"content": ArraySpec("|u1", 1), "ends": ArraySpec("<i8", 1)})
+        return cls.from_jpegs(split_content(arrays["content"], arrays["ends"]))
 
 
 def l2_normalize(vectors: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..artifact import Precision
+from ..manifest import Precision
 from .devices import Device, available_cpus
 from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
 
@@ -52,6 +52,11 @@ class OpenVinoModel:
             in the file.
         weights: the .bin file of an OpenVINO model.
 
+    Attributes:
+        side: of the square images in the file, in pixels.
+        outputs: the names of the computed outputs.
+        widths: number of values or channels of each output in the file, its second dimension; 0 if it is not fixed.
+
     Raises:
         RuntimeError: if the model does not support that size.
     """
@@ -74,6 +79,8 @@ class OpenVinoModel:
         side = model.input(0).get_partial_shape()[1].get_length()
         height, width = size or (side, side)
         model.reshape([1, height, width, 3])
+        self.side = side
+        self.widths = {output.get_any_name(): _width(output) for output in model.outputs}
         for output in model.outputs:
             if output_names is not None and output.get_any_name() not in output_names:
                 model.remove_result(output.get_node())
@@ -104,6 +111,12 @@ class OpenVinoModel:
         return {name: np.concatenate(rows) for name, rows in outputs.items()}
 
 
+def _width(output: Any) -> int:
+    shape = output.get_partial_shape()
+    is_fixed = not shape.rank.is_dynamic and len(shape) > 1 and not shape[1].is_dynamic
+    return int(shape[1].get_length()) if is_fixed else 0
+
+
 class OpenVinoEngine:
     """Runs a package's graph on the CPU. The graph is compiled twice: for throughput and for latency.
 
@@ -123,6 +136,7 @@ class OpenVinoEngine:
         self._in_flight, self._lock = 0, threading.Lock()
         self.precision = precision
         self.streams = self._throughput.streams
+        self.side, self.widths = self._throughput.side, self._throughput.widths
 
     def __call__(self, batch: Pixels) -> Outputs:
         with self._lock:

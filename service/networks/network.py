@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..artifact import Artifact, Backbone, Preprocessing
+from ..artifact import Artifact
+from ..manifest import Backbone, Preprocessing
 from . import torchvision  # noqa: F401 - registers its models and those of `classic` with timm
 
 
@@ -35,9 +36,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self._dtype = torch.float32
         self.backbone_info = backbone_info
-        self.head = nn.Linear(
-            backbone_info.width + (sum(backbone_info.stages.values()) if backbone_info.head_input == "all" else 0), n_labels
-        )
+        self.head = nn.Linear(backbone_info.head_width, n_labels)
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels uint8 (N, S, S, 3) to logits float (N, C) and vectors float (N, D)."""

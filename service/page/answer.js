@@ -1,6 +1,6 @@
 // The result for one image: probabilities, prediction set, outlier score, warnings, and timing.
 
-import { $, make, percent, showChips, showDetails } from "./elements.js";
+import { $, isolated, make, percent, showChips, showDetails } from "./elements.js";
 
 /** Shows the result and returns a summary for screen readers.
 
@@ -16,7 +16,8 @@ export function showResult(result, model, bytes, elapsed) {
   );
   const [{ label, probability }] = result.predictions;
   const top = `${label}, ${percent(probability)}`;
-  $("verdict").textContent = result.abstain ? `The model abstains (${top})` : top;
+  const verdict = [isolated(label), `, ${percent(probability)}`];
+  $("verdict").replaceChildren(...(result.abstain ? ["The model abstains (", ...verdict, ")"] : verdict));
   if (result.abstain) return `The model abstains. The most probable label is ${top}.`;
   return `${top}. ${predictionSetText(result, model)} ${result.prediction_set.join(", ")}.`;
 }
@@ -36,7 +37,7 @@ function probabilityBars({ predictions, prediction_set: set, abstain }) {
     track.style.setProperty("--share", probability);
     const number = make("span", { class: "number" }, percent(probability));
     const attributes = set.includes(label) && !abstain ? { class: "in-set" } : {};
-    return make("li", attributes, make("span", { class: "label" }, label), number, track);
+    return make("li", attributes, make("span", { class: "label" }, isolated(label)), number, track);
   };
   return make("ol", { class: "bars", "aria-label": "Most probable labels" }, ...predictions.map(bar));
 }

@@ -12,6 +12,11 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A label or path from the service. Its writing direction, such as that of Arabic, does not change the text around it. */
+export function isolated(text) {
+  return make("bdi", {}, text);
+}
+
 export function percent(share) {
   if (share > 0 && share < 0.001) return "<0.1%";
   if (share < 1 && share > 0.999) return ">99.9%";
@@ -25,7 +30,7 @@ export function announce(message) {
 
 /** Shows labels as chips; a button reveals those beyond MAX_CHIPS. */
 export function showChips(list, names) {
-  const chips = (labels) => labels.map((name) => make("li", {}, name));
+  const chips = (labels) => labels.map((name) => make("li", {}, isolated(name)));
   list.replaceChildren(...chips(names.slice(0, MAX_CHIPS)));
   const rest = names.slice(MAX_CHIPS);
   if (!rest.length) return;

@@ -1,6 +1,6 @@
 // The heat map panel: which parts of the image support a label.
 
-import { $, make, pending, problemBox } from "./elements.js";
+import { $, isolated, make, pending, problemBox } from "./elements.js";
 import { paintColorbar, paintHeatmap } from "./heatmap.js";
 import { callApi, uploadOptions, withProblems } from "./service.js";
 
@@ -51,7 +51,7 @@ function showExplanation(explanation, options) {
   $("heat-outside").hidden = !isCropped(explanation);
   const values = positiveEvidence(explanation);
   const empty = values.flat().every((value) => value === 0);
-  $("heat-state").replaceChildren(empty ? make("p", { class: "soft" }, `No part of this image supports ${label}.`) : "");
+  $("heat-state").replaceChildren(empty ? make("p", { class: "soft" }, "No part of this image supports ", isolated(label), ".") : "");
   paintHeatmap($("overlay"), values, explanation);
   showOverlay();
 }

@@ -1,6 +1,6 @@
 // The panel of nearest training images.
 
-import { $, make, pending, problemBox } from "./elements.js";
+import { $, isolated, make, pending, problemBox } from "./elements.js";
 import { callApi, uploadOptions, withProblems } from "./service.js";
 
 const N_NEIGHBORS = 5;
@@ -24,9 +24,9 @@ function neighborItem({ path, labels, distance, thumbnail }) {
   const caption = make(
     "figcaption",
     {},
-    make("span", { class: "label" }, names),
+    make("span", { class: "label" }, isolated(names)),
     make("span", { class: "soft" }, `distance ${distance.toFixed(2)}`),
-    make("span", { class: "path", title: path }, thumbnail ? path.split("/").at(-1) : path),
+    make("span", { class: "path", title: path }, isolated(thumbnail ? path.split("/").at(-1) : path)),
   );
   if (!thumbnail) return make("li", {}, make("figure", {}, caption));
   const picture = make("img", { src: `data:image/jpeg;base64,${thumbnail}`, alt: `Training image: ${names}` });

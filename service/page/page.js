@@ -2,7 +2,7 @@
 
 import { showResult } from "./answer.js";
 import { connectCodeTabs, showCode } from "./code.js";
-import { $, announce, percent, problemBox, showChips, showDetails } from "./elements.js";
+import { $, announce, isolated, percent, problemBox, showChips, showDetails } from "./elements.js";
 import { cancelExplanation, connectHeatmapControls, explainImage } from "./explanation.js";
 import { connectImageInputs } from "./image-input.js";
 import { showNeighbors } from "./neighbors.js";
@@ -23,7 +23,7 @@ async function loadModel() {
 function showModel(model) {
   const count = model.labels.length.toLocaleString("en");
   document.title = `${model.name} · Graft`;
-  $("name").textContent = model.name;
+  $("name").replaceChildren(isolated(model.name));
   $("locked").hidden = true;
   showDetails($("facts"), [
     [model.multilabel ? "Test exact-match accuracy" : "Test accuracy", ...accuracyText(model.scores.test)],

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from graft.service.artifact import FILES, MANIFEST
+from graft.service.manifest import FILES, MANIFEST
 
 ROOT = Path(__file__).parents[2]
 LOCK = "requirements-service.lock"

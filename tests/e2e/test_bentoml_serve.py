@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from resealed_packages import CONTENTS, resealed
 
 from graft.training.pipelines.demo import running_server
 from graft.training.pipelines.serve import environment
@@ -87,6 +88,27 @@ def test_damaged_package_is_not_served(fitted, tmp_path):
     assert "model.onnx" in output
 
 
+def test_contents_that_clients_must_not_get_end_the_start(fitted, tmp_path):
+    change, name, reason = CONTENTS["the thumbnails are SVG"]
+    package = resealed(fitted.package, tmp_path / "package", change)
+    with bentoml_serve(package) as server:
+        output, _ = server.communicate(timeout=60)
+    assert server.returncode == 3
+    assert [line for line in output.splitlines() if line.startswith("error: ")] == [
+        f"error: {package / name} has a thumbnail that {reason}."
+    ]
+
+
+def test_another_package_than_the_trusted_one_ends_the_start(fitted):
+    sha256 = fitted.artifact.manifest.sha256
+    with bentoml_serve(fitted.package, GRAFT_PACKAGE_SHA256="ab" * 32) as server:
+        output, _ = server.communicate(timeout=60)
+    assert server.returncode == 3
+    [line] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert sha256 in line
+    assert "ab" * 32 in line
+
+
 def test_misspelled_setting_ends_the_start(fitted):
     with bentoml_serve(fitted.artifact.path, GRAFT_MAX_BODY_BYTE="1") as server:
         output, _ = server.communicate(timeout=60)
@@ -97,8 +119,9 @@ def test_misspelled_setting_ends_the_start(fitted):
 def test_failed_golden_check_ends_the_start(fitted, tmp_path):
     import numpy as np
 
-    from graft.service.artifact import GOLDEN, MANIFEST, file_record
-    from graft.service.inference.model import GoldenSamples
+    from graft.service.artifact import file_record
+    from graft.service.inference.golden import GoldenSamples
+    from graft.service.manifest import GOLDEN, MANIFEST
 
     package = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
     golden = GoldenSamples.load(package / GOLDEN)

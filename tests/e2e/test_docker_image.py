@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from graft.service.artifact import FORMAT_VERSION, MANIFEST
+from graft.service.manifest import FORMAT_VERSION, MANIFEST
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ import pytest
 from hostile_corpus import corpus
 
 from graft.service.api.schemas import PROBLEMS
-from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.headers import ImageLimits, check_limits, read_header
 from graft.service.imaging.preprocess import decode
+from graft.service.manifest import Preprocessing
 
 RECIPE = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CASES = corpus()

@@ -11,20 +11,18 @@ from pathlib import Path
 import pytest
 from unprivileged import run_unprivileged
 
-from graft.service.artifact import (
+from graft.service.artifact import ArtifactError, file_record, read
+from graft.service.manifest import (
     FILES,
     FORMAT_VERSION,
     GOLDEN,
     GRAPH,
     MANIFEST,
     WEIGHTS,
-    ArtifactError,
     Backbone,
     Calibration,
     Manifest,
     Preprocessing,
-    file_record,
-    read,
 )
 
 EVERY_FILE = sorted({*FILES, MANIFEST})

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graft.service.api.options import ClassifyOptions, ExplainOptions, Options, SimilarOptions, parse_options
-from graft.service.artifact import Manifest
 from graft.service.errors import ProblemError
+from graft.service.manifest import Manifest
 from graft.service.settings import Settings
 from graft.service.validation_errors import problems, reworded
 from graft.training.config.recipe import Recipe, resolve_recipe

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing, file_record
+from graft.service.artifact import file_record
+from graft.service.manifest import GRAPH, WEIGHTS, Backbone, Preprocessing
 from graft.training.backbones.registry import BackboneError, BackboneSpec, packaged_weights
 from graft.training.config.hyperparameters import input_size
 from graft.training.runtime.cache_dir import SET_CACHE, cache_folder, configured_cache

@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
-from graft.service.artifact import GRAPH, WEIGHTS, Backbone, Preprocessing
 from graft.service.inference.engine import LOGITS, VECTORS
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.manifest import GRAPH, WEIGHTS, Backbone, Preprocessing
 from graft.service.networks.network import Network
 from graft.training.backbones import pretrained
 from graft.training.backbones.onnx_cache import METADATA, STAGES, graph_folder, input_size_file
 from graft.training.backbones.registry import BackboneError, BackboneSpec
 from graft.training.config.hyperparameters import input_size
+from graft.training.runtime import atomic_files
 
 
 @symbolic_helper.parse_args("v", "is")
@@ -154,20 +155,13 @@ def export_backbone(spec: BackboneSpec, base: Path, crop: int | None, median_sid
         metadata = {"backbone": backbone.model_dump(), "preprocessing": preprocessing.model_dump()}
         (temporary / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
         try:
-            _atomic_write_text(input_size_file(base), str(pretrained_side))
+            atomic_files.write_text(input_size_file(base), str(pretrained_side))
             os.rename(temporary, folder)
         except OSError:  # another process was faster, with the same result
             if not (folder / METADATA).is_file():
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _atomic_write_text(path: Path, text: str) -> None:
-    """Writes a small file atomically."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _write_graph(body: nn.Module, backbone: Backbone, preprocessing: Preprocessing, path: Path) -> Backbone:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
-from graft.service.artifact import MANIFEST, WEIGHTS, Backbone, Manifest, Preprocessing
+from graft.service.manifest import MANIFEST, WEIGHTS, Backbone, Manifest, Preprocessing
 from graft.service.networks.network import img_size_kwargs as sized_for
 from graft.service.networks.torchvision import drop_aux_heads
 from graft.training.backbones.registry import WEIGHTS_PACKAGES, BackboneError, BackboneSpec, packaged_weights, remedies

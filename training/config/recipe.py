@@ -20,7 +20,7 @@ from graft.service.settings import DeviceSetting
 from graft.training.config import option_errors
 from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, parse_corruption_names
 from graft.training.config.read_options import DATA, ReadOptions
-from graft.training.runtime import os_errors
+from graft.training.config.recipe_file import read_yaml
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
@@ -194,7 +194,7 @@ class Recipe(ReadOptions):
             ValueError: if the file is not a YAML mapping.
             OptionError: if an option is invalid or does not exist.
         """
-        options = _read_yaml(path)
+        options = read_yaml(path)
         if not isinstance(options, dict):
             raise ValueError(f"{path} is not a recipe: expected lines such as `epochs: 8`.")
         return _validate(options | overrides, path, list(overrides))
@@ -207,19 +207,6 @@ class Recipe(ReadOptions):
     def save(self, path: Path) -> None:
         """Writes a YAML file for `load`."""
         path.write_text(self.to_yaml(), encoding="utf-8")
-
-
-def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        reason = os_errors.describe(error)
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8 text"
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = f"{f'line {mark.line + 1}' if mark else 'it'} is not valid YAML"
-    raise ValueError(f"{path} cannot be read as a recipe: {reason}.")
 
 
 def _validate(options: Mapping[str, object], file: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:

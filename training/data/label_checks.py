@@ -4,10 +4,13 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-from graft.training.data.errors import DatasetError, ScanIssues, details, examples, printable
+from graft.service.manifest import text_problem
+from graft.training.data.errors import MAX_EXAMPLES, DatasetError, ScanIssues, details, examples, printable
 from graft.training.data.findings import Finding
 from graft.training.data.folders.class_folders import EXPECTED_LAYOUT, suggest_path, suggest_regex
 from graft.training.data.listing import Listing
+
+MAX_SHOWN = 40  # characters of a label in a message
 
 
 def validate_labels(
@@ -30,7 +33,7 @@ def validate_labels(
         hint = suggest_path(root, paths) or suggest_regex(paths)
         expected = EXPECTED_LAYOUT if listing.from_folders else f"Read as: {listing.layout}"
         raise DatasetError(f"{root}: {reason}{hint}\n{expected}{details(issues)}")
-    findings = _name_collisions(labels)
+    findings = _name_collisions(labels) + _unusable_names(labels)
     if unused := [name for name in listing.label_order if name not in used]:
         findings.append(
             Finding("unused-label", "warning", f"labels without images, excluded ({len(unused)}): {examples(unused)}")
@@ -42,6 +45,14 @@ def validate_labels(
         text = f"labels with test images but no training images ({len(missing)}): {examples(missing)}"
         findings.append(Finding("unknown-label", "error", text))
     return labels, findings
+
+
+def _unusable_names(labels: tuple[str, ...]) -> list[Finding]:
+    """Labels that a package cannot have; found out now, not after the training."""
+    problems = [(name, problem) for name in labels if (problem := text_problem(name))]
+    # ascii(), because the characters may be invisible
+    shown = ", ".join(f"{name[:MAX_SHOWN]!a} {problem}" for name, problem in problems[:MAX_EXAMPLES])
+    return [Finding("label-name", "error", f"labels that cannot be used ({len(problems):,}): {shown}")] if problems else []
 
 
 def _name_collisions(labels: tuple[str, ...]) -> list[Finding]:

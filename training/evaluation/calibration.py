@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import Calibration
 from graft.service.inference import postprocess
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.neighbors import NeighborIndex, l2_normalize
 from graft.service.inference.thread_map import ordered_map
+from graft.service.manifest import Calibration
+from graft.service.package_contents import MAX_NEIGHBORS, MAX_VECTOR_VALUES
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Sample
 from graft.training.evaluation.predictions import Predictions
@@ -26,8 +27,6 @@ INLIER_QUANTILE = 0.95  # fraction of in-distribution images that must not be fl
 MIN_PREDICTIONS = 5  # predictions above a threshold; one correct prediction alone is already a precision of 100 %
 MAX_COSINE_DISTANCE = 2.0  # the maximum of the cosine distance
 BLOCK_SIZE = 512  # images compared with all neighbors in one matrix product
-MAX_NEIGHBORS = 5_000
-MAX_STORED_VALUES = 4_000_000  # values in all reference vectors: 8 MB of a package, half a millisecond of every request
 
 Floats = NDArray[np.float64]
 
@@ -191,7 +190,7 @@ def reference_samples(samples: Sequence[Sample], width: int) -> list[Sample]:
     for sample in sorted(samples, key=lambda sample: (sample.digest, sample.path)):
         rounds[sample.labels] = rounds.get(sample.labels, 0) + 1
         entries.append((rounds[sample.labels], sample.digest, sample.path, sample))
-    n_max = max(1, min(MAX_NEIGHBORS, MAX_STORED_VALUES // width))
+    n_max = max(1, min(MAX_NEIGHBORS, MAX_VECTOR_VALUES // width))
     return [sample for *_, sample in sorted(entries, key=lambda entry: entry[:3])[:n_max]]
 
 

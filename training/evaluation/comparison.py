@@ -1,6 +1,5 @@
 """Compares training runs: accuracy of each strategy and backbone with intervals, and paired differences. No training here."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from graft.training.evaluation.confidence_intervals import clustered_proportion, percentile_interval
 from graft.training.results import Estimate, format_points
+from graft.training.runtime.spreadsheet import SpreadsheetWriter
 
 N_RESAMPLES = 2_000
 
@@ -112,11 +112,10 @@ def _differences(
 def write_csv(runs: Sequence[RunResult], path: Path) -> None:
     """Writes one CSV row per run."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["strategy", "backbone", "seed", "accuracy", "n_test", "seconds"])
+        writer = SpreadsheetWriter(file)
+        writer.write("strategy", "backbone", "seed", "accuracy", "n_test", "seconds")
         for run in runs:
-            row = [run.strategy, run.backbone, run.seed, f"{run.accuracy:.6f}", len(run.scores), f"{run.seconds:.2f}"]
-            writer.writerow(row)
+            writer.write(run.strategy, run.backbone, run.seed, f"{run.accuracy:.6f}", len(run.scores), f"{run.seconds:.2f}")
 
 
 def differences_text(comparison: Comparison) -> str:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import Calibration, Score
 from graft.service.inference import postprocess
 from graft.service.inference.neighbors import NeighborIndex
+from graft.service.manifest import Calibration, Score
 from graft.training.data.cross_validation import Targets
 from graft.training.evaluation import confidence_intervals
 from graft.training.evaluation.calibration import outlier_scores, per_sample_nll

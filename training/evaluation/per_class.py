@@ -7,8 +7,8 @@ its own uncertainty.
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import Calibration
 from graft.service.inference.postprocess import above_threshold
+from graft.service.manifest import Calibration
 from graft.training.evaluation import confidence_intervals
 from graft.training.evaluation.confidence_intervals import design_effect, macro_mean_interval, proportion
 from graft.training.results import Estimate, LabelScores

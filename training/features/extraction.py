@@ -1,7 +1,6 @@
 """Feature extraction: runs every image through the frozen backbone once and caches the result. No torch on a CPU."""
 
 import hashlib
-import os
 import tempfile
 import uuid
 import zipfile
@@ -216,9 +215,7 @@ def _save_shard(folder: Path, rows: dict[bytes, Row]) -> None:
     if not rows:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    name = uuid.uuid4().hex
-    temporary = folder / f".{name}.tmp"
     keys = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
-    with temporary.open("wb") as file:
-        np.savez(file, keys=keys, features=np.stack(list(rows.values())))
-    os.replace(temporary, folder / f"{name}.npz")
+    features = np.stack(list(rows.values()))
+    with atomic_files.atomic_write(folder / f"{uuid.uuid4().hex}.npz", features.nbytes) as file:
+        np.savez(file, keys=keys, features=features)

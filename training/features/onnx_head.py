@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from graft.service.artifact import MAPS_OUTPUT
 from graft.service.inference.engine import LOGITS, VECTORS
+from graft.service.manifest import MAPS_OUTPUT
 from graft.training.backbones.onnx_cache import STAGES
 from graft.training.features.linear_probe import Head
 

@@ -19,8 +19,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from graft.service.artifact import Preprocessing
 from graft.service.inference.devices import Device, available_cpus
+from graft.service.manifest import Preprocessing
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.data.dataset import Dataset as Images
 from graft.training.data.dataset import Sample

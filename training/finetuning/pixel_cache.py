@@ -20,11 +20,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.thread_map import ordered_map
+from graft.service.manifest import Preprocessing
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.runtime.cache_dir import SET_CACHE, cache_folder
 from graft.training.runtime.progress import Progress, log

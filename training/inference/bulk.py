@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import DecodedImage, decode
 from graft.service.inference import bulk
 from graft.service.inference.engine import Engine, Outputs, Pixels
+from graft.service.manifest import Preprocessing
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.progress import Progress

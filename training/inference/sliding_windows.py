@@ -19,7 +19,8 @@ from PIL import Image
 
 from graft.service.imaging.preprocess import RESAMPLING_FILTERS
 from graft.service.inference.devices import available_cpus
-from graft.service.inference.model import Model, load_head
+from graft.service.inference.head import load_head
+from graft.service.inference.model import Model
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.inference.thread_map import ordered_map
 

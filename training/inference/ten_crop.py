@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import Preprocessing
 from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference.batcher import Batcher
 from graft.service.inference.bulk import NO_TIMEOUT_S
@@ -17,6 +16,7 @@ from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Engine, Pixels
 from graft.service.inference.postprocess import to_probabilities
 from graft.service.inference.thread_map import ordered_map
+from graft.service.manifest import Preprocessing
 from graft.training.runtime.progress import Progress
 
 

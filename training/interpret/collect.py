@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graft.service.artifact import Artifact, Precision, Preprocessing
+from graft.service.artifact import Artifact
 from graft.service.errors import ImageError
 from graft.service.explain.explainer import Explainer, Method, UnsupportedMethod
 from graft.service.imaging.preprocess import DecodedImage, decode
@@ -15,6 +15,7 @@ from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Pixels
 from graft.service.inference.model import Model
 from graft.service.inference.thread_map import ordered_map
+from graft.service.manifest import Precision, Preprocessing
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import DatasetError
 from graft.training.features.feature_arrays import Vectors

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from graft.service.artifact import Backbone, Manifest
+from graft.service.manifest import Backbone, Manifest
 from graft.training.results import Estimate
 
 # Licenses by their identifiers on the hub, as far as timm's weights have them; others are `other`.

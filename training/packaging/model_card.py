@@ -1,11 +1,13 @@
 """Renders the model card, the README.md of a package."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from graft.service.artifact import Fidelity, Manifest, Preprocessing
 from graft.service.inference.neighbors import Thumbnails
+from graft.service.manifest import Fidelity, Manifest, Preprocessing
 from graft.training.packaging.card_metadata import front_matter
+from graft.training.packaging.markdown import escape
 from graft.training.results import Estimate, LabelScores
 
 OWN_NETWORKS = Path(__file__).parents[2] / "service" / "networks"  # defines networks under names that timm does not have
@@ -31,10 +33,10 @@ def render_card(
     )
     return f"""{front_matter(manifest, metrics)}
 
-# {manifest.name}
+# {escape(manifest.name)}
 
-An image classifier trained with Graft on {manifest.created}: {manifest.strategy} on {manifest.backbone.name}
-(weights: {manifest.backbone.weights}, license {manifest.backbone.license}).
+An image classifier trained with Graft on {manifest.created}: {manifest.strategy} on {escape(manifest.backbone.name)}
+(weights: {escape(manifest.backbone.weights)}, license {escape(manifest.backbone.license)}).
 
 | split | {"exact match" if manifest.multilabel else "top-1 accuracy"} | 95 % interval | images |
 |---|---|---|---|
@@ -57,8 +59,8 @@ On the test images:
 
 ## Use
 
-    graft predict {manifest.name}/ photo.jpg
-    graft serve {manifest.name}/
+    graft predict {shlex.quote(f"{manifest.name}/")} photo.jpg
+    graft serve {shlex.quote(f"{manifest.name}/")}
 
 Without Graft, in this folder:
 
@@ -89,16 +91,11 @@ def _guarantees(manifest: Manifest) -> str:
 
 def _label_table(by_label: Sequence[LabelScores]) -> str:
     rows = [
-        f"| {_cell(scores.label)} | {scores.support:,} | {_percent(scores.precision)} | {_percent(scores.recall)} |"
+        f"| {escape(scores.label)} | {scores.support:,} | {_percent(scores.precision)} | {_percent(scores.recall)} |"
         f" {_percent(scores.f1)} |"
         for scores in by_label
     ]
     return "\n".join(["| label | images | precision | recall | F1 |", "|---|---|---|---|---|", *rows])
-
-
-def _cell(text: str) -> str:
-    """A text in a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _percent(estimate: Estimate | None) -> str:

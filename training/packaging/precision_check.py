@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import INT8_WEIGHTS, Fidelity, Precision
 from graft.service.imaging.preprocess import decode
 from graft.service.inference import devices, loader
 from graft.service.inference.engine import LOGITS, Pixels
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.inference.thread_map import ordered_map
+from graft.service.manifest import INT8_WEIGHTS, Fidelity, Precision
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits

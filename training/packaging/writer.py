@@ -14,7 +14,14 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save as to_bytes
 
-from graft.service.artifact import (
+from graft.service.artifact import Artifact, ArtifactError, file_record, read
+from graft.service.imaging.preprocess import decode, decode_resized
+from graft.service.inference import loader
+from graft.service.inference.golden import GoldenSamples
+from graft.service.inference.model import Model
+from graft.service.inference.neighbors import Thumbnails
+from graft.service.inference.postprocess import to_probabilities
+from graft.service.manifest import (
     FILES,
     GOLDEN,
     GRAPH,
@@ -25,19 +32,12 @@ from graft.service.artifact import (
     NEIGHBORS,
     THUMBNAILS,
     WEIGHTS,
-    Artifact,
-    ArtifactError,
     Fidelity,
     Manifest,
     Precision,
-    file_record,
-    read,
+    to_text,
 )
-from graft.service.imaging.preprocess import decode, decode_resized
-from graft.service.inference import loader
-from graft.service.inference.model import GoldenSamples, Model
-from graft.service.inference.neighbors import Thumbnails
-from graft.service.inference.postprocess import to_probabilities
+from graft.service.package_contents import MAX_GOLDEN
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics
@@ -48,7 +48,6 @@ from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import step
 from graft.training.strategies.trained_model import TrainedModel
 
-N_GOLDEN = 8
 MAX_EXPORT_DIFFERENCE = (
     1e-4  # of probabilities: maximum difference between the packaged graph and the trained network, on this machine
 )
@@ -117,7 +116,7 @@ def _write_contents(
     trained.neighbors.save(folder / NEIGHBORS)
     thumbnails.save(folder / THUMBNAILS)
     manifest = Manifest(
-        name=name,
+        name=to_text(name),
         version=now.strftime("%Y%m%d-%H%M%S"),
         created=now.isoformat(timespec="seconds"),
         labels=dataset.labels,
@@ -157,12 +156,15 @@ def _test_metrics(trained: TrainedModel, labels: tuple[str, ...]) -> MetricsTabl
 def _golden_answers(trained: TrainedModel, dataset: Dataset, validation: tuple[Sample, ...]) -> GoldenSamples:
     """A few small images with their predictions, half JPEG and half PNG, so that both decoders are checked."""
     encoded = []
-    for index, sample in enumerate(sorted(validation, key=lambda sample: sample.digest)[:N_GOLDEN]):
+    for index, sample in enumerate(sorted(validation, key=lambda sample: sample.digest)[:MAX_GOLDEN]):
         image, file = Image.fromarray(decode_resized(dataset.read(sample), trained.preprocessing)), io.BytesIO()
         image.save(file, "PNG") if index % 2 else image.save(file, "JPEG", quality=90)
         encoded.append(file.getvalue())
     batch = np.stack([decode(file, trained.preprocessing).pixels for file in encoded])
-    return GoldenSamples(tuple(encoded), trained.network(batch).logits)
+    logits = trained.network(batch).logits
+    if not np.isfinite(logits).all():
+        raise ArtifactError("The trained network gives outputs that are not finite. No package was written.")
+    return GoldenSamples(tuple(encoded), logits)
 
 
 def _check_against_trained(artifact: Artifact) -> None:

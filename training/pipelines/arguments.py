@@ -9,12 +9,14 @@ from graft.training.runs.run_folder import RUN
 
 
 def check_order(package: Path, others: Sequence[Path]) -> None:
-    """Checks that the package is the first argument, before the data or images.
+    """Checks that the package is the first argument, before the data or images, and that those can be read.
 
     Raises:
-        ValueError: if another argument is the package.
+        ValueError: if another argument is the package, or a named pipe or device, which may never end.
         ArtifactError: if the first argument is a run that is not finished.
     """
+    if device := next((path for path in others if path.exists() and not (path.is_file() or path.is_dir())), None):
+        raise ValueError(f"{device} is a named pipe or a device, not a file or folder.")
     if is_package(package):
         return
     if swapped := next((path for path in others if is_package(path)), None):

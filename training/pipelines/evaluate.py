@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import Artifact, Preprocessing
+from graft.service.artifact import Artifact
 from graft.service.inference import loader
 from graft.service.inference.devices import resolve_device
 from graft.service.inference.engine import Engine
 from graft.service.inference.model import Model
 from graft.service.inference.model import load as load_model
+from graft.service.manifest import Preprocessing
 from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 from graft.training.config.read_options import ReadOptions
 from graft.training.data import wrong_paths

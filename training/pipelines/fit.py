@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft.service.artifact import Artifact, Manifest, read
+from graft.service.artifact import Artifact, read
 from graft.service.inference.devices import resolve_device
+from graft.service.manifest import PACKAGE, Manifest
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import Recipe
@@ -17,7 +18,7 @@ from graft.training.pipelines import evaluate
 from graft.training.report import collect, notebook, render
 from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_points
 from graft.training.runs import latest, lifecycle, run_folder
-from graft.training.runs.run_folder import PACKAGE, RunError, RunFolder, to_json
+from graft.training.runs.run_folder import RunError, RunFolder, to_json
 from graft.training.runtime import atomic_files
 from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step

@@ -1,6 +1,5 @@
 """`graft predict`: predictions for many images as text, JSON or CSV."""
 
-import csv
 import io
 import json
 import os
@@ -14,6 +13,7 @@ from graft.service.remote_paths import rejection
 from graft.training.data.dataset import DatasetError, Source
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import Progress
+from graft.training.runtime.spreadsheet import SpreadsheetWriter
 
 FIELDS = {"predictions", "prediction_set", "outlier_score", "abstain", "abstain_reason"}  # of an answer, for `--json`
 
@@ -56,25 +56,25 @@ def write_csv(
 ) -> Iterator[tuple[Path, Classification | ImageError]]:
     """Passes predictions through and writes each as a row of a CSV file. The file appears after the last row.
 
-    The labels of a set are separated by `|`, as in CSV input.
+    The labels of a set are separated by `|`, as in CSV input. No text can run as a formula in a spreadsheet.
     """
     with atomic_files.atomic_write(table) as file:
         # A file name may not be valid UTF-8; surrogateescape writes its bytes unchanged.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
-        writer = csv.writer(text)
-        writer.writerow(COLUMNS)
+        writer = SpreadsheetWriter(text)
+        writer.write(*COLUMNS)
         for path, result in results:
-            writer.writerow([path, *_csv_row(result)])
+            writer.write(str(path), *_csv_row(result))
             yield path, result
         text.detach()  # flush, but leave the file open for `atomic_files`
 
 
-def _csv_row(answer: Classification | ImageError) -> list[object]:
+def _csv_row(answer: Classification | ImageError) -> tuple[str | float, ...]:
     if isinstance(answer, ImageError):
-        return ["", "", "", "", "", "", answer.code]
+        return "", "", "", "", "", "", answer.code
     best, prediction_set = answer.predictions[0], "|".join(answer.prediction_set)
     abstain = "true" if answer.abstain else "false"
-    return [best.label, best.probability, prediction_set, answer.outlier_score, abstain, answer.abstain_reason or "", ""]
+    return best.label, best.probability, prediction_set, answer.outlier_score, abstain, answer.abstain_reason or "", ""
 
 
 def _list_images(path: Path) -> list[str]:

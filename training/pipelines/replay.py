@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import MANIFEST, WEIGHTS
+from graft.service.manifest import MANIFEST, PACKAGE, WEIGHTS
 from graft.training.config.recipe import Recipe
 from graft.training.pipelines import fit
 from graft.training.pipelines.fit import FitResult
 from graft.training.runs.lifecycle import is_finished
-from graft.training.runs.run_folder import PACKAGE, Row, RunError, load_recipe, run_of
+from graft.training.runs.run_folder import Row, RunError, load_recipe, run_of
 
 TOLERANCE = 1e-6  # relative and absolute, for metrics and weights
 # Manifest fields that identify a package; file digests depend on the time of packaging.

@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graft.service.artifact import Artifact, read
+from graft.service.manifest import PACKAGE
 from graft.service.settings import BENTO_PACKAGE
-from graft.training.runs.run_folder import PACKAGE, RUNS, run_of
+from graft.training.runs.run_folder import RUNS, run_of
 from graft.training.runtime import atomic_files
 
 LATEST = RUNS / "latest"

@@ -12,12 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from graft.service.artifact import MANIFEST
+from graft.service.manifest import MANIFEST, PACKAGE
 from graft.training.config.recipe import Recipe
 from graft.training.runs import latest
 from graft.training.runs.run_folder import (
     DECISIONS,
-    PACKAGE,
     RECIPE,
     RUN,
     RUNS,

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from graft.service import artifact
+from graft.service.manifest import MANIFEST, PACKAGE
 from graft.training.config.recipe import Recipe, option_flag
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import log
+from graft.training.runtime.spreadsheet import SpreadsheetWriter, restore
 
 T = TypeVar("T")
 Row = tuple[str, object, object]
 
 RUNS = Path("runs")  # in the current folder
 RUN, RECIPE, SPLITS, DECISIONS = "run.json", "recipe.yaml", "splits.csv", "decisions.json"
-PACKAGE = artifact.PACKAGE
 
 
 class RunError(ValueError):
@@ -45,7 +45,7 @@ def run_of(path: Path) -> Path:
     Raises:
         RunError: if the path is a package outside of a run.
     """
-    if not (path / artifact.MANIFEST).is_file():
+    if not (path / MANIFEST).is_file():
         return path
     if path.name != PACKAGE or not (path.parent / RUN).is_file():
         raise RunError(f"{path} is a package without its run. It can be served with: graft serve {path}")
@@ -106,6 +106,7 @@ class RunFolder:
         with recorded.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
+            row |= {name: restore(row[name] or "") for name in ("path", "label")}
             sample = unmatched.pop(row["path"], None)
             if row["split"] not in by_split:  # excluded images stay excluded
                 continue
@@ -137,11 +138,11 @@ class RunFolder:
         if (self.path / SPLITS).exists():
             return
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "label", "split", "sha256"])
+        writer = SpreadsheetWriter(text, "\n")
+        writer.write("path", "label", "split", "sha256")
         for name, samples in splits.to_dict().items():
-            writer.writerows([sample.path, _label_text(dataset, sample), name, sample.digest.hex()] for sample in samples)
-        writer.writerows([path, "", f"excluded: {reason}", ""] for path, reason in sorted(excluded.items()))
+            writer.write_all((sample.path, _label_text(dataset, sample), name, sample.digest.hex()) for sample in samples)
+        writer.write_all((path, "", f"excluded: {reason}", "") for path, reason in sorted(excluded.items()))
         atomic_files.write_text(self.path / SPLITS, text.getvalue())
 
 

@@ -4,12 +4,16 @@ import os
 import shutil
 import stat
 import tempfile
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from graft.training.runtime.progress import log
 
 MIN_FREE_BYTES = 64 * 2**20  # a backbone and the features of a small data set
+STALE_S = 24 * 3600
+LEFTOVERS = ("*/.making-*", "*/.*.tmp", "*/*/.*.tmp")  # of exports; of single files; of files in a folder for each network
 SET_CACHE = "Set GRAFT_CACHE to a folder that can be written and has space"
 
 
@@ -33,7 +37,22 @@ def cache_folder() -> Path:
     Raises:
         OSError: if neither can be written; the message names GRAFT_CACHE.
     """
-    return _writable(configured_cache())
+    folder = _writable(configured_cache())
+    _remove_leftovers(folder)
+    return folder
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Once per process: removes temporary files that nobody has written to for a day. The process that made them was killed.
+
+    By age and not by process id, because processes in several containers may share a cache. What cannot be removed stays.
+    """
+    oldest = time.time() - STALE_S
+    for path in (path for pattern in LEFTOVERS for path in folder.glob(pattern)):
+        with suppress(OSError):
+            if max(entry.lstat().st_mtime for entry in (path, *path.glob("*"))) < oldest:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @cache

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from graft.service.artifact import WEIGHTS, Artifact, package_folder, read
+from graft.service.artifact import Artifact, package_folder, read
+from graft.service.manifest import WEIGHTS
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Sample
 from graft.training.features.linear_probe import Head

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.artifact import Backbone, Calibration, Preprocessing, Score
 from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.neighbors import NeighborIndex
 from graft.service.inference.postprocess import to_probabilities
+from graft.service.manifest import Backbone, Calibration, Preprocessing, Score
 from graft.training.config.recipe import Recipe
 from graft.training.evaluation import calibration, metrics
 from graft.training.evaluation.predictions import Predictions

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageOps
 
-from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode_resized, image_size
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.neighbors import Thumbnails
 from graft.service.inference.thread_map import ordered_map
+from graft.service.manifest import Preprocessing
+from graft.service.package_contents import MAX_THUMBNAIL_BYTES, MAX_THUMBNAIL_SIDE
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.runtime.progress import Progress
 
 PAGE_SIZE = (320, 320)  # pixels, in a page, which shows them smaller and enlarges them on a click
 LOSSLESS_MAX_SIDE = 48  # pixels; up to this side, thumbnails are lossless and not resized
 PAGE_BUDGET_BYTES = 4 * 2**20  # bytes of thumbnails in one page
-PACKAGE_SIZE = (96, 96)  # pixels, in a package
-MAX_PACKAGE_BYTES = 4096  # of a thumbnail in a package, so that 3,000 of them stay below 12 MB
+PACKAGE_SIZE = (MAX_THUMBNAIL_SIDE, MAX_THUMBNAIL_SIDE)  # pixels, in a package
 
 
 def thumbnail(encoded: bytes) -> bytes:
@@ -45,7 +45,7 @@ def package_thumbnail(encoded: bytes) -> bytes:
     """
     small = _resize_to_fit(encoded, PACKAGE_SIZE)
     jpegs = (_encode_jpeg(small, quality) for quality in (80, 50, 20))
-    return next((jpeg for jpeg in jpegs if len(jpeg) <= MAX_PACKAGE_BYTES), b"")
+    return next((jpeg for jpeg in jpegs if len(jpeg) <= MAX_THUMBNAIL_BYTES), b"")
 
 
 def package_thumbnails(dataset: Dataset, samples: Sequence[Sample]) -> Thumbnails:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.service.artifact import GRAPH, MANIFEST, WEIGHTS, ArtifactError, Preprocessing, file_record, read
+from graft.service.artifact import ArtifactError, file_record, read
 from graft.service.explain.explainer import Cancelled, Explainer, UnsupportedMethod, class_activation_map, input_region
 from graft.service.imaging.preprocess import EXIF_ORIENTATION, DecodedImage, decode
 from graft.service.inference import model as models
+from graft.service.manifest import GRAPH, MANIFEST, WEIGHTS, Preprocessing
 
 ROOT = Path(__file__).parents[3]
 # How a camera would have stored an upright scene, for each of EXIF's orientations.

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graft.service.artifact import Backbone, Preprocessing
 from graft.service.explain.explainer import Explainer, UnsupportedMethod
 from graft.service.explain.gradcam import GradCam, compute_gradcam, to_spatial
+from graft.service.manifest import Backbone, Preprocessing
 from graft.service.networks.network import Network
 
 ROOT = Path(__file__).parents[3]
@@ -120,7 +120,7 @@ def test_gradcam_of_a_pooled_network_needs_no_torch(fitted):
         "from pathlib import Path; from graft.service.inference import model\n"
         "from graft.service.explain.explainer import Explainer\n"
         f"loaded = model.load(Path({str(fitted.artifact.path)!r}), 'cpu')\n"
-        "golden = model.GoldenSamples.load(loaded.artifact.golden)\n"
+        "golden = loaded.contents.golden\n"
         "explainer, decoded = Explainer(loaded.artifact), loaded.decode(golden.encoded[0])\n"
         "found, exact = (explainer.explain(decoded, 0, method) for method in ('gradcam', 'cam'))\n"
         "print(found.method, found.bias, (found.map == exact.map).all())"
@@ -151,7 +151,7 @@ def test_without_torch_the_default_method_is_occlusion(pack):
         "from pathlib import Path; from graft.service.inference import model\n"
         "from graft.service.explain.explainer import Explainer, UnsupportedMethod\n"
         f"loaded = model.load(Path({str(pack('lcnet_035', 'last').artifact.path)!r}), 'cpu')\n"
-        "golden = model.GoldenSamples.load(loaded.artifact.golden)\n"
+        "golden = loaded.contents.golden\n"
         "explainer, decoded = Explainer(loaded.artifact), loaded.decode(golden.encoded[0])\n"
         "try:\n    explainer.explain(decoded, 0, 'gradcam')\n"
         "except UnsupportedMethod as error:\n    print(error)\n"

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.service.artifact import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, ArtifactError, Manifest, file_record, read
+from graft.service.artifact import ArtifactError, file_record, read
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import ImageLimits
 from graft.service.inference import loader
-from graft.service.inference.model import GoldenCheck, GoldenSamples, Model, load, select_fastest
+from graft.service.inference.golden import GoldenSamples
+from graft.service.inference.model import GoldenCheck, Model, load, select_fastest
 from graft.service.inference.neighbors import NeighborIndex, Thumbnails
+from graft.service.manifest import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, Manifest
 
 
 @pytest.fixture
@@ -27,19 +29,6 @@ def reseal(package: Path, **changes: object) -> None:
     manifest = Manifest.model_validate_json((package / MANIFEST).read_bytes())
     files = {name: file_record(package / name) for name in manifest.files}
     (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files, **changes}).with_digest().to_bytes())
-
-
-def test_golden_samples_round_trip(tmp_path):
-    golden = GoldenSamples((b"one", b"", b"three\0"), np.array([[1.5, -2], [0, 1], [3, 4]], np.float32))
-    golden.save(tmp_path / "golden.npz")
-    found = GoldenSamples.load(tmp_path / "golden.npz")
-    assert (found.encoded, found.logits.tolist()) == (golden.encoded, [[1.5, -2], [0, 1], [3, 4]])
-
-
-def test_golden_samples_are_never_unpickled(tmp_path):
-    np.savez(tmp_path / "golden.npz", content=np.array([print], object), ends=np.array([1]), logits=np.zeros((1, 2)))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        GoldenSamples.load(tmp_path / "golden.npz")
 
 
 def test_drift_is_small_on_the_packaging_machine(model):
@@ -118,12 +107,12 @@ def test_an_unsupported_precision_is_rejected(package):
 
 
 @pytest.mark.parametrize("change", [lambda labels: (*labels, "hat"), lambda labels: labels[:-1]])
-def test_a_package_with_different_numbers_of_labels_and_logits_is_rejected(package, change):
+def test_a_package_with_another_number_of_labels_than_its_head_is_rejected(package, change):
     manifest = read(package).manifest
     labels = change(manifest.labels)
     calibration = manifest.calibration.model_copy(update={"thresholds": (0.5,) * len(labels)})
     reseal(package, labels=labels, calibration=calibration)
-    with pytest.raises(ArtifactError, match=r"manifest\.json lists \d+ labels, but .*golden\.npz has 10 logits"):
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors has head\.weight of F32 and shape \(10, 1280\)"):
         load(package)
 
 

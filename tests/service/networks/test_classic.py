@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from graft.service.artifact import Backbone, Preprocessing
 from graft.service.inference.engine import VECTORS
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.manifest import Backbone, Preprocessing
 from graft.service.networks.network import Network, build
 from graft.training.architecture.tracer import trace_layers
 from graft.training.backbones import onnx_cache, onnx_export, pretrained

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from graft.service.artifact import Backbone
 from graft.service.inference.engine import VECTORS
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.manifest import Backbone
 from graft.training.backbones import onnx_cache
 from graft.training.backbones.onnx_cache import STAGES, ExportedBackbone, feature_slices
 from graft.training.backbones.onnx_export import evenly_spaced, export_backbone, is_global_average

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graft.service.artifact import Calibration
+from graft.service.manifest import Calibration
 from graft.training.cli import show
 from graft.training.cli.evaluation_tables import confused_pairs, confusion_matrix, n_confused_pairs, per_class
 from graft.training.evaluation.per_class import multiclass_metrics, multilabel_metrics

@@ -185,6 +185,23 @@ def test_labels_that_differ_only_in_spelling_are_an_error(make_folder, one: str,
     assert set(dataset.labels) == {one, other}
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tab\there", "must not contain the control character U+0009"),
+        ("\u202egnp", "must not contain the control character U+202E"),
+        ("l" * 201, "must have 200 characters or fewer, not 201"),
+        (" ", "must not be empty"),
+    ],
+)
+def test_a_label_that_no_package_can_have_is_an_error(make_folder, name: str, reason: str):
+    dataset = scan(make_folder({name: 2, "dog": 2}))
+    [finding] = dataset.findings
+    assert (finding.kind, finding.severity, finding.flag) == ("label-name", "error", "")
+    assert f"labels that cannot be used (1): {name[:40]!a} {reason}" in finding.text
+    assert finding.text.isprintable()
+
+
 def test_several_folders_of_the_same_split_are_one_split(make_folder):
     dataset = scan(make_folder({"train1/cat": 1, "train1/dog": 1, "train2/cat": 1, "test/cat": 1, "test/dog": 1}))
     assert label_counts(dataset) == {("train", "cat"): 2, ("train", "dog"): 1, ("test", "cat"): 1, ("test", "dog"): 1}

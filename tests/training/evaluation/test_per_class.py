@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from graft.service.artifact import Calibration
+from graft.service.manifest import Calibration
 from graft.training.evaluation.per_class import (
     average_precisions,
     confusion_matrix,

@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from graft.service.artifact import MAPS_OUTPUT
 from graft.service.inference.engine import LOGITS, VECTORS
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.manifest import MAPS_OUTPUT
 from graft.training.backbones import onnx_cache, registry
 from graft.training.features.linear_probe import Head, fit, out_of_fold_probabilities
 from graft.training.features.onnx_head import append_head

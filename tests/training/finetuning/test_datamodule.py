@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from graft.service.artifact import Preprocessing
 from graft.service.imaging.preprocess import decode
+from graft.service.manifest import Preprocessing
 from graft.training.audit.image_scan import scan_images
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from graft.service.artifact import MAPS_OUTPUT
 from graft.service.inference.engine import LOGITS, VECTORS
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.manifest import MAPS_OUTPUT
 from graft.service.networks.network import Network
 from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from graft.service.artifact import Backbone, Preprocessing
+from graft.service.manifest import Backbone, Preprocessing
 from graft.service.networks.network import Network, build
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from graft.service.artifact import Backbone, Preprocessing
+from graft.service.manifest import Backbone, Preprocessing
 from graft.service.networks.network import Network, build
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe

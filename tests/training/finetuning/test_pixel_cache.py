@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graft.service.artifact import Preprocessing
 from graft.service.imaging.preprocess import decode, decode_resized
+from graft.service.manifest import Preprocessing
 from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
 from graft.training.finetuning import pixel_cache

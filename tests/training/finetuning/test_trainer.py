@@ -12,7 +12,7 @@ import torch
 from conftest import file_size_limit
 from torch import Tensor, nn
 
-from graft.service.artifact import Preprocessing
+from graft.service.manifest import Preprocessing
 from graft.training.audit.image_scan import scan_images
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
 from graft.training.config.recipe import Recipe

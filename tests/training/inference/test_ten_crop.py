@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from graft.service.artifact import Preprocessing
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference.engine import Outputs, Pixels
+from graft.service.manifest import Preprocessing
 from graft.training.inference.ten_crop import ten_crop, ten_crops
 
 FITTED = Preprocessing(resize=40, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.service.artifact import Backbone, Preprocessing
+from graft.service.inference.neighbors import Thumbnails
+from graft.service.manifest import Backbone, Preprocessing
 from graft.training.packaging.card_metadata import hub_repository
-from graft.training.packaging.model_card import _cell, _resize_lines
+from graft.training.packaging.model_card import _resize_lines, render_card
+from graft.training.results import LabelScores
 
 
 @pytest.fixture(scope="module")
@@ -115,5 +117,12 @@ def test_base_model_is_the_repository_of_the_weights(weights, expected):
     assert hub_repository(backbone) == expected
 
 
-def test_labels_cannot_break_the_table():
-    assert _cell("a|b\nc") == "a\\|b c"
+def test_names_and_labels_from_outside_stay_text(fitted):
+    hostile = "<b>|[x](http://y) # h"
+    manifest = fitted.artifact.manifest.model_copy(update={"name": hostile})
+    scores = [LabelScores(label=hostile, support=3, precision=None, recall=None, f1=None)]
+    card = render_card(manifest, Thumbnails.from_jpegs([]), {}, scores, [])
+    body = card.split("---\n", 2)[2]
+    assert "# &lt;b&gt;\\|\\[x\\](http&#58;&#47;&#47;y) # h\n" in body
+    assert "| &lt;b&gt;\\|\\[x\\](http&#58;&#47;&#47;y) # h | 3 | – | – | – |" in body
+    assert "    graft predict '<b>|[x](http://y) # h/' photo.jpg" in body

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from other_predictions import with_predictions
 
-from graft.service.artifact import GRAPH, Fidelity, Score
 from graft.service.inference import loader
+from graft.service.manifest import GRAPH, Fidelity, Score
 from graft.training.data.dataset import scan
 from graft.training.data.splits import Splits
 from graft.training.packaging import precision_check

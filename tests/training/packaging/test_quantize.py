@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from other_predictions import with_predictions
 
-from graft.service.artifact import INT8_GRAPH, INT8_WEIGHTS, ArtifactError, read
+from graft.service.artifact import ArtifactError, read
 from graft.service.inference.model import load
+from graft.service.manifest import INT8_GRAPH, INT8_WEIGHTS
 from graft.training.data.dataset import scan
 from graft.training.data.splits import Splits
 from graft.training.packaging import quantize, writer

@@ -17,6 +17,7 @@ from graft.service import artifact
 from graft.service.artifact import ArtifactError
 from graft.service.inference import model
 from graft.service.inference.engine import Outputs
+from graft.service.inference.golden import GoldenSamples
 from graft.service.inference.neighbors import NeighborIndex, Thumbnails
 from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, scan
@@ -90,7 +91,7 @@ def test_manifest_describes_the_trained_model(written: Path, trained, dataset: D
 
 
 def test_golden_images_are_jpeg_and_png(written: Path):
-    golden = model.GoldenSamples.load(written / "golden.npz")
+    golden = GoldenSamples.load(written / "golden.npz")
     assert [encoded[:4] for encoded in golden.encoded] == [b"\xff\xd8\xff\xe0", b"\x89PNG"] * 4
     assert golden.logits.shape == (8, 10)
 
@@ -224,7 +225,7 @@ def test_newer_package_replaces_the_older_one_completely(trained, dataset: Datas
 
 
 def test_labels_in_any_script_are_preserved(trained, dataset: Dataset, splits, tmp_path: Path):
-    labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "bell\a", "عباية", "e\N{COMBINING ACUTE ACCENT}", " ")
+    labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "a|b", "عباية", "e\N{COMBINING ACUTE ACCENT}", "می\u200cخواهم")
     target = tmp_path / "paquet d'été 🧥" / "package"
     writer.write(trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
     assert artifact.read(target).manifest.labels == labels

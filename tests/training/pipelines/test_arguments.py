@@ -1,5 +1,6 @@
 """Arguments in the wrong order, and paths of the wrong kind."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,9 @@ def test_package_without_its_run_cannot_be_selected(fitted, tmp_path: Path, monk
     (tmp_path / "package").symlink_to(fitted.package)
     with pytest.raises(RunError, match=r"package is a package without its run\. It can be served with: graft serve package"):
         latest.set_latest(Path("package"))
+
+
+def test_a_pipe_in_place_of_an_image_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "cat.jpg")
+    with pytest.raises(ValueError, match=r"cat\.jpg is a named pipe or a device, not a file or folder"):
+        check_order(tmp_path, [tmp_path / "cat.jpg"])

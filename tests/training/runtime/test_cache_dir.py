@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ def fresh(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     cache_dir._writable.cache_clear()
+    cache_dir._remove_leftovers.cache_clear()
     yield
     cache_dir._writable.cache_clear()
+    cache_dir._remove_leftovers.cache_clear()
 
 
 def fallback(tmp_path: Path) -> Path:
@@ -110,3 +113,41 @@ def test_a_full_disk_in_the_cache_names_the_setting(tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir()
     assert "Set GRAFT_CACHE" in str(atomic_files.disk_full(tmp_path / "cache" / "features", 1))
     assert "GRAFT_CACHE" not in str(atomic_files.disk_full(tmp_path / "runs", 1))
+
+
+LEFT = ["backbones/.making-abc/model.onnx", "backbones/.net.size.7.tmp", "features/key/.rows.npz.7.tmp", "unpacked/.tar-7.tmp"]
+KEPT = ["backbones/net-224/model.onnx", "features/key/rows.npz", "unpacked/tar", "unpacked/.hidden"]
+
+
+def make_files(folder: Path, age_s: float) -> None:
+    for name in LEFT + KEPT:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"partial")
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - age_s,) * 2)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path, monkeypatch):
+    make_files(tmp_path, 25 * 3600)
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+    cache_dir.cache_folder()
+    assert files(tmp_path) == sorted(KEPT)
+
+
+def test_what_may_still_be_written_to_is_kept(tmp_path, monkeypatch):
+    make_files(tmp_path, 23 * 3600)
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+    cache_dir.cache_folder()
+    assert files(tmp_path) == sorted(LEFT + KEPT)
+
+
+def test_a_folder_with_one_new_file_is_kept(tmp_path, monkeypatch):
+    make_files(tmp_path, 25 * 3600)
+    os.utime(tmp_path / "backbones/.making-abc/model.onnx")
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+    cache_dir.cache_folder()
+    assert files(tmp_path) == sorted([LEFT[0], *KEPT])

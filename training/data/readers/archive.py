@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
+import numpy as np
+
+from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues, printable
 from graft.training.data.readers.archive_index import (
     BZIP2,
     DEFLATED,
@@ -25,7 +27,13 @@ from graft.training.data.readers.archive_index import (
     tar_members,
     zip_members,
 )
-from graft.training.data.readers.decompress import decompressed_copy, is_compressed, is_tar
+from graft.training.data.readers.decompress import (
+    BOMB_CHECK_MIN_BYTES,
+    MAX_COMPRESSION_RATIO,
+    decompressed_copy,
+    is_compressed,
+    is_tar,
+)
 from graft.training.runtime.progress import Progress
 
 
@@ -124,9 +132,34 @@ def _build_index(root: Path, issues: ScanIssues) -> _MemberIndex:
                 index.add(name, location)
     except (OSError, struct.error, tarfile.TarError) as error:
         raise DatasetError(f"{root} is damaged or truncated: {error}") from None
+    if not is_tar_file:
+        _check_overlaps(root, index)
     index.sort_and_deduplicate(issues)
     _add_hard_links(index, hard_links, issues)
+    _check_total_size(root, index)
     return index
+
+
+def _check_overlaps(root: Path, index: _MemberIndex) -> None:
+    """Raises DatasetError if two members of a zip share bytes: then a small archive can hold any number of large members."""
+    offsets, sizes = np.array(index.offsets, np.float64), np.array(index.compressed_sizes, np.float64)
+    order = np.argsort(offsets)
+    ends = offsets[order] + LOCAL_HEADER.size + sizes[order]
+    overlaps = np.flatnonzero(ends[:-1] > offsets[order][1:])
+    if len(overlaps):
+        first, second = (printable(index.names[row]) for row in order[overlaps[0] : overlaps[0] + 2])
+        raise DatasetError(f"{root} is not a valid archive: its members {first} and {second} share the same bytes.")
+
+
+def _check_total_size(root: Path, index: _MemberIndex) -> None:
+    """Raises DatasetError if the members are far larger than the archive, as in a decompression bomb."""
+    sizes = np.array(index.sizes, np.float64)
+    size, total = root.stat().st_size, int(sizes[sizes <= MAX_FILE_BYTES].sum())  # larger ones are never read
+    if total > max(BOMB_CHECK_MIN_BYTES, MAX_COMPRESSION_RATIO * size):
+        raise DatasetError(
+            f"{root} has {size:,} bytes, and its members {total:,}: more than {MAX_COMPRESSION_RATIO} times its size; no set of"
+            " images does."
+        )
 
 
 def _add_hard_links(index: _MemberIndex, hard_links: dict[str, str], issues: ScanIssues) -> None:

@@ -11,8 +11,10 @@ import zlib
 from collections.abc import Callable
 from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 from graft.training.data.errors import DatasetError
+from graft.training.runtime import atomic_files
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import Progress
 
@@ -54,7 +56,8 @@ def decompressed_copy(path: Path) -> Path:
     """Return a decompressed copy of a file in the cache. An earlier copy is reused if the file has not changed.
 
     Raises:
-        DatasetError: if the file is damaged, a decompression bomb, or larger than the free disk space.
+        DatasetError: if the file is damaged or a decompression bomb.
+        OSError: if the disk of the cache is full.
     """
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
@@ -87,9 +90,16 @@ def _decompress(path: Path, target: Path) -> None:
                     f"{path} decompresses to more than {MAX_COMPRESSION_RATIO} times its size; no set of images does."
                 )
             if n_written > free:
-                raise DatasetError(f"{path} decompresses to more than the {free:,} bytes available in {target.parent}.")
-            file.write(chunk)
+                raise atomic_files.disk_full(target, n_written + MIN_FREE_DISK)
+            _write(file, chunk, target, n_written)
             progress.advance(1)
+
+
+def _write(file: BinaryIO, chunk: bytes, target: Path, n_written: int) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        raise atomic_files.disk_full(target, n_written) if error.errno in atomic_files.DISK_FULL_ERRNOS else error from None
 
 
 def _opener(path: Path) -> Callable[[Path], BufferedIOBase] | None:

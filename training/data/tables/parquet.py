@@ -4,27 +4,21 @@ A path is `SHARD/ROW` or `SHARD/ROW-NAME`: the file without its suffix, the row 
 """
 
 import os
-import threading
-from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from graft.training.config.read_options import ReadOptions
-from graft.training.data.errors import MAX_FILE_BYTES, DatasetError, ScanIssues
+from graft.training.data.errors import DatasetError, ScanIssues
 from graft.training.data.listing import Listing, ListingBuilder
 from graft.training.data.readers.source import Source
 from graft.training.data.split_names import split_from_name
-from graft.training.data.tables.parquet_schema import TableSchema, infer_schema, is_struct, label_names, open_parquet
+from graft.training.data.tables.parquet_rows import RowCache, check_file
+from graft.training.data.tables.parquet_schema import TableSchema, infer_schema, label_names, open_parquet
 from graft.training.runtime.progress import Progress
 
 SUFFIX = ".parquet"
-MAX_CACHED_ROW_GROUPS = 4  # with sequential reads, each row group is decompressed once, for any number of threads
-MAX_CACHED_BYTES = 256 * 2**20
-MAX_ROW_GROUP_BYTES = 4 * 2**30
-BATCH_ROWS = 8192  # rows
+BATCH_ROWS = 1024  # rows
 
 
 def read_listing(root: Path, shards: list[str], options: ReadOptions, issues: ScanIssues) -> tuple[Source, Listing, bool]:
@@ -52,6 +46,7 @@ def read_listing(root: Path, shards: list[str], options: ReadOptions, issues: Sc
         for shard, file in files.items():
             if infer_schema(file, options) != columns:
                 raise DatasetError(f"{file} has different columns or label names from the first file of {root}.")
+            check_file(file, columns)
             for row, (name, label, split, group) in enumerate(progress.track(_read_rows(file, columns))):
                 path = f"{shard}/{row}-{name}" if name else f"{shard}/{row}"
                 builder.add(path, label_names(label, columns, path, unnamed_labels), split or splits[shard], group)
@@ -66,7 +61,7 @@ def read_listing(root: Path, shards: list[str], options: ReadOptions, issues: Sc
 
 
 class ParquetReader:
-    """Reads images from Parquet files by row group; all threads share a cache of the most recent row groups.
+    """Reads images from Parquet files in the order of their rows; all threads share a cache of the most recent rows.
 
     Args:
         files: shard name -> file.
@@ -75,7 +70,7 @@ class ParquetReader:
 
     def __init__(self, files: dict[str, Path], image_column: str) -> None:
         self._files, self._image_column = files, image_column
-        self._cache = _RowGroupCache()
+        self._cache = RowCache(image_column)
 
     def __reduce__(self) -> tuple[type["ParquetReader"], tuple[dict[str, Path], str]]:
         return ParquetReader, (self._files, self._image_column)
@@ -91,64 +86,13 @@ class ParquetReader:
         content = self._read_cell(self._files[shard], int(row.partition("-")[0]))
         if content is None:
             raise ValueError("its row has no image bytes, at most the path of an external file")
-        if len(content) > MAX_FILE_BYTES and n_bytes < 0:
-            raise ValueError(f"it has {len(content):,} bytes; an image has at most {MAX_FILE_BYTES:,}.")
         return content if n_bytes < 0 else content[:n_bytes]
 
     def _read_cell(self, file: Path, row: int) -> bytes | None:
         if self._cache.process != os.getpid():  # a lock inherited by a forked worker may never be released
-            self._cache = _RowGroupCache()
+            self._cache = RowCache(self._image_column)
         with self._cache.lock:
-            starts = self._cache.starts.get(file) or self._cache.starts.setdefault(file, _row_group_starts(file))
-            row_group = bisect_right(starts, row) - 1
-            if row < 0 or row_group >= len(starts) - 1:
-                raise ValueError("the file has no such row")
-            column = self._cache.column(file, row_group, self._image_column)
-            content: bytes | None = column[row - starts[row_group]].as_py()
-        return content
-
-
-class _RowGroupCache:
-    """LRU cache of row groups in one process."""
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.lock = threading.Lock()
-        self.starts: dict[Path, list[int]] = {}  # the first row of each row group, then the total number of rows
-        self._columns: OrderedDict[tuple[Path, int], Any] = OrderedDict()
-
-    def column(self, file: Path, row_group: int, image_column: str) -> Any:
-        """Return the encoded images of a row group as an Arrow array."""
-        key = file, row_group
-        if key not in self._columns:
-            while self._columns and (
-                len(self._columns) >= MAX_CACHED_ROW_GROUPS
-                or sum(array.nbytes for array in self._columns.values()) > MAX_CACHED_BYTES
-            ):
-                self._columns.popitem(last=False)
-            self._columns[key] = _read_row_group(file, row_group, image_column)
-        self._columns.move_to_end(key)
-        return self._columns[key]
-
-
-def _read_row_group(file: Path, row_group: int, image_column: str) -> Any:
-    parquet = open_parquet(file)
-    group = parquet.metadata.row_group(row_group)
-    if group.total_byte_size > MAX_ROW_GROUP_BYTES:
-        raise ValueError(
-            f"its row group has {group.total_byte_size:,} bytes uncompressed: write the file with smaller row groups"
-        )
-    has_struct = is_struct(parquet.schema_arrow.field(image_column).type)
-    column = parquet.read_row_group(
-        row_group, columns=[f"{image_column}.bytes" if has_struct else image_column], use_threads=False
-    ).column(0)
-    array = column.combine_chunks()
-    return array.field("bytes") if has_struct else array
-
-
-def _row_group_starts(file: Path) -> list[int]:
-    metadata = open_parquet(file).metadata
-    return list(accumulate((metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)), initial=0))
+            return self._cache.read(file, row)
 
 
 def _split_from_path(shard: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.errors import DatasetError, printable
 from graft.training.data.tables import column_names
+from graft.training.data.tables.table_columns import MAX_NAMES
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _label_column(file: Path, schema: Any, options: ReadOptions, candidates: lis
 
 def _requested(file: Path, schema: Any, flag: str, name: str | None) -> str | None:
     if name is not None and name not in schema.names:
-        raise DatasetError(f"{flag} {name}: {file} has no such column, only {', '.join(map(printable, schema.names))}.")
+        raise DatasetError(f"{flag} {name}: {file} has no such column, only {_list_names(list(map(printable, schema.names)))}.")
     return name
 
 
@@ -118,12 +119,17 @@ def _select_column(file: Path, schema: Any, role: str, candidates_by_priority: l
     candidates = next(filter(None, candidates_by_priority), [])
     if len(candidates) == 1:
         return candidates[0]
-    columns = ", ".join(f"{printable(field.name)} ({field.type})" for field in schema)
-    reason = f"several candidates: {', '.join(map(printable, candidates))}" if candidates else "none"
+    columns = _list_names([f"{printable(field.name)} ({field.type})" for field in schema])
+    reason = f"several candidates: {_list_names(list(map(printable, candidates)))}" if candidates else "none"
     flag = {"image": "--path-column", "label": "--label-column"}[role]
     raise DatasetError(
         f"{file} must have one {role} column, but has {reason}. Say which one with {flag} NAME. Columns: {columns}."
     )
+
+
+def _list_names(names: list[str]) -> str:
+    more = f", … ({len(names):,} in all)" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def _hugging_face_features(metadata: dict[bytes, bytes]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ import pytest
 
 from graft.training.audit.data_audit import audit
 from graft.training.audit.image_scan import scan_images
+from graft.training.cli.exit_codes import EXIT_DISK, error_message, exit_code
 from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.errors import ScanIssues
 from graft.training.data.readers.source import Source
+from graft.training.runtime.cache_dir import cache_folder
 
 PNG = b"\x89PNG\r\n\x1a\n"
 IMAGES = {"cat/1.png": PNG + b"cat", "dog/1.png": PNG + b"dog"}
@@ -476,8 +478,10 @@ BLANK = bytes(20 * 2**20)
 
 def test_decompression_leaves_free_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("graft.training.data.readers.decompress.MIN_FREE_DISK", 2**62)
-    with pytest.raises(DatasetError, match="bytes available in"):
+    with pytest.raises(OSError, match="The disk is full") as caught:
         scan(tar(tmp_path / "p.tgz", mode="w:gz"))
+    assert (exit_code(caught.value), "\n" in error_message(caught.value)) == (EXIT_DISK, False)
+    assert list((cache_folder() / "unpacked").glob(".*")) == []
 
 
 def test_folder_members_are_not_files(tmp_path: Path):
@@ -485,3 +489,55 @@ def test_folder_members_are_not_files(tmp_path: Path):
     archive = tar(tmp_path / "p.tar", lambda opened: opened.addfile(member("hen", kind=tarfile.DIRTYPE)))
     assert [name for name, _ in Source(archive).list_files(issues)] == list(IMAGES)
     assert issues.empty_folders == ["hen"]
+
+
+def with_entries(archive: Path, change: Callable[[bytearray, int], object]) -> Path:
+    """Changes each record of a zip's central directory: `change(content, offset of the record)`."""
+    content = bytearray(archive.read_bytes())
+    position = content.find(b"PK\x01\x02")
+    while position >= 0:
+        change(content, position)
+        position = content.find(b"PK\x01\x02", position + 1)
+    archive.write_bytes(content)
+    return archive
+
+
+def test_a_zip_whose_members_share_their_bytes_is_rejected(archive: Path):
+    shared = with_entries(archive, lambda content, start: struct.pack_into("<L", content, start + 42, 0))
+    with pytest.raises(
+        DatasetError, match=r"photos\.zip is not a valid archive: its members .*\.png and .*\.png share the same bytes"
+    ):
+        scan(shared)
+
+
+def test_a_zip_whose_members_reach_into_each_other_is_rejected(archive: Path):
+    longer = with_entries(archive, lambda content, start: struct.pack_into("<L", content, start + 20, 60))
+    with pytest.raises(DatasetError, match="share the same bytes"):
+        scan(longer)
+
+
+def test_a_zip_that_inflates_to_more_than_images_do_is_rejected(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        for number in range(9):
+            opened.writestr(f"{'cat' if number % 2 else 'dog'}/{number}.png", PNG + bytes(130 * 2**20))
+    with pytest.raises(DatasetError, match=r"photos\.zip has [\d,]+ bytes, and its members 1,226,833,992: more than 200 times"):
+        scan(tmp_path / "photos.zip")
+
+
+def test_a_tar_with_ten_thousand_names_for_one_large_image_is_rejected(tmp_path: Path):
+    large = PNG + bytes(2 * 2**20)
+
+    def add(opened: tarfile.TarFile) -> None:
+        opened.addfile(member("cat/large.png", large), io.BytesIO(large))
+        for number in range(5000):
+            opened.addfile(member(f"dog/{number}.png", kind=tarfile.LNKTYPE, target="cat/large.png"))
+
+    with pytest.raises(DatasetError, match=r"more than 200 times its size; no set of images does"):
+        scan(tar(tmp_path / "photos.tar", add))
+
+
+def test_many_blank_images_in_a_small_zip_are_accepted(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        for number in range(20):
+            opened.writestr(f"{'cat' if number % 2 else 'dog'}/{number}.bmp", b"BM" + bytes([number]) + bytes(10**6))
+    assert len(scan(tmp_path / "photos.zip").samples) == 20

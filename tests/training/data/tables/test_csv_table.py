@@ -282,3 +282,48 @@ def test_damaged_utf_8_is_rejected(table: Path):
     body = text + "".join(f"a/{number}.png,größe\n" for number in range(30)).encode()
     with pytest.raises(DatasetError, match=r"labels\.csv is UTF-8, but damaged at byte \d+"):
         scan(write_table(table, body))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("path,label\na/000.png," + "x" * 1_100_000 + "\n", r"field larger than field limit \(1048576\)"),
+        ("path,label\n" + "," * 5_000_000, r"the row at line 2 has more than 4,194,304 characters"),
+        ("path,label\n" + "," * 200_000, r"line 2 has 200,001 cells; the most is 100,000"),
+        ("path,label\na/000.png" + ',"x\n"' * 1_500_000, r"the row at line [\d,]+ has more than 4,194,304 characters"),
+        ("x" * 5_000_000, r"the row at line 1 has more than 4,194,304 characters"),
+    ],
+)
+def test_rows_without_end_are_rejected(table: Path, text: str, reason: str):
+    with pytest.raises(DatasetError, match=rf"labels\.csv cannot be read: {reason}\.$"):
+        scan(write_table(table, text))
+
+
+def test_a_row_without_end_far_below_is_rejected(table: Path):
+    text = FOUR + "a/002.png,cat\n" * 2000 + "b/002.png," + "y" * 1_100_000
+    with pytest.raises(DatasetError, match=r"labels\.csv cannot be read: field larger"):
+        scan(write_table(table, text))
+
+
+def test_a_table_with_thousands_of_columns_is_read(table: Path):
+    header = ",".join(["path", "label", *(f"column{number}" for number in range(3000))])
+    lines = [f"{line}{',7' * 3000}\n" for line in FOUR.splitlines()[1:]]
+    assert rows(scan(write_table(table, "\n".join([header, *lines])))) == EXPECTED
+
+
+def test_a_pipe_in_a_row_is_not_opened(table: Path):
+    os.mkfifo(table.parent / "a" / "pipe.png")
+    dataset = scan(write_table(table, FOUR + "a/pipe.png,cat\n"))
+    assert findings_by_kind(dataset)["missing"][1] == ("a/pipe.png",)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "set.zip", "set.parquet", "photos"])
+def test_a_pipe_in_place_of_the_data_is_not_opened(tmp_path: Path, name: str):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DatasetError, match="is neither a file nor a folder, but a named pipe or a device"):
+        scan(tmp_path / name)
+
+
+def test_a_device_in_place_of_the_data_is_not_opened():
+    with pytest.raises(DatasetError, match="/dev/zero is neither a file nor a folder"):
+        scan(Path("/dev/zero"))

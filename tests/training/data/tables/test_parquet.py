@@ -16,6 +16,7 @@ from pyarrow import parquet as pq
 
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, scan
+from graft.training.data.tables import parquet_rows
 
 ROOT = Path(__file__).parents[4]
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -255,12 +256,10 @@ def test_parquet_in_a_zip_is_rejected(tmp_path: Path):
 
 
 def test_concurrent_reads_load_each_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from graft.training.data.tables import parquet
-
     file = write(tmp_path / "a.parquet", {"image": images(40), "label": pa.array([0, 1] * 20)}, {"label": LABEL}, group=10)
     dataset, read, loaded = scan(file), [], []
-    read_row_group = parquet._read_row_group
-    monkeypatch.setattr(parquet, "_read_row_group", lambda *args: loaded.append(args) or read_row_group(*args))
+    decode = parquet_rows._RowGroup._decode
+    monkeypatch.setattr(parquet_rows._RowGroup, "_decode", lambda group: loaded.append(group) or decode(group))
 
     def work(start: int) -> None:
         read.extend(dataset.read(sample)[-1] for sample in dataset.samples[start::4])
@@ -272,6 +271,76 @@ def test_concurrent_reads_load_each_row_group_once(tmp_path: Path, monkeypatch: 
         thread.join()
     assert sorted(read) == list(range(40))
     assert len(loaded) == 4
+
+
+def repeated(value: object, n_rows: int, kind: pa.DataType) -> pa.Array:
+    """A column that repeats one value, which the file holds once."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * n_rows, pa.int32()), pa.array([value], kind))
+
+
+def write_repeated(file: Path, columns: dict[str, pa.Array]) -> Path:
+    """Writes dictionaries of any size, without Arrow's own types, so that a reader expands them."""
+    settings = {"use_dictionary": True, "compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
+    pq.write_table(pa.table(columns), file, **settings)
+    return file
+
+
+def test_an_image_that_is_repeated_a_thousand_times_does_not_fill_the_memory(tmp_path: Path):
+    image, n_rows = b"\x89PNG" + bytes(30 * 2**20), 1000
+    labels = pa.array(["x", "y"] * (n_rows // 2))
+    file = write_repeated(tmp_path / "a.parquet", {"image": repeated(image, n_rows, pa.binary()), "label": labels})
+    assert file.stat().st_size < 20_000
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from graft.training.data.dataset import DatasetError, scan\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))  # 1,000 copies are 30 GiB\n"
+        "dataset, errors = scan(Path(sys.argv[1])), []\n"
+        "for sample in dataset.samples:\n"
+        "    try: dataset.read(sample)\n"
+        "    except DatasetError as error: errors.append(str(error))\n"
+        "print(len(errors), errors[0])"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program, str(file)], text=True, cwd=ROOT)
+    n_errors, message = output.split(" ", 1)
+    assert 900 < int(n_errors) < 1000
+    assert "its row group decodes to more than 1,073,741,824 bytes: no set of images compresses that well" in message
+
+
+def test_a_long_label_in_a_dictionary_is_rejected_before_it_is_repeated(tmp_path: Path):
+    columns = {"image": pa.array([b"\x89PNG"] * 2000), "label": repeated("x" * 100_000, 2000, pa.string())}
+    with pytest.raises(DatasetError, match=r"a\.parquet has a label or name of 100,000 bytes; the most is 65,536"):
+        scan(write_repeated(tmp_path / "a.parquet", columns))
+
+
+def test_a_long_label_in_a_list_is_rejected(tmp_path: Path):
+    labels = pa.array([["x" * 70_000, "y"], ["y"]])
+    file = write(tmp_path / "a.parquet", {"image": images(2), "label": labels})
+    with pytest.raises(DatasetError, match="a label or name of 70,000 bytes"):
+        scan(file)
+
+
+def test_more_rows_than_images_fit_in_the_file_are_rejected(tmp_path: Path):
+    n_rows = 400_000
+    labels = repeated("x", n_rows, pa.string())
+    file = write_repeated(tmp_path / "a.parquet", {"image": repeated(b"\xff\xd8\xff", n_rows, pa.binary()), "label": labels})
+    with pytest.raises(DatasetError, match=r"a\.parquet declares 400,000 rows in [\d,]+ bytes: those cannot be images"):
+        scan(file)
+
+
+def test_rows_that_were_dropped_are_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parquet_rows, "MAX_CURRENT_BYTES", 20)  # of 40 images with 5 bytes
+    dataset = scan(write(tmp_path / "a.parquet", {"image": images(40), "label": pa.array([0, 1] * 20)}, {"label": LABEL}))
+    order = [39, 0, 1, 20, 38, 2, 2, 39]
+    assert [dataset.read(dataset.samples[row])[-1] for row in order] == order
+
+
+def test_a_wide_table_is_described_in_one_line(tmp_path: Path):
+    columns = {f"column {number}": pa.array(["x", "y"]) for number in range(3000)}
+    file = write(tmp_path / "a.parquet", {"image": images(2), **columns})
+    with pytest.raises(DatasetError) as caught:
+        scan(file)
+    assert "3,001 in all" in str(caught.value)
+    assert len(str(caught.value)) < 2000
 
 
 def test_source_can_be_pickled_after_use(tmp_path: Path):

@@ -1,0 +1,294 @@
+"""The records of a package: the names of its files, and its manifest with the bounds of every field. Opens no file.
+
+The reader defines the format, because it must still work in two years; `graft.training.packaging.writer` imports it.
+Import only pydantic and the standard library here, so that a damaged package is rejected within milliseconds.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+
+FORMAT_VERSION: Literal[5] = 5
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+WEIGHTS = "weights.safetensors"
+GOLDEN = "golden.npz"
+NEIGHBORS = "neighbors.npz"
+THUMBNAILS = "thumbnails.npz"
+MODEL_CARD = "README.md"
+PACKAGE = "package"  # folder of the package in a run folder
+FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBORS, THUMBNAILS, MODEL_CARD})
+INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO IR; optional
+INT8_FILES = frozenset({INT8_GRAPH, INT8_WEIGHTS})
+MAPS_OUTPUT = "maps"  # graph output: the feature maps that are averaged into the vectors; stage outputs have this suffix
+
+# Whoever can write a package can also write its digests. These limits are far above what training writes; they keep a reader
+# from hashing terabytes, or from using values that fail at the first request.
+MAX_MANIFEST_BYTES = 2**24
+MAX_BYTES = {
+    GRAPH: 2**31,  # protobuf's limit
+    WEIGHTS: 2**32,
+    GOLDEN: 2**28,
+    NEIGHBORS: 2**25,
+    THUMBNAILS: 2**25,
+    MODEL_CARD: 2**26,
+    INT8_GRAPH: 2**26,
+    INT8_WEIGHTS: 2**32,
+}
+MAX_TEXT = 200  # characters of a label or a name
+MAX_SIDE = 4096  # pixels of the network's input
+MAX_WIDTH = 2**20  # of a feature vector
+MAX_SMALL = 100  # entries of the lists and mappings that do not grow with the labels
+
+Precision = Literal["f32", "bf16", "f16", "int8"]  # the numeric type of inference
+MAX_PROBABILITY_SHIFT = 0.01  # a smaller change of a probability is not visible to users
+
+_DIRECTION_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the order of what follows
+_LINE_BREAKING = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, separators of lines
+
+
+def text_problem(text: str) -> str:
+    """Why a text cannot be a label or the name of a model; "" if it can.
+
+    It must be one visible line of at most `MAX_TEXT` characters that leaves the text around it as it is.
+    """
+    if not text.strip():
+        return "must not be empty"
+    if len(text) > MAX_TEXT:
+        return f"must have {MAX_TEXT} characters or fewer, not {len(text):,}"
+    return _control_problem(text)
+
+
+def _control_problem(text: str) -> str:
+    control = next(filter(_is_control, text), "")
+    return f"must not contain the control character U+{ord(control):04X}" if control else ""
+
+
+def _is_control(character: str) -> bool:
+    return character in _DIRECTION_CONTROLS or unicodedata.category(character) in _LINE_BREAKING
+
+
+def to_text(name: str) -> str:
+    """A name that a package can have, from any name, such as that of a folder."""
+    visible = "".join("\N{REPLACEMENT CHARACTER}" if _is_control(character) else character for character in name)
+    return visible[:MAX_TEXT].strip() or "model"
+
+
+def _check_text(text: str) -> str:
+    if problem := text_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+def _check_note(text: str) -> str:
+    if problem := _control_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+Note = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_check_note)]  # may be empty, or long
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(ge=0.001, le=10)]  # the divisor of a channel
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Preprocessing(_Record):
+    """How an encoded image is converted to the network's input. Implemented only in `graft.service.imaging.preprocess`.
+
+    The same for every package: EXIF orientation is applied, transparent pixels are composited on white, color profiles are
+    ignored, and only the first frame of an animation and the first page of a TIFF are used.
+    """
+
+    resize: int = Field(gt=0, le=MAX_SIDE, description="length of the shorter side before cropping, in pixels")
+    crop: int = Field(gt=0, le=MAX_SIDE, description="side of the network's square input, in pixels")
+    fit: Literal["crop", "squash", "letterbox"] = "crop"
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    mean: tuple[Probability, Probability, Probability] = Field(
+        description="per RGB channel, for values in [0, 1]; subtracted inside the network"
+    )
+    std: tuple[Deviation, Deviation, Deviation] = Field(
+        description="per RGB channel, for values in [0, 1]; the divisor inside the network"
+    )
+    sample_bits: Literal[8, 10, 12, 14, 16] | None = Field(
+        None,
+        description="bits in use in images with more than 8 bits per channel: those of the training images; null if there were"
+        " no such images: then each image's own",
+    )
+
+
+class Backbone(_Record):
+    """The pretrained network without its classifier."""
+
+    name: Text
+    weights: Note = Field(description="human-readable source of the weights")
+    license: Note
+    sha256: Note = Field(description="digest of the pretrained tensors as loaded")
+    width: int = Field(gt=0, le=MAX_WIDTH, description="dimension of the output vector")
+    stages: dict[NonNegativeInt, Annotated[PositiveInt, Field(le=MAX_WIDTH)]] = Field(
+        {}, max_length=MAX_SMALL, description="channels of each stage used, by timm stage index"
+    )
+    head_input: Literal["last", "all"] = Field(
+        "last", description="the head's input: last: the output vector; all: the pooled stages and the output vector"
+    )
+    pooled: bool = Field(False, description="whether the output vector is a global average pool, as verified in torch")
+
+    @property
+    def head_width(self) -> int:
+        """Number of inputs of the head."""
+        return self.width + (sum(self.stages.values()) if self.head_input == "all" else 0)
+
+    @property
+    def map_outputs(self) -> dict[str, int]:
+        """The feature map outputs of the graph, float32 (N, width, h, w), with their widths. Pooled, they are the head's input.
+
+        Empty if the output vector is not a global average pool: then a logit is not a sum over positions.
+        """
+        stages = (
+            {f"stage{index + 1}_{MAPS_OUTPUT}": width for index, width in self.stages.items()}
+            if self.head_input == "all"
+            else {}
+        )
+        return stages | {MAPS_OUTPUT: self.width} if self.pooled else {}
+
+
+class Score(_Record):
+    """Accuracy with its 95% Wilson interval."""
+
+    accuracy: Probability
+    low: Probability
+    high: Probability
+    n: int = Field(ge=0)
+
+
+class Fidelity(_Record):
+    """How much the predictions change at a precision other than f32."""
+
+    max_probability_shift: float = Field(
+        ge=0, le=1, description="largest shift of a probability near 0.5, on validation images"
+    )
+    n_changed: int = Field(ge=0, description="number of validation images with a different prediction")
+    score: Score = Field(description="accuracy on the test images")
+
+    @property
+    def is_faithful(self) -> bool:
+        """Whether `precision=auto` may select it."""
+        return self.n_changed == 0 and self.max_probability_shift <= MAX_PROBABILITY_SHIFT
+
+
+class Calibration(_Record):
+    """Decision thresholds, fitted on the validation split; the test split only evaluates them.
+
+    Attributes:
+        thresholds: one per label, in label order. Multiclass: the lowest probability that reaches `target_precision`, or None.
+            Multilabel: the lowest probability at which the label is predicted.
+        coverage: target probability that the prediction set contains the true label; None for multilabel.
+        set_threshold: the lowest probability at which a label is in the prediction set. 0 if validation has too few images to
+            guarantee the coverage: then the set contains every label.
+        outlier_k: the outlier score is the cosine distance to the k-th nearest neighbor in the package.
+        outlier_threshold: an image with a higher score is an outlier.
+    """
+
+    target_precision: float = Field(gt=0, lt=1)
+    thresholds: tuple[Probability | None, ...]
+    coverage: float | None = Field(gt=0, lt=1)
+    set_threshold: float | None = Field(ge=0, le=1)
+    outlier_k: int = Field(gt=0)
+    outlier_threshold: float = Field(ge=0, le=2)
+
+
+class FileRecord(_Record):
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Manifest(_Record):
+    """The metadata of a model: everything except its weights."""
+
+    format: Literal[5] = FORMAT_VERSION
+    sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
+    name: Text
+    version: Text
+    created: Text = Field(description="ISO 8601, UTC")
+    labels: tuple[Text, ...] = Field(min_length=2)
+    strategy: Text
+    backbone: Backbone
+    preprocessing: Preprocessing
+    formats: tuple[Text, ...] = Field(
+        (), max_length=MAX_SMALL, description="file formats of the training images; a service accepts them"
+    )
+    multilabel: bool = Field(description="whether an image may have several labels or none")
+    temperature: float = Field(ge=0.01, le=100, description="divisor of the logits before the softmax or sigmoid")
+    calibration: Calibration
+    scores: dict[Text, Score] = Field(
+        max_length=MAX_SMALL, description="accuracy by split; `test` was not used for any selection"
+    )
+    tolerance: float = Field(gt=0, le=MAX_PROBABILITY_SHIFT, description="largest allowed difference from a golden probability")
+    fidelity: dict[Precision, Fidelity] = Field(description="by precision, for those that the packaging machine supports")
+    libraries: dict[Text, Text] = Field(max_length=MAX_SMALL)
+    files: dict[str, FileRecord] = Field(max_length=MAX_SMALL)
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "Manifest":
+        if duplicates := [label for label, count in Counter(self.labels).items() if count > 1]:
+            raise ValueError(f"labels: {duplicates[0]!a} is listed twice")
+        return self
+
+    @model_validator(mode="after")
+    def _check_preprocessing(self) -> "Manifest":
+        resize, crop = self.preprocessing.resize, self.preprocessing.crop
+        if self.preprocessing.fit == "crop" and crop > resize:
+            raise ValueError(f"preprocessing: {crop} pixels cannot be cut out of {resize}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_fidelity(self) -> "Manifest":
+        # It is added to the tolerance: a large one would accept any answer to the golden images.
+        reference = self.fidelity.get("f32")
+        if reference and reference.max_probability_shift > MAX_PROBABILITY_SHIFT:
+            raise ValueError("fidelity: f32 is the reference, so its probabilities cannot shift")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "Manifest":
+        for name, record in self.files.items():
+            if record.bytes > (most := MAX_BYTES.get(name, record.bytes)):
+                raise ValueError(f"files: {name} has {record.bytes:,} bytes; the most is {most:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> "Manifest":
+        thresholds = self.calibration.thresholds
+        if len(thresholds) != len(self.labels):
+            raise ValueError(f"{len(self.labels)} labels, but {len(thresholds)} thresholds")
+        if self.multilabel and None in thresholds:
+            raise ValueError("every label of a multilabel model needs a threshold")
+        if not self.multilabel and self.calibration.set_threshold is None:
+            raise ValueError("a multiclass model needs a set_threshold")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The manifest file's bytes, in the canonical form that `read` requires."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+
+    def with_digest(self) -> "Manifest":
+        """A copy of this manifest with its own digest set."""
+        without_digest = self.model_copy(update={"sha256": ""})
+        return without_digest.model_copy(update={"sha256": hashlib.sha256(without_digest.to_bytes()).hexdigest()})
