@@ -26,7 +26,6 @@ from .manifest import (
     INT8_WEIGHTS,
     MANIFEST,
     MAX_MANIFEST_BYTES,
-    MAX_TEXT,
     MODEL_CARD,
     NEIGHBORS,
     PACKAGE,
@@ -37,6 +36,7 @@ from .manifest import (
 )
 from .remote_paths import rejection
 from .validation_errors import reason as reason_of
+from .visible_text import MAX_TEXT
 
 _PACKAGE_FILES = FILES | INT8_FILES | {MANIFEST}
 

@@ -6,7 +6,6 @@ Import only pydantic and the standard library here, so that a damaged package is
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from typing import Annotated, Literal
 
@@ -20,6 +19,8 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+
+from .visible_text import control_problem, text_problem
 
 FORMAT_VERSION: Literal[5] = 5
 MANIFEST = "manifest.json"
@@ -48,43 +49,12 @@ MAX_BYTES = {
     INT8_GRAPH: 2**26,
     INT8_WEIGHTS: 2**32,
 }
-MAX_TEXT = 200  # characters of a label or a name
 MAX_SIDE = 4096  # pixels of the network's input
 MAX_WIDTH = 2**20  # of a feature vector
 MAX_SMALL = 100  # entries of the lists and mappings that do not grow with the labels
 
 Precision = Literal["f32", "bf16", "f16", "int8"]  # the numeric type of inference
 MAX_PROBABILITY_SHIFT = 0.01  # a smaller change of a probability is not visible to users
-
-_DIRECTION_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the order of what follows
-_LINE_BREAKING = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, separators of lines
-
-
-def text_problem(text: str) -> str:
-    """Why a text cannot be a label or the name of a model; "" if it can.
-
-    It must be one visible line of at most `MAX_TEXT` characters that leaves the text around it as it is.
-    """
-    if not text.strip():
-        return "must not be empty"
-    if len(text) > MAX_TEXT:
-        return f"must have {MAX_TEXT} characters or fewer, not {len(text):,}"
-    return _control_problem(text)
-
-
-def _control_problem(text: str) -> str:
-    control = next(filter(_is_control, text), "")
-    return f"must not contain the control character U+{ord(control):04X}" if control else ""
-
-
-def _is_control(character: str) -> bool:
-    return character in _DIRECTION_CONTROLS or unicodedata.category(character) in _LINE_BREAKING
-
-
-def to_text(name: str) -> str:
-    """A name that a package can have, from any name, such as that of a folder."""
-    visible = "".join("\N{REPLACEMENT CHARACTER}" if _is_control(character) else character for character in name)
-    return visible[:MAX_TEXT].strip() or "model"
 
 
 def _check_text(text: str) -> str:
@@ -94,7 +64,7 @@ def _check_text(text: str) -> str:
 
 
 def _check_note(text: str) -> str:
-    if problem := _control_problem(text):
+    if problem := control_problem(text):
         raise ValueError(problem)
     return text
 

@@ -4,7 +4,7 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-from graft.service.manifest import text_problem
+from graft.service.visible_text import text_problem
 from graft.training.data.errors import MAX_EXAMPLES, DatasetError, ScanIssues, details, examples, printable
 from graft.training.data.findings import Finding
 from graft.training.data.folders.class_folders import EXPECTED_LAYOUT, suggest_path, suggest_regex

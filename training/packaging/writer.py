@@ -35,9 +35,9 @@ from graft.service.manifest import (
     Fidelity,
     Manifest,
     Precision,
-    to_text,
 )
 from graft.service.package_contents import MAX_GOLDEN
+from graft.service.visible_text import to_text
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics

@@ -221,3 +221,14 @@ def test_missing_json_file_is_empty(tmp_path: Path):
 def test_table_has_ten_rows_and_counts_the_rest():
     shown = format_differences([(f"image {number}", 1, 22) for number in range(13)]).splitlines()
     assert (len(shown), shown[1], shown[-1]) == (12, "  image 0  1       22", "  and 3 more")
+
+
+def test_formulas_are_text_in_the_splits_file_and_come_back(make_folder, tmp_path: Path):
+    photos = make_folder({"=1+1": 8, "-b": 8, "'@c": 8})
+    folder = begun(photos, tmp_path / "run")
+    with (tmp_path / "run" / "splits.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert {label for _, label, *_ in rows[1:]} == {"'=1+1", "'-b", "''@c"}
+    assert not any(cell.startswith(tuple("=+-@")) for row in rows for cell in row)
+    dataset = examined(photos)
+    assert folder.load_splits(dataset) == split(dataset, seed=0)

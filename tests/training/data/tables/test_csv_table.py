@@ -327,3 +327,14 @@ def test_a_pipe_in_place_of_the_data_is_not_opened(tmp_path: Path, name: str):
 def test_a_device_in_place_of_the_data_is_not_opened():
     with pytest.raises(DatasetError, match="/dev/zero is neither a file nor a folder"):
         scan(Path("/dev/zero"))
+
+
+def test_a_table_with_the_apostrophes_of_a_spreadsheet_is_read_as_it_was(table: Path):
+    (table.parent / "-a.png").write_bytes((table.parent / "a/000.png").read_bytes())
+    text = "path,label\n'-a.png,'=cat\na/001.png,'=cat\nb/000.png,dog\nb/001.png,''tis\n"
+    assert rows(scan(write_table(table, text))) == {
+        "-a.png": "=cat",
+        "a/001.png": "=cat",
+        "b/000.png": "dog",
+        "b/001.png": "''tis",
+    }
