@@ -143,10 +143,13 @@ def evaluate(
     ten_crop: bool = False,
     robust: bool = False,
     sample: int | None = None,
+    include_training: bool = False,
     recipe: Recipe | StrPath | None = None,
     **options: Any,
 ) -> EvaluateResult:
     """Evaluates a package on labeled images: the test split if the data has one, else all images.
+
+    Images that the model has learned from or was chosen by are left out, and so are copies of them.
 
     Args:
         package: a package folder.
@@ -154,13 +157,22 @@ def evaluate(
         ten_crop: also measure ten-crop accuracy.
         robust: also measure robustness to image corruptions.
         sample: number of images for `robust`; None for the default.
+        include_training: evaluate on images that the model has seen too; the scores are then too high.
         recipe: as for `fit`; only how to read the data matters, such as `label_column`.
         **options: as for `fit`.
     """
     from .training.pipelines import evaluate as pipeline
 
     settings = _recipe(recipe, options)
-    return pipeline.evaluate(Path(package), Path(data), settings, ten_crop=ten_crop, robust=robust, sample=sample)
+    return pipeline.evaluate(
+        Path(package),
+        Path(data),
+        settings,
+        ten_crop=ten_crop,
+        robust=robust,
+        sample=sample,
+        include_training=include_training,
+    )
 
 
 def package(run: StrPath = LATEST_RUN) -> Artifact:

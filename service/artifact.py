@@ -29,6 +29,7 @@ from .manifest import (
     MODEL_CARD,
     NEIGHBORS,
     PACKAGE,
+    SEEN_IMAGES,
     THUMBNAILS,
     WEIGHTS,
     FileRecord,
@@ -100,6 +101,10 @@ class Artifact:
     @property
     def thumbnails(self) -> Path:
         return self._verified(THUMBNAILS)
+
+    @property
+    def seen_images(self) -> Path:
+        return self._verified(SEEN_IMAGES)
 
     def _verified(self, name: str) -> Path:
         _check_file(self.path / name, self.files, self.manifest.files[name])

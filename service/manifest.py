@@ -29,9 +29,10 @@ WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.npz"
 NEIGHBORS = "neighbors.npz"
 THUMBNAILS = "thumbnails.npz"
+SEEN_IMAGES = "seen_images.npz"
 MODEL_CARD = "README.md"
 PACKAGE = "package"  # folder of the package in a run folder
-FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBORS, THUMBNAILS, MODEL_CARD})
+FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBORS, THUMBNAILS, SEEN_IMAGES, MODEL_CARD})
 INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO IR; optional
 INT8_FILES = frozenset({INT8_GRAPH, INT8_WEIGHTS})
 MAPS_OUTPUT = "maps"  # graph output: the feature maps that are averaged into the vectors; stage outputs have this suffix
@@ -45,6 +46,7 @@ MAX_BYTES = {
     GOLDEN: 2**28,
     NEIGHBORS: 2**25,
     THUMBNAILS: 2**25,
+    SEEN_IMAGES: 2**30,  # 24 bytes for each image
     MODEL_CARD: 2**26,
     INT8_GRAPH: 2**26,
     INT8_WEIGHTS: 2**32,

@@ -17,6 +17,7 @@ from graft.training.backbones import onnx_cache
 from graft.training.backbones.onnx_export import export_backbone
 from graft.training.backbones.registry import BackboneSpec
 from graft.training.data.dataset import scan
+from graft.training.data.seen_images import NO_IMAGES
 from graft.training.data.splits import Splits
 from graft.training.evaluation import calibration
 from graft.training.features import linear_probe, onnx_head
@@ -59,7 +60,7 @@ def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
         )
         splits = Splits(*[dataset.samples[:8]] * 3)
         artifact = writer.write(
-            with_predictions(trained, dataset, splits), dataset, splits, name, folder / f"{name}-{head_input}"
+            with_predictions(trained, dataset, splits), dataset, splits, NO_IMAGES, name, folder / f"{name}-{head_input}"
         )
         return model.load(artifact.path, "cpu", precision="f32")
 

@@ -126,6 +126,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         ten_crop=arguments.ten_crop,
         robust=arguments.robust,
         sample=arguments.sample,
+        include_training=arguments.include_training,
         recipe=recipe,
     )
     if arguments.report:

@@ -124,8 +124,15 @@ def _predict(command: Parser, _: bool) -> None:
 def _evaluate(command: Parser, selected: bool) -> None:
     command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
     command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
-    command.add_argument(
+    # A score on images that the model has learned from says nothing about whether it is good enough.
+    either = command.add_mutually_exclusive_group()
+    either.add_argument(
         "--min-accuracy", type=_proportion, default=0.0, help="exit with code 1 if accuracy (or mAP) is lower (default: 0)"
+    )
+    either.add_argument(
+        "--include-training",
+        action="store_true",
+        help="do not leave out the images that the model has learned from or was chosen by (default: leave them out)",
     )
     command.add_argument("--ten-crop", action="store_true", help="also measure ten-crop accuracy (default: no)")
     command.add_argument("--robust", action="store_true", help="measure robustness to image corruptions (default: no)")

@@ -94,6 +94,12 @@ def candidate_pairs(horizontal: NDArray[np.uint64], vertical: NDArray[np.uint64]
     return pairs
 
 
+def hamming_distances(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Return the number of bits in which pairs of hashes, uint64 (P, 2) each, differ: uint8 (P,)."""
+    distances: NDArray[np.uint8] = np.bitwise_count(one ^ other).sum(axis=1, dtype=np.uint8)
+    return distances
+
+
 def _merge(codes: NDArray[np.int64], pending: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Return the unique codes, sorted. Clears `pending` early, because memory use peaks here."""
     merged = np.concatenate([codes, *pending])
@@ -123,7 +129,7 @@ def _neighbor_pairs(
         if not len(first):
             break
         a, b = rows[first], rows[first + distance]
-        hamming = np.bitwise_count(horizontal[a] ^ horizontal[b]) + np.bitwise_count(vertical[a] ^ vertical[b])
+        hamming = hamming_distances(np.stack([horizontal[a], vertical[a]], 1), np.stack([horizontal[b], vertical[b]], 1))
         a, b = a[hamming <= MAX_HAMMING], b[hamming <= MAX_HAMMING]
         codes.append(np.minimum(a, b) * len(horizontal) + np.maximum(a, b))
     return np.concatenate(codes)

@@ -1,11 +1,67 @@
-"""Loads the held-out images of a data set, with the labels in a package's order."""
+"""Loads the images that a package is evaluated on: those it has not seen, with the labels in its order."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from graft.service.inference.model import Model
+from graft.service.manifest import SEEN_IMAGES
+from graft.service.package_arrays import checking
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
+from graft.training.data.seen_images import ImageHashes, SeenImages
+
+
+class HeldOut(NamedTuple):
+    """Images to evaluate a package on.
+
+    Attributes:
+        dataset: with the package's label indices.
+        samples: the images.
+        n_seen: how many images of the test split, or of the data, the model has learned from or was chosen by, copies included.
+        includes_seen: whether `samples` contains them.
+    """
+
+    dataset: Dataset
+    samples: tuple[Sample, ...]
+    n_seen: int = 0
+    includes_seen: bool = False
+
+    @property
+    def note(self) -> str:
+        """What became of the images that the model has seen, as a sentence; "" if there are none."""
+        if not self.n_seen:
+            return ""
+        if self.includes_seen:
+            counts = f"{self.n_seen:,} of {len(self.samples):,} images"
+            return f"WARNING: the model has learned from {counts}, or was chosen by them: the scores are too high"
+        counts = f"{self.n_seen:,} of {self.n_seen + len(self.samples):,} images are left out"
+        return f"{counts}: the model has learned from them or was chosen by them, or they are copies of such images"
+
+
+def load(model: Model, data: Path, options: ReadOptions | None = None, include_training: bool = False) -> HeldOut:
+    """The images of a data set that a package can be evaluated on: as `load_test_split`, without those that it has seen.
+
+    Args:
+        include_training: keep the images that the model has seen.
+
+    Raises:
+        ArtifactError: if the package's list of seen images is damaged.
+        DatasetError: as `load_test_split`, and if the model has seen all images.
+    """
+    dataset, samples = load_test_split(model, data, options)
+    with checking(model.artifact, SEEN_IMAGES):
+        seen_images = SeenImages.load(model.artifact.seen_images)
+    seen = seen_images.contain(ImageHashes.read(dataset, samples))
+    n_seen = int(seen.sum())
+    if include_training:
+        return HeldOut(dataset, samples, n_seen, includes_seen=True)
+    if n_seen == len(samples):
+        raise DatasetError(
+            f"{data}: the model has learned from all {n_seen:,} images, or was chosen by them, so they cannot tell how good it"
+            " is. Pass images that are new to it."
+        )
+    return HeldOut(dataset, tuple(sample for sample, is_seen in zip(samples, seen, strict=True) if not is_seen), n_seen)
 
 
 def load_test_split(model: Model, data: Path, options: ReadOptions | None = None) -> tuple[Dataset, tuple[Sample, ...]]:

@@ -26,7 +26,7 @@ from graft.training.interpret import first_layer_filters as filters
 from graft.training.interpret.embedding_map import Coordinates, sample_rows
 from graft.training.interpret.embedding_plot import Point
 from graft.training.interpret.heatmaps import HeatmapGallery, explain_images, select_examples
-from graft.training.runtime.progress import step
+from graft.training.runtime.progress import log, step
 from graft.training.visualization import contact_sheet
 from graft.training.visualization.charts import percent
 from graft.training.visualization.gallery import ImagePredictions
@@ -120,7 +120,7 @@ def interpret_package(
     channels: Sequence[str] = (),
     options: ReadOptions | None = None,
 ) -> Interpretation:
-    """The full interpretation of a package on labeled images, on their test split if they have one.
+    """The full interpretation of a package on labeled images that it has not seen, on their test split if they have one.
 
     Args:
         model_summary: of the package's network.
@@ -135,7 +135,10 @@ def interpret_package(
     from graft.training.interpret.stage_views import build_stage_report
 
     manifest, requested = model.manifest, [parse_channel(text) for text in channels]
-    dataset, samples = held_out.load_test_split(model, data, options)
+    found = held_out.load(model, data, options)
+    dataset, samples = found.dataset, found.samples
+    if found.note:
+        log(found.note)
     n_all, samples = len(samples), tuple(samples[row] for row in sample_rows(len(samples), n_images))
     by_path = {sample.path: sample for sample in samples}
     outputs = predict_dataset(model.engine, manifest.preprocessing, dataset, samples, "predicting")

@@ -30,6 +30,7 @@ from graft.service.manifest import (
     MANIFEST,
     MODEL_CARD,
     NEIGHBORS,
+    SEEN_IMAGES,
     THUMBNAILS,
     WEIGHTS,
     Fidelity,
@@ -39,6 +40,7 @@ from graft.service.manifest import (
 from graft.service.package_contents import MAX_GOLDEN
 from graft.service.visible_text import to_text
 from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.seen_images import SeenImages
 from graft.training.data.splits import Splits
 from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics
 from graft.training.packaging.model_card import render_card
@@ -59,6 +61,7 @@ def write(
     trained: TrainedModel,
     dataset: Dataset,
     splits: Splits,
+    seen: SeenImages,
     name: str,
     target: Path,
     thumbnails: Thumbnails | None = None,
@@ -68,6 +71,7 @@ def write(
 
     Args:
         splits: validation images are the source of the golden predictions; training images calibrate int8.
+        seen: the images of the run, so that an evaluation can leave them out.
         thumbnails: of the neighbors; None for no thumbnails.
         int8: whether to add a second network, quantized to int8.
 
@@ -83,6 +87,7 @@ def write(
         with atomic_files.check_disk_space(target.parent, n_bytes):
             _write_networks(staging, trained, dataset, splits.train if int8 else ())
             fidelity = check_precisions(staging / GRAPH, staging / INT8_GRAPH if int8 else None, trained, dataset, splits)
+            seen.save(staging / SEEN_IMAGES)
             _write_contents(staging, trained, dataset, splits.validation, name, neighbor_thumbnails, fidelity)
         artifact = read(staging)
         _check_against_trained(artifact)

@@ -59,6 +59,9 @@ class EvaluateResult:
         predictions: for each image.
         robustness: how the predictions change under corruptions; None unless requested.
         recommendation: what to do about it; None unless requested.
+        n_seen: number of images that the model has learned from or was chosen by, copies included.
+        includes_seen: whether it was evaluated on them too; by default they are left out.
+        note: the same as a sentence; "" if there are none.
     """
 
     package: Path
@@ -69,6 +72,9 @@ class EvaluateResult:
     predictions: ImagePredictions = field(repr=False)
     robustness: Robustness | None = None
     recommendation: Recommendation | None = None
+    n_seen: int = 0
+    includes_seen: bool = False
+    note: str = field(default="", repr=False)
 
     def save_report(self, path: Path) -> None:
         """Writes the metrics, the confusion matrix, and the robustness if it was measured, as one offline HTML page."""
@@ -79,7 +85,7 @@ class EvaluateResult:
             self.dataset.labels,
             self.evaluation,
             self.predictions,
-            tuple(notes(self.evaluation)),
+            tuple(self.notes),
             self.robustness,
             self.recommendation,
         )
@@ -87,11 +93,17 @@ class EvaluateResult:
         with step("writing the report"):
             render.save(evaluation_page(report, lambda image: self.dataset.read(by_path[image])), path)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the table of metrics does not show, as sentences."""
+        return [*filter(None, [self.note]), *notes(self.evaluation)]
+
     def to_dict(self) -> dict[str, object]:
         """For `--json`."""
         primary = self.evaluation.primary_metric
         score = {"accuracy": primary.value, "low": primary.low, "high": primary.high, "n": self.evaluation.n}
         result: dict[str, object] = {"package": str(self.package), "score": score}
+        result |= {"n_seen": self.n_seen, "includes_seen": self.includes_seen}
         result["evaluation"] = self.evaluation.model_dump(mode="json")
         if self.robustness is None or self.recommendation is None:
             return result
@@ -103,7 +115,7 @@ class EvaluateResult:
     def _repr_html_(self) -> str:
         title = f"{primary_metric_text(self.evaluation)} on {self.evaluation.n:,} images"
         sentences = self.recommendation.sentences if self.recommendation else ()
-        return notebook.evaluation_fragment(title, [*notes(self.evaluation), *sentences], self.evaluation)
+        return notebook.evaluation_fragment(title, [*self.notes, *sentences], self.evaluation)
 
 
 @preserved_state()
@@ -115,33 +127,48 @@ def evaluate(
     ten_crop: bool = False,
     robust: bool = False,
     sample: int | None = None,
+    include_training: bool = False,
 ) -> EvaluateResult:
     """Evaluates a package on labeled images: the test split if the data has one, else all images.
+
+    Images that the model has learned from or was chosen by are left out, and so are copies of them.
 
     Args:
         options: how to read the data.
         ten_crop: also measure the gain of ten-crop evaluation.
         robust: also measure robustness to image corruptions.
         sample: number of images for `robust`; None for the default.
+        include_training: evaluate on images that the model has seen too; the scores are then too high.
 
     Raises:
         ArtifactError: if the package is damaged.
-        DatasetError: if the data contains a label that the package lacks.
+        DatasetError: if the data contains a label that the package lacks, or only images that the model has seen.
         ImageError: if a file is unreadable.
     """
     check_order(package, [data])
     wrong_paths.check(data)
     with step(f"loading {package}"):
         model = load_model(package)
-    dataset, samples = held_out.load_test_split(model, data, options)
+    found = held_out.load(model, data, options, include_training)
+    dataset, samples = found.dataset, found.samples
     outputs = predict_dataset(model.engine, model.manifest.preprocessing, dataset, samples, "evaluating")
     evaluation = _evaluate_outputs(model, dataset, samples, outputs, ten_crop)
     predictions = _image_predictions(model, samples, outputs)
-    result = EvaluateResult(model.artifact.path, model.manifest.name, evaluation, data, dataset, predictions)
+    result = EvaluateResult(
+        model.artifact.path,
+        model.manifest.name,
+        evaluation,
+        data,
+        dataset,
+        predictions,
+        n_seen=found.n_seen,
+        includes_seen=found.includes_seen,
+        note=found.note,
+    )
     if not robust:
         return result
     robustness = measure.measure(model, dataset, samples, sample or DEFAULT_SAMPLE_SIZE)
-    # Training data is in the same data set only if that has predefined splits.
+    # Training data is in the same data set only if some of its images are left out.
     training_data = str(data) if len(samples) < len(dataset.samples) else "DATA"
     recommendation = recommendations.recommend(robustness, training_data, model.manifest.backbone.name)
     return replace(result, robustness=robustness, recommendation=recommendation)

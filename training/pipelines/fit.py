@@ -123,6 +123,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
                 trained,
                 context.dataset,
                 context.splits,
+                context.seen,
                 lifecycle.run_name(data),
                 folder.path / PACKAGE,
                 pictures,

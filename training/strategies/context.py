@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.data.findings import Finding, LabelIssue
+from graft.training.data.seen_images import NO_IMAGES, ImageHashes, SeenImages
 from graft.training.data.splits import MIN_TRAIN_IMAGES, Splits, assign_groups, split
 from graft.training.evaluation import calibration
 from graft.training.features.extraction import Extractor, Features, View, extract, extract_on_cpu
@@ -52,6 +54,7 @@ class TrainingContext:
     Attributes:
         folder: the run folder; it stores decisions, so that a resumed run repeats them.
         audit: result of the data audit.
+        seen: the images that a model of this run has seen, for its package.
         start: the earlier model that training starts from, if any.
     """
 
@@ -62,6 +65,7 @@ class TrainingContext:
     recipe: Recipe
     folder: RunFolder
     audit: AuditResult = AuditResult()
+    seen: SeenImages = NO_IMAGES
     start: StartingPoint | None = None
 
     @property
@@ -99,7 +103,7 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint 
         RunMismatchError: if the run folder was created from different data.
     """
     spec = registry.resolve(recipe.backbone, recipe.weights)
-    dataset, scan_table, side, findings, excluded = _read(data, recipe)
+    dataset, scan_table, side, hashes, findings, excluded = _read(data, recipe)
     _log_warnings(findings)
     grouped = assign_groups(dataset, scan_table.near_duplicates)
     splits = folder.load_splits(dataset) or split(grouped, recipe.seed, known=start.split_of if start else None)
@@ -118,7 +122,8 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint 
     audit_result = AuditResult(
         (*findings, *feature_findings), tuple(label_issues), excluded | unreadable, describe_sizes(scan_table)
     )
-    return TrainingContext(dataset, splits, exported, features, recipe, folder, audit_result, start)
+    seen = SeenImages.of(hashes, splits)
+    return TrainingContext(dataset, splits, exported, features, recipe, folder, audit_result, seen, start)
 
 
 def check_unchanged(data: Path, folder: RunFolder, recipe: Recipe) -> None:
@@ -132,16 +137,30 @@ def check_unchanged(data: Path, folder: RunFolder, recipe: Recipe) -> None:
     folder.load_splits(dataset)
 
 
-def _read(data: Path, recipe: Recipe) -> tuple[Dataset, ScanTable, int, list[Finding], dict[str, str]]:
-    """Reads and audits the data.
+class _Data(NamedTuple):
+    """Data that was read and audited.
 
-    Returns:
-        The dataset without excluded images; the scan; the median shorter side; the findings; reasons of exclusion by path.
+    Attributes:
+        dataset: without the excluded images.
+        side: the median shorter side of the images, in pixels.
+        hashes: of all images.
+        excluded: reasons by path.
     """
+
+    dataset: Dataset
+    scan_table: ScanTable
+    side: int
+    hashes: ImageHashes
+    findings: list[Finding]
+    excluded: dict[str, str]
+
+
+def _read(data: Path, recipe: Recipe) -> _Data:
     dataset, scan_table, findings = read_and_audit(data, recipe)
     side = median_side(scan_table)  # raises one error if no image is usable, rather than one for each
+    hashes = ImageHashes.of(dataset.samples, scan_table.records)
     dataset, excluded = apply_exclusions(dataset, findings, recipe.skip_bad, recipe.drop_duplicates)
-    return dataset, scan_table, side, findings, excluded
+    return _Data(dataset, scan_table, side, hashes, findings, excluded)
 
 
 def _log_warnings(findings: Sequence[Finding]) -> None:

@@ -10,6 +10,7 @@ from graft.service.artifact import ArtifactError, read
 from graft.service.inference.model import load
 from graft.service.manifest import INT8_GRAPH, INT8_WEIGHTS
 from graft.training.data.dataset import scan
+from graft.training.data.seen_images import NO_IMAGES
 from graft.training.data.splits import Splits
 from graft.training.packaging import quantize, writer
 from graft.training.sample import SAMPLE
@@ -26,7 +27,9 @@ def written(fitted, tmp_path_factory) -> Path:
     train = tuple(sample for sample in dataset.samples if sample.split == "train")[::20]
     target = tmp_path_factory.mktemp("int8") / "package"
     splits = Splits(train, test[::2], test[1::2])
-    return writer.write(with_predictions(fitted.trained, dataset, splits), dataset, splits, "small", target, int8=True).path
+    return writer.write(
+        with_predictions(fitted.trained, dataset, splits), dataset, splits, NO_IMAGES, "small", target, int8=True
+    ).path
 
 
 @needs_nncf

@@ -21,6 +21,7 @@ from graft.service.inference.golden import GoldenSamples
 from graft.service.inference.neighbors import NeighborIndex, Thumbnails
 from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, scan
+from graft.training.data.seen_images import NO_IMAGES
 from graft.training.data.splits import Splits
 from graft.training.packaging import writer
 from graft.training.sample import SAMPLE
@@ -49,7 +50,7 @@ def written(trained, dataset: Dataset, splits, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("written") / "package"
     before = os.umask(0o022)
     try:
-        writer.write(trained, dataset, splits, "clothes", target)
+        writer.write(trained, dataset, splits, NO_IMAGES, "clothes", target)
     finally:
         os.umask(before)
     return target
@@ -128,14 +129,14 @@ def test_card_says_that_there_are_no_thumbnails(written: Path):
 @pytest.mark.parametrize("pictures", [[], [b"a", b"b"]])
 def test_package_with_a_wrong_number_of_thumbnails_is_not_written(trained, dataset: Dataset, splits, tmp_path: Path, pictures):
     with pytest.raises(ArtifactError, match=r"thumbnails\.npz has \d thumbnails; expected: 850"):
-        writer.write(trained, dataset, splits, "clothes", tmp_path / "package", Thumbnails.from_jpegs(pictures))
+        writer.write(trained, dataset, splits, NO_IMAGES, "clothes", tmp_path / "package", Thumbnails.from_jpegs(pictures))
 
 
 def test_multilabel_package_predicts_labels_above_their_thresholds(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
     rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_threshold": None, "outlier_threshold": 2.0}
     strict = dataclasses.replace(trained, calibration=trained.calibration.model_copy(update=rules))
     several = dataclasses.replace(dataset, multilabel=True)
-    writer.write(strict, several, splits, "clothes", tmp_path / "package")
+    writer.write(strict, several, splits, NO_IMAGES, "clothes", tmp_path / "package")
     answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)
     expected = [ranked.label for ranked in answer.ranked if ranked.probability >= 0.5]
     assert list(answer.prediction_set) == expected
@@ -174,7 +175,7 @@ def test_card_shows_scores_and_license(written: Path, trained):
 
 def test_network_that_differs_from_its_graph_is_not_written(wrong, dataset: Dataset, splits, tmp_path: Path):
     with pytest.raises(ArtifactError, match="predicts differently from the trained network"):
-        writer.write(wrong, dataset, splits, "clothes", tmp_path / "package")
+        writer.write(wrong, dataset, splits, NO_IMAGES, "clothes", tmp_path / "package")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,15 +184,15 @@ def test_network_with_nan_outputs_is_not_written(trained, dataset: Dataset, spli
         return Outputs(np.full((len(batch), 10), np.nan, np.float32), np.zeros((len(batch), 1280), np.float32))
 
     with pytest.raises(ArtifactError, match="No package was written"):
-        writer.write(dataclasses.replace(trained, network=broken), dataset, splits, "clothes", tmp_path / "package")
+        writer.write(dataclasses.replace(trained, network=broken), dataset, splits, NO_IMAGES, "clothes", tmp_path / "package")
 
 
 def test_failed_write_leaves_the_older_package_unchanged(trained, wrong, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    writer.write(trained, dataset, splits, "older", target)
+    writer.write(trained, dataset, splits, NO_IMAGES, "older", target)
     before = contents(target)
     with pytest.raises(ArtifactError):
-        writer.write(wrong, dataset, splits, "newer", target)
+        writer.write(wrong, dataset, splits, NO_IMAGES, "newer", target)
     assert contents(target) == before
     assert list(tmp_path.iterdir()) == [target]
 
@@ -201,12 +202,12 @@ def test_full_disk_is_reported_and_leaves_the_older_package_unchanged(
     trained, dataset: Dataset, splits, tmp_path: Path, monkeypatch, full: str
 ):
     target = tmp_path / "package"
-    writer.write(trained, dataset, splits, "clothes", target)
+    writer.write(trained, dataset, splits, NO_IMAGES, "clothes", target)
     before = contents(target)
     if full == "at once":
         monkeypatch.setattr("graft.training.runtime.atomic_files.free_bytes", lambda _: 1_000_000)
     with file_size_limit(2**20 if full == "midway" else None), pytest.raises(OSError, match=r"The disk is full: ") as refused:
-        writer.write(trained, dataset, splits, "newer", target)
+        writer.write(trained, dataset, splits, NO_IMAGES, "newer", target)
     assert refused.value.errno == errno.ENOSPC
     assert re.search(
         r"full: \d\d,\d{3},\d{3} bytes are needed and [\d,]+ are free; existing files are unchanged", str(refused.value)
@@ -217,9 +218,9 @@ def test_full_disk_is_reported_and_leaves_the_older_package_unchanged(
 
 def test_newer_package_replaces_the_older_one_completely(trained, dataset: Dataset, splits, tmp_path: Path):
     target = tmp_path / "package"
-    writer.write(trained, dataset, splits, "older", target)
+    writer.write(trained, dataset, splits, NO_IMAGES, "older", target)
     (target / "stray.txt").write_text("not of the package")
-    writer.write(trained, dataset, splits, "newer", target)
+    writer.write(trained, dataset, splits, NO_IMAGES, "newer", target)
     assert artifact.read(target).manifest.name == "newer"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -227,5 +228,5 @@ def test_newer_package_replaces_the_older_one_completely(trained, dataset: Datas
 def test_labels_in_any_script_are_preserved(trained, dataset: Dataset, splits, tmp_path: Path):
     labels = ("été", "🧥", "靴", "<b>", 'a "b"', "back\\slash", "a|b", "عباية", "e\N{COMBINING ACUTE ACCENT}", "می\u200cخواهم")
     target = tmp_path / "paquet d'été 🧥" / "package"
-    writer.write(trained, dataclasses.replace(dataset, labels=labels), splits, "clothes", target)
+    writer.write(trained, dataclasses.replace(dataset, labels=labels), splits, NO_IMAGES, "clothes", target)
     assert artifact.read(target).manifest.labels == labels

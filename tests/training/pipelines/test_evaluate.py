@@ -1,10 +1,16 @@
 """Evaluation of a run and of a package on labeled images."""
 
+import io
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from resealed_packages import reseal
 
-from graft.training.data.dataset import DatasetError
+from graft.service.artifact import ArtifactError
+from graft.training.data.dataset import DatasetError, scan
 from graft.training.inference import held_out
 from graft.training.pipelines import evaluate
 from graft.training.sample import SAMPLE
@@ -74,3 +80,60 @@ def test_notes_give_the_coverage_of_the_prediction_sets(fitted):
     [note] = evaluate.notes(fitted.evaluation)
     assert note.startswith("prediction sets cover ")
     assert note.endswith("% (target 90%)")
+
+
+@pytest.fixture
+def unsplit(fitted, tmp_path: Path) -> Path:
+    """The sample's images without its splits, and its run's splits forgotten: three of each label and split."""
+    dataset, counts = scan(SAMPLE), Counter()
+    for sample in dataset.samples:
+        label = dataset.labels[sample.label]
+        counts[sample.split, label] += 1
+        if counts[sample.split, label] <= 3:
+            (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "photos" / label / sample.path.replace("/", "-")).write_bytes(dataset.read(sample))
+    return tmp_path / "photos"
+
+
+def test_images_that_the_model_has_seen_are_left_out(fitted, unsplit):
+    result = evaluate.evaluate(fitted.artifact.path, unsplit)
+    assert (result.evaluation.n, result.n_seen, result.includes_seen) == (30, 30, False)
+    assert all("/test-" in path for path in result.predictions.paths)
+    assert result.notes[0].startswith("30 of 60 images are left out: the model has learned from them")
+    assert result.to_dict()["n_seen"] == 30
+
+
+def test_copies_of_seen_images_are_left_out(fitted, unsplit):
+    for path in unsplit.rglob("train-*"):
+        buffer = io.BytesIO()
+        Image.open(path).convert("L").save(buffer, "PNG", compress_level=1)
+        assert buffer.getvalue() != path.read_bytes()
+        path.write_bytes(buffer.getvalue())
+    assert evaluate.evaluate(fitted.artifact.path, unsplit).n_seen >= 28
+
+
+def test_seen_images_are_evaluated_on_request_with_a_warning(fitted, unsplit):
+    result = evaluate.evaluate(fitted.artifact.path, unsplit, include_training=True)
+    assert (result.evaluation.n, result.n_seen, result.includes_seen) == (60, 30, True)
+    assert result.notes[0].startswith("WARNING: the model has learned from 30 of 60 images")
+
+
+def test_evaluation_on_seen_images_only_is_refused(fitted, unsplit):
+    for path in unsplit.rglob("test-*"):
+        path.unlink()
+    with pytest.raises(DatasetError, match="has learned from all 30 images"):
+        evaluate.evaluate(fitted.artifact.path, unsplit)
+
+
+def test_evaluation_on_the_data_of_the_run_gives_the_score_of_the_run(fitted):
+    result = evaluate.evaluate(fitted.artifact.path, SAMPLE)
+    assert (result.n_seen, result.notes[0][:15]) == (0, "prediction sets")
+    assert result.evaluation.primary_metric.value == fitted.artifact.manifest.scores["test"].accuracy
+
+
+def test_damaged_list_of_seen_images_is_named(fitted, unsplit, tmp_path):
+    package = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
+    (package / "seen_images.npz").write_bytes(b"no archive")
+    reseal(package)
+    with pytest.raises(ArtifactError, match=r"seen_images\.npz is not an \.npz file"):
+        evaluate.evaluate(package, unsplit)
