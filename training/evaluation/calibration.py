@@ -24,7 +24,7 @@ from graft.training.features.feature_arrays import Vectors
 TARGET_PRECISION = 0.95  # default target precision
 COVERAGE = 0.9  # default coverage of prediction sets
 INLIER_QUANTILE = 0.95  # fraction of in-distribution images that must not be flagged as outliers
-MIN_PREDICTIONS = 5  # predictions above a threshold; one correct prediction alone is already a precision of 100 %
+PRECISION_RISK = 0.1  # probability that a label's threshold does not reach the target precision
 MAX_COSINE_DISTANCE = 2.0  # the maximum of the cosine distance
 BLOCK_SIZE = 512  # images compared with all neighbors in one matrix product
 
@@ -120,7 +120,12 @@ def set_threshold(probabilities: Floats, labels: NDArray[np.int64], coverage: fl
 
 
 def precision_thresholds(probabilities: Floats, labels: NDArray[np.int64], precision: float) -> tuple[float | None, ...]:
-    """The lowest probability per label at which its predictions reach the target precision; None if there is none."""
+    """The lowest probability per label at which its predictions are shown to reach the target precision; None if there is none.
+
+    Each threshold holds with probability 1 - PRECISION_RISK, the search for it included: they are tested from the strictest
+    down, each with an exact binomial test, and the search ends at the first that fails (fixed-sequence testing; Angelopoulos
+    et al. 2021, "Learn then Test"). The lowest threshold that happens to be precise on these images is often less so on others.
+    """
     predicted, n_labels = probabilities.argmax(axis=1), probabilities.shape[1]
     confidence = probabilities.max(axis=1)
     groups = ((confidence[predicted == label], labels[predicted == label] == label) for label in range(n_labels))
@@ -129,13 +134,36 @@ def precision_thresholds(probabilities: Floats, labels: NDArray[np.int64], preci
 
 def _precision_threshold(confidences: Floats, correct: NDArray[np.bool_], precision: float) -> float | None:
     order = np.argsort(-confidences, kind="stable")
-    ranked = confidences[order]
-    n_above = np.arange(1, len(ranked) + 1)
-    precise = correct[order].cumsum() >= precision * n_above - 1e-9
-    # A threshold cannot separate equal probabilities.
-    last_of_ties = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
-    candidates = np.flatnonzero(precise & last_of_ties & (n_above >= MIN_PREDICTIONS))
-    return float(ranked[candidates[-1]]) if len(candidates) else None
+    ranked, n_errors = confidences[order], (~correct[order]).cumsum()
+    threshold = None
+    for n in _tested_ranks(len(ranked), precision):
+        n_above = int(np.searchsorted(-ranked, -ranked[n - 1], side="right"))  # a threshold cannot separate equal probabilities
+        if binomial_cdf(int(n_errors[n_above - 1]), n_above, 1 - precision) > PRECISION_RISK:
+            break
+        threshold = float(ranked[n_above - 1])
+    return threshold
+
+
+def _tested_ranks(n: int, precision: float) -> list[int]:
+    """How many predictions are above each threshold that is tested: from the fewest that can show a precision to all n.
+
+    Each is a tenth larger than the one before. They depend on no label, as the test requires.
+    """
+    ranks = []
+    rank = math.ceil(math.log(PRECISION_RISK) / math.log(precision))  # without an error among them
+    while rank < n:
+        ranks.append(rank)
+        rank += rank // 10 + 1
+    return [*ranks, n] if ranks or rank == n else []
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """The probability of at most k successes in n trials with probability p, in (0, 1)."""
+    log_terms = [
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(p) + (n - i) * math.log1p(-p)
+        for i in range(k + 1)
+    ]
+    return min(1.0, math.fsum(map(math.exp, log_terms)))
 
 
 def best_f1_thresholds(probabilities: Floats, targets: NDArray[np.bool_]) -> tuple[float, ...]:

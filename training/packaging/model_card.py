@@ -115,8 +115,8 @@ def _limits(manifest: Manifest, by_label: Sequence[LabelScores]) -> str:
     ]
     if not manifest.multilabel and (without := calibration.thresholds.count(None)):
         lines.append(
-            f"- {without:,} of the labels never reached {calibration.target_precision:.0%} precision on the validation images,"
-            " or had too few predictions to tell: predictions of them are always marked `abstain`."
+            f"- For {without:,} of the labels, the validation images cannot show at which probability their predictions reach"
+            f" {calibration.target_precision:.0%} precision: there are too few, or too many are wrong."
         )
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from graft.service.inference import postprocess
 from graft.training.data.dataset import Sample
 from graft.training.evaluation.calibration import (
     best_f1_thresholds,
+    binomial_cdf,
     build_neighbors,
     calibrate,
     conformal_quantile,
@@ -118,25 +119,57 @@ def test_prediction_sets_of_an_overconfident_network_have_the_requested_coverage
     assert in_set[np.arange(2000), labels[2000:]].mean() == pytest.approx(0.9, abs=0.03)
 
 
-def test_precision_threshold_by_hand():
-    # Correct down to 0.7, then one error, then correct again: 6/7 and 7/8 are below 0.9.
-    top = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6])
-    probabilities = np.column_stack([top, 1 - top])
-    labels = np.array([0, 0, 0, 0, 0, 0, 1, 0])
-    assert precision_thresholds(probabilities, labels, 0.9) == (0.7, None)
-    assert precision_thresholds(probabilities, labels, 0.87) == (0.6, None)
+def top_label(confidences: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of two labels, of which the first is always predicted, and the true labels."""
+    return np.column_stack([confidences, 1 - confidences]), np.where(correct, 0, 1)
 
 
-def test_four_predictions_are_too_few_for_a_precision_threshold():
-    probabilities = np.tile([0.9, 0.1], (4, 1))
-    assert precision_thresholds(probabilities, np.zeros(4, np.int64), 0.95) == (None, None)
-    assert precision_thresholds(np.tile([0.9, 0.1], (5, 1)), np.zeros(5, np.int64), 0.95) == (0.9, None)
+@pytest.mark.parametrize(
+    ("n", "errors", "rank"),
+    [(44, [], None), (45, [], 45), (60, [55], 50), (100, [99], 100), (100, [10], None), (20, [], None), (0, [], None)],
+)
+def test_precision_threshold_by_hand(n, errors, rank):
+    # 0.95 ** 44 > 0.1 > 0.95 ** 45; then 50, 56 and 60 predictions are tested, and 56 with one error are too few.
+    confidences = np.linspace(0.99, 0.51, n)
+    found = precision_thresholds(*top_label(confidences, ~np.isin(np.arange(n), errors)), 0.95)
+    assert found == (rank and confidences[rank - 1], None)
+
+
+def test_precision_threshold_ends_where_it_fails_first():
+    correct = np.ones(300, bool)
+    correct[60:80] = False
+    confidences = np.linspace(0.99, 0.5, 300)
+    found, _ = precision_thresholds(*top_label(confidences, correct), 0.95)
+    assert found == confidences[55]  # 45, 50, 56 and then 62 predictions are tested
 
 
 def test_threshold_does_not_separate_equal_probabilities():
-    probabilities = np.tile([0.9, 0.1], (20, 1))
-    labels = np.array([0] * 10 + [1] * 10)  # the first ten alone would be precise
+    probabilities = np.tile([0.9, 0.1], (200, 1))
+    labels = np.array([0] * 100 + [1] * 100)  # the first hundred alone would be precise
     assert precision_thresholds(probabilities, labels, 0.95) == (None, None)
+
+
+@pytest.mark.parametrize("precision", [0.9, 0.95])
+def test_precision_thresholds_reach_their_target_nine_times_in_ten(precision):
+    random = np.random.default_rng(0)
+    confidences = np.linspace(0.5, 1, 2000)
+    accuracy = 0.6 + 0.4 * ((confidences - 0.5) / 0.5) ** 0.5  # of the predictions with this confidence
+    true_precision = accuracy[::-1].cumsum()[::-1] / np.arange(2000, 0, -1)  # of all from this confidence up
+    outcomes = []
+    for _ in range(400):
+        drawn = random.integers(0, 2000, 150)
+        threshold, _ = precision_thresholds(*top_label(confidences[drawn], random.random(150) < accuracy[drawn]), precision)
+        if threshold is not None:
+            outcomes.append(true_precision[np.searchsorted(confidences, threshold)] >= precision)
+    assert len(outcomes) > 40
+    assert len(outcomes) - sum(outcomes) <= 0.1 * 400 + 3 * np.sqrt(400 * 0.1 * 0.9)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "p", "expected"), [(0, 45, 0.05, 0.95**45), (1, 2, 0.5, 0.75), (3, 3, 0.2, 1), (500, 1000, 0.5, 0.5126)]
+)
+def test_binomial_cdf(k, n, p, expected):
+    assert binomial_cdf(k, n, p) == pytest.approx(expected, abs=1e-4)
 
 
 def test_best_f1_threshold_by_hand():
