@@ -47,15 +47,19 @@ def explain_worker_failure(*loaders: Any) -> Iterator[None]:
     except DatasetError as error:
         # torch wraps the message in the traceback of the worker.
         raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from None
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # torch's own error, or that of the connection through which the worker was passing on a batch.
+        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
         files = [
             loader.dataset.images.samples[row].path
             for loader in loaders
             for row in loader.dataset.worker_progress.current_rows()
         ]
-        reason = str(error).partition(". ")[0].rstrip(".")
+        is_torch = isinstance(error, RuntimeError)
+        reason = (
+            str(error).partition(". ")[0].rstrip(".") if is_torch else "DataLoader worker exited while it passed on a batch"
+        )
         location = f" at {examples(files)}" if files else ""
         remedy = "Check that file, or try a smaller --batch-size if memory ran out." if files else "Memory may have run out."
         raise DatasetError(f"A data loader worker failed{location} ({reason}). {remedy}") from None

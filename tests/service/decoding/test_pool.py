@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 from fake_decode_worker import ACTORS, act
 from hostile_corpus import corpus
 from PIL import Image
+from server_process import poll_until
 
 from graft.service.decoding import pool
 from graft.service.decoding.pool import DecoderPool
@@ -82,7 +83,16 @@ def processes() -> list[psutil.Process]:
 
 def workers_since(before: list[psutil.Process]) -> tuple[psutil.Process, psutil.Process]:
     """The two workers of a pool that was started since: for ordinary images, and for costly ones."""
-    first, second = [process for process in processes() if process not in before and not process.children()]
+
+    def found() -> list[psutil.Process]:
+        """Without one that has just been killed, which is a child for a moment more."""
+        new = [process for process in processes() if process not in before]
+        with suppress(psutil.NoSuchProcess):
+            workers = [process for process in new if process.status() != psutil.STATUS_ZOMBIE and not process.children()]
+            return workers if len(workers) == 2 else []
+        return []
+
+    first, second = poll_until(found)
     return (first, second) if first.nice() < second.nice() else (second, first)
 
 
