@@ -72,6 +72,20 @@ class Recipe(ReadOptions):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed", json_schema_extra=TRAINING)
     device: DeviceSetting = Field("auto", description="device for training", json_schema_extra=TRAINING)
+    val_share: float = Field(
+        0.15,
+        gt=0,
+        lt=0.5,
+        description="share of the images for validation, if the data has no validation split",
+        json_schema_extra=DATA,
+    )
+    test_share: float = Field(
+        0.15,
+        gt=0,
+        lt=0.5,
+        description="share of the images for the test, if the data has no test split",
+        json_schema_extra=DATA,
+    )
     skip_bad: bool = Field(False, description="exclude unreadable images instead of stopping", json_schema_extra=DATA)
     drop_duplicates: bool = Field(
         False,

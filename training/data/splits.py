@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.data.near_duplicates import connected_components
 
+DEFAULT_SHARE = 0.15  # of the images, for validation and for test
 MIN_TRAIN_IMAGES = 2  # training images per label: cross-validation needs one to train on and one to validate on
 
 
@@ -47,12 +48,19 @@ def _with_group(sample: Sample, group: bytes) -> Sample:
     return sample if sample.group == group else replace(sample, group=group)
 
 
-def split(dataset: Dataset, seed: int, fraction: float = 0.15, known: Mapping[bytes, str] | None = None) -> Splits:
-    """Split 70/15/15 into train, validation and test, stratified by label; predefined splits stay as they are.
+def split(
+    dataset: Dataset,
+    seed: int,
+    validation_share: float = DEFAULT_SHARE,
+    test_share: float = DEFAULT_SHARE,
+    known: Mapping[bytes, str] | None = None,
+) -> Splits:
+    """Split into train, validation and test, stratified by label; predefined splits stay as they are.
 
     Args:
         seed: determines the split.
-        fraction: fraction of the training images for validation, and the same for test, if they are not predefined.
+        validation_share, test_share: fractions of the training images that become validation and test images, in (0, 1), if
+            these are not predefined.
         known: the split of images of an earlier run, by digest. They keep it, so that no image that was learned is a test
             image; of a group with several, the training split wins.
 
@@ -66,7 +74,9 @@ def split(dataset: Dataset, seed: int, fraction: float = 0.15, known: Mapping[by
         predefined[sample.split or "train"].append(sample)
     missing = _missing_splits(dataset)
     kept = _splits_to_keep(predefined["train"], ("train", *missing), known or {})
-    split_samples = _split_train(predefined["train"], len(dataset.labels), len(missing), fraction, seed, kept)
+    shares = {"validation": validation_share, "test": test_share}
+    new_shares = [shares[name] for name in missing]
+    split_samples = _split_train(predefined["train"], len(dataset.labels), new_shares, seed, kept)
     splits = {name: tuple(_shuffle(samples, seed)) for name, samples in zip(("train", *missing), split_samples, strict=True)}
     _check_coverage(dataset, splits)
     return Splits(**{name: splits.get(name) or tuple(predefined[name]) for name in ("train", "validation", "test")})
@@ -110,13 +120,14 @@ def _splits_to_keep(samples: Sequence[Sample], names: Sequence[str], known: Mapp
 
 
 def _split_train(
-    samples: Sequence[Sample], n_labels: int, n_splits: int, fraction: float, seed: int, kept: Mapping[bytes, int]
+    samples: Sequence[Sample], n_labels: int, shares: Sequence[float], seed: int, kept: Mapping[bytes, int]
 ) -> list[list[Sample]]:
     """Split the samples into [train, *new splits] without splitting a group: label by label, the rarest first.
 
     A group with several labels is assigned by its rarest label and counts for its other labels too.
 
     Args:
+        shares: of each new split.
         kept: the index of the split of groups that keep theirs.
     """
     groups: dict[bytes, list[Sample]] = defaultdict(list)
@@ -131,9 +142,9 @@ def _split_train(
             groups_with[label].append(group)
     split_of: dict[bytes, int] = dict(kept)
     for label in sorted(groups_with, key=lambda label: (len(groups_with[label]), label)):
-        _assign_splits({group: counts[group][label] for group in groups_with[label]}, split_of, n_splits, fraction)
+        _assign_splits({group: counts[group][label] for group in groups_with[label]}, split_of, shares)
     return [
-        [sample for group in order if split_of[group] == index for sample in groups[group]] for index in range(n_splits + 1)
+        [sample for group in order if split_of[group] == index for sample in groups[group]] for index in range(len(shares) + 1)
     ]
 
 
@@ -148,18 +159,19 @@ def _check_coverage(dataset: Dataset, splits: dict[str, tuple[Sample, ...]]) -> 
             )
 
 
-def _assign_splits(sizes: dict[bytes, int], split_of: dict[bytes, int], n_splits: int, fraction: float) -> None:
-    """Assign the unassigned groups of one label: to splits 1 to `n_splits` until each is full, the rest to split 0 (train).
+def _assign_splits(sizes: dict[bytes, int], split_of: dict[bytes, int], shares: Sequence[float]) -> None:
+    """Assign the unassigned groups of one label: to splits 1 to S until each has its share, the rest to split 0 (train).
 
     Args:
         sizes: the number of images with this label in each of its groups, in assignment order.
         split_of: the split index of each assigned group; updated in place.
+        shares: of the splits 1 to S.
     """
-    target = max(1, round(fraction * sum(sizes.values())))
     unassigned = [group for group in sizes if group not in split_of]
-    for split_index in range(1, n_splits + 1):
+    for split_index, share in enumerate(shares, 1):
+        target = max(1, round(share * sum(sizes.values())))
         n_assigned = sum(size for group, size in sizes.items() if split_of.get(group) == split_index)
-        missing = {other: 1 if other else MIN_TRAIN_IMAGES for other in range(n_splits + 1) if other != split_index}
+        missing = {other: 1 if other else MIN_TRAIN_IMAGES for other in range(len(shares) + 1) if other != split_index}
         for group in sizes:
             if (other := split_of.get(group)) in missing:
                 missing[other] -= 1

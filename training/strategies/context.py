@@ -106,7 +106,9 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint 
     dataset, scan_table, side, hashes, findings, excluded = _read(data, recipe)
     _log_warnings(findings)
     grouped = assign_groups(dataset, scan_table.near_duplicates)
-    splits = folder.load_splits(dataset) or split(grouped, recipe.seed, known=start.split_of if start else None)
+    splits = folder.load_splits(dataset) or split(
+        grouped, recipe.seed, recipe.val_share, recipe.test_share, known=start.split_of if start else None
+    )
     exported = onnx_cache.load_or_export(spec, recipe.input_size, side, recipe.fit, dataset.sample_bits)
     folder.check_fingerprint(_fingerprint(dataset, exported))
     features, splits, unreadable = extract_or_exclude(dataset, splits, exported, recipe)

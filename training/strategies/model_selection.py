@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.training.data.cross_validation import Targets
+from graft.training.evaluation.confidence_intervals import wilson
 from graft.training.evaluation.metrics import paired_difference, paired_log_loss
 from graft.training.results import TransferRegime, format_points
 
 LAST_STAGE = "last"  # the pooled features that the pretrained classifier takes
-MIN_ERRORS = (
-    4  # with e errors corrected and none added, a bootstrap sample contains none of them with probability exp(-e): 1.8 % for 4
-)
+MIN_GAIN = 0.01  # of accuracy: a smaller gain is not worth the training of a more expensive strategy
 LARGE_IMAGES_PER_LABEL = 500  # images per label; with more, fine-tuning the full network rarely overfits
 MIN_SCRATCH_IMAGES_PER_LABEL = 5_000  # images per label, as in CIFAR-10; with fewer, pretrained weights were always better
 
@@ -83,11 +82,15 @@ def compare(
 
 
 def early_exit_reason(n_errors: int, n_images: int) -> str:
-    """Why no other strategy could be significantly better on this validation set; "" if one could."""
-    if n_errors >= MIN_ERRORS:
+    """Why no other strategy is worth trying: even a perfect one would gain less than MIN_GAIN; "" if it may gain more.
+
+    Judged by the upper limit of the error, not by its estimate: no error in a few images leaves much to gain.
+    """
+    _, highest = wilson(n_errors / n_images, n_images)
+    if highest >= MIN_GAIN:
         return ""
     errors = "no error" if n_errors == 0 else f"{n_errors} error{'s' * (n_errors > 1)}"
-    return f"{errors} in {n_images:,} validation images: not even a perfect model would be significantly better"
+    return f"{errors} in {n_images:,} validation images: the error is at most {highest:.2%}, so there is little left to gain"
 
 
 def transfer_regime(n_images: int, n_labels: int, losses: dict[str, float]) -> TransferRegime:

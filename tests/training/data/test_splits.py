@@ -2,14 +2,15 @@
 
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from graft.training.audit.image_scan import scan_images
 from graft.training.data.dataset import Dataset, DatasetError, Sample, Source, scan
-from graft.training.data.splits import Splits, split
+from graft.training.data.splits import Splits, assign_groups, split
 
 
 def make_dataset(counts: dict[str, int], copies: int = 1, split_name: str = "") -> Dataset:
@@ -99,3 +100,58 @@ def test_predefined_test_split_is_kept():
     assert splits.test == other
     assert per_label(splits)["train"] == {0: 17, 1: 17}
     assert {sample.split for sample in (*splits.train, *splits.validation)} == {"train"}
+
+
+def test_shares_of_the_new_splits_can_be_chosen():
+    dataset = make_dataset({"cat": 100, "dog": 20})
+    assert per_label(split(dataset, 0, validation_share=0.1, test_share=0.3)) == {
+        "train": {0: 60, 1: 12},
+        "validation": {0: 10, 1: 2},
+        "test": {0: 30, 1: 6},
+    }
+
+
+def with_groups(dataset: Dataset, size: int) -> Dataset:
+    """The data set with groups of consecutive images of a label, as `--group-by` makes them."""
+    counts: Counter[int] = Counter()
+    samples = []
+    for sample in dataset.samples:
+        group = f"{sample.label}-{counts[sample.label] // size}".encode()
+        counts[sample.label] += 1
+        samples.append(replace(sample, group=group))
+    return replace(dataset, samples=tuple(samples))
+
+
+def torn_groups(grouped: Dataset, splits: Splits) -> list[bytes]:
+    """The groups with images in more than one split."""
+    split_of = {sample.path: name for name, samples in splits.to_dict().items() for sample in samples}
+    found: dict[bytes, set[str]] = defaultdict(set)
+    for sample in grouped.samples:
+        found[sample.group].add(split_of[sample.path])
+    return [group for group, names in found.items() if len(names) > 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_the_user_are_never_torn_apart(seed):
+    grouped = with_groups(make_dataset({"cat": 100, "dog": 100}), size=5)
+    splits = split(assign_groups(grouped, []), seed)
+    assert torn_groups(grouped, splits) == []
+    assert min(map(len, splits.to_dict().values())) >= 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_near_duplicates_join_the_groups_of_both_images(seed):
+    grouped = with_groups(make_dataset({"cat": 100, "dog": 100}), size=5)
+    one, other = grouped.samples[0], grouped.samples[57]
+    joined = [
+        replace(sample, group=b"joined") if sample.group in (one.group, other.group) else sample for sample in grouped.samples
+    ]
+    splits = split(assign_groups(grouped, [(one.digest, other.digest)]), seed)
+    assert torn_groups(replace(grouped, samples=tuple(joined)), splits) == []
+
+
+def test_names_of_groups_do_not_change_the_split():
+    dataset = make_dataset({"cat": 60, "dog": 60})
+    grouped = with_groups(dataset, size=4)
+    renamed = replace(grouped, samples=tuple(replace(sample, group=b"x" + sample.group[::-1]) for sample in grouped.samples))
+    assert split(assign_groups(grouped, []), 3) == split(assign_groups(renamed, []), 3)

@@ -233,3 +233,14 @@ def test_damaged_record_of_a_finished_run_is_named(fitted, tmp_path: Path):
     (run / "evaluation.json").write_text("{")
     with pytest.raises(RunError, match=r"evaluation\.json or .*strategies\.json is damaged\. Start a new run\."):
         fit.load_result(run)
+
+
+def test_group_by_keeps_groups_together_from_the_folder_to_the_run(cache, make_folder, tmp_path):
+    recipe = Recipe(strategy="probe", input_size=64, group_by=r"(\w/\d\d)\d\.png", thumbnails=False)
+    run = fit.fit(make_folder({"a": 60, "b": 60}), tmp_path / "run", recipe).run
+    splits: dict[str, set[str]] = {}
+    for row in rows(run):
+        splits.setdefault(row["path"].removesuffix(".png")[:-1], set()).add(row["split"])
+    assert len(splits) == 12
+    assert {len(names) for names in splits.values()} == {1}
+    assert set.union(*splits.values()) == {"train", "validation", "test"}

@@ -8,6 +8,7 @@ import pytest
 from graft.training.config.recipe import Recipe
 from graft.training.pipelines import fit
 from graft.training.sample import SAMPLE
+from graft.training.strategies import model_selection
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +55,19 @@ def test_auto_does_not_fine_tune_if_no_epoch_fits_in_the_budget(cache, tmp_path,
     assert reason in (result.run / "report.html").read_text(encoding="utf-8")
 
 
-def test_auto_stops_early_if_no_improvement_could_be_significant(cache, make_folder, tmp_path, monkeypatch, capsys):
+def test_auto_goes_on_although_a_few_images_show_no_error(cache, make_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result = fit.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
+    assert [attempt.strategy for attempt in result.attempts] == ["probe", "stages"]
+    assert "trying more strategies" in capsys.readouterr().err
+
+
+def test_auto_stops_if_there_is_little_left_to_gain(cache, make_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(model_selection, "MIN_GAIN", 1.0)
     monkeypatch.chdir(tmp_path)
     result = fit.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", **QUICK))
     assert len(result.attempts) == 1
-    assert "not even a perfect model would be significantly better" in capsys.readouterr().err
+    assert "so there is little left to gain" in capsys.readouterr().err
 
 
 def test_a_strategy_requested_by_name_is_always_kept(cache, tmp_path, monkeypatch):

@@ -45,16 +45,21 @@ def test_verdict_names_a_lower_log_loss():
     assert verdict.startswith("stages has a significantly lower log-loss than probe: lower by 0.100 (0.050 to 0.150)")
 
 
-def test_three_errors_end_the_selection():
-    assert early_exit_reason(3, 40).startswith("3 errors in 40 validation images")
+@pytest.mark.parametrize(("n_errors", "n_images"), [(0, 18), (0, 380), (1, 562), (3, 40), (4, 40), (20, 2000)])
+def test_selection_goes_on_while_there_may_be_a_point_to_gain(n_errors, n_images):
+    assert early_exit_reason(n_errors, n_images) == ""
 
 
-def test_no_error_ends_the_selection():
-    assert early_exit_reason(0, 40).startswith("no error in 40")
-
-
-def test_four_errors_continue_the_selection():
-    assert early_exit_reason(4, 40) == ""
+@pytest.mark.parametrize(
+    ("n_errors", "n_images", "reason"),
+    [
+        (0, 381, "no error in 381 validation images: the error is at most 1.00%, so there is little left to gain"),
+        (1, 600, "1 error in 600 validation images: the error is at most 0.94%, so there is little left to gain"),
+        (5, 2000, "5 errors in 2,000 validation images: the error is at most 0.58%, so there is little left to gain"),
+    ],
+)
+def test_selection_ends_if_even_a_perfect_model_would_gain_little(n_errors, n_images, reason):
+    assert early_exit_reason(n_errors, n_images) == reason
 
 
 def test_last_stage_with_the_lowest_loss_means_similar():
