@@ -4,12 +4,12 @@ import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from PIL import Image
+from server_process import poll_until
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -218,12 +218,14 @@ def test_only_one_server_runs_at_a_time(tmp_path: Path):
 
 
 def test_wait_until_idle_returns_after_the_work_is_done(tmp_path: Path):
-    program = "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass\ntime.sleep(60)"
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    work = f"from pathlib import Path; import time; Path({str(begun)!r}).touch(); end = time.process_time() + 1"
+    program = f"{work}\nwhile time.process_time() < end: pass\nPath({str(done)!r}).touch(); time.sleep(60)"
     server = Server("busy", [sys.executable, "-c", program], "/", folder=tmp_path)
     with started_server(server):
-        started = time.monotonic()
+        poll_until(begun.exists)
         server.wait_until_idle()
-        assert time.monotonic() - started > 0.9
+        assert done.exists()
 
 
 def test_server_that_fails_to_start_reports_its_output(tmp_path: Path):

@@ -396,7 +396,8 @@ def test_evaluate_reports_robustness(fitted, clothes, tmp_path):
     page = tmp_path / "robust.html"
     result = graft("evaluate", fitted.artifact.path, tmp_path / "photos", "--robust", "--report", page, "--json")
     output = json.loads(result.stdout)
-    assert {"package", "score", "evaluation", "robust", "robust_sample", "advice"} == set(output)
+    added = {"robust", "robust_sample", "advice"}
+    assert {"package", "score", "n_seen", "includes_seen", "evaluation"} | added == set(output)
     assert set(output["robust"]["jpeg"][0]) == {"severity", "accuracy", "low", "high", "changed", "n"}
     assert output["robust"]["pgd"][0]["accuracy"] == output["score"]["accuracy"]
     assert "Robustness" in page.read_text()

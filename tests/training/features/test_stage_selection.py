@@ -149,6 +149,7 @@ def test_package_stores_the_heads_input(fitted, exported: ExportedBackbone, tmp_
     from graft.service.inference.openvino import OpenVinoModel
     from graft.service.networks import network as networks
     from graft.training.data.dataset import scan
+    from graft.training.data.seen_images import NO_IMAGES
     from graft.training.features.linear_probe import Head
     from graft.training.packaging import writer
     from graft.training.sample import SAMPLE
@@ -169,7 +170,7 @@ def test_package_stores_the_heads_input(fitted, exported: ExportedBackbone, tmp_
     )
     dataset = scan(SAMPLE)
     splits = Splits(*[dataset.samples[:8]] * 3)
-    writer.write(with_predictions(model, dataset, splits), dataset, splits, "stages", tmp_path / "package")
+    writer.write(with_predictions(model, dataset, splits), dataset, splits, NO_IMAGES, "stages", tmp_path / "package")
     artifact = read(tmp_path / "package")
     assert (artifact.manifest.backbone.head_input, artifact.manifest.backbone.stages) == ("all", exported.backbone.stages)
     batch = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
