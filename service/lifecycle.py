@@ -152,9 +152,10 @@ def die_with_parent() -> None:
 def allow_connections(n_connections: int) -> int:
     """Runs in the worker: allows as many open files as connections need. Returns how many connections there may be."""
     with suppress(OSError, ValueError):  # some containers forbid it
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = n_connections + RESERVED_FILES
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = n_connections if soft == resource.RLIM_INFINITY else max(1, min(n_connections, soft - RESERVED_FILES))
     if allowed < n_connections:

@@ -163,7 +163,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._admit(self.service_state.predictor)
         else:
             self._in_headers = False
-            if self.cycle is not None and not self.cycle.response_complete:
+            if not self._is_answered:
                 self._pipelined_sizes.append(size)
             super().on_headers_complete()
 
@@ -231,7 +231,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._has_pending_response():
             self.cycle.keep_alive = False  # the earlier requests are answered first; then the connection closes
             return
-        if self._discard_timer is not None or (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
+        if self._discard_timer is not None or (not self._is_answered and self.cycle.response_started):
             self.transport.close()  # the response has been sent or begun already; only the body is invalid
         if self.transport.is_closing():
             return
@@ -242,8 +242,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _has_pending_response(self) -> bool:
         """Whether requests before the current one are not answered yet."""
-        is_first = self.cycle is None or self.cycle.response_complete
-        return bool(self.pipeline) or (self._in_headers and not is_first)
+        return bool(self.pipeline) or (self._in_headers and not self._is_answered)
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether all requests whose headers are complete have their response."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _write_problem(self, rejection: Problem, closing: bool) -> None:
         response = problem_response(rejection)
@@ -257,9 +261,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _is_image_upload(self) -> bool:
         """Whether these headers announce an authorized image upload, and no earlier response is pending (pipelining)."""
         route = self.routes.get(self._path())
-        is_first = self.cycle is None or self.cycle.response_complete
         is_upload = route is not None and route.accepts is not None and self.parser.get_method() == b"POST"
-        if not (is_upload and is_first):
+        if not (is_upload and self._is_answered):
             return False
         return access.refusal(dict(self.scope), "POST", self._settings, self.service_state.api_keys) is None
 

@@ -13,7 +13,7 @@ import numpy as np
 from graft.training.audit.image_scan import ScanTable, scan_images
 from graft.training.audit.quality_checks import check_images, check_labels
 from graft.training.config.read_options import ReadOptions
-from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, scan
+from graft.training.data.dataset import Dataset, DatasetError, Sample, describe, digest_prefixes, scan
 from graft.training.data.errors import MAX_EXAMPLES, SKIP_BAD, examples, printable
 from graft.training.data.findings import Finding
 from graft.training.data.near_duplicates import connected_components
@@ -122,8 +122,7 @@ def _duplicates_by_digest(
     samples: Sequence[Sample], near_duplicates: Iterable[tuple[bytes, bytes]]
 ) -> dict[bytes, list[Sample]]:
     """Groups by digest the samples that have an exact duplicate or are in one of the near-duplicate pairs."""
-    # A dictionary of a million digests would be large: their first eight bytes are enough to find possible duplicates.
-    prefixes = np.fromiter((int.from_bytes(sample.digest[:8], "big") for sample in samples), np.uint64, len(samples))
+    prefixes = digest_prefixes(sample.digest for sample in samples)  # enough to find possible duplicates
     _, inverse, counts = np.unique(prefixes, return_inverse=True, return_counts=True)
     repeated, near = counts[inverse] > 1, {digest for pair in near_duplicates for digest in pair}
     selected = (

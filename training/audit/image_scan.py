@@ -19,7 +19,7 @@ from graft.service.imaging import formats
 from graft.service.imaging.preprocess import Preview, load_preview
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.thread_map import ordered_map
-from graft.training.data.dataset import Dataset, DatasetError, Sample
+from graft.training.data.dataset import Dataset, DatasetError, Sample, digest_prefixes
 from graft.training.data.near_duplicates import THUMBNAIL_SIDE, GrayArray, candidate_pairs, dhash, to_grayscale, verify_pairs
 from graft.training.runtime.progress import Progress
 
@@ -235,7 +235,6 @@ def _find_near_duplicates(dataset: Dataset, table: ScanTable) -> list[tuple[byte
 def _distinct_rows(dataset: Dataset, table: ScanTable) -> NDArray[np.int64]:
     """One row per distinct content among the usable images that have more than one color."""
     rows: NDArray[np.int64] = np.flatnonzero(table.usable() & ~table.has_flag(BLANK))
-    # Eight bytes of a digest tell a million files apart, and need a fifth of the memory of a set of digests.
-    prefixes = (int.from_bytes(dataset.samples[row].digest[:8], "big") for row in rows.tolist())
-    _, first = np.unique(np.fromiter(prefixes, np.uint64, len(rows)), return_index=True)
+    prefixes = digest_prefixes(dataset.samples[row].digest for row in rows.tolist())
+    _, first = np.unique(prefixes, return_index=True)
     return rows[np.sort(first)]

@@ -64,8 +64,8 @@ def check(report: "AuditReport", data: Path, page: Path | None) -> None:
 def evaluate(result: "EvaluateResult", page: Path | None) -> None:
     from graft.training.pipelines import evaluate as pipeline
 
-    if result.note:
-        print_text(result.note)
+    if result.seen_note:
+        print_text(result.seen_note)
     print_text(f"{result.evaluation.n:,} images, 95 % confidence intervals")
     print_table(tables.metrics(result.evaluation))
     print_text("\n".join(pipeline.notes(result.evaluation)))

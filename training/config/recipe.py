@@ -33,6 +33,7 @@ TRAINING: JsonDict = {"group": "training"}
 AUGMENTATION: JsonDict = {"group": "augmentation"}
 OUTPUT: JsonDict = {"group": "output"}
 
+DEFAULT_SHARE = 0.15  # of the images, for validation and for test
 Strategy = Literal["auto", "probe", "svm", "stages", "finetune-last", "finetune", "scratch"]
 
 
@@ -73,14 +74,14 @@ class Recipe(ReadOptions):
     seed: int = Field(0, ge=0, lt=2**32, description="random seed", json_schema_extra=TRAINING)
     device: DeviceSetting = Field("auto", description="device for training", json_schema_extra=TRAINING)
     val_share: float = Field(
-        0.15,
+        DEFAULT_SHARE,
         gt=0,
         lt=0.5,
         description="share of the images for validation, if the data has no validation split",
         json_schema_extra=DATA,
     )
     test_share: float = Field(
-        0.15,
+        DEFAULT_SHARE,
         gt=0,
         lt=0.5,
         description="share of the images for the test, if the data has no test split",

@@ -9,6 +9,7 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graft.training.config.read_options import ReadOptions
 from graft.training.data import wrong_paths
@@ -107,6 +108,14 @@ class Dataset:
         """Return a copy without the given paths."""
         excluded = set(paths)
         return replace(self, samples=tuple(sample for sample in self.samples if sample.path not in excluded))
+
+
+def digest_prefixes(digests: Iterable[bytes]) -> NDArray[np.uint64]:
+    """The first eight bytes of each SHA-256, uint64 (N,).
+
+    They tell a million files apart, and need a fifth of the memory of a set of digests.
+    """
+    return np.fromiter((int.from_bytes(digest[:8], "big") for digest in digests), np.uint64)
 
 
 def scan(root: Path, options: ReadOptions | None = None) -> Dataset:

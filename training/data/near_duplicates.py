@@ -94,9 +94,12 @@ def candidate_pairs(horizontal: NDArray[np.uint64], vertical: NDArray[np.uint64]
     return pairs
 
 
-def hamming_distances(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Return the number of bits in which pairs of hashes, uint64 (P, 2) each, differ: uint8 (P,)."""
-    distances: NDArray[np.uint8] = np.bitwise_count(one ^ other).sum(axis=1, dtype=np.uint8)
+def hamming_distances(
+    horizontal: NDArray[np.uint64], vertical: NDArray[np.uint64], one: NDArray[np.integer], other: NDArray[np.integer]
+) -> NDArray[np.uint8]:
+    """Return the number of bits in which the hashes of pairs of rows differ, uint8 (P,); the rows are int (P,) each."""
+    distances: NDArray[np.uint8] = np.bitwise_count(horizontal[one] ^ horizontal[other])
+    distances += np.bitwise_count(vertical[one] ^ vertical[other])
     return distances
 
 
@@ -129,7 +132,7 @@ def _neighbor_pairs(
         if not len(first):
             break
         a, b = rows[first], rows[first + distance]
-        hamming = hamming_distances(np.stack([horizontal[a], vertical[a]], 1), np.stack([horizontal[b], vertical[b]], 1))
+        hamming = hamming_distances(horizontal, vertical, a, b)
         a, b = a[hamming <= MAX_HAMMING], b[hamming <= MAX_HAMMING]
         codes.append(np.minimum(a, b) * len(horizontal) + np.maximum(a, b))
     return np.concatenate(codes)

@@ -17,7 +17,7 @@ from graft.service.imaging.preprocess import load_preview
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.thread_map import ordered_map
 from graft.service.package_arrays import ArraySpec, ContentError, read_arrays
-from graft.training.data.dataset import Dataset, Sample
+from graft.training.data.dataset import Dataset, Sample, digest_prefixes
 from graft.training.data.near_duplicates import THUMBNAIL_SIDE, candidate_pairs, dhash, hamming_distances, to_grayscale
 from graft.training.data.splits import Splits
 from graft.training.runtime.progress import Progress
@@ -36,7 +36,7 @@ class ImageHashes:
     """What tells N files apart.
 
     Attributes:
-        digests: uint64 (N,), the first eight bytes of each file's SHA-256, which tell a million files apart.
+        digests: uint64 (N,), of the files, as `digest_prefixes` shortens them.
         hashes: uint64 (N, 2), the horizontal and vertical dHash.
     """
 
@@ -46,7 +46,10 @@ class ImageHashes:
     @classmethod
     def of(cls, samples: Sequence[Sample], records: NDArray[np.void]) -> "ImageHashes":
         """The hashes of scanned samples; row i of `records`, of dtype SCAN_DTYPE, is that of the i-th sample."""
-        return cls(_digests(samples), np.stack([records["dhash_horizontal"], records["dhash_vertical"]], axis=1))
+        return cls(
+            digest_prefixes(sample.digest for sample in samples),
+            np.stack([records["dhash_horizontal"], records["dhash_vertical"]], axis=1),
+        )
 
     @classmethod
     def read(cls, dataset: Dataset, samples: Sequence[Sample]) -> "ImageHashes":
@@ -62,8 +65,9 @@ class ImageHashes:
 
         with Progress("comparing with the images of the model", len(samples), "images") as progress:
             rows = list(progress.track(ordered_map(hash_one, samples, available_cpus())))
-        digests = np.array([int.from_bytes(digest[:8], "big") for digest, _ in rows], np.uint64)
-        return cls(digests, np.array([hashes for _, hashes in rows], np.uint64).reshape(-1, 2))
+        return cls(
+            digest_prefixes(digest for digest, _ in rows), np.array([hashes for _, hashes in rows], np.uint64).reshape(-1, 2)
+        )
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,10 @@ class SeenImages:
     @classmethod
     def of(cls, images: ImageHashes, splits: Splits) -> "SeenImages":
         """The images of a run's splits, whose hashes are among `images`."""
-        rows = np.flatnonzero(np.isin(images.digests, _digests([*splits.train, *splits.validation])))
+        seen = digest_prefixes(sample.digest for sample in (*splits.train, *splits.validation))
+        rows = np.flatnonzero(np.isin(images.digests, seen))
         digests, first = np.unique(images.digests[rows], return_index=True)
-        return cls(digests, images.hashes[rows[first]], np.unique(_digests(splits.test)))
+        return cls(digests, images.hashes[rows[first]], np.unique(digest_prefixes(sample.digest for sample in splits.test)))
 
     def contain(self, images: ImageHashes) -> NDArray[np.bool_]:
         """Which of N files the model has seen, byte for byte or as a copy that looks the same: bool (N,).
@@ -95,7 +100,7 @@ class SeenImages:
         n, hashes = len(self.digests), np.concatenate([self.hashes, images.hashes])
         pairs = candidate_pairs(hashes[:, 0], hashes[:, 1])
         pairs = pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)]
-        close = hamming_distances(hashes[pairs[:, 0]], hashes[pairs[:, 1]]) <= MAX_COPY_DISTANCE
+        close = hamming_distances(hashes[:, 0], hashes[:, 1], *pairs.T) <= MAX_COPY_DISTANCE
         copies = np.zeros(len(images.digests), bool)
         copies[pairs[close, 1] - n] = True
         return contained | (copies & ~np.isin(images.digests, self.test))
@@ -115,7 +120,3 @@ class SeenImages:
 
 
 NO_IMAGES = SeenImages(np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, np.uint64))
-
-
-def _digests(samples: Sequence[Sample]) -> Words:
-    return np.fromiter((int.from_bytes(sample.digest[:8], "big") for sample in samples), np.uint64, len(samples))

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from graft.training.config.recipe import DEFAULT_SHARE
 from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.data.near_duplicates import connected_components
 
-DEFAULT_SHARE = 0.15  # of the images, for validation and for test
 MIN_TRAIN_IMAGES = 2  # training images per label: cross-validation needs one to train on and one to validate on
 
 

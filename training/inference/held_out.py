@@ -27,16 +27,21 @@ class HeldOut(NamedTuple):
     n_seen: int = 0
     includes_seen: bool = False
 
-    @property
-    def note(self) -> str:
-        """What became of the images that the model has seen, as a sentence; "" if there are none."""
-        if not self.n_seen:
-            return ""
-        if self.includes_seen:
-            counts = f"{self.n_seen:,} of {len(self.samples):,} images"
-            return f"WARNING: the model has learned from {counts}, or was chosen by them: the scores are too high"
-        counts = f"{self.n_seen:,} of {self.n_seen + len(self.samples):,} images are left out"
-        return f"{counts}: the model has learned from them or was chosen by them, or they are copies of such images"
+
+def seen_note(n_images: int, n_seen: int, includes_seen: bool) -> str:
+    """What became of the images that a model has seen, as a sentence; "" if there are none.
+
+    Args:
+        n_images: how many images it is evaluated on.
+        n_seen, includes_seen: as in `HeldOut`.
+    """
+    if not n_seen:
+        return ""
+    if includes_seen:
+        counts = f"{n_seen:,} of {n_images:,} images"
+        return f"WARNING: the model has learned from {counts}, or was chosen by them: the scores are too high"
+    counts = f"{n_seen:,} of {n_seen + n_images:,} images are left out"
+    return f"{counts}: the model has learned from them or was chosen by them, or they are copies of such images"
 
 
 def load(model: Model, data: Path, options: ReadOptions | None = None, include_training: bool = False) -> HeldOut:

@@ -137,8 +137,8 @@ def interpret_package(
     manifest, requested = model.manifest, [parse_channel(text) for text in channels]
     found = held_out.load(model, data, options)
     dataset, samples = found.dataset, found.samples
-    if found.note:
-        log(found.note)
+    if found.n_seen:
+        log(held_out.seen_note(len(found.samples), found.n_seen, found.includes_seen))
     n_all, samples = len(samples), tuple(samples[row] for row in sample_rows(len(samples), n_images))
     by_path = {sample.path: sample for sample in samples}
     outputs = predict_dataset(model.engine, manifest.preprocessing, dataset, samples, "predicting")

@@ -61,7 +61,6 @@ class EvaluateResult:
         recommendation: what to do about it; None unless requested.
         n_seen: number of images that the model has learned from or was chosen by, copies included.
         includes_seen: whether it was evaluated on them too; by default they are left out.
-        note: the same as a sentence; "" if there are none.
     """
 
     package: Path
@@ -74,7 +73,6 @@ class EvaluateResult:
     recommendation: Recommendation | None = None
     n_seen: int = 0
     includes_seen: bool = False
-    note: str = field(default="", repr=False)
 
     def save_report(self, path: Path) -> None:
         """Writes the metrics, the confusion matrix, and the robustness if it was measured, as one offline HTML page."""
@@ -94,9 +92,14 @@ class EvaluateResult:
             render.save(evaluation_page(report, lambda image: self.dataset.read(by_path[image])), path)
 
     @property
+    def seen_note(self) -> str:
+        """What became of the images that the model has seen, as a sentence; "" if there are none."""
+        return held_out.seen_note(self.evaluation.n, self.n_seen, self.includes_seen)
+
+    @property
     def notes(self) -> list[str]:
         """What the table of metrics does not show, as sentences."""
-        return [*filter(None, [self.note]), *notes(self.evaluation)]
+        return [*filter(None, [self.seen_note]), *notes(self.evaluation)]
 
     def to_dict(self) -> dict[str, object]:
         """For `--json`."""
@@ -163,7 +166,6 @@ def evaluate(
         predictions,
         n_seen=found.n_seen,
         includes_seen=found.includes_seen,
-        note=found.note,
     )
     if not robust:
         return result
