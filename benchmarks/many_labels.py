@@ -20,9 +20,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.inference.neighbors import NeighborIndex, l2_normalize
 from graft.training.audit import label_errors
 from graft.training.evaluation import calibration, metrics
+from graft.training.evaluation.calibration import HeldOut
 from graft.training.evaluation.learning_curve import learning_curve
+from graft.training.evaluation.outliers import outlier_scores
 from graft.training.evaluation.predictions import Predictions
 from graft.training.features import linear_probe, regularization
 from graft.training.features.head_trainer import CV_TOLERANCE
@@ -70,7 +73,7 @@ def measure(n_labels: int, per_label: int, width: int) -> tuple[Stopwatch, float
     watch = Stopwatch()
     vectors, labels = simulate_features(n_labels, per_label, width)
     paths, names = [str(row) for row in range(len(labels))], tuple(f"label {number}" for number in range(n_labels))
-    watch.time("label issues", lambda: label_errors.find_label_issues(vectors, labels, paths, names))
+    watch.time("label issues", lambda: label_errors.rank_labels(vectors, labels, paths, names))
     watch.time("outliers", lambda: label_errors.find_outliers(vectors, labels, paths))
     part = np.arange(len(labels)) % 5
     train, validation, both = part < 3, part == 3, part < 4
@@ -99,14 +102,18 @@ def _evaluate(head: Head, final: Head, vectors: Floats, labels: Labels, names: t
     """Calibrates on validation and computes every metric on test."""
     part = np.arange(len(labels)) % 5
     validation, test = (
-        Predictions(model(vectors[part == number]), vectors[part == number], labels[part == number])
+        Predictions(
+            model(vectors[part == number]),
+            vectors[part == number],
+            labels[part == number],
+            np.arange((part == number).sum()),
+        )
         for model, number in ((head, 3), (final, 4))
     )
-    neighbors = calibration.NeighborIndex(
-        calibration.l2_normalize(vectors[part < 3]), tuple((label,) for label in labels[part < 3].tolist()), ()
-    )
+    neighbors = NeighborIndex(l2_normalize(vectors[part < 3]), tuple((label,) for label in labels[part < 3].tolist()), ())
     temperature = calibration.temperature(validation.logits, validation.targets)
-    calibrated = calibration.calibrate(validation, temperature, neighbors)
+    held_out = HeldOut(validation, outlier_scores(neighbors, validation.vectors, 10), 10)
+    calibrated = calibration.calibrate(held_out, temperature)
     metrics.evaluate(test, names, temperature, calibrated, neighbors)
 
 

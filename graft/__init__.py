@@ -96,18 +96,26 @@ def fit(
     return pipeline.fit(Path(data), _path(out), _recipe(recipe, options), resume=resume)
 
 
-def check(data: StrPath, *, use_features: bool = True, recipe: Recipe | StrPath | None = None, **options: Any) -> AuditReport:
+def check(
+    data: StrPath,
+    *,
+    use_features: bool = True,
+    max_label_issues: int | None = None,
+    recipe: Recipe | StrPath | None = None,
+    **options: Any,
+) -> AuditReport:
     """Finds issues in a data set before training: unreadable files, duplicates, leaks between splits, likely label errors.
 
     Args:
         data: as for `fit`.
         use_features: also find label errors and outliers, which needs a pass through the backbone.
+        max_label_issues: how many of the most probable label errors to report; None for those that are almost certain.
         recipe: as for `fit`; only how to read the data, `backbone`, `weights`, `input_size` and `fit` matter.
         **options: as for `fit`.
     """
     from .training.pipelines import check as pipeline
 
-    return pipeline.check(Path(data), _recipe(recipe, options), use_features)
+    return pipeline.check(Path(data), _recipe(recipe, options), use_features, max_label_issues)
 
 
 def compare(

@@ -32,8 +32,10 @@ MAX_THUMBNAIL_BYTES = 2**22  # of all thumbnails in one response
 def classify(model: Model, result: InferenceResult, options: ClassifyOptions, request_id: str) -> Classification:
     """The ranked labels of one image, with the prediction set and the outlier score."""
     n_labels = len(model.manifest.labels)
-    classified = model.postprocess(result.outputs, min(options.top_k, n_labels))
+    classified = model.postprocess(result.outputs, min(options.top_k, n_labels), options.max_error)
     warnings = _count_warning("top_k", options, n_labels, f"the model has only {n_labels} labels")
+    if options.max_error is not None and model.manifest.multilabel:
+        warnings.append("max_error: has no effect on a multi-label model")
     return Classification(
         predictions=_predictions(classified, options.threshold),
         prediction_set=list(classified.prediction_set),

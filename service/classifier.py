@@ -58,11 +58,20 @@ class Classifier:
         return answers.describe(self._model)
 
     @overload
-    def predict(self, images: ImageInput, *, top_k: int = 5, threshold: float = 0.0) -> Classification: ...  # type: ignore[overload-overlap]
+    def predict(  # type: ignore[overload-overlap]
+        self, images: ImageInput, *, top_k: int = 5, threshold: float = 0.0, max_error: float | None = None
+    ) -> Classification: ...
     @overload
-    def predict(self, images: Iterable[ImageInput], *, top_k: int = 5, threshold: float = 0.0) -> list[Classification]: ...
     def predict(
-        self, images: ImageInput | Iterable[ImageInput], *, top_k: int = 5, threshold: float = 0.0
+        self, images: Iterable[ImageInput], *, top_k: int = 5, threshold: float = 0.0, max_error: float | None = None
+    ) -> list[Classification]: ...
+    def predict(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        top_k: int = 5,
+        threshold: float = 0.0,
+        max_error: float | None = None,
     ) -> Classification | list[Classification]:
         """Classifies images.
 
@@ -70,22 +79,23 @@ class Classifier:
             images: one image, or several.
             top_k: number of most probable labels to return.
             threshold: return only labels with at least this probability.
+            max_error: abstain unless predictions this sure are wrong at most this often, in [0, 1]; None for the model's own.
 
         Returns:
             The answer of `POST /v1/classify`: `predictions`, most probable first; `prediction_set`; `outlier_score`;
             `abstain` and `abstain_reason`.
         """
-        options = _options(ClassifyOptions, top_k=top_k, threshold=threshold)
+        options = _options(ClassifyOptions, top_k=top_k, threshold=threshold, max_error=max_error)
         return self._answer(images, lambda result: answers.classify(self._model, result, options, _new_id()))
 
     def stream(
-        self, images: Iterable[ImageInput], *, top_k: int = 5, threshold: float = 0.0
+        self, images: Iterable[ImageInput], *, top_k: int = 5, threshold: float = 0.0, max_error: float | None = None
     ) -> Iterator[Classification | ImageError]:
         """Classifies any number of images. Yields the answer or the error of each image, in order, as soon as it is known.
 
         Only a few images are in memory at a time.
         """
-        options = _options(ClassifyOptions, top_k=top_k, threshold=threshold)
+        options = _options(ClassifyOptions, top_k=top_k, threshold=threshold, max_error=max_error)
         for result in bulk.infer(self._model.engine, images, self._decode):
             if isinstance(result, ImageError):
                 yield result

@@ -6,6 +6,7 @@ Import only pydantic and the standard library here, so that a damaged package is
 
 import hashlib
 import json
+import math
 from collections import Counter
 from typing import Annotated, Literal
 
@@ -165,25 +166,57 @@ class Fidelity(_Record):
         return self.n_changed == 0 and self.max_probability_shift <= MAX_PROBABILITY_SHIFT
 
 
+class ErrorLevel(_Record):
+    """The probability above which predictions are wrong no more often than wanted."""
+
+    max_error: float = Field(gt=0, lt=1, description="largest share of wrong predictions among those that are answered")
+    min_probability: Probability | None = Field(
+        description="the lowest probability of the top label that is answered; null if none is shown to be sure enough"
+    )
+    answered: Probability = Field(description="share of the held-out images that are answered")
+
+
 class Calibration(_Record):
-    """Decision thresholds, fitted on the validation split; the test split only evaluates them.
+    """Decision thresholds, fitted on held-out images; the test split only evaluates them.
 
     Attributes:
+        n_images: number of those images: of training and validation, each predicted by a head that has not learned from it, or
+            of validation alone if the backbone was trained.
         thresholds: one per label, in label order. Multiclass: the lowest probability that reaches `target_precision`, or None.
             Multilabel: the lowest probability at which the label is predicted.
         coverage: target probability that the prediction set contains the true label; None for multilabel.
-        set_threshold: the lowest probability at which a label is in the prediction set. 0 if validation has too few images to
-            guarantee the coverage: then the set contains every label.
+        set_thresholds: the lowest probability of each label in the prediction set; None for multilabel. 0 if there are too few
+            images to guarantee the coverage: then the set always contains the label.
+        covered_by_label: whether images of the label are covered as often as wanted; if not, they are on average with those of
+            other labels.
+        max_error: the largest share of wrong predictions among those that do not abstain. None: only outliers abstain.
+        error_levels: the thresholds for this error and others, in ascending order.
         outlier_k: the outlier score is the cosine distance to the k-th nearest neighbor in the package.
         outlier_threshold: an image with a higher score is an outlier.
     """
 
+    n_images: int = Field(ge=0)
     target_precision: float = Field(gt=0, lt=1)
     thresholds: tuple[Probability | None, ...]
     coverage: float | None = Field(gt=0, lt=1)
-    set_threshold: float | None = Field(ge=0, le=1)
+    set_thresholds: tuple[Probability, ...] | None
+    covered_by_label: tuple[bool, ...] = ()
+    max_error: float | None = Field(None, gt=0, lt=1)
+    error_levels: tuple[ErrorLevel, ...] = Field((), max_length=MAX_SMALL)
     outlier_k: int = Field(gt=0)
     outlier_threshold: float = Field(ge=0, le=2)
+
+    def min_probability(self, max_error: float | None = None) -> float:
+        """The lowest probability of a prediction that does not abstain, in [0, 1]; infinity if all abstain.
+
+        Args:
+            max_error: in [0, 1], instead of the one of the package. The threshold is that of the largest error level up to it.
+        """
+        wanted = self.max_error if max_error is None else max_error
+        if wanted is None or wanted >= 1 or not self.error_levels:
+            return 0.0
+        levels = [level for level in self.error_levels if level.max_error <= wanted and level.min_probability is not None]
+        return min((level.min_probability for level in levels if level.min_probability is not None), default=math.inf)
 
 
 class FileRecord(_Record):
@@ -252,8 +285,8 @@ class Manifest(_Record):
             raise ValueError(f"{len(self.labels)} labels, but {len(thresholds)} thresholds")
         if self.multilabel and None in thresholds:
             raise ValueError("every label of a multilabel model needs a threshold")
-        if not self.multilabel and self.calibration.set_threshold is None:
-            raise ValueError("a multiclass model needs a set_threshold")
+        if not self.multilabel and len(self.calibration.set_thresholds or ()) != len(self.labels):
+            raise ValueError("a multiclass model needs a set threshold for every label")
         return self
 
     def to_bytes(self) -> bytes:

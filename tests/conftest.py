@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
+from skip_counter import pytest_sessionfinish  # noqa: F401  pytest finds the hook here
 
 ROOT = Path(__file__).parent.parent
 set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")  # a test run leaves nothing else in the checkout

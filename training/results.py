@@ -25,6 +25,21 @@ def format_points(value: float, low: float, high: float, metric: str = "") -> st
     return f"{100 * value:+.1f} points{f' of {metric}' * bool(metric)} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
+def format_error(max_error: float) -> str:
+    """A wanted error, such as `5%` or `0.5%`."""
+    return f"{100 * max_error:g}%"
+
+
+def describe_sample(n: int, n_groups: int | None, noun: str = "images") -> str:
+    """How many images were measured: `495 test images in 212 groups`.
+
+    Args:
+        n_groups: the number of groups; None, or `n`, if every image is its own.
+    """
+    groups = "" if n_groups is None or n_groups == n else f" in {n_groups:,} group{'s' * (n_groups != 1)}"
+    return f"{n:,} {noun}{groups}"
+
+
 class LabelScores(_Record):
     """Per-class metrics on the test images. An estimate is None if it is undefined, such as precision without predictions."""
 
@@ -36,11 +51,15 @@ class LabelScores(_Record):
     average_precision: Estimate | None = None
     threshold: float | None = Field(
         None,
-        description="chosen on validation. Multiclass: the lowest probability at which the target precision was reached,"
+        description="chosen on held-out images. Multiclass: the lowest probability at which the target precision was reached,"
         " None if never. Multi-label: the lowest probability at which the label is predicted",
     )
     precision_above: Estimate | None = Field(
         None, description="precision on test of predictions with at least this probability"
+    )
+    coverage: Estimate | None = Field(None, description="test images of this label whose prediction set contains it")
+    covered_by_label: bool | None = Field(
+        None, description="whether this coverage is guaranteed for the label, or only on average with other labels"
     )
 
 
@@ -56,10 +75,27 @@ class ConformalPrediction(_Record):
     """Conformal prediction sets, which contain the true label with a guaranteed probability."""
 
     promised: float = Field(gt=0, lt=1, description="the target coverage")
-    threshold: float = Field(description="labels with at least this probability are in the set; the top label always is")
     coverage: Estimate = Field(description="measured on test")
     mean_size: float
     sizes: dict[int, int] = Field(description="number of test images by set size")
+
+
+class RiskPoint(_Record):
+    """One point of a risk-coverage curve."""
+
+    answered: float = Field(description="share of the test images that are answered: the surest ones, outliers last")
+    error: Estimate = Field(description="share of wrong predictions among them")
+
+
+class SelectivePrediction(_Record):
+    """What abstaining brings, measured on test (El-Yaniv & Wiener 2010)."""
+
+    max_error: float | None = Field(description="the wanted error of answered images; None: only outliers abstain")
+    answered: Estimate = Field(description="share of images that are answered")
+    error: Estimate | None = Field(description="share of wrong predictions among them; None if there are none")
+    caught: Estimate | None = Field(description="share of all wrong predictions that abstain; None if no prediction is wrong")
+    curve: tuple[RiskPoint, ...] = Field(description="the error by share of answered images, ascending")
+    aurc: float = Field(description="area under the curve: the error, averaged over all shares of answered images")
 
 
 class OutlierDetection(_Record):
@@ -77,16 +113,69 @@ class LearningCurve(_Record):
         n_images: training images, ascending.
         accuracy: on held-out images; mean average precision for multi-label data.
         gain_of_doubling: predicted improvement with twice the largest number of images.
+        kept: the strategy of the model that was kept, if it is not the linear probe that the curve was measured with; else "".
     """
 
     n_images: tuple[int, ...]
     accuracy: tuple[Estimate, ...]
     gain_of_doubling: Estimate
+    kept: str = ""
 
     def to_text(self) -> str:
-        """The predicted gain of twice as many images."""
+        """The predicted gain of twice as many images, and for which model if another one was kept."""
         gain = self.gain_of_doubling
-        return f"estimated gain from twice as many images: {format_points(gain.value, gain.low, gain.high)}"
+        text = f"estimated gain from twice as many images: {format_points(gain.value, gain.low, gain.high)}"
+        if not self.kept:
+            return text
+        tuned = self.kept in ("finetune", "finetune-last", "scratch")
+        kept = "the fine-tuned network" if tuned else f"the kept model ({self.kept})"
+        return f"{text} for a linear probe; {kept} may gain more"
+
+
+class SplitGap(_Record):
+    """The scores on validation and test: do they differ by more than chance?
+
+    Attributes:
+        difference: validation minus test; its interval is a 99 % interval, unlike others.
+    """
+
+    validation: Estimate
+    test: Estimate
+    difference: Estimate
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the two scores differ by more than chance."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+    def to_text(self) -> str:
+        """What a significant difference means, with both numbers, as a sentence; "" if it may be chance."""
+        if not self.is_significant:
+            return ""
+        numbers = f"validation {self.validation.value:.1%}, test {self.test.value:.1%}"
+        points = f"{100 * abs(self.difference.value):.1f} points"
+        if self.difference.value > 0:
+            return (
+                f"test is {points} below validation ({numbers}), more than chance: the validation images resemble the training"
+                " images more than the test images do. Trust the test number; probabilities and prediction sets were"
+                " calibrated on images like those of validation, and that does not carry over to images like those of test"
+            )
+        return (
+            f"test is {points} above validation ({numbers}), more than chance: the test images are easier than the validation"
+            " images. New images may be harder than the test images, too"
+        )
+
+
+def temperature_warning(before: Estimate, after: Estimate, log_loss_gain: Estimate) -> str:
+    """That temperature scaling made the calibration worse, by more than chance, as a sentence; else "".
+
+    Args:
+        before, after: expected calibration error without and with temperature scaling, on test.
+        log_loss_gain: log-loss before minus after, paired. The temperature changes no prediction, so it is all calibration.
+    """
+    if log_loss_gain.high >= 0 or after.value <= before.value:
+        return ""
+    return f"temperature scaling made calibration worse on test: {before.value:.1%} before, {after.value:.1%} after"
 
 
 class Evaluation(_Record):
@@ -94,6 +183,8 @@ class Evaluation(_Record):
 
     Attributes:
         n: test images.
+        n_groups: groups of test images: near-duplicates and images that were declared to belong together count once in every
+            interval. As many as images if there are none; None in the files of earlier versions.
         metrics: by name. Multiclass: accuracy, top5 (with more than 5 labels), balanced_accuracy, log_loss, brier.
             Multi-label: map, micro_f1, macro_f1, exact_match, and log_loss and brier as means over labels. Both: ece_before
             and ece_after (expected calibration error before and after temperature scaling).
@@ -101,6 +192,7 @@ class Evaluation(_Record):
     """
 
     n: int
+    n_groups: int | None = None
     multilabel: bool
     temperature: float
     metrics: dict[str, Estimate]
@@ -110,9 +202,34 @@ class Evaluation(_Record):
     reliability_after: tuple[CalibrationBin, ...]
     conformal: ConformalPrediction | None
     outliers: OutlierDetection | None
+    selective: SelectivePrediction | None = None
     curve: LearningCurve | None = None
     ten_crop: Estimate | None = Field(None, description="accuracy gain of ten-crop over single-crop inference")
+    temperature_gain: Estimate | None = Field(
+        None, description="log-loss without temperature scaling minus log-loss with it, in nats, paired"
+    )
+    split_gap: SplitGap | None = Field(None, description="whether test differs from validation; None without validation")
     gain_over_probe: Estimate | None = Field(None, description="accuracy gain of fine-tuning over the linear probe, paired")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What must be read before the numbers, as sentences, most important first."""
+        gap = self.split_gap.to_text() if self.split_gap else ""
+        temperature = (
+            temperature_warning(self.metrics["ece_before"], self.metrics["ece_after"], self.temperature_gain)
+            if self.temperature_gain
+            else ""
+        )
+        return tuple(filter(None, [gap, temperature]))
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether some of the images belong together."""
+        return self.n_groups is not None and self.n_groups < self.n
+
+    def describe_sample(self, noun: str = "images") -> str:
+        """How many images it was measured on, and in how many groups: `495 test images in 212 groups`."""
+        return describe_sample(self.n, self.n_groups, noun)
 
     @property
     def primary_metric(self) -> Estimate:

@@ -57,6 +57,13 @@ class Options(BaseModel):
 class ClassifyOptions(Options):
     top_k: StrictInt = Field(5, ge=1, description="number of most probable labels to return; all labels if there are fewer")
     threshold: StrictFloat = Field(0.0, ge=0, le=1, description="return only labels with at least this probability")
+    max_error: StrictFloat | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="abstain unless predictions this sure are wrong at most this often; default: the model's, in /v1/model's"
+        " calibration; 1: only outliers abstain",
+    )
 
 
 class SimilarOptions(Options):

@@ -31,6 +31,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_deletion": (422, "Invalid deletion"),
     "bad_k": (422, "Invalid k"),
     "bad_label": (422, "Invalid label"),
+    "bad_max_error": (422, "Invalid max_error"),
     "bad_method": (422, "Invalid method"),
     "bad_threshold": (422, "Invalid threshold"),
     "bad_thumbnails": (422, "Invalid thumbnails"),
@@ -90,8 +91,8 @@ class Classification(Answer):
     )
     outlier_score: float = Field(ge=0, le=2, description="cosine distance to the training images")
     abstain: bool = Field(description="true if this prediction is not reliable")
-    abstain_reason: Literal["outlier", "undecided"] | None = Field(
-        description="outlier: far from all training images; undecided: no label can be ruled out"
+    abstain_reason: Literal["outlier", "unsure"] | None = Field(
+        description="outlier: far from all training images; unsure: predictions with such a probability are wrong too often"
     )
 
 

@@ -25,7 +25,7 @@ from .engine import Engine, Outputs, Pixels
 from .neighbors import NeighborIndex, Thumbnails
 from .postprocess import LabelProbability, above_threshold, label_names, prediction_set, rank, to_probabilities
 
-AbstainReason = Literal["outlier", "undecided"]
+AbstainReason = Literal["outlier", "unsure"]
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,13 @@ class Model:
         """The calibrated probabilities (N, C) of logits (N, C)."""
         return to_probabilities(logits, self.manifest.temperature, self.manifest.multilabel)
 
-    def postprocess(self, outputs: Outputs, top_k: int) -> ClassificationResult:
-        """Turns the outputs for one image, logits (1, C) and vectors (1, D), into a classification result."""
+    def postprocess(self, outputs: Outputs, top_k: int, max_error: float | None = None) -> ClassificationResult:
+        """Turns the outputs for one image, logits (1, C) and vectors (1, D), into a classification result.
+
+        Args:
+            max_error: the largest wanted share of wrong predictions among those that do not abstain, in [0, 1]; None for that
+                of the package.
+        """
         labels, calibration = self.manifest.labels, self.manifest.calibration
         class_probabilities = self.probabilities(outputs.logits)
         members = self._prediction_sets(class_probabilities)[0]
@@ -119,8 +124,8 @@ class Model:
         abstain_reason: AbstainReason | None = None
         if outlier_score > calibration.outlier_threshold:
             abstain_reason = "outlier"
-        elif bool(members.all()) and not self.manifest.multilabel:
-            abstain_reason = "undecided"
+        elif not self.manifest.multilabel and class_probabilities.max() < calibration.min_probability(max_error):
+            abstain_reason = "unsure"
         ranked, member_labels = (
             rank(class_probabilities[0], labels, top_k),
             label_names(members, class_probabilities[0], labels),
@@ -130,9 +135,14 @@ class Model:
     def _prediction_sets(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Membership of each label in the prediction sets, (N, C)."""
         calibration = self.manifest.calibration
-        if calibration.set_threshold is None:
-            return above_threshold(probabilities, np.array(calibration.thresholds, np.float64))
-        return prediction_set(probabilities, calibration.set_threshold)
+        select = above_threshold if calibration.set_thresholds is None else prediction_set
+        return select(probabilities, self._thresholds)
+
+    @cached_property
+    def _thresholds(self) -> NDArray[np.float64]:
+        """The lowest probability of each label in a prediction set, or of a multi-label prediction, (C,)."""
+        calibration = self.manifest.calibration
+        return np.array(calibration.set_thresholds or calibration.thresholds, np.float64)
 
     def classify(self, encoded: bytes, top_k: int) -> ClassificationResult:
         """Classifies one image file in the calling thread. Raises ImageError."""

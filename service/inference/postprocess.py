@@ -60,14 +60,15 @@ def rank(row: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> tuple
     return tuple(LabelProbability(labels[index], float(row[index])) for index in order)
 
 
-def prediction_set(probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-    """Membership in the prediction set, (N, C): labels with at least the threshold probability, and the most probable label.
+def prediction_set(probabilities: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Membership in the prediction set, (N, C): labels with at least their threshold probability, and the most probable label.
 
-    With a threshold from `graft.training.evaluation.calibration`, the set contains the true label with the target coverage, and
-    no other rule with that coverage has smaller sets (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued
-    Classifiers"). Unlike there, a set is never empty: adding the most probable label can only increase the coverage.
+    With thresholds (C,) from `graft.training.evaluation.prediction_sets`, the set contains the true label with the target
+    coverage, and no other rule with that coverage has smaller sets (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued
+    Classifiers"). Unlike there, a set is never empty: adding the most probable label can only increase the coverage, and that
+    the label is unsure is told by `abstain`.
     """
-    members = probabilities >= threshold
+    members = probabilities >= thresholds
     members[np.arange(len(probabilities)), probabilities.argmax(axis=1)] = True
     return members
 

@@ -17,8 +17,9 @@ export function showResult(result, model, bytes, elapsed) {
   const [{ label, probability }] = result.predictions;
   const top = `${label}, ${percent(probability)}`;
   const verdict = [isolated(label), `, ${percent(probability)}`];
-  $("verdict").replaceChildren(...(result.abstain ? ["The model abstains (", ...verdict, ")"] : verdict));
-  if (result.abstain) return `The model abstains. The most probable label is ${top}.`;
+  const abstains = result.abstain_reason === "unsure" ? "Unsure" : "The model abstains";
+  $("verdict").replaceChildren(...(result.abstain ? [`${abstains} (`, ...verdict, ")"] : verdict));
+  if (result.abstain) return `${abstains}. The most probable label is ${top}.`;
   return `${top}. ${predictionSetText(result, model)} ${result.prediction_set.join(", ")}.`;
 }
 
@@ -26,8 +27,9 @@ function abstention({ abstain_reason: reason, outlier_score: score }, calibratio
   const threshold = calibration.outlier_threshold.toFixed(2);
   const explanation = reason === "outlier"
     ? `This image is unlike the training images: its outlier score is ${score.toFixed(2)}, above ${threshold}.`
-    : "It cannot rule out any label, so the most probable label is not reliable.";
-  return make("div", { class: "abstention" }, make("p", { class: "title" }, "The model abstains"), make("p", {}, explanation));
+    : `Answers with such a low probability may be wrong in more than ${percent(calibration.max_error)} of the cases.`;
+  const title = reason === "outlier" ? "The model abstains" : "The model is unsure";
+  return make("div", { class: "abstention" }, make("p", { class: "title" }, title), make("p", {}, explanation));
 }
 
 /** The most probable labels; those in the prediction set have the accent color. */

@@ -57,10 +57,11 @@ def seal(folder: Path) -> None:
         multilabel=False,
         temperature=1.5,
         calibration=Calibration(
+            n_images=100,
             target_precision=0.95,
             thresholds=(0.5, None, 0.75),
             coverage=0.9,
-            set_threshold=0.25,
+            set_thresholds=(0.25, 0.25, 0.25),
             outlier_k=1,
             outlier_threshold=0.5,
         ),
@@ -320,7 +321,9 @@ def test_a_link_to_a_package_directory_is_followed(package, tmp_path):
     [
         ({"labels": ("bag", "coat")}, "2 labels, but 3 thresholds"),
         ({"multilabel": True}, "every label of a multilabel model needs a threshold"),
-        ({"calibration": {"set_threshold": None}}, "a multiclass model needs a set_threshold"),
+        ({"calibration": {"set_thresholds": None}}, "a multiclass model needs a set threshold for every label"),
+        ({"calibration": {"set_thresholds": (0.5, 0.5)}}, "a multiclass model needs a set threshold for every label"),
+        ({"calibration": {"max_error": 1.0}}, "calibration.max_error"),
         ({"calibration": {"outlier_k": 0}}, "calibration.outlier_k"),
         ({"calibration": {"outlier_threshold": 3}}, "calibration.outlier_threshold"),
     ],

@@ -18,6 +18,8 @@ from graft.training.results import (
     LabelScores,
     LearningCurve,
     OutlierDetection,
+    RiskPoint,
+    SelectivePrediction,
     StrategyAttempt,
     TransferRegime,
 )
@@ -81,6 +83,8 @@ def fake_evaluation(labels: tuple[str, ...], predictions: ImagePredictions, mult
             f1=estimate_around(0.75 + 0.2 * index / len(labels)),
             average_precision=estimate if multilabel else None,
             threshold=0.4 if index else None,
+            coverage=None if multilabel else estimate_around(0.88 + 0.1 * index / len(labels), 0.04),
+            covered_by_label=None if multilabel else index > 1,
         )
         for index, label in enumerate(labels)
     )
@@ -101,10 +105,23 @@ def fake_evaluation(labels: tuple[str, ...], predictions: ImagePredictions, mult
         reliability_before=overconfident,
         reliability_after=bins,
         conformal=ConformalPrediction(
-            promised=0.9, threshold=0.93, coverage=estimate_around(0.912, 0.02), mean_size=1.4, sizes={1: 70, 2: 25, 3: 5}
+            promised=0.9, coverage=estimate_around(0.912, 0.02), mean_size=1.4, sizes={1: 70, 2: 25, 3: 5}
         ),
+        selective=None if multilabel else fake_selective(),
         outliers=OutlierDetection(k=10, threshold=0.41, flagged=estimate_around(0.05, 0.02)),
         curve=curve,
+    )
+
+
+def fake_selective() -> SelectivePrediction:
+    shares = [number / 20 for number in range(1, 21)]
+    return SelectivePrediction(
+        max_error=0.1,
+        answered=estimate_around(0.83, 0.03),
+        error=estimate_around(0.07, 0.03),
+        caught=estimate_around(0.61, 0.1),
+        curve=tuple(RiskPoint(answered=share, error=estimate_around(0.16 * share**2, 0.02)) for share in shares),
+        aurc=0.053,
     )
 
 

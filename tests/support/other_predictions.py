@@ -17,6 +17,6 @@ def with_predictions(trained: TrainedModel, dataset: Dataset, splits: Splits) ->
     def predict(samples: tuple[Sample, ...]) -> Predictions:
         outputs = [trained.network(decode(dataset.read(sample), trained.preprocessing).pixels[None]) for sample in samples]
         logits, vectors = (np.concatenate([getattr(output, name) for output in outputs]) for name in ("logits", "vectors"))
-        return Predictions(logits, vectors, dataset.targets(samples))
+        return Predictions.of(logits, vectors, dataset, samples)
 
     return dataclasses.replace(trained, validation=predict(splits.validation), test=predict(splits.test))

@@ -19,7 +19,7 @@ from graft.training.backbones.registry import BackboneSpec
 from graft.training.data.dataset import scan
 from graft.training.data.seen_images import NO_IMAGES
 from graft.training.data.splits import Splits
-from graft.training.evaluation import calibration
+from graft.training.evaluation import outliers
 from graft.training.features import linear_probe, onnx_head
 from graft.training.packaging import writer
 from graft.training.pipelines.fit import FitResult
@@ -56,7 +56,7 @@ def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
             network=network,
             graph=onnx_head.append_head(exported.graph, head, head_input),
             weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-            neighbors=calibration.build_neighbors(dataset.samples[:40], rng.normal(size=(40, backbone.width))),
+            neighbors=outliers.build_neighbors(dataset.samples[:40], rng.normal(size=(40, backbone.width))),
         )
         splits = Splits(*[dataset.samples[:8]] * 3)
         artifact = writer.write(

@@ -162,11 +162,13 @@ def test_outlier_shows_a_warning(visit, model, noise):
     expect(page.locator(".set p")).to_contain_text("does not hold for outliers")
 
 
-def test_undecided_result_shows_a_warning(visit, model, shirt):
-    undecided = {"abstain": True, "abstain_reason": "undecided", "prediction_set": list(model.manifest.labels)}
-    page = visit(lambda page: page.route("**/v1/classify", with_fields(undecided)))
+def test_unsure_result_shows_a_warning(visit, model, shirt):
+    unsure = {"abstain": True, "abstain_reason": "unsure", "prediction_set": list(model.manifest.labels)}
+    page = visit(lambda page: page.route("**/v1/classify", with_fields(unsure)))
     choose_file(page, shirt)
-    expect(page.locator(".abstention")).to_contain_text("It cannot rule out any label")
+    expect(page.locator(".abstention")).to_contain_text("The model is unsure")
+    expect(page.locator(".abstention")).to_contain_text(f"more than {100 * model.manifest.calibration.max_error:.1f}%")
+    expect(page.get_by_role("status")).to_contain_text("Unsure. The most probable label is")
     expect(page.locator(".set p")).to_have_text("No label can be ruled out:")
 
 

@@ -1,7 +1,8 @@
 """Data audit: every problem of a data set, reported at once and before training.
 
 Unusable files, leaks, conflicting labels and duplicates, each with its paths, and the checks of
-`graft.training.audit.quality_checks`. `audit` works on the scan only and reads no file.
+`graft.training.audit.quality_checks`. Works on the scan only and reads no file. What `audit` finds of near copies is less than
+what is found with the backbone's features; `audit_again` replaces it.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +22,8 @@ from graft.training.data.splits import assign_groups, too_small_labels
 from graft.training.runtime.progress import log, step
 
 MAX_UNUSABLE_FRACTION = 0.05  # of all files; more unusable files than this mean a problem that excluding them would hide
-DROP_DUPLICATES = "--drop-duplicates"
+DROP_DUPLICATES, ALLOW_NEAR_LEAKS = "--drop-duplicates", "--allow-near-leaks"
+GROUP_KINDS = {"near-leak", "near-conflict", "near-duplicate", "too-few"}  # findings that depend on which images are copies
 SEVERITIES = ("error", "warning", "note")
 SPLIT_PRIORITY = ("test", "validation", "train")  # duplicates across splits are kept in the first of these
 FINDING_KINDS = {  # error code of the image -> kind of the finding
@@ -44,20 +46,47 @@ def read_and_audit(data: Path, options: ReadOptions) -> tuple[Dataset, ScanTable
     log(describe(dataset))
     with step("checking the images"):
         dataset, table = scan_images(dataset)
-        return dataset, table, audit(dataset, table)
+        return dataset, table, audit(dataset, table, options.allow_near_leaks)
 
 
-def audit(dataset: Dataset, table: ScanTable) -> list[Finding]:
-    """Returns all findings about a scanned data set, including those of the listing, most severe first."""
+def audit(dataset: Dataset, table: ScanTable, allow_near_leaks: bool = False) -> list[Finding]:
+    """Returns all findings about a scanned data set, including those of the listing, most severe first.
+
+    Args:
+        allow_near_leaks: near copies across given splits are only a warning.
+    """
     unusable = _unusable_files(table)
     findings = [*dataset.findings, *unusable, *_too_many_unusable(dataset, [*dataset.findings, *unusable])]
     readable = dataset.exclude(table.unreadable) if table.unreadable else dataset
-    duplicates = _duplicates_by_digest(readable.samples, table.near_duplicates)
-    findings += (
-        _exact_duplicates(duplicates) + _near_duplicates(duplicates, table.near_duplicates) + _group_leaks(readable.samples)
-    )
-    findings += _too_small_labels(readable, table) + check_labels(dataset, table) + check_images(dataset, table)
+    findings += _exact_duplicates(_duplicates_by_digest(readable.samples, ())) + _group_leaks(readable.samples)
+    findings += _audit_groups(readable, table.near_duplicates, allow_near_leaks)
+    findings += check_labels(dataset, table) + check_images(dataset, table)
+    return sort_findings(findings)
+
+
+def audit_again(
+    findings: Iterable[Finding], dataset: Dataset, near_copies: Sequence[tuple[bytes, bytes]], allow_near_leaks: bool
+) -> list[Finding]:
+    """Replaces the findings about near copies, once the features have shown more of them.
+
+    Args:
+        findings: of `audit`.
+        dataset: the usable images.
+        near_copies: pairs of digests.
+    """
+    others = [finding for finding in findings if finding.kind not in GROUP_KINDS]
+    return sort_findings([*others, *_audit_groups(dataset, near_copies, allow_near_leaks)])
+
+
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Most severe first."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _audit_groups(dataset: Dataset, near_copies: Sequence[tuple[bytes, bytes]], allow_near_leaks: bool) -> list[Finding]:
+    """The findings of GROUP_KINDS."""
+    too_small = [Finding("too-few", "error", text) for text in too_small_labels(assign_groups(dataset, near_copies))]
+    return _near_copies(_duplicates_by_digest(dataset.samples, near_copies), near_copies, allow_near_leaks) + too_small
 
 
 def truncate_findings(findings: Sequence[Finding], max_per_kind: int = MAX_EXAMPLES) -> list[Finding]:
@@ -182,19 +211,25 @@ def _lower_priority_paths(samples: Sequence[Sample]) -> tuple[str, ...]:
     return tuple(sample.path for sample in samples if (sample.split or "train") != kept)
 
 
-def _near_duplicates(duplicates: dict[bytes, list[Sample]], near_duplicates: Iterable[tuple[bytes, bytes]]) -> list[Finding]:
-    """Near-duplicates with different bytes. Only warnings: two frames of one video may count as two images."""
+def _near_copies(
+    duplicates: dict[bytes, list[Sample]], near_copies: Iterable[tuple[bytes, bytes]], allow_leaks: bool
+) -> list[Finding]:
+    """Copies with different bytes: across splits, with conflicting labels, or merely repeated."""
     findings = []
-    for cluster in connected_components(pair for pair in near_duplicates if pair[0] in duplicates and pair[1] in duplicates):
+    for cluster in connected_components(pair for pair in near_copies if pair[0] in duplicates and pair[1] in duplicates):
         samples = [sample for digest in cluster for sample in duplicates[digest]]
         paths = tuple(sample.path for sample in samples)
         shown = examples(paths)
+        if is_leak := len({sample.split for sample in samples}) > 1:
+            text = f"near-duplicates across {_split_names(samples)}: {shown}"
+            if allow_leaks:
+                findings.append(Finding("near-leak", "warning", text, paths))
+            else:
+                text += f"; if they are meant as different images: {ALLOW_NEAR_LEAKS}"
+                findings.append(Finding("near-leak", "error", text, paths, _lower_priority_paths(samples), DROP_DUPLICATES))
         if len({sample.labels for sample in samples}) > 1:
             findings.append(Finding("near-conflict", "warning", f"near-duplicates with different labels: {shown}", paths))
-        elif len({sample.split for sample in samples}) > 1:
-            text = f"near-duplicates across {_split_names(samples)}: {shown}"
-            findings.append(Finding("near-leak", "warning", text, paths))
-        else:
+        elif not is_leak:
             findings.append(Finding("near-duplicate", "warning", f"near-duplicates: {shown}", paths))
     return findings
 
@@ -210,7 +245,3 @@ def _group_leaks(samples: Iterable[Sample]) -> list[Finding]:
             text = f"one group in several splits ({counts}): {examples(paths)}"
             findings.append(Finding("group-leak", "error", text, paths, _lower_priority_paths(group), DROP_DUPLICATES))
     return findings
-
-
-def _too_small_labels(dataset: Dataset, table: ScanTable) -> list[Finding]:
-    return [Finding("too-few", "error", text) for text in too_small_labels(assign_groups(dataset, table.near_duplicates))]

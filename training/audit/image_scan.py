@@ -1,15 +1,17 @@
-"""Image scan: reads every file once and records its digest, its header and two difference hashes.
+"""Image scan: reads every file once and records its digest, its header, and the difference hashes of it and its mirror image.
 
-All cores are used, and only numbers are kept: 29 bytes per file besides its digest. No findings here, no decoded images.
+All cores are used. In memory, only numbers are kept: 45 bytes per file besides its digest; a tiny gray thumbnail of each image
+is on disk. No findings here, no decoded images.
 """
 
 import hashlib
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +21,27 @@ from graft.service.imaging import formats
 from graft.service.imaging.preprocess import Preview, load_preview
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.thread_map import ordered_map
+from graft.training.data.copy_alignment import to_thumbnail
 from graft.training.data.dataset import Dataset, DatasetError, Sample, digest_prefixes
-from graft.training.data.near_duplicates import THUMBNAIL_SIDE, GrayArray, candidate_pairs, dhash, to_grayscale, verify_pairs
+from graft.training.data.near_duplicates import (
+    THUMBNAIL_SIDE,
+    GrayArray,
+    Pairs,
+    candidate_pairs_with_mirrors,
+    dhash,
+    is_same_image,
+    to_grayscale,
+    verify_pairs,
+)
+from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.progress import Progress
 
 MODES = ("RGB", "L", "1", "P", "LA", "La", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 GRAY_TOLERANCE = 2  # gray levels by which encoding may change equal colors
 UNKNOWN = 255  # format and mode of a file that cannot be used
 ANIMATED, TRANSPARENT, GRAYSCALE, BLANK, GRAY_FILL, MANY_PAGES = 1, 2, 4, 8, 16, 32
-BLANK_THUMBNAIL = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)  # its correlation with every image is 0
+BLANK_THUMBNAIL = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)
+NO_THUMBNAIL = to_thumbnail(BLANK_THUMBNAIL)
 
 SCAN_DTYPE = np.dtype(
     [
@@ -41,6 +55,8 @@ SCAN_DTYPE = np.dtype(
         ("flags", np.uint8),
         ("dhash_horizontal", np.uint64),
         ("dhash_vertical", np.uint64),
+        ("mirror_horizontal", np.uint64),
+        ("mirror_vertical", np.uint64),
     ]
 )
 
@@ -60,13 +76,16 @@ class ScanTable:
         records: of dtype SCAN_DTYPE, (N,); row i belongs to the i-th sample. Width and height are those after the EXIF
             rotation; `used_bits` is that of `Preview`; `flags` is a sum of ANIMATED, TRANSPARENT, GRAYSCALE, BLANK (one
             color), GRAY_FILL (ends in the gray that stands for missing data) and MANY_PAGES (of which the first is used); the
-            hashes are compared by `graft.training.data.near_duplicates`.
+            hashes, of the image and of its mirror image, are compared by `graft.training.data.near_duplicates`.
+        thumbnails: gray, uint8 (N, side, side), for `graft.training.data.copy_alignment`; memory-mapped from an unnamed file;
+            zeros for unusable files.
         unreadable: by path, the files that cannot be used; their format and mode are UNKNOWN.
         warnings: by path, Pillow's warnings about files that it could read.
         near_duplicates: pairs of digests of images that differ in their bytes but look the same.
     """
 
     records: NDArray[np.void]
+    thumbnails: NDArray[np.uint8]
     unreadable: dict[str, UnreadableFile]
     warnings: dict[str, str]
     near_duplicates: tuple[tuple[bytes, bytes], ...] = ()
@@ -75,6 +94,14 @@ class ScanTable:
         """Mask of the rows with a usable image, bool (N,)."""
         usable: NDArray[np.bool_] = self.records["format"] != UNKNOWN
         return usable
+
+    def hashes(self, rows: NDArray[np.intp] | slice = slice(None)) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The horizontal and vertical hashes of the images and of their mirror images, uint64 (n, 2) each."""
+        records = self.records[rows]
+        plain, mirrored = (
+            np.stack([records[f"{name}_horizontal"], records[f"{name}_vertical"]], axis=1) for name in ("dhash", "mirror")
+        )
+        return plain, mirrored
 
     def has_flag(self, flag: int) -> NDArray[np.bool_]:
         """Mask of the rows that have a flag, bool (N,)."""
@@ -106,6 +133,7 @@ def describe_sizes(table: ScanTable) -> str:
 class _FileScan(NamedTuple):
     digest: bytes
     record: tuple[int, ...]
+    thumbnail: NDArray[np.uint8]
     error: UnreadableFile | None
     warning: str
 
@@ -122,7 +150,11 @@ def scan_images(dataset: Dataset) -> tuple[Dataset, ScanTable]:
     unreadable: dict[str, UnreadableFile] = {}
     read_warnings: dict[str, str] = {}
 
-    with Progress("reading", len(samples), "images") as progress, _capture_pillow_warnings() as captured:
+    with (
+        tempfile.TemporaryFile(dir=cache_folder()) as file,
+        Progress("reading", len(samples), "images") as progress,
+        _capture_pillow_warnings() as captured,
+    ):
 
         def scan_row(row: int) -> _FileScan:
             return _scan_file(read, samples[row].path, captured)
@@ -130,12 +162,13 @@ def scan_images(dataset: Dataset) -> tuple[Dataset, ScanTable]:
         for row, scanned in enumerate(progress.track(ordered_map(scan_row, range(len(samples)), available_cpus()))):
             sample = samples[row]
             records[row] = scanned.record
+            file.write(scanned.thumbnail.tobytes())
             if scanned.error:
                 unreadable[sample.path] = scanned.error
             elif scanned.warning:
                 read_warnings[sample.path] = scanned.warning
             samples[row] = replace(sample, digest=scanned.digest, group=sample.group or scanned.digest)
-    table = ScanTable(records, unreadable, read_warnings)
+        table = ScanTable(records, _memory_map(file, len(samples)), unreadable, read_warnings)
     scanned_dataset = replace(
         without_samples,
         samples=tuple(samples),
@@ -143,6 +176,13 @@ def scan_images(dataset: Dataset) -> tuple[Dataset, ScanTable]:
         sample_bits=_sample_bits(samples, table),
     )
     return scanned_dataset, replace(table, near_duplicates=tuple(_find_near_duplicates(scanned_dataset, table)))
+
+
+def _memory_map(file: IO[bytes], n: int) -> NDArray[np.uint8]:
+    """The n thumbnails in a file, which stays mapped when it is closed."""
+    file.flush()
+    shape = (n, *NO_THUMBNAIL.shape)
+    return np.asarray(np.memmap(file, np.uint8, "r", shape=shape)) if n else np.zeros(shape, np.uint8)
 
 
 def _sample_bits(samples: Sequence[Sample], table: ScanTable) -> int | None:
@@ -180,23 +220,29 @@ def _scan_file(read: Callable[[str], bytes], path: str, captured: _Warnings) -> 
     except DatasetError as error:
         # The content is unknown, so the digest must differ from that of every other file.
         unique = hashlib.sha256(b"unread " + path.encode("utf-8", "surrogateescape")).digest()
-        return _FileScan(unique, _to_record(0, None), UnreadableFile("unreadable_file", str(error)), "")
+        return _FileScan(unique, _to_record(0, None), NO_THUMBNAIL, UnreadableFile("unreadable_file", str(error)), "")
     digest = hashlib.sha256(encoded).digest()
     try:
         preview = load_preview(encoded, THUMBNAIL_SIDE)
     except ImageError as error:
-        return _FileScan(digest, _to_record(len(encoded), None), UnreadableFile(error.code, str(error)), "")
-    return _FileScan(digest, _to_record(len(encoded), preview), None, "; ".join(dict.fromkeys(captured.messages)))
+        return _FileScan(digest, _to_record(len(encoded)), NO_THUMBNAIL, UnreadableFile(error.code, str(error)), "")
+    gray = to_grayscale(preview.pixels)
+    record = _to_record(len(encoded), preview, gray)
+    return _FileScan(digest, record, to_thumbnail(gray), None, "; ".join(dict.fromkeys(captured.messages)))
 
 
-def _to_record(n_bytes: int, preview: Preview | None) -> tuple[int, ...]:
-    """The values of one file in the order of SCAN_DTYPE."""
+def _to_record(n_bytes: int, preview: Preview | None = None, gray: GrayArray = BLANK_THUMBNAIL) -> tuple[int, ...]:
+    """The values of one file in the order of SCAN_DTYPE.
+
+    Args:
+        gray: the preview's pixels.
+    """
     if preview is None:
-        return n_bytes, 0, 0, UNKNOWN, UNKNOWN, 0, 0, 0, 0, 0
+        return n_bytes, 0, 0, UNKNOWN, UNKNOWN, 0, 0, 0, 0, 0, 0, 0
     mode = MODES.index(preview.mode) if preview.mode in MODES else UNKNOWN
     code = formats.NAMES.index(preview.format)
     pixel_facts = mode, preview.used_bits, preview.orientation, _flags(preview)
-    return n_bytes, preview.width, preview.height, code, *pixel_facts, *dhash(to_grayscale(preview.pixels))
+    return n_bytes, preview.width, preview.height, code, *pixel_facts, *dhash(gray), *dhash(gray[:, ::-1])
 
 
 def _flags(preview: Preview) -> int:
@@ -211,30 +257,42 @@ def _flags(preview: Preview) -> int:
 
 
 def _find_near_duplicates(dataset: Dataset, table: ScanTable) -> list[tuple[bytes, bytes]]:
-    """Pairs of digests of images that look the same but differ in their bytes: re-encoded, resized, brightened.
+    """Pairs of digests of images that look the same but differ in their bytes: re-encoded, resized, brightened, mirrored.
 
-    Only candidates with similar hashes are read again. Files that changed or disappeared since the scan are skipped.
+    Only candidates with similar hashes are read again.
     """
-    rows = _distinct_rows(dataset, table)
-    records = table.records[rows]
-    pairs = candidate_pairs(records["dhash_horizontal"], records["dhash_vertical"])
+    rows = distinct_rows(dataset, table)
+    pairs = candidate_pairs_with_mirrors(*table.hashes(rows))
+    verified = verify_pairs(pairs, picture_reader(dataset, rows, THUMBNAIL_SIDE), is_same_image)
+    return to_digests(dataset, rows, verified)
 
-    def thumbnail(index: int) -> GrayArray:
-        sample = dataset.samples[rows[index]]
+
+def picture_reader(dataset: Dataset, rows: NDArray[np.intp], side: int) -> Callable[[NDArray[np.intp]], Iterator[GrayArray]]:
+    """For `verify_pairs`: reads the gray pictures of the samples with these rows, (side, side).
+
+    An index of len(rows) or more means the mirror image of the picture with len(rows) less. A file that has changed or
+    disappeared since the scan is a black picture, which is like no other.
+    """
+
+    def read(index: int) -> GrayArray:
+        sample = dataset.samples[rows[index % len(rows)]]
         try:
-            encoded = dataset.read(sample)
-            unchanged = hashlib.sha256(encoded).digest() == sample.digest
-            return to_grayscale(load_preview(encoded, THUMBNAIL_SIDE).pixels) if unchanged else BLANK_THUMBNAIL
+            gray = to_grayscale(load_preview(dataset.read(sample), side).pixels)
         except (DatasetError, ImageError):
-            return BLANK_THUMBNAIL
+            return np.zeros((side, side), np.float32)
+        return gray if index < len(rows) else gray[:, ::-1]
 
-    verified = verify_pairs(pairs, lambda indices: ordered_map(thumbnail, indices.tolist(), available_cpus()))
-    return [(dataset.samples[rows[one]].digest, dataset.samples[rows[other]].digest) for one, other in verified]
+    return lambda indices: ordered_map(read, indices.tolist(), available_cpus())
 
 
-def _distinct_rows(dataset: Dataset, table: ScanTable) -> NDArray[np.int64]:
+def to_digests(dataset: Dataset, rows: NDArray[np.intp], pairs: Pairs) -> list[tuple[bytes, bytes]]:
+    """The digests of pairs of indices of `rows`, as `verify_pairs` returns them."""
+    return [(dataset.samples[rows[one]].digest, dataset.samples[rows[other % len(rows)]].digest) for one, other in pairs]
+
+
+def distinct_rows(dataset: Dataset, table: ScanTable) -> NDArray[np.intp]:
     """One row per distinct content among the usable images that have more than one color."""
-    rows: NDArray[np.int64] = np.flatnonzero(table.usable() & ~table.has_flag(BLANK))
+    rows: NDArray[np.intp] = np.flatnonzero(table.usable() & ~table.has_flag(BLANK))
     prefixes = digest_prefixes(dataset.samples[row].digest for row in rows.tolist())
     _, first = np.unique(prefixes, return_index=True)
     return rows[np.sort(first)]

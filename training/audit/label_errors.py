@@ -1,6 +1,7 @@
 """Finds label issues and outliers from the backbone's feature vectors. No images, no torch.
 
-Both lists are for manual review, so high precision matters more than high recall.
+Both lists are for manual review, so high precision matters more than high recall. Every label has the probability that it is
+wrong, so that a person can read on where the default list ends.
 """
 
 import math
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.neighbors import l2_normalize
 from graft.service.inference.thread_map import ordered_map
+from graft.training.audit.label_noise import fit_label_noise
+from graft.training.audit.label_ranking import LabelRanking
 from graft.training.data.cross_validation import Groups, Targets, take_groups
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.errors import printable
@@ -57,17 +60,23 @@ class Outlier:
 
 
 class _LabelIssue(NamedTuple):
-    """One image whose label is probably wrong: the given and the suggested label, and the probability of each."""
+    """One image: its given label, the one that it may have instead, and the probability of that one.
+
+    Attributes:
+        is_certain: whether the default list has it.
+        error_probability: that the given label is wrong.
+    """
 
     row: int
-    given_probability: float
     given_label: str
     suggested_label: str
     probability: float
+    is_certain: bool
+    error_probability: float
 
 
-def find_issues(dataset: Dataset, samples: Sequence[Sample], vectors: Vectors) -> tuple[list[LabelIssue], list[Outlier]]:
-    """Returns the label issues and outliers among samples whose vectors, float32 (N, D), are in the same order.
+def find_issues(dataset: Dataset, samples: Sequence[Sample], vectors: Vectors) -> tuple[LabelRanking, list[Outlier]]:
+    """Returns the ranked labels, and the outliers among samples whose vectors, float32 (N, D), are in the same order.
 
     The result does not depend on that order, so that a check and a fit of the same images name the same ones.
     """
@@ -75,13 +84,13 @@ def find_issues(dataset: Dataset, samples: Sequence[Sample], vectors: Vectors) -
     samples, vectors = [samples[row] for row in order.tolist()], select_rows(vectors, order)
     targets, paths = dataset.targets(samples), [sample.path for sample in samples]
     groups = [sample.group or sample.digest for sample in samples]
-    return find_label_issues(vectors, targets, paths, dataset.labels, groups), find_outliers(vectors, targets, paths)
+    return rank_labels(vectors, targets, paths, dataset.labels, groups), find_outliers(vectors, targets, paths)
 
 
-def find_label_issues(
+def rank_labels(
     vectors: Vectors, targets: Targets, paths: Sequence[str], labels: Sequence[str], groups: Groups = None
-) -> list[LabelIssue]:
-    """Returns the images whose labels are probably wrong, lowest probability of the given label first.
+) -> LabelRanking:
+    """Ranks the images by the probability that their label is wrong; images of labels that are too rare are left out.
 
     Args:
         vectors: float32 (N, D).
@@ -90,7 +99,7 @@ def find_label_issues(
         labels: names of the C labels.
         groups: of each image; a group of near-duplicates is never split between training and validation folds.
     """
-    results: list[tuple[float, LabelIssue]] = []
+    results: list[tuple[bool, LabelIssue]] = []
     shuffled = np.random.default_rng(0).permutation(len(vectors))
     chunk_size = max(MAX_CHUNK_SIZE, CHUNK_IMAGES_PER_LABEL * len(labels))
     with Progress("looking for wrong labels", len(vectors), "images") as progress:
@@ -98,19 +107,17 @@ def find_label_issues(
             issues = _issues_in_chunk(vectors, rows, targets[rows], labels, take_groups(groups, rows))
             progress.advance(len(rows))
             results += [
-                (
-                    issue.given_probability,
-                    LabelIssue(paths[int(rows[issue.row])], issue.given_label, issue.suggested_label, issue.probability),
-                )
+                (issue.is_certain, LabelIssue(paths[int(rows[issue.row])], *issue[1:4], issue.error_probability))
                 for issue in issues
             ]
-    return [issue for _, issue in sorted(results, key=lambda pair: (pair[0], pair[1].path))]
+    results.sort(key=lambda pair: (not pair[0], -pair[1].error_probability, pair[1].path))
+    return LabelRanking(tuple(issue for _, issue in results), sum(is_certain for is_certain, _ in results))
 
 
 def _issues_in_chunk(
     vectors: Vectors, rows: NDArray[np.intp], targets: Targets, labels: Sequence[str], groups: Groups
 ) -> list[_LabelIssue]:
-    """The label issues among some rows, given their targets and groups. Labels with too few images are skipped."""
+    """Every image among some rows, given their targets and groups. Labels with too few images are skipped."""
     multilabel = targets.ndim == 2
     has_label = targets if multilabel else targets[:, None] == np.arange(len(labels))
     counts = has_label.sum(axis=0)
@@ -135,37 +142,44 @@ def _issues_in_chunk(
 
 
 def _multiclass_issues(probabilities: Probabilities, has_label: BoolArray, label_names: Sequence[str]) -> list[_LabelIssue]:
-    given = has_label.argmax(axis=1)
-    issues = [
-        (row, int(given[row]), better)
-        for row, better in enumerate(suggest_labels(probabilities, given).tolist())
-        if better >= 0
-    ]
+    given, rows = has_label.argmax(axis=1), np.arange(len(has_label))
+    certain = suggest_labels(probabilities, given)
+    suggested = np.where(certain >= 0, certain, np.where(has_label, -1, probabilities).argmax(axis=1))
+    columns = (given, suggested, probabilities[rows, suggested], certain >= 0)
+    errors = fit_label_noise(probabilities, given).error_probability.tolist()
     return [
-        _LabelIssue(row, probabilities[row, label], label_names[label], label_names[better], float(probabilities[row, better]))
-        for row, label, better in issues
+        _LabelIssue(row, label_names[label], label_names[better], probability, is_certain, error)
+        for row, (label, better, probability, is_certain, error) in enumerate(
+            zip(*(column.tolist() for column in columns), errors, strict=True)
+        )
     ]
 
 
 def _multilabel_issues(probabilities: Probabilities, given: BoolArray, label_names: Sequence[str]) -> list[_LabelIssue]:
-    """Checks each label as a binary problem; an image is reported once, with all its labels corrected."""
-    wrong, confidence = np.zeros(given.shape, bool), np.zeros(len(given))
-    for label in range(given.shape[1]):
-        has_label = given[:, label].astype(np.int64)
-        binary = np.stack([1 - probabilities[:, label], probabilities[:, label]], axis=1)
-        wrong[:, label] = suggest_labels(binary, has_label) >= 0
-        flipped = binary[np.arange(len(has_label)), 1 - has_label]
-        confidence = np.maximum(confidence, np.where(wrong[:, label], flipped, 0))
+    """Checks each label as a binary problem; an image is listed once, with its probably wrong labels corrected."""
+    flipped = np.where(given, 1 - probabilities, probabilities)  # probability of the other decision
+    binary = np.stack([1 - probabilities, probabilities], axis=2)
+    certain = np.stack(
+        [suggest_labels(binary[:, label], given[:, label].astype(np.int64)) >= 0 for label in range(given.shape[1])], axis=1
+    )
+    noise = fit_label_noise(binary.reshape(-1, 2), given.ravel().astype(np.int64))
+    errors = noise.error_probability.reshape(given.shape)
+    # At least the most probably wrong label is corrected, so that every image has a suggestion.
+    likeliest = np.arange(given.shape[1]) == errors.argmax(axis=1)[:, None]
+    wrong = np.where(certain.any(axis=1, keepdims=True), certain, (errors > 0.5) | likeliest)
+    error_probability = 1 - np.exp(np.log1p(-np.minimum(errors, 1 - 1e-12)).sum(axis=1))
+    confidence = np.where(wrong, flipped, 0).max(axis=1)
     corrected = given ^ wrong
     return [
         _LabelIssue(
             row,
-            float(1 - confidence[row]),
             _join_labels(given[row], label_names),
             _join_labels(corrected[row], label_names),
             float(confidence[row]),
+            bool(certain[row].any()),
+            float(error_probability[row]),
         )
-        for row in np.flatnonzero(wrong.any(axis=1)).tolist()
+        for row in range(len(given))
     ]
 
 

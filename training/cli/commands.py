@@ -63,7 +63,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     def report_errors() -> "Iterator[tuple[Path, Classification | ImageError]]":
         nonlocal n_failed
-        predictions = bulk.predict(classifier, arguments.images, arguments.top_k)
+        predictions = bulk.predict(classifier, arguments.images, arguments.top_k, arguments.max_error)
         for path, prediction in bulk.write_csv(predictions, arguments.csv) if arguments.csv else predictions:
             if isinstance(prediction, ImageError):
                 n_failed += 1
@@ -102,7 +102,12 @@ def check(arguments: argparse.Namespace) -> int:
     """graft check DIR"""
     recipe = _recipe(arguments)
     _load_pipeline("check")
-    report = graft.check(arguments.data, use_features=not arguments.no_vectors, recipe=recipe)
+    report = graft.check(
+        arguments.data,
+        use_features=not arguments.no_vectors,
+        max_label_issues=arguments.max_label_issues,
+        recipe=recipe,
+    )
     if arguments.report:
         report.save_report(arguments.report)
     if arguments.json:

@@ -92,6 +92,12 @@ def _check(command: Parser, selected: bool) -> None:
     command.groups["data"].add_argument(
         "--no-vectors", action="store_true", help="skip the search for label issues and outliers (default: both)"
     )
+    output.add_argument(
+        "--max-label-issues",
+        type=_positive_int,
+        metavar="N",
+        help="report the N most probable label errors (default: those that are almost certain)",
+    )
     output.add_argument("--json", action="store_true", help="print one JSON object (default: one line per finding)")
     add_recipe_options(command, selected, only_reading_and=CHECK_OPTIONS)
 
@@ -117,6 +123,12 @@ def _predict(command: Parser, _: bool) -> None:
     command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
     command.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_DIR", help="images, or folders of images")
     command.add_argument("--top-k", type=_positive_int, default=3, metavar="K", help="labels per image (default: 3)")
+    command.add_argument(
+        "--max-error",
+        type=_proportion,
+        metavar="SHARE",
+        help="abstain unless predictions this sure are wrong at most this often (default: the model's)",
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per image)")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
 

@@ -56,6 +56,8 @@ def check(report: "AuditReport", data: Path, page: Path | None) -> None:
     from graft.training.pipelines import check as pipeline
 
     print_table(tables.findings(truncate_findings(report.findings)))
+    if sentence := report.ranking.to_text():
+        print_text(f"{sentence}; --max-label-issues N lists the first N")
     print_text(pipeline.summary(report))
     _saved("report", page, "to view the images, add --report FILE.html")
     print_hint(f"next: {pipeline.next_command(report, data)}")
@@ -66,7 +68,7 @@ def evaluate(result: "EvaluateResult", page: Path | None) -> None:
 
     if result.seen_note:
         print_text(result.seen_note)
-    print_text(f"{result.evaluation.n:,} images, 95 % confidence intervals")
+    print_text(f"{result.evaluation.describe_sample()}, 95 % confidence intervals")
     print_table(tables.metrics(result.evaluation))
     print_text("\n".join(pipeline.notes(result.evaluation)))
     _classes(result.evaluation)

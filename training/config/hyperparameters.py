@@ -9,6 +9,7 @@ import math
 
 from graft.service.inference.devices import Device
 
+N_FOLDS = 5
 BACKBONE_STRIDE = 32  # every backbone here halves its input five times
 
 
@@ -28,8 +29,13 @@ def epochs(n_images: int) -> int:
 
 
 def n_folds(smallest_class: int, n_images: int) -> int:
-    """Number of cross-validation folds; each needs an image of every class."""
-    return max(2, min(5 if n_images < 2_000 else 3, smallest_class))
+    """Number of cross-validation folds to select hyperparameters with; each needs an image of every class."""
+    return max(2, min(N_FOLDS if n_images < 2_000 else 3, smallest_class))
+
+
+def n_calibration_folds(smallest_class: int) -> int:
+    """Number of folds to calibrate with: their heads should learn from nearly as many images as the final one."""
+    return max(2, min(N_FOLDS, smallest_class))
 
 
 def use_mirror_images(flips: bool, n_images: int) -> bool:

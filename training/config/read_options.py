@@ -68,10 +68,21 @@ class ReadOptions(BaseModel):
     group_by: str | None = Field(
         None,
         min_length=1,
-        description="keep images that share this value in one split: a table column or a regex on the path",
-        json_schema_extra=DATA | {"unset": "no groups"},
+        description="keep images that share this value in one split: a table column, a regex on the path, none, or auto for"
+        " bursts of photos, which have consecutive names and look alike",
+        json_schema_extra=DATA | {"unset": "auto, if every label has enough bursts for the splits"},
+    )
+    allow_near_leaks: bool = Field(
+        False,
+        description="go on if an image in one given split is a near copy of one in another: cropped, resized, mirrored, ...",
+        json_schema_extra=DATA,
     )
     follow_links: bool = Field(False, description="follow symbolic links that point outside the folder", json_schema_extra=DATA)
+
+    @property
+    def declared_group(self) -> str | None:
+        """The column or expression of `group_by`; None if that is not given, none or auto."""
+        return None if self.group_by in ("none", "auto") else self.group_by
 
     @model_validator(mode="wrap")
     @classmethod

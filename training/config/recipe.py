@@ -87,6 +87,13 @@ class Recipe(ReadOptions):
         description="share of the images for the test, if the data has no test split",
         json_schema_extra=DATA,
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="folds of cross-validation",
+        json_schema_extra=TRAINING | {"unset": "5; 3 to select hyperparameters from 2,000 images up"},
+    )
     skip_bad: bool = Field(False, description="exclude unreadable images instead of stopping", json_schema_extra=DATA)
     drop_duplicates: bool = Field(
         False,
@@ -106,6 +113,13 @@ class Recipe(ReadOptions):
         lt=1,
         description="coverage of prediction sets: how often they contain the true label",
         json_schema_extra=OUTPUT,
+    )
+    max_error: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="largest share of wrong predictions among those that do not abstain",
+        json_schema_extra=OUTPUT | {"unset": "the lowest, from 0.01 up, with which 80 % of the images are answered"},
     )
     thumbnails: bool = Field(
         True,

@@ -137,8 +137,8 @@ def scan(root: Path, options: ReadOptions | None = None) -> Dataset:
     issues = ScanIssues()
     source, listing, has_group_column, paths = _read_listing(root, options, issues)
     labels, findings = validate_labels(root, listing, issues, paths)
-    if options.group_by and not has_group_column:
-        listing.groups = _groups_from_paths(listing.paths, options.group_by)
+    if options.declared_group and not has_group_column:
+        listing.groups = _groups_from_paths(listing.paths, options.declared_group)
     samples = _build_samples(listing, labels)
     ordered = sorted([*findings, *issues.findings()], key=lambda finding: ("error", "warning", "note").index(finding.severity))
     n_ignored = issues.count("ignored")

@@ -4,19 +4,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelIssue:
-    """An image with a probably wrong label.
+    """An image with a possibly wrong label.
 
     Attributes:
         given_label, predicted_label: label names, joined by commas if there are several.
         probability: out-of-sample probability of the predicted label: the model was not trained on this image.
+        error_probability: that the given label is wrong.
     """
 
     path: str
     given_label: str
     predicted_label: str
     probability: float
+    error_probability: float = 1.0
 
 
 Severity = Literal["error", "warning", "note"]

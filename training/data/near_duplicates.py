@@ -1,7 +1,8 @@
 """Near-duplicate detection: perceptual hashes find candidate pairs, thumbnail correlation verifies them. NumPy only.
 
 The hash is dHash: 64 bits for the horizontal and 64 bits for the vertical brightness gradients. A gradient of at most two
-gray levels counts as flat, so that noise in a uniform area, such as a clear sky, sets no bits.
+gray levels counts as flat, so that noise in a uniform area, such as a clear sky, sets no bits. Therefore the hash of a mirror
+image is not that of the image with its bits reversed, and is computed from the mirrored thumbnail.
 """
 
 import tempfile
@@ -23,7 +24,7 @@ MIN_SET_BITS = 12  # of 128; measured: 99.9% of images of clothes, animals and o
 MAX_BUCKET = 64  # a hash with this many candidate pairs is not compared further
 MAX_PENDING = 1_000_000  # candidate pairs collected before duplicates are removed
 BLOCK_SIZE = 512  # pairs verified at once: a few megabytes, which fit in the CPU cache
-MIN_CORRELATION, MIN_DETAIL_CORRELATION = 0.98, 0.95  # Pearson correlations; see `_is_same_image`
+MIN_CORRELATION, MIN_DETAIL_CORRELATION = 0.98, 0.95  # Pearson correlations; see `is_same_image`
 
 GrayArray = NDArray[np.float32]
 Pairs = NDArray[np.int32]
@@ -58,11 +59,37 @@ def to_grayscale(pixels: NDArray[np.uint8]) -> GrayArray:
     return pixels.astype(np.float32) @ _LUMA
 
 
+def to_bytes(gray: GrayArray) -> NDArray[np.uint8]:
+    """Round gray levels to uint8."""
+    rounded: NDArray[np.uint8] = np.clip(gray + 0.5, 0, 255).astype(np.uint8)
+    return rounded
+
+
 def dhash(thumbnail: GrayArray) -> tuple[int, int]:
     """Return the horizontal and vertical dHash, 64 bits each, of a thumbnail (THUMBNAIL_SIDE, THUMBNAIL_SIDE)."""
     horizontal = np.diff(_TO_8 @ thumbnail @ _TO_9.T, axis=1) > MIN_GRADIENT
     vertical = np.diff(_TO_9 @ thumbnail @ _TO_8.T, axis=0) > MIN_GRADIENT
     return tuple(int.from_bytes(np.packbits(bits).tobytes(), "big") for bits in (horizontal, vertical))  # type: ignore[return-value]
+
+
+def candidate_pairs_with_mirrors(hashes: NDArray[np.uint64], mirrored: NDArray[np.uint64]) -> Pairs:
+    """Return the pairs of rows where an image looks like another, or like the mirror image of another: (P, 2).
+
+    Args:
+        hashes: the horizontal and vertical hash of each image, uint64 (N, 2).
+        mirrored: the same of its mirror image.
+
+    Returns:
+        Each pair once. The first is a row; the second is a larger row, or N more than a larger row for its mirror image.
+    """
+    n = len(hashes)
+    horizontal, vertical = np.concatenate([hashes, mirrored]).T
+    pairs = candidate_pairs(horizontal, vertical)
+    rows = np.sort(pairs % max(1, n), axis=1)
+    rows[:, 1] += n * np.not_equal(*(pairs >= n).T)
+    different = rows[:, 0] != rows[:, 1] % max(1, n)  # an image can look like its own mirror image
+    unique: Pairs = np.unique(rows[different], axis=0)
+    return unique
 
 
 def candidate_pairs(horizontal: NDArray[np.uint64], vertical: NDArray[np.uint64]) -> Pairs:
@@ -138,32 +165,38 @@ def _neighbor_pairs(
     return np.concatenate(codes)
 
 
-def verify_pairs(pairs: Pairs, thumbnails: Callable[[NDArray[np.intp]], Iterable[GrayArray]]) -> Pairs:
-    """Return the pairs with matching thumbnails, in their original order.
+def verify_pairs(
+    pairs: Pairs,
+    pictures: Callable[[NDArray[np.intp]], Iterable[GrayArray]],
+    are_same: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]],
+    side: int = THUMBNAIL_SIDE,
+) -> Pairs:
+    """Return the pairs of the same picture, in their original order.
 
     Pairs that earlier pairs already connect are skipped without verification: for a thousand copies of one image, a few
     thousand pairs are enough instead of half a million.
 
     Args:
-        thumbnails: returns the thumbnails of the given rows, float32 (THUMBNAIL_SIDE, THUMBNAIL_SIDE) each, in order. Called
-            once, with unique rows.
+        pictures: returns the gray pictures of the given rows, float32 (side, side) each, in order. Called once, with unique
+            rows.
+        are_same: tells which of n pairs of pictures, uint8 (n, side, side), are the same: bool (n,).
     """
     if not len(pairs):
         return pairs
     required = np.zeros(pairs.max() + 1, bool)
     required[pairs] = True
     rows, index_of = np.flatnonzero(required), required.cumsum(dtype=np.int32) - 1
-    # On disk: in the worst case every image is in a candidate pair, and a million thumbnails are a gigabyte.
+    # On disk: in the worst case every image is in a candidate pair, and a million thumbnails of 32 pixels are a gigabyte.
     with tempfile.TemporaryFile() as file:
-        for thumbnail in thumbnails(rows):
-            file.write(np.clip(thumbnail + 0.5, 0, 255).astype(np.uint8).tobytes())
+        for picture in pictures(rows):
+            file.write(to_bytes(picture).tobytes())
         file.flush()
-        stored = np.memmap(file, np.uint8, "r", shape=(len(rows), THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        stored = np.memmap(file, np.uint8, "r", shape=(len(rows), side, side))
         components, verified = UnionFind(len(rows)), []
         for start in range(0, len(pairs), BLOCK_SIZE):
             block = pairs[start : start + BLOCK_SIZE]
             block = block[components.separate(*index_of[block].T)]
-            block = block[_is_same_image(*(stored[indices] for indices in index_of[block].T))]
+            block = block[are_same(*(stored[indices] for indices in index_of[block].T))]
             components.union(index_of[block].tolist())
             verified.append(block)
     return np.concatenate(verified)
@@ -199,7 +232,7 @@ class UnionFind:
         return item
 
 
-def _is_same_image(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def is_same_image(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which of n thumbnail pairs, uint8 (n, THUMBNAIL_SIDE, THUMBNAIL_SIDE), show the same image.
 
     The correlation ignores brightness and contrast. Measured: re-encoded photos at half the resolution correlate with >= 0.99

@@ -38,36 +38,34 @@ class ImageHashes:
     Attributes:
         digests: uint64 (N,), of the files, as `digest_prefixes` shortens them.
         hashes: uint64 (N, 2), the horizontal and vertical dHash.
+        mirrored: the same of their mirror images.
     """
 
     digests: Words
     hashes: Words
+    mirrored: Words
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], records: NDArray[np.void]) -> "ImageHashes":
-        """The hashes of scanned samples; row i of `records`, of dtype SCAN_DTYPE, is that of the i-th sample."""
-        return cls(
-            digest_prefixes(sample.digest for sample in samples),
-            np.stack([records["dhash_horizontal"], records["dhash_vertical"]], axis=1),
-        )
+    def of(cls, samples: Sequence[Sample], hashes: Words, mirrored: Words) -> "ImageHashes":
+        """The hashes of scanned samples and of their mirror images, uint64 (N, 2) each; row i is that of the i-th sample."""
+        return cls(digest_prefixes(sample.digest for sample in samples), hashes, mirrored)
 
     @classmethod
     def read(cls, dataset: Dataset, samples: Sequence[Sample]) -> "ImageHashes":
         """Reads the files and hashes them. A file that is no usable image has a perceptual hash that is like no other."""
 
-        def hash_one(sample: Sample) -> tuple[bytes, tuple[int, int]]:
+        def hash_one(sample: Sample) -> tuple[bytes, tuple[int, ...]]:
             encoded = dataset.read(sample)
             try:
-                pixels = load_preview(encoded, THUMBNAIL_SIDE).pixels
+                gray = to_grayscale(load_preview(encoded, THUMBNAIL_SIDE).pixels)
             except ImageError:
-                return sha256(encoded).digest(), (0, 0)
-            return sha256(encoded).digest(), dhash(to_grayscale(pixels))
+                return sha256(encoded).digest(), (0, 0, 0, 0)
+            return sha256(encoded).digest(), (*dhash(gray), *dhash(gray[:, ::-1]))
 
         with Progress("comparing with the images of the model", len(samples), "images") as progress:
             rows = list(progress.track(ordered_map(hash_one, samples, available_cpus())))
-        return cls(
-            digest_prefixes(digest for digest, _ in rows), np.array([hashes for _, hashes in rows], np.uint64).reshape(-1, 2)
-        )
+        hashes = np.array([words for _, words in rows], np.uint64).reshape(-1, 4)
+        return cls(digest_prefixes(digest for digest, _ in rows), hashes[:, :2], hashes[:, 2:])
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,18 @@ class SeenImages:
         return cls(digests, images.hashes[rows[first]], np.unique(digest_prefixes(sample.digest for sample in splits.test)))
 
     def contain(self, images: ImageHashes) -> NDArray[np.bool_]:
-        """Which of N files the model has seen, byte for byte or as a copy that looks the same: bool (N,).
+        """Which of N files the model has seen, byte for byte or as a copy that looks the same, or mirrored: bool (N,).
 
         A test image of the run is no copy, however similar it is: the run has compared it with the others by more than a hash.
         """
         contained: NDArray[np.bool_] = np.isin(images.digests, self.digests)
-        n, hashes = len(self.digests), np.concatenate([self.hashes, images.hashes])
+        n, n_images = len(self.digests), len(images.digests)
+        hashes = np.concatenate([self.hashes, images.hashes, images.mirrored])
         pairs = candidate_pairs(hashes[:, 0], hashes[:, 1])
         pairs = pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)]
         close = hamming_distances(hashes[:, 0], hashes[:, 1], *pairs.T) <= MAX_COPY_DISTANCE
-        copies = np.zeros(len(images.digests), bool)
-        copies[pairs[close, 1] - n] = True
+        copies = np.zeros(n_images, bool)
+        copies[(pairs[close, 1] - n) % max(1, n_images)] = True
         return contained | (copies & ~np.isin(images.digests, self.test))
 
     def save(self, path: Path) -> None:

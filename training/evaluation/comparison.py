@@ -1,6 +1,6 @@
 """Compares training runs: accuracy of each strategy and backbone with intervals, and paired differences. No training here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from pathlib import Path
@@ -15,6 +15,10 @@ from graft.training.runtime.spreadsheet import SpreadsheetWriter
 N_RESAMPLES = 2_000
 
 
+Pair = tuple[str, str]  # strategy and backbone
+Totals = tuple[NDArray[np.float64], NDArray[np.float64]]  # sum of the scores and number of predictions of each group
+
+
 @dataclass(frozen=True)
 class RunResult:
     """The result of one training run on the test images.
@@ -23,6 +27,7 @@ class RunResult:
         scores: by digest of the test image: 1 if predicted correctly, else 0; for multi-label data a score whose mean is mAP.
         seconds: training time, including feature extraction if the features were not cached.
         metric: name of the mean over the images.
+        groups: the group of each test image, by digest; an image without one is its own.
     """
 
     strategy: str
@@ -31,6 +36,7 @@ class RunResult:
     seconds: float
     scores: dict[bytes, float] = field(repr=False)
     metric: str = "accuracy"
+    groups: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -56,24 +62,41 @@ class StrategySummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All strategies, best first, and the paired differences between them with intervals."""
+    """All strategies, best first, and the paired differences between them with intervals.
+
+    Attributes:
+        corrected: the score of the best row without what it owes to having been chosen as the largest; None for one row.
+    """
 
     rows: tuple[StrategySummary, ...]
     differences: tuple[tuple[StrategySummary, StrategySummary, Estimate], ...]
     metric: str = "accuracy"
+    corrected: Estimate | None = None
+
+    @property
+    def correction_text(self) -> str:
+        """That the largest of several scores is too high, and by how much, as a sentence; "" for one row."""
+        if self.corrected is None:
+            return ""
+        best, corrected = self.rows[0], self.corrected
+        interval = f"{corrected.low:.1%} to {corrected.high:.1%}"
+        return (
+            f"the largest of {len(self.rows)} scores is partly luck: expect {corrected.value:.1%} ({interval})"
+            f" of {_display_name(best, self)} on new images, not {best.accuracy.value:.1%}"
+        )
 
 
 def compare_runs(runs: Sequence[RunResult], seed: int = 0) -> Comparison:
     """Computes means, intervals and paired differences of all (strategy, backbone) pairs.
 
     An image that several seeds were tested on is one cluster, so that more seeds do not count as more images: in the Wilson
-    interval of an accuracy, and in the bootstrap of the differences (Field & Welsh 2007).
+    interval of an accuracy, and in the bootstrap of the differences (Field & Welsh 2007). So is a group of images.
     """
     pairs = list(dict.fromkeys((run.strategy, run.backbone) for run in runs))
-    images = sorted({digest for run in runs for digest in run.scores})
-    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), size=N_RESAMPLES)
+    groups = sorted({run.groups.get(digest, digest) for run in runs for digest in run.scores})
+    weights = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=N_RESAMPLES)
     runs_of = {pair: [run for run in runs if (run.strategy, run.backbone) == pair] for pair in pairs}
-    totals = {pair: _per_image_totals(pair_runs, images) for pair, pair_runs in runs_of.items()}
+    totals = {pair: _per_group_totals(pair_runs, groups) for pair, pair_runs in runs_of.items()}
     samples = {pair: (weights @ total) / np.maximum(weights @ count, 1e-9) for pair, (total, count) in totals.items()}
     summaries = []
     for pair, pair_runs in runs_of.items():
@@ -87,17 +110,42 @@ def compare_runs(runs: Sequence[RunResult], seed: int = 0) -> Comparison:
         )
         summaries.append(StrategySummary(*pair, estimate, by_seed, seconds))
     summaries.sort(key=lambda summary: -summary.accuracy.value)
-    return Comparison(tuple(summaries), tuple(_differences(summaries, samples)), runs[0].metric)
+    corrected = _correct_best(summaries[0].accuracy, weights, totals, samples) if len(summaries) > 1 else None
+    return Comparison(tuple(summaries), tuple(_differences(summaries, samples)), runs[0].metric, corrected)
 
 
-def _per_image_totals(runs: Iterable[RunResult], images: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each image the sum of its scores and the number of runs that predicted it: two float64 (M,)."""
-    index_of = {digest: index for index, digest in enumerate(images)}
-    total, count = np.zeros(len(images)), np.zeros(len(images))
+def _correct_best(
+    best: Estimate, weights: NDArray[np.int64], totals: dict[Pair, Totals], samples: dict[Pair, NDArray[np.float64]]
+) -> Estimate:
+    """The best score, corrected for the choice of the largest (the winner's curse; Tibshirani & Tibshirani 2009).
+
+    In each bootstrap sample the best pair is chosen by the images drawn, and scored on those that were not (out of bag), which
+    had no part in the choice. Where one pair always wins, nothing changes. The interval is moved by the correction.
+
+    Args:
+        weights: how often each of M groups was drawn, (N_RESAMPLES, M).
+        totals, samples: of each pair, its scores and counts by group, and its scores in the bootstrap samples.
+    """
+    left_out = (weights == 0).astype(np.float64)
+    out_of_bag = np.stack([(left_out @ total) / np.maximum(left_out @ count, 1e-9) for total, count in totals.values()])
+    scored = np.stack([left_out @ count for _, count in totals.values()]).min(axis=0) > 0
+    if not scored.any():  # a single group
+        return best
+    chosen = np.stack(list(samples.values())).argmax(axis=0)
+    value = min(best.value, float(out_of_bag[chosen, np.arange(len(chosen))][scored].mean()))
+    moved = value - best.value
+    return Estimate(value=value, low=max(0.0, best.low + moved), high=best.high + moved)
+
+
+def _per_group_totals(runs: Iterable[RunResult], groups: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each group the sum of its images' scores and the number of predictions, over all runs: two float64 (M,)."""
+    index_of = {group: index for index, group in enumerate(groups)}
+    total, count = np.zeros(len(groups)), np.zeros(len(groups))
     for run in runs:
         for digest, value in run.scores.items():
-            total[index_of[digest]] += value
-            count[index_of[digest]] += 1
+            index = index_of[run.groups.get(digest, digest)]
+            total[index] += value
+            count[index] += 1
     return total, count
 
 
@@ -119,14 +167,14 @@ def write_csv(runs: Sequence[RunResult], path: Path) -> None:
 
 
 def differences_text(comparison: Comparison) -> str:
-    """For each strategy but the best: by how much the best one beats it, and whether that is significant."""
+    """For each strategy but the best: by how much the best one beats it, and whether that is significant; then its score."""
     lines = []
     for better, worse, gap in comparison.differences:
         if better is comparison.rows[0]:
             verdict = "beats" if gap.low > 0 else "is not shown to beat"
             difference = format_points(gap.value, gap.low, gap.high)
             lines.append(f"{_display_name(better, comparison)} {verdict} {_display_name(worse, comparison)}: {difference}")
-    return "\n".join(lines)
+    return "\n".join(filter(None, [*lines, comparison.correction_text]))
 
 
 def _display_name(summary: StrategySummary, comparison: Comparison) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.training.data.cross_validation import Targets
+from graft.training.evaluation.clusters import Clusters, n_clusters
 from graft.training.evaluation.confidence_intervals import N_RESAMPLES, bootstrap_means, percentile_interval
 from graft.training.evaluation.metrics import per_sample_score
 from graft.training.features.feature_arrays import Vectors
@@ -37,6 +38,7 @@ def learning_curve(
     fit: Callable[[Vectors, Targets], Head],
     full_logits: Logits | None = None,
     seed: int = 0,
+    held_out_clusters: Clusters | None = None,
 ) -> LearningCurve | None:
     """Computes the score on held-out images by number of training images; None if there are fewer than MIN_IMAGES.
 
@@ -48,6 +50,7 @@ def learning_curve(
         fit: takes vectors (..., n, D) and n targets; returns a function from vectors (M, D) to logits (M, C).
         full_logits: logits (M, C) of a head trained on all N images, if there is one already.
         seed: of the random subsets.
+        held_out_clusters: int64 (M,), which held-out images belong together; None if every image is its own.
     """
     n_images = len(targets)
     if n_images < MIN_IMAGES:
@@ -67,12 +70,13 @@ def learning_curve(
         scores.append([per_sample_score(full_logits, held_out_targets)])
     sizes = np.array([size for size, _ in plan])
     means = np.stack([np.mean(repeats, axis=0) for repeats in scores], axis=1)
-    samples = bootstrap_means(means, seed) + _resampling_noise(sizes, scores, seed)
+    samples = bootstrap_means(means, seed, clusters=held_out_clusters) + _resampling_noise(sizes, scores, seed)
+    n_held_out = len(held_out_targets) if held_out_clusters is None else n_clusters(held_out_clusters)
     points = zip(means.mean(axis=0).tolist(), samples.T, strict=True)
     return LearningCurve(
         n_images=tuple(sizes.tolist()),
         accuracy=tuple(percentile_interval(value, np.clip(point_samples, 0, 1)) for value, point_samples in points),
-        gain_of_doubling=gain_of_doubling(sizes, 1 - means.mean(axis=0), _error_covariance(samples, len(held_out_targets))),
+        gain_of_doubling=gain_of_doubling(sizes, 1 - means.mean(axis=0), _error_covariance(samples, n_held_out)),
     )
 
 
@@ -129,7 +133,7 @@ def _resampling_noise(sizes: NDArray[np.int64], scores: list[list[Floats]], seed
 
 
 def _error_covariance(samples: Floats, n_held_out: int) -> Floats:
-    """Covariance (S, S) of the errors, plus the variance of one held-out image: errors of 0 on few images stay uncertain."""
+    """Covariance (S, S) of the errors, plus the variance of one held-out image or cluster: no error on few stays uncertain."""
     return np.cov(samples, rowvar=False) + np.eye(samples.shape[1]) / n_held_out**2
 
 

@@ -14,19 +14,15 @@ from graft.service.inference import postprocess
 from graft.service.inference.neighbors import NeighborIndex
 from graft.service.manifest import Calibration, Score
 from graft.training.data.cross_validation import Targets
-from graft.training.evaluation import confidence_intervals
-from graft.training.evaluation.calibration import outlier_scores, per_sample_nll
+from graft.training.evaluation import confidence_intervals, selective
+from graft.training.evaluation.average_precision import average_precisions, macro_average_precision
+from graft.training.evaluation.calibration import per_sample_nll
 from graft.training.evaluation.calibration_error import expected_calibration_error, reliability_bins
-from graft.training.evaluation.confidence_intervals import wilson
-from graft.training.evaluation.per_class import (
-    average_precisions,
-    confusion_matrix,
-    macro_average_precision,
-    multiclass_metrics,
-    multilabel_metrics,
-)
+from graft.training.evaluation.clusters import Clusters, n_clusters
+from graft.training.evaluation.confidence_intervals import ratio
+from graft.training.evaluation.outliers import outlier_scores
+from graft.training.evaluation.per_class import confusion_matrix, multiclass_metrics, multilabel_metrics
 from graft.training.evaluation.predictions import Predictions
-from graft.training.features.feature_arrays import Vectors
 from graft.training.results import ConformalPrediction, Estimate, Evaluation, LearningCurve, OutlierDetection
 
 Floats = NDArray[np.float64]
@@ -57,21 +53,23 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-def accuracy_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Score:
-    """Top-1 accuracy of logits (N, C) with its 95 % Wilson interval."""
-    return _to_score(logits.argmax(axis=1) == labels)
+def accuracy_score(logits: NDArray[np.float32], labels: NDArray[np.int64], clusters: Clusters | None = None) -> Score:
+    """Top-1 accuracy of logits (N, C) with its 95 % Wilson interval; clusters int64 (N,), None if every image is its own."""
+    return _to_score(logits.argmax(axis=1) == labels, clusters)
 
 
-def exact_match_score(probabilities: Floats, targets: NDArray[np.bool_], thresholds: Floats) -> Score:
+def exact_match_score(
+    probabilities: Floats, targets: NDArray[np.bool_], thresholds: Floats, clusters: Clusters | None = None
+) -> Score:
     """Exact-match ratio: images with all labels predicted correctly, by thresholds (C,), with its 95 % Wilson interval."""
-    return _to_score((postprocess.above_threshold(probabilities, thresholds) == targets).all(axis=1))
+    return _to_score((postprocess.above_threshold(probabilities, thresholds) == targets).all(axis=1), clusters)
 
 
-def _to_score(correct: NDArray[np.bool_]) -> Score:
-    if len(correct) == 0:
+def _to_score(correct: NDArray[np.bool_], clusters: Clusters | None) -> Score:
+    estimate = ratio(correct, np.ones(len(correct)), clusters)
+    if estimate is None:
         return Score(accuracy=0, low=0, high=1, n=0)
-    low, high = wilson(float(correct.mean()), len(correct))
-    return Score(accuracy=float(correct.mean()), low=low, high=high, n=len(correct))
+    return Score(accuracy=estimate.value, low=estimate.low, high=estimate.high, n=len(correct))
 
 
 def log_loss(logits: NDArray[np.float32], targets: Targets, temperature: float = 1.0) -> float:
@@ -97,8 +95,8 @@ def per_sample_score(logits: NDArray[np.float32], targets: Targets) -> Floats:
 def primary_metric(predictions: Predictions) -> Estimate:
     """Accuracy, or mean average precision for multi-label data."""
     if predictions.multilabel:
-        return mean_average_precision(predictions.logits, predictions.targets)
-    accuracy = accuracy_score(predictions.logits, predictions.targets)
+        return mean_average_precision(predictions.logits, predictions.targets, predictions.clusters)
+    accuracy = accuracy_score(predictions.logits, predictions.targets, predictions.clusters)
     return _estimate(accuracy.accuracy, accuracy.low, accuracy.high)
 
 
@@ -120,17 +118,25 @@ def n_errors(logits: NDArray[np.float32], targets: Targets) -> int:
 
 
 def paired_difference(
-    logits: NDArray[np.float32], baseline: NDArray[np.float32], targets: Targets, seed: int = 0
+    logits: NDArray[np.float32],
+    baseline: NDArray[np.float32],
+    targets: Targets,
+    seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> tuple[float, float, float]:
     """Score minus the baseline's score on the same images, with a 95 % interval.
 
     The score is accuracy, or mean average precision for multi-label data. A paired bootstrap over the images (Efron &
     Tibshirani 1993): each sample keeps both predictions for an image together, so their shared variance cancels out.
 
+    Args:
+        clusters: int64 (N,); None if every image is its own.
+
     Returns:
         (difference, low, high), each in [-1, 1].
     """
-    value, low, high = _mean_with_interval(per_sample_score(logits, targets) - per_sample_score(baseline, targets), seed)
+    gains = per_sample_score(logits, targets) - per_sample_score(baseline, targets)
+    value, low, high = _mean_with_interval(gains, seed, clusters)
     return value, max(-1.0, low), min(1.0, high)
 
 
@@ -141,25 +147,27 @@ def paired_log_loss(
     temperature: float = 1.0,
     baseline_temperature: float = 1.0,
     seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> tuple[float, float, float]:
     """The baseline's log-loss minus the log-loss, in nats per image, with a 95 % interval as in `paired_difference`."""
-    return _mean_with_interval(
-        per_sample_nll(baseline, targets, baseline_temperature) - per_sample_nll(logits, targets, temperature), seed
-    )
+    gains = per_sample_nll(baseline, targets, baseline_temperature) - per_sample_nll(logits, targets, temperature)
+    return _mean_with_interval(gains, seed, clusters)
 
 
-def _mean_with_interval(gains: Floats, seed: int) -> tuple[float, float, float]:
-    gain = confidence_intervals.mean_interval(gains, seed)
+def _mean_with_interval(gains: Floats, seed: int, clusters: Clusters | None) -> tuple[float, float, float]:
+    gain = confidence_intervals.mean_interval(gains, seed, clusters)
     return gain.value, gain.low, gain.high
 
 
-def mean_average_precision(logits: NDArray[np.floating], targets: NDArray[np.bool_]) -> Estimate:
+def mean_average_precision(
+    logits: NDArray[np.floating], targets: NDArray[np.bool_], clusters: Clusters | None = None
+) -> Estimate:
     """Mean average precision over the labels that have images.
 
     Raises:
         ValueError: if no image has any label.
     """
-    return macro_average_precision(*average_precisions(logits, targets), targets)[0]
+    return macro_average_precision(*average_precisions(logits, targets), targets, clusters)[0]
 
 
 def evaluate(
@@ -171,12 +179,12 @@ def evaluate(
     curve: LearningCurve | None = None,
     ten_crop: NDArray[np.float32] | None = None,
 ) -> Evaluation:
-    """Evaluates predictions on test images, with the temperature and thresholds chosen on validation.
+    """Evaluates predictions on test images, with the temperature and thresholds chosen on other held-out images.
 
     Args:
         test: predictions on held-out images that were not used for any choice.
         labels: names of the C labels.
-        temperature, calibration: chosen on validation.
+        temperature, calibration: chosen on other images.
         neighbors: reference vectors of the outlier scores.
         curve: the learning curve, if it was computed.
         ten_crop: ten-crop logits (N, C) of the test images, if they were computed.
@@ -186,22 +194,23 @@ def evaluate(
     """
     if len(test.targets) == 0:
         raise ValueError("There are no test images to evaluate on.")
-    before, after = (postprocess.to_probabilities(test.logits, divisor, test.multilabel) for divisor in (1.0, temperature))
-    if test.multilabel:
-        metrics, by_label = multilabel_metrics(after, test.targets, labels, calibration)
-        correct, confidence_before, confidence_after = test.targets, before, after
-    else:
-        metrics, by_label = multiclass_metrics(after, test.targets, labels, calibration)
-        correct = (after.argmax(axis=1) == test.targets)[:, None]
-        confidence_before, confidence_after = before.max(axis=1, keepdims=True), after.max(axis=1, keepdims=True)
+    after = postprocess.to_probabilities(test.logits, temperature, test.multilabel)
+    compute = multilabel_metrics if test.multilabel else multiclass_metrics
+    metrics, by_label = compute(after, test.targets, labels, calibration, test.clusters)
+    (confidence_before, correct), (confidence_after, _) = (_confidences(test, divisor) for divisor in (1.0, temperature))
+    ece_before, ece_after = calibration_errors(test, temperature)
     metrics |= {
-        "log_loss": confidence_intervals.mean_interval(per_sample_nll(test.logits, test.targets, temperature)),
-        "brier": confidence_intervals.mean_interval(_brier_scores(after, test.targets)),
-        "ece_before": expected_calibration_error(confidence_before, correct),
-        "ece_after": expected_calibration_error(confidence_after, correct),
+        "log_loss": _mean_loss(per_sample_nll(test.logits, test.targets, temperature), test.clusters),
+        "brier": _mean_loss(_brier_scores(after, test.targets), test.clusters),
+        "ece_before": ece_before,
+        "ece_after": ece_after,
     }
+    is_outlier = outlier_scores(neighbors, test.vectors, calibration.outlier_k) > calibration.outlier_threshold
+    ten_crop_gain = None if ten_crop is None else paired_difference(ten_crop, test.logits, test.targets, clusters=test.clusters)
     return Evaluation(
         n=len(test.targets),
+        n_groups=n_clusters(test.clusters),
+        temperature_gain=temperature_gain(test, temperature),
         multilabel=test.multilabel,
         temperature=temperature,
         metrics=metrics,
@@ -209,11 +218,45 @@ def evaluate(
         confusion=None if test.multilabel else tuple(map(tuple, confusion_matrix(after, test.targets).tolist())),
         reliability_before=reliability_bins(confidence_before, correct),
         reliability_after=reliability_bins(confidence_after, correct),
-        conformal=None if test.multilabel else _conformal_metrics(after, test.targets, calibration),
-        outliers=_outlier_rate(test.vectors, calibration, neighbors),
+        conformal=None if test.multilabel else _conformal_metrics(after, test.targets, calibration, test.clusters),
+        selective=None
+        if test.multilabel
+        else selective.measure(after.max(axis=1), correct[:, 0], is_outlier, calibration, test.clusters),
+        outliers=OutlierDetection(
+            k=calibration.outlier_k, threshold=calibration.outlier_threshold, flagged=_rate(is_outlier, test.clusters)
+        ),
         curve=curve,
-        ten_crop=None if ten_crop is None else _estimate(*paired_difference(ten_crop, test.logits, test.targets)),
+        ten_crop=None if ten_crop_gain is None else _estimate(*ten_crop_gain),
     )
+
+
+def _confidences(predictions: Predictions, temperature: float) -> tuple[Floats, NDArray[np.bool_]]:
+    """The probabilities that are calibrated and whether they came true, (N, L): of the top label, or of every label."""
+    probabilities = postprocess.to_probabilities(predictions.logits, temperature, predictions.multilabel)
+    if predictions.multilabel:
+        return probabilities, predictions.targets
+    return probabilities.max(axis=1, keepdims=True), (probabilities.argmax(axis=1) == predictions.targets)[:, None]
+
+
+def calibration_errors(predictions: Predictions, temperature: float) -> tuple[Estimate, Estimate]:
+    """The expected calibration error without and with temperature scaling."""
+    before, after = (
+        expected_calibration_error(*_confidences(predictions, divisor), clusters=predictions.clusters)
+        for divisor in (1.0, temperature)
+    )
+    return before, after
+
+
+def temperature_gain(predictions: Predictions, temperature: float) -> Estimate:
+    """The log-loss without temperature scaling minus that with it, in nats, paired."""
+    logits, targets, clusters = predictions.logits, predictions.targets, predictions.clusters
+    return _estimate(*paired_log_loss(logits, logits, targets, temperature, clusters=clusters))
+
+
+def _mean_loss(values: Floats, clusters: Clusters) -> Estimate:
+    """The mean of losses, which are never negative, even where the interval of a few clusters is."""
+    estimate = confidence_intervals.mean_interval(values, clusters=clusters)
+    return _estimate(estimate.value, max(0.0, estimate.low), estimate.high)
 
 
 def _brier_scores(probabilities: Floats, targets: Targets) -> Floats:
@@ -229,28 +272,26 @@ def _brier_scores(probabilities: Floats, targets: Targets) -> Floats:
     return squares - 2 * target_probability + 1
 
 
-def _conformal_metrics(probabilities: Floats, labels: NDArray[np.int64], calibration: Calibration) -> ConformalPrediction:
-    nominal, threshold = calibration.coverage, calibration.set_threshold
-    if nominal is None or threshold is None:
+def _conformal_metrics(
+    probabilities: Floats, labels: NDArray[np.int64], calibration: Calibration, clusters: Clusters
+) -> ConformalPrediction:
+    if calibration.coverage is None or calibration.set_thresholds is None:
         raise ValueError("The calibration is for multi-label data; the predictions have one label per image.")
-    in_set = postprocess.prediction_set(probabilities, threshold)
+    in_set = postprocess.prediction_set(probabilities, np.array(calibration.set_thresholds))
     sizes = in_set.sum(axis=1)
     return ConformalPrediction(
-        promised=nominal,
-        threshold=threshold,
-        coverage=_rate(in_set[np.arange(len(labels)), labels]),
+        promised=calibration.coverage,
+        coverage=_rate(in_set[np.arange(len(labels)), labels], clusters),
         mean_size=float(sizes.mean()),
         sizes={int(size): int(n) for size, n in zip(*np.unique(sizes, return_counts=True), strict=True)},
     )
 
 
-def _outlier_rate(vectors: Vectors, calibration: Calibration, neighbors: NeighborIndex) -> OutlierDetection:
-    k, threshold = calibration.outlier_k, calibration.outlier_threshold
-    return OutlierDetection(k=k, threshold=threshold, flagged=_rate(outlier_scores(neighbors, vectors, k) > threshold))
-
-
-def _rate(mask: NDArray[np.bool_]) -> Estimate:
-    return _estimate(float(mask.mean()), *wilson(float(mask.mean()), len(mask)))
+def _rate(mask: NDArray[np.bool_], clusters: Clusters) -> Estimate:
+    rate = ratio(mask, np.ones(len(mask)), clusters)
+    if rate is None:
+        raise ValueError("There are no images.")
+    return rate
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:

@@ -1,132 +1,179 @@
 """Per-class metrics, and the metrics averaged over classes. Numpy only.
 
 Every proportion has a Wilson interval, and every mean over labels combines theirs, so that a label with two test images adds
-its own uncertainty.
+its own uncertainty. Images of one cluster do not count as independent.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.inference.postprocess import above_threshold
+from graft.service.inference.postprocess import above_threshold, prediction_set
 from graft.service.manifest import Calibration
-from graft.training.evaluation import confidence_intervals
-from graft.training.evaluation.confidence_intervals import design_effect, macro_mean_interval, proportion
+from graft.training.evaluation.average_precision import average_precisions, macro_average_precision
+from graft.training.evaluation.clusters import Clusters, are_single, inflation_of_sums, n_clusters, sum_by, variance_inflation
+from graft.training.evaluation.confidence_intervals import design_effect, f1_interval, macro_mean_interval, proportion, ratio
 from graft.training.results import Estimate, LabelScores
 
 Floats = NDArray[np.float64]
-
-
-def average_precision(scores: NDArray[np.floating], targets: NDArray[np.bool_]) -> tuple[float, Floats]:
-    """One label's average precision: the mean precision at the rank of each positive image.
-
-    Images with equal scores are one step, as in scikit-learn, because their order is arbitrary.
-
-    Args:
-        scores: (N,), higher is more likely.
-        targets: (N,), whether each image has the label.
-
-    Returns:
-        The value in [0, 1], NaN if no image has the label; and its derivative (N,) with respect to each image's weight (the
-        infinitesimal jackknife, Jaeckel 1972), whose squares sum to the value's variance.
-    """
-    n_positive = int(targets.sum())
-    if n_positive == 0:
-        return float("nan"), np.zeros(len(targets))
-    order = np.argsort(-scores, kind="stable")
-    ranked, positive = scores[order], targets[order].astype(np.float64)
-    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
-    step = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))
-    true_positives, retrieved = positive.cumsum()[ends][step], (ends + 1.0)[step]
-    value = float((positive * true_positives / retrieved).sum() / n_positive)
-    # An image adds to `true_positives` and `retrieved` of every image that is ranked no higher than itself.
-    starts = np.append(0, ends[:-1] + 1)
-    gain = _suffix_sums(positive / retrieved)[starts][step]
-    loss = _suffix_sums(positive * true_positives / retrieved**2)[starts][step]
-    influence = np.empty(len(targets))
-    influence[order] = positive * (true_positives / retrieved - value + gain) - loss
-    return value, influence / n_positive
-
-
-def _suffix_sums(values: Floats) -> Floats:
-    return values[::-1].cumsum()[::-1]
-
-
-def average_precisions(scores: NDArray[np.floating], targets: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Average precision of every label, (C,), and the influences of the images, (N, C), from scores and targets (N, C)."""
-    pairs = [average_precision(scores[:, label], targets[:, label]) for label in range(targets.shape[1])]
-    return np.array([value for value, _ in pairs]), np.stack([influence for _, influence in pairs], axis=1)
 
 
 Counts = NDArray[np.int64]
 MetricsTable = tuple[dict[str, Estimate], tuple[LabelScores, ...]]
 
 
+class _Cases(NamedTuple):
+    """The cases of a proportion of each label, K in all.
+
+    Attributes:
+        labels: int (K,), the label that each case counts for.
+        successes: bool (K,).
+        clusters: int64 (K,); None if no two images belong together.
+    """
+
+    labels: Counts
+    successes: NDArray[np.bool_]
+    clusters: Clusters | None
+
+
 def multiclass_metrics(
-    probabilities: Floats, targets: Counts, labels: tuple[str, ...], calibration: Calibration
+    probabilities: Floats,
+    targets: Counts,
+    labels: tuple[str, ...],
+    calibration: Calibration,
+    clusters: Clusters | None = None,
 ) -> MetricsTable:
     """Accuracy, top-5 and balanced accuracy, and per-class metrics, for data with one label per image.
 
     Args:
         probabilities: float64 (N, C), calibrated; N > 0.
         targets: int64 (N,).
+        clusters: int64 (N,); None if every image is its own.
     """
-    counts = confusion_matrix(probabilities, targets)
-    correct, support, n_predicted = (axis.tolist() for axis in (counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)))
-    precision_above = _precision_above_thresholds(probabilities, targets, calibration)
+    clusters = None if are_single(clusters) else clusters
+    predicted, n_labels = probabilities.argmax(axis=1), len(labels)
+    correct, wrong = predicted == targets, np.flatnonzero(predicted != targets)
+    # An image counts for the Jaccard index of its true and of its predicted label: once if they are the same.
+    either = np.concatenate([targets, predicted[wrong]])
+    in_both = np.concatenate([correct, np.zeros(len(wrong), bool)])
+    twice = None if clusters is None else np.concatenate([clusters, clusters[wrong]])
+    columns = (
+        np.bincount(targets, minlength=n_labels).tolist(),
+        _by_label(proportion, _Cases(predicted, correct, clusters), n_labels),
+        _by_label(proportion, _Cases(targets, correct, clusters), n_labels),
+        _by_label(f1_interval, _Cases(either, in_both, twice), n_labels),
+        calibration.thresholds,
+        _precision_above_thresholds(probabilities, targets, calibration, clusters),
+        _set_coverage(probabilities, targets, calibration, clusters),
+        calibration.covered_by_label,
+    )
     by_label = tuple(
         LabelScores(
             label=label,
-            support=support[c],
-            precision=proportion(correct[c], n_predicted[c]),
-            recall=proportion(correct[c], support[c]),
-            f1=confidence_intervals.f1_interval(correct[c], support[c] + n_predicted[c] - correct[c]),
-            threshold=calibration.thresholds[c],
-            precision_above=precision_above[c],
+            support=support,
+            precision=precision,
+            recall=recall,
+            f1=f1,
+            threshold=threshold,
+            precision_above=precision_above,
+            coverage=coverage,
+            covered_by_label=covered_by_label,
         )
-        for c, label in enumerate(labels)
+        for label, support, precision, recall, f1, threshold, precision_above, coverage, covered_by_label in zip(
+            labels, *columns, strict=True
+        )
     )
-    metrics = {"accuracy": proportion(sum(correct), len(targets))}
-    if len(labels) > 5:
-        metrics["top5"] = proportion(_n_top_k_correct(probabilities, targets, 5), len(targets))
-    metrics["balanced_accuracy"] = _balanced_accuracy(counts)
+    every = np.ones(len(targets))
+    metrics = {"accuracy": ratio(correct, every, clusters)}
+    if n_labels > 5:
+        metrics["top5"] = ratio(_is_in_top_k(probabilities, targets, 5), every, clusters)
+    metrics["balanced_accuracy"] = _balanced_accuracy(correct, targets, n_labels, clusters)
     return _drop_missing(metrics), by_label
 
 
 def multilabel_metrics(
-    probabilities: Floats, targets: NDArray[np.bool_], labels: tuple[str, ...], calibration: Calibration
+    probabilities: Floats,
+    targets: NDArray[np.bool_],
+    labels: tuple[str, ...],
+    calibration: Calibration,
+    clusters: Clusters | None = None,
 ) -> MetricsTable:
     """Mean average precision, F1 and exact match, and per-class metrics, for multi-label data.
 
     Args:
         probabilities: float64 (N, C), calibrated; N > 0.
         targets: bool (N, C).
+        clusters: int64 (N,); None if every image is its own.
 
     Raises:
         ValueError: if no image has any label.
     """
+    clusters = None if are_single(clusters) else clusters
     predicted = above_threshold(probabilities, np.array(calibration.thresholds, np.float64))
-    correct, support, n_predicted = (mask.sum(axis=0).tolist() for mask in (predicted & targets, targets, predicted))
-    mean_precision, precisions = macro_average_precision(*average_precisions(probabilities, targets), targets)
+    mean_precision, precisions = macro_average_precision(*average_precisions(probabilities, targets), targets, clusters)
+    precision, recall, f1 = (
+        _by_label(interval, _cases_where(mask, predicted & targets, clusters), len(labels))
+        for interval, mask in ((proportion, predicted), (proportion, targets), (f1_interval, predicted | targets))
+    )
+    support = targets.sum(axis=0).tolist()
     by_label = tuple(
         LabelScores(
             label=label,
             support=support[c],
-            precision=proportion(correct[c], n_predicted[c]),
-            recall=proportion(correct[c], support[c]),
-            f1=confidence_intervals.f1_interval(correct[c], support[c] + n_predicted[c] - correct[c]),
+            precision=precision[c],
+            recall=recall[c],
+            f1=f1[c],
             average_precision=precisions[c],
             threshold=calibration.thresholds[c],
-            precision_above=proportion(correct[c], n_predicted[c]),
+            precision_above=precision[c],
         )
         for c, label in enumerate(labels)
     )
     metrics = {
         "map": mean_precision,
-        "micro_f1": _micro_f1(predicted, targets),
-        "macro_f1": _macro_f1(predicted, targets),
-        "exact_match": proportion(int((predicted == targets).all(axis=1).sum()), len(targets)),
+        "micro_f1": _micro_f1(predicted, targets, clusters),
+        "macro_f1": _macro_f1(predicted, targets, clusters),
+        "exact_match": ratio((predicted == targets).all(axis=1), np.ones(len(targets)), clusters),
     }
     return _drop_missing(metrics), by_label
+
+
+def _cases_where(mask: NDArray[np.bool_], successes: NDArray[np.bool_], clusters: Clusters | None) -> _Cases:
+    """The (image, label) pairs of a mask (N, C) as cases of their labels."""
+    rows, columns = np.nonzero(mask)
+    return _Cases(columns, successes[rows, columns], None if clusters is None else clusters[rows])
+
+
+def _by_label(
+    interval: Callable[[float, float, float], Estimate | None], cases: _Cases, n_labels: int
+) -> list[Estimate | None]:
+    """The estimate of each label from its successes, its cases, and the variance inflation of its clusters."""
+    successes = np.bincount(cases.labels, cases.successes, minlength=n_labels).tolist()
+    totals = np.bincount(cases.labels, minlength=n_labels).tolist()
+    inflations = [1.0] * n_labels if cases.clusters is None else _inflations(cases, cases.clusters, n_labels)
+    return [interval(*row) for row in zip(successes, totals, inflations, strict=True)]
+
+
+def _inflations(cases: _Cases, clusters: Clusters, n_labels: int) -> list[float]:
+    """The variance inflation of the proportion of each label."""
+    if not len(clusters):
+        return [1.0] * n_labels
+    stride = n_clusters(clusters)
+    pairs, index = np.unique(cases.labels * stride + clusters, return_inverse=True)
+    sizes, sums = sum_by(index, np.ones(len(index))), sum_by(index, cases.successes.astype(np.float64))
+    ends = np.searchsorted(pairs, stride * np.arange(1, n_labels))
+    by_label = zip(np.split(sums, ends), np.split(sizes, ends), strict=True)
+    return [_inflation(label_sums, label_sizes) for label_sums, label_sizes in by_label]
+
+
+def _inflation(sums: Floats, sizes: Floats) -> float:
+    if not len(sizes):
+        return 1.0
+    n_cases = float(sizes.sum())
+    value = float(sums.sum()) / n_cases
+    return inflation_of_sums(sums - value * sizes, sizes, n_cases * value * (1 - value))
 
 
 def _drop_missing(metrics: dict[str, Estimate | None]) -> dict[str, Estimate]:
@@ -140,60 +187,49 @@ def confusion_matrix(probabilities: Floats, labels: Counts) -> Counts:
     return np.bincount(cells, minlength=n_labels**2).reshape(n_labels, n_labels)
 
 
-def _precision_above_thresholds(probabilities: Floats, targets: Counts, calibration: Calibration) -> list[Estimate | None]:
+def _precision_above_thresholds(
+    probabilities: Floats, targets: Counts, calibration: Calibration, clusters: Clusters | None
+) -> list[Estimate | None]:
     """Precision of each label among the images predicted with at least its threshold's probability."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     # A label without a threshold gets one that no probability reaches.
     thresholds = np.array([2.0 if threshold is None else threshold for threshold in calibration.thresholds])[predicted]
     above = confidence >= thresholds
-    n_predicted = np.bincount(predicted[above], minlength=probabilities.shape[1]).tolist()
-    n_correct = np.bincount(predicted[above & (predicted == targets)], minlength=probabilities.shape[1]).tolist()
-    return [proportion(correct, n) for correct, n in zip(n_correct, n_predicted, strict=True)]
+    cases = _Cases(predicted[above], (predicted == targets)[above], None if clusters is None else clusters[above])
+    return _by_label(proportion, cases, probabilities.shape[1])
 
 
-def _n_top_k_correct(probabilities: Floats, targets: Counts, k: int) -> int:
-    """Number of images with the true label among the k most probable; ties are broken by label index."""
+def _set_coverage(
+    probabilities: Floats, targets: Counts, calibration: Calibration, clusters: Clusters | None
+) -> list[Estimate | None]:
+    """How often the prediction set of an image contains its label, for each label."""
+    in_set = prediction_set(probabilities, np.array(calibration.set_thresholds, np.float64))
+    return _by_label(proportion, _Cases(targets, in_set[np.arange(len(targets)), targets], clusters), probabilities.shape[1])
+
+
+def _is_in_top_k(probabilities: Floats, targets: Counts, k: int) -> NDArray[np.bool_]:
+    """Whether the true label is among the k most probable, bool (N,); ties are broken by label index."""
     target_probability = probabilities[np.arange(len(targets)), targets][:, None]
     lower_index = np.arange(probabilities.shape[1]) < targets[:, None]
     rank = (probabilities > target_probability).sum(axis=1) + ((probabilities == target_probability) & lower_index).sum(axis=1)
-    return int((rank < k).sum())
+    is_in: NDArray[np.bool_] = rank < k
+    return is_in
 
 
-def macro_average_precision(
-    values: Floats, influences: Floats, targets: NDArray[np.bool_]
-) -> tuple[Estimate, tuple[Estimate | None, ...]]:
-    """Mean average precision and the average precision of each label, None for a label without images.
-
-    A label's interval is that of a proportion of its images (Boyd, Eng & Page 2013, "Area under the Precision-Recall
-    Curve: Point Estimates and Confidence Intervals": valid for few images).
-
-    Args:
-        values, influences: (C,) and (N, C), from `average_precisions`.
-        targets: bool (N, C).
-
-    Raises:
-        ValueError: if no image has any label.
-    """
-    counts = targets.sum(axis=0).tolist()
-    by_label = tuple(proportion(value * n, n) if n else None for value, n in zip(values.tolist(), counts, strict=True))
-    present = np.array(counts) > 0
-    if not present.any():
-        raise ValueError("None of the images has any label, so there is nothing to rank.")
-    return macro_mean_interval(values[present], np.array(counts, np.float64)[present], design_effect(influences)), by_label
-
-
-def _micro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate | None:
+def _micro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters: Clusters | None) -> Estimate | None:
     """F1 over all (image, label) pairs. The pairs of one image do not count as independent."""
     intersection, union = (predicted & targets).sum(axis=1), (predicted | targets).sum(axis=1)
     if union.sum() == 0:
         return None
     jaccard = float(intersection.sum() / union.sum())
+    residuals = intersection - jaccard * union
     independent = jaccard * (1 - jaccard) * float(union.sum())
-    inflation = float(((intersection - jaccard * union) ** 2).sum()) / independent if independent > 0 else 1.0
-    return confidence_intervals.f1_interval(float(intersection.sum()), float(union.sum()), inflation)
+    inflation = float((residuals**2).sum()) / independent if independent > 0 else 1.0
+    inflation *= variance_inflation(residuals, union.astype(np.float64), clusters)
+    return f1_interval(float(intersection.sum()), float(union.sum()), inflation)
 
 
-def _macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estimate | None:
+def _macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters: Clusters | None) -> Estimate | None:
     """Mean F1 of the labels that any image has or is predicted to have."""
     intersection, union = (mask.sum(axis=0).astype(np.float64) for mask in (predicted & targets, predicted | targets))
     present = union > 0
@@ -202,12 +238,17 @@ def _macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> Estim
     jaccard, total = intersection[present] / union[present], (union + intersection)[present]
     values = 2 * jaccard / (1 + jaccard)
     influences = (2.0 * (predicted & targets)[:, present] - values * (predicted.astype(int) + targets)[:, present]) / total
+    weights = (predicted | targets)[:, present] @ (1 / union[present])
+    inflation = variance_inflation(influences.sum(axis=1), weights, clusters)
     # The sample size at which a proportion has the variance of F1; see `confidence_intervals.f1_interval`.
-    return macro_mean_interval(values, union[present] * (1 + jaccard) ** 2 / 2, design_effect(influences))
+    return macro_mean_interval(values, union[present] * (1 + jaccard) ** 2 / 2 / inflation, design_effect(influences))
 
 
-def _balanced_accuracy(counts: Counts) -> Estimate:
+def _balanced_accuracy(correct: NDArray[np.bool_], targets: Counts, n_labels: int, clusters: Clusters | None) -> Estimate:
     """Mean recall of the labels that have images."""
-    support = counts.sum(axis=1)
+    support = np.bincount(targets, minlength=n_labels).astype(np.float64)
     present = support > 0
-    return macro_mean_interval(counts.diagonal()[present] / support[present], support[present].astype(np.float64))
+    recall = np.bincount(targets, correct, minlength=n_labels) / np.maximum(support, 1)
+    weights = 1 / support[targets]
+    inflation = variance_inflation((correct - recall[targets]) * weights, weights, clusters)
+    return macro_mean_interval(recall[present], support[present] / inflation)

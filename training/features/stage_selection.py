@@ -144,6 +144,28 @@ def _stage_slices(slices: Mapping[str, slice]) -> list[slice]:
     return [selected for name, selected in slices.items() if name != "all"]
 
 
+def out_of_fold_logits(
+    candidate: Candidate,
+    features: Vectors,
+    slices: Mapping[str, slice],
+    targets: Targets,
+    folds: Sequence[Fold],
+    balanced: bool = False,
+) -> Floats:
+    """Logits float32 (N, C) of each image by a head of this candidate that was trained on the other folds.
+
+    Args:
+        features: features float32 (V, N, W): V views of N images; all are trained on, the first is predicted.
+        slices: as for `select_features`.
+        targets: int (N,) or bool (N, C).
+        folds: every image is held out in one of them.
+    """
+    columns = select_columns(features, slices[candidate.feature_set])
+    scale_groups = _stage_slices(slices) if candidate.feature_set == "all" else ALL_COLUMNS
+    trainer = HeadTrainer(fit_standardizer(columns, scale_groups).apply(columns[:, :]), targets, candidate.kind, balanced)
+    return trainer.fit_folds(folds, candidate.C, [None] * len(folds), FINAL_TOLERANCE)[0]
+
+
 def fit_candidate(
     candidate: Candidate,
     features: Vectors,

@@ -76,4 +76,4 @@ def predict_dataset(
             raise result
         results.append(result)
     logits, vectors = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
-    return Predictions(logits, vectors, dataset.targets(samples))
+    return Predictions.of(logits, vectors, dataset, samples)

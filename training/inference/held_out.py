@@ -1,5 +1,6 @@
 """Loads the images that a package is evaluated on: those it has not seen, with the labels in its order."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from graft.service.manifest import SEEN_IMAGES
 from graft.service.package_arrays import checking
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
-from graft.training.data.seen_images import ImageHashes, SeenImages
+from graft.training.data.near_duplicates import candidate_pairs, connected_components, hamming_distances
+from graft.training.data.seen_images import MAX_COPY_DISTANCE, ImageHashes, SeenImages
 
 
 class HeldOut(NamedTuple):
@@ -17,7 +19,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
         dataset: with the package's label indices.
-        samples: the images.
+        samples: the images; those that do not count as independent have one group.
         n_seen: how many images of the test split, or of the data, the model has learned from or was chosen by, copies included.
         includes_seen: whether `samples` contains them.
     """
@@ -57,7 +59,8 @@ def load(model: Model, data: Path, options: ReadOptions | None = None, include_t
     dataset, samples = load_test_split(model, data, options)
     with checking(model.artifact, SEEN_IMAGES):
         seen_images = SeenImages.load(model.artifact.seen_images)
-    seen = seen_images.contain(ImageHashes.read(dataset, samples))
+    hashes = ImageHashes.read(dataset, samples)
+    seen, samples = seen_images.contain(hashes), _with_groups(samples, hashes)
     n_seen = int(seen.sum())
     if include_training:
         return HeldOut(dataset, samples, n_seen, includes_seen=True)
@@ -80,6 +83,20 @@ def load_test_split(model: Model, data: Path, options: ReadOptions | None = None
     """
     dataset = _align_labels(model, scan(data, options))
     return dataset, tuple(sample for sample in dataset.samples if sample.split == "test") or dataset.samples
+
+
+def _with_groups(samples: Sequence[Sample], hashes: ImageHashes) -> tuple[Sample, ...]:
+    """The samples with one group for all that do not count as independent: copies, near-duplicates and declared groups.
+
+    There are no thumbnails here to tell similar images from copies, so a pair must be as close as a copy of a seen image.
+    """
+    pairs = candidate_pairs(hashes.hashes[:, 0], hashes.hashes[:, 1])
+    close = hamming_distances(hashes.hashes[:, 0], hashes.hashes[:, 1], *pairs.T) <= MAX_COPY_DISTANCE
+    links: list[tuple[bytes, bytes]] = [(b"i%d" % one, b"i%d" % other) for one, other in pairs[close].tolist()]
+    links += [(b"i%d" % row, b"d%d" % digest) for row, digest in enumerate(hashes.digests.tolist())]
+    links += [(b"i%d" % row, b"g" + sample.group) for row, sample in enumerate(samples) if sample.group]
+    group_of = {item: cluster[0] for cluster in connected_components(links) for item in cluster}
+    return tuple(replace(sample, group=group_of[b"i%d" % row]) for row, sample in enumerate(samples))
 
 
 def _align_labels(model: Model, dataset: Dataset) -> Dataset:

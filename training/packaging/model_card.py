@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from graft.service.inference.neighbors import Thumbnails
-from graft.service.manifest import Fidelity, Manifest, Preprocessing
+from graft.service.manifest import Calibration, Fidelity, Manifest, Preprocessing
 from graft.training.packaging.card_metadata import front_matter
 from graft.training.packaging.markdown import escape
-from graft.training.results import Estimate, LabelScores
+from graft.training.results import Estimate, LabelScores, describe_sample, format_error
 
 OWN_NETWORKS = Path(__file__).parents[2] / "service" / "networks"  # defines networks under names that timm does not have
 FIXED_SIZE_TENSORS = ("pos_embed", "relative_position_bias_table")  # of networks that are built for one input size
@@ -20,15 +20,20 @@ def render_card(
     metrics: Mapping[str, Estimate],
     by_label: Sequence[LabelScores],
     tensor_names: Sequence[str],
+    n_groups: Mapping[str, int] | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """The model card in Markdown.
 
     Args:
         metrics, by_label: on test.
         tensor_names: in the weights file.
+        n_groups: by split, the groups of images that do not count as independent; None if every image is its own.
+        warnings: what must be read before the numbers, as sentences.
     """
+    noted = "".join(f"**Warning:** {warning}.\n\n" for warning in warnings)
     rows = "\n".join(
-        f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {score.n:,} |"
+        f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {_count(score.n, split, n_groups or {})} |"
         for split, score in manifest.scores.items()
     )
     return f"""{front_matter(manifest, metrics)}
@@ -38,7 +43,7 @@ def render_card(
 An image classifier trained with Graft on {manifest.created}: {manifest.strategy} on {escape(manifest.backbone.name)}
 (weights: {escape(manifest.backbone.weights)}, license {escape(manifest.backbone.license)}).
 
-| split | {"exact match" if manifest.multilabel else "top-1 accuracy"} | 95 % interval | images |
+{noted}| split | {"exact match" if manifest.multilabel else "top-1 accuracy"} | 95 % interval | images |
 |---|---|---|---|
 {rows}
 
@@ -80,13 +85,37 @@ This directory contains only data: no pickle and no code. `graft verify` checks 
 """
 
 
+def _count(n: int, split: str, n_groups: Mapping[str, int]) -> str:
+    """The number of images of a split, and of its groups if there are any."""
+    return describe_sample(n, n_groups.get(split), "images").replace(" images", "")
+
+
 def _guarantees(manifest: Manifest) -> str:
     calibration = manifest.calibration
     if calibration.coverage is None:
         sets = "An image may have several labels. Each label is predicted if its probability reaches the label's threshold."
     else:
-        sets = f"Prediction sets contain the true label for {calibration.coverage:.0%} of images like the validation images."
-    return f"{sets}\nAn image with a cosine distance above {calibration.outlier_threshold:.3f} is an outlier."
+        sets = f"Prediction sets contain the true label for {calibration.coverage:.0%} of images like those of the training."
+    abstains = (
+        f"An image with a cosine distance above {calibration.outlier_threshold:.3f} is an outlier, and the model abstains."
+    )
+    return "\n".join([sets, abstains, *_answers(calibration)])
+
+
+def _answers(calibration: Calibration) -> list[str]:
+    """At which error it answers how many images."""
+    if calibration.max_error is None:
+        return []
+    levels = [level for level in calibration.error_levels if level.min_probability is not None]
+    rows = [f"| {format_error(level.max_error)} | {level.min_probability:.3f} | {level.answered:.1%} |" for level in levels]
+    return [
+        f"It abstains, too, if it is too unsure for at most {format_error(calibration.max_error)} wrong answers. A request can"
+        f" choose another error (`max_error`). Measured on {calibration.n_images:,} images that the network had not seen:",
+        "",
+        "| error of the answers, at most | probability from | images answered |",
+        "|---|---|---|",
+        *rows,
+    ]
 
 
 def _label_table(by_label: Sequence[LabelScores]) -> str:
@@ -115,7 +144,7 @@ def _limits(manifest: Manifest, by_label: Sequence[LabelScores]) -> str:
     ]
     if not manifest.multilabel and (without := calibration.thresholds.count(None)):
         lines.append(
-            f"- For {without:,} of the labels, the validation images cannot show at which probability their predictions reach"
+            f"- For {without:,} of the labels, the images cannot show at which probability their predictions reach"
             f" {calibration.target_precision:.0%} precision: there are too few, or too many are wrong."
         )
     return "\n".join(lines)

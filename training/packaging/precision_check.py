@@ -12,7 +12,6 @@ from graft.service.inference.engine import LOGITS, Pixels
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.inference.thread_map import ordered_map
 from graft.service.manifest import INT8_WEIGHTS, Fidelity, Precision
-from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.evaluation.metrics import predicted_labels
@@ -48,8 +47,8 @@ def check_precisions(
         raise ValueError("The predictions of the trained model are not for these validation and test images.")
     validation_rows, test_rows = _select_rows(splits.validation), _select_rows(splits.test)
     reference = [trained.validation.logits[validation_rows], trained.test.logits[test_rows]]
-    targets = dataset.targets(splits.test)[test_rows]
-    samples = [*(splits.validation[row] for row in validation_rows), *(splits.test[row] for row in test_rows)]
+    test_samples = [splits.test[row] for row in test_rows]
+    samples = [*(splits.validation[row] for row in validation_rows), *test_samples]
     pixels = list(
         ordered_map(
             lambda sample: decode(dataset.read(sample), trained.preprocessing).pixels, samples, devices.available_cpus()
@@ -57,7 +56,7 @@ def check_precisions(
     )
     by_precision: dict[Precision, SplitLogits] = {"f32": reference}
     by_precision |= {name: np.split(_logits(file, name, pixels), [len(validation_rows)]) for name, file in files.items()}
-    return {name: _fidelity(logits, reference, trained, targets) for name, logits in by_precision.items()}
+    return {name: _fidelity(logits, reference, trained, dataset, test_samples) for name, logits in by_precision.items()}
 
 
 def _select_rows(samples: Sequence[Sample]) -> list[int]:
@@ -73,10 +72,12 @@ def _logits(path: Path, precision: Precision, pixels: Sequence[Pixels]) -> Float
     return np.concatenate(list(rows))
 
 
-def _fidelity(logits: SplitLogits, reference: SplitLogits, trained: TrainedModel, targets: Targets) -> Fidelity:
+def _fidelity(
+    logits: SplitLogits, reference: SplitLogits, trained: TrainedModel, dataset: Dataset, test_samples: Sequence[Sample]
+) -> Fidelity:
     validation, test = logits
     reference_validation = reference[0]
-    multilabel = targets.ndim == 2
+    multilabel = dataset.multilabel
     labels, reference_labels = (
         predicted_labels(rows, trained.temperature, trained.calibration, multilabel)
         for rows in (validation, reference_validation)
@@ -84,7 +85,7 @@ def _fidelity(logits: SplitLogits, reference: SplitLogits, trained: TrainedModel
     return Fidelity(
         max_probability_shift=max_probability_shift(validation, reference_validation, trained.temperature, multilabel),
         n_changed=int((labels != reference_labels).any(axis=1).sum()),
-        score=score(Predictions(test, test, targets), trained.temperature, trained.calibration),
+        score=score(Predictions.of(test, test, dataset, test_samples), trained.temperature, trained.calibration),
     )
 
 

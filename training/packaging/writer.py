@@ -42,10 +42,14 @@ from graft.service.visible_text import to_text
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.seen_images import SeenImages
 from graft.training.data.splits import Splits
+from graft.training.evaluation import metrics
+from graft.training.evaluation.clusters import n_clusters
 from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics
+from graft.training.evaluation.split_gap import split_gap
 from graft.training.packaging.model_card import render_card
 from graft.training.packaging.precision_check import check_precisions
 from graft.training.packaging.quantize import MAX_CALIBRATION_IMAGES, quantize
+from graft.training.results import temperature_warning
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import step
 from graft.training.strategies.trained_model import TrainedModel
@@ -138,7 +142,9 @@ def _write_contents(
         libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
         files={},
     )
-    card = render_card(manifest, thumbnails, *_test_metrics(trained, dataset.labels), sorted(trained.weights))
+    n_groups = {"validation": n_clusters(trained.validation.clusters), "test": n_clusters(trained.test.clusters)}
+    measured = _test_metrics(trained, dataset.labels)
+    card = render_card(manifest, thumbnails, *measured, sorted(trained.weights), n_groups, _warnings(trained))
     (folder / MODEL_CARD).write_text(card, encoding="utf-8")
     file_names = FILES | INT8_FILES if "int8" in fidelity else FILES
     files = {file: file_record(folder / file) for file in sorted(file_names)}
@@ -155,7 +161,15 @@ def _test_metrics(trained: TrainedModel, labels: tuple[str, ...]) -> MetricsTabl
     """The proportions among the metrics, and the per-class metrics, on test."""
     compute = multilabel_metrics if trained.test.multilabel else multiclass_metrics
     probabilities = to_probabilities(trained.test.logits, trained.temperature, trained.test.multilabel)
-    return compute(probabilities, trained.test.targets, labels, trained.calibration)
+    return compute(probabilities, trained.test.targets, labels, trained.calibration, trained.test.clusters)
+
+
+def _warnings(trained: TrainedModel) -> list[str]:
+    """What must be read before the numbers of the model card, as in `Evaluation.warnings`."""
+    gain = metrics.temperature_gain(trained.test, trained.temperature)
+    errors = metrics.calibration_errors(trained.test, trained.temperature)
+    gap = split_gap(trained.validation, trained.test).to_text()
+    return [warning for warning in (gap, temperature_warning(*errors, gain)) if warning]
 
 
 def _golden_answers(trained: TrainedModel, dataset: Dataset, validation: tuple[Sample, ...]) -> GoldenSamples:

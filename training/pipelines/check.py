@@ -1,12 +1,14 @@
 """`graft check`: the audit that every fit starts with, plus checks that need backbone features, in one report."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from graft.training.audit import label_errors
-from graft.training.audit.data_audit import SEVERITIES, read_and_audit
+from graft.training.audit.data_audit import SEVERITIES, read_and_audit, sort_findings
+from graft.training.audit.image_groups import find_groups
 from graft.training.audit.image_scan import median_side
+from graft.training.audit.label_ranking import LabelRanking
 from graft.training.backbones import onnx_cache, registry
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Dataset, describe
@@ -26,12 +28,14 @@ class AuditReport:
 
     Attributes:
         name: of the data set.
+        ranking: every label, most probably wrong first; empty if labels were not checked.
     """
 
     name: str
     dataset: Dataset
     findings: tuple[Finding, ...]
     seconds: float
+    ranking: LabelRanking = field(default_factory=LabelRanking, repr=False)
 
     def count(self, severity: str) -> int:
         """Number of findings of one severity."""
@@ -45,7 +49,8 @@ class AuditReport:
         return f"AuditReport({summary(self)})"
 
     def _repr_html_(self) -> str:
-        return notebook.fragment(summary(self), (describe(self.dataset),), (notebook.findings_table(self.findings),))
+        lines = tuple(filter(None, [describe(self.dataset), self.ranking.to_text()]))
+        return notebook.fragment(summary(self), lines, (notebook.findings_table(self.findings),))
 
     def to_dict(self) -> dict[str, object]:
         """For `--json`: all findings, not truncated."""
@@ -55,33 +60,35 @@ class AuditReport:
             "multilabel": self.dataset.multilabel,
             **{f"{severity}s": self.count(severity) for severity in SEVERITIES},
             "findings": [asdict(finding) for finding in self.findings],
+            "label_errors": self.ranking.to_dict(),
             "seconds": round(self.seconds, 2),
         }
 
 
 @preserved_state()
-def check(data: Path, recipe: Recipe, use_features: bool = True) -> AuditReport:
+def check(data: Path, recipe: Recipe, use_features: bool = True, max_label_issues: int | None = None) -> AuditReport:
     """Finds issues in a data set. Reads every file; writes nothing into the data set's folder.
 
     Args:
         use_features: also find label issues and outliers, which needs a pass through the backbone.
+        max_label_issues: how many of the most probable label errors to report; None for those that are almost certain.
 
     Raises:
         BackboneError, DatasetError: if the backbone or the data set cannot be used at all.
     """
-    start = time.monotonic()
+    start, ranking = time.monotonic(), LabelRanking()
     backbone = registry.resolve(recipe.backbone, recipe.weights)
     dataset, scanned, findings = read_and_audit(data, recipe)
-    usable = assign_groups(dataset.exclude(scanned.unreadable), scanned.near_duplicates)
+    usable = dataset.exclude(scanned.unreadable)
     if use_features and len(usable.samples) > label_errors.MIN_IMAGES_PER_LABEL:
         # As a fit does, so that it names the same images, and finds the features in the cache.
         exported = onnx_cache.load_or_export(backbone, recipe.input_size, median_side(scanned), recipe.fit, dataset.sample_bits)
         features = extract(usable, map(View, usable.samples), exported)
-        readable = usable.exclude(features.unreadable)
-        label_issues, outliers = label_errors.find_issues(readable, readable.samples, features.select(readable.samples))
-        findings += label_errors.to_findings(label_issues, outliers)
-    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return AuditReport(data.resolve().name, dataset, tuple(findings), time.monotonic() - start)
+        pairs, findings = find_groups(dataset, scanned, features, findings, recipe)
+        readable = assign_groups(usable.exclude(features.unreadable), pairs)
+        ranking, outliers = label_errors.find_issues(readable, readable.samples, features.select(readable.samples))
+        findings += label_errors.to_findings(ranking.top(max_label_issues), outliers)
+    return AuditReport(data.resolve().name, dataset, tuple(sort_findings(findings)), time.monotonic() - start, ranking)
 
 
 def summary(report: AuditReport) -> str:
@@ -106,4 +113,5 @@ def to_html(report: AuditReport) -> str:
     by_path = {sample.path: sample for sample in report.dataset.samples}
     thumbnails = ThumbnailCache(lambda path: report.dataset.read(by_path[path]))
     pictures = {path: thumbnails.data_uri(path) for path in gallery.affected_paths(report.findings)}
-    return render.check_page(report.name, f"{describe(report.dataset)}: {summary(report)}", report.findings, pictures)
+    lead = "; ".join(filter(None, [f"{describe(report.dataset)}: {summary(report)}", report.ranking.to_text()]))
+    return render.check_page(report.name, lead, report.findings, pictures)

@@ -14,6 +14,7 @@ from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe, Strategy
 from graft.training.evaluation.comparison import Comparison, RunResult, StrategySummary, compare_runs, grid, write_csv
 from graft.training.evaluation.metrics import per_sample_score
 from graft.training.report import collect, notebook, render
+from graft.training.results import describe_sample
 from graft.training.runs.run_folder import RunFolder
 from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step
@@ -54,7 +55,8 @@ class CompareResult:
     def _repr_html_(self) -> str:
         best = self.best
         title = f"best: {best.strategy} on {best.backbone}"
-        return notebook.fragment(title, (f"report: {self.report}",), notebook.comparison_tables(self.comparison))
+        lines = tuple(filter(None, [self.comparison.correction_text, f"report: {self.report}"]))
+        return notebook.fragment(title, lines, notebook.comparison_tables(self.comparison))
 
 
 @preserved_state()
@@ -99,7 +101,8 @@ def compare(
     extra_args = ("--strategies", ",".join(strategies), "--backbones", ",".join(backbones), "--seeds", str(n_seeds))
     reproduction = collect.reproduction(collect.command_line("compare", data, recipe, *extra_args), recipe, range(n_seeds))
     seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
-    summary = f"{len(results[0].scores):,} test images, a budget of {recipe.budget} per run, {seeds}"
+    sample = describe_sample(len(results[0].scores), len(set(results[0].groups.values())), "test images")
+    summary = f"{sample}, a budget of {recipe.budget} per run, {seeds}"
     with step("writing the report"):
         render.save(render.compare_page(data.resolve().name, summary, comparison, reproduction), out / render.REPORT_FILE)
     return CompareResult(out, comparison)
@@ -113,4 +116,5 @@ def _run_once(data: Path, out: Path, recipe: Recipe) -> RunResult:
     scores = per_sample_score(trained.test.logits, trained.test.targets).tolist()
     measure = "mAP" if context.dataset.multilabel else "accuracy"
     right = {sample.digest: value for sample, value in zip(context.splits.test, scores, strict=True)}
-    return RunResult(recipe.strategy, recipe.backbone, recipe.seed, time.monotonic() - start, right, measure)
+    groups = {sample.digest: sample.group or sample.digest for sample in context.splits.test}
+    return RunResult(recipe.strategy, recipe.backbone, recipe.seed, time.monotonic() - start, right, measure, groups)

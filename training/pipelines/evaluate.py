@@ -20,9 +20,11 @@ from graft.training.data import wrong_paths
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.evaluation import metrics
-from graft.training.evaluation.calibration import outlier_scores
+from graft.training.evaluation.clusters import cluster_ids
 from graft.training.evaluation.learning_curve import Head, learning_curve
+from graft.training.evaluation.outliers import outlier_scores
 from graft.training.evaluation.predictions import Predictions
+from graft.training.evaluation.split_gap import split_gap
 from graft.training.features import stage_selection
 from graft.training.features.feature_arrays import Vectors
 from graft.training.features.head_trainer import CV_TOLERANCE
@@ -32,7 +34,7 @@ from graft.training.inference.ten_crop import ten_crop
 from graft.training.pipelines.arguments import check_order
 from graft.training.report import notebook, render
 from graft.training.report.evaluation_page import EvaluationReport, evaluation_page
-from graft.training.results import Estimate, Evaluation, LearningCurve
+from graft.training.results import Estimate, Evaluation, LearningCurve, SelectivePrediction, format_error
 from graft.training.robustness import measure, recommendations
 from graft.training.robustness.measure import Robustness
 from graft.training.robustness.recommendations import Recommendation
@@ -104,7 +106,13 @@ class EvaluateResult:
     def to_dict(self) -> dict[str, object]:
         """For `--json`."""
         primary = self.evaluation.primary_metric
-        score = {"accuracy": primary.value, "low": primary.low, "high": primary.high, "n": self.evaluation.n}
+        score = {
+            "accuracy": primary.value,
+            "low": primary.low,
+            "high": primary.high,
+            "n": self.evaluation.n,
+            "n_groups": self.evaluation.n_groups,
+        }
         result: dict[str, object] = {"package": str(self.package), "score": score}
         result |= {"n_seen": self.n_seen, "includes_seen": self.includes_seen}
         result["evaluation"] = self.evaluation.model_dump(mode="json")
@@ -113,10 +121,11 @@ class EvaluateResult:
         return result | recommendations.to_dict(self.robustness, self.recommendation)
 
     def __repr__(self) -> str:
-        return f"EvaluateResult({str(self.package)!r}, {primary_metric_text(self.evaluation)}, {self.evaluation.n:,} images)"
+        score, sample = primary_metric_text(self.evaluation), self.evaluation.describe_sample()
+        return f"EvaluateResult({str(self.package)!r}, {score}, {sample})"
 
     def _repr_html_(self) -> str:
-        title = f"{primary_metric_text(self.evaluation)} on {self.evaluation.n:,} images"
+        title = f"{primary_metric_text(self.evaluation)} on {self.evaluation.describe_sample()}"
         sentences = self.recommendation.sentences if self.recommendation else ()
         return notebook.evaluation_fragment(title, [*self.notes, *sentences], self.evaluation)
 
@@ -184,13 +193,16 @@ def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact:
         engine = loader.load(artifact, resolve_device("auto"))
         ten_crops = _ten_crop_probabilities(engine, trained.preprocessing, dataset, samples, trained.temperature)
     curve = _learning_curve(context, selection.probe_result)
+    if curve and trained.strategy != selection.probe_result.strategy:
+        curve = curve.model_copy(update={"kept": trained.strategy})
     evaluation = metrics.evaluate(
         trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbors, curve, ten_crop=ten_crops
     )
-    if trained.gain_over_probe is None:
-        return evaluation
-    value, low, high = trained.gain_over_probe
-    return evaluation.model_copy(update={"gain_over_probe": Estimate(value=value, low=low, high=high)})
+    updates: dict[str, object] = {"split_gap": split_gap(trained.validation, trained.test)}
+    if trained.gain_over_probe is not None:
+        value, low, high = trained.gain_over_probe
+        updates["gain_over_probe"] = Estimate(value=value, low=low, high=high)
+    return evaluation.model_copy(update=updates)
 
 
 def evaluate_package(model: Model, dataset: Dataset, samples: tuple[Sample, ...], with_ten_crop: bool = False) -> Evaluation:
@@ -253,6 +265,7 @@ def _learning_curve(context: TrainingContext, probe: ProbeResult) -> LearningCur
         fit,
         full_logits=probe.validation_logits,
         seed=context.recipe.seed,
+        held_out_clusters=cluster_ids(validation),
     )
 
 
@@ -263,12 +276,26 @@ def primary_metric_text(evaluation: Evaluation) -> str:
     return f"mean average precision {interval}" if evaluation.multilabel else f"accuracy {interval}"
 
 
+def abstain_text(selective: SelectivePrediction) -> str:
+    """How many images are answered, and how many of these answers are wrong."""
+    target = "" if selective.max_error is None else f" (target: at most {format_error(selective.max_error)})"
+    if selective.error is None:
+        return f"the model abstains for every image{target}"
+    low, high = selective.error.low, selective.error.high
+    wrong = f"{selective.error.value:.1%} ({low:.1%} to {high:.1%}) of the answers are wrong{target}"
+    return f"{selective.answered.value:.1%} of the images are answered, for the others the model abstains: {wrong}"
+
+
 def notes(evaluation: Evaluation) -> list[str]:
-    """What the table of metrics does not show: coverage of the prediction sets, and the gain of ten-crop evaluation."""
-    lines = []
+    """What the table of metrics does not show: prediction sets, what abstaining brings, and the gain of ten-crop evaluation."""
+    lines = list(evaluation.warnings)
     if evaluation.conformal:
         sets = evaluation.conformal
-        lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%})")
+        covered = [(scores.coverage.value, scores.label) for scores in evaluation.labels if scores.coverage]
+        worst = f"; the label covered least: {min(covered)[0]:.1%} of {min(covered)[1]}" if covered else ""
+        lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%}){worst}")
+    if evaluation.selective:
+        lines.append(abstain_text(evaluation.selective))
     if evaluation.ten_crop:
         lines.append(f"ten-crop evaluation gains {format_difference(evaluation.ten_crop)}")
     return lines

@@ -1,22 +1,22 @@
 """`graft fit`: prepares the data, selects a strategy, evaluates, packages and reports. Each step is in another package."""
 
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from graft.service.artifact import Artifact, read
 from graft.service.inference.devices import resolve_device
-from graft.service.manifest import PACKAGE, Manifest
+from graft.service.manifest import PACKAGE, Calibration
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import Recipe
+from graft.training.evaluation.selective import MIN_ANSWERED
 from graft.training.finetuning import loggers
 from graft.training.packaging import quantize, writer
 from graft.training.pipelines import evaluate
 from graft.training.report import collect, notebook, render
-from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_points
+from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_error, format_points
 from graft.training.runs import latest, lifecycle, run_folder
 from graft.training.runs.run_folder import RunError, RunFolder, to_json
 from graft.training.runtime import atomic_files
@@ -78,7 +78,7 @@ class FitResult:
             "strategy": manifest.strategy,
             "backbone": manifest.backbone.name,
             "labels": list(manifest.labels),
-            "test": test.model_dump(),
+            "test": test.model_dump() | {"n_groups": self.evaluation.n_groups},
             "validation": {"accuracy": validation.accuracy, "n": validation.n},
             "metrics": {name: metric.model_dump() for name, metric in self.evaluation.metrics.items()},
             "seconds": round(self.seconds, 2),
@@ -188,9 +188,11 @@ def summary(result: FitResult) -> str:
 def summary_lines(result: FitResult) -> list[str]:
     """The results of a run as lines of text, the verdict first."""
     evaluation = result.evaluation
-    lines = [f"test: {evaluate.primary_metric_text(evaluation)} on {evaluation.n:,} held-out test images"]
-    if note := _undecided_note(result.artifact.manifest):
-        lines.append(note)
+    lines = [f"warning: {warning}" for warning in evaluation.warnings]
+    lines += [f"test: {evaluate.primary_metric_text(evaluation)} on {evaluation.describe_sample('held-out test images')}"]
+    lines += _calibration_notes(result.artifact.manifest.calibration)
+    if evaluation.selective:
+        lines.append(evaluate.abstain_text(evaluation.selective))
     if gain := evaluation.gain_over_probe:
         strategy, points = result.artifact.manifest.strategy, format_points(gain.value, gain.low, gain.high)
         lines.append(f"{strategy} {_verdict(gain)} the probe: {points}")
@@ -201,18 +203,22 @@ def summary_lines(result: FitResult) -> list[str]:
     return lines
 
 
-def _undecided_note(manifest: Manifest) -> str:
-    """Says that every prediction abstains, if validation is too small for prediction sets; else ""."""
-    coverage, n_images = manifest.calibration.coverage, manifest.scores["validation"].n
-    if coverage is None or manifest.calibration.set_threshold != 0:
-        return ""
-    needed = math.ceil(coverage / (1 - coverage) - 1e-9)
-    if n_images >= needed:
-        return ""
-    return (
-        f"warning: every prediction will be undecided: {n_images} validation images are too few for prediction sets with a"
-        f" coverage of {coverage:.0%}, which need {needed}. Add images, or lower --coverage"
-    )
+def _calibration_notes(calibration: Calibration) -> list[str]:
+    """What the images were too few for, as warnings."""
+    lines = []
+    if calibration.set_thresholds and not any(calibration.set_thresholds):
+        lines.append(
+            f"warning: {calibration.n_images:,} images are too few for prediction sets with a coverage of"
+            f" {calibration.coverage:.0%}: every set contains all labels. Add images, or lower --coverage"
+        )
+    if calibration.max_error is not None and calibration.min_probability() > 1:
+        shown = [level.max_error for level in calibration.error_levels if level.answered >= MIN_ANSWERED]
+        advice = f"for most images, {format_error(min(shown))} is the lowest error that can be shown" if shown else "add images"
+        lines.append(
+            f"warning: the model abstains for every image: no probability is shown to be wrong at most"
+            f" {format_error(calibration.max_error)} of the time; {advice}"
+        )
+    return lines
 
 
 def _verdict(gain: Estimate) -> str:

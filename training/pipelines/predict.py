@@ -18,11 +18,17 @@ from graft.training.runtime.spreadsheet import SpreadsheetWriter
 FIELDS = {"predictions", "prediction_set", "outlier_score", "abstain", "abstain_reason"}  # of an answer, for `--json`
 
 
-def predict(classifier: Classifier, paths: Sequence[Path], top_k: int) -> Iterator[tuple[Path, Classification | ImageError]]:
-    """Yields the prediction or the error for each image; folders are searched recursively."""
+def predict(
+    classifier: Classifier, paths: Sequence[Path], top_k: int, max_error: float | None = None
+) -> Iterator[tuple[Path, Classification | ImageError]]:
+    """Yields the prediction or the error for each image; folders are searched recursively.
+
+    Args:
+        max_error: abstain unless predictions this sure are wrong at most this often, in [0, 1]; None for the model's own.
+    """
     files = [file for path in paths for file in _list_images(path)]
     with Progress("predicting", len(files), "images") as progress:
-        answers = progress.track(classifier.stream(files, top_k=top_k))
+        answers = progress.track(classifier.stream(files, top_k=top_k, max_error=max_error))
         yield from zip(map(Path, files), answers, strict=True)
 
 

@@ -15,7 +15,7 @@ from graft.training.audit import label_errors
 from graft.training.config import hyperparameters
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.recipe import Recipe, option_flag
-from graft.training.evaluation.calibration import outlier_scores
+from graft.training.evaluation.outliers import outlier_scores
 from graft.training.interpret import collect
 from graft.training.report.render import ConfigLine, Reproduction, RunReport, read_epochs
 from graft.training.results import Evaluation, format_points

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.training.evaluation.comparison import Comparison, StrategySummary
-from graft.training.results import Estimate, Evaluation, LabelScores, LearningCurve
+from graft.training.results import Estimate, Evaluation, LabelScores, LearningCurve, SelectivePrediction
 from graft.training.robustness.measure import SeverityResult
 from graft.training.visualization.charts import Series, line_chart
 from graft.training.visualization.gallery import ConfusionCell, ContactSheet
@@ -15,6 +15,9 @@ Difference = tuple[StrategySummary, StrategySummary, Estimate]
 
 MAX_ROWS = 1_000  # labels in a table, so that the page stays small
 MAX_TICKS = 8
+MIN_SHARE = (
+    0.1  # of the answered images in a risk-coverage curve, from which its band is shown: before, it would fill the chart
+)
 MAX_OPEN_FINDINGS = 6  # findings of one kind; the others are folded
 
 
@@ -56,6 +59,19 @@ def learning_curve_chart(curve: LearningCurve) -> str:
     ticks = [(x, f"{n_images:,}") for x, n_images in zip(at, curve.n_images, strict=True)][-MAX_TICKS:]
     title = "Score by number of training images"
     return line_chart(title, "training images", ticks, [Series("held-out images", points, band)], True)
+
+
+def risk_coverage_curve(selective: SelectivePrediction) -> str:
+    """Error by share of answered images with its confidence band, as SVG."""
+    points = tuple((point.answered, point.error.value) for point in selective.curve)
+    band = tuple(
+        (point.answered, point.error.low, point.error.high) for point in selective.curve if point.answered >= MIN_SHARE
+    )
+    ticks = [(tick / 4, f"{25 * tick}%") for tick in range(5)]
+    series = [Series("error of answered images", points, band, radius=1.5)]
+    if selective.error is not None:
+        series.append(Series("where the model abstains", ((selective.answered.value, selective.error.value),), radius=5))
+    return line_chart("Risk-coverage curve: error by share of answered images", "answered images", ticks, series, True)
 
 
 def robustness_curve(title: str, axis: str, rows: Sequence[tuple[str, SeverityResult]]) -> str:

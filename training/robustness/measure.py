@@ -22,7 +22,8 @@ from graft.service.inference.model import Model
 from graft.service.inference.thread_map import ordered_map
 from graft.training.config.corruptions import ADVERSARIAL_ATTACKS, COMMON_CORRUPTIONS, CORRUPTIONS, DEFAULT_SAMPLE_SIZE
 from graft.training.data.dataset import Dataset, Sample
-from graft.training.evaluation.confidence_intervals import proportion
+from graft.training.evaluation.clusters import Clusters, cluster_ids, n_clusters
+from graft.training.evaluation.confidence_intervals import ratio
 from graft.training.evaluation.metrics import predicted_labels
 from graft.training.inference.bulk import infer
 from graft.training.results import Estimate
@@ -74,6 +75,7 @@ class Robustness:
         clean_accuracy: accuracy on the clean images.
         curves: results by corruption, in order of severity, including the clean images.
         examples: one image for each corruption, at every severity.
+        n_groups: groups among the n images, which count once in an interval; None if they are unknown.
     """
 
     n: int
@@ -82,6 +84,7 @@ class Robustness:
     clean_accuracy: Estimate
     curves: Mapping[str, tuple[SeverityResult, ...]]
     examples: Mapping[str, tuple[CorruptedExample, ...]]
+    n_groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,15 @@ def measure(
     """
     evaluation = _evaluate(model, dataset, random_subset(samples, max_images, seed), seed)
     correct = _is_correct(model, evaluation.logits["", 0.0], evaluation.targets)
+    clusters = cluster_ids(evaluation.samples)
     return Robustness(
         n=len(evaluation.samples),
         n_available=len(samples),
         seed=seed,
-        clean_accuracy=_proportion(correct),
+        clean_accuracy=_proportion(correct, clusters),
         curves={name: tuple(_curve(evaluation, name)) for name in CORRUPTIONS},
         examples={name: tuple(_examples(evaluation, name)) for name in CORRUPTIONS},
+        n_groups=n_clusters(clusters),
     )
 
 
@@ -216,15 +221,15 @@ def _is_correct(model: Model, logits: Logits, targets: NDArray[np.generic]) -> N
 def _curve(evaluation: _Evaluation, name: str) -> Iterator[SeverityResult]:
     corruption = CORRUPTIONS[name]
     n_images = min(len(evaluation.samples), MAX_ATTACKED.get(name, len(evaluation.samples)))
-    clean = evaluation.logits["", 0.0][:n_images]
+    clean, clusters = evaluation.logits["", 0.0][:n_images], cluster_ids(evaluation.samples[:n_images])
     for severity in corruption.all_severities:
         logits = clean if severity == corruption.identity else evaluation.logits[name, severity]
         flipped = (_predicted_labels(evaluation.model, logits) != _predicted_labels(evaluation.model, clean)).any(axis=1)
         yield SeverityResult(
             severity,
             n_images,
-            _proportion(_is_correct(evaluation.model, logits, evaluation.targets[:n_images])),
-            _proportion(flipped),
+            _proportion(_is_correct(evaluation.model, logits, evaluation.targets[:n_images]), clusters),
+            _proportion(flipped, clusters),
         )
 
 
@@ -255,8 +260,8 @@ def _describe_prediction(model: Model, logits: Logits) -> str:
     return f"{model.manifest.labels[top]} {probabilities[top]:.0%}"
 
 
-def _proportion(flags: NDArray[np.bool_]) -> Estimate:
-    estimate = proportion(float(flags.sum()), len(flags))
+def _proportion(flags: NDArray[np.bool_], clusters: Clusters) -> Estimate:
+    estimate = ratio(flags, np.ones(len(flags)), clusters)
     if estimate is None:
         raise ValueError("There are no images to corrupt.")
     return estimate

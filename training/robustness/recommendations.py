@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from graft.training import results
 from graft.training.config.corruptions import ADVERSARIAL_ATTACKS, AUGMENTABLE_CORRUPTIONS, CORRUPTIONS
 from graft.training.config.recipe import DEFAULT_BACKBONE
 from graft.training.robustness.measure import CorruptedExample, Robustness, SeverityResult
@@ -73,7 +74,7 @@ def _command(data: str, backbone: str, augmentations: tuple[str, ...]) -> str:
 
 
 def _no_action(robustness: Robustness) -> str:
-    measured_on = f"measured on {robustness.n:,} images"
+    measured_on = f"measured on {results.describe_sample(robustness.n, robustness.n_groups)}"
     return f"no corruption at a typical severity significantly changes more than 5% of predictions, {measured_on}"
 
 
@@ -84,6 +85,7 @@ def to_dict(robustness: Robustness, recommendation: Recommendation) -> dict[str,
         "robust_sample": {
             "n": robustness.n,
             "of": robustness.n_available,
+            "n_groups": robustness.n_groups,
             "seed": robustness.seed,
             "unchanged": robustness.clean_accuracy.model_dump(),
         },
@@ -100,9 +102,9 @@ def _result_to_dict(result: SeverityResult) -> dict[str, float]:
 def describe_sample(robustness: Robustness) -> str:
     """The sample size, in words."""
     images = (
-        f"all {robustness.n:,} images"
+        f"all {results.describe_sample(robustness.n, robustness.n_groups)}"
         if robustness.n == robustness.n_available
-        else f"{robustness.n:,} of {robustness.n_available:,} images (seed {robustness.seed})"
+        else f"{robustness.n:,} of {results.describe_sample(robustness.n_available, None)} (seed {robustness.seed})"
     )
     n_attacked = {attack.name: robustness.curves[attack.name][0].n for attack in ADVERSARIAL_ATTACKS}
     attacks = ", ".join(f"{name.upper()}: {n:,}" for name, n in n_attacked.items() if n < robustness.n)

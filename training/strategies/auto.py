@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graft.training.evaluation import metrics
+from graft.training.evaluation.clusters import n_clusters
 from graft.training.results import StrategyAttempt, TransferRegime
 from graft.training.runtime.progress import format_duration, format_rate, log
 from graft.training.strategies import finetune, hpo, model_selection, probe
@@ -69,8 +70,8 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
         best = _select_previous(model, best, attempts)
         start = previous if best is model else probe_result  # fine-tuning starts from the better head
     publish(best)
-    n_errors = metrics.n_errors(best.validation.logits, best.validation.targets)
-    if reason := model_selection.early_exit_reason(n_errors, len(context.splits.validation)):
+    n_errors, n_validation = metrics.n_errors(best.validation.logits, best.validation.targets), len(context.splits.validation)
+    if reason := model_selection.early_exit_reason(n_errors, n_validation, n_clusters(best.validation.clusters)):
         log(f"auto keeps the {best.strategy}: {reason}")
         attempts = [one.model_copy(update={"verdict": f"kept: {reason}"}) if one.kept else one for one in attempts]
         return SelectionResult(best, tuple(attempts), probe_result)
@@ -113,7 +114,12 @@ def _select(
     """The candidate if it is significantly better, else the cheaper model; records the attempt."""
     predictions, baseline = candidate.validation, best.validation
     comparison = model_selection.compare(
-        predictions.logits, candidate.temperature, baseline.logits, best.temperature, predictions.targets
+        predictions.logits,
+        candidate.temperature,
+        baseline.logits,
+        best.temperature,
+        predictions.targets,
+        predictions.clusters,
     )
     verdict = comparison.to_text(candidate.strategy, best.strategy)
     log(f"on validation, {verdict}")

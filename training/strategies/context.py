@@ -1,7 +1,7 @@
 """Prepares what every strategy needs: the audited dataset, its splits, an exported backbone and the extracted features."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,14 @@ import numpy as np
 
 from graft.service.inference.devices import Device, resolve_device
 from graft.training.audit import label_errors
-from graft.training.audit.data_audit import apply_exclusions, read_and_audit, truncate_findings
+from graft.training.audit.data_audit import (
+    GROUP_KINDS,
+    MAX_UNUSABLE_FRACTION,
+    apply_exclusions,
+    read_and_audit,
+    truncate_findings,
+)
+from graft.training.audit.image_groups import BURST_KINDS, find_groups
 from graft.training.audit.image_scan import ScanTable, describe_sizes, median_side
 from graft.training.backbones import onnx_cache, registry
 from graft.training.backbones.onnx_cache import ExportedBackbone
@@ -20,7 +27,7 @@ from graft.training.data.dataset import Dataset, DatasetError, Sample
 from graft.training.data.findings import Finding, LabelIssue
 from graft.training.data.seen_images import NO_IMAGES, ImageHashes, SeenImages
 from graft.training.data.splits import MIN_TRAIN_IMAGES, Splits, assign_groups, split
-from graft.training.evaluation import calibration
+from graft.training.evaluation import outliers
 from graft.training.features.extraction import Extractor, Features, View, extract, extract_on_cpu
 from graft.training.features.feature_arrays import LazyFeatures
 from graft.training.runs.run_folder import RunFolder
@@ -76,7 +83,7 @@ class TrainingContext:
     @property
     def reference_samples(self) -> tuple[Sample, ...]:
         """The training images stored in a package as references for similarity search and outlier detection."""
-        return tuple(calibration.reference_samples(self.splits.train, self.exported.backbone.width))
+        return tuple(outliers.reference_samples(self.splits.train, self.exported.backbone.width))
 
     def targets(self, samples: Sequence[Sample]) -> Targets:
         """Ground-truth labels: int64 (N,), or bool (N, C) for multi-label data."""
@@ -92,7 +99,9 @@ class TrainingContext:
 
 
 def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint | None = None) -> TrainingContext:
-    """Scans, audits and splits the data, extracts features of every image, and records the splits in the run folder.
+    """Scans and audits the data, extracts features of every image, splits them, and records the splits in the run folder.
+
+    The features come before the splits: they show which images are copies of each other, and must stay together.
 
     Args:
         recipe: of a run from an earlier model, with that model's options.
@@ -103,27 +112,40 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint 
         RunMismatchError: if the run folder was created from different data.
     """
     spec = registry.resolve(recipe.backbone, recipe.weights)
-    dataset, scan_table, side, hashes, findings, excluded = _read(data, recipe)
-    _log_warnings(findings)
-    grouped = assign_groups(dataset, scan_table.near_duplicates)
-    splits = folder.load_splits(dataset) or split(
-        grouped, recipe.seed, recipe.val_share, recipe.test_share, known=start.split_of if start else None
-    )
+    scanned, table, findings, dataset, excluded = _read(data, recipe)
+    side, hashes = median_side(table), ImageHashes.of(scanned.samples, *table.hashes())
+    _log_warnings([finding for finding in findings if finding.kind not in GROUP_KINDS])
+    folder.load_splits(dataset)  # fails early if the data of a resumed run have changed
     exported = onnx_cache.load_or_export(spec, recipe.input_size, side, recipe.fit, dataset.sample_bits)
     folder.check_fingerprint(_fingerprint(dataset, exported))
-    features, splits, unreadable = extract_or_exclude(dataset, splits, exported, recipe)
-    folder.write_splits(dataset, splits, excluded | unreadable)
+    features = _extract(dataset, map(View, dataset.samples), exported, recipe)
+    groups = find_groups(scanned, table, features, findings, recipe)
+    findings = groups.findings
+    _log_warnings([finding for finding in findings if finding.kind in GROUP_KINDS | BURST_KINDS])
+    for finding in findings:
+        if finding.kind in BURST_KINDS and finding.severity == "note":
+            log(finding.text)
+    _, copies = apply_exclusions(scanned, findings, recipe.skip_bad, recipe.drop_duplicates)
+    excluded = features.unreadable | copies | excluded
+    dataset = assign_groups(dataset.exclude(excluded), groups.pairs)
+    splits = folder.load_splits(dataset) or split(
+        dataset, recipe.seed, recipe.val_share, recipe.test_share, known=start.split_of if start else None
+    )
+    if hyperparameters.use_mirror_images(recipe.flips, len(splits.train)):
+        n_computed = features.n_computed
+        features, splits, unreadable = extract_or_exclude(dataset, splits, exported, recipe)
+        features, excluded = replace(features, n_computed=features.n_computed + n_computed), excluded | unreadable
+    folder.write_splits(dataset, splits, excluded)
     log(_describe_splits(splits, exported, features.n_computed))
     if start and (n_learned := start.count((*splits.validation, *splits.test), "train")):
         log(
             f"warning: the model of --from has learned {n_learned:,} of the validation and test images: the scores are too high"
         )
     samples = [sample for split_samples in splits.to_dict().values() for sample in split_samples]
-    label_issues, outliers = label_errors.find_issues(dataset, samples, features.select(samples))
+    ranking, outliers = label_errors.find_issues(dataset, samples, features.select(samples))
+    label_issues = ranking.top()
     _log_warnings(feature_findings := label_errors.to_findings(label_issues, outliers))
-    audit_result = AuditResult(
-        (*findings, *feature_findings), tuple(label_issues), excluded | unreadable, describe_sizes(scan_table)
-    )
+    audit_result = AuditResult((*findings, *feature_findings), tuple(label_issues), excluded, describe_sizes(table))
     seen = SeenImages.of(hashes, splits)
     return TrainingContext(dataset, splits, exported, features, recipe, folder, audit_result, seen, start)
 
@@ -135,34 +157,31 @@ def check_unchanged(data: Path, folder: RunFolder, recipe: Recipe) -> None:
         DatasetError: if they cannot be read.
         RunMismatchError: if an image is missing, new, or has changed or another label.
     """
-    dataset, *_ = _read(data, recipe)
-    folder.load_splits(dataset)
+    folder.load_splits(_read(data, recipe).dataset)
 
 
 class _Data(NamedTuple):
     """Data that was read and audited.
 
     Attributes:
+        scanned: all images.
+        table: their scan.
         dataset: without the excluded images.
-        side: the median shorter side of the images, in pixels.
-        hashes: of all images.
         excluded: reasons by path.
     """
 
-    dataset: Dataset
-    scan_table: ScanTable
-    side: int
-    hashes: ImageHashes
+    scanned: Dataset
+    table: ScanTable
     findings: list[Finding]
+    dataset: Dataset
     excluded: dict[str, str]
 
 
 def _read(data: Path, recipe: Recipe) -> _Data:
-    dataset, scan_table, findings = read_and_audit(data, recipe)
-    side = median_side(scan_table)  # raises one error if no image is usable, rather than one for each
-    hashes = ImageHashes.of(dataset.samples, scan_table.records)
-    dataset, excluded = apply_exclusions(dataset, findings, recipe.skip_bad, recipe.drop_duplicates)
-    return _Data(dataset, scan_table, side, hashes, findings, excluded)
+    scanned, table, findings = read_and_audit(data, recipe)
+    median_side(table)  # raises one error if no image is usable, rather than one for each
+    dataset, excluded = apply_exclusions(scanned, findings, recipe.skip_bad, recipe.drop_duplicates)
+    return _Data(scanned, table, findings, dataset, excluded)
 
 
 def _log_warnings(findings: Sequence[Finding]) -> None:
@@ -173,22 +192,19 @@ def _log_warnings(findings: Sequence[Finding]) -> None:
 def extract_or_exclude(
     dataset: Dataset, splits: Splits, exported: ExportedBackbone, recipe: Recipe
 ) -> tuple[Features, Splits, dict[str, str]]:
-    """Extracts the features of every image; returns them, the splits without unreadable files, and those files' errors.
+    """Extracts the features of the images of the splits, and of the mirror images that the recipe trains on.
+
+    Returns:
+        The features, the splits without unreadable files, and those files' errors.
 
     Raises:
-        DatasetError: if files are unreadable and `skip_bad` is off, or if more than 5 % are unreadable.
+        DatasetError: if files are unreadable and `skip_bad` is off, if too many are, or if too few images of a label remain.
     """
     views = [View(sample) for samples in splits.to_dict().values() for sample in samples]
     if hyperparameters.use_mirror_images(recipe.flips, len(splits.train)):
         views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
-    features = extract(dataset, views, exported, _select_extractor(recipe))
+    features = _extract(dataset, views, exported, recipe)
     unreadable = features.unreadable
-    if unreadable and (not recipe.skip_bad or len(unreadable) > 0.05 * len(dataset.samples)):
-        lines = "\n".join(f"  {path}: {reason}" for path, reason in sorted(unreadable.items())[:10])
-        remedy = (
-            "That is too many to exclude." if recipe.skip_bad else "Repair or remove them, or exclude them with --skip-bad."
-        )
-        raise DatasetError(f"{len(unreadable)} of {len(dataset.samples):,} files cannot be used:\n{lines}\n{remedy}")
     remaining = [tuple(sample for sample in samples if sample.path not in unreadable) for samples in splits.to_dict().values()]
     splits = Splits(*remaining)
     counts = zip(dataset.labels, dataset.counts(splits.train), dataset.counts(splits.validation), strict=True)
@@ -199,6 +215,23 @@ def extract_or_exclude(
                 f" {n_train} for training, {n_validation} for validation."
             )
     return features, splits, unreadable
+
+
+def _extract(dataset: Dataset, views: Iterable[View], exported: ExportedBackbone, recipe: Recipe) -> Features:
+    """The features of the views of readable files.
+
+    Raises:
+        DatasetError: if files are unreadable and `skip_bad` is off, or if more than 5 % are unreadable.
+    """
+    features = extract(dataset, views, exported, _select_extractor(recipe))
+    unreadable = features.unreadable
+    if unreadable and (not recipe.skip_bad or len(unreadable) > MAX_UNUSABLE_FRACTION * len(dataset.samples)):
+        lines = "\n".join(f"  {path}: {reason}" for path, reason in sorted(unreadable.items())[:10])
+        remedy = (
+            "That is too many to exclude." if recipe.skip_bad else "Repair or remove them, or exclude them with --skip-bad."
+        )
+        raise DatasetError(f"{len(unreadable)} of {len(dataset.samples):,} files cannot be used:\n{lines}\n{remedy}")
+    return features
 
 
 def _select_extractor(recipe: Recipe) -> Extractor:

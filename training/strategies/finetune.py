@@ -15,7 +15,8 @@ from graft.service.inference.openvino import OpenVinoEngine
 from graft.training.config import finetune_config
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, describe
 from graft.training.data.dataset import Sample
-from graft.training.evaluation import calibration, metrics
+from graft.training.evaluation import metrics, outliers
+from graft.training.evaluation.calibration import HeldOut
 from graft.training.evaluation.predictions import Predictions
 from graft.training.inference.bulk import predict_dataset
 from graft.training.runtime.progress import log, step
@@ -51,7 +52,9 @@ def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str,
         return predict_dataset(engine, exported.preprocessing, context.dataset, samples, title)
 
     references = context.reference_samples
-    test = predict_samples(splits.test, "scoring test")
+    neighbors = outliers.build_neighbors(references, predict_samples(references, "embedding references").vectors)
+    validation, test = predict_samples(splits.validation, "scoring validation"), predict_samples(splits.test, "scoring test")
+    k = outliers.outlier_k(len(references))
     return calibrate_and_score(
         strategy=strategy,
         backbone=exported.backbone,
@@ -59,11 +62,13 @@ def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str,
         network=_to_callable(network),
         graph=graph,
         weights={key: value.contiguous().numpy() for key, value in network.state_dict().items()},
-        validation=predict_samples(splits.validation, "scoring validation"),
+        validation=validation,
         test=test,
-        neighbors=calibration.build_neighbors(references, predict_samples(references, "embedding references").vectors),
+        neighbors=neighbors,
+        # Not the training images, although they are many more: the network has learned to tell them apart.
+        held_out=HeldOut(validation, outliers.outlier_scores(neighbors, validation.vectors, k), k),
         recipe=context.recipe,
-        gain_over_probe=metrics.paired_difference(test.logits, probe_result.test_logits, test.targets),
+        gain_over_probe=metrics.paired_difference(test.logits, probe_result.test_logits, test.targets, clusters=test.clusters),
     )
 
 

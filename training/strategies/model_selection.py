@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.training.data.cross_validation import Targets
+from graft.training.evaluation.clusters import Clusters
 from graft.training.evaluation.confidence_intervals import wilson
 from graft.training.evaluation.metrics import paired_difference, paired_log_loss
 from graft.training.results import TransferRegime, format_points
@@ -69,24 +70,29 @@ def compare(
     baseline_logits: NDArray[np.float32],
     baseline_temperature: float,
     targets: Targets,
+    clusters: Clusters | None = None,
 ) -> Comparison:
     """Compares a candidate's logits (N, C) with a baseline's on the same images; targets int (N,) or bool (N, C).
 
-    Uses a paired bootstrap over the images (Efron & Tibshirani 1993), so that variance shared by both models cancels.
+    Uses a paired bootstrap over the images (Efron & Tibshirani 1993), so that variance shared by both models cancels; over
+    clusters, int64 (N,), if there are any.
     """
     return Comparison(
-        Difference(*paired_difference(logits, baseline_logits, targets)),
-        Difference(*paired_log_loss(logits, baseline_logits, targets, temperature, baseline_temperature)),
+        Difference(*paired_difference(logits, baseline_logits, targets, clusters=clusters)),
+        Difference(*paired_log_loss(logits, baseline_logits, targets, temperature, baseline_temperature, clusters=clusters)),
         "accuracy" if targets.ndim == 1 else "mean average precision",
     )
 
 
-def early_exit_reason(n_errors: int, n_images: int) -> str:
+def early_exit_reason(n_errors: int, n_images: int, n_groups: int | None = None) -> str:
     """Why no other strategy is worth trying: even a perfect one would gain less than MIN_GAIN; "" if it may gain more.
 
     Judged by the upper limit of the error, not by its estimate: no error in a few images leaves much to gain.
+
+    Args:
+        n_groups: groups of images that do not count as independent; None if every image is its own.
     """
-    _, highest = wilson(n_errors / n_images, n_images)
+    _, highest = wilson(n_errors / n_images, n_groups or n_images)
     if highest >= MIN_GAIN:
         return ""
     errors = "no error" if n_errors == 0 else f"{n_errors} error{'s' * (n_errors > 1)}"

@@ -1,5 +1,6 @@
 """Strategies that train a linear head on frozen features: `probe`, `svm` and `stages`. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,11 @@ from graft.service.inference.engine import VECTORS, Outputs, Pixels
 from graft.service.inference.openvino import OpenVinoModel
 from graft.training.backbones.onnx_cache import STAGES
 from graft.training.config import hyperparameters
-from graft.training.data.cross_validation import Targets
-from graft.training.evaluation import calibration
+from graft.training.data.cross_validation import Targets, stratified_group_kfold
+from graft.training.data.dataset import Sample
+from graft.training.evaluation import outliers
+from graft.training.evaluation.calibration import HeldOut
+from graft.training.evaluation.outliers import SharedClusters
 from graft.training.evaluation.predictions import Predictions
 from graft.training.features import regularization, stage_selection
 from graft.training.features.feature_arrays import Vectors, select_columns
@@ -18,9 +22,12 @@ from graft.training.features.linear_probe import Head
 from graft.training.features.linear_solver import Kind
 from graft.training.features.onnx_head import append_head
 from graft.training.features.stage_selection import Candidate, Selection
-from graft.training.runtime.progress import log
+from graft.training.runtime.progress import log, step
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
+
+# With more images, their validation images are enough to calibrate on; with more logits, heads for them take minutes.
+MAX_OUT_OF_FOLD_IMAGES, MAX_OUT_OF_FOLD_LOGITS = 5_000, 500_000
 
 Floats = NDArray[np.float32]
 
@@ -33,6 +40,8 @@ class ProbeResult:
         train_head: the head trained on the train split alone.
         final_head: the head trained on train and validation, with the hyperparameters selected on train.
         validation_logits: logits of the first head on validation, float32 (N, C).
+        held_out: the samples that calibration uses.
+        held_out_logits: their logits by heads that were not trained on them, float32 (M, C).
         test_logits: logits of the final head on test, float32 (N, C).
         selection: the feature set and kind of head selected by cross-validation on train.
         strategy: `probe`, `svm` or `stages`.
@@ -41,6 +50,8 @@ class ProbeResult:
     train_head: Head
     final_head: Head
     validation_logits: Floats
+    held_out: tuple[Sample, ...]
+    held_out_logits: Floats
     test_logits: Floats
     selection: Selection
     strategy: str = "probe"
@@ -60,7 +71,13 @@ def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
     )
     validation = context.features.select(splits.validation, feature_set=best.head_input)
     test = context.features.select(splits.test, feature_set=best.head_input)
-    return ProbeResult(train_head, final_head, train_head(validation), final_head(test), selection, strategy)
+    validation_logits = train_head(validation)
+    held_out, held_out_logits = splits.validation, validation_logits
+    if len(samples) <= MAX_OUT_OF_FOLD_IMAGES and len(samples) * len(context.dataset.labels) <= MAX_OUT_OF_FOLD_LOGITS:
+        held_out, held_out_logits = samples, _out_of_fold_logits(context, best, samples, balanced)
+    return ProbeResult(
+        train_head, final_head, validation_logits, held_out, held_out_logits, final_head(test), selection, strategy
+    )
 
 
 def previous_probe(context: TrainingContext) -> ProbeResult | None:
@@ -79,14 +96,32 @@ def previous_probe(context: TrainingContext) -> ProbeResult | None:
     feature_set = start.artifact.manifest.backbone.head_input
     vectors = [context.features.select(samples, feature_set=feature_set) for samples in (splits.validation, splits.test)]
     candidate = Candidate(feature_set, "logistic", head.C, float("nan"), float("nan"), 0)
-    return ProbeResult(head, head, head(vectors[0]), head(vectors[1]), Selection(candidate, (candidate,)), "previous")
+    validation_logits, selection = head(vectors[0]), Selection(candidate, (candidate,))
+    return ProbeResult(
+        head, head, validation_logits, splits.validation, validation_logits, head(vectors[1]), selection, "previous"
+    )
+
+
+@step("predicting out of fold")
+def _out_of_fold_logits(context: TrainingContext, candidate: Candidate, samples: tuple[Sample, ...], balanced: bool) -> Floats:
+    """Logits of each sample by a head that was trained on the other folds."""
+    targets, seed = context.targets(samples), context.recipe.seed
+    n_folds = context.recipe.folds or hyperparameters.n_calibration_folds(min(context.dataset.counts(samples)))
+    folds = stratified_group_kfold(targets, n_folds, seed, _groups(samples))
+    return stage_selection.out_of_fold_logits(
+        candidate, context.view_features(samples), context.features.slices, targets, folds, balanced
+    )
+
+
+def _groups(samples: Sequence[Sample]) -> list[bytes]:
+    return [sample.group or sample.digest for sample in samples]
 
 
 def _select_features(context: TrainingContext, strategy: str, features: Vectors, targets: Targets, balanced: bool) -> Selection:
     """Selects the feature set, the kind of head and its regularization by grouped cross-validation."""
     smallest_class = min(context.dataset.counts(context.splits.train))
-    n_folds, seed = hyperparameters.n_folds(smallest_class, len(targets)), context.recipe.seed
-    groups = [sample.group or sample.digest for sample in context.splits.train]
+    n_folds = context.recipe.folds or hyperparameters.n_folds(smallest_class, len(targets))
+    seed, groups = context.recipe.seed, _groups(context.splits.train)
     slices = context.features.slices
     if strategy == "stages":
         return stage_selection.select_features(features, slices, targets, n_folds, seed, balanced, groups)
@@ -112,7 +147,9 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext) -> Trained
         names = [name for name in (STAGES, VECTORS) if name in outputs] if head_input == "all" else [VECTORS]
         return Outputs(head(np.concatenate([outputs[name] for name in names], axis=1)), outputs[VECTORS])
 
-    references = context.reference_samples
+    references, held_out = context.reference_samples, probe_result.held_out
+    neighbors = outliers.build_neighbors(references, features.select(references))
+    k, held_out_vectors = outliers.outlier_k(len(references)), features.select(held_out)
     return calibrate_and_score(
         strategy=probe_result.strategy,
         backbone=exported.backbone.model_copy(update={"head_input": head_input}),
@@ -120,10 +157,15 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext) -> Trained
         network=network,
         graph=append_head(exported.graph, head, head_input),
         weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
-        validation=Predictions(
-            probe_result.validation_logits, features.select(splits.validation), context.targets(splits.validation)
+        validation=Predictions.of(
+            probe_result.validation_logits, features.select(splits.validation), context.dataset, splits.validation
         ),
-        test=Predictions(probe_result.test_logits, features.select(splits.test), context.targets(splits.test)),
-        neighbors=calibration.build_neighbors(references, features.select(references)),
+        test=Predictions.of(probe_result.test_logits, features.select(splits.test), context.dataset, splits.test),
+        neighbors=neighbors,
+        held_out=HeldOut(
+            Predictions.of(probe_result.held_out_logits, held_out_vectors, context.dataset, held_out),
+            outliers.outlier_scores(neighbors, held_out_vectors, k, SharedClusters.of(held_out, references)),
+            k,
+        ),
         recipe=context.recipe,
     )

@@ -15,6 +15,7 @@ from graft.service.inference.postprocess import to_probabilities
 from graft.service.manifest import Backbone, Calibration, Preprocessing, Score
 from graft.training.config.recipe import Recipe
 from graft.training.evaluation import calibration, metrics
+from graft.training.evaluation.calibration import CalibrationTargets, HeldOut
 from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.progress import step
 
@@ -33,8 +34,8 @@ class TrainedModel:
         validation: predictions on validation, by weights not trained on it.
         test: predictions on test.
         neighbors: reference training images with their vectors.
-        temperature: softmax temperature, fitted on validation.
-        calibration: thresholds, fitted on validation.
+        temperature: softmax temperature, fitted on held-out images: see `HeldOut`.
+        calibration: thresholds, fitted on the same images.
         scores: by split.
         gain_over_probe: over the probe on test: difference, low, high (95 % interval); None for a probe.
     """
@@ -65,12 +66,14 @@ def calibrate_and_score(
     validation: Predictions,
     test: Predictions,
     neighbors: NeighborIndex,
+    held_out: HeldOut,
     recipe: Recipe,
     gain_over_probe: tuple[float, float, float] | None = None,
 ) -> TrainedModel:
-    """Calibrates a model on validation, scores it on validation and test, and returns the `TrainedModel`."""
-    temperature = calibration.temperature(validation.logits, validation.targets)
-    calibrated = calibration.calibrate(validation, temperature, neighbors, recipe.precision, recipe.coverage)
+    """Calibrates a model on held-out images, scores it on validation and test, and returns the `TrainedModel`."""
+    temperature = calibration.temperature(held_out.predictions.logits, held_out.predictions.targets)
+    wanted = CalibrationTargets(recipe.precision, recipe.coverage, recipe.max_error)
+    calibrated = calibration.calibrate(held_out, temperature, wanted)
     splits = {"validation": validation, "test": test}
     scores = {name: score(predictions, temperature, calibrated) for name, predictions in splits.items()}
     return TrainedModel(
@@ -93,8 +96,11 @@ def calibrate_and_score(
 def score(predictions: Predictions, temperature: float, calibration: Calibration) -> Score:
     """Accuracy with its interval; for multi-label data, the accuracy of all binary decisions."""
     if not predictions.multilabel:
-        return metrics.accuracy_score(predictions.logits, predictions.targets)
+        return metrics.accuracy_score(predictions.logits, predictions.targets, predictions.clusters)
     thresholds = np.array(calibration.thresholds, np.float64)
     return metrics.exact_match_score(
-        to_probabilities(predictions.logits, temperature, multilabel=True), predictions.targets, thresholds
+        to_probabilities(predictions.logits, temperature, multilabel=True),
+        predictions.targets,
+        thresholds,
+        predictions.clusters,
     )

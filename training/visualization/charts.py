@@ -29,11 +29,13 @@ class Series:
     Attributes:
         points: (x, y), x ascending.
         band: (x, low, high), a confidence band; may be empty.
+        radius: of the dots at the points, in pixels.
     """
 
     name: str
     points: tuple[Point, ...]
     band: tuple[tuple[float, float, float], ...] = ()
+    radius: float = 3.5
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _draw_series(axes: _Axes, series: Series, number: int, as_percent: bool) -> 
     body += f'<polyline class="line{number}" points="{_svg_points(at)}"/>'
     for (_, y), (left, top) in zip(series.points, at, strict=True):
         title = f"<title>{_escape(series.name)}: {percent(y) if as_percent else f'{y:.3f}'}</title>"
-        body += f'<circle class="fill{number}" cx="{left}" cy="{top}" r="3.5">{title}</circle>'
+        body += f'<circle class="fill{number}" cx="{left}" cy="{top}" r="{series.radius}">{title}</circle>'
     return body
 
 

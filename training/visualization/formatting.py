@@ -4,7 +4,16 @@ from collections.abc import Mapping
 
 from graft.training import results
 from graft.training.evaluation.metrics import METRICS
-from graft.training.results import ConformalPrediction, Estimate, Evaluation, LearningCurve, OutlierDetection, StrategyAttempt
+from graft.training.results import (
+    ConformalPrediction,
+    Estimate,
+    Evaluation,
+    LabelScores,
+    LearningCurve,
+    OutlierDetection,
+    SelectivePrediction,
+    StrategyAttempt,
+)
 from graft.training.visualization.charts import percent
 
 STRATEGY_DESCRIPTIONS: Mapping[str, str] = {
@@ -48,6 +57,10 @@ INTERVALS = (
     "Intervals are 95% confidence intervals: Wilson's for proportions, the percentiles of a bootstrap over the images for"
     " everything else."
 )
+GROUPS = (
+    "Images of one group, such as near-duplicates or images with the same --group-by value, are not independent: intervals"
+    " count groups."
+)
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -76,7 +89,7 @@ def primary_metric_text(evaluation: Evaluation) -> tuple[str, Estimate, str]:
     name, title = ("map", "mean average precision") if evaluation.multilabel else ("accuracy", "test accuracy")
     estimate = evaluation.metrics[name]
     low, high = format_metric(name, estimate.low), format_metric(name, estimate.high)
-    confidence = f"95% confidence interval {low} to {high}, on {evaluation.n:,} held-out test images"
+    confidence = f"95% confidence interval {low} to {high}, on {evaluation.describe_sample('held-out test images')}"
     return title, estimate, confidence
 
 
@@ -89,12 +102,13 @@ def data_scaling_text(curve: LearningCurve) -> str:
         advice = "More images of the same kind are unlikely to help."
     else:
         advice = "The data does not show whether more images would help."
-    return f"Estimated gain from twice as many images: {format_difference(gain)}. {advice}"
+    sentence = curve.to_text()
+    return f"{sentence[0].upper()}{sentence[1:]}. {advice}"
 
 
 def calibration_text(evaluation: Evaluation) -> str:
     """The effect of temperature scaling; a calibration that got worse is called that."""
-    method = f"Temperature {evaluation.temperature:.2f}, fitted on the validation set."
+    method = f"Temperature {evaluation.temperature:.2f}, fitted on other held-out images."
     before, after = evaluation.metrics.get("ece_before"), evaluation.metrics.get("ece_after")
     if before is None or after is None:
         return method
@@ -104,20 +118,51 @@ def calibration_text(evaluation: Evaluation) -> str:
     )
     if percent(after.value) == percent(before.value):
         return f"Temperature scaling leaves the calibration as it was: {numbers}. {method}"
-    better = after.value < before.value
+    better, gain = after.value < before.value, evaluation.temperature_gain
     verdict = "improves the calibration" if better else "makes the calibration worse"
-    certain = after.high < before.low if better else after.low > before.high
-    doubt = "" if certain else " The intervals overlap, so the difference may be chance."
+    # By the log-loss, which is paired: the intervals of two calibration errors on the same images say little.
+    certain = gain is not None and (gain.low > 0 if better else gain.high < 0)
+    doubt = "" if certain else " The difference may be chance: so says a paired comparison of the log-loss."
     return f"Temperature scaling {verdict}: {numbers}.{doubt} {method}"
 
 
-def conformal_text(sets: ConformalPrediction) -> str:
-    """The target and measured coverage of the prediction sets."""
+def conformal_text(sets: ConformalPrediction, by_label: tuple[LabelScores, ...]) -> str:
+    """The target and measured coverage of the prediction sets, on average and for the label that is covered least."""
     measured_coverage = f"{percent(sets.coverage.value)} ({format_interval(sets.coverage)})"
     return (
         f"Conformal prediction sets contain the true label with a target probability of {percent(sets.promised)}."
         f" Coverage on the test set: {measured_coverage}, with {sets.mean_size:.2f} labels per set on average."
+        f"{_worst_label(by_label)}"
     )
+
+
+def _worst_label(by_label: tuple[LabelScores, ...]) -> str:
+    """The label that is covered least, and the labels whose coverage is an average."""
+    pairs = [(scores.coverage, scores) for scores in by_label if scores.coverage]
+    if not pairs:
+        return ""
+    coverage, worst = min(pairs, key=lambda pair: pair[0].high)
+    text = f" The label that is covered least, “{worst.label}”: {percent(coverage.value)} ({format_interval(coverage)})."
+    n_shared = sum(scores.covered_by_label is False for scores in by_label)
+    if not n_shared:
+        return f"{text} The target holds for each label by itself."
+    which = "all labels" if n_shared == len(by_label) else f"{n_shared:,} labels with few images"
+    return f"{text} For {which} the target holds on average over these labels only."
+
+
+def selective_text(selective: SelectivePrediction) -> str:
+    """When the model abstains, and what that brings on the test set."""
+    wanted = "only for outliers"
+    if selective.max_error is not None:
+        limit = results.format_error(selective.max_error)
+        wanted = f"for outliers, and where it is too unsure: at most {limit} of the answers should be wrong"
+    answered = f"it answers {percent(selective.answered.value)} ({format_interval(selective.answered)})"
+    if selective.error is None:
+        return f"The model abstains {wanted}. On the test set, it abstains for every image."
+    wrong = f"{percent(selective.error.value)} ({format_interval(selective.error)}) of these answers are wrong"
+    caught = selective.caught
+    share = f", and {percent(caught.value)} ({format_interval(caught)}) of all errors are among the rest" if caught else ""
+    return f"The model abstains {wanted}. On the test set, {answered}; {wrong}{share}."
 
 
 def outlier_text(outliers: OutlierDetection) -> str:

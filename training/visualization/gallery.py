@@ -186,7 +186,7 @@ def _confusion_cell(
 def label_issues(issues: Sequence[LabelIssue], thumbnails: ThumbnailCache) -> tuple[CaptionedImage, ...]:
     """Images with a probable label error, most probable first."""
     figures = []
-    for issue in sorted(issues, key=lambda issue: -issue.probability)[:MAX_LABEL_ISSUES]:
+    for issue in sorted(issues, key=lambda issue: -issue.error_probability)[:MAX_LABEL_ISSUES]:
         suggested = f"{issue.predicted_label} ({percent(issue.probability)})"
         caption = (("labeled", issue.given_label), ("predicted", suggested))
         figures.append(CaptionedImage(issue.path, thumbnails.data_uri(issue.path), caption))

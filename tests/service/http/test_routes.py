@@ -37,7 +37,7 @@ class BrokenEngine:
 
 
 class BuggyModel(Model):
-    def postprocess(self, outputs: Outputs, top_k: int) -> ClassificationResult:
+    def postprocess(self, outputs: Outputs, top_k: int, max_error: float | None = None) -> ClassificationResult:
         raise KeyError("/secret/path")
 
 
@@ -186,6 +186,22 @@ def test_threshold_filters_predictions(client, model, shirt):
     every = model.classify(shirt, 10).ranked
     answer = client.post(f"/v1/classify?top_k=10&threshold={every[1].probability}", content=shirt).json()
     assert [prediction["label"] for prediction in answer["predictions"]] == [every[0].label, every[1].label]
+
+
+def test_a_request_chooses_the_error_at_which_the_model_abstains(client, model, shirt):
+    calibration, [best] = model.manifest.calibration, model.classify(shirt, 1).ranked
+    for level in calibration.error_levels:
+        answer = client.post(f"/v1/classify?max_error={level.max_error}", content=shirt).json()
+        is_unsure = level.min_probability is None or best.probability < level.min_probability
+        assert (answer["abstain"], answer["abstain_reason"]) == (is_unsure, "unsure" if is_unsure else None)
+    reasons = [client.post(f"/v1/classify?max_error={error}", content=shirt).json()["abstain_reason"] for error in (0, 1)]
+    assert reasons == ["unsure", None]
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "often", ""])
+def test_invalid_max_error_is_rejected(client, shirt, value):
+    response = client.post("/v1/classify", params={"max_error": value}, content=shirt)
+    assert assert_problem(response, 422, "bad_max_error")["field"] == "max_error"
 
 
 def test_threshold_does_not_filter_the_prediction_set(client, shirt):

@@ -1,6 +1,7 @@
 """Model: loading, the golden check, and classification."""
 
 import io
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from graft.service.inference import loader
 from graft.service.inference.golden import GoldenSamples
 from graft.service.inference.model import GoldenCheck, Model, load, select_fastest
 from graft.service.inference.neighbors import NeighborIndex, Thumbnails
-from graft.service.manifest import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, Manifest
+from graft.service.manifest import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, ErrorLevel, Manifest
 
 
 @pytest.fixture
@@ -110,7 +111,9 @@ def test_an_unsupported_precision_is_rejected(package):
 def test_a_package_with_another_number_of_labels_than_its_head_is_rejected(package, change):
     manifest = read(package).manifest
     labels = change(manifest.labels)
-    calibration = manifest.calibration.model_copy(update={"thresholds": (0.5,) * len(labels)})
+    calibration = manifest.calibration.model_copy(
+        update={"thresholds": (0.5,) * len(labels), "set_thresholds": (0.5,) * len(labels)}
+    )
     reseal(package, labels=labels, calibration=calibration)
     with pytest.raises(ArtifactError, match=r"weights\.safetensors has head\.weight of F32 and shape \(10, 1280\)"):
         load(package)
@@ -162,20 +165,20 @@ def with_calibration(model: Model, **changes: object) -> Model:
 
 def as_multilabel(model: Model, threshold: float) -> Model:
     """The same network as a multilabel model with one threshold for all labels."""
-    rules = {"thresholds": (threshold,) * 10, "coverage": None, "set_threshold": None}
+    rules = {"thresholds": (threshold,) * 10, "coverage": None, "set_thresholds": None}
     calibration = model.manifest.calibration.model_copy(update=rules)
     manifest = model.manifest.model_copy(update={"calibration": calibration, "multilabel": True})
     return Model(replace(model.artifact, manifest=manifest), model.engine)
 
 
 def test_the_prediction_set_holds_labels_above_the_threshold(model, clothes):
-    answer = with_calibration(model, set_threshold=0.05).classify(clothes[6][1], 10)
+    answer = with_calibration(model, set_thresholds=(0.05,) * 10).classify(clothes[6][1], 10)
     expected = tuple(ranked.label for ranked in answer.ranked if ranked.probability >= 0.05)
     assert answer.prediction_set == expected
 
 
 def test_the_prediction_set_is_never_empty(model, clothes):
-    answer = with_calibration(model, set_threshold=1.0).classify(clothes[6][1], 1)
+    answer = with_calibration(model, set_thresholds=(1.0,) * 10).classify(clothes[6][1], 1)
     assert answer.prediction_set == (answer.ranked[0].label,)
 
 
@@ -191,9 +194,44 @@ def test_an_out_of_distribution_image_is_an_outlier(model, encode):
     assert answer.abstain_reason == "outlier"
 
 
-def test_a_full_prediction_set_is_undecided(model, clothes):
-    answer = with_calibration(model, set_threshold=0.0, outlier_threshold=2.0).classify(clothes[0][1], 1)
-    assert (len(answer.prediction_set), answer.abstain_reason) == (10, "undecided")
+def test_labels_have_their_own_thresholds_in_the_prediction_set(model, clothes):
+    thresholds = (1.0,) * 4 + (0.0,) * 6
+    answer = with_calibration(model, set_thresholds=thresholds).classify(clothes[6][1], 10)
+    assert set(answer.prediction_set) == {answer.ranked[0].label, *model.manifest.labels[4:]}
+
+
+def levels(*pairs: tuple[float, float | None]) -> tuple[ErrorLevel, ...]:
+    return tuple(ErrorLevel(max_error=error, min_probability=probability, answered=0.5) for error, probability in pairs)
+
+
+@pytest.mark.parametrize(
+    ("max_error", "min_probability"),
+    [(None, 0.9), (0.02, 0.9), (0.01, math.inf), (0, math.inf), (0.019, math.inf), (0.09, 0.9), (0.1, 0.6), (0.3, 0.6), (1, 0)],
+)
+def test_wanted_error_chooses_the_threshold(model, max_error, min_probability):
+    calibration = with_calibration(
+        model, max_error=0.02, error_levels=levels((0.01, None), (0.02, 0.9), (0.1, 0.6))
+    ).manifest.calibration
+    assert calibration.min_probability(max_error) == min_probability
+
+
+def test_a_prediction_below_the_threshold_is_unsure(model, clothes):
+    probability = model.classify(clothes[6][1], 1).ranked[0].probability
+    for threshold, reason in ((probability, None), (math.nextafter(probability, 1), "unsure"), (None, "unsure")):
+        strict = with_calibration(model, max_error=0.1, error_levels=levels((0.1, threshold)), outlier_threshold=2.0)
+        assert strict.classify(clothes[6][1], 1).abstain_reason == reason
+
+
+def test_a_request_can_want_another_error(model, clothes):
+    strict = with_calibration(model, max_error=0.1, error_levels=levels((0.1, 1.0), (0.3, 0.1)), outlier_threshold=2.0)
+    outputs = strict.engine(strict.decode(clothes[6][1]).pixels[None])
+    reasons = [strict.postprocess(outputs, 1, max_error).abstain_reason for max_error in (None, 0.2, 0.3, 1.0)]
+    assert reasons == ["unsure", "unsure", None, None]
+
+
+def test_without_a_wanted_error_only_outliers_abstain(model, clothes):
+    free = with_calibration(model, max_error=None, error_levels=levels((0.1, 1.0)), outlier_threshold=2.0)
+    assert free.classify(clothes[6][1], 1).abstain_reason is None
 
 
 @pytest.mark.parametrize(("threshold", "n_labels"), [(0.0, 10), (1.0, 0)])

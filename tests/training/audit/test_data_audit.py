@@ -163,11 +163,39 @@ def near_duplicates(make_folder, encode) -> Path:
     return folder
 
 
-def test_near_duplicate_across_train_and_test_is_a_warning(near_duplicates: Path):
-    _, findings = audited(near_duplicates)
+def test_near_duplicate_across_train_and_test_is_an_error(near_duplicates: Path):
+    dataset, findings = audited(near_duplicates)
+    [leak] = [finding for finding in findings if finding.severity == "error"]
+    assert (leak.kind, set(leak.paths)) == ("near-leak", {"train/cat/a.png", "test/cat/b.jpg"})
+    with pytest.raises(DatasetError, match=r"near-duplicates across train and test: .*--allow-near-leaks\n.*--drop-duplicates"):
+        apply_exclusions(dataset, findings, skip_bad=False, drop_duplicates=False)
+    _, excluded = apply_exclusions(dataset, findings, skip_bad=False, drop_duplicates=True)
+    assert excluded == {"train/cat/a.png": "near-leak"}
+
+
+def test_allowed_near_duplicate_across_train_and_test_is_a_warning(near_duplicates: Path):
+    dataset, scanned = scan_images(scan(near_duplicates))
+    findings = audit(dataset, scanned, allow_near_leaks=True)
     [warning] = [finding for finding in findings if finding.kind == "near-leak"]
-    assert (warning.severity, set(warning.paths)) == ("warning", {"train/cat/a.png", "test/cat/b.jpg"})
+    assert (warning.severity, warning.drop) == ("warning", ())
     assert kinds(findings, "error") == []
+
+
+def test_mirrored_image_is_a_near_duplicate(make_folder, encode):
+    photo = np.kron(np.random.default_rng(6).integers(0, 256, (8, 8, 3), dtype=np.uint8), np.ones((20, 20, 1), np.uint8))
+    folder = make_folder({"cat": 12, "dog": 12})
+    (folder / "cat/a.png").write_bytes(encode(photo))
+    (folder / "dog/b.jpg").write_bytes(encode(np.ascontiguousarray(photo[:, ::-1]), "JPEG", quality=90))
+    [conflict] = [finding for finding in audited(folder)[1] if finding.kind == "near-conflict"]
+    assert set(conflict.paths) == {"cat/a.png", "dog/b.jpg"}
+
+
+def test_near_duplicate_with_another_label_in_another_split_is_a_leak_too(make_folder, encode):
+    photo = np.kron(np.random.default_rng(7).integers(0, 256, (8, 8, 3), dtype=np.uint8), np.ones((20, 20, 1), np.uint8))
+    folder = make_folder(TWO_SPLITS)
+    (folder / "train/cat/a.png").write_bytes(encode(photo))
+    (folder / "test/dog/b.jpg").write_bytes(encode(photo, "JPEG", quality=90))
+    assert {"near-leak", "near-conflict"} <= {finding.kind for finding in audited(folder)[1]}
 
 
 @pytest.mark.parametrize("seed", range(8))

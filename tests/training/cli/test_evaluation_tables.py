@@ -19,10 +19,12 @@ def evaluation(labels: tuple[str, ...], pairs: list[tuple[int, int]]) -> Evaluat
 
 def calibration(n_labels: int) -> Calibration:
     return Calibration(
+        n_images=100,
         target_precision=0.95,
         thresholds=(0.5,) * n_labels,
         coverage=0.9,
-        set_threshold=0.1,
+        set_thresholds=(0.1,) * n_labels,
+        covered_by_label=(True,) * n_labels,
         outlier_k=1,
         outlier_threshold=1.0,
     )

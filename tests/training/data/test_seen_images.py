@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from graft.service.package_arrays import ContentError
 from graft.training.audit.image_scan import scan_images
@@ -54,6 +54,7 @@ COPIES = {
     "resized": lambda image: encode(image.resize((120, 120), Image.Resampling.LANCZOS)),
     "gray": lambda image: encode(image.convert("L")),
     "blurred": lambda image: encode(image.filter(ImageFilter.GaussianBlur(1))),
+    "mirrored": lambda image: encode(ImageOps.mirror(image)),
 }
 
 
@@ -83,7 +84,7 @@ def test_blank_and_broken_images_are_no_copies(seen, tmp_path):
 
 def test_train_and_validation_are_seen_and_test_is_known(tmp_path):
     dataset, table = scan_images(folder_of(tmp_path / "data", [encode(picture(seed)) for seed in range(9)]))
-    images, samples = ImageHashes.of(dataset.samples, table.records), dataset.samples
+    images, samples = ImageHashes.of(dataset.samples, *table.hashes()), dataset.samples
     np.testing.assert_array_equal(ImageHashes.read(dataset, samples).hashes, images.hashes)
     seen = SeenImages.of(images, Splits(samples[:5], samples[5:7], samples[7:]))
     assert seen.contain(images).tolist() == [True] * 7 + [False] * 2
@@ -120,4 +121,4 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
 
 
 def test_nothing_contains_nothing(seen):
-    assert not NO_IMAGES.contain(ImageHashes(seen.digests, seen.hashes)).any()
+    assert not NO_IMAGES.contain(ImageHashes(seen.digests, seen.hashes, seen.hashes)).any()

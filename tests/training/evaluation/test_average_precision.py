@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from graft.training.evaluation.per_class import average_precision, average_precisions
+from graft.training.evaluation.average_precision import average_precision, average_precisions
 
 
 def random_scores(n: int = 200, seed: int = 0, levels: int | None = None) -> tuple[np.ndarray, np.ndarray]:

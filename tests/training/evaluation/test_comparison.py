@@ -1,10 +1,14 @@
 """Comparison of strategies: means, intervals over images, and paired differences."""
 
 import csv
+from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from graft.training.evaluation.comparison import RunResult, compare_runs, differences_text, grid, write_csv
+from graft.training.results import Estimate
 
 
 def run(strategy: str, outcomes: str, seed: int = 0, backbone: str = "lite0") -> RunResult:
@@ -73,3 +77,66 @@ def test_csv_has_one_row_per_run(tmp_path):
 
 def test_grid_keeps_the_strategies_of_a_backbone_together():
     assert grid(["probe", "svm"], ["a", "b"], 1) == [("a", 0, "probe"), ("a", 0, "svm"), ("b", 0, "probe"), ("b", 0, "svm")]
+
+
+def test_images_of_a_group_do_not_count_as_independent():
+    def grouped(strategy: str, outcomes: str) -> RunResult:
+        groups = {bytes([image]): bytes([image // 10]) for image in range(len(outcomes))}
+        return replace(run(strategy, outcomes), groups=groups)
+
+    better, worse = "1" * 70 + "0" * 30, ("1" * 10 + "0" * 10) * 5
+    single, clustered = (compare_runs([make("finetune", better), make("probe", worse)]) for make in (run, grouped))
+    assert single.rows[0].accuracy.value == clustered.rows[0].accuracy.value
+    assert width(clustered.rows[0].accuracy) > 2 * width(single.rows[0].accuracy)
+    assert width(clustered.differences[0][2]) > 2 * width(single.differences[0][2])
+
+
+def width(estimate: Estimate) -> float:
+    return estimate.high - estimate.low
+
+
+def candidates(random: np.random.Generator, rates: Sequence[float], n_images: int) -> list[RunResult]:
+    """One run for each true accuracy; what is hard for one is hard for the others, too."""
+    hard = random.random(n_images)
+    runs = []
+    for number, rate in enumerate(rates):
+        correct = np.where(random.random(n_images) < 0.5, hard, random.random(n_images)) < rate
+        scores = {image.to_bytes(2): float(is_correct) for image, is_correct in enumerate(correct.tolist())}
+        runs.append(RunResult(f"s{number}", "lite0", 0, 1.0, scores))
+    return runs
+
+
+def test_best_of_equal_candidates_is_corrected_for_the_choice():
+    random, plain, corrected = np.random.default_rng(0), [], []
+    for _ in range(150):
+        comparison = compare_runs(candidates(random, [0.8] * 6, 150))
+        assert comparison.corrected is not None
+        plain.append(comparison.rows[0].accuracy.value - 0.8)
+        corrected.append(comparison.corrected.value - 0.8)
+    assert np.mean(plain) > 0.02
+    assert abs(np.mean(corrected)) < 0.35 * np.mean(plain)
+
+
+def test_clear_winner_needs_no_correction():
+    comparison = compare_runs(candidates(np.random.default_rng(1), [0.95, 0.6, 0.5], 400))
+    assert comparison.corrected is not None
+    assert comparison.corrected.value == pytest.approx(comparison.rows[0].accuracy.value, abs=0.002)
+
+
+def test_single_strategy_has_no_correction():
+    comparison = compare_runs([run("probe", "1101")])
+    assert (comparison.corrected, comparison.correction_text) == (None, "")
+
+
+def test_text_has_the_corrected_score_beside_the_plain_one():
+    comparison = compare_runs(candidates(np.random.default_rng(2), [0.8] * 6, 150))
+    plain, corrected = comparison.rows[0].accuracy.value, comparison.corrected
+    last = differences_text(comparison).splitlines()[-1]
+    assert last.startswith(f"the largest of 6 scores is partly luck: expect {corrected.value:.1%}")
+    assert last.endswith(f"not {plain:.1%}")
+
+
+def test_one_group_of_images_cannot_be_corrected():
+    groups = {bytes([image]): b"g" for image in range(4)}
+    comparison = compare_runs([replace(run("probe", "1100"), groups=groups), replace(run("svm", "1000"), groups=groups)])
+    assert comparison.corrected == comparison.rows[0].accuracy

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from graft.training.evaluation.learning_curve import gain_of_doubling, learning_curve, nested_subset
+from graft.training.visualization.formatting import data_scaling_text
 
 SIZES = np.array([100, 200, 400, 800])
 
@@ -154,3 +155,16 @@ def test_multilabel_data_are_scored_by_mean_average_precision():
         lambda vectors, targets: lambda held_out: held_out_targets.astype(np.float32),
     )
     assert [estimate.value for estimate in curve.accuracy] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "end"),
+    [
+        ("finetune", "for a linear probe; the fine-tuned network may gain more"),
+        ("stages", "for a linear probe; the kept model (stages) may gain more"),
+    ],
+)
+def test_sentence_names_the_model_if_another_one_was_kept(kept: str, end: str):
+    curve = curve_for(lambda n: 0.1 + 2 * n**-0.5).model_copy(update={"kept": kept})
+    assert curve.to_text().endswith(end)
+    assert f"{end}. " in data_scaling_text(curve)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from graft.service.inference import postprocess
+from graft.service.inference.neighbors import NeighborIndex
 from graft.training.data.dataset import Sample
-from graft.training.evaluation.calibration import build_neighbors, calibrate, temperature
+from graft.training.evaluation.calibration import HeldOut, calibrate, temperature
 from graft.training.evaluation.metrics import (
     accuracy_score,
     evaluate,
@@ -16,6 +17,7 @@ from graft.training.evaluation.metrics import (
     paired_log_loss,
     per_sample_score,
 )
+from graft.training.evaluation.outliers import build_neighbors, outlier_k, outlier_scores
 from graft.training.evaluation.predictions import Predictions
 from graft.training.results import Evaluation
 
@@ -101,7 +103,12 @@ def random_outputs(n: int, seed: int = 0, scale: float = 1.0, several: bool = Fa
     sigmoids = random.random(logits.shape) < 1 / (1 + np.exp(-logits))
     targets = sigmoids if several else (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
     vectors = (random.normal(size=(n, 8)) + 1).astype(np.float32)
-    return Predictions((scale * logits).astype(np.float32), vectors, targets)
+    return Predictions((scale * logits).astype(np.float32), vectors, targets, np.arange(len(targets)))
+
+
+def held_out(validation: Predictions, neighbors: NeighborIndex) -> HeldOut:
+    k = outlier_k(len(neighbors.paths))
+    return HeldOut(validation, outlier_scores(neighbors, validation.vectors, k), k)
 
 
 def evaluated(several: bool, scale: float = 1.5, n: int = 400) -> Evaluation:
@@ -109,7 +116,7 @@ def evaluated(several: bool, scale: float = 1.5, n: int = 400) -> Evaluation:
     samples = [Sample(str(number), (0,), digest=number.to_bytes(2)) for number in range(300)]
     neighbors = build_neighbors(samples, np.random.default_rng(3).normal(size=(300, 8)) + 1)
     fitted = temperature(validation.logits, validation.targets)
-    calibration = calibrate(validation, fitted, neighbors)
+    calibration = calibrate(held_out(validation, neighbors), fitted)
     return evaluate(test, tuple("abcdef"), fitted, calibration, neighbors, ten_crop=test.logits)
 
 
@@ -205,11 +212,11 @@ def test_evaluation_is_deterministic(single_label: Evaluation):
 
 
 def test_no_test_images_raise_an_error():
-    empty = Predictions(np.zeros((0, 6), np.float32), np.zeros((0, 8), np.float32), np.zeros(0, np.int64))
+    empty = Predictions(np.zeros((0, 6), np.float32), np.zeros((0, 8), np.float32), *np.zeros((2, 0), np.int64))
     validation = random_outputs(50)
     neighbors = build_neighbors([Sample("a", (0,))], np.ones((1, 8)))
     with pytest.raises(ValueError, match="no test images"):
-        evaluate(empty, tuple("abcdef"), 1.0, calibrate(validation, 1.0, neighbors), neighbors)
+        evaluate(empty, tuple("abcdef"), 1.0, calibrate(held_out(validation, neighbors), 1.0), neighbors)
 
 
 def test_mean_of_per_sample_scores_is_the_score():
@@ -250,3 +257,23 @@ def test_exact_match_needs_all_labels():
     targets = np.array([[True, False], [True, False], [False, False], [True, False]])
     result = exact_match_score(probabilities, targets, np.array([0.7, 0.5]))
     assert (result.accuracy, result.n) == (0.5, 4)
+
+
+def evaluated_at(divisor: float) -> Evaluation:
+    """Outputs of a calibrated network, evaluated at a temperature."""
+    validation, test = random_outputs(300, 1), random_outputs(800, 2)
+    samples = [Sample(str(number), (0,), digest=number.to_bytes(2)) for number in range(300)]
+    neighbors = build_neighbors(samples, np.random.default_rng(3).normal(size=(300, 8)) + 1)
+    return evaluate(test, tuple("abcdef"), divisor, calibrate(held_out(validation, neighbors), divisor), neighbors)
+
+
+def test_temperature_that_makes_calibration_worse_is_named():
+    evaluation = evaluated_at(3.0)
+    before, after = evaluation.metrics["ece_before"].value, evaluation.metrics["ece_after"].value
+    expected = f"temperature scaling made calibration worse on test: {before:.1%} before, {after:.1%} after"
+    assert evaluation.warnings == (expected,)
+
+
+@pytest.mark.parametrize("divisor", [1.0, 1.02])
+def test_temperature_that_may_be_worse_by_chance_is_not_named(divisor: float):
+    assert evaluated_at(divisor).warnings == ()

@@ -5,13 +5,8 @@ import pytest
 from sklearn import metrics
 
 from graft.service.manifest import Calibration
-from graft.training.evaluation.per_class import (
-    average_precisions,
-    confusion_matrix,
-    macro_average_precision,
-    multiclass_metrics,
-    multilabel_metrics,
-)
+from graft.training.evaluation.average_precision import average_precisions, macro_average_precision
+from graft.training.evaluation.per_class import confusion_matrix, multiclass_metrics, multilabel_metrics
 
 # Rows are images; their labels are 0, 0, 1, 1, 2. The last image of label 0 is predicted as 1.
 PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0], [0.2, 0.2, 0.6]])
@@ -20,10 +15,12 @@ TARGETS = np.array([0, 0, 1, 1, 2])
 
 def calibrated(*thresholds: float | None, sets: bool = True) -> Calibration:
     return Calibration(
+        n_images=100,
         target_precision=0.95,
         thresholds=thresholds,
         coverage=0.9 if sets else None,
-        set_threshold=0.5 if sets else None,
+        set_thresholds=(0.5,) * len(thresholds) if sets else None,
+        covered_by_label=(True,) * len(thresholds),
         outlier_k=1,
         outlier_threshold=1,
     )

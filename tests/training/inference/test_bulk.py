@@ -144,7 +144,7 @@ def test_csv_has_a_row_for_every_image(classifier, model, wardrobe: Path, tmp_pa
 
 
 def test_unusual_names_survive_csv(tmp_path: Path):
-    answer = make_answer('a, "b"\n', "undecided")
+    answer = make_answer('a, "b"\n', "unsure")
     odd = Path("caf\udce9,\n.png")  # a file name that is not valid UTF-8
     list(write_csv(iter([(odd, answer)]), tmp_path / "table.csv"))
     [row] = rows(tmp_path / "table.csv")

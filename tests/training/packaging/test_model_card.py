@@ -126,3 +126,17 @@ def test_names_and_labels_from_outside_stay_text(fitted):
     assert "# &lt;b&gt;\\|\\[x\\](http&#58;&#47;&#47;y) # h\n" in body
     assert "| &lt;b&gt;\\|\\[x\\](http&#58;&#47;&#47;y) # h | 3 | – | – | – |" in body
     assert "    graft predict '<b>|[x](http://y) # h/' photo.jpg" in body
+
+
+def test_card_has_the_number_of_groups_where_there_are_any(fitted, model):
+    arguments = (fitted.artifact.manifest, model.thumbnails, fitted.evaluation.metrics, fitted.evaluation.labels, ())
+    assert " | 500 in 77 groups |" in render_card(*arguments, {"validation": 3, "test": 77})
+    assert " | 500 |" in render_card(*arguments, {"test": 500})
+    assert "groups |" not in render_card(*arguments)
+
+
+def test_warnings_come_before_the_scores(fitted, model):
+    arguments = (fitted.artifact.manifest, model.thumbnails, fitted.evaluation.metrics, fitted.evaluation.labels, ())
+    card = render_card(*arguments, warnings=("test is 24.2 points below validation, more than chance",))
+    assert card.index("**Warning:** test is 24.2 points below validation, more than chance.") < card.index("| split |")
+    assert "Warning" not in render_card(*arguments)

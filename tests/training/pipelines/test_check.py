@@ -168,3 +168,40 @@ def test_report_is_written_to_the_requested_file(cache, clothes: Path, tmp_path:
     assert main(["check", str(clothes), "--no-vectors", "--report", str(tmp_path / "check.html")]) == 0
     assert (tmp_path / "check.html").read_text().startswith("<!doctype html>")
     assert f"report: {tmp_path / 'check.html'}" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def swapped(cache, clothes: Path, tmp_path_factory) -> tuple[Path, set[str]]:
+    """A copy of the folder in which two images have each other's label, and the paths of these."""
+    folder = Path(shutil.copytree(clothes, tmp_path_factory.mktemp("swapped") / "clothes"))
+    one, other = folder / "train/bag/001.jpg", folder / "train/sneaker/001.jpg"
+    encoded = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(encoded)
+    return folder, {"train/bag/001.jpg", "train/sneaker/001.jpg"}
+
+
+def test_list_of_label_errors_is_as_long_as_requested(swapped):
+    folder, wrong = swapped
+    report = check.check(folder, Recipe(), max_label_issues=7)
+    listed = [path for finding in report.findings if finding.kind == "label-error" for path in finding.paths]
+    assert len(listed) == 7
+    assert wrong <= set(listed)
+
+
+def test_json_has_the_probability_of_every_label(swapped, capsys):
+    folder, wrong = swapped
+    assert main(["check", str(folder), "--json", "--max-label-issues", "3"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["label_errors"]["checked"] == len(result["label_errors"]["images"]) == result["images"]
+    assert wrong <= {image["path"] for image in result["label_errors"]["images"][:7]}
+    assert sum(finding["kind"] == "label-error" for finding in result["findings"]) == 3
+
+
+def test_number_of_label_errors_is_shown_everywhere(swapped, tmp_path: Path, capsys):
+    folder, _ = swapped
+    assert main(["check", str(folder), "--report", str(tmp_path / "check.html")]) == 0
+    sentence = check.check(folder, Recipe()).ranking.to_text()
+    assert sentence.startswith("estimated: about ")
+    assert sentence in capsys.readouterr().out
+    assert sentence in (tmp_path / "check.html").read_text(encoding="utf-8")

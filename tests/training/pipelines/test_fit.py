@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from graft.service.inference.neighbors import Thumbnails
+from graft.service.manifest import ErrorLevel
 from graft.training.audit.image_scan import scan_images
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import DatasetError, scan
 from graft.training.data.splits import split
 from graft.training.pipelines import fit
+from graft.training.results import Estimate, SplitGap
 from graft.training.runs.run_folder import RunError
 from graft.training.sample import SAMPLE
 
@@ -48,7 +50,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_json_result_has_all_fields(fitted):
     result = fitted.to_dict()
     assert set(result) >= {"run", "package", "report", "strategy", "backbone", "labels", "test", "validation", "seconds"}
-    assert set(result["test"]) == {"accuracy", "low", "high", "n"}
+    assert set(result["test"]) == {"accuracy", "low", "high", "n", "n_groups"}
     assert set(result["validation"]) == {"accuracy", "n"}
 
 
@@ -211,21 +213,39 @@ def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, enc
     assert set(prediction.prediction_set) == set(rows[1].split(",")[1].split("|"))
 
 
-def test_too_few_validation_images_for_prediction_sets_are_said(fitted):
-    manifest = fitted.artifact.manifest
-    validation = manifest.scores["validation"].model_copy(update={"n": 6})
-    few = manifest.model_copy(
-        update={
-            "scores": manifest.scores | {"validation": validation},
-            "calibration": manifest.calibration.model_copy(update={"set_threshold": 0.0}),
-        }
-    )
-    result = dataclasses.replace(fitted, artifact=dataclasses.replace(fitted.artifact, manifest=few))
+def with_calibration(result, **changes):
+    """A result whose package has another calibration."""
+    calibration = result.artifact.manifest.calibration.model_copy(update=changes)
+    manifest = result.artifact.manifest.model_copy(update={"calibration": calibration})
+    return dataclasses.replace(result, artifact=dataclasses.replace(result.artifact, manifest=manifest))
+
+
+def test_too_few_images_for_prediction_sets_are_said(fitted):
+    result = with_calibration(fitted, n_images=6, set_thresholds=(0.0,) * 10)
     assert fit.summary_lines(result)[1] == (
-        "warning: every prediction will be undecided: 6 validation images are too few for prediction sets with a coverage of"
-        " 90%, which need 9. Add images, or lower --coverage"
+        "warning: 6 images are too few for prediction sets with a coverage of 90%: every set contains all labels. Add images,"
+        " or lower --coverage"
     )
-    assert "undecided" not in fit.summary(fitted)
+    assert "warning" not in fit.summary(fitted)
+
+
+def test_a_wanted_error_that_cannot_be_shown_is_said(fitted):
+    levels = tuple(
+        ErrorLevel(max_error=error, min_probability=probability, answered=answered)
+        for error, probability, answered in ((0.001, None, 0), (0.05, 0.9, 0.5), (0.1, 0.4, 0.9), (0.2, 0.2, 1))
+    )
+    result = with_calibration(fitted, max_error=0.001, error_levels=levels)
+    assert fit.summary_lines(result)[1] == (
+        "warning: the model abstains for every image: no probability is shown to be wrong at most 0.1% of the time; for most"
+        " images, 10% is the lowest error that can be shown"
+    )
+
+
+def test_what_abstaining_brings_is_said(fitted):
+    [line] = [line for line in fit.summary_lines(fitted) if "abstains" in line]
+    selective = fitted.evaluation.selective
+    assert f"{selective.answered.value:.1%} of the images are answered" in line
+    assert f"(target: at most {100 * selective.max_error:g}%)" in line
 
 
 def test_damaged_record_of_a_finished_run_is_named(fitted, tmp_path: Path):
@@ -244,3 +264,21 @@ def test_group_by_keeps_groups_together_from_the_folder_to_the_run(cache, make_f
     assert len(splits) == 12
     assert {len(names) for names in splits.values()} == {1}
     assert set.union(*splits.values()) == {"train", "validation", "test"}
+
+
+def test_test_part_that_differs_from_validation_is_said_first(fitted):
+    gap = SplitGap(
+        validation=Estimate(value=0.985, low=0.96, high=0.995),
+        test=Estimate(value=0.743, low=0.7, high=0.78),
+        difference=Estimate(value=0.242, low=0.18, high=0.3),
+    )
+    shifted = dataclasses.replace(fitted, evaluation=fitted.evaluation.model_copy(update={"split_gap": gap}))
+    first, second, *_ = fit.summary_lines(shifted)
+    assert first.startswith("warning: test is 24.2 points below validation (validation 98.5%, test 74.3%), more than chance")
+    assert second.startswith("test: accuracy")
+
+
+def test_run_records_whether_test_differs_from_validation(fitted):
+    recorded = json.loads((fitted.run / "evaluation.json").read_text(encoding="utf-8"))["split_gap"]
+    assert recorded["test"]["value"] == fitted.evaluation.primary_metric.value
+    assert recorded["validation"]["value"] == fitted.artifact.manifest.scores["validation"].accuracy

@@ -16,7 +16,9 @@ from graft.training.data.findings import Finding, LabelIssue
 from graft.training.evaluation.comparison import RunResult, compare_runs
 from graft.training.report import render
 from graft.training.report.tables import Epoch
+from graft.training.results import Estimate
 from graft.training.runtime import atomic_files
+from graft.training.visualization import charts
 from graft.training.visualization.thumbnails import data_uri, thumbnail
 
 CHROMIUM = shutil.which("chromium")
@@ -269,6 +271,39 @@ def test_comparison_marks_significant_differences():
     assert text.index("95.0%") < text.index("60.5%") < text.index("60.0%")
     assert re.search(r"finetune lite0 svm lite0 \+34\.5 points \([^)]+\) yes", text)
     assert re.search(r"svm lite0 probe lite0 \+0\.5 points \([^)]+\) no", text)
+
+
+def test_comparison_has_the_corrected_score_of_the_best():
+    def cell(strategy: str, seed: int) -> RunResult:
+        correct = np.random.default_rng(seed).random(100) < 0.8
+        return RunResult(strategy, "lite0", 0, 9.0, {k.to_bytes(2, "big"): float(correct[k]) for k in range(100)})
+
+    found = compare_runs([cell(f"s{seed}", seed) for seed in range(4)])
+    text = " ".join(ParsedPage(render.compare_page("photos", "x", found)).text.split())
+    assert "The largest of 4 scores is partly luck: expect " in text
+
+
+def test_warnings_come_before_the_score():
+    report = fake_report(("a", "b"), 40)
+    worse = {"ece_before": estimate(0.02), "ece_after": estimate(0.065)}
+    changes = {"metrics": report.evaluation.metrics | worse, "temperature_gain": estimate(-0.1)}
+    warned = dataclasses.replace(report, evaluation=report.evaluation.model_copy(update=changes))
+    text = " ".join(ParsedPage(render.report_page(warned, fake_jpeg)).text.split())
+    sentence = "temperature scaling made calibration worse on test: 2.0% before, 6.5% after."
+    score = charts.percent(report.evaluation.primary_metric.value)
+    assert 0 <= text.index(sentence) < text.index(f"{score} test accuracy", text.index("Training report"))
+
+
+def test_groups_of_images_are_counted_in_the_report():
+    report = fake_report(("a", "b"), 40)
+    grouped = dataclasses.replace(report, evaluation=report.evaluation.model_copy(update={"n_groups": 17}))
+    text = " ".join(ParsedPage(render.report_page(grouped, fake_jpeg)).text.split())
+    assert text.count("40 held-out test images in 17 groups") == 2
+    assert "intervals count groups" in text
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value=value, low=value - 0.01, high=value + 0.01)
 
 
 def test_page_is_written_atomically(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Robustness measurement: clean images reproduce the evaluation, and every result counts the right images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from graft.training.inference import held_out
 from graft.training.pipelines import evaluate
 from graft.training.robustness import measure as robustness
 from graft.training.robustness.measure import Robustness, corrupt, measure, random_subset
+from graft.training.robustness.recommendations import describe_sample
 from graft.training.sample import SAMPLE
 
 
@@ -97,3 +100,13 @@ def test_multilabel_predictions_are_compared_label_by_label(model):
 
     logits = Outputs(np.array([[1.0, -1.0], [1.0, 1.0]], np.float32), np.zeros((2, 1), np.float32)).logits
     assert robustness._predicted_labels(MultilabelModel(), logits).tolist() == [[True, False], [True, True]]
+
+
+def test_intervals_count_groups(model, data_folder, found: Robustness):
+    dataset, samples = held_out.load_test_split(model, data_folder)
+    joined = tuple(replace(sample, group=b"%d" % (number // 6)) for number, sample in enumerate(samples))
+    grouped = measure(model, dataset, joined)
+    assert (found.n_groups, grouped.n_groups) == (12, 2)
+    assert grouped.clean_accuracy.value == found.clean_accuracy.value
+    assert grouped.clean_accuracy.low < found.clean_accuracy.low
+    assert describe_sample(grouped) == describe_sample(found).replace("all 12 images", "all 12 images in 2 groups")

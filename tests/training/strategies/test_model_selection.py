@@ -115,3 +115,8 @@ def test_log_loss_depends_on_the_temperatures():
     comparison = compare(predictions, 1.5, predictions, 0.2, np.zeros(100, np.int64))
     assert comparison.accuracy.value == 0
     assert comparison.log_loss.low > 0
+
+
+def test_selection_goes_on_if_a_few_groups_are_all_right():
+    assert early_exit_reason(0, 600, 600)
+    assert not early_exit_reason(0, 600, 60)

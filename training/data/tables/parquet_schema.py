@@ -71,7 +71,7 @@ def infer_schema(file: Path, options: ReadOptions) -> TableSchema:
         ],
     )
     split = _requested(file, schema, "--split-column", options.split_column) or ("split" if "split" in schema.names else None)
-    group = _group_column(file, schema, options.group_by)
+    group = None if options.group_by == "none" else _group_column(file, schema, options.declared_group)
     candidates = [name for name in schema.names if name not in (image, split, group) and _is_label(schema.field(name).type)]
     label = _label_column(file, schema, options, candidates, features)
     image_type = schema.field(image).type

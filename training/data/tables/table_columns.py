@@ -61,7 +61,7 @@ def has_header(first: Row, options: ReadOptions, is_file: Callable[[str], bool])
     """Return whether the first row has the names of the columns: no cell is a file, and a name is known or given."""
     if any(is_file(cell) for cell in first):
         return False
-    requested = {options.path_column, *options.label_column, options.split_column, options.group_by}
+    requested = {options.path_column, *options.label_column, options.split_column, options.declared_group}
     is_known = any(column_names.is_path(cell) or column_names.is_label(cell) for cell in first)
     return is_known or bool(requested & set(first)) or not any(map(_looks_like_file, first))
 
@@ -143,11 +143,13 @@ def _find_path(table: _Sample, is_file: Callable[[str], bool]) -> int:
 
 def _find_group(table: _Sample, options: ReadOptions) -> int | None:
     """Return the column of the groups; None if --group-by is a regular expression on the path, not an identifier."""
-    if options.group_by is None:
+    if options.group_by == "none":
+        return None
+    if options.declared_group is None:
         names = map(column_names.normalize, table.names)
         return next((column for column, name in enumerate(names) if name == column_names.GROUP_NAME), None)
-    if options.group_by in table.names or options.group_by.isidentifier():
-        return table.require(options.group_by, "--group-by")
+    if options.declared_group in table.names or options.declared_group.isidentifier():
+        return table.require(options.declared_group, "--group-by")
     return None
 
 
