@@ -6,7 +6,7 @@ READY = .venv/.ready
 PEERS = benchmarks/peers/requirements
 PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-slow test-ci test-all image sbom audit docs diagram pictures bench bench-quick bench-growth lint types lock clean
+.PHONY: demo test test-slow test-ci test-all image sbom audit docs diagram pictures bench bench-serving bench-quick bench-growth lint types lock clean
 
 # Fit on the sample, serve the package and send one request. `graft demo --serve` keeps the page open until Ctrl-C.
 demo: $(READY)
@@ -64,6 +64,9 @@ pictures: $(READY)
 # Comparison with other tools, in a separate environment; about 35 minutes on two cores. Results: benchmarks/RESULTS.md.
 bench: $(READY) $(PEERS_READY)
 	$(BIN)/python benchmarks/bench.py
+# The comparison of servers alone; 12 minutes on two idle cores.
+bench-serving: $(READY) $(PEERS_READY)
+	$(BIN)/python benchmarks/bench.py serving
 bench-quick: $(READY) $(PEERS_READY)
 	$(BIN)/python benchmarks/bench.py --quick
 # Scaling of time and memory with 1,000, 10,000 and 100,000 images. Needs 5 GB of disk and an hour.

@@ -1,10 +1,12 @@
 """Runs all benchmarks against other tools and writes `benchmarks/RESULTS.md` with the results of each.
 
-    .venv/bin/python benchmarks/bench.py [NAME...] [--quick] [--join]
+    .venv/bin/python benchmarks/bench.py [NAME...] [--quick] [--docs-only]
 
-`make bench` runs serving, fitting and start (about 35 minutes on two cores). Each writes `results/NAME.json` and
-`results/NAME.md`. Benchmarks that write these files themselves, such as growth.py, are only included in RESULTS.md. `--join`
-writes RESULTS.md without measuring. The exit code is 1 if a target was missed. `--quick` is a smoke test and saves nothing.
+`make bench` runs serving, fitting and start (about 35 minutes on two cores), `make bench-serving` only the first (12 minutes).
+Each writes `results/NAME.json` and `results/NAME.md`. Benchmarks that write these files themselves, such as growth.py, are only
+included in RESULTS.md. From the results follow RESULTS.md and the tables in README.md and docs/, between markers
+(measuring/documents.py). `--docs-only` writes them without measuring. The exit code is 1 if a target was missed. `--quick` is a
+smoke test and saves nothing.
 """
 
 import argparse
@@ -16,12 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from measuring.documents import write_documents
 from measuring.tables import log, to_markdown
 
 HERE = Path(__file__).parent
 RESULTS_DIR, RESULTS_FILE = HERE / "results", HERE / "RESULTS.md"
 NAMES = ("serving", "fitting", "start")
-TITLES = {"growth": "Scaling: from 1,000 to 100,000 images", "gpu": "On a GPU"}  # for benchmarks without a heading of their own
+TITLES = {
+    "near_copies": "Near-duplicates that are found",
+    "growth": "Scaling: from 1,000 to 100,000 images",
+    "gpu": "On a GPU",
+}  # for benchmarks without a heading of their own
 HEADER = """# Benchmark results
 
 Created by `make bench` and single benchmarks; benchmarks/README.md describes what each measures and compares with. On shared
@@ -67,18 +74,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)} (default: all)", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="smoke test with few measurements")
-    parser.add_argument("--join", action="store_true", help="only rewrite RESULTS.md")
+    parser.add_argument(
+        "--docs-only",
+        action="store_true",
+        help="only write RESULTS.md and the tables of the documentation from the saved results",
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: unknown; choose from {', '.join(NAMES)}")
     records = []
-    for name in [] if arguments.join else arguments.names or NAMES:
+    for name in [] if arguments.docs_only else arguments.names or NAMES:
         records.append(record := run(name, arguments.quick))
         print(to_markdown(record), flush=True)
         if not arguments.quick:  # right away: the next benchmark may fail
             save(record, RESULTS_DIR)
     if not arguments.quick:
         RESULTS_FILE.write_text(join_results(RESULTS_DIR), encoding="utf-8")
+        for name in write_documents():
+            log(f"wrote {name}")
     for target in missed_targets(records):
         log(f"missed: {target}")
     raise SystemExit(bool(missed_targets(records)) and not arguments.quick)

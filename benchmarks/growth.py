@@ -2,17 +2,17 @@
 
     .venv/bin/python benchmarks/growth.py [--sizes 1000 10000 100000] [--data IMAGES.zip] [--keep FOLDER] [--json]
 
-Each folder repeats the photos of ../shared/data/hymenoptera.zip (396 of 40 KB, two labels); a unique JPEG comment gives each
-file a unique digest. This is the hardest case for the audit, which finds hundreds of near-duplicates of each photo and must
-keep them in one split. For everything else it is the fairest case, because all sizes contain the same photos. Each command
-runs in a separate process: `graft check`, `graft fit --strategy probe` with an empty cache, the same fit with cached features,
-`graft predict`. The backbone is exported before anything is timed.
+There are not 100,000 photos here: each folder holds random crops of the photos of ../shared/data/hymenoptera.zip (396, two
+labels), resized to the size of the photo, half of them mirrored, brighter or darker. So every file has other pixels, and
+another digest, hash and vector, as distinct photos have, but they show no more than 396 photos do. Making them takes 6 ms of
+CPU time per image. Each command runs in a separate process: `graft check`, `graft fit --strategy probe` with an empty cache,
+the same fit with cached features, `graft predict`. The backbone is exported before anything is timed.
 
 The memory target is the peak of anonymous memory of all processes together. File-backed pages can be dropped at any time, so
-the maximum resident set size (of one process, from the kernel) is only reported. Ratios are relative to the smallest size.
-Each run has a fixed cost (imports, compiling the graph), and up to 5,000 images a fit also extracts features of mirrored
-images; both favor the large sizes. So the marginal time per image is compared with the time per image at the previous size.
-CPU time is reported beside wall-clock time, which means little on a shared machine.
+the maximum resident set size (of one process, from the kernel) is only reported, beside it. Ratios are relative to the
+smallest size. Each run has a fixed cost (imports, compiling the graph), and up to 5,000 images a fit also extracts features of
+mirrored images; both favor the large sizes. So the marginal time per image is compared with the time per image at the previous
+size. CPU time is reported beside wall-clock time, which means little on a shared machine.
 
 Writes benchmarks/results/growth.md and growth.json if all three default sizes were measured, and prints one of them. The exit
 code is 1 if a target was missed.
@@ -20,6 +20,7 @@ code is 1 if a target was missed.
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -36,6 +37,7 @@ from importlib.metadata import version
 from itertools import cycle, pairwise
 from pathlib import Path
 
+from measuring.pictures import random_crop
 from measuring.watching import read_proc, sample_memory
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,11 @@ COMMANDS = ("check", "fit", "fit again", "predict")
 PHASE_MARKERS = {"scan": " labels (", "features": " train, ", "train": ""}
 LIBRARIES = ("numpy", "scipy", "openvino", "pillow")
 MAX_RATIO, MAX_GROWTH_MB = 1.15, 300.0
+IMAGES = (
+    "The images are random crops of 396 photos of ants and bees, with two labels: no two have the same pixels, but they show no"
+    " more than those photos. Memory is the peak of the anonymous memory of all processes, and the largest resident"
+    " set of one process, mapped files included."
+)
 
 
 @dataclass(frozen=True)
@@ -84,21 +91,26 @@ def read_photos(archive: Path) -> list[tuple[str, bytes]]:
         return [(Path(name).parent.name, file.read(name)) for name in names]
 
 
-def with_comment(photo: bytes, comment: bytes) -> bytes:
-    """Insert a comment after the first JPEG marker: same pixels, different digest."""
-    return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + photo[2:]
+def write_image(job: tuple[Path, bytes, int]) -> None:
+    path, photo, seed = job
+    path.write_bytes(random_crop(photo, seed))
 
 
 def make_images(folder: Path, n_images: int, originals: Sequence[tuple[str, bytes]]) -> None:
-    """Create `n_images` images in class folders under `folder`, unless the folder exists."""
+    """Create `n_images` different images in class folders under `folder`, the same every time, unless the folder exists."""
     if folder.is_dir():
         return
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     for label in {label for label, _ in originals}:
         (temporary / label).mkdir(parents=True)
-    for number, (label, photo) in zip(range(n_images), cycle(originals), strict=False):
-        (temporary / label / f"{number:07d}.jpg").write_bytes(with_comment(photo, b"copy %d" % number))
+    jobs = (
+        (temporary / label / f"{number:07d}.jpg", photo, number)
+        for number, (label, photo) in zip(range(n_images), cycle(originals), strict=False)
+    )
+    with multiprocessing.Pool() as pool:
+        for _ in pool.imap_unordered(write_image, jobs, chunksize=64):
+            pass
     temporary.rename(folder)
 
 
@@ -147,7 +159,10 @@ def measure(folder: Path, sizes: Sequence[int], originals: Sequence[tuple[str, b
         shutil.rmtree(cache / "features", ignore_errors=True)
         for verb in COMMANDS:
             run = run_command(verb, n_images, command_arguments(verb, images, folder / "run"), cache)
-            print(f"{n_images:,} {verb}: {run.seconds:.1f} s, {run.anonymous_mb:.0f} MB", file=sys.stderr)
+            print(
+                f"{n_images:,} {verb}: {run.seconds:.1f} s, {run.anonymous_mb:.0f} MB (resident {run.resident_mb:.0f})",
+                file=sys.stderr,
+            )
             runs.append(run)
     return runs[len(COMMANDS) :]
 
@@ -218,11 +233,11 @@ def tables(runs: Sequence[Run]) -> str:
         "marginal ms per image",
         "ms per image",
         "CPU ms per image",
-        "peak MB",
+        "anonymous memory, MB",
         "growth, MB",
-        "max RSS, MB",
+        "resident memory, MB",
     )
-    lines = [machine_text(), "", row(columns), row(["---"] * len(columns))]
+    lines = [machine_text(), "", IMAGES, "", row(columns), row(["---"] * len(columns))]
     for verb in COMMANDS:
         runs_of_command = runs_of(verb, runs)
         lines += [
@@ -281,7 +296,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = measure((arguments.keep or Path(folder)).resolve(), sizes, read_photos(arguments.data))
     as_json = json.dumps(
-        {"machine": machine_text(), "runs": [asdict(run) for run in runs], "promises": targets(runs)}, indent=2
+        {"machine": machine_text(), "images": IMAGES, "runs": [asdict(run) for run in runs], "promises": targets(runs)},
+        indent=2,
     )
     if sizes == sorted(SIZES):
         RESULTS.mkdir(exist_ok=True)

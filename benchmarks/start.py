@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/start.py [PACKAGE] [--repeats 5] [--quick] [--json]
 
 Compared with an empty BentoML service that returns one word, with the same BentoML in the same environment; and with the disk
-space that FastAPI with torch needs, in the environment of the peers, which `make bench` creates. A correct response of Graft
-names the label that the package's model predicts. Without a package, one is fitted on hymenoptera.zip with `--strategy probe`.
-Runs alternate and medians are reported: on a shared machine only differences and ratios mean something.
+space that servers of experts and servers with torch need, in the environment of the peers, which `make bench` creates. A
+correct response of Graft names the label that the package's model predicts. Without a package, one is fitted on hymenoptera.zip
+with `--strategy probe`. Runs alternate and medians are reported: on a shared machine only differences and ratios count.
 """
 
 import argparse
@@ -43,6 +43,8 @@ IMPORTS = {
     "graft --help": ["-m", "graft", "--help"],
 }
 PEER_REQUIREMENTS = {
+    "Starlette + ONNX Runtime": ["starlette", "uvicorn[standard]", "python-multipart", "pillow", "onnxruntime"],
+    "Starlette + OpenVINO": ["starlette", "uvicorn[standard]", "python-multipart", "pillow", "openvino"],
     "FastAPI + torch": ["fastapi", "uvicorn[standard]", "python-multipart", "pillow", "timm", "safetensors"],
     "LitServe + torch": ["litserve", "pillow", "timm", "safetensors"],
     "BentoML + torch": ["bentoml", "pillow", "timm", "safetensors"],

@@ -1,13 +1,15 @@
-"""Photos to send: the originals, 12-megapixel versions of them, and augmented variants."""
+"""Photos: the originals, 12-megapixel versions of them, augmented variants, and random crops."""
 
 import io
 import itertools
+import math
+import random
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PHOTOS, HYMENOPTERA, CIFAR = (DATA / name for name in ("imagenet-100.zip", "hymenoptera.zip", "cifar10-6k.zip"))
@@ -46,6 +48,20 @@ def _augmented(originals: Sequence[bytes]) -> Iterator[bytes]:
         for original in originals:
             with Image.open(io.BytesIO(original)) as image:
                 yield _encode_jpeg(transform(image.convert("RGB")))
+
+
+def random_crop(photo: bytes, seed: int) -> bytes:
+    """A random part of a photo, of 30 to 80 % of its area, at the size of the photo; mirrored or not, brighter or darker."""
+    generator = random.Random(seed)
+    with Image.open(io.BytesIO(photo)) as opened:
+        image = opened.convert("RGB")
+    share = math.sqrt(generator.uniform(0.3, 0.8))
+    width, height = share * image.width, share * image.height
+    left, top = generator.uniform(0, image.width - width), generator.uniform(0, image.height - height)
+    crop = image.resize(image.size, Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+    if generator.random() < 0.5:
+        crop = ImageOps.mirror(crop)
+    return _encode_jpeg(ImageEnhance.Brightness(crop).enhance(generator.uniform(0.7, 1.3)))
 
 
 def _encode_jpeg(image: Image.Image) -> bytes:

@@ -1,8 +1,9 @@
-"""BentoML with adaptive batching and torch: `@bentoml.api(batchable=True)` over `PIL.Image`, as its documentation shows.
+"""BentoML and torch, as its documentation shows: adaptive batching over `PIL.Image`, or without it, one image at a time.
 
     PEER_PACKAGE=... .bench/bin/python benchmarks/peers/serve_bentoml.py --port 3003 [--workers 1] [--batch 32]
 
-Batches of at most `--batch` images.
+`--batch 1` serves `Plain`, whose API takes one image. Otherwise `Batched` serves `@bentoml.api(batchable=True)` with batches of
+at most `--batch` images and `max_latency_ms` at BentoML's default. The log of requests is off, everything else a default.
 """
 
 import argparse
@@ -12,16 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-from PIL.Image import Image
+from PIL import Image
+
+SETTINGS: dict[str, Any] = {
+    "workers": int(os.environ.get("PEER_WORKERS", "1")),
+    "traffic": {"timeout": 300},  # the default of 60 s is too short for a large photo on a busy machine
+    "logging": {"access": {"enabled": False}},
+}
 
 
-@bentoml.service(
-    workers=int(os.environ.get("PEER_WORKERS", "1")),
-    traffic={"timeout": 300},
-    logging={"access": {"enabled": False}},
-)
-class Peer:
-    """One classifier per worker."""
+@bentoml.service(**SETTINGS)
+class Plain:
+    """One classifier per worker, one image at a time."""
+
+    def __init__(self) -> None:
+        from network import from_environment
+
+        self.classifier = from_environment()
+
+    @bentoml.api
+    def predict(self, image: Image.Image) -> dict[str, Any]:
+        return self.classifier.to_response(self.classifier.probabilities(self.classifier.preprocess(image)[None])[0])
+
+
+@bentoml.service(**SETTINGS)
+class Batched:
+    """One classifier per worker, with adaptive batching."""
 
     def __init__(self) -> None:
         import torch
@@ -29,8 +46,8 @@ class Peer:
 
         self.classifier, self.stack = from_environment(), torch.stack
 
-    @bentoml.api(batchable=True, max_batch_size=int(os.environ.get("PEER_BATCH", "32")), max_latency_ms=60_000)
-    def predict(self, image: list[Image]) -> list[dict[str, Any]]:
+    @bentoml.api(batchable=True, max_batch_size=int(os.environ.get("PEER_BATCH", "32")))
+    def predict(self, image: list[Image.Image]) -> list[dict[str, Any]]:
         rows = self.classifier.probabilities(self.stack([self.classifier.preprocess(item) for item in image]))
         return [self.classifier.to_response(row) for row in rows]
 
@@ -41,9 +58,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
     arguments = parser.parse_args()
-    os.environ |= {"PEER_WORKERS": str(arguments.workers), "PEER_BATCH": str(arguments.batch), "BENTOML_DO_NOT_TRACK": "True"}
+    os.environ |= {"PEER_WORKERS": str(arguments.workers), "BENTOML_DO_NOT_TRACK": "True"}
+    service = "Plain" if arguments.batch == 1 else "Batched"
+    if service == "Batched":
+        os.environ["PEER_BATCH"] = str(arguments.batch)
     os.chdir(Path(__file__).parent)
-    command = [sys.executable, "-m", "bentoml", "serve", "serve_bentoml:Peer", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "bentoml", "serve", f"serve_bentoml:{service}", "--host", "127.0.0.1"]
     os.execv(sys.executable, [*command, "--port", str(arguments.port)])
 
 

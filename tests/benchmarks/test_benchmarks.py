@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -14,15 +15,18 @@ from server_process import poll_until
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from bench import join_results, missed_targets
-from fitting import CACHED, FIRST_RUN, PROBE, FitResult, targets
+from fitting import CACHED, FIRST_RUN, PROBE, SKLEARN, FitResult, targets
 from measuring.agreement import Agreement, compare
 from measuring.installed import dependency_closure, marker_applies
-from measuring.pictures import phone_photo, variants
+from measuring.loads import FORM, LARGE, RAW, SMALL, Config, Endpoint, Measurements
+from measuring.peers import PEERS, PeerSettings, find_fastest, peer_server
+from measuring.pictures import phone_photo, random_crop, variants
 from measuring.servers import Server, exclusive_server, started_server, suspended_servers
+from measuring.serving_report import GRAFT, ServingResults, floor_over_best, peer_targets
 from measuring.tables import Report, Table, Target, format_number, median_ratio, to_markdown
 from measuring.wrk import multipart_request, parse_output, raw_request
 from packaging.requirements import Requirement
-from serving import ALIAS, FORM, LARGE, RAW, SMALL, Config, Measurements, speedup_over_best
+from serving import CONNECTIONS, SLOW_CONNECTIONS
 from start import locked_packages
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +60,18 @@ def test_peers_use_the_same_library_versions():
         dict(line.split(" ")[0].split("==") for line in path.read_text(encoding="utf-8").splitlines() if "==" in line)
         for path in (ROOT / "requirements.lock", BENCHMARKS / "peers" / "requirements.lock")
     )
-    shared = ("bentoml", "pillow", "safetensors", "starlette", "timm", "torch", "torchvision", "uvicorn")
+    shared = (
+        "bentoml",
+        "onnxruntime",
+        "openvino",
+        "pillow",
+        "safetensors",
+        "starlette",
+        "timm",
+        "torch",
+        "torchvision",
+        "uvicorn",
+    )
     assert {name: peer_versions[name] for name in shared} == {name: graft_versions[name] for name in shared}
 
 
@@ -150,8 +165,10 @@ def test_phone_photo_has_12_megapixels_and_noise():
 
 
 def measurements_with(rates: dict[str, tuple[float, float]]) -> Measurements:
-    """Measurements of two rounds with 8 connections, by endpoint."""
-    measurements = Measurements([], {SMALL: [], LARGE: []}, None, Config())
+    """Measurements of two rounds with 8 connections, by endpoint; a name ends with `, raw` if it takes image bodies."""
+    only_8 = {SMALL: (8,), LARGE: ()}
+    endpoints = [Endpoint(name, RAW if name.endswith(", raw") else FORM, None, bytes, only_8) for name in rates]
+    measurements = Measurements(endpoints, {SMALL: [], LARGE: []}, None, Config())
     for endpoint, round_rates in rates.items():
         outputs = [WRK_OUTPUT.replace("210", str(round(2 * rate + 10))) for rate in round_rates]
         measurements.results[SMALL, 8, endpoint] = [parse_output(output, 0.0) for output in outputs]
@@ -160,8 +177,86 @@ def measurements_with(rates: dict[str, tuple[float, float]]) -> Measurements:
 
 
 def test_speedup_is_relative_to_the_best_peer():
-    measurements = measurements_with({FORM: (200.0, 240.0), "slow": (10.0, 12.0), "fast": (50.0, 60.0)})
-    assert speedup_over_best(measurements, SMALL, 8, FORM, ["slow", "fast"]) == 4.0
+    measurements = measurements_with({"Graft": (200.0, 240.0), "slow": (10.0, 12.0), "fast": (50.0, 60.0)})
+    assert measurements.speedup_over_best(SMALL, 8, "Graft", ["slow", "fast"]) == 4.0
+    assert measurements.speedup_over_best(SMALL, 8, "Graft", ["slow", "not measured with 8 connections"]) == 20.0
+
+
+def test_forms_are_compared_with_forms_and_image_bodies_with_image_bodies():
+    rates = {
+        GRAFT[RAW]: (200.0, 200.0),
+        GRAFT[FORM]: (150.0, 150.0),
+        "expert, raw": (160.0, 160.0),
+        "expert, form": (100.0, 100.0),
+    }
+    results = ServingResults(measurements_with(rates), {}, {}, (1.0, 2.0))
+    assert (results.peers(RAW), results.peers(FORM)) == (["expert, raw"], ["expert, form"])
+
+
+def test_experts_count_as_peers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("measuring.serving_report.TARGET_CONNECTIONS", (8,))
+    rates = {
+        GRAFT[RAW]: (120.0, 120.0),
+        GRAFT[FORM]: (110.0, 110.0),
+        "OpenVINO expert, raw": (150.0, 150.0),
+        "OpenVINO expert, form": (100.0, 100.0),
+        "FastAPI + torch": (50.0, 50.0),
+    }
+    results = ServingResults(measurements_with(rates), {}, {}, (1.0, 2.0))
+    raw, form = peer_targets(results)
+    assert (raw.what, raw.found, raw.held) == (f"{SMALL}, 8 connections, raw: speed-up over the best peer", 0.8, False)
+    assert (form.found, form.held) == (pytest.approx(1.1), False)
+
+
+def test_report_says_which_speedup_is_possible():
+    measurements = measurements_with({GRAFT[FORM]: (150.0, 150.0), "expert": (160.0, 145.0), "slow": (10.0, 10.0)})
+    assert floor_over_best(ServingResults(measurements, {}, {}, (1.0, 2.0)), SMALL) == 2.0
+
+
+def test_trials_alternate_and_last_as_many_rounds_as_the_comparison(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    rates = iter(
+        [50.0, 60.0, 90.0, 70.0, 40.0, 65.0]
+    )  # the second settings have the higher median, the first the highest value
+    measured: list[str] = []
+    monkeypatch.setattr("measuring.peers.suspended_servers", lambda servers: nullcontext())
+    monkeypatch.setattr("measuring.peers.exclusive_server", nullcontext)
+    settings = PEERS["FastAPI + torch"].settings
+
+    def measure(server: Server) -> float:
+        measured.append(server.environment["PEER_THREADS"] + " threads, workers: " + server.command[-1])
+        return next(rates)
+
+    best, medians = find_fastest("FastAPI + torch", tmp_path, tmp_path, 2, 3, measure)
+    assert measured == ["1 threads, workers: 2", "1 threads, workers: 1"] * 3
+    assert (best, medians) == (settings[1], {str(settings[0]): 50.0, str(settings[1]): 65.0})
+
+
+def test_server_of_a_peer_gets_its_settings(tmp_path: Path):
+    server = peer_server("OpenVINO expert", PeerSettings(2, 1, parallel=3, streams=2), tmp_path, tmp_path)
+    wanted = {"PEER_THREADS": "2", "OMP_NUM_THREADS": "2", "PEER_PARALLEL": "3", "PEER_STREAMS": "2"}
+    assert {name: server.environment.get(name) for name in wanted} == wanted
+    assert server.command[-2:] == ["--workers", "1"]
+
+
+def test_settings_of_peers_are_told_apart():
+    for peer in PEERS.values():
+        assert len({str(settings) for settings in peer.settings}) == len(peer.settings)
+    assert str(PeerSettings(1, 2, 1)) == "workers: 2, threads: 1, no batches"
+
+
+def test_each_number_of_connections_is_measured_for_all_endpoints_in_a_row():
+    endpoints = [Endpoint("fast", FORM, None, bytes, CONNECTIONS), Endpoint("slow", FORM, None, bytes, SLOW_CONNECTIONS)]
+    measurements = Measurements(endpoints, {SMALL: [], LARGE: []}, None, Config())
+    cells = [(number, endpoint.name) for number, endpoint in measurements.cells(LARGE)]
+    assert cells == [(8, "fast"), (8, "slow"), (32, "fast")]
+
+
+def test_random_crops_are_different_photos_of_the_same_size_every_time():
+    original = photo(90, 60)
+    crops = [random_crop(original, seed) for seed in range(5)]
+    assert len({Image.open(io.BytesIO(crop)).tobytes() for crop in crops}) == 5
+    assert {Image.open(io.BytesIO(crop)).size for crop in crops} == {(90, 60)}
+    assert random_crop(original, 3) == crops[3]
 
 
 def test_floor_is_the_way_with_the_higher_median():
@@ -175,21 +270,23 @@ def test_slow_server_gets_a_longer_load():
     measurements = measurements_with({})
     measurements.results[LARGE, 1, "slow"] = [parse_output(WRK_OUTPUT.replace("210", "30"), 0.0)]  # 10 per second
     assert measurements._load_seconds((LARGE, 8, "slow")) == pytest.approx(4.8)
-    assert measurements._load_seconds((LARGE, 32, "slow")) == 10.0
-    assert measurements._load_seconds((SMALL, 8, RAW)) == measurements._load_seconds((SMALL, 8, ALIAS)) == 4.0
+    assert measurements._load_seconds((LARGE, 32, "slow")) == 8.0
+    assert measurements._load_seconds((SMALL, 8, "unknown")) == 3.0
 
 
-def test_probe_is_compared_with_the_best_epoch_of_fastai():
+def test_probe_is_compared_with_logistic_regression_and_the_best_epoch_of_fastai():
     results = [
         FitResult(FIRST_RUN, 40.0, 50.0, (0.95,), float("nan"), True),
         FitResult(PROBE, 8.0, 12.0, (0.95,), float("nan"), True),
         FitResult(PROBE, 10.0, 12.0, (0.95,), float("nan"), True),
         FitResult(CACHED, 5.0, 6.0, (0.95,), float("nan"), True),
         FitResult("fastai fine_tune(4)", 270.0, 500.0, (0.90, 0.93, 0.91), 5.0, True),
+        FitResult(SKLEARN, 16.0, 20.0, (0.96,), 15.0, True),
+        FitResult(SKLEARN, 20.0, 20.0, (0.96,), 15.0, True),
     ]
     measured = targets(results, [0.92, 0.88, 0.95])
-    assert [target.found for target in measured] == pytest.approx([30.0, 6.75, 0.02, 0.92])
-    assert [target.held for target in measured] == [True, False, True, True]
+    assert [target.found for target in measured] == pytest.approx([2.0, 0.45, -0.01, 30.0, 6.75, 0.02, 0.92])
+    assert [target.held for target in measured] == [True, False, False, True, False, True, True]
 
 
 def test_requirements_of_an_extra_count_only_with_the_extra():

@@ -1,5 +1,6 @@
-"""The README: its length, pictures and figures, and what its commands print. test_doc_examples.py runs all commands."""
+"""The README: its length, pictures and install size, and what its commands print. test_doc_examples.py runs all commands."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from doc_blocks import ROOT, blocks, read
 from PIL import Image
 
 README = read("README.md")
-RESULTS = read("benchmarks/RESULTS.md")
+START = json.loads(read("benchmarks/results/start.json"))
 PICTURES = ("docs/images/page.png", "docs/images/report.png")
 MAX_LINES, MAX_PICTURE_BYTES = 180, 300_000
 
@@ -71,44 +72,7 @@ def test_python_client_gets_a_prediction(server, clothes, tmp_path):
     assert "'label': 'ankle boot'" in run([sys.executable, "-c", program], tmp_path)
 
 
-def table(title: str) -> list[dict[str, str]]:
-    """The rows of the table below a title in RESULTS.md, by column."""
-    lines = RESULTS.partition(f"**{title}**\n\n")[2].partition("\n\n")[0].splitlines()
-    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def figure(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-@pytest.mark.parametrize("photos", ["photos of 40 KB", "photos of 12 megapixels"])
-def test_serving_figures_are_those_of_the_results(photos):
-    rates = {row["server"]: figure(row["images/s"]) for row in table(photos) if row["connections"] == "8"}
-    best = max((name for name in rates if "torch" in name), key=lambda name: rates[name])
-    peer = best.replace(" + ", " with ")
-    row = f"| {photos} per second, 8 clients | {rates['/v1/classify, form']:.0f} | {peer}: {rates[best]:.0f} |"
-    assert row in README
-
-
-def test_training_figures_are_those_of_the_results():
-    rows = {row["tool"]: row for row in table("hymenoptera, 224 pixels")}
-    probe, first, peer = (
-        rows[name] for name in ("graft fit --strategy probe", "probe, first run (exports the backbone)", "fastai fine_tune(4)")
-    )
-    seconds = [f"{figure(row['seconds']):.0f} s" for row in (probe, first, peer)]
-    accuracy = [f"{figure(row['accuracy']):.1%}".replace("%", " %") for row in (probe, peer)]
-    graft_cell = f"{seconds[0]} ({seconds[1]} with an empty cache), {accuracy[0]}"
-    peer_cell = f"fastai's `fine_tune(4)`: {seconds[2]}, {accuracy[1]}"
-    assert f"| training on 243 photos of ants and bees; accuracy on 153 test photos | {graft_cell} | {peer_cell} |" in README
-    assert figure(peer["accuracy"]) == max(figure(row["accuracy"]) for row in rows.values())
-
-
 def test_install_size_is_that_of_the_results():
-    rows = {row["what"]: row for row in table("Packages needed for serving")}
-    smallest = min((name for name in rows if "torch" in name), key=lambda name: figure(rows[name]["MB without CUDA libraries"]))
-    without, with_cuda = (f"{figure(rows[smallest][column]) / 1000:.1f} GB" for column in ("MB without CUDA libraries", "MB"))
-    peer = smallest.replace(" + ", " with ")
-    expected = f"| {rows['Graft']['MB']} MB | {peer}: {without} without CUDA, {with_cuda} with it |"
-    assert f"| install size for serving {expected}" in README
-    assert f"{rows['Graft']['MB']} MB installed" in README
+    [table] = (table for table in START["tables"] if table["title"] == "Packages needed for serving")
+    [size] = (row[table["columns"].index("MB")] for row in table["rows"] if row[0] == "Graft")
+    assert f"{size:.0f} MB installed" in README

@@ -29,7 +29,7 @@ from graft.training.runtime.progress import Progress
 FINDING_KIND = "label-error"  # of a finding
 REGULARIZATION_C = 1e-3  # strong regularization, so that the model does not memorize label errors
 N_FOLDS = 5
-MIN_IMAGES_PER_LABEL = 5  # images with a label, and images without it: one per fold
+MIN_IMAGES_PER_LABEL = 5  # images with a label, and images without it: one per fold; those of a group count once
 MAX_CHUNK_SIZE = 5_000  # images per cross-validation, and reference images for distances
 CHUNK_IMAGES_PER_LABEL = 10  # images per label in a chunk, on average, so that few labels have too few for the folds
 MIN_SUGGESTED_PROBABILITY = 0.5  # minimum probability of the suggested label
@@ -120,8 +120,8 @@ def _issues_in_chunk(
     """Every image among some rows, given their targets and groups. Labels with too few images are skipped."""
     multilabel = targets.ndim == 2
     has_label = targets if multilabel else targets[:, None] == np.arange(len(labels))
-    counts = has_label.sum(axis=0)
-    frequent = np.flatnonzero((counts >= MIN_IMAGES_PER_LABEL) & (len(has_label) - counts >= MIN_IMAGES_PER_LABEL))
+    with_label, without_label = (_count_groups(mask, groups) for mask in (has_label, ~has_label))
+    frequent = np.flatnonzero(np.minimum(with_label, without_label) >= MIN_IMAGES_PER_LABEL)
     if len(frequent) < (1 if multilabel else 2):
         return []
     selected = np.arange(len(has_label)) if multilabel else np.flatnonzero(has_label[:, frequent].any(axis=1))
@@ -139,6 +139,16 @@ def _issues_in_chunk(
     find = _multilabel_issues if multilabel else _multiclass_issues
     issues = find(probabilities.astype(np.float64), given, [labels[label] for label in frequent.tolist()])
     return [issue._replace(row=int(selected[issue.row])) for issue in issues]
+
+
+def _count_groups(mask: BoolArray, groups: Groups) -> NDArray[np.int64]:
+    """The number of groups with an image in each column of a mask (N, C): int64 (C,)."""
+    if groups is None:
+        return mask.sum(axis=0)
+    index_of = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+    in_group = np.zeros((len(index_of), mask.shape[1]), bool)
+    np.logical_or.at(in_group, [index_of[group] for group in groups], mask)
+    return in_group.sum(axis=0)
 
 
 def _multiclass_issues(probabilities: Probabilities, has_label: BoolArray, label_names: Sequence[str]) -> list[_LabelIssue]:

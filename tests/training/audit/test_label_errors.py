@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graft.training.audit import label_errors
-from graft.training.audit.label_errors import find_outliers, suggest_labels
+from graft.training.audit.label_errors import find_outliers, rank_labels, suggest_labels
 from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.readers.source import Source
 from graft.training.features.feature_arrays import LazyFeatures
@@ -145,3 +145,15 @@ def test_order_of_the_samples_does_not_matter():
     in_order = label_errors.find_issues(dataset, samples, vectors)
     assert in_order[0].top()
     assert label_errors.find_issues(dataset, samples[::-1], vectors[::-1]) == in_order
+
+
+def test_labels_of_a_few_groups_are_skipped():
+    random = np.random.default_rng(0)
+    vectors, targets = random.normal(size=(60, 8)).astype(np.float32), np.repeat([0, 1, 2], 20)
+    paths, labels = [f"{row}.png" for row in range(60)], ("a", "b", "c")
+    one_each = [str(target) for target in targets]
+    assert rank_labels(vectors, targets, paths, labels, one_each).issues == ()
+    # Of the third label every image is a group, but there is no other label to compare it with.
+    assert rank_labels(vectors, targets, paths, labels, [*one_each[:40], *paths[40:]]).issues == ()
+    ranked = rank_labels(vectors, targets, paths, labels, [*one_each[:20], *paths[20:]]).issues
+    assert {issue.given_label for issue in ranked} == {"b", "c"}

@@ -204,16 +204,17 @@ def test_bursts_may_be_ignored(cache, burst_folder: Path, tmp_path: Path):
     assert "bursts" not in {finding.kind for finding in context.audit.findings}
 
 
-def test_declared_groups_replace_bursts_and_join_copies(cache, burst_folder: Path, copied: Path, tmp_path: Path):
+def test_declared_groups_join_copies_and_replace_bursts(cache, copied: Path, tmp_path: Path):
     recipe = Recipe(strategy="probe", input_size=64, group_by=r"-0(\d)\d")  # ten numbers each
-    splits = prepare(copied, folder(tmp_path / "run"), recipe).splits.to_dict()
+    context = prepare(copied, folder(tmp_path / "run"), recipe)
+    splits = context.splits.to_dict()
     split_of = {}
     for name, samples in splits.items():
         for sample in samples:
             split_of.setdefault(Path(sample.path).name[3], set()).add(name)
     assert all(len(names) == 1 for names in split_of.values())
-    declared = check(burst_folder, recipe.model_copy(update={"group_by": r"IMG_\d{3}(\d)"}))
-    assert "bursts" not in {finding.kind for finding in declared.findings}
+    assert "near-duplicate" in {finding.kind for finding in context.audit.findings}
+    assert "bursts" not in {finding.kind for finding in context.audit.findings}
 
 
 def test_burst_across_given_splits_is_a_warning(cache, burst_folder: Path, tmp_path: Path, monkeypatch):
