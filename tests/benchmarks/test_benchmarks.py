@@ -209,7 +209,7 @@ def test_experts_count_as_peers(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_report_says_which_speedup_is_possible():
-    measurements = measurements_with({GRAFT[FORM]: (150.0, 150.0), "expert": (160.0, 145.0), "slow": (10.0, 10.0)})
+    measurements = measurements_with({GRAFT[FORM]: (150.0, 150.0), "expert": (150.0, 155.0), "slow": (10.0, 10.0)})
     assert floor_over_best(ServingResults(measurements, {}, {}, (1.0, 2.0)), SMALL) == 2.0
 
 

@@ -23,7 +23,8 @@ from graft.training.runtime.progress import log, step
 
 MAX_UNUSABLE_FRACTION = 0.05  # of all files; more unusable files than this mean a problem that excluding them would hide
 DROP_DUPLICATES, ALLOW_NEAR_LEAKS = "--drop-duplicates", "--allow-near-leaks"
-GROUP_KINDS = {"near-leak", "near-conflict", "near-duplicate", "too-few"}  # findings that depend on which images are copies
+NEAR_LEAK = "near-leak"  # kind of a finding
+GROUP_KINDS = {NEAR_LEAK, "near-conflict", "near-duplicate", "too-few"}  # findings that depend on which images are copies
 SEVERITIES = ("error", "warning", "note")
 SPLIT_PRIORITY = ("test", "validation", "train")  # duplicates across splits are kept in the first of these
 FINDING_KINDS = {  # error code of the image -> kind of the finding
@@ -135,6 +136,8 @@ def _error_message(errors: Sequence[Finding]) -> str:
     remedy = "Fix the data"
     if flags:
         remedy += f", or exclude these files with {flags}" if all(e.flag for e in errors) else f"; {flags} can exclude the rest"
+    if any(error.kind == NEAR_LEAK for error in errors):
+        remedy += f"; near-duplicates that are meant as different images stay with {ALLOW_NEAR_LEAKS}"
     count = "One problem stops" if len(errors) == 1 else f"{len(errors):,} problems stop"
     return f"{count} the fit:\n" + "\n".join(lines) + f"\n{remedy}."
 
@@ -223,10 +226,9 @@ def _near_copies(
         if is_leak := len({sample.split for sample in samples}) > 1:
             text = f"near-duplicates across {_split_names(samples)}: {shown}"
             if allow_leaks:
-                findings.append(Finding("near-leak", "warning", text, paths))
+                findings.append(Finding(NEAR_LEAK, "warning", text, paths))
             else:
-                text += f"; if they are meant as different images: {ALLOW_NEAR_LEAKS}"
-                findings.append(Finding("near-leak", "error", text, paths, _lower_priority_paths(samples), DROP_DUPLICATES))
+                findings.append(Finding(NEAR_LEAK, "error", text, paths, _lower_priority_paths(samples), DROP_DUPLICATES))
         if len({sample.labels for sample in samples}) > 1:
             findings.append(Finding("near-conflict", "warning", f"near-duplicates with different labels: {shown}", paths))
         elif not is_leak:

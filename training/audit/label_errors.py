@@ -141,14 +141,13 @@ def _issues_in_chunk(
     return [issue._replace(row=int(selected[issue.row])) for issue in issues]
 
 
-def _count_groups(mask: BoolArray, groups: Groups) -> NDArray[np.int64]:
-    """The number of groups with an image in each column of a mask (N, C): int64 (C,)."""
-    if groups is None:
-        return mask.sum(axis=0)
-    index_of = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+def _count_groups(mask: BoolArray, groups: Groups) -> NDArray[np.intp]:
+    """The number of groups with an image in each column of a mask (N, C): int (C,)."""
+    index_of = {group: index for index, group in enumerate(dict.fromkeys(groups or range(len(mask))))}
     in_group = np.zeros((len(index_of), mask.shape[1]), bool)
-    np.logical_or.at(in_group, [index_of[group] for group in groups], mask)
-    return in_group.sum(axis=0)
+    np.logical_or.at(in_group, [index_of[group] for group in groups or range(len(mask))], mask)
+    counts: NDArray[np.intp] = in_group.sum(axis=0)
+    return counts
 
 
 def _multiclass_issues(probabilities: Probabilities, has_label: BoolArray, label_names: Sequence[str]) -> list[_LabelIssue]:
