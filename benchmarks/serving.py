@@ -6,10 +6,11 @@
 `--strategy probe`. The strongest peers are Starlette with OpenVINO or ONNX Runtime on the package's own network
 (peers/expert.py); the others serve its weights in torch as their documentation shows. Each peer has the fastest of the settings
 in `measuring/peers.py`, found in trials as long as the comparison. All servers are started, but only one at a time runs; the
-others are suspended. `wrk` sends photos of 40 KB over 1, 8 and 32 connections and photos of 12 megapixels over 8 and 32 (8 for
-torch): multipart forms to all servers, and also raw bodies to Graft and to the experts' servers. Servers alternate; the tables
-show medians over rounds, ratios first. wrk shares the cores with the server, which costs the fastest server most; the tables
-show its CPU use. The floor (benchmarks/floor.py) is the same work without HTTP. Graft logs every request, as by default.
+others are suspended. `wrk` sends photos of 40 KB over 1, 8 and 32 connections and photos of 12 megapixels over 8 and 32 (to the
+torch peers not all of these): multipart forms to all servers, and also raw bodies to Graft and to the experts' servers. Servers
+alternate; the tables show medians over rounds, ratios first. wrk shares the cores with the server, which costs the fastest
+server most; the tables show its CPU use. The floor (benchmarks/floor.py) is the same work without HTTP. Graft logs every
+request, as by default.
 """
 
 import argparse
@@ -39,8 +40,8 @@ from graft.training.runtime.import_root import IMPORT_ROOT
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from load_generator import Phase, RequestSpec, start_load_generator
 
-CONNECTIONS = {SMALL: (1, 8, 32), LARGE: (8, 32)}
-SLOW_CONNECTIONS = {SMALL: (1, 8, 32), LARGE: (8,)}  # of the torch peers, for which a load takes twice as long
+CONNECTIONS = {FORM: {SMALL: (1, 8, 32), LARGE: (8, 32)}, RAW: {SMALL: (1, 8, 32), LARGE: (8,)}}
+SLOW_CONNECTIONS = {SMALL: (8, 32), LARGE: (8,)}  # of the torch peers, which are measured less, because they are far behind
 BUILDERS = {RAW: raw_request, FORM: multipart_request}
 
 
@@ -74,7 +75,7 @@ def agreements(endpoints: Sequence[Endpoint], images: Sequence[bytes]) -> dict[s
 def endpoints_of(graft: Server, peer_servers: dict[str, Server]) -> list[Endpoint]:
     """Graft first, then the peers, the strongest first."""
     endpoints = [
-        Endpoint(name, kind, graft, lambda image, build=BUILDERS[kind]: build("/v1/classify", image), CONNECTIONS)
+        Endpoint(name, kind, graft, lambda image, build=BUILDERS[kind]: build("/v1/classify", image), CONNECTIONS[kind])
         for kind, name in GRAFT.items()
     ]
     for name, server in peer_servers.items():
@@ -85,7 +86,7 @@ def endpoints_of(graft: Server, peer_servers: dict[str, Server]) -> list[Endpoin
                 kind,
                 server,
                 lambda image, build=BUILDERS[kind]: build("/predict", image),
-                CONNECTIONS if takes_raw else SLOW_CONNECTIONS,
+                CONNECTIONS[kind] if takes_raw else SLOW_CONNECTIONS,
             )
             for kind in ((RAW, FORM) if takes_raw else (FORM,))
         ]

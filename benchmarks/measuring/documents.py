@@ -48,6 +48,13 @@ def fill(text: str, results: Results) -> str:
     return MARKER.sub(lambda match: f"{match['start']}\n{TABLES[match['name']](results)}\n\n{match['end']}", text)
 
 
+def machines(results: Results) -> str:
+    """When, and on which machine, each benchmark ran."""
+    return markdown(
+        ("benchmark", "date and machine"), [(name, _machine(record["machine"])) for name, record in results.items()]
+    )
+
+
 def summary(results: Results) -> str:
     """The table of the README: Graft and the strongest peer for each question."""
     fits = {row["tool"]: row for row in rows(results["fitting"], HYMENOPTERA)}
@@ -150,6 +157,7 @@ def capacity(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
+    "machines": machines,
     "summary": summary,
     "training": training,
     "serving": serving,
@@ -200,6 +208,12 @@ def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _machine(machine: dict[str, Any] | str) -> str:
+    if isinstance(machine, str):  # of growth.py
+        return machine
+    return f"{machine['when'][:10]}, {machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB"
 
 
 def _install_sizes(results: Results) -> tuple[str, str]:

@@ -25,8 +25,8 @@ class Config:
     load_s: float = 3.0
     max_load_s: float = 8.0
     n_large: int = 6
-    n_agreement: int = 400
-    half_load_s: float = 15.0
+    n_agreement: int = 300
+    half_load_s: float = 12.0
     n_settings: int = 99  # maximum number of settings tried per peer
 
 

@@ -51,11 +51,11 @@ def _augmented(originals: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def random_crop(photo: bytes, seed: int) -> bytes:
-    """A random part of a photo, of 30 to 80 % of its area, at the size of the photo; mirrored or not, brighter or darker."""
+    """A random part of a photo, of 10 to 40 % of its area, at the size of the photo; mirrored or not, brighter or darker."""
     generator = random.Random(seed)
     with Image.open(io.BytesIO(photo)) as opened:
         image = opened.convert("RGB")
-    share = math.sqrt(generator.uniform(0.3, 0.8))
+    share = math.sqrt(generator.uniform(0.1, 0.4))
     width, height = share * image.width, share * image.height
     left, top = generator.uniform(0, image.width - width), generator.uniform(0, image.height - height)
     crop = image.resize(image.size, Image.Resampling.BILINEAR, (left, top, left + width, top + height))

@@ -2,7 +2,8 @@
 
     PEER_PACKAGE=... .bench/bin/python benchmarks/peers/serve_litserve.py --port 3002 [--workers 1] [--batch 1]
 
-All other settings are LitServe's defaults. Images are sent as a multipart form.
+No request times out, a batch waits for at most 10 ms, and only warnings are logged; all other settings are LitServe's defaults.
+Images are sent as a multipart form.
 """
 
 import argparse

@@ -245,7 +245,7 @@ def test_settings_of_peers_are_told_apart():
 
 
 def test_each_number_of_connections_is_measured_for_all_endpoints_in_a_row():
-    endpoints = [Endpoint("fast", FORM, None, bytes, CONNECTIONS), Endpoint("slow", FORM, None, bytes, SLOW_CONNECTIONS)]
+    endpoints = [Endpoint("fast", FORM, None, bytes, CONNECTIONS[FORM]), Endpoint("slow", FORM, None, bytes, SLOW_CONNECTIONS)]
     measurements = Measurements(endpoints, {SMALL: [], LARGE: []}, None, Config())
     cells = [(number, endpoint.name) for number, endpoint in measurements.cells(LARGE)]
     assert cells == [(8, "fast"), (8, "slow"), (32, "fast")]

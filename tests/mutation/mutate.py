@@ -8,20 +8,27 @@ with its reason. The exit code is 1 if more than 10 % of the others survive in a
 
 The mistakes are those of mutmut and cosmic-ray: comparisons, arithmetic, booleans, numbers and calls are exchanged, statements
 and conditions removed. Texts, annotations, messages of exceptions and the constants at the top of a module are left alone.
+
+Each mutant is tested in a fork of a process that has imported everything that does not depend on the module. A mutant counts
+as killed if a test fails, if it cannot be imported, or if its tests take eight times as long as without it.
 """
 
 import argparse
 import ast
 import copy
+import importlib
 import importlib.abc
 import importlib.util
 import os
 import random
+import signal
 import sys
+import tempfile
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +36,20 @@ HERE = Path(__file__).parent
 MAX_SURVIVORS = 0.1  # share of the mutants that are not equivalent
 MIN_TIMEOUT_S, TIMEOUT_FACTOR = 20.0, 8.0  # a mutant may loop forever; the factor is of the time without a mutant
 N_PARALLEL = len(os.sched_getaffinity(0))
+PRELOADED = {
+    "graft",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "threadpoolctl",
+    "PIL",
+    "pydantic",
+    "torch",
+    "timm",
+    "hypothesis",
+    "yaml",
+    "rich",
+}
 KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
 
 COMPARISONS = {
@@ -82,7 +103,7 @@ class Mutant:
     Attributes:
         line: number of the line, from 1.
         source: that line, without its indentation.
-        change: what was exchanged, such as `< -> <=`.
+        change: what was exchanged, such as `Lt -> LtE`; `#2` is the second of the same line.
         tree: of the whole module.
     """
 
@@ -97,17 +118,19 @@ class Mutant:
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """All mutants of a module."""
-    tree, lines = ast.parse(source), source.splitlines()
+    """All mutants of a module, from top to bottom."""
+    tree, lines, keys = ast.parse(source), source.splitlines(), Counter[tuple[str, str]]()
     ignored = _ignored(tree)
-    for index, node in enumerate(ast.walk(tree)):
-        if not hasattr(node, "lineno") or index in ignored:
-            continue
+    nodes = [(index, node) for index, node in enumerate(ast.walk(tree)) if hasattr(node, "lineno") and index not in ignored]
+    for index, node in sorted(nodes, key=lambda pair: (pair[1].lineno, pair[1].col_offset)):
         for change, apply in _changes(node):
             changed = copy.deepcopy(tree)
             apply(list(ast.walk(changed))[index])
             ast.fix_missing_locations(changed)
-            yield Mutant(node.lineno, lines[node.lineno - 1].strip(), change, changed)
+            mutant = Mutant(node.lineno, lines[node.lineno - 1].strip(), change, changed)
+            keys[mutant.key] += 1
+            n = keys[mutant.key]
+            yield mutant if n == 1 else replace(mutant, change=f"{change} #{n}")
 
 
 def _ignored(tree: ast.Module) -> set[int]:
@@ -144,7 +167,10 @@ def _changes(node: ast.AST) -> Iterator[Change]:
         swapped = ast.Or if isinstance(node.op, ast.And) else ast.And
         yield f"{type(node.op).__name__} -> {swapped.__name__}", _setter("op", swapped)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.Invert):
-        yield f"without {type(node.op).__name__}", _setter("op", ast.UAdd if not isinstance(node.op, ast.Not) else _Truth)
+        yield (
+            f"without {type(node.op).__name__}",
+            _twice if isinstance(node.op, ast.Not | ast.Invert) else _setter("op", ast.UAdd),
+        )
     elif isinstance(node, ast.Constant):
         yield from _constant_changes(node)
     elif isinstance(node, ast.Call):
@@ -168,16 +194,14 @@ def _removals(node: ast.AST) -> Iterator[Change]:
                 yield "filter removed", _remove_filter(position)
 
 
-class _Truth:
-    """Stands for the removal of `not`."""
+def _twice(node: ast.AST) -> None:
+    """Removes `not` and `~` by doubling them: `+mask` would be an error, which any test notices."""
+    node.operand = ast.UnaryOp(type(node.op)(), node.operand)  # type: ignore[attr-defined]
 
 
 def _setter(field: str, value: type, position: int | None = None) -> Callable[[ast.AST], None]:
     def apply(node: ast.AST) -> None:
-        if value is _Truth:  # `not x` becomes `bool(x)`
-            operand = node.operand  # type: ignore[attr-defined]
-            node.op, node.operand = ast.Not(), ast.UnaryOp(ast.Not(), operand)  # type: ignore[attr-defined]
-        elif position is None:
+        if position is None:
             setattr(node, field, value())
         else:
             getattr(node, field)[position] = value()
@@ -205,7 +229,7 @@ def _call_changes(node: ast.Call) -> Iterator[Change]:
     if name in CALLS:
         yield f"{name} -> {CALLS[name]}", _rename_call(CALLS[name])
     if name == "abs" and len(node.args) == 1:
-        yield "abs removed", _rename_call("float")
+        yield "abs removed", _drop_call
     for position, keyword in enumerate(node.keywords):
         if keyword.arg:
             yield f"argument {keyword.arg} removed", _remove_keyword(position)
@@ -215,8 +239,14 @@ def _rename_call(name: str) -> Callable[[ast.AST], None]:
     def apply(node: ast.AST) -> None:
         function = node.func  # type: ignore[attr-defined]
         setattr(function, "id" if isinstance(function, ast.Name) else "attr", name)
+        if name == "list":  # has no arguments by name
+            node.keywords = []  # type: ignore[attr-defined]
 
     return apply
+
+
+def _drop_call(node: ast.AST) -> None:
+    node.func = ast.parse("lambda value: value", mode="eval").body  # type: ignore[attr-defined]
 
 
 def _remove_keyword(position: int) -> Callable[[ast.AST], None]:
@@ -265,19 +295,58 @@ class _MutatedModule(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.tree, str(self.path), "exec"), module.__dict__)
 
 
-def run_tests(name: str, path: Path, tree: ast.Module, tests: Sequence[str]) -> int:
-    """Starts the tests of a module in a child process, with another tree of it. Returns the child's process ID."""
+def run_tests(name: str, path: Path, tree: ast.Module, tests: Sequence[str], imported: Path | None = None) -> int:
+    """Starts the tests of a module in a child process, with another tree of it. Returns the child's process ID.
+
+    Args:
+        imported: where the child writes which modules it imported.
+    """
+    if name in sys.modules:
+        raise RuntimeError(f"{name} is already imported, so that no mutant of it would be tested.")
     child = os.fork()
     if child:
         return child
+    os.setsid()  # whatever a test starts is killed with it
     devnull = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(devnull, descriptor)
+    import hypothesis
     import pytest
 
+    # The same examples for every mutant, and none of them kept for the next run of the tests.
+    hypothesis.settings.register_profile("mutation", derandomize=True, database=None)
+    hypothesis.settings.load_profile("mutation")
     sys.meta_path.insert(0, _MutatedModule(name, path, tree))
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header"]
-    os._exit(0 if pytest.main([*options, *tests]) == 0 else 1)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer to import than most tests take to run
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain"]
+    passed = pytest.main([*options, *tests]) == 0
+    if imported:
+        imported.write_text("\n".join(sys.modules), encoding="utf-8")
+    os._exit(0 if passed else 1)
+
+
+class _Missing(importlib.abc.MetaPathFinder):
+    """Lets the import of one module fail, and so that of all modules that import it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == self.name:
+            raise ImportError(name)
+
+
+def preload(name: str, modules: Sequence[str]) -> None:
+    """Imports all those modules that do not import the module `name`, which must stay unimported."""
+    finder = _Missing(name)
+    sys.meta_path.insert(0, finder)
+    for module in modules:
+        if module.split(".")[0] in PRELOADED:
+            try:
+                importlib.import_module(module)
+            except ImportError:  # depends on it
+                continue
+    sys.meta_path.remove(finder)
 
 
 def judge(name: str, path: Path, candidates: Sequence[Mutant], tests: Sequence[str], timeout_s: float) -> dict[int, str]:
@@ -293,7 +362,7 @@ def judge(name: str, path: Path, candidates: Sequence[Mutant], tests: Sequence[s
                 verdicts[index] = SURVIVED if status == 0 else KILLED
                 del running[child]
             elif time.monotonic() - started > timeout_s:
-                os.kill(child, 9)
+                os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 verdicts[index] = TIMED_OUT
                 del running[child]
@@ -306,21 +375,50 @@ def run_module(relative: str, tests: Sequence[str], sample: int | None, seed: in
     path = ROOT / relative
     name = "graft." + relative.removesuffix(".py").replace("/", ".")
     source = path.read_text(encoding="utf-8")
-    started = time.monotonic()
-    _, status = os.waitpid(run_tests(name, path, ast.parse(source), tests), 0)
-    if status:
-        sys.exit(f"{relative}: its tests fail without a mutant: {' '.join(tests)}")
-    timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_FACTOR * (time.monotonic() - started))
-    candidates = [mutant for mutant in mutants(source) if mutant.key not in equivalent]
+    timeout_s = prepare(name, path, source, tests)
+    every = list(mutants(source))
+    for line, change in sorted(equivalent - {mutant.key for mutant in every}):
+        sys.exit(f"{relative}: equivalent.toml lists a mutant that does not exist: {change}: {line}")
+    candidates = [mutant for mutant in every if mutant.key not in equivalent]
     if sample is not None and len(candidates) > sample:
         candidates = random.Random(seed).sample(candidates, sample)
     verdicts = judge(name, path, candidates, tests, timeout_s)
-    survivors = [mutant for index, mutant in enumerate(candidates) if verdicts[index] == SURVIVED]
-    share = len(survivors) / max(1, len(candidates))
-    print(f"{relative}: {len(survivors)} of {len(candidates)} mutants survive ({share:.0%})", flush=True)
-    for mutant in sorted(survivors, key=lambda mutant: mutant.line):
-        print(f"  {mutant.line}: {mutant.change}: {mutant.source}", flush=True)
+    counts = Counter(verdicts.values())
+    share = counts[SURVIVED] / max(1, len(candidates))
+    print(
+        f"{relative}: {counts[SURVIVED]} of {len(candidates)} mutants survive ({share:.0%});"
+        f" {counts[TIMED_OUT]} took too long, {len(every) - len(candidates)} equivalent or not drawn",
+        flush=True,
+    )
+    for index, mutant in sorted(enumerate(candidates), key=lambda pair: pair[1].line):
+        if verdicts[index] == SURVIVED:
+            print(f"  {mutant.line}: {mutant.change}: {mutant.source}", flush=True)
     return share
+
+
+def prepare(name: str, path: Path, source: str, tests: Sequence[str]) -> float:
+    """Checks that the tests pass, and that they fail without the module. Returns the time limit of a mutant in seconds."""
+    with tempfile.NamedTemporaryFile(mode="r", encoding="utf-8") as file:
+        passed, _ = _run_once(name, path, ast.parse(source), tests, Path(file.name))
+        if not passed:
+            sys.exit(f"{path}: its tests fail without a mutant: {' '.join(tests)}")
+        preload(name, file.read().splitlines())
+    broken, _ = _run_once(name, path, ast.parse("raise ImportError"), tests)
+    if broken:
+        sys.exit(f"{path}: its tests pass without the module: {' '.join(tests)}")
+    passed, duration_s = _run_once(name, path, ast.parse(source), tests)
+    if not passed:
+        sys.exit(f"{path}: its tests fail in a process that has imported other modules: {' '.join(tests)}")
+    return max(MIN_TIMEOUT_S, TIMEOUT_FACTOR * duration_s)
+
+
+def _run_once(
+    name: str, path: Path, tree: ast.Module, tests: Sequence[str], imported: Path | None = None
+) -> tuple[bool, float]:
+    """Whether the tests pass, and how many seconds they took."""
+    started = time.monotonic()
+    _, status = os.waitpid(run_tests(name, path, tree, tests, imported), 0)
+    return status == 0, time.monotonic() - started
 
 
 def main() -> None:
@@ -335,17 +433,16 @@ def main() -> None:
     modules: dict[str, list[str]] = tomllib.loads((HERE / "modules.toml").read_text(encoding="utf-8"))
     known: dict[str, list[dict[str, str]]] = tomllib.loads((HERE / "equivalent.toml").read_text(encoding="utf-8"))
     selected = {name: modules[name] for name in arguments.modules or modules}
-    import hypothesis  # noqa: F401 - imported once, before the children are forked
-    import numpy  # noqa: F401
-    import PIL.Image  # noqa: F401
-    import pytest  # noqa: F401
-    import scipy.optimize  # noqa: F401
-
-    shares = []
+    too_many = False
     for name, tests in selected.items():
         equivalent = {(entry["source"], entry["change"]) for entry in known.get(name, [])}
-        shares.append(run_module(name, tests, arguments.sample, arguments.seed, equivalent))
-    sys.exit(int(max(shares) > MAX_SURVIVORS))
+        # In a child each, because what one module must not import, another one may.
+        if (child := os.fork()) == 0:
+            share = run_module(name, tests, arguments.sample, arguments.seed, equivalent)
+            sys.stdout.flush()
+            os._exit(int(share > MAX_SURVIVORS))
+        too_many |= os.waitpid(child, 0)[1] != 0
+    sys.exit(int(too_many))
 
 
 if __name__ == "__main__":

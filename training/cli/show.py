@@ -64,13 +64,13 @@ def check(report: "AuditReport", data: Path, page: Path | None) -> None:
 
 
 def evaluate(result: "EvaluateResult", page: Path | None) -> None:
-    from graft.training.pipelines import evaluate as pipeline
+    from graft.training.pipelines import evaluation_text
 
     if result.seen_note:
         print_text(result.seen_note)
     print_text(f"{result.evaluation.describe_sample()}, 95 % confidence intervals")
     print_table(tables.metrics(result.evaluation))
-    print_text("\n".join(pipeline.notes(result.evaluation)))
+    print_text("\n".join(evaluation_text.notes(result.evaluation)))
     _classes(result.evaluation)
     command = f"graft serve {result.package}"
     if result.robustness and result.recommendation:

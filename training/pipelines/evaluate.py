@@ -31,10 +31,11 @@ from graft.training.features.head_trainer import CV_TOLERANCE
 from graft.training.inference import held_out
 from graft.training.inference.bulk import predict_dataset
 from graft.training.inference.ten_crop import ten_crop
+from graft.training.pipelines import evaluation_text
 from graft.training.pipelines.arguments import check_order
 from graft.training.report import notebook, render
 from graft.training.report.evaluation_page import EvaluationReport, evaluation_page
-from graft.training.results import Estimate, Evaluation, LearningCurve, SelectivePrediction, format_error
+from graft.training.results import Estimate, Evaluation, LearningCurve
 from graft.training.robustness import measure, recommendations
 from graft.training.robustness.measure import Robustness
 from graft.training.robustness.recommendations import Recommendation
@@ -43,7 +44,6 @@ from graft.training.runtime.progress import step
 from graft.training.strategies.auto import SelectionResult
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
-from graft.training.visualization.formatting import format_difference
 from graft.training.visualization.gallery import ImagePredictions
 
 Floats = NDArray[np.float32]
@@ -101,7 +101,7 @@ class EvaluateResult:
     @property
     def notes(self) -> list[str]:
         """What the table of metrics does not show, as sentences."""
-        return [*filter(None, [self.seen_note]), *notes(self.evaluation)]
+        return [*filter(None, [self.seen_note]), *evaluation_text.notes(self.evaluation)]
 
     def to_dict(self) -> dict[str, object]:
         """For `--json`."""
@@ -121,11 +121,11 @@ class EvaluateResult:
         return result | recommendations.to_dict(self.robustness, self.recommendation)
 
     def __repr__(self) -> str:
-        score, sample = primary_metric_text(self.evaluation), self.evaluation.describe_sample()
+        score, sample = evaluation_text.primary_metric_text(self.evaluation), self.evaluation.describe_sample()
         return f"EvaluateResult({str(self.package)!r}, {score}, {sample})"
 
     def _repr_html_(self) -> str:
-        title = f"{primary_metric_text(self.evaluation)} on {self.evaluation.describe_sample()}"
+        title = f"{evaluation_text.primary_metric_text(self.evaluation)} on {self.evaluation.describe_sample()}"
         sentences = self.recommendation.sentences if self.recommendation else ()
         return notebook.evaluation_fragment(title, [*self.notes, *sentences], self.evaluation)
 
@@ -267,35 +267,3 @@ def _learning_curve(context: TrainingContext, probe: ProbeResult) -> LearningCur
         seed=context.recipe.seed,
         held_out_clusters=cluster_ids(validation),
     )
-
-
-def primary_metric_text(evaluation: Evaluation) -> str:
-    """The primary metric with its 95 % confidence interval."""
-    value, low, high = evaluation.primary_metric.value, evaluation.primary_metric.low, evaluation.primary_metric.high
-    interval = f"{value:.1%} ({low:.1%} to {high:.1%})"
-    return f"mean average precision {interval}" if evaluation.multilabel else f"accuracy {interval}"
-
-
-def abstain_text(selective: SelectivePrediction) -> str:
-    """How many images are answered, and how many of these answers are wrong."""
-    target = "" if selective.max_error is None else f" (target: at most {format_error(selective.max_error)})"
-    if selective.error is None:
-        return f"the model abstains for every image{target}"
-    low, high = selective.error.low, selective.error.high
-    wrong = f"{selective.error.value:.1%} ({low:.1%} to {high:.1%}) of the answers are wrong{target}"
-    return f"{selective.answered.value:.1%} of the images are answered, for the others the model abstains: {wrong}"
-
-
-def notes(evaluation: Evaluation) -> list[str]:
-    """What the table of metrics does not show: prediction sets, what abstaining brings, and the gain of ten-crop evaluation."""
-    lines = list(evaluation.warnings)
-    if evaluation.conformal:
-        sets = evaluation.conformal
-        covered = [(scores.coverage.value, scores.label) for scores in evaluation.labels if scores.coverage]
-        worst = f"; the label covered least: {min(covered)[0]:.1%} of {min(covered)[1]}" if covered else ""
-        lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%}){worst}")
-    if evaluation.selective:
-        lines.append(abstain_text(evaluation.selective))
-    if evaluation.ten_crop:
-        lines.append(f"ten-crop evaluation gains {format_difference(evaluation.ten_crop)}")
-    return lines

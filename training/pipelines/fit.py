@@ -14,7 +14,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.evaluation.selective import MIN_ANSWERED
 from graft.training.finetuning import loggers
 from graft.training.packaging import quantize, writer
-from graft.training.pipelines import evaluate
+from graft.training.pipelines import evaluate, evaluation_text
 from graft.training.report import collect, notebook, render
 from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_error, format_points
 from graft.training.runs import latest, lifecycle, run_folder
@@ -61,7 +61,7 @@ class FitResult:
         return self.run / render.REPORT_FILE
 
     def __repr__(self) -> str:
-        return f"FitResult(run={str(self.run)!r}, {evaluate.primary_metric_text(self.evaluation)}, {self.seconds:.0f} s)"
+        return f"FitResult(run={str(self.run)!r}, {evaluation_text.primary_metric_text(self.evaluation)}, {self.seconds:.0f} s)"
 
     def _repr_html_(self) -> str:
         lines = summary_lines(self)
@@ -189,10 +189,12 @@ def summary_lines(result: FitResult) -> list[str]:
     """The results of a run as lines of text, the verdict first."""
     evaluation = result.evaluation
     lines = [f"warning: {warning}" for warning in evaluation.warnings]
-    lines += [f"test: {evaluate.primary_metric_text(evaluation)} on {evaluation.describe_sample('held-out test images')}"]
+    lines += [
+        f"test: {evaluation_text.primary_metric_text(evaluation)} on {evaluation.describe_sample('held-out test images')}"
+    ]
     lines += _calibration_notes(result.artifact.manifest.calibration)
     if evaluation.selective:
-        lines.append(evaluate.abstain_text(evaluation.selective))
+        lines.append(evaluation_text.abstain_text(evaluation.selective))
     if gain := evaluation.gain_over_probe:
         strategy, points = result.artifact.manifest.strategy, format_points(gain.value, gain.low, gain.high)
         lines.append(f"{strategy} {_verdict(gain)} the probe: {points}")

@@ -112,22 +112,14 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint 
         RunMismatchError: if the run folder was created from different data.
     """
     spec = registry.resolve(recipe.backbone, recipe.weights)
-    scanned, table, findings, dataset, excluded = _read(data, recipe)
-    side, hashes = median_side(table), ImageHashes.of(scanned.samples, *table.hashes())
-    _log_warnings([finding for finding in findings if finding.kind not in GROUP_KINDS])
+    data_read = _read(data, recipe)
+    _log_warnings([finding for finding in data_read.findings if finding.kind not in GROUP_KINDS])
+    dataset, side = data_read.dataset, median_side(data_read.table)
     folder.load_splits(dataset)  # fails early if the data of a resumed run have changed
     exported = onnx_cache.load_or_export(spec, recipe.input_size, side, recipe.fit, dataset.sample_bits)
     folder.check_fingerprint(_fingerprint(dataset, exported))
     features = _extract(dataset, map(View, dataset.samples), exported, recipe)
-    groups = find_groups(scanned, table, features, findings, recipe)
-    findings = groups.findings
-    _log_warnings([finding for finding in findings if finding.kind in GROUP_KINDS | BURST_KINDS])
-    for finding in findings:
-        if finding.kind in BURST_KINDS and finding.severity == "note":
-            log(finding.text)
-    _, copies = apply_exclusions(scanned, findings, recipe.skip_bad, recipe.drop_duplicates)
-    excluded = features.unreadable | copies | excluded
-    dataset = assign_groups(dataset.exclude(excluded), groups.pairs)
+    dataset, findings, excluded = _group_images(data_read, features, recipe)
     splits = folder.load_splits(dataset) or split(
         dataset, recipe.seed, recipe.val_share, recipe.test_share, known=start.split_of if start else None
     )
@@ -143,11 +135,27 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint 
         )
     samples = [sample for split_samples in splits.to_dict().values() for sample in split_samples]
     ranking, outliers = label_errors.find_issues(dataset, samples, features.select(samples))
-    label_issues = ranking.top()
-    _log_warnings(feature_findings := label_errors.to_findings(label_issues, outliers))
-    audit_result = AuditResult((*findings, *feature_findings), tuple(label_issues), excluded, describe_sizes(table))
-    seen = SeenImages.of(hashes, splits)
+    _log_warnings(feature_findings := label_errors.to_findings(ranking.top(), outliers))
+    sizes = describe_sizes(data_read.table)
+    audit_result = AuditResult((*findings, *feature_findings), tuple(ranking.top()), excluded, sizes)
+    seen = SeenImages.of(ImageHashes.of(data_read.scanned.samples, *data_read.table.hashes()), splits)
     return TrainingContext(dataset, splits, exported, features, recipe, folder, audit_result, seen, start)
+
+
+def _group_images(data: "_Data", features: Features, recipe: Recipe) -> tuple[Dataset, list[Finding], dict[str, str]]:
+    """The dataset with the groups of its images, all findings about it, and why files are excluded, by path.
+
+    Raises:
+        DatasetError: if copies are in several given splits, unless the recipe allows or excludes them.
+    """
+    groups = find_groups(data.scanned, data.table, features, data.findings, recipe)
+    _log_warnings([finding for finding in groups.findings if finding.kind in GROUP_KINDS | BURST_KINDS])
+    for finding in groups.findings:
+        if finding.kind in BURST_KINDS and finding.severity == "note":
+            log(finding.text)
+    _, copies = apply_exclusions(data.scanned, groups.findings, recipe.skip_bad, recipe.drop_duplicates)
+    excluded = features.unreadable | copies | data.excluded
+    return assign_groups(data.dataset.exclude(excluded), groups.pairs), groups.findings, excluded
 
 
 def check_unchanged(data: Path, folder: RunFolder, recipe: Recipe) -> None:

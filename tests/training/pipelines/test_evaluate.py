@@ -12,7 +12,7 @@ from resealed_packages import reseal
 from graft.service.artifact import ArtifactError
 from graft.training.data.dataset import DatasetError, scan
 from graft.training.inference import held_out
-from graft.training.pipelines import evaluate
+from graft.training.pipelines import evaluate, evaluation_text
 from graft.training.sample import SAMPLE
 
 
@@ -77,7 +77,7 @@ def test_multilabel_data_is_rejected_by_a_multiclass_package(model, clothes, tmp
 
 
 def test_notes_give_the_coverage_of_the_prediction_sets(fitted):
-    note = evaluate.notes(fitted.evaluation)[0]
+    note = evaluation_text.notes(fitted.evaluation)[0]
     assert note.startswith("prediction sets cover ")
     assert "% (target 90%)" in note
 

@@ -1,0 +1,36 @@
+"""The results of an evaluation as sentences for the terminal, common to `graft fit` and `graft evaluate`."""
+
+from graft.training.results import Evaluation, SelectivePrediction, format_error
+from graft.training.visualization.formatting import format_difference
+
+
+def primary_metric_text(evaluation: Evaluation) -> str:
+    """The primary metric with its 95 % confidence interval."""
+    value, low, high = evaluation.primary_metric.value, evaluation.primary_metric.low, evaluation.primary_metric.high
+    interval = f"{value:.1%} ({low:.1%} to {high:.1%})"
+    return f"mean average precision {interval}" if evaluation.multilabel else f"accuracy {interval}"
+
+
+def abstain_text(selective: SelectivePrediction) -> str:
+    """How many images are answered, and how many of these answers are wrong."""
+    target = "" if selective.max_error is None else f" (target: at most {format_error(selective.max_error)})"
+    if selective.error is None:
+        return f"the model abstains for every image{target}"
+    low, high = selective.error.low, selective.error.high
+    wrong = f"{selective.error.value:.1%} ({low:.1%} to {high:.1%}) of the answers are wrong{target}"
+    return f"{selective.answered.value:.1%} of the images are answered, for the others the model abstains: {wrong}"
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """What the table of metrics does not show: prediction sets, what abstaining brings, and the gain of ten-crop evaluation."""
+    lines = list(evaluation.warnings)
+    if evaluation.conformal:
+        sets = evaluation.conformal
+        covered = [(scores.coverage.value, scores.label) for scores in evaluation.labels if scores.coverage]
+        worst = f"; the label covered least: {min(covered)[0]:.1%} of {min(covered)[1]}" if covered else ""
+        lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%}){worst}")
+    if evaluation.selective:
+        lines.append(abstain_text(evaluation.selective))
+    if evaluation.ten_crop:
+        lines.append(f"ten-crop evaluation gains {format_difference(evaluation.ten_crop)}")
+    return lines
