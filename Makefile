@@ -6,7 +6,7 @@ READY = .venv/.ready
 PEERS = benchmarks/peers/requirements
 PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-slow test-ci test-all image sbom audit docs diagram pictures bench bench-serving bench-quick bench-growth lint types lock clean
+.PHONY: demo test test-slow test-ci test-all image sbom audit docs diagram pictures bench bench-serving bench-quick bench-growth mutate lint types lock clean
 
 # Fit on the sample, serve the package and send one request. `graft demo --serve` keeps the page open until Ctrl-C.
 demo: $(READY)
@@ -72,6 +72,11 @@ bench-quick: $(READY) $(PEERS_READY)
 # Scaling of time and memory with 1,000, 10,000 and 100,000 images. Needs 5 GB of disk and an hour.
 bench-growth: $(READY)
 	$(BIN)/python benchmarks/growth.py
+
+# Makes one small mistake at a time in the modules of tests/mutation/modules.toml, and names those that no test notices. About an
+# hour on two idle cores; `make mutate MUTATE="training/data/splits.py --sample 50"` takes a minute.
+mutate: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/mutate.py $(MUTATE)
 
 lint: $(READY) audit
 	$(BIN)/ruff check .

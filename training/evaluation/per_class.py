@@ -219,8 +219,6 @@ def _is_in_top_k(probabilities: Floats, targets: Counts, k: int) -> NDArray[np.b
 def _micro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters: Clusters | None) -> Estimate | None:
     """F1 over all (image, label) pairs. The pairs of one image do not count as independent."""
     intersection, union = (predicted & targets).sum(axis=1), (predicted | targets).sum(axis=1)
-    if union.sum() == 0:
-        return None
     jaccard = float(intersection.sum() / union.sum())
     residuals = intersection - jaccard * union
     independent = jaccard * (1 - jaccard) * float(union.sum())
@@ -229,12 +227,10 @@ def _micro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters
     return f1_interval(float(intersection.sum()), float(union.sum()), inflation)
 
 
-def _macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters: Clusters | None) -> Estimate | None:
+def _macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters: Clusters | None) -> Estimate:
     """Mean F1 of the labels that any image has or is predicted to have."""
     intersection, union = (mask.sum(axis=0).astype(np.float64) for mask in (predicted & targets, predicted | targets))
     present = union > 0
-    if not present.any():
-        return None
     jaccard, total = intersection[present] / union[present], (union + intersection)[present]
     values = 2 * jaccard / (1 + jaccard)
     influences = (2.0 * (predicted & targets)[:, present] - values * (predicted.astype(int) + targets)[:, present]) / total

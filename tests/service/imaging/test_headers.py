@@ -11,6 +11,7 @@ import pytest
 from handmade_files import (
     SOI,
     avif,
+    bmp,
     box,
     chunk,
     encode_image,
@@ -23,11 +24,13 @@ from handmade_files import (
     isobmff,
     ispe,
     jpeg,
+    os2_bmp,
     png,
     progressive,
     scan,
     segment,
     tiff,
+    vp8l,
     vp8x,
     webp,
 )
@@ -242,6 +245,90 @@ def test_a_single_scan_may_have_more_pixels_than_all_scans_of_others():
 def test_the_passes_of_a_png_are_read():
     assert read_header(png(ihdr(9, 9, interlaced=1))).interlaced
     assert not read_header(png(ihdr(9, 9))).interlaced
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(1, 8), (8, 8), (16, 16)])
+def test_bits_of_a_png_are_read(bits, expected):
+    assert read_header(png(ihdr(9, 7, bits=bits))) == Header("PNG", 9, 7, bits=expected)
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(12, False), (13, True), (14, True)])
+def test_first_chunk_of_a_png_is_long_enough(length, is_read):
+    encoded = png(chunk(b"IHDR", (struct.pack(">IIBBBBB", 9, 7, 8, 0, 0, 0, 0) + b"\0")[:length]), chunk(b"IDAT", bytes(99)))
+    assert (graft_header(encoded) == ("PNG", 9, 7)) == is_read
+
+
+def test_a_png_has_at_most_30_000_chunks():
+    most = header_parsers.MAX_CHUNKS - 2  # besides the first and the last
+    assert read_header(png(ihdr(9, 7), *[chunk(b"teXt", b"")] * most)) == Header("PNG", 9, 7)
+    assert "30,000 chunks" in str(header_error(png(ihdr(9, 7), *[chunk(b"teXt", b"")] * (most + 1))))
+
+
+def test_a_jpeg_has_at_most_10_000_segments():
+    most = header_parsers.MAX_SEGMENTS - 4  # besides two tables, the frame and the scan
+    assert read_header(jpeg(*[segment(0xE0, b"")] * most, frame(9, 7), scan())) == Header("JPEG", 9, 7)
+    assert "10,000 segments" in str(header_error(jpeg(*[segment(0xE0, b"")] * (most + 1), frame(9, 7), scan())))
+
+
+@pytest.mark.parametrize(("n_components", "in_first_scan", "scans"), [(1, 1, 1), (3, 3, 1), (3, 1, 3), (3, 2, 2), (2, 3, 1)])
+def test_baseline_jpeg_has_one_scan_if_it_has_all_components(n_components, in_first_scan, scans):
+    first = segment(0xDA, bytes([in_first_scan, *[1, 0] * in_first_scan, 0, 63, 0]))
+    encoded = jpeg(frame(9, 7, n_components=n_components), first, scan(2) * (scans - 1))
+    assert read_header(encoded) == Header("JPEG", 9, 7, scans=scans)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_segment_of_a_jpeg_has_two_bytes_at_least(length):
+    short = b"\xff\xe0" + struct.pack(">H", length)
+    assert read_header(jpeg(short, frame(9, 7), scan())) == Header("JPEG", 9, 7)
+    assert read_header(progressive(9, 7, 3, short)) == Header("JPEG", 9, 7, scans=3)
+
+
+@pytest.mark.parametrize(("height", "expected"), [(7, 7), (-7, 7), (-(2**24), 2**24), (-(2**24) - 1, 2**32 - 2**24 - 1)])
+def test_height_of_a_bmp_is_negative_if_the_top_row_comes_first(height, expected):
+    assert read_header(bmp(9, height)) == Header("BMP", 9, expected)
+
+
+def test_os2_bmp_has_a_short_header():
+    assert read_header(os2_bmp(300, 7)) == Header("BMP", 300, 7)
+
+
+@pytest.mark.parametrize(
+    ("reserved", "header_size", "is_bmp"),
+    [(0, 99, True), (1, 40, True), (2**24, 124, True), (1, 41, False), (2**24, 99, False), (1, 40 + 2**24, False)],
+)
+def test_bmp_has_empty_reserved_bytes_or_a_known_header(reserved, header_size, is_bmp):
+    head = b"BM" + struct.pack("<IIII", 1, reserved, 54, header_size)
+    assert (detect_format(head) is not None) == is_bmp
+
+
+def test_sizes_of_a_webp_have_14_or_24_bits():
+    assert read_header(webp((b"VP8L", vp8l(2**14, 7)))) == Header("WEBP", 2**14, 7)
+    assert read_header(webp((b"VP8L", vp8l(7, 2**14)))) == Header("WEBP", 7, 2**14)
+    assert read_header(webp((b"VP8X", vp8x(2**24, 2**23 + 9)))) == Header("WEBP", 2**24, 2**23 + 9)
+    for name, content in ((b"VP8L", b"\x2e" + vp8l(9, 9)[1:]), (b"VP8 ", bytes(3) + b"\x9d\x01\x2b" + bytes(8))):
+        assert header_error(webp((name, content))).code == "corrupt_image"
+
+
+def test_scaling_of_a_lossy_webp_is_no_size():
+    content = bytes(3) + b"\x9d\x01\x2a" + struct.pack("<HH", 9 | 1 << 14, 7 | 3 << 14)
+    assert read_header(webp((b"VP8 ", content))) == Header("WEBP", 9, 7)
+
+
+def test_palette_of_a_gif_is_skipped():
+    for bits, n_colors in ((0, 2), (7, 256), (2, 8)):
+        start = b"GIF89a" + struct.pack("<HHBBB", 9, 7, 0x80 | 0x70 | bits, 0, 0)
+        assert read_header(start + b"," * (3 * n_colors) + gif_frame(5, 30)) == Header("GIF", 9, 30)
+    start = b"GIF89a" + struct.pack("<HHBBB", 9, 7, 0x77, 0, 0)
+    assert read_header(start + gif_frame(5, 30, top=4)) == Header("GIF", 9, 34)
+
+
+def test_extensions_of_a_gif_are_skipped():
+    loop = b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0"
+    for extension in (b"!\xfe\3,,,\2,,\0", b"!\xfe\0", b"!\xf9\4,,,,\0", loop, b"!\x01\0\2,,\0", b"!\xff\1,\2,,\0"):
+        assert read_header(gif(9, 7, extension, gif_frame(30, 5))) == Header("GIF", 30, 7)
+    assert "not followed by an image" in str(header_error(gif(9, 7)))
+    assert [read_header(gif(*size, gif_frame(3, 3))).width for size in ((0, 9), (9, 0))] == [0, 9]
 
 
 N_BYTES = 10 * 2**20  # the longest body

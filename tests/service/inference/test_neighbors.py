@@ -35,11 +35,39 @@ def test_nearest_is_sorted_and_returns_at_most_all(cross: NeighborIndex):
     assert all(0 <= near.distance <= 2 for near in found)
 
 
+def test_nearest_has_the_distances(cross: NeighborIndex):
+    found = cross.nearest(np.array([3, 4], np.float32), 4)
+    assert [near.distance for near in found] == pytest.approx([1 - 0.8, 1 - 0.6, 1 + 0.6, 1 + 0.8], abs=1e-6)
+
+
+def test_equally_near_images_keep_their_order():
+    vectors = np.tile(np.eye(2, dtype=np.float32), (50, 1))
+    near = NeighborIndex(vectors, ((0,),) * 100, ("",) * 100)
+    assert [one.row for one in near.nearest(vectors[0], 100)] == [*range(0, 100, 2), *range(1, 100, 2)]
+
+
+def test_score_is_that_of_the_kth_of_many():
+    vectors = l2_normalize(np.random.default_rng(2).normal(size=(300, 4)))
+    near = NeighborIndex(vectors, ((0,),) * 300, ("",) * 300)
+    distances = sorted(near.distances(vectors[7]).tolist())
+    assert [near.outlier_score(vectors[7], k) for k in range(2, 301)] == pytest.approx([min(2, d) for d in distances[1:]])
+
+
+@pytest.mark.parametrize("length", [1e-6, 0.01, 1, 1e6])
+def test_vectors_of_any_length_are_scaled_to_one(length: float):
+    assert l2_normalize(np.array([3 * length, 4 * length], np.float32)) == pytest.approx([0.6, 0.8])
+    assert l2_normalize(np.zeros((1, 2))).tolist() == [[0, 0]]
+
+
 def test_scores_stay_in_range():
     random = np.random.default_rng(0)
     vectors = l2_normalize(random.normal(size=(200, 64)))
     near = NeighborIndex(vectors, ((0,),) * 200, ("",) * 200)
     assert all(0 <= near.outlier_score(vector, 1) < 1e-6 for vector in vectors)
+    for vector in vectors:
+        alone = NeighborIndex(vector[None], ((0,),), ("",))
+        assert 2 - 1e-6 < alone.outlier_score(-vector, 1) <= 2
+        assert 2 - 1e-6 < alone.nearest(-vector, 1)[0].distance <= 2
 
 
 def test_save_and_load_round_trip(cross: NeighborIndex, tmp_path):
@@ -65,6 +93,11 @@ def test_thumbnails_round_trip(tmp_path):
     found = Thumbnails.load(tmp_path / "thumbnails.npz")
     assert [found[row] for row in range(5)] == [None, b"\xff\xd8one", None, b"three\0", None]
     assert len(found) == 5
+
+
+def test_first_thumbnail_is_found():
+    found = Thumbnails.from_jpegs([b"one", b"two"])
+    assert [found[0], found[1]] == [b"one", b"two"]
 
 
 def test_neighbors_without_thumbnails_are_counted(tmp_path):

@@ -47,6 +47,12 @@ def test_huge_logits_do_not_overflow(logits, expected):
     np.testing.assert_allclose(result, [expected], atol=1e-12)
 
 
+def test_rows_of_very_different_size_do_not_disturb_each_other():
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        result = to_probabilities(np.array([[1e4, 0], [-1e4, -1e4 - math.log(3)]]), 1.0)
+    np.testing.assert_allclose(result, [[1, 0], [0.75, 0.25]], atol=1e-9)
+
+
 def test_the_most_probable_label_comes_first():
     assert rank(np.array([0.2, 0.7, 0.1]), LABELS, 3) == (("bees", 0.7), ("ants", 0.2), ("wasps", 0.1))
 
@@ -59,6 +65,13 @@ def test_ties_keep_the_order_of_the_labels():
     labels = tuple("abcdefghijklmnopqrstuvwxyz")
     ranked = rank(np.full(26, 1 / 26), labels, 26)
     assert tuple(label for label, _ in ranked) == labels
+
+
+def test_ties_among_many_labels_keep_their_order():
+    labels, row = tuple(map(str, range(1000))), np.tile([0.002, 0.001, 0.0], 334)[:1000]
+    expected = tuple(map(str, [*range(0, 1000, 3), *range(1, 1000, 3), *range(2, 1000, 3)]))
+    assert tuple(label for label, _ in rank(row, labels, 1000)) == expected
+    assert label_names(np.ones(1000, bool), row, labels) == expected
 
 
 def test_probabilities_are_plain_floats():
@@ -90,6 +103,11 @@ def test_the_prediction_set_holds_labels_above_the_threshold_and_is_never_empty(
     assert prediction_set(np.array([[0.6, 0.3, 0.1]]), threshold).tolist() == [members]
 
 
+def test_every_row_has_its_own_prediction_set():
+    members = prediction_set(np.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]]), np.array([0.9, 0.9, 0.3]))
+    assert members.tolist() == [[True, False, False], [False, False, True], [False, True, True]]
+
+
 def test_multilabel_predictions_use_per_label_thresholds():
     result = above_threshold(np.array([[0.6, 0.3, 0.1], [0.2, 0.1, 0.0]]), np.array([0.7, 0.3, 0.05]))
     assert result.tolist() == [[False, True, True], [False, False, False]]
@@ -107,4 +125,5 @@ def test_log_odds_match_hand_computed_values():
 
 def test_log_odds_stay_finite_where_the_probability_is_one():
     assert log_odds(np.array([[0.0, 2000.0], [60.0, 0.0]]), np.array([1, 0])).tolist() == [2000.0, 60.0]
-    assert np.isnan(log_odds(np.full((1, 3), np.nan), np.array([1]))).all()
+    with np.errstate(invalid="raise"):
+        assert np.isnan(log_odds(np.full((1, 3), np.nan), np.array([1]))).all()

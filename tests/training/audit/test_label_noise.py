@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graft.training.audit.label_noise import fit_label_noise
+from graft.training.audit.label_noise import TEMPERATURES, fit_label_noise
 
 N_LABELS = 5
 
@@ -24,6 +24,23 @@ def predicted(n: int, rate: float, sharpness: float, seed: int = 0) -> tuple[np.
 def test_noise_rate_is_that_of_the_planted_errors(rate: float, sharpness: float):
     probabilities, given, wrong = predicted(3_000, rate, sharpness)
     assert fit_label_noise(probabilities, given).rate == pytest.approx(wrong.mean(), abs=0.012)
+
+
+@pytest.mark.parametrize("power", [0.25, 1, 1.5])
+def test_noise_has_the_highest_likelihood_of_all_rates_and_temperatures(power: float):
+    probabilities, given, _ = predicted(400, 0.08, 5)
+    probabilities = probabilities**power / (probabilities**power).sum(axis=1, keepdims=True)
+    best = (-np.inf, 0.0, np.zeros(400))
+    for temperature in TEMPERATURES:
+        powers = probabilities ** (1 / temperature)
+        right = powers[np.arange(400), given] / powers.sum(axis=1)
+        other = (1 - right) / (N_LABELS - 1)
+        for rate in np.linspace(0.001, 0.3, 300):
+            likelihood = np.log((1 - rate) * right + rate * other).sum()
+            best = max(best, (likelihood, rate, rate * other / ((1 - rate) * right + rate * other)), key=lambda fit: fit[0])
+    noise = fit_label_noise(probabilities, given)
+    assert noise.rate == pytest.approx(best[1], abs=0.001)
+    np.testing.assert_allclose(noise.error_probability, best[2], atol=0.01)
 
 
 @pytest.mark.parametrize("n_first", [30, 100, 300])

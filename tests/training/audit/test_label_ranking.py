@@ -26,6 +26,18 @@ def test_cuts_have_the_expected_precision_and_recall():
     assert (four.n, four.precision, four.recall) == pytest.approx((4, 0.5, 1))
 
 
+def test_cuts_of_any_list():
+    assert [(cut.n, cut.precision, cut.recall) for cut in ranking(0.5).cuts([0, 1, 2])] == [(1, 0.5, 1)]
+    assert [cut.recall for cut in ranking(0.25, 0.25).cuts([1, 2])] == [0.5, 1]
+    assert [(cut.precision, cut.recall) for cut in ranking(0.0, 0.0, 0.0).cuts([2])] == [(0, 0)]
+
+
+@pytest.mark.parametrize(("error_probability", "count"), [(0.4999, ""), (0.5, "0"), (0.9, "1")])
+def test_half_an_error_is_worth_a_sentence(error_probability: float, count: str):
+    text = ranking(error_probability, 0.0).to_text()
+    assert text.startswith(f"estimated: about {count} of 2 labels are wrong (") if count else text == ""
+
+
 def test_sentence_has_the_number_of_errors_and_the_cuts():
     text = ranking(*[0.95] * 20, *[0.5] * 40, *[0.01] * 940).to_text()
     assert text == (
@@ -47,6 +59,13 @@ def test_json_has_every_image():
     record = ranking(0.9, 0.2).to_dict()
     assert (record["checked"], record["expected"]) == (2, 1.1)
     assert record["images"][1] == {"path": "1.jpg", "label": "ant", "suggested": "bee", "error_probability": 0.2}
+
+
+def test_json_is_rounded():
+    record = ranking(*[1 / 3] * 21).to_dict()
+    assert (record["expected"], record["images"][0]["error_probability"]) == (7, 0.333333)
+    assert record["cuts"] == [{"n": 20, "precision": 0.3333, "recall": 0.9524}]
+    assert ranking(0.123456).to_dict()["expected"] == 0.12
 
 
 def planted(rate: float, n: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

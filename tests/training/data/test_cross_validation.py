@@ -28,12 +28,21 @@ def test_groups_stay_in_one_fold():
         assert {groups[image] for image in train}.isdisjoint(groups[image] for image in validation)
 
 
-def test_multi_label_folds_are_stratified_by_the_rarest_label():
+@pytest.mark.parametrize("seed", range(8))
+def test_multi_label_folds_are_stratified_by_the_rarest_label(seed: int):
     targets = np.zeros((60, 3), bool)
     targets[:, 0] = True
     targets[:6, 1] = True  # always together with the frequent one
-    counts = [int(targets[validation, 1].sum()) for _, validation in stratified_group_kfold(targets, 3, seed=0)]
+    counts = [int(targets[validation, 1].sum()) for _, validation in stratified_group_kfold(targets, 3, seed)]
     assert counts == [2, 2, 2]
+
+
+def test_every_rare_label_is_stratified():
+    targets = np.zeros((60, 3), bool)
+    targets[:, 0] = targets[:6, 1] = targets[6:12, 2] = True
+    for seed in range(8):
+        counts = [targets[validation].sum(axis=0).tolist() for _, validation in stratified_group_kfold(targets, 3, seed)]
+        assert counts == [[20, 2, 2]] * 3, seed
 
 
 def test_images_without_labels_are_stratified():
@@ -56,7 +65,14 @@ def test_subset_is_stratified():
     assert len(set(indices)) == 45
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_subset_has_the_first_and_the_last_label(seed: int):
+    labels = np.repeat([0, 1, 2], [1, 8, 1])
+    assert labels[stratified_subset(labels, 3, seed)].tolist() == [0, 1, 2]
+
+
 def test_subset_of_few_images_is_complete():
+    assert stratified_subset(LABELS, 200, seed=0).tolist() == list(range(90))
     assert stratified_subset(LABELS, 90, seed=0).tolist() == list(range(90))
 
 

@@ -67,6 +67,33 @@ def test_copies_are_found_and_others_are_not(seen, tmp_path, copy):
     assert not contained[len(copies) :].any()
 
 
+def words(*bits: tuple[int, int]) -> np.ndarray:
+    """Hashes of 20 bits each, of which some differ: (N, 2)."""
+    return np.array([[(2**20 - 1) ^ across, (2**30 - 1) ^ down] for across, down in bits], np.uint64)
+
+
+def test_hashes_may_differ_in_four_bits():
+    seen = SeenImages(np.array([1], np.uint64), words((0, 0)), np.zeros(0, np.uint64))
+    hashes = words((0, 0b1111), (0b1111, 0), (0b11, 0b111), (0b111, 0b11), (0b11, 0b11))
+    other = np.arange(2, 7, dtype=np.uint64)
+    assert seen.contain(ImageHashes(other, hashes, 0 * hashes)).tolist() == [True, True, False, False, True]
+    assert seen.contain(ImageHashes(other, 0 * hashes, hashes)).tolist() == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize("hash", [(2**20 - 1, 0), (0, 2**20 - 1)])
+def test_one_direction_is_enough(hash: tuple[int, int]):
+    hashes = np.array([hash], np.uint64)
+    seen = SeenImages(np.array([1], np.uint64), hashes, np.zeros(0, np.uint64))
+    assert seen.contain(ImageHashes(np.array([2], np.uint64), hashes, 0 * hashes)).tolist() == [True]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_single_image_is_compared(mirrored: bool):
+    seen = SeenImages(np.array([1], np.uint64), words((0, 0)), np.zeros(0, np.uint64))
+    views = [words((0, 1)), np.zeros((1, 2), np.uint64)]
+    assert seen.contain(ImageHashes(np.array([2], np.uint64), *(views[::-1] if mirrored else views))).tolist() == [True]
+
+
 def test_a_test_image_of_the_run_is_no_copy_but_may_be_the_same_file(seen, tmp_path):
     files = [encode(picture(0), quality=95), encode(picture(1), quality=70), encode(picture(2), quality=70)]
     new = hashes_of(folder_of(tmp_path / "new", files))

@@ -90,6 +90,103 @@ def test_label_with_too_few_distinct_images_is_rejected():
         split(dataset, seed=0)
 
 
+def test_message_counts_the_images_that_can_be_split():
+    train, test = make_dataset({"cat": 20, "dog": 2}), make_dataset({"cat": 5, "dog": 9}, split_name="test")
+    dataset = replace(train, samples=train.samples + test.samples)
+    with pytest.raises(DatasetError, match=r"^The label 'dog' has 2 distinct images; at least 3 are needed.$"):
+        split(dataset, seed=0)
+    dataset = replace(train, samples=tuple(sample for sample in train.samples if sample.path != "dog/1-0.png"))
+    with pytest.raises(DatasetError, match=r"^The label 'dog' has 1 distinct image; at least 4 are needed.$"):
+        split(dataset, seed=0)
+
+
+def test_images_of_a_split_are_in_random_order():
+    train = [[sample.digest for sample in split(make_dataset({"cat": 40}), seed, 0.5, 0.1).train] for seed in (0, 1)]
+    assert all(digests != sorted(digests) and digests != sorted(digests, reverse=True) for digests in train)
+
+
+def with_sizes(sizes: list[int]) -> Dataset:
+    """One label with a group of each size, in single images."""
+    dataset = make_dataset({"cat": sum(sizes)})
+    groups = [number for number, size in enumerate(sizes) for _ in range(size)]
+    samples = [replace(sample, group=bytes([group])) for sample, group in zip(dataset.samples, groups, strict=True)]
+    return assign_groups(replace(dataset, samples=tuple(samples)), [])
+
+
+def test_id_of_a_group_is_its_smallest_digest():
+    grouped = with_sizes([3, 2])
+    first, last = min(digests(grouped.samples[:3])), min(digests(grouped.samples[3:]))
+    assert [sample.group for sample in grouped.samples] == [first] * 3 + [last] * 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_smallest_groups_are_held_out_if_none_fits(seed: int):
+    splits = split(with_sizes([9, 5, 6, 7]), seed)  # 15 % of 27 images are 4
+    assert [len(samples) for samples in splits.to_dict().values()] == [9 + 7, 5, 6]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rare_label_of_several_is_in_every_split(seed: int):
+    dataset = make_dataset({"cat": 40})
+    samples = [replace(sample, labels=(0, 1)) if number < 4 else sample for number, sample in enumerate(dataset.samples)]
+    splits = split(replace(dataset, labels=("cat", "tail"), samples=tuple(samples)), seed)
+    counts = [sum(1 in sample.labels for sample in samples) for samples in splits.to_dict().values()]
+    assert counts == [2, 1, 1]
+    assert [len(samples) for samples in splits.to_dict().values()] == [28, 6, 6]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        ["test"],
+        ["validation"],
+        ["train"],
+        ["train", "train"],
+        ["test", "validation"],
+        ["train", "test"],
+        ["train", "train", "validation"],
+        ["train", "test", "validation"],
+        ["train", "train", "test", "validation"],
+    ],
+)
+def test_known_images_keep_their_split_and_new_ones_fill_the_others(known: list[str]):
+    dataset = make_dataset({"cat": 4})
+    names = {sample.digest: name for sample, name in zip(dataset.samples, known, strict=False)}
+    splits = split(dataset, seed=0, known=names)
+    assert per_label(splits) == {"train": {0: 2}, "validation": {0: 1}, "test": {0: 1}}
+    assert all(names.get(sample.digest, name) == name for name, samples in splits.to_dict().items() for sample in samples)
+
+
+def test_large_shares_leave_two_images_to_learn_from():
+    dataset = make_dataset({"cat": 4})
+    for known in ({}, {dataset.samples[0].digest: "train"}):
+        splits = split(dataset, 0, validation_share=0.5, test_share=0.4, known=known)
+        assert per_label(splits) == {"train": {0: 2}, "validation": {0: 1}, "test": {0: 1}}
+
+
+def test_known_images_count_for_the_shares():
+    dataset = make_dataset({"cat": 100})
+    names = {sample.digest: "test" for sample in dataset.samples[:40]} | {dataset.samples[50].digest: "validation"}
+    splits = split(dataset, seed=0, known=names)
+    assert per_label(splits) == {"train": {0: 45}, "validation": {0: 15}, "test": {0: 40}}
+    assert digests(splits.test) == {sample.digest for sample in dataset.samples[:40]}
+
+
+def test_known_group_in_two_splits_is_learned_from():
+    grouped = with_sizes([3, 3, 3, 3, 3, 3])
+    names = {grouped.samples[0].digest: "test", grouped.samples[1].digest: "train", grouped.samples[2].digest: "validation"}
+    assert digests(grouped.samples[:3]) < digests(split(grouped, seed=0, known=names).train)
+    names = {grouped.samples[0].digest: "test", grouped.samples[1].digest: "validation", grouped.samples[4].digest: "other"}
+    assert digests(grouped.samples[:3]) <= digests(split(grouped, seed=0, known=names).validation)
+
+
+def test_known_images_may_leave_too_few_for_the_other_splits():
+    dataset = make_dataset({"cat": 4})
+    names = {sample.digest: "test" for sample in dataset.samples[:2]}
+    with pytest.raises(DatasetError, match="No split keeps all groups together and has images of cat in validation"):
+        split(dataset, seed=0, known=names)
+
+
 def test_predefined_test_split_is_kept():
     train, test = (
         make_dataset({"cat": 20, "dog": 20}, split_name="train"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graft.training.data import vector_neighbors
-from graft.training.data.vector_neighbors import N_NEIGHBORS, nearest_pairs
+from graft.training.data.vector_neighbors import BUCKETS_PER_IMAGE, N_NEIGHBORS, _buckets, nearest_pairs
 from graft.training.features.feature_arrays import LazyFeatures
 
 
@@ -40,6 +40,19 @@ def test_copies_among_many_share_a_bucket(monkeypatch):
     found = as_set(nearest_pairs(vectors))
     assert np.mean([(row, 1_000 + row) in found for row in range(200)]) > 0.98
     assert len(found) <= 2_000 * N_NEIGHBORS * vector_neighbors.BUCKETS_PER_IMAGE
+
+
+def test_each_image_is_in_two_of_the_buckets(monkeypatch):
+    monkeypatch.setattr(vector_neighbors, "BUCKET_SIZE", 100)
+    monkeypatch.setattr(vector_neighbors, "ROWS", 64)
+    buckets = _buckets(random_vectors(1_950))
+    assert len(buckets) == 20
+    assert np.bincount(np.concatenate(buckets)).tolist() == [BUCKETS_PER_IMAGE] * 1_950
+    assert all(len(set(bucket.tolist())) == len(bucket) for bucket in buckets)
+    monkeypatch.setattr(vector_neighbors, "MAX_EXACT", 50)  # larger buckets are cut
+    cut = _buckets(random_vectors(1_950))
+    assert max(map(len, cut)) == 50
+    assert np.bincount(np.concatenate(cut)).tolist() == [BUCKETS_PER_IMAGE] * 1_950
 
 
 def test_vectors_that_are_not_in_memory_give_the_same(tmp_path):

@@ -76,6 +76,19 @@ def test_best_f1_threshold_by_hand():
     assert best_f1_thresholds(probabilities, np.array([[True], [True], [False], [False]])) == (0.5,)
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "targets", "threshold"),
+    [
+        ([0.9, 0.6, 0.6, 0.1], [True, True, False, False], 0.35),  # no threshold has only the second of the equal ones
+        ([0.4, 0.8], [True, True], 0.2),  # there is no lower probability
+        ([0.9, 0.5, 0.3], [False, True, False], 0.4),
+    ],
+)
+def test_best_f1_threshold_lies_halfway_to_the_next_lower_probability(probabilities, targets, threshold):
+    found = best_f1_thresholds(np.array(probabilities)[:, None], np.array(targets)[:, None])
+    assert found == (pytest.approx(threshold),)
+
+
 def test_best_f1_thresholds_are_optimal():
     logits, targets = several(300)
     probabilities = postprocess.to_probabilities(logits, 1.0, multilabel=True)
@@ -122,6 +135,14 @@ def test_distant_image_is_flagged():
 def test_too_few_images_flag_no_outliers():
     assert calibrate_random(18)[0].outlier_threshold == 2
     assert calibrate_random(19)[0].outlier_threshold < 2
+
+
+def test_image_at_the_outlier_threshold_is_no_outlier():
+    logits, labels = np.tile([[3.0, 0.0]], (19, 1)).astype(np.float32), np.zeros(19, np.int64)
+    predictions = Predictions(logits, np.zeros((19, 2), np.float32), labels, np.arange(19))
+    found = calibrate(HeldOut(predictions, np.linspace(0.1, 1, 19), 3), 1.0)
+    assert (found.outlier_threshold, found.outlier_k, found.n_images) == (1, 3, 19)
+    assert found.error_levels[-1].answered == 1
 
 
 def test_wanted_error_is_one_of_the_levels():

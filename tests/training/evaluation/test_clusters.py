@@ -4,10 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from graft.service.manifest import Calibration
 from graft.training.data.dataset import Sample
-from graft.training.evaluation.clusters import cluster_ids, n_clusters, t_quantile, variance_inflation
+from graft.training.evaluation.clusters import (
+    are_single,
+    cluster_ids,
+    effective_clusters,
+    inflation_of_sums,
+    n_clusters,
+    t_quantile,
+    variance_inflation,
+)
 from graft.training.evaluation.confidence_intervals import bootstrap_means, mean_interval, proportion, ratio
 from graft.training.evaluation.learning_curve import learning_curve
 from graft.training.evaluation.metrics import accuracy_score, mean_average_precision, paired_difference
@@ -27,6 +36,60 @@ def test_samples_of_one_group_have_one_cluster():
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (7, 2.365), (19, 2.093), (1e9, 1.960)])
 def test_t_quantile_is_close_to_published_values(degrees: float, quantile: float):
     assert t_quantile(degrees) == pytest.approx(quantile, rel=0.12 if degrees < 2 else 0.01)
+
+
+def test_t_quantile_has_the_published_terms():
+    # 1.959964 + 2.372273 / n + 2.822502 / n^2 + 2.555850 / n^3 + 1.589534 / n^4; fewer than one degree count as one.
+    assert t_quantile(1) == t_quantile(0.3) == pytest.approx(11.300117921, abs=2e-9)
+
+
+@pytest.mark.parametrize(("degrees", "tolerance"), [(3, 2e-3), (10, 1e-5), (39, 1e-7)])
+def test_t_quantile_is_ever_more_exact(degrees: int, tolerance: float):
+    assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=tolerance)
+
+
+def test_effective_number_of_clusters():
+    assert effective_clusters(np.array([1.0, 2, 3])) == 36 / 14
+    assert effective_clusters(np.full(7, 5.0)) == 7
+
+
+def test_clusters_are_single_if_no_two_images_share_one():
+    assert [are_single(clusters) for clusters in (None, np.array([1, 0, 2]), np.array([0, 1, 1]))] == [True, True, False]
+
+
+def test_inflation_by_hand():
+    # 40 clusters of 5 images: at most 5, measured 2, shrunk toward 5 by the weight of 3 clusters, widened for 39 degrees.
+    sums, sizes = np.tile([2.0, -2.0], 20), np.full(40, 5.0)
+    squares = 40 * 4 * 40 / 39 / 2
+    widening = (stats.t.ppf(0.975, 39) / 1.959964) ** 2
+    expected = pytest.approx((40 * 2 + 3 * 5) / 43 * widening, rel=1e-5)
+    assert inflation_of_sums(sums, sizes, squares) == expected
+    # Clusters without weight do not count, nor does the unit of the weights.
+    assert inflation_of_sums(np.append(sums, [0, 0]), np.append(sizes, [0, 0]), squares) == expected
+    assert inflation_of_sums(sums, sizes / 2, squares, 200 / 4) == expected
+
+
+def test_inflation_of_single_images_by_hand():
+    # The same, with images whose influences in a cluster are 2, 0, 0, 0 and 0, and whose weights are 1/2.
+    influences, clusters = np.tile([2.0, 0, 0, 0, 0, -2.0, 0, 0, 0, 0], 20), np.repeat(np.arange(40), 5)
+    widening = (stats.t.ppf(0.975, 39) / 1.959964) ** 2
+    expected = (40 * 40 / 39 + 3 * 5) / 43 * widening
+    assert variance_inflation(influences, np.full(200, 0.5), clusters) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sums", "sizes", "squares", "inflation"),
+    [
+        ([0.0] * 40, [5.0] * 40, 9, 1),  # never fewer than independent images
+        ([9.0, -9] * 20, [5.0] * 40, 9, 5),  # never more than equal images
+        ([0.0] * 40, [5.0] * 40, 0, 5),  # nothing varies, so nothing is measured
+        ([0.0], [5.0], 9, 5),
+        ([1.0, -1], [5.0, 5], 9, 5),
+        ([1.0, -1, 0], [1.0, 1, 1], 9, 1),
+    ],
+)
+def test_limits_of_the_inflation(sums: list[float], sizes: list[float], squares: float, inflation: float):
+    assert inflation_of_sums(np.array(sums), np.array(sizes), squares) == inflation
 
 
 def test_independent_images_have_no_inflation():

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graft.training.evaluation.comparison import RunResult, compare_runs, differences_text, grid, write_csv
+from graft.training.evaluation.comparison import N_RESAMPLES, RunResult, compare_runs, differences_text, grid, write_csv
+from graft.training.evaluation.confidence_intervals import proportion
 from graft.training.results import Estimate
 
 
@@ -53,6 +54,50 @@ def test_seeds_may_have_different_test_images():
     first = RunResult("probe", "lite0", 0, 1.0, {b"a": 1.0, b"b": 1.0})
     second = RunResult("probe", "lite0", 1, 1.0, {b"b": 0.0, b"c": 0.0})
     assert compare_runs([first, second]).rows[0].accuracy.value == 0.5
+
+
+def test_strategies_may_have_different_test_images():
+    first = RunResult("probe", "lite0", 0, 1.0, {b"a": 1.0, b"b": 1.0})
+    second = RunResult("svm", "lite0", 0, 1.0, {b"b": 0.0, b"c": 1.0, b"d": 0.0, b"e": 0.0})
+    best, worst = compare_runs([second, first]).rows
+    assert (best.accuracy, worst.accuracy) == (proportion(2, 2), proportion(1, 4))
+
+
+def test_scores_of_multilabel_data_are_bootstrapped():
+    scores = {bytes([image]): image / 10 for image in range(10)}
+    comparison = compare_runs([RunResult(strategy, "lite0", 0, 3.0, scores, "map") for strategy in ("probe", "svm")])
+    [accuracy, _] = [row.accuracy for row in comparison.rows]
+    drawn = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), size=N_RESAMPLES) @ np.arange(10) / 100
+    assert comparison.metric == "map"
+    assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx((0.45, *np.quantile(drawn, [0.025, 0.975])))
+
+
+def test_correction_by_hand():
+    # Four images; in each bootstrap sample the winner is scored on the images that were not drawn.
+    outcomes = {"probe": [1, 1, 1, 0], "svm": [0, 1, 1, 1], "finetune": [1, 0, 0, 1]}
+    runs = [run(strategy, "".join(map(str, scores))) for strategy, scores in outcomes.items()]
+    scored = []
+    for counts in np.random.default_rng(0).multinomial(4, np.full(4, 0.25), size=N_RESAMPLES):
+        winner = max(outcomes.values(), key=lambda scores, counts=counts: counts @ scores)
+        left_out = [score for score, count in zip(winner, counts, strict=True) if count == 0]
+        scored += [np.mean(left_out)] if left_out else []
+    comparison = compare_runs(runs)
+    best, corrected, moved = comparison.rows[0].accuracy, comparison.corrected, np.mean(scored) - 0.75
+    assert moved < -0.05
+    expected = (0.75 + moved, max(0, best.low + moved), best.high + moved)
+    assert (corrected.value, corrected.low, corrected.high) == pytest.approx(expected)
+    gaps = np.random.default_rng(0).multinomial(4, np.full(4, 0.25), size=N_RESAMPLES) @ [0.25, 0, 0, -0.25]
+    gap = comparison.differences[0][2]
+    assert (gap.low, gap.high) == pytest.approx(tuple(np.quantile(gaps, [0.025, 0.975])))
+
+
+def test_text_has_only_the_differences_from_the_best():
+    right = {"probe": 10, "svm": 30, "finetune": 45}
+    comparison = compare_runs([run(strategy, "1" * n + "0" * (50 - n)) for strategy, n in right.items()])
+    assert [line.split(":")[0] for line in differences_text(comparison).splitlines()[:-1]] == [
+        "finetune beats svm",
+        "finetune beats probe",
+    ]
 
 
 def test_text_names_the_better_strategy():

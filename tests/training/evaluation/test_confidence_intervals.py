@@ -1,7 +1,10 @@
 """Confidence intervals: published values, and coverage in simulations."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from graft.training.evaluation.confidence_intervals import (
     bootstrap_means,
@@ -12,6 +15,7 @@ from graft.training.evaluation.confidence_intervals import (
     mean_interval,
     percentile_interval,
     proportion,
+    ratio,
     wilson,
 )
 
@@ -35,6 +39,44 @@ def test_proportion_lies_in_its_interval(n: int):
     for count in range(n + 1):
         low, high = wilson(count / n, n)
         assert 0 <= low <= count / n <= high <= 1
+
+
+def test_ratio_is_a_proportion_of_all_cases():
+    assert ratio(np.array([2, 0, 1, 0]), np.array([2, 1, 2, 0])) == proportion(3, 5)
+    assert ratio(np.array([True, False, True]), np.array([True, True, True])) == proportion(2, 3)
+    assert ratio(np.zeros(3), np.zeros(3)) is None
+    assert ratio(np.zeros(0), np.zeros(0)) is None
+
+
+def test_ratio_counts_equal_images_of_a_cluster_once():
+    # Half of 50 clusters are right: their variance is exactly four times that of 200 images.
+    clusters = np.arange(200) // 4
+    assert ratio(clusters % 2, np.ones(200), clusters) == proportion(25, 50)
+
+
+@pytest.mark.parametrize("inflation", [0.2, 1.0])
+def test_images_are_never_more_than_independent(inflation: float):
+    assert proportion(5, 9, inflation) == proportion(5, 9)
+    assert f1_interval(5, 9, inflation) == f1_interval(5, 9)
+    values, sizes = np.array([0.5, 0.9]), np.array([8.0, 20.0])
+    assert macro_mean_interval(values, sizes, inflation) == macro_mean_interval(values, sizes)
+
+
+def test_variance_inflation_reduces_the_number_of_images():
+    low, high = wilson(0.5, 25)
+    assert (proportion(50, 100, 4).low, proportion(50, 100, 4).high) == (low, high)
+    f1 = f1_interval(50, 100, 4)
+    assert (f1.low, f1.value, f1.high) == pytest.approx((2 * low / (1 + low), 2 / 3, 2 * high / (1 + high)))
+
+
+def test_interval_of_the_macro_mean_by_hand():
+    # With a success and a failure more: 5 of 10 and 18 of 22, whose mean is 0.659 and varies by (0.0313 + 0.00744) / 4.
+    smoothed = np.array([5 / 10, 18 / 22])
+    variance = (0.25 / 8 + 18 * 4 / 22**2 / 20) / 4
+    n = smoothed.mean() * (1 - smoothed.mean()) / variance
+    for inflation in (1, 3):
+        found = macro_mean_interval(np.array([0.5, 0.85]), np.array([8.0, 20.0]), inflation)
+        assert (found.value, found.low, found.high) == pytest.approx((0.675, *wilson(0.675, n / inflation)))
 
 
 def test_f1_is_between_precision_and_recall():
@@ -104,6 +146,36 @@ def test_bootstrap_keeps_rows_together():
     values = np.random.default_rng(5).normal(size=(30, 1))
     means = bootstrap_means(np.hstack([values, -values]))
     np.testing.assert_allclose(means[:, 0], -means[:, 1])
+
+
+def test_bootstrap_of_clusters_draws_whole_clusters():
+    # Clusters of 1, 2 and 3 images weigh as much as 36 / 14 of equal size.
+    columns, clusters = np.array([[1.0, 5], [2, 0], [4, 1], [0, 2], [3, 7], [5, 5]]), np.array([0, 1, 1, 2, 2, 2])
+    sums, sizes = np.array([[1.0, 5], [6, 1], [8, 14]]), np.array([1, 2, 3])
+    drawn = np.random.default_rng(7).integers(0, 3, (50, 3))
+    means = np.array([sums[rows].sum(axis=0) / sizes[rows].sum() for rows in drawn])
+    widening = stats.t.ppf(0.975, 36 / 14 - 1) / 1.96 * math.sqrt(3 / 2)
+    expected = columns.mean(axis=0) + (means - columns.mean(axis=0)) * widening
+    np.testing.assert_allclose(bootstrap_means(columns, 7, 50, clusters), expected, rtol=0.04, atol=0.1)
+
+
+def test_bootstrap_of_one_cluster_varies_as_one_image():
+    columns = np.array([[1.0, 5], [2, 0], [6, 1]])
+    drawn = np.random.default_rng(7).integers(0, 3, (50, 3))
+    expected = [3, 2] + (columns[drawn].mean(axis=1) - [3, 2]) * math.sqrt(3)
+    np.testing.assert_allclose(bootstrap_means(columns, 7, 50, np.zeros(3, np.int64)), expected)
+
+
+def test_bootstrap_of_single_images_ignores_their_numbers():
+    columns = np.random.default_rng(8).normal(size=(20, 2))
+    drawn = np.random.default_rng(7).integers(0, 20, (50, 20))
+    np.testing.assert_allclose(bootstrap_means(columns, 7, 50), columns[drawn].mean(axis=1))
+    np.testing.assert_array_equal(bootstrap_means(columns, 7, 50, np.arange(20)[::-1]), bootstrap_means(columns, 7, 50))
+
+
+def test_percentile_interval_holds_95_percent():
+    result = percentile_interval(500, np.arange(1001.0))
+    assert (result.low, result.value, result.high) == pytest.approx((25, 500, 975))
 
 
 def test_chunk_size_does_not_change_the_result(monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graft.training.evaluation.learning_curve import gain_of_doubling, learning_curve, nested_subset
+from graft.training.evaluation.learning_curve import _resampling_noise, gain_of_doubling, learning_curve, nested_subset
 from graft.training.visualization.formatting import data_scaling_text
 
 SIZES = np.array([100, 200, 400, 800])
@@ -34,6 +34,11 @@ def test_gain_of_a_known_power_law(floor: float, height: float, exponent: float)
     gain = gain_of_doubling(SIZES, errors, np.eye(4) * 1e-6)
     true = height * 800**-exponent * (1 - 2**-exponent)
     assert gain.value == pytest.approx(true, abs=0.004)
+
+
+def test_errors_that_no_power_law_fits_have_a_gain_all_the_same():
+    gain = gain_of_doubling(SIZES, np.array([0.9, 0.5, 0.1, 0.3]), np.eye(4) * 1e-6)
+    assert (gain.low, gain.value, gain.high) == pytest.approx((0.0407, 0.0407, 0.0407), abs=0.002)
 
 
 def test_larger_errors_widen_the_interval():
@@ -93,6 +98,54 @@ def test_too_few_images_have_no_curve(n_images: int):
     assert curve_for(lambda n: 0.1, n_images=n_images) is None
 
 
+def test_forty_images_are_enough():
+    curve = curve_for(lambda n: 0.2, n_images=40)
+    assert curve.n_images == (5, 10, 20, 40)
+    assert all(estimate.low < estimate.value == 0.8 < estimate.high for estimate in curve.accuracy)
+
+
+def test_groups_of_held_out_images_count_once():
+    clusters = np.arange(400) // 20
+    single, grouped = (curve_for(lambda n: 0.2, held_out_clusters=which) for which in (None, clusters))
+    for one, other in zip(single.accuracy, grouped.accuracy, strict=True):
+        assert other.high - other.low > 2 * (one.high - one.low)
+    # Without errors, only the number of images or groups says how sure the gain is.
+    gain = curve_for(lambda n: 0.0, held_out_clusters=clusters).gain_of_doubling
+    assert gain == curve_for(lambda n: 0.0, n_held_out=20).gain_of_doubling
+
+
+def test_accuracy_of_a_size_is_the_mean_of_its_subsets():
+    accuracies: dict[int, list[float]] = {}
+
+    def fit(vectors: np.ndarray, targets: np.ndarray):
+        n_wrong = 10 * len(accuracies.setdefault(len(targets), []))
+        accuracies[len(targets)].append(1 - n_wrong / 100)
+        wrong = np.arange(100) < n_wrong
+        return lambda held_out: np.column_stack([~wrong, wrong]).astype(np.float32)
+
+    labels = np.zeros(80, np.int64)
+    curve = learning_curve(np.zeros((80, 2), np.float32), labels, np.zeros((100, 2), np.float32), np.zeros(100, np.int64), fit)
+    assert [len(accuracies[size]) for size in curve.n_images] == [4, 3, 2, 1]
+    assert [estimate.value for estimate in curve.accuracy] == pytest.approx([0.85, 0.9, 0.95, 1])
+
+
+def test_noise_of_the_subsets_falls_with_their_size_and_number():
+    # Two subsets of 100 images score 0.7 and 0.9: the variance is 0.02, or 2 for one image.
+    scores = [[np.array([0.6, 0.8]), np.array([0.8, 1.0])], [np.array([0.9, 0.9])]]
+    noise = _resampling_noise(np.array([100, 400]), scores, 0)
+    assert noise.std(axis=0) == pytest.approx(np.sqrt([2 / 100 / 2, 2 / 400]), rel=0.05)
+
+
+@pytest.mark.parametrize(("n_labels", "sizes"), [(100, [100] * 4 + [200] * 3 + [400] * 2), (101, [101] * 2 + [202, 404])])
+def test_many_labels_need_fewer_subsets(n_labels: int, sizes: list[int]):
+    n_trained: list[int] = []
+    n_images = 8 * n_labels
+    vectors, targets, held_out_targets = np.zeros((n_images, 1), np.float32), np.arange(n_images) // 8, np.zeros(10, np.int64)
+    full_logits = np.tile(np.array([1, 0], np.float32), (10, 1))
+    learning_curve(vectors, targets, vectors[:10], held_out_targets, heads(lambda n: 0.1, 10, n_trained), full_logits)
+    assert n_trained == sizes
+
+
 def test_small_subsets_are_repeated_and_the_full_set_is_not_trained_again():
     n_trained: list[int] = []
     vectors, held_out_targets = np.zeros((80, 2), np.float32), np.zeros(10, np.int64)
@@ -130,6 +183,17 @@ def test_subsets_are_nested_and_contain_every_label():
     assert set(small) < set(large)
     assert np.bincount(targets[small]) == pytest.approx([75, 24, 1], abs=1)
     assert set(nested_subset(targets, 100, seed=4)) != set(small)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_label_is_in_every_subset(seed: int):
+    assert set(np.repeat([0, 1, 2], [6, 30, 2])[nested_subset(np.repeat([0, 1, 2], [6, 30, 2]), 5, seed)]) == {0, 1, 2}
+    # Of ten images, nine have the first label, and one has the second one, too.
+    targets = np.zeros((10, 2), bool)
+    targets[:9, 0] = targets[0, 1] = True
+    subset = nested_subset(targets, 3, seed)
+    assert 0 in subset
+    assert 9 in subset  # has no label, which is a label of its own
 
 
 def test_full_subset_has_all_images():

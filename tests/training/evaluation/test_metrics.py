@@ -1,18 +1,25 @@
 """Metrics: published values, scikit-learn's values, and properties of simulated data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from graft.service.inference import postprocess
 from graft.service.inference.neighbors import NeighborIndex
 from graft.training.data.dataset import Sample
-from graft.training.evaluation.calibration import HeldOut, calibrate, temperature
+from graft.training.evaluation import selective
+from graft.training.evaluation.calibration import HeldOut, calibrate, per_sample_nll, temperature
+from graft.training.evaluation.calibration_error import expected_calibration_error, reliability_bins
+from graft.training.evaluation.confidence_intervals import mean_interval
 from graft.training.evaluation.metrics import (
     accuracy_score,
+    calibration_errors,
     evaluate,
     exact_match_score,
     log_loss,
     mean_average_precision,
+    n_errors,
     paired_difference,
     paired_log_loss,
     per_sample_score,
@@ -45,7 +52,7 @@ def test_accuracy_has_the_wilson_interval(right: int, n: int, accuracy: float, l
 
 def test_accuracy_of_no_images_is_unknown():
     result = accuracy_score(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
-    assert (result.low, result.high, result.n) == (0, 1, 0)
+    assert (result.accuracy, result.low, result.high, result.n) == (0, 0, 1, 0)
 
 
 @pytest.mark.parametrize("n", range(1, 60))
@@ -53,6 +60,14 @@ def test_accuracy_lies_in_its_interval(n: int):
     for right in range(n + 1):
         result = accuracy_score(*predictions(right, n))
         assert 0 <= result.low <= result.accuracy <= result.high <= 1
+
+
+def test_errors_are_counted_by_image_or_by_decision():
+    logits = np.array([[2.0, 1, 0], [0, 3, 1], [-1, 0, -2]], np.float32)
+    assert n_errors(logits, np.array([0, 2, 1])) == 1
+    # Positive logits are yes: 1 is no error of the first image, 2 are of the second, and 0 is a no in the third.
+    targets = np.array([[True, True, False], [True, True, False], [False, True, False]])
+    assert n_errors(logits, targets) == 3
 
 
 def test_log_loss_of_a_guess_between_two_is_ln_2():
@@ -195,6 +210,41 @@ def test_about_five_percent_of_images_are_flagged(kind: str, request):
     outliers = request.getfixturevalue(kind).outliers
     assert outliers.flagged.low <= 0.07
     assert outliers.flagged.high >= 0.03
+
+
+def top_labels(outputs: Predictions, divisor: float) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of each image's top label, (N, 1), and whether it is right."""
+    probabilities = postprocess.to_probabilities(outputs.logits, divisor)
+    return probabilities.max(axis=1)[:, None], (probabilities.argmax(axis=1) == outputs.targets)[:, None]
+
+
+def test_calibration_is_measured_without_and_with_the_temperature(single_label: Evaluation):
+    before, after = (top_labels(random_outputs(400, 2, 1.5), divisor) for divisor in (1, single_label.temperature))
+    assert single_label.reliability_before == reliability_bins(*before)
+    assert single_label.reliability_after == reliability_bins(*after)
+    assert single_label.metrics["ece_before"] == expected_calibration_error(*before)
+    assert single_label.metrics["ece_after"] == expected_calibration_error(*after)
+
+
+def test_calibration_of_groups_counts_them():
+    outputs = replace(random_outputs(400, 2, 3), clusters=np.arange(400) // 20)
+    expected = tuple(expected_calibration_error(*top_labels(outputs, one), clusters=outputs.clusters) for one in (1, 2))
+    assert calibration_errors(outputs, 2) == expected
+    assert calibration_errors(replace(outputs, clusters=np.arange(400)), 2) != expected
+
+
+def test_interval_of_the_losses_is_that_of_their_mean(single_label: Evaluation):
+    test = random_outputs(400, 2, 1.5)
+    expected = mean_interval(per_sample_nll(test.logits, test.targets, single_label.temperature), clusters=test.clusters)
+    assert single_label.metrics["log_loss"] == expected
+    assert expected.low > 0
+
+
+def test_only_single_labels_have_selective_predictions(single_label: Evaluation, multi_label: Evaluation):
+    assert multi_label.selective is None
+    assert single_label.selective is not None
+    assert single_label.selective.curve[-1].error.value == 1 - single_label.metrics["accuracy"].value
+    assert len(single_label.selective.curve) == selective.MAX_POINTS
 
 
 def test_equal_ten_crop_logits_have_no_gain(single_label: Evaluation):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from reference_images import reference_images as samples
 
+from graft.service.inference.neighbors import NeighborIndex, l2_normalize
 from graft.training.data.dataset import Sample
 from graft.training.evaluation.outliers import SharedClusters, build_neighbors, outlier_k, outlier_scores, reference_samples
 
@@ -24,6 +25,15 @@ def test_small_labels_are_completely_among_the_reference_samples(monkeypatch):
     assert [sum(sample.label == label for sample in chosen) for label in range(3)] == [13, 5, 12]
 
 
+def test_very_wide_vectors_leave_one_reference():
+    assert len(reference_samples(samples({0: 3}), width=10**9)) == 1
+
+
+def test_one_file_listed_with_two_labels_is_two_references():
+    twice = [Sample("a", (label,), digest=b"1") for label in (0, 1)]
+    assert reference_samples(twice, width=8) == twice
+
+
 def test_reference_samples_do_not_depend_on_order():
     given_samples = samples({0: 50, 1: 50})
     once = {sample.digest for sample in reference_samples(given_samples, width=4_000_000 // 20)}
@@ -38,6 +48,15 @@ def test_batched_outlier_scores_match_single_ones():
     expected = [neighbors.outlier_score(vector, 3) for vector in vectors]
     np.testing.assert_allclose(outlier_scores(neighbors, vectors, 3), expected, atol=2e-6)
     assert outlier_scores(neighbors, vectors[:0], 3).shape == (0,)
+
+
+def test_distances_do_not_leave_their_range_by_rounding():
+    vectors = np.random.default_rng(1).normal(size=(300, 7)).astype(np.float32)
+    for row in range(300):
+        neighbors = NeighborIndex(l2_normalize(vectors[row : row + 1]), ((0,),), ("a",))
+        same, opposite = outlier_scores(neighbors, np.stack([vectors[row], -vectors[row]]), 1)
+        assert 0 <= same < 1e-6
+        assert 2 - 1e-6 < opposite <= 2
 
 
 def test_distance_matrix_is_never_completely_in_memory():

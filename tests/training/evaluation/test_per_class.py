@@ -6,7 +6,10 @@ from sklearn import metrics
 
 from graft.service.manifest import Calibration
 from graft.training.evaluation.average_precision import average_precisions, macro_average_precision
+from graft.training.evaluation.clusters import variance_inflation
+from graft.training.evaluation.confidence_intervals import design_effect, f1_interval, macro_mean_interval, proportion, ratio
 from graft.training.evaluation.per_class import confusion_matrix, multiclass_metrics, multilabel_metrics
+from graft.training.results import Estimate
 
 # Rows are images; their labels are 0, 0, 1, 1, 2. The last image of label 0 is predicted as 1.
 PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0], [0.2, 0.2, 0.6]])
@@ -149,6 +152,99 @@ def test_mean_average_precision_excludes_labels_without_images():
     probabilities, targets = np.array([[0.9, 0.5], [0.1, 0.4]]), np.array([[True, False], [False, False]])
     mean, by_label = macro_average_precision(*average_precisions(probabilities, targets), targets)
     assert (mean.value, by_label[1]) == (1, None)
+
+
+def test_six_labels_have_a_top_5():
+    results, _ = multiclass_metrics(np.eye(6), np.arange(6)[::-1].copy(), tuple("abcdef"), calibrated(*[None] * 6))
+    assert results["top5"].value == 5 / 6  # the sixth has the last of five equal probabilities
+
+
+def check(found: Estimate | None, expected: Estimate | None) -> None:
+    assert (found is None) == (expected is None)
+    if found and expected:
+        assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high), rel=1e-9)
+
+
+def naive_f1(both: np.ndarray, either: np.ndarray, clusters: np.ndarray) -> Estimate | None:
+    n_both, n = both.sum(), either.sum()
+    return f1_interval(n_both, n, variance_inflation(both - n_both / n * either, either.astype(float), clusters)) if n else None
+
+
+GROUPS = np.random.default_rng(9).permutation(np.arange(120) // 4)
+
+
+def test_intervals_of_a_label_are_those_of_its_own_images_in_their_groups():
+    random, labels = np.random.default_rng(5), np.random.default_rng(6).integers(0, 6, 120)
+    probabilities = random.dirichlet(np.ones(7), 120)
+    probabilities[np.arange(80), labels[:80]] += 0.5  # no image has the last label
+    calibration = calibrated(0.3, 0.5, None, 0.6, 0.4, 0.2, 0.9)
+    results, by_label = multiclass_metrics(probabilities, labels, tuple("abcdefg"), calibration, GROUPS)
+    predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    correct, covered = predicted == labels, probabilities[np.arange(120), labels] >= 0.5
+    covered |= correct  # a set is never empty
+    for label, scores in enumerate(by_label):
+        has, is_predicted = labels == label, predicted == label
+        above = is_predicted & (confidences >= (calibration.thresholds[label] or 2))
+        check(scores.recall, ratio(correct & has, has, GROUPS))
+        check(scores.precision, ratio(correct & is_predicted, is_predicted, GROUPS))
+        check(scores.precision_above, ratio(correct & above, above, GROUPS))
+        check(scores.coverage, ratio(covered & has, has, GROUPS))
+        check(scores.f1, naive_f1(has & is_predicted, has | is_predicted, GROUPS))
+        assert scores.threshold == calibration.thresholds[label]
+        assert scores.covered_by_label is True
+    check(results["accuracy"], ratio(correct, np.ones(120), GROUPS))
+    recall, support = np.array([correct[labels == label].mean() for label in range(6)]), np.bincount(labels)
+    influences = (correct - recall[labels]) / support[labels]
+    inflation = variance_inflation(influences, 1 / support[labels], GROUPS)
+    check(results["balanced_accuracy"], macro_mean_interval(recall, support / inflation))
+
+
+def f1_with_weights(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return 2 * (weights @ (predicted & targets)) / (weights @ (predicted.astype(int) + targets))
+
+
+@pytest.mark.parametrize("groups", [np.arange(120), GROUPS])
+def test_intervals_of_several_labels_are_those_of_their_own_images_in_their_groups(groups):
+    random = np.random.default_rng(7)
+    targets = random.random((120, 4)) < [0.5, 0.3, 0.1, 0.4]
+    probabilities = np.clip(0.4 * targets + 0.6 * random.random((120, 4)), 0, 1)
+    predicted = probabilities >= 0.5
+    results, by_label = multilabel_metrics(probabilities, targets, tuple("abcd"), calibrated(*[0.5] * 4, sets=False), groups)
+    both, either = predicted & targets, predicted | targets
+    for label, scores in enumerate(by_label):
+        check(scores.recall, ratio(both[:, label], targets[:, label], groups))
+        check(scores.precision, ratio(both[:, label], predicted[:, label], groups))
+        check(scores.f1, naive_f1(both[:, label], either[:, label], groups))
+        assert scores.precision_above == scores.precision
+    check(results["exact_match"], ratio((predicted == targets).all(axis=1), np.ones(120), groups))
+    steps = 1e-4 * np.eye(120)
+    influences = np.array([f1_with_weights(predicted, targets, 1 + one) for one in steps])
+    influences = (influences - np.array([f1_with_weights(predicted, targets, 1 - one) for one in steps])) / 2e-4
+    inflation = variance_inflation(influences.sum(axis=1), either @ (1 / either.sum(axis=0)), groups)
+    # The variance of F1 = 2 J / (1 + J) is that of J times (2 / (1 + J)^2)^2; as J (1 - J) / n = F1 (1 - F1) / m:
+    jaccard = both.sum(axis=0) / either.sum(axis=0)
+    sizes = either.sum(axis=0) * (1 + jaccard) ** 2 / 2
+    found, expected = (
+        results["macro_f1"],
+        macro_mean_interval(2 * jaccard / (1 + jaccard), sizes / inflation, design_effect(influences)),
+    )
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high), abs=1e-6)
+
+
+@pytest.mark.parametrize(("groups", "inflation"), [(None, 3), (np.array([0, 0, 1, 1]), 6)])
+def test_labels_of_one_image_do_not_count_as_independent_in_micro_f1(groups, inflation):
+    # Two images have 3 labels and are right, two have none and are given 3: each image counts once.
+    targets = np.repeat([[True, True, True], [False, False, False]], 2, axis=0)
+    calibration = calibrated(0.5, 0.5, 0.5, sets=False)
+    results, _ = multilabel_metrics(np.ones((4, 3)), targets, tuple("abc"), calibration, groups)
+    check(results["micro_f1"], f1_interval(6, 12, inflation))
+
+
+def test_micro_f1_without_errors_counts_every_label():
+    targets = np.array([[True, True], [True, False], [False, True]])
+    results, _ = multilabel_metrics(targets.astype(float), targets, tuple("ab"), calibrated(0.5, 0.5, sets=False))
+    check(results["micro_f1"], f1_interval(4, 4))
+    check(results["exact_match"], proportion(3, 3))
 
 
 def test_images_without_any_label_cannot_be_ranked():

@@ -41,6 +41,19 @@ def test_random_splits_rarely_differ(accuracy: float, group_size: int):
     assert all(gap.to_text() == "" for gap in gaps if not gap.is_significant)
 
 
+@pytest.mark.parametrize(("validation", "test", "low", "high"), [(9, 0, 0, 1), (0, 9, -1, 0)])
+def test_difference_stays_within_its_range(validation: int, test: int, low: float, high: float):
+    def right(n: int) -> Predictions:
+        logits = np.column_stack([np.arange(10) < n, np.arange(10) >= n]).astype(np.float32)
+        return Predictions(logits, np.zeros((10, 2), np.float32), np.zeros(10, np.int64), np.arange(10))
+
+    gap = split_gap(right(validation), right(test))
+    assert gap.difference.value == pytest.approx((validation - test) / 10)
+    # Beyond the range without the limits: the Wilson interval of 9 of 10 ends at 0.982, and 0.9 + 0.082 * 2.58 / 1.96 > 1.
+    assert (gap.difference.low == low) == (low == -1)
+    assert (gap.difference.high == high) == (high == 1)
+
+
 def test_shift_in_groups_needs_more_than_images():
     random = np.random.default_rng(3)
     validation, test = scored(random, 10, 0.9, 50), scored(random, 10, 0.6, 50)
