@@ -14,12 +14,14 @@ as killed if a test fails, if it cannot be imported, or if its tests take eight 
 
 import argparse
 import ast
+import atexit
 import importlib
 import importlib.abc
 import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -240,6 +242,9 @@ def main() -> None:
     arguments = parser.parse_args()
     os.chdir(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Each run of pytest removes the oldest temporary folders of others, which another test run may still use.
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="graft-mutants-")
+    atexit.register(shutil.rmtree, os.environ["PYTEST_DEBUG_TEMPROOT"], ignore_errors=True)
     sys.path.insert(0, str(ROOT))
     modules: dict[str, list[str]] = tomllib.loads((HERE / "modules.toml").read_text(encoding="utf-8"))
     known: dict[str, list[dict[str, str]]] = tomllib.loads((HERE / "equivalent.toml").read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graft.training.data.bursts import Bursts, find_bursts
+from graft.training.data.bursts import FAR, Bursts, _threshold, find_bursts
 
 WIDTH = 64
 SIZES = (3, 5, 4, 8, 3, 12, 6, 20)
@@ -46,6 +46,36 @@ def test_planted_bursts_are_found(name: str, seed: int):
     found = find_bursts(names(labels, name), labels.tolist(), lambda rows: vectors[rows])
     assert found is not None
     assert adjusted_rand_score(planted, groups_of(found, len(labels))) >= 0.8
+
+
+def test_bursts_are_compared_with_random_order():
+    labels, _, vectors = make_bursts()
+    found = find_bursts(names(labels), labels.tolist(), lambda rows: vectors[rows])
+    n_in_bursts = sum(map(len, found.rows))
+    assert found.coverage == n_in_bursts / len(labels) > 0.8
+    assert found.cohesion > 0.9
+    assert 2 < found.ratio < 3  # in random order, some photos of a burst meet by chance
+
+
+def test_short_sequences_have_bursts_and_three_files_are_none():
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [16, 16, 3])
+    planted = np.repeat(np.arange(9), [4] * 8 + [3])
+    vectors = (random.standard_normal((9, WIDTH))[planted] + 0.1 * random.standard_normal((35, WIDTH))).astype(np.float32)
+    found = find_bursts(names(labels), labels.tolist(), lambda rows: vectors[rows])
+    assert found.rows == tuple(tuple(range(start, start + 4)) for start in range(0, 32, 4))
+    assert (found.coverage, found.cohesion) == (1, 1)
+
+
+def test_only_files_that_are_far_apart_say_what_is_usual():
+    rows = np.arange(50)
+    near = (np.abs(rows[:, None] - rows) <= FAR).astype(np.float32)  # two thirds of the pairs
+    assert _threshold(near, np.random.default_rng(0)) == 0
+
+
+def test_labels_must_be_those_of_the_paths():
+    with pytest.raises(ValueError, match="zip"):
+        find_bursts(["a/1.jpg", "a/2.jpg"], [0], lambda rows: np.zeros((len(rows), WIDTH), np.float32))
 
 
 def test_times_in_names_are_understood():
