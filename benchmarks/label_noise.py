@@ -7,7 +7,7 @@ share of wrong labels, that of the confident joint (Northcutt et al. 2021) for c
 the first 20, 60 and 180 images: the promised and the true precision, and the recall.
 """
 
-import sys
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,4 +93,6 @@ def main(paths: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("data", nargs="*", metavar="DATA", help="data sets")
+    main(parser.parse_args().data)

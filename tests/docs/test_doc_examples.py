@@ -146,6 +146,7 @@ OTHER_SETTINGS = {"GRAFT_CACHE", "GRAFT_EXAMPLE_PACKAGE", "GRAFT_PORT"}
 OTHER_FLAGS = {
     "--build-arg",
     "--cap-drop",
+    "--docs-only",
     "--data-binary",
     "--fail-with-body",
     "--grayscale",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from graft.training.sample import SAMPLE
@@ -48,5 +49,6 @@ def test_fit_ends_with_exit_code_6_and_one_line(small_disk, tmp_path, n_mib: int
     assert "Set GRAFT_CACHE to a folder that can be written and has space" in line
     assert "Traceback" not in result.stderr
     assert list(disk.rglob(".*")) == []
-    assert not any(disk.rglob("*.npz"))
+    for features in disk.rglob("*.npz"):  # of a pass that was complete before the disk was full
+        np.load(features)
     assert list((tmp_path / "work").rglob("package")) == []

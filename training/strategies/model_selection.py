@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.training.data.cross_validation import Targets
-from graft.training.evaluation.clusters import Clusters
+from graft.training.evaluation.clusters import Clusters, n_clusters
 from graft.training.evaluation.confidence_intervals import wilson
 from graft.training.evaluation.metrics import paired_difference, paired_log_loss
 from graft.training.results import TransferRegime, format_points
 
 LAST_STAGE = "last"  # the pooled features that the pretrained classifier takes
+MIN_BOOTSTRAP_IMAGES = 10  # a bootstrap over fewer images says nothing: that of two is as wide as their difference
 MIN_GAIN = 0.01  # of accuracy: a smaller gain is not worth the training of a more expensive strategy
 LARGE_IMAGES_PER_LABEL = 500  # images per label; with more, fine-tuning the full network rarely overfits
 MIN_SCRATCH_IMAGES_PER_LABEL = 5_000  # images per label, as in CIFAR-10; with fewer, pretrained weights were always better
@@ -77,9 +78,13 @@ def compare(
     Uses a paired bootstrap over the images (Efron & Tibshirani 1993), so that variance shared by both models cancels; over
     clusters, int64 (N,), if there are any.
     """
+    log_loss = Difference(
+        *paired_log_loss(logits, baseline_logits, targets, temperature, baseline_temperature, clusters=clusters)
+    )
+    n_independent = len(targets) if clusters is None else n_clusters(clusters)
     return Comparison(
         Difference(*paired_difference(logits, baseline_logits, targets, clusters=clusters)),
-        Difference(*paired_log_loss(logits, baseline_logits, targets, temperature, baseline_temperature, clusters=clusters)),
+        log_loss if n_independent >= MIN_BOOTSTRAP_IMAGES else Difference(log_loss.value, -math.inf, math.inf),
         "accuracy" if targets.ndim == 1 else "mean average precision",
     )
 

@@ -172,3 +172,11 @@ def test_log_loss_depends_on_the_temperatures():
 def test_selection_goes_on_if_a_few_groups_are_all_right():
     assert early_exit_reason(0, 600, 600)
     assert not early_exit_reason(0, 600, 60)
+
+
+def test_a_lower_log_loss_on_a_few_images_shows_nothing():
+    targets = np.zeros(9, np.int64)
+    sure, unsure = np.tile([4.0, 0.0], (9, 1)).astype(np.float32), np.tile([2.0, 0.0], (9, 1)).astype(np.float32)
+    assert not compare(sure, 1.0, unsure, 1.0, targets).significantly_better
+    ten = np.zeros(10, np.int64)
+    assert compare(np.vstack([sure, sure[:1]]), 1.0, np.vstack([unsure, unsure[:1]]), 1.0, ten).significantly_better
