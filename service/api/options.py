@@ -44,7 +44,8 @@ def _strict_bool(value: object) -> object:
 
 
 StrictInt = Annotated[int, BeforeValidator(_strict_int)]
-StrictFloat = Annotated[float, BeforeValidator(_strict_float)]
+# The bounds come before the validator: after it, those of an optional number would not be in the API's document.
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_strict_float)]
 StrictBool = Annotated[bool, BeforeValidator(_strict_bool)]
 
 
@@ -56,11 +57,9 @@ class Options(BaseModel):
 
 class ClassifyOptions(Options):
     top_k: StrictInt = Field(5, ge=1, description="number of most probable labels to return; all labels if there are fewer")
-    threshold: StrictFloat = Field(0.0, ge=0, le=1, description="return only labels with at least this probability")
-    max_error: StrictFloat | None = Field(
+    threshold: Share = Field(0.0, description="return only labels with at least this probability")
+    max_error: Share | None = Field(
         None,
-        ge=0,
-        le=1,
         description="abstain unless predictions this sure are wrong at most this often; default: the model's, in /v1/model's"
         " calibration; 1: only outliers abstain",
     )
