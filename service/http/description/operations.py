@@ -56,10 +56,10 @@ def _without_null(schema: Schema) -> Schema:
     """An option's schema for a query, which cannot send null: the option is left out instead."""
     if schema.get("default", 0) is not None:
         return schema
-    plain = next((variant for variant in schema.pop("anyOf", []) if variant != {"type": "null"}), {})
+    described = {key: value for key, value in schema.items() if key not in ("default", "anyOf")}
     if isinstance(kinds := schema.get("type"), list):
-        plain = {"type": next(kind for kind in kinds if kind != "null")}
-    return {key: value for key, value in schema.items() if key != "default"} | plain
+        return described | {"type": next(kind for kind in kinds if kind != "null")}
+    return described | next(variant for variant in schema["anyOf"] if variant != {"type": "null"})
 
 
 def body_schemas(settings: Settings) -> Schema:
