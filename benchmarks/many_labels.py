@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from graft.service.inference.neighbors import NeighborIndex, l2_normalize
 from graft.training.audit import label_errors
 from graft.training.evaluation import calibration, metrics
-from graft.training.evaluation.calibration import HeldOut
+from graft.training.evaluation.calibration import CalibrationSet
 from graft.training.evaluation.learning_curve import learning_curve
 from graft.training.evaluation.outliers import outlier_scores
 from graft.training.evaluation.predictions import Predictions
@@ -112,7 +112,7 @@ def _evaluate(head: Head, final: Head, vectors: Floats, labels: Labels, names: t
     )
     neighbors = NeighborIndex(l2_normalize(vectors[part < 3]), tuple((label,) for label in labels[part < 3].tolist()), ())
     temperature = calibration.temperature(validation.logits, validation.targets)
-    held_out = HeldOut(validation, outlier_scores(neighbors, validation.vectors, 10), 10)
+    held_out = CalibrationSet(validation, outlier_scores(neighbors, validation.vectors, 10), 10)
     calibrated = calibration.calibrate(held_out, temperature)
     metrics.evaluate(test, names, temperature, calibrated, neighbors)
 

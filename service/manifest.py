@@ -215,8 +215,8 @@ class Calibration(_Record):
         wanted = self.max_error if max_error is None else max_error
         if wanted is None or wanted >= 1 or not self.error_levels:
             return 0.0
-        levels = [level for level in self.error_levels if level.max_error <= wanted and level.min_probability is not None]
-        return min((level.min_probability for level in levels if level.min_probability is not None), default=math.inf)
+        found = (level.min_probability for level in self.error_levels if level.max_error <= wanted)
+        return min((probability for probability in found if probability is not None), default=math.inf)
 
 
 class FileRecord(_Record):

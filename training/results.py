@@ -3,6 +3,7 @@
 Records and their text form only; nothing is computed here.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,8 +37,12 @@ def describe_sample(n: int, n_groups: int | None, noun: str = "images") -> str:
     Args:
         n_groups: the number of groups; None, or `n`, if every image is its own.
     """
-    groups = "" if n_groups is None or n_groups == n else f" in {n_groups:,} group{'s' * (n_groups != 1)}"
-    return f"{n:,} {noun}{groups}"
+    return f"{n:,} {noun}{describe_groups(n, n_groups)}"
+
+
+def describe_groups(n: int, n_groups: int | None) -> str:
+    """The end of `describe_sample`, such as ` in 212 groups`; "" if every image is its own."""
+    return "" if n_groups is None or n_groups == n else f" in {n_groups:,} group{'s' * (n_groups != 1)}"
 
 
 class LabelScores(_Record):
@@ -61,6 +66,12 @@ class LabelScores(_Record):
     covered_by_label: bool | None = Field(
         None, description="whether this coverage is guaranteed for the label, or only on average with other labels"
     )
+
+
+def least_covered(by_label: Sequence[LabelScores]) -> tuple[str, Estimate] | None:
+    """The label whose images the prediction sets cover least, with that coverage; None without prediction sets."""
+    measured = [(scores.label, scores.coverage) for scores in by_label if scores.coverage]
+    return min(measured, key=lambda pair: (pair[1].value, pair[0]), default=None)
 
 
 class CalibrationBin(_Record):

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.inference.neighbors import l2_normalize
 from graft.training.data.split_names import split_from_name
 
 MAX_NUMBER_GAP = 10  # between the numbers of two files of a burst; some may have been removed, or be in another split
@@ -144,7 +145,7 @@ def _position(path: str) -> tuple[str, int, int] | None:
 
 def _similarity(vectors: Floats) -> Floats:
     """The cosine similarity of all pairs, (n, n)."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = l2_normalize(vectors)
     similarity: Floats = unit @ unit.T
     return similarity
 

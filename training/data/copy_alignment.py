@@ -9,7 +9,7 @@ pairs at once. A map is float32 (3, 3) and takes the coordinates of the first pi
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.training.data.near_duplicates import to_bytes
+from graft.training.data.near_duplicates import smooth, to_bytes
 
 THUMBNAIL_SIDE = 16  # pixels: the coarsest level, which rejects most pairs
 PICTURE_SIDE = 64  # pixels: the finest level
@@ -129,7 +129,7 @@ def _reset_extreme(maps: Maps) -> Maps:
 
 def _align(one: Pictures, other: Pictures, maps: Maps, n_steps: int) -> Maps:
     """Improves the maps (n, 3, 3) of pictures (n, side, side) by Gauss-Newton steps."""
-    one, other = _smooth(one, _NARROW), _smooth(other, _NARROW)
+    one, other = smooth(one, _NARROW), smooth(other, _NARROW)
     n = len(one)
     jacobian = _jacobian(one)
     hessian = jacobian @ jacobian.transpose(0, 2, 1)
@@ -211,7 +211,7 @@ def _agree(one: Pictures, other: Pictures, maps: Maps) -> Bools:
 
 def _block_correlations(one: Pictures, warped: Pictures, inside: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The correlation of the detail in the median block and in the one at the first quartile, (n,) each; -1 if too few."""
-    detail = [_to_blocks(_smooth(pictures, _NARROW) - _smooth(pictures, _WIDE)) for pictures in (one, warped)]
+    detail = [_to_blocks(smooth(pictures, _NARROW) - smooth(pictures, _WIDE)) for pictures in (one, warped)]
     variances = [(blocks * blocks).mean(axis=2) for blocks in detail]
     correlation = (detail[0] * detail[1]).mean(axis=2) / np.sqrt(variances[0] * variances[1] + 1e-3)
     has_detail = (np.maximum(*variances) > MIN_DETAIL) & _to_blocks(inside).all(axis=2)
@@ -226,8 +226,8 @@ def _block_correlations(one: Pictures, warped: Pictures, inside: Pictures) -> tu
 
 def _sharpness(pictures: Pictures) -> NDArray[np.float32]:
     """The power of the finest detail relative to that of the detail that is compared, (n,)."""
-    smooth = _smooth(pictures, _NARROW)
-    power, fine_power = ((p * p).mean(axis=(1, 2)) for p in (smooth - _smooth(pictures, _WIDE), pictures - smooth))
+    narrow = smooth(pictures, _NARROW)
+    power, fine_power = ((p * p).mean(axis=(1, 2)) for p in (narrow - smooth(pictures, _WIDE), pictures - narrow))
     sharpness: NDArray[np.float32] = fine_power / (power + np.float32(1e-3))
     return sharpness
 
@@ -245,13 +245,3 @@ def _shrink(pictures: Pictures, side: int) -> Pictures:
     factor = pictures.shape[1] // side
     small: Pictures = pictures.reshape(len(pictures), side, factor, side, factor).mean(axis=(2, 4))
     return small
-
-
-def _smooth(pictures: Pictures, weights: tuple[int, ...]) -> Pictures:
-    """Filters pictures (n, side, side) in both directions; edge pixels are repeated."""
-    side, reach = pictures.shape[1], len(weights) // 2
-    matrix = np.zeros((side, side), np.float32)
-    for offset, weight in zip(range(-reach, reach + 1), weights, strict=True):
-        matrix[np.arange(side), np.clip(np.arange(side) + offset, 0, side - 1)] += np.float32(weight / sum(weights))
-    smoothed: Pictures = np.matmul(np.matmul(matrix, pictures), matrix.T)
-    return smoothed

@@ -8,6 +8,7 @@ image is not that of the image with its bits reversed, and is computed from the 
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ MIN_SET_BITS = 12  # of 128; measured: 99.9% of images of clothes, animals and o
 MAX_BUCKET = 64  # a hash with this many candidate pairs is not compared further
 MAX_PENDING = 1_000_000  # candidate pairs collected before duplicates are removed
 BLOCK_SIZE = 512  # pairs verified at once: a few megabytes, which fit in the CPU cache
+BINOMIAL_5 = (1, 4, 6, 4, 1)  # filter weights
 MIN_CORRELATION, MIN_DETAIL_CORRELATION = 0.98, 0.95  # Pearson correlations; see `is_same_image`
 
 GrayArray = NDArray[np.float32]
@@ -39,17 +41,16 @@ def _resize_weights(n_cells: int) -> GrayArray:
     return weights
 
 
-def _smoothing_matrix() -> GrayArray:
-    """Return the matrix of a 5-tap binomial filter with edge padding: (THUMBNAIL_SIDE, THUMBNAIL_SIDE)."""
-    matrix = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)
-    for offset, weight in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
-        matrix[np.arange(THUMBNAIL_SIDE), np.clip(np.arange(THUMBNAIL_SIDE) + offset, 0, THUMBNAIL_SIDE - 1)] += np.float32(
-            weight / 16
-        )
+@cache
+def _smoothing_matrix(side: int, weights: tuple[int, ...]) -> GrayArray:
+    """Return the matrix that filters the columns of a picture, float32 (side, side); edge pixels are repeated."""
+    matrix, reach = np.zeros((side, side), np.float32), len(weights) // 2
+    for offset, weight in zip(range(-reach, reach + 1), weights, strict=True):
+        matrix[np.arange(side), np.clip(np.arange(side) + offset, 0, side - 1)] += np.float32(weight / sum(weights))
     return matrix
 
 
-_TO_8, _TO_9, _SMOOTH = _resize_weights(8), _resize_weights(9), _smoothing_matrix()
+_TO_8, _TO_9 = _resize_weights(8), _resize_weights(9)
 _HASH_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)  # odd multipliers are bijective modulo 2**64
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -63,6 +64,13 @@ def to_bytes(gray: GrayArray) -> NDArray[np.uint8]:
     """Round gray levels to uint8."""
     rounded: NDArray[np.uint8] = np.clip(gray + 0.5, 0, 255).astype(np.uint8)
     return rounded
+
+
+def smooth(pictures: GrayArray, weights: tuple[int, ...]) -> GrayArray:
+    """Filter pictures (n, side, side) with the same weights in both directions; edge pixels are repeated."""
+    matrix = _smoothing_matrix(pictures.shape[1], weights)
+    smoothed: GrayArray = np.matmul(np.matmul(matrix, pictures), matrix.T)
+    return smoothed
 
 
 def dhash(thumbnail: GrayArray) -> tuple[int, int]:
@@ -247,7 +255,7 @@ def is_same_image(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[n
 
 def _high_pass(images: GrayArray) -> GrayArray:
     """High-pass filter images (n, THUMBNAIL_SIDE, THUMBNAIL_SIDE)."""
-    detail: GrayArray = images - np.matmul(np.matmul(_SMOOTH, images), _SMOOTH.T)
+    detail: GrayArray = images - smooth(images, BINOMIAL_5)
     return detail
 
 

@@ -18,7 +18,7 @@ from graft.service.inference.devices import available_cpus
 from graft.service.inference.thread_map import ordered_map
 from graft.service.package_arrays import ArraySpec, ContentError, read_arrays
 from graft.training.data.dataset import Dataset, Sample, digest_prefixes
-from graft.training.data.near_duplicates import THUMBNAIL_SIDE, candidate_pairs, dhash, hamming_distances, to_grayscale
+from graft.training.data.near_duplicates import THUMBNAIL_SIDE, Pairs, candidate_pairs, dhash, hamming_distances, to_grayscale
 from graft.training.data.splits import Splits
 from graft.training.runtime.progress import Progress
 
@@ -97,11 +97,10 @@ class SeenImages:
         contained: NDArray[np.bool_] = np.isin(images.digests, self.digests)
         n, n_images = len(self.digests), len(images.digests)
         hashes = np.concatenate([self.hashes, images.hashes, images.mirrored])
-        pairs = candidate_pairs(hashes[:, 0], hashes[:, 1])
+        pairs = copy_pairs(hashes)
         pairs = pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)]
-        close = hamming_distances(hashes[:, 0], hashes[:, 1], *pairs.T) <= MAX_COPY_DISTANCE
         copies = np.zeros(n_images, bool)
-        copies[(pairs[close, 1] - n) % max(1, n_images)] = True
+        copies[(pairs[:, 1] - n) % max(1, n_images)] = True
         return contained | (copies & ~np.isin(images.digests, self.test))
 
     def save(self, path: Path) -> None:
@@ -116,6 +115,12 @@ class SeenImages:
         if hashes.shape != (len(digests), 2):
             raise ContentError(f"has {len(digests):,} digests, and hashes of shape {hashes.shape}")
         return cls(digests, hashes, arrays["test"])
+
+
+def copy_pairs(hashes: Words) -> Pairs:
+    """The pairs of rows of hashes (N, 2) that are as close as those of copies: (P, 2), each once, the smaller row first."""
+    pairs = candidate_pairs(hashes[:, 0], hashes[:, 1])
+    return pairs[hamming_distances(hashes[:, 0], hashes[:, 1], *pairs.T) <= MAX_COPY_DISTANCE]
 
 
 NO_IMAGES = SeenImages(np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, np.uint64))

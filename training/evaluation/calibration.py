@@ -1,8 +1,8 @@
 """Calibration on held-out images: temperature, thresholds, prediction sets, wanted error and outliers. Numpy only.
 
-The images are those of `HeldOut`: no network that predicts one was trained on it, but the network was selected with them, so
-the estimates are slightly optimistic; `graft.training.evaluation.metrics` measures each of them on test images. Test images
-must not be used here.
+The images are those of `CalibrationSet`: no network that predicts one was trained on it, but the network was selected with
+them, so the estimates are slightly optimistic; `graft.training.evaluation.metrics` measures each of them on test images. Test
+images must not be used here.
 """
 
 import math
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class CalibrationSet:
     """What a model is calibrated on.
 
     Attributes:
@@ -58,7 +58,7 @@ class CalibrationTargets:
     max_error: float | None = None
 
 
-def calibrate(held_out: HeldOut, temperature: float, wanted: CalibrationTargets = CalibrationTargets()) -> Calibration:
+def calibrate(held_out: CalibrationSet, temperature: float, wanted: CalibrationTargets = CalibrationTargets()) -> Calibration:
     """Computes everything that is calibrated, given the temperature, which is fitted first."""
     predictions = held_out.predictions
     targets, clusters = predictions.targets, predictions.clusters

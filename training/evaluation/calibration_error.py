@@ -49,18 +49,15 @@ class _Curve:
     def smallest(self, level: int, observed: float) -> float:
         """The smallest true error whose quantile reaches the observed error."""
         quantile = np.maximum.accumulate(self.quantiles[:, level])
-        index = int(np.searchsorted(quantile, observed))
-        if index == 0:
-            return 0.0
-        if index == len(quantile):
-            return float(self.errors[-1])
-        step = (observed - quantile[index - 1]) / (quantile[index] - quantile[index - 1])
-        return float(self.errors[index - 1] + step * (self.errors[index] - self.errors[index - 1]))
+        return self._interpolate(quantile, int(np.searchsorted(quantile, observed)), observed)
 
     def largest(self, level: int, observed: float) -> float:
         """The largest true error whose quantile does not exceed the observed error."""
         quantile = np.minimum.accumulate(self.quantiles[::-1, level])[::-1]
-        index = int(np.searchsorted(quantile, observed + 1e-12, side="right"))
+        return self._interpolate(quantile, int(np.searchsorted(quantile, observed + 1e-12, side="right")), observed)
+
+    def _interpolate(self, quantile: Floats, index: int, observed: float) -> float:
+        """The true error between those with an index and the one before, at which the quantile is the observed error."""
         if index == 0:
             return 0.0
         if index == len(quantile):

@@ -66,6 +66,18 @@ def ratio(
     return Estimate(value=value, low=low, high=high)
 
 
+def share(mask: NDArray[np.bool_], clusters: Clusters | None = None) -> Estimate:
+    """The share of N > 0 images for which the mask (N,) is set, with its Wilson interval; `clusters` as for `ratio`.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    estimate = ratio(mask, np.ones(len(mask)), clusters)
+    if estimate is None:
+        raise ValueError("There are no images.")
+    return estimate
+
+
 def f1_interval(intersection: float, union: float, variance_inflation: float = 1.0) -> Estimate | None:
     """F1 = 2J / (1 + J) with its interval, where J is the Jaccard index of true and predicted labels.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graft.training.data.cross_validation import Targets
 from graft.training.evaluation.clusters import Clusters, n_clusters
 from graft.training.evaluation.confidence_intervals import N_RESAMPLES, bootstrap_means, percentile_interval
-from graft.training.evaluation.metrics import per_sample_score
+from graft.training.evaluation.paired import per_sample_score
 from graft.training.features.feature_arrays import Vectors
 from graft.training.results import Estimate, LearningCurve
 from graft.training.runtime.progress import Progress

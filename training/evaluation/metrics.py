@@ -19,8 +19,9 @@ from graft.training.evaluation.average_precision import average_precisions, macr
 from graft.training.evaluation.calibration import per_sample_nll
 from graft.training.evaluation.calibration_error import expected_calibration_error, reliability_bins
 from graft.training.evaluation.clusters import Clusters, n_clusters
-from graft.training.evaluation.confidence_intervals import ratio
+from graft.training.evaluation.confidence_intervals import share
 from graft.training.evaluation.outliers import outlier_scores
+from graft.training.evaluation.paired import paired_difference, paired_log_loss
 from graft.training.evaluation.per_class import confusion_matrix, multiclass_metrics, multilabel_metrics
 from graft.training.evaluation.predictions import Predictions
 from graft.training.results import ConformalPrediction, Estimate, Evaluation, LearningCurve, OutlierDetection
@@ -66,30 +67,15 @@ def exact_match_score(
 
 
 def _to_score(correct: NDArray[np.bool_], clusters: Clusters | None) -> Score:
-    estimate = ratio(correct, np.ones(len(correct)), clusters)
-    if estimate is None:
+    if not len(correct):
         return Score(accuracy=0, low=0, high=1, n=0)
+    estimate = share(correct, clusters)
     return Score(accuracy=estimate.value, low=estimate.low, high=estimate.high, n=len(correct))
 
 
 def log_loss(logits: NDArray[np.float32], targets: Targets, temperature: float = 1.0) -> float:
     """Mean negative log-likelihood in nats; for multi-label data the mean over labels too."""
     return float(per_sample_nll(logits, targets, temperature).mean())
-
-
-def per_sample_score(logits: NDArray[np.float32], targets: Targets) -> Floats:
-    """One value per image, (N,), whose mean is the score: accuracy, or mean average precision for multi-label data.
-
-    For accuracy the values are 1 or 0. Mean average precision is not a mean over images, so its values are jackknife
-    pseudo-values, which have its mean and its variance.
-    """
-    if targets.ndim == 1:
-        correct: Floats = (logits.argmax(axis=1) == targets).astype(np.float64)
-        return correct
-    values, influences = average_precisions(logits, targets)
-    present = ~np.isnan(values)
-    pseudo_values: Floats = values[present].mean() + len(targets) * influences[:, present].mean(axis=1)
-    return pseudo_values
 
 
 def primary_metric(predictions: Predictions) -> Estimate:
@@ -115,48 +101,6 @@ def n_errors(logits: NDArray[np.float32], targets: Targets) -> int:
     """Number of wrong predictions: labels, or binary decisions for multi-label data."""
     wrong = logits.argmax(axis=1) != targets if targets.ndim == 1 else (logits > 0) != targets
     return int(wrong.sum())
-
-
-def paired_difference(
-    logits: NDArray[np.float32],
-    baseline: NDArray[np.float32],
-    targets: Targets,
-    seed: int = 0,
-    clusters: Clusters | None = None,
-) -> tuple[float, float, float]:
-    """Score minus the baseline's score on the same images, with a 95 % interval.
-
-    The score is accuracy, or mean average precision for multi-label data. A paired bootstrap over the images (Efron &
-    Tibshirani 1993): each sample keeps both predictions for an image together, so their shared variance cancels out.
-
-    Args:
-        clusters: int64 (N,); None if every image is its own.
-
-    Returns:
-        (difference, low, high), each in [-1, 1].
-    """
-    gains = per_sample_score(logits, targets) - per_sample_score(baseline, targets)
-    value, low, high = _mean_with_interval(gains, seed, clusters)
-    return value, max(-1.0, low), min(1.0, high)
-
-
-def paired_log_loss(
-    logits: NDArray[np.float32],
-    baseline: NDArray[np.float32],
-    targets: Targets,
-    temperature: float = 1.0,
-    baseline_temperature: float = 1.0,
-    seed: int = 0,
-    clusters: Clusters | None = None,
-) -> tuple[float, float, float]:
-    """The baseline's log-loss minus the log-loss, in nats per image, with a 95 % interval as in `paired_difference`."""
-    gains = per_sample_nll(baseline, targets, baseline_temperature) - per_sample_nll(logits, targets, temperature)
-    return _mean_with_interval(gains, seed, clusters)
-
-
-def _mean_with_interval(gains: Floats, seed: int, clusters: Clusters | None) -> tuple[float, float, float]:
-    gain = confidence_intervals.mean_interval(gains, seed, clusters)
-    return gain.value, gain.low, gain.high
 
 
 def mean_average_precision(
@@ -223,7 +167,7 @@ def evaluate(
         if test.multilabel
         else selective.measure(after.max(axis=1), correct[:, 0], is_outlier, calibration, test.clusters),
         outliers=OutlierDetection(
-            k=calibration.outlier_k, threshold=calibration.outlier_threshold, flagged=_rate(is_outlier, test.clusters)
+            k=calibration.outlier_k, threshold=calibration.outlier_threshold, flagged=share(is_outlier, test.clusters)
         ),
         curve=curve,
         ten_crop=None if ten_crop_gain is None else _estimate(*ten_crop_gain),
@@ -281,17 +225,10 @@ def _conformal_metrics(
     sizes = in_set.sum(axis=1)
     return ConformalPrediction(
         promised=calibration.coverage,
-        coverage=_rate(in_set[np.arange(len(labels)), labels], clusters),
+        coverage=share(in_set[np.arange(len(labels)), labels], clusters),
         mean_size=float(sizes.mean()),
         sizes={int(size): int(n) for size, n in zip(*np.unique(sizes, return_counts=True), strict=True)},
     )
-
-
-def _rate(mask: NDArray[np.bool_], clusters: Clusters) -> Estimate:
-    rate = ratio(mask, np.ones(len(mask)), clusters)
-    if rate is None:
-        raise ValueError("There are no images.")
-    return rate
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:

@@ -14,7 +14,7 @@ from graft.service.inference.postprocess import above_threshold, prediction_set
 from graft.service.manifest import Calibration
 from graft.training.evaluation.average_precision import average_precisions, macro_average_precision
 from graft.training.evaluation.clusters import Clusters, are_single, inflation_of_sums, n_clusters, sum_by, variance_inflation
-from graft.training.evaluation.confidence_intervals import design_effect, f1_interval, macro_mean_interval, proportion, ratio
+from graft.training.evaluation.confidence_intervals import design_effect, f1_interval, macro_mean_interval, proportion, share
 from graft.training.results import Estimate, LabelScores
 
 Floats = NDArray[np.float64]
@@ -85,12 +85,11 @@ def multiclass_metrics(
             labels, *columns, strict=True
         )
     )
-    every = np.ones(len(targets))
-    metrics = {"accuracy": ratio(correct, every, clusters)}
+    metrics = {"accuracy": share(correct, clusters)}
     if n_labels > 5:
-        metrics["top5"] = ratio(_is_in_top_k(probabilities, targets, 5), every, clusters)
+        metrics["top5"] = share(_is_in_top_k(probabilities, targets, 5), clusters)
     metrics["balanced_accuracy"] = _balanced_accuracy(correct, targets, n_labels, clusters)
-    return _drop_missing(metrics), by_label
+    return metrics, by_label
 
 
 def multilabel_metrics(
@@ -135,9 +134,9 @@ def multilabel_metrics(
         "map": mean_precision,
         "micro_f1": _micro_f1(predicted, targets, clusters),
         "macro_f1": _macro_f1(predicted, targets, clusters),
-        "exact_match": ratio((predicted == targets).all(axis=1), np.ones(len(targets)), clusters),
+        "exact_match": share((predicted == targets).all(axis=1), clusters),
     }
-    return _drop_missing(metrics), by_label
+    return {name: estimate for name, estimate in metrics.items() if estimate is not None}, by_label
 
 
 def _cases_where(mask: NDArray[np.bool_], successes: NDArray[np.bool_], clusters: Clusters | None) -> _Cases:
@@ -174,10 +173,6 @@ def _inflation(sums: Floats, sizes: Floats) -> float:
     n_cases = float(sizes.sum())
     value = float(sums.sum()) / n_cases
     return inflation_of_sums(sums - value * sizes, sizes, n_cases * value * (1 - value))
-
-
-def _drop_missing(metrics: dict[str, Estimate | None]) -> dict[str, Estimate]:
-    return {name: estimate for name, estimate in metrics.items() if estimate is not None}
 
 
 def confusion_matrix(probabilities: Floats, labels: Counts) -> Counts:

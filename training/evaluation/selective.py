@@ -15,7 +15,7 @@ from scipy.special import betainc  # type: ignore[import-untyped]
 
 from graft.service.manifest import Calibration, ErrorLevel
 from graft.training.evaluation.clusters import Clusters, variance_inflation
-from graft.training.evaluation.confidence_intervals import ratio
+from graft.training.evaluation.confidence_intervals import ratio, share
 from graft.training.results import Estimate, RiskPoint, SelectivePrediction
 
 RISK = 0.1  # probability that a threshold does not hold what is shown
@@ -136,16 +136,13 @@ def measure(
         confidences, correct, is_outlier, clusters: as for `error_levels`.
     """
     answered = (confidences >= calibration.min_probability()) & ~is_outlier
-    share = ratio(answered, np.ones(len(answered)), clusters)
-    if share is None:
-        raise ValueError("There are no images.")
     # The service abstains for outliers first, however sure the network is.
     order = np.lexsort((-confidences, is_outlier))
     ends = np.unique(np.linspace(1, len(order), min(len(order), MAX_POINTS)).round().astype(int))
     error_so_far = (~correct[order]).cumsum() / np.arange(1, len(order) + 1)
     return SelectivePrediction(
         max_error=calibration.max_error,
-        answered=share,
+        answered=share(answered, clusters),
         error=ratio(answered & ~correct, answered, clusters),
         caught=ratio(~answered & ~correct, ~correct, clusters),
         curve=tuple(_risk_point(order[:end], correct, clusters) for end in ends),

@@ -10,8 +10,8 @@ from graft.service.manifest import SEEN_IMAGES
 from graft.service.package_arrays import checking
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
-from graft.training.data.near_duplicates import candidate_pairs, connected_components, hamming_distances
-from graft.training.data.seen_images import MAX_COPY_DISTANCE, ImageHashes, SeenImages
+from graft.training.data.seen_images import ImageHashes, SeenImages, copy_pairs
+from graft.training.data.splits import assign_groups
 
 
 class HeldOut(NamedTuple):
@@ -60,7 +60,7 @@ def load(model: Model, data: Path, options: ReadOptions | None = None, include_t
     with checking(model.artifact, SEEN_IMAGES):
         seen_images = SeenImages.load(model.artifact.seen_images)
     hashes = ImageHashes.read(dataset, samples)
-    seen, samples = seen_images.contain(hashes), _with_groups(samples, hashes)
+    seen, samples = seen_images.contain(hashes), _with_groups(dataset, samples, hashes)
     n_seen = int(seen.sum())
     if include_training:
         return HeldOut(dataset, samples, n_seen, includes_seen=True)
@@ -85,18 +85,16 @@ def load_test_split(model: Model, data: Path, options: ReadOptions | None = None
     return dataset, tuple(sample for sample in dataset.samples if sample.split == "test") or dataset.samples
 
 
-def _with_groups(samples: Sequence[Sample], hashes: ImageHashes) -> tuple[Sample, ...]:
+def _with_groups(dataset: Dataset, samples: Sequence[Sample], hashes: ImageHashes) -> tuple[Sample, ...]:
     """The samples with one group for all that do not count as independent: copies, near-duplicates and declared groups.
 
     There are no thumbnails here to tell similar images from copies, so a pair must be as close as a copy of a seen image.
     """
-    pairs = candidate_pairs(hashes.hashes[:, 0], hashes.hashes[:, 1])
-    close = hamming_distances(hashes.hashes[:, 0], hashes.hashes[:, 1], *pairs.T) <= MAX_COPY_DISTANCE
-    links: list[tuple[bytes, bytes]] = [(b"i%d" % one, b"i%d" % other) for one, other in pairs[close].tolist()]
-    links += [(b"i%d" % row, b"d%d" % digest) for row, digest in enumerate(hashes.digests.tolist())]
-    links += [(b"i%d" % row, b"g" + sample.group) for row, sample in enumerate(samples) if sample.group]
-    group_of = {item: cluster[0] for cluster in connected_components(links) for item in cluster}
-    return tuple(replace(sample, group=group_of[b"i%d" % row]) for row, sample in enumerate(samples))
+    keys = [digest.to_bytes(8, "big") for digest in hashes.digests.tolist()]
+    keyed = tuple(replace(sample, digest=key, group=sample.group or key) for sample, key in zip(samples, keys, strict=True))
+    pairs = ((keys[one], keys[other]) for one, other in copy_pairs(hashes.hashes).tolist())
+    grouped = assign_groups(replace(dataset, samples=keyed), pairs).samples
+    return tuple(replace(sample, group=one.group) for sample, one in zip(samples, grouped, strict=True))
 
 
 def _align_labels(model: Model, dataset: Dataset) -> Dataset:

@@ -8,7 +8,7 @@ from graft.service.inference.neighbors import Thumbnails
 from graft.service.manifest import Calibration, Fidelity, Manifest, Preprocessing
 from graft.training.packaging.card_metadata import front_matter
 from graft.training.packaging.markdown import escape
-from graft.training.results import Estimate, LabelScores, describe_sample, format_error
+from graft.training.results import Estimate, LabelScores, describe_groups, format_error
 
 OWN_NETWORKS = Path(__file__).parents[2] / "service" / "networks"  # defines networks under names that timm does not have
 FIXED_SIZE_TENSORS = ("pos_embed", "relative_position_bias_table")  # of networks that are built for one input size
@@ -87,7 +87,7 @@ This directory contains only data: no pickle and no code. `graft verify` checks 
 
 def _count(n: int, split: str, n_groups: Mapping[str, int]) -> str:
     """The number of images of a split, and of its groups if there are any."""
-    return describe_sample(n, n_groups.get(split), "images").replace(" images", "")
+    return f"{n:,}{describe_groups(n, n_groups.get(split))}"
 
 
 def _guarantees(manifest: Manifest) -> str:

@@ -12,7 +12,7 @@ from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe, Strategy
 from graft.training.evaluation.comparison import Comparison, RunResult, StrategySummary, compare_runs, grid, write_csv
-from graft.training.evaluation.metrics import per_sample_score
+from graft.training.evaluation.paired import per_sample_score
 from graft.training.report import collect, notebook, render
 from graft.training.results import describe_sample
 from graft.training.runs.run_folder import RunFolder

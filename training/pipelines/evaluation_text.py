@@ -1,6 +1,6 @@
 """The results of an evaluation as sentences for the terminal, common to `graft fit` and `graft evaluate`."""
 
-from graft.training.results import Evaluation, SelectivePrediction, format_error
+from graft.training.results import Evaluation, SelectivePrediction, format_error, least_covered
 from graft.training.visualization.formatting import format_difference
 
 
@@ -26,8 +26,8 @@ def notes(evaluation: Evaluation) -> list[str]:
     lines = list(evaluation.warnings)
     if evaluation.conformal:
         sets = evaluation.conformal
-        covered = [(scores.coverage.value, scores.label) for scores in evaluation.labels if scores.coverage]
-        worst = f"; the label covered least: {min(covered)[0]:.1%} of {min(covered)[1]}" if covered else ""
+        least = least_covered(evaluation.labels)
+        worst = f"; the label covered least: {least[1].value:.1%} of {least[0]}" if least else ""
         lines.append(f"prediction sets cover {sets.coverage.value:.1%} (target {sets.promised:.0%}){worst}")
     if evaluation.selective:
         lines.append(abstain_text(evaluation.selective))

@@ -22,8 +22,8 @@ from graft.service.inference.model import Model
 from graft.service.inference.thread_map import ordered_map
 from graft.training.config.corruptions import ADVERSARIAL_ATTACKS, COMMON_CORRUPTIONS, CORRUPTIONS, DEFAULT_SAMPLE_SIZE
 from graft.training.data.dataset import Dataset, Sample
-from graft.training.evaluation.clusters import Clusters, cluster_ids, n_clusters
-from graft.training.evaluation.confidence_intervals import ratio
+from graft.training.evaluation.clusters import cluster_ids, n_clusters
+from graft.training.evaluation.confidence_intervals import share
 from graft.training.evaluation.metrics import predicted_labels
 from graft.training.inference.bulk import infer
 from graft.training.results import Estimate
@@ -125,7 +125,7 @@ def measure(
         n=len(evaluation.samples),
         n_available=len(samples),
         seed=seed,
-        clean_accuracy=_proportion(correct, clusters),
+        clean_accuracy=share(correct, clusters),
         curves={name: tuple(_curve(evaluation, name)) for name in CORRUPTIONS},
         examples={name: tuple(_examples(evaluation, name)) for name in CORRUPTIONS},
         n_groups=n_clusters(clusters),
@@ -228,8 +228,8 @@ def _curve(evaluation: _Evaluation, name: str) -> Iterator[SeverityResult]:
         yield SeverityResult(
             severity,
             n_images,
-            _proportion(_is_correct(evaluation.model, logits, evaluation.targets[:n_images]), clusters),
-            _proportion(flipped, clusters),
+            share(_is_correct(evaluation.model, logits, evaluation.targets[:n_images]), clusters),
+            share(flipped, clusters),
         )
 
 
@@ -258,10 +258,3 @@ def _describe_prediction(model: Model, logits: Logits) -> str:
     probabilities = model.probabilities(logits)[0]
     top = int(probabilities.argmax())
     return f"{model.manifest.labels[top]} {probabilities[top]:.0%}"
-
-
-def _proportion(flags: NDArray[np.bool_], clusters: Clusters) -> Estimate:
-    estimate = ratio(flags, np.ones(len(flags)), clusters)
-    if estimate is None:
-        raise ValueError("There are no images to corrupt.")
-    return estimate

@@ -15,8 +15,9 @@ from graft.service.inference.openvino import OpenVinoEngine
 from graft.training.config import finetune_config
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, describe
 from graft.training.data.dataset import Sample
-from graft.training.evaluation import metrics, outliers
-from graft.training.evaluation.calibration import HeldOut
+from graft.training.evaluation import outliers
+from graft.training.evaluation.calibration import CalibrationSet
+from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
 from graft.training.inference.bulk import predict_dataset
 from graft.training.runtime.progress import log, step
@@ -66,9 +67,9 @@ def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str,
         test=test,
         neighbors=neighbors,
         # Not the training images, although they are many more: the network has learned to tell them apart.
-        held_out=HeldOut(validation, outliers.outlier_scores(neighbors, validation.vectors, k), k),
+        held_out=CalibrationSet(validation, outliers.outlier_scores(neighbors, validation.vectors, k), k),
         recipe=context.recipe,
-        gain_over_probe=metrics.paired_difference(test.logits, probe_result.test_logits, test.targets, clusters=test.clusters),
+        gain_over_probe=paired_difference(test.logits, probe_result.test_logits, test.targets, clusters=test.clusters),
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graft.training.data.cross_validation import Targets
 from graft.training.evaluation.clusters import Clusters, n_clusters
 from graft.training.evaluation.confidence_intervals import wilson
-from graft.training.evaluation.metrics import paired_difference, paired_log_loss
+from graft.training.evaluation.paired import paired_difference, paired_log_loss
 from graft.training.results import TransferRegime, format_points
 
 LAST_STAGE = "last"  # the pooled features that the pretrained classifier takes

@@ -13,7 +13,7 @@ from graft.training.config import hyperparameters
 from graft.training.data.cross_validation import Targets, stratified_group_kfold
 from graft.training.data.dataset import Sample
 from graft.training.evaluation import outliers
-from graft.training.evaluation.calibration import HeldOut
+from graft.training.evaluation.calibration import CalibrationSet
 from graft.training.evaluation.outliers import SharedClusters
 from graft.training.evaluation.predictions import Predictions
 from graft.training.features import regularization, stage_selection
@@ -162,7 +162,7 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext) -> Trained
         ),
         test=Predictions.of(probe_result.test_logits, features.select(splits.test), context.dataset, splits.test),
         neighbors=neighbors,
-        held_out=HeldOut(
+        held_out=CalibrationSet(
             Predictions.of(probe_result.held_out_logits, held_out_vectors, context.dataset, held_out),
             outliers.outlier_scores(neighbors, held_out_vectors, k, SharedClusters.of(held_out, references)),
             k,

@@ -15,7 +15,7 @@ from graft.service.inference.postprocess import to_probabilities
 from graft.service.manifest import Backbone, Calibration, Preprocessing, Score
 from graft.training.config.recipe import Recipe
 from graft.training.evaluation import calibration, metrics
-from graft.training.evaluation.calibration import CalibrationTargets, HeldOut
+from graft.training.evaluation.calibration import CalibrationSet, CalibrationTargets
 from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.progress import step
 
@@ -34,7 +34,7 @@ class TrainedModel:
         validation: predictions on validation, by weights not trained on it.
         test: predictions on test.
         neighbors: reference training images with their vectors.
-        temperature: softmax temperature, fitted on held-out images: see `HeldOut`.
+        temperature: softmax temperature, fitted on held-out images: see `CalibrationSet`.
         calibration: thresholds, fitted on the same images.
         scores: by split.
         gain_over_probe: over the probe on test: difference, low, high (95 % interval); None for a probe.
@@ -66,7 +66,7 @@ def calibrate_and_score(
     validation: Predictions,
     test: Predictions,
     neighbors: NeighborIndex,
-    held_out: HeldOut,
+    held_out: CalibrationSet,
     recipe: Recipe,
     gain_over_probe: tuple[float, float, float] | None = None,
 ) -> TrainedModel:

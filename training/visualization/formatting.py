@@ -138,11 +138,11 @@ def conformal_text(sets: ConformalPrediction, by_label: tuple[LabelScores, ...])
 
 def _worst_label(by_label: tuple[LabelScores, ...]) -> str:
     """The label that is covered least, and the labels whose coverage is an average."""
-    pairs = [(scores.coverage, scores) for scores in by_label if scores.coverage]
-    if not pairs:
+    least = results.least_covered(by_label)
+    if least is None:
         return ""
-    coverage, worst = min(pairs, key=lambda pair: pair[0].high)
-    text = f" The label that is covered least, “{worst.label}”: {percent(coverage.value)} ({format_interval(coverage)})."
+    label, coverage = least
+    text = f" The label that is covered least, “{label}”: {percent(coverage.value)} ({format_interval(coverage)})."
     n_shared = sum(scores.covered_by_label is False for scores in by_label)
     if not n_shared:
         return f"{text} The target holds for each label by itself."

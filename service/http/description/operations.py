@@ -59,7 +59,8 @@ def _without_null(schema: Schema) -> Schema:
     described = {key: value for key, value in schema.items() if key not in ("default", "anyOf")}
     if isinstance(kinds := schema.get("type"), list):
         return described | {"type": next(kind for kind in kinds if kind != "null")}
-    return described | next(variant for variant in schema["anyOf"] if variant != {"type": "null"})
+    [plain] = [variant for variant in schema["anyOf"] if variant != {"type": "null"}]
+    return described | dict(plain)
 
 
 def body_schemas(settings: Settings) -> Schema:

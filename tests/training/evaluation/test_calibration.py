@@ -6,8 +6,8 @@ from reference_images import reference_images
 
 from graft.service.inference import postprocess
 from graft.training.evaluation.calibration import (
+    CalibrationSet,
     CalibrationTargets,
-    HeldOut,
     best_f1_thresholds,
     calibrate,
     per_sample_nll,
@@ -115,7 +115,7 @@ def calibrate_random(n: int, seed: int = 0, wanted: CalibrationTargets = Calibra
     vectors = (random.normal(size=(n, 12)) + 1).astype(np.float32)
     predictions = Predictions(logits.astype(np.float32), vectors, labels, np.arange(n))
     k = outlier_k(400)
-    return calibrate(HeldOut(predictions, outlier_scores(neighbors, vectors, k), k), 1.0, wanted), neighbors
+    return calibrate(CalibrationSet(predictions, outlier_scores(neighbors, vectors, k), k), 1.0, wanted), neighbors
 
 
 def test_five_percent_of_in_distribution_images_are_flagged():
@@ -140,7 +140,7 @@ def test_too_few_images_flag_no_outliers():
 def test_image_at_the_outlier_threshold_is_no_outlier():
     logits, labels = np.tile([[3.0, 0.0]], (19, 1)).astype(np.float32), np.zeros(19, np.int64)
     predictions = Predictions(logits, np.zeros((19, 2), np.float32), labels, np.arange(19))
-    found = calibrate(HeldOut(predictions, np.linspace(0.1, 1, 19), 3), 1.0)
+    found = calibrate(CalibrationSet(predictions, np.linspace(0.1, 1, 19), 3), 1.0)
     assert (found.outlier_threshold, found.outlier_k, found.n_images) == (1, 3, 19)
     assert found.error_levels[-1].answered == 1
 
@@ -165,7 +165,7 @@ def test_no_error_is_promised_if_too_few_images_can_show_one():
 def test_multilabel_calibration_has_thresholds_and_no_prediction_sets():
     logits, targets = several(100)
     predictions = Predictions(logits.astype(np.float32), np.zeros((100, 6), np.float32), targets, np.arange(100))
-    found = calibrate(HeldOut(predictions, np.linspace(0, 1, 100), 2), 1.0)
+    found = calibrate(CalibrationSet(predictions, np.linspace(0, 1, 100), 2), 1.0)
     assert (found.coverage, found.set_thresholds, found.max_error, found.error_levels) == (None, None, None, ())
     assert all(0 < threshold < 1 for threshold in found.thresholds)
     assert found.outlier_threshold == pytest.approx(0.96, abs=0.01)

@@ -19,9 +19,10 @@ from graft.training.evaluation.clusters import (
 )
 from graft.training.evaluation.confidence_intervals import bootstrap_means, mean_interval, proportion, ratio
 from graft.training.evaluation.learning_curve import learning_curve
-from graft.training.evaluation.metrics import accuracy_score, mean_average_precision, paired_difference
+from graft.training.evaluation.metrics import accuracy_score, mean_average_precision
+from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.per_class import multiclass_metrics, multilabel_metrics
-from graft.training.results import Estimate, Evaluation, LabelScores
+from graft.training.results import Estimate, Evaluation
 
 GROUP_SIZE = 10
 
@@ -183,28 +184,25 @@ def test_copies_do_not_narrow_the_intervals_of_multiclass_metrics():
     random = np.random.default_rng(1)
     probabilities, labels = random.dirichlet(np.ones(7), 60), np.tile(np.arange(7), 9)[:60]
     probabilities[np.arange(40), labels[:40]] += 1
-    rows, clusters = quadrupled(60)
-    names, calibration = tuple("abcdefg"), calibrated((0.4,) * 7)
-    alone, by_label = multiclass_metrics(probabilities, labels, names, calibration)
-    copied, copied_by_label = multiclass_metrics(probabilities[rows], labels[rows], names, calibration, clusters)
-    assert all(width(copied[name]) >= 0.95 * width(alone[name]) for name in alone)
-    check_labels(by_label, copied_by_label, ("precision", "recall", "f1", "precision_above"))
+    check_copies(multiclass_metrics, probabilities, labels, 0.4, ("precision", "recall", "f1", "precision_above"))
 
 
 def test_copies_do_not_narrow_the_intervals_of_multilabel_metrics():
     random = np.random.default_rng(2)
     targets = random.random((50, 5)) < 0.4
     probabilities = np.clip(0.5 * targets + 0.6 * random.random((50, 5)), 0, 1)
-    rows, clusters = quadrupled(50)
-    names, calibration = tuple("abcde"), calibrated((0.5,) * 5)
-    alone, by_label = multilabel_metrics(probabilities, targets, names, calibration)
-    copied, copied_by_label = multilabel_metrics(probabilities[rows], targets[rows], names, calibration, clusters)
+    check_copies(multilabel_metrics, probabilities, targets, 0.5, ("precision", "recall", "f1", "average_precision"))
+
+
+def check_copies(compute, probabilities: np.ndarray, targets: np.ndarray, threshold: float, names: tuple[str, ...]) -> None:
+    """Four copies of each image have intervals at least as wide as one, in all metrics and in those of each label."""
+    rows, clusters = quadrupled(len(targets))
+    n_labels = probabilities.shape[1]
+    labels, calibration = tuple("abcdefg"[:n_labels]), calibrated((threshold,) * n_labels)
+    alone, by_label = compute(probabilities, targets, labels, calibration)
+    copied, copied_by_label = compute(probabilities[rows], targets[rows], labels, calibration, clusters)
     assert all(width(copied[name]) >= 0.95 * width(alone[name]) for name in alone)
-    check_labels(by_label, copied_by_label, ("precision", "recall", "f1", "average_precision"))
-
-
-def check_labels(alone: tuple[LabelScores, ...], copied: tuple[LabelScores, ...], names: tuple[str, ...]) -> None:
-    for before, after in zip(alone, copied, strict=True):
+    for before, after in zip(by_label, copied_by_label, strict=True):
         for name in names:
             assert width(getattr(after, name)) >= 0.95 * width(getattr(before, name)), (before.label, name)
 

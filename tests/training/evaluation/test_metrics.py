@@ -9,7 +9,7 @@ from graft.service.inference import postprocess
 from graft.service.inference.neighbors import NeighborIndex
 from graft.training.data.dataset import Sample
 from graft.training.evaluation import selective
-from graft.training.evaluation.calibration import HeldOut, calibrate, per_sample_nll, temperature
+from graft.training.evaluation.calibration import CalibrationSet, calibrate, per_sample_nll, temperature
 from graft.training.evaluation.calibration_error import expected_calibration_error, reliability_bins
 from graft.training.evaluation.confidence_intervals import mean_interval
 from graft.training.evaluation.metrics import (
@@ -20,11 +20,9 @@ from graft.training.evaluation.metrics import (
     log_loss,
     mean_average_precision,
     n_errors,
-    paired_difference,
-    paired_log_loss,
-    per_sample_score,
 )
 from graft.training.evaluation.outliers import build_neighbors, outlier_k, outlier_scores
+from graft.training.evaluation.paired import paired_difference, paired_log_loss, per_sample_score
 from graft.training.evaluation.predictions import Predictions
 from graft.training.results import Evaluation
 
@@ -121,9 +119,9 @@ def random_outputs(n: int, seed: int = 0, scale: float = 1.0, several: bool = Fa
     return Predictions((scale * logits).astype(np.float32), vectors, targets, np.arange(len(targets)))
 
 
-def held_out(validation: Predictions, neighbors: NeighborIndex) -> HeldOut:
+def held_out(validation: Predictions, neighbors: NeighborIndex) -> CalibrationSet:
     k = outlier_k(len(neighbors.paths))
-    return HeldOut(validation, outlier_scores(neighbors, validation.vectors, k), k)
+    return CalibrationSet(validation, outlier_scores(neighbors, validation.vectors, k), k)
 
 
 def evaluated(several: bool, scale: float = 1.5, n: int = 400) -> Evaluation:
