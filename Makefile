@@ -6,7 +6,7 @@ READY = .venv/.ready
 PEERS = benchmarks/peers/requirements
 PEERS_READY = .bench/.ready
 
-.PHONY: demo test test-slow test-ci test-all image sbom audit docs diagram pictures bench bench-serving bench-quick bench-growth mutate lint types lock clean
+.PHONY: demo test test-slow test-ci test-all image image-gpu sbom audit docs diagram pictures bench bench-serving bench-quick bench-growth mutate lint types lock clean
 
 # Fit on the sample, serve the package and send one request. `graft demo --serve` keeps the page open until Ctrl-C.
 demo: $(READY)
@@ -38,6 +38,12 @@ image: $(READY) sbom
 	$(BIN)/graft package
 	$(BIN)/python -m zipfile -e $(SAMPLE) build/sample
 	if test -x $(IMAGE_CHECK); then $(IMAGE_CHECK) build/sample/test/bag/001.png; else docker build $(BASE_IMAGE:%=--build-arg BASE_IMAGE=%) -t graft-service .; fi
+# The image for GPUs, 7 GB. $(IMAGE_CHECK) starts it here too, on the CPU if there is no GPU.
+image-gpu: $(READY)
+	test -e runs/latest || $(BIN)/graft fit $(SAMPLE) --strategy probe
+	$(BIN)/graft package
+	$(BIN)/python -m zipfile -e $(SAMPLE) build/sample
+	if test -x $(IMAGE_CHECK); then $(IMAGE_CHECK) build/sample/test/bag/001.png --target gpu; else docker build --target gpu $(BASE_IMAGE:%=--build-arg BASE_IMAGE=%) -t graft-service-gpu .; fi
 SAMPLE = training/sample/fashion-mnist.zip
 IMAGE_CHECK = ../shared/tools/image-check
 
@@ -104,6 +110,7 @@ $(PEERS_READY): $(PEERS).lock | $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) $(LOCK) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements.lock $(LOCK) -o requirements-service.lock
+	$(BIN)/uv pip compile pyproject.toml --extra gpu -c requirements.lock $(LOCK) -o requirements-gpu.lock
 	$(BIN)/uv pip compile $(PEERS).in -c requirements.lock $(LOCK) -o $(PEERS).lock
 EXTRAS = train gpu int8 parquet search track dev docs bench
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"

@@ -27,7 +27,6 @@ NAMES = ("serving", "fitting", "start")
 TITLES = {
     "near_copies": "Near-duplicates that are found",
     "growth": "Scaling: from 1,000 to 100,000 images",
-    "gpu": "On a GPU",
 }  # for benchmarks without a heading of their own
 HEADER = """# Benchmark results
 

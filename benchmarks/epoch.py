@@ -25,6 +25,7 @@ from graft.service.networks.network import Network
 from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, resolve_config
+from graft.training.config.hyperparameters import TrainingPrecision
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import scan
 from graft.training.data.splits import Splits, split
@@ -103,7 +104,9 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     recipe = Recipe(
         strategy="finetune", epochs=arguments.epochs, batch_size=arguments.batch_size, patience=arguments.epochs, ema=True
     )
-    stats = DataStats(len(splits.train), dataset.counts(splits.train), dataset.multilabel, device=device)
+    precision: TrainingPrecision = "bf16-mixed" if device == "cuda" else "32-true"  # that of the plain loop
+    counts = dataset.counts(splits.train)
+    stats = DataStats(len(splits.train), counts, dataset.multilabel, device=device, training_precision=precision)
     config = resolve_config(recipe, stats)
     # Fewer images and complete epochs: with limited batches, the workers would keep loading while the plain loop is timed.
     n_images = min(arguments.batches, config.steps_per_epoch) * config.batch_size

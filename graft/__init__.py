@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .service.artifact import ArtifactError as ArtifactError
     from .service.classifier import Classifier as Classifier
     from .service.errors import ImageError as ImageError
-    from .service.manifest import Precision
+    from .service.fidelity import Precision
     from .service.settings import DeviceSetting
     from .training.config.recipe import Recipe as Recipe
     from .training.data.errors import DatasetError as DatasetError
@@ -110,7 +110,7 @@ def check(
         data: as for `fit`.
         use_features: also find label errors and outliers, which needs a pass through the backbone.
         max_label_issues: how many of the most probable label errors to report; None for those that are almost certain.
-        recipe: as for `fit`; only how to read the data, `backbone`, `weights`, `input_size` and `fit` matter.
+        recipe: as for `fit`; only how to read the data, `backbone`, `weights`, `input_size`, `fit` and `device` matter.
         **options: as for `fit`.
     """
     from .training.pipelines import check as pipeline
@@ -166,7 +166,7 @@ def evaluate(
         robust: also measure robustness to image corruptions.
         sample: number of images for `robust`; None for the default.
         include_training: evaluate on images that the model has seen too; the scores are then too high.
-        recipe: as for `fit`; only how to read the data matters, such as `label_column`.
+        recipe: as for `fit`; only how to read the data matters, such as `label_column`, and `device`.
         **options: as for `fit`.
     """
     from .training.pipelines import evaluate as pipeline
@@ -180,6 +180,7 @@ def evaluate(
         robust=robust,
         sample=sample,
         include_training=include_training,
+        device=settings.device,
     )
 
 
@@ -204,7 +205,7 @@ def load(
 
     Args:
         package: a package folder.
-        device: "auto" uses a GPU if there is one; "cpu" or "cuda".
+        device: "auto" uses a CUDA GPU that works, else the CPU, and prints why if there is one; "cpu" or "cuda".
         precision: "auto" selects the fastest precision that this machine supports and that changes no prediction.
     """
     from .service import classifier

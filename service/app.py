@@ -11,7 +11,7 @@ import os
 import threading
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 # BentoML sends usage statistics unless this is set before its first import, which follows.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -30,6 +30,7 @@ from .http.state import AppState
 from .imaging import formats
 from .inference import model
 from .monitoring import logs
+from .monitoring.merged_metrics import MetricsFolder
 from .scheduling.predictor import Predictor
 from .settings import Settings
 
@@ -39,14 +40,17 @@ routes = openapi.build_routes()
 server.install(app_state, routes)
 
 
-@bentoml.service(
-    name="graft",
-    workers=1,
-    http={"host": "127.0.0.1", "port": 3000},
-    metrics={"enabled": False},  # replaced by graft.service.monitoring.metrics
-    logging={"access": {"enabled": False}},  # replaced by graft.service.monitoring.logs
-)
-class Graft:
+# Of both services, this one and that in `gpu`.
+CONFIG: dict[str, Any] = {
+    "name": "graft",
+    "workers": 1,  # the supervisor starts more where there are several GPUs
+    "http": {"host": "127.0.0.1", "port": 3000},
+    "metrics": {"enabled": False},  # replaced by graft.service.monitoring.metrics
+    "logging": {"access": {"enabled": False}},  # replaced by graft.service.monitoring.logs
+}
+
+
+class GraftService:
     """Classifies images with the package at GRAFT_PACKAGE."""
 
     @bentoml.on_deployment
@@ -59,13 +63,18 @@ class Graft:
         logs.configure()
         with lifecycle.ends_service_on_failure():
             lifecycle.die_with_parent()
+            workers = lifecycle.take_share()
             lifecycle.tune_malloc()
             faulthandler.enable()  # the stack of a crash, and of a worker that the supervisor ends because it hangs
             settings = Settings.from_environment(os.environ)
             n_connections = lifecycle.allow_connections(settings.max_connections)
             app_state.configure(settings.model_copy(update={"max_connections": n_connections}))
             # In a thread, so that the event loop answers probes while the model loads.
-            threading.Thread(target=_load_model, args=[lifecycle.listening_url()], name="loader", daemon=True).start()
+            loader = threading.Thread(target=_load_model, args=[lifecycle.listening_url()], name="loader", daemon=True)
+            loader.start()
+            if workers.n > 1:
+                app_state.metrics.share(MetricsFolder(Path(workers.metrics)))
+                loader.join()  # it gets requests only when it can answer them: the others can already
 
     @bentoml.on_startup
     async def start_watchdog(self) -> None:
@@ -105,6 +114,7 @@ def _load_model(url: str | None) -> None:
         lifecycle.lower_priority()
         settings = app_state.settings
         artifact = lifecycle.open_package(settings)
+        lifecycle.resolve_worker_device(settings.device)
         loaded = model.load(artifact, settings.device, settings.image_limits, settings.precision)
         app_state.predictor = Predictor(loaded, settings, app_state.metrics)
         # All objects so far are permanent. If the garbage collector scanned them, every scan would pause requests for 0.1 s.
@@ -125,5 +135,10 @@ def _warn_about_formats(accepted: tuple[str, ...], trained: tuple[str, ...]) -> 
         )
 
 
-# The decorator turned the class into a bentoml.Service, which type checkers cannot infer.
-cast(bentoml.Service[Any], Graft).add_asgi_middleware(Middleware, app_state=app_state, routes=routes)
+def add_middleware(service: bentoml.Service[Any]) -> None:
+    """Lets Graft answer the requests of a service instead of BentoML."""
+    service.add_asgi_middleware(Middleware, app_state=app_state, routes=routes)
+
+
+Graft = bentoml.service(**CONFIG)(GraftService)
+add_middleware(Graft)

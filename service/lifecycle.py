@@ -15,18 +15,22 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+import bentoml
 import click
 
 from . import listening, supervision
 from .artifact import Artifact, ArtifactError, read
 from .http import cors
 from .http.state import AppState
-from .inference.devices import DeviceError, resolve_device
+from .inference.cuda_check import check_cuda
+from .inference.devices import DeviceError, adopt_check, resolve_device
+from .inference.engine import DeviceFailed
 from .listening import ListenError
 from .monitoring import logs
 from .monitoring.logs import logger
-from .settings import Settings, SettingsError
+from .settings import DeviceSetting, Settings, SettingsError
 from .supervision import EXIT_UNUSABLE, Handover
+from .workers import Workers
 
 EXIT_USAGE = 2  # the exit code for an invalid setting or option
 KILL_MARGIN_S = 5.0  # a worker that is still there so long after its drain deadline is killed
@@ -51,13 +55,14 @@ def check() -> None:
         cors.check_bentoml_config()
         host, port = _bind_address()
         listening.check(host, port)
-        resolve_device(settings.device)
+        device = resolve_device(settings.device)
         artifact = read(settings.package).require_sha256(settings.package_sha256)
     _warn_if_open(settings, host)
     if port == 0:  # BentoML would say that it listens on port 0
         logging.getLogger("bentoml.serve").addFilter(lambda record: not record.getMessage().startswith("Starting production"))
     logs.never_wait()
-    supervision.supervise(artifact, PRESTOP_S + settings.drain_deadline_s + KILL_MARGIN_S)
+    n_workers = max(1, check_cuda().n_devices) if device == "cuda" else 1
+    supervision.supervise(artifact, PRESTOP_S + settings.drain_deadline_s + KILL_MARGIN_S, n_workers)
 
 
 def check_package() -> None:
@@ -103,13 +108,26 @@ def open_package(settings: Settings) -> Artifact:
     return artifact.require_sha256(settings.package_sha256)
 
 
+def resolve_worker_device(setting: DeviceSetting) -> None:
+    """Runs in the worker, before it loads a network: finds out about the GPU what its supervisor has not.
+
+    Raises:
+        DeviceError: if the requested device cannot be used.
+    """
+    if (handover := Handover.received()) and handover.cuda:
+        adopt_check(handover.cuda)
+    resolve_device(setting, logger.warning)
+
+
 @contextmanager
 def ends_service_on_failure() -> Iterator[None]:
     """Runs in the worker, around everything that must succeed for it to become ready. A failure stops the supervisor too."""
     try:
         yield
-    except (ArtifactError, SettingsError) as error:
+    except (ArtifactError, DeviceError, SettingsError) as error:
         fail_startup(str(error))
+    except DeviceFailed as error:
+        fail_startup(f"the GPU has failed: {error}")
     except BaseException:  # noqa: BLE001 - a service that can never become ready must not stay alive
         logger.exception("the service cannot start")
         fail_startup("the service cannot start; the traceback is above")
@@ -140,6 +158,14 @@ def listening_url() -> str | None:
         return None
     with socket.socket(fileno=os.dup(descriptor)) as listener:
         return listening.url(listener, "https" if context and context.params.get("ssl_certfile") else "http")
+
+
+def take_share() -> Workers:
+    """Runs in the worker, before torch is imported: one of several workers leaves the other GPUs and cores to the others."""
+    handover = Handover.received()
+    workers = handover.workers if handover else Workers()
+    workers.take_share((bentoml.server_context.worker_index or 1) - 1)
+    return workers
 
 
 def die_with_parent() -> None:
@@ -205,13 +231,15 @@ def _drain_handler(
 async def watchdog(app_state: AppState) -> None:
     """Tells the supervisor that the event loop runs, and exits the worker once it needs a restart."""
     handover = Handover.received()
-    n_ticks = 0
+    n_ticks, reason = 0, ""
     while n_ticks < RESTART_TICKS:
         if handover:
             handover.tell_alive()
+        app_state.metrics.publish()
         await asyncio.sleep(supervision.BEAT_INTERVAL_S)
         # Several times in a row: after a pause of the machine, every running call seems to have taken too long.
-        n_ticks = n_ticks + 1 if app_state.predictor and app_state.predictor.queue.needs_restart else 0
-    logger.critical("the network no longer responds; restarting")
+        reason = app_state.predictor.queue.restart_reason if app_state.predictor else ""
+        n_ticks = n_ticks + 1 if reason else 0
+    logger.critical(f"{reason}; restarting")
     logs.stderr.flush()
     os._exit(1)

@@ -10,20 +10,12 @@ import math
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from .visible_text import control_problem, text_problem
+from .fidelity import MAX_PROBABILITY_SHIFT, Fidelity, Precision
+from .records import Note, Probability, Record, Sha256, Text
 
-FORMAT_VERSION: Literal[5] = 5
+FORMAT_VERSION: Literal[6] = 6
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -56,34 +48,10 @@ MAX_SIDE = 4096  # pixels of the network's input
 MAX_WIDTH = 2**20  # of a feature vector
 MAX_SMALL = 100  # entries of the lists and mappings that do not grow with the labels
 
-Precision = Literal["f32", "bf16", "f16", "int8"]  # the numeric type of inference
-MAX_PROBABILITY_SHIFT = 0.01  # a smaller change of a probability is not visible to users
-
-
-def _check_text(text: str) -> str:
-    if problem := text_problem(text):
-        raise ValueError(problem)
-    return text
-
-
-def _check_note(text: str) -> str:
-    if problem := control_problem(text):
-        raise ValueError(problem)
-    return text
-
-
-Text = Annotated[str, AfterValidator(_check_text)]
-Note = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_check_note)]  # may be empty, or long
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Probability = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(ge=0.001, le=10)]  # the divisor of a channel
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Preprocessing(_Record):
+class Preprocessing(Record):
     """How an encoded image is converted to the network's input. Implemented only in `graft.service.imaging.preprocess`.
 
     The same for every package: EXIF orientation is applied, transparent pixels are composited on white, color profiles are
@@ -107,7 +75,7 @@ class Preprocessing(_Record):
     )
 
 
-class Backbone(_Record):
+class Backbone(Record):
     """The pretrained network without its classifier."""
 
     name: Text
@@ -142,7 +110,7 @@ class Backbone(_Record):
         return stages | {MAPS_OUTPUT: self.width} if self.pooled else {}
 
 
-class Score(_Record):
+class Score(Record):
     """Accuracy with its 95% Wilson interval."""
 
     accuracy: Probability
@@ -151,22 +119,7 @@ class Score(_Record):
     n: int = Field(ge=0)
 
 
-class Fidelity(_Record):
-    """How much the predictions change at a precision other than f32."""
-
-    max_probability_shift: float = Field(
-        ge=0, le=1, description="largest shift of a probability near 0.5, on validation images"
-    )
-    n_changed: int = Field(ge=0, description="number of validation images with a different prediction")
-    score: Score = Field(description="accuracy on the test images")
-
-    @property
-    def is_faithful(self) -> bool:
-        """Whether `precision=auto` may select it."""
-        return self.n_changed == 0 and self.max_probability_shift <= MAX_PROBABILITY_SHIFT
-
-
-class ErrorLevel(_Record):
+class ErrorLevel(Record):
     """The probability above which predictions are wrong no more often than wanted."""
 
     max_error: float = Field(gt=0, lt=1, description="largest share of wrong predictions among those that are answered")
@@ -176,7 +129,7 @@ class ErrorLevel(_Record):
     answered: Probability = Field(description="share of the held-out images that are answered")
 
 
-class Calibration(_Record):
+class Calibration(Record):
     """Decision thresholds, fitted on held-out images; the test split only evaluates them.
 
     Attributes:
@@ -219,15 +172,15 @@ class Calibration(_Record):
         return min((probability for probability in found if probability is not None), default=math.inf)
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     sha256: Sha256
     bytes: int = Field(ge=0)
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The metadata of a model: everything except its weights."""
 
-    format: Literal[5] = FORMAT_VERSION
+    format: Literal[6] = FORMAT_VERSION
     sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
     name: Text
     version: Text
@@ -246,7 +199,7 @@ class Manifest(_Record):
         max_length=MAX_SMALL, description="accuracy by split; `test` was not used for any selection"
     )
     tolerance: float = Field(gt=0, le=MAX_PROBABILITY_SHIFT, description="largest allowed difference from a golden probability")
-    fidelity: dict[Precision, Fidelity] = Field(description="by precision, for those that the packaging machine supports")
+    fidelity: dict[Precision, Fidelity] = Field(description="by precision; the same on every packaging machine")
     libraries: dict[Text, Text] = Field(max_length=MAX_SMALL)
     files: dict[str, FileRecord] = Field(max_length=MAX_SMALL)
 
@@ -265,9 +218,11 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _check_fidelity(self) -> "Manifest":
-        # It is added to the tolerance: a large one would accept any answer to the golden images.
         reference = self.fidelity.get("f32")
-        if reference and reference.max_probability_shift > MAX_PROBABILITY_SHIFT:
+        if reference is None:
+            raise ValueError("fidelity: f32 is missing")
+        # It is added to the tolerance: a large one would accept any answer to the golden images.
+        if reference.max_probability_shift > MAX_PROBABILITY_SHIFT:
             raise ValueError("fidelity: f32 is the reference, so its probabilities cannot shift")
         return self
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from .fidelity import Precision
 from .imaging.formats import ALWAYS_SERVED, FORMATS, INSTALLED, ImageFormat
 from .imaging.headers import ImageLimits
 from .key_file import check_key, read_keys
-from .manifest import Precision
 from .validation_errors import problems
 
 

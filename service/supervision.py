@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import psutil
 
 from .artifact import Artifact, ArtifactError, adopt
 from .held_files import HeldFiles
+from .inference.cuda_check import CudaCheck, known_check
 from .monitoring import logs
+from .workers import Workers
 
 ENV = "_GRAFT_SUPERVISOR"  # environment variable with the supervisor's `Handover`, read by its workers
 EXIT_UNUSABLE = 3  # the exit code for a package that cannot be served
@@ -48,6 +50,9 @@ class Handover:
         sha256: the digest of its manifest.
         files: descriptors of its open files, by name.
         reports: descriptor of a pipe into which workers write that they are ready or alive.
+        cuda: what it has found about the GPU; None if it has not looked, or for a worker that replaces another: the GPU may
+            be why that one ended.
+        workers: all that it starts.
     """
 
     supervisor: int
@@ -55,13 +60,17 @@ class Handover:
     sha256: str
     files: dict[str, int]
     reports: int
+    cuda: CudaCheck | None = None
+    workers: Workers = field(default_factory=Workers)
 
     @classmethod
     def received(cls) -> "Handover | None":
         """The handover of this process's parent; None if the parent is not a supervisor."""
         if ENV not in os.environ:
             return None
-        handover = cls(**json.loads(os.environ[ENV]))
+        fields = json.loads(os.environ[ENV])
+        cuda, workers = fields.pop("cuda"), Workers(**fields.pop("workers"))
+        handover = cls(**fields, cuda=CudaCheck(**cuda) if cuda else None, workers=workers)
         return handover if handover.supervisor == os.getppid() else None
 
     def open_package(self) -> Artifact:
@@ -93,7 +102,7 @@ class Handover:
             os.kill(self.supervisor, signal.SIGUSR1)
 
 
-def supervise(artifact: Artifact, drain_s: float) -> None:
+def supervise(artifact: Artifact, drain_s: float, n_workers: int = 1) -> None:
     """Runs in the supervisor before any worker: holds the package, and watches over the workers.
 
     Args:
@@ -103,14 +112,16 @@ def supervise(artifact: Artifact, drain_s: float) -> None:
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)
     os.set_inheritable(write_end, True)
-    handover = Handover(os.getpid(), str(artifact.path), artifact.manifest.sha256, artifact.files.share(), write_end)
+    sha256, files = artifact.manifest.sha256, artifact.files.share()
+    workers = Workers.create(n_workers)
+    handover = Handover(os.getpid(), str(artifact.path), sha256, files, write_end, known_check(), workers)
     os.environ[ENV] = json.dumps(asdict(handover))
     # `artifact` stays referenced by this handler, so that its files stay open.
     signal.signal(signal.SIGUSR1, lambda *_: _stop(artifact))
     # circus asks for this machine's full name, which it does not use. Where DNS is dropped, the answer takes seconds.
     socket.getfqdn = lambda name="": name or socket.gethostname()
     _close_control_sockets()
-    _watch_workers(WorkerWatch(read_end), drain_s)
+    _watch_workers(WorkerWatch(read_end), drain_s, n_workers)
 
 
 def _stop(_: Artifact) -> None:
@@ -131,20 +142,26 @@ class WorkerWatch:
     def __init__(self, reports: int) -> None:
         self._reports = reports
         self._n_failed_starts = 0
-        self._became_ready = False
+        self._ready: set[int] = set()  # process ids of the workers that have become ready
         self._silent_ticks: dict[int, int] = {}  # since the last sign of life, by process id
         self._started: set[int] = set()  # process ids of the workers whose event loop has run
 
-    def on_exit(self, exit_code: int, process_pid: int = 0, **_: Any) -> None:
-        """Call it with the exit code of every worker, as circus does; negative for a signal."""
+    def on_exit(self, exit_code: int, process_pid: int = 0, watcher: Any = None, **_: Any) -> None:
+        """Call it with the exit code of every worker, as circus does; negative for a signal.
+
+        Args:
+            watcher: the one of circus, with the environment of the next worker.
+        """
         self._read_reports()
+        if watcher is not None:
+            watcher.env[ENV] = json.dumps(json.loads(watcher.env[ENV]) | {"cuda": None})
         self._silent_ticks.pop(process_pid, None)
         self._started.discard(process_pid)
-        if self._became_ready:
+        if process_pid in self._ready:
             self._n_failed_starts = 0
         elif exit_code not in (0, -signal.SIGTERM):  # else it was asked to stop
             self._n_failed_starts += 1
-        self._became_ready = False
+        self._ready.discard(process_pid)
         if self._n_failed_starts == MAX_FAILED_STARTS:
             reason = f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
             hint = "; is there enough memory?" if exit_code == -signal.SIGKILL else ""
@@ -172,7 +189,8 @@ class WorkerWatch:
         with suppress(BlockingIOError):
             while content := os.read(self._reports, REPORT.size * 2**10):
                 for pid, kind in REPORT.iter_unpack(content):
-                    self._became_ready |= kind == READY
+                    if kind == READY:
+                        self._ready.add(pid)
                     self._silent_ticks[pid] = 0
                     self._started.add(pid)
 
@@ -212,8 +230,11 @@ def _close_control_sockets() -> None:
     Arbiter.initialize = initialize_privately
 
 
-def _watch_workers(watch: WorkerWatch, drain_s: float) -> None:
-    """Makes the supervisor look after its workers every second. BentoML's default is 10 s, with no response in between."""
+def _watch_workers(watch: WorkerWatch, drain_s: float, n_workers: int) -> None:
+    """Makes the supervisor look after its workers every second. BentoML's default is 10 s, with no response in between.
+
+    BentoML has read its number of workers before anybody could know how many GPUs there are, so it is set here.
+    """
     from circus.controller import Controller
     from tornado.ioloop import PeriodicCallback
 
@@ -224,6 +245,8 @@ def _watch_workers(watch: WorkerWatch, drain_s: float) -> None:
         for watcher in self.arbiter.watchers:
             watcher.hooks["after_reap"] = watch.on_exit
             watcher.graceful_timeout = drain_s  # BentoML waits for a day
+            if watcher.name == "service":
+                watcher.numprocesses = n_workers
         PeriodicCallback(
             lambda: watch.tick([pid for watcher in self.arbiter.watchers for pid in watcher.processes]), 1e3 * CHECK_INTERVAL_S
         ).start()

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 import graft
+from graft.service.inference import cuda_check
+from graft.service.inference.cuda_check import CudaCheck
 from graft.training.cli.main import main
 from graft.training.sample import SAMPLE
 
@@ -216,3 +218,16 @@ def test_the_command_line_calls_the_api(fitted, monkeypatch, capsys):
     assert main(["fit", "photos", "--epochs", "3", "--out", "here"]) == 0
     assert (calls["data"], calls["out"], calls["recipe"]) == (Path("photos"), Path("here"), graft.Recipe(epochs=3))
     assert f"package: {fitted.package}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["fit", "check", "compare", "evaluate", "load"])
+def test_device_means_the_same_to_every_function(name, fitted, monkeypatch):
+    before = cuda_check.known_check()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cuda_check.adopt(CudaCheck("the memory of NVIDIA L4 is full", n_devices=1, name="NVIDIA L4"))
+    arguments = {"evaluate": (fitted.package, "nowhere"), "load": (fitted.package,)}.get(name, ("nowhere",))
+    try:
+        with pytest.raises(ValueError, match="device cuda: the memory of NVIDIA L4 is full"):
+            getattr(graft, name)(*arguments, device="cuda")
+    finally:
+        cuda_check.adopt(before)

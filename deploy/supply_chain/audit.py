@@ -1,4 +1,4 @@
-"""Checks both lock files against the known advisories in `advisories.toml`. Needs no network.
+"""Checks the lock files against the known advisories in `advisories.toml`. Needs no network.
 
     .venv/bin/python deploy/supply_chain/audit.py
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SERVICE_LOCK = ROOT / "requirements-service.lock"  # what the image installs
-LOCKS = (ROOT / "requirements.lock", SERVICE_LOCK)
+LOCKS = (ROOT / "requirements.lock", SERVICE_LOCK, ROOT / "requirements-gpu.lock")
 
 _REQUIREMENT = re.compile(r"(?P<name>[a-z0-9._-]+)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+?))?(?: \\)?")
 _HASH = re.compile(r"--hash=sha256:(?P<digest>[0-9a-f]{64})")

@@ -19,6 +19,7 @@ EXIT_MEANINGS = {
     str(exit_codes.EXIT_DIVERGED): "training diverged",
     str(exit_codes.EXIT_OUT_OF_MEMORY): "out of memory",
     str(exit_codes.EXIT_DISK): "disk full",
+    str(exit_codes.EXIT_DEVICE): "the GPU has failed",
     str(exit_codes.EXIT_BUG): "a bug in Graft or in a library; a traceback is printed",
     "130": "stopped by Ctrl-C",
     str(exit_codes.EXIT_CLOSED_PIPE): "the reader of the output has ended, such as `head` in a pipe; nothing is printed",

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..manifest import Backbone, Calibration, Fidelity, Precision, Preprocessing, Score
+from ..fidelity import Fidelity, Precision
+from ..manifest import Backbone, Calibration, Preprocessing, Score
 from ..settings import Limit
 
 # code: (status, title). 400 cannot be parsed, 413 too large, 415 unsupported type, 422 invalid value, 503 try again.
@@ -47,6 +48,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "headers_too_large": (431, "Request headers too large"),
     "model_output_invalid": (500, "Invalid model output"),
     "internal": (500, "Internal server error"),
+    "device_failed": (503, "Device failed"),
     "out_of_memory": (503, "Out of memory"),
     "overloaded": (503, "Service overloaded"),
     "not_ready": (503, "Service not ready"),
@@ -169,9 +171,9 @@ class ModelDescription(BaseModel):
     temperature: float
     calibration: Calibration
     scores: dict[str, Score]
-    fidelity: dict[Precision, Fidelity] = Field(description="how each precision changes the predictions on the validation set")
+    fidelity: dict[Precision, Fidelity] = Field(description="how each precision changes the predictions on validation images")
     device: str
-    precision: Precision = Field(description="the numeric precision of the network here")
+    precision: Precision = Field(description="the precision of the network here; `fidelity` has what it changes")
     golden_difference: float = Field(description="largest difference between the golden predictions here and at training")
 
 

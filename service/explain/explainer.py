@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..fidelity import Precision
 from ..imaging.preprocess import DecodedImage
 from ..inference.engine import LOGITS, Floats, Pixels
 from ..inference.head import load_head
 from ..inference.loader import graph_paths
 from ..inference.openvino import OpenVinoModel, openvino_core
 from ..inference.postprocess import log_odds, to_probabilities
-from ..manifest import Precision, Preprocessing
+from ..manifest import Preprocessing
 from .deletion import N_RANDOM_MAPS, N_STEPS, Deletion, deletion
 from .grids import resample
 from .occlusion import occlusion

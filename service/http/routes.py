@@ -72,8 +72,8 @@ async def list_limits(request: Request, app_state: AppState) -> Response:
 
 
 async def liveness(request: Request, app_state: AppState) -> Response:
-    if app_state.predictor is not None and app_state.predictor.queue.needs_restart:
-        raise ProblemError("not_ready", "The network no longer responds.")
+    if app_state.predictor is not None and app_state.predictor.queue.restart_reason:
+        raise ProblemError("not_ready", "The network no longer responds; the service restarts.")
     return Response("\n", media_type="text/plain")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import Overloaded
-from .engine import Engine, Outputs, Pixels
+from .engine import DeviceFailed, Engine, Outputs, Pixels, device_failure
 
 
 @dataclass
@@ -31,6 +31,9 @@ class Batcher:
         max_waiting: maximum number of queued images; further images are rejected.
         deadline_s: maximum time in the queue; after it, an image is dropped.
         observe: called with the size of every batch.
+
+    Attributes:
+        failure: why the engine's device has failed; then every image gets this error, and the process must end.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Batcher:
         self._engine = engine
         self._observe = observe
         self._closed = False
+        self.failure: DeviceFailed | None = None
         self._started_at: dict[str, float] = {}  # start time of the current engine call, by thread name
         self._deadline_s = deadline_s
         self._queue: queue.Queue[_QueuedImage | None] = queue.Queue(max_waiting)
@@ -53,6 +57,7 @@ class Batcher:
 
         Raises:
             Overloaded: immediately if the queue is full, or from the future if the deadline passed.
+            DeviceFailed: from the future, if the device has failed.
         """
         if self._closed:
             raise Overloaded("The service is stopping.")
@@ -112,10 +117,16 @@ class Batcher:
         return True
 
     def _compute(self, batch: list[_QueuedImage]) -> None:
+        if self.failure:
+            self._fail(batch, self.failure)
+            return
         try:
             outputs = self._run_engine(batch)
         except Exception as error:  # noqa: BLE001 - reported through the futures; the thread must continue
-            self._retry_separately(batch, error)
+            if failure := device_failure(error):
+                self._fail(batch, failure)
+            else:
+                self._retry_separately(batch, error)
             return
         for index, queued in enumerate(batch):
             row = slice(index, index + 1)
@@ -129,6 +140,12 @@ class Batcher:
         finally:
             del self._started_at[thread_name]
             self._observe(len(batch))
+
+    def _fail(self, batch: list[_QueuedImage], failure: DeviceFailed) -> None:
+        """Gives up: no other call to this engine can succeed. Not even one by one, with the next images waiting behind."""
+        self.failure = failure  # before any caller has the error, so that the service is not ready from then on
+        for queued in batch:
+            queued.future.set_exception(DeviceFailed(*failure.args))
 
     def _retry_separately(self, batch: list[_QueuedImage], error: Exception) -> None:
         """Retries the images of a failed batch one at a time, so that one bad image does not fail the others."""

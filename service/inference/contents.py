@@ -38,11 +38,12 @@ def load_contents(artifact: Artifact) -> Contents:
 
 def _load_golden(artifact: Artifact) -> GoldenSamples:
     with checking(artifact, GOLDEN):
-        golden = GoldenSamples.load(artifact.golden)
-    n_labels, n_logits = len(artifact.manifest.labels), golden.logits.shape[1]
-    if n_labels != n_logits:
-        manifest, path = artifact.path / MANIFEST, artifact.path / GOLDEN
-        raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {n_logits} logits.")
+        golden = GoldenSamples.load(artifact.golden, artifact.manifest.fidelity)
+    n_labels = len(artifact.manifest.labels)
+    for logits in golden.logits.values():
+        if logits.shape[1] != n_labels:
+            manifest, path = artifact.path / MANIFEST, artifact.path / GOLDEN
+            raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {logits.shape[1]} logits.")
     return golden
 
 

@@ -1,60 +1,54 @@
 """The devices that this process may use: its CPUs and CUDA devices."""
 
-import ctypes
 import math
 import os
-import re
-from functools import cache
-from importlib.util import find_spec
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from ..settings import DeviceSetting
+from .cuda_check import CudaCheck, adopt, check_cuda
 
 Device = Literal["cpu", "cuda"]  # in torch's words
+
+_warned_of: set[str] = set()  # problems of the GPU, so that one command warns once
 
 
 class DeviceError(ValueError):
     """The requested device cannot be used; the message says why."""
 
 
-def resolve_device(setting: DeviceSetting) -> Device:
-    """The device to use: "auto" is CUDA if it can be used, else the CPU. Raises DeviceError for "cuda" if it cannot."""
-    if setting == "cpu" or (setting == "auto" and cuda_problem()):
+def _print_warning(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def resolve_device(setting: DeviceSetting, warn: Callable[[str], object] = _print_warning) -> Device:
+    """The device to use: "auto" is CUDA if torch can compute on it, else the CPU.
+
+    Args:
+        warn: called with the reason if "auto" does not use a GPU that is there; once for each reason in a process.
+
+    Raises:
+        DeviceError: for "cuda" if it cannot be used.
+    """
+    if setting == "cpu":
         return "cpu"
-    if problem := cuda_problem():
-        raise DeviceError(f"device cuda: {problem}. Use auto or cpu.")
-    return "cuda"
+    check = check_cuda()
+    if not check.problem:
+        return "cuda"
+    if setting == "cuda":
+        raise DeviceError(f"device cuda: {check.problem}. Use auto or cpu.")
+    if not check.is_absent and check.problem not in _warned_of:
+        _warned_of.add(check.problem)
+        warn(f"the CPU is used, not the GPU: {check.problem}")
+    return "cpu"
 
 
-def cuda_problem() -> str:
-    """Why no CUDA device can be used; "" if one can. Imports no torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "CUDA_VISIBLE_DEVICES hides all CUDA devices"
-    if not cuda_device_count():
-        return "this machine has no CUDA device, or no NVIDIA driver; nvidia-smi lists them"
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return "torch is not installed"
-    source = Path(spec.origin).with_name("version.py")  # says `cuda: Optional[str] = None` in a build for the CPU
-    if source.is_file() and re.search(r"^cuda\b.*=\s*None\s*$", source.read_text(encoding="utf-8"), re.MULTILINE):
-        return "the installed torch is a build without CUDA"
-    return ""
-
-
-@cache
-def cuda_device_count() -> int:
-    """The number of CUDA devices. Asks the driver directly, because importing torch takes seconds."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return 0
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+def adopt_check(check: CudaCheck) -> None:
+    """Takes over what a parent process has found about the GPU, and has warned of."""
+    adopt(check)
+    _warned_of.add(check.problem)
 
 
 def available_cpus(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -4,12 +4,13 @@
 standard deviation is part of the network, so callers pass raw pixels.
 """
 
+import re
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifest import Precision
+from ..fidelity import Precision
 from .devices import Device
 
 Pixels = NDArray[np.uint8]
@@ -30,6 +31,24 @@ class Outputs(NamedTuple):
     vectors: Floats
 
 
+class DeviceFailed(RuntimeError):
+    """The device can no longer compute, and will not until this process has ended: most CUDA errors stay for ever."""
+
+
+def device_failure(error: Exception) -> DeviceFailed | None:
+    """The failure of a device that an engine's error means; None for any other. Imports no torch.
+
+    Errors of torch are known by name and by text: those of cuDNN and cuBLAS are plain RuntimeErrors.
+    """
+    if isinstance(error, DeviceFailed):
+        return error
+    names, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
+    is_failure = "AcceleratorError" in names or re.search("CUDA error|cuDNN error|(CUDNN|CUBLAS)_STATUS", text)
+    if not is_failure or "OutOfMemoryError" in names:
+        return None
+    return DeviceFailed((text.splitlines() or ["unknown error"])[0])
+
+
 class Engine(Protocol):
     """A loaded network. Calls may come from several threads at once.
 
@@ -46,5 +65,5 @@ class Engine(Protocol):
     max_batch: int
 
     def __call__(self, batch: Pixels) -> Outputs:
-        """Runs a batch of RGB pixels, uint8 (N, S, S, 3)."""
+        """Runs a batch of RGB pixels, uint8 (N, S, S, 3). Raises DeviceFailed if the device has failed."""
         ...

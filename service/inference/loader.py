@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 from ..artifact import Artifact, ArtifactError
-from ..manifest import GRAPH, INT8_GRAPH, WEIGHTS, Precision
+from ..fidelity import Precision
+from ..manifest import GRAPH, INT8_GRAPH, WEIGHTS
 from .devices import Device
-from .engine import LOGITS, VECTORS, Engine
+from .engine import LOGITS, VECTORS, DeviceFailed, Engine
 from .openvino import OpenVinoEngine, openvino_core
 
 
@@ -15,6 +16,7 @@ def load(artifact: Artifact, device: Device, precision: Precision = "f32") -> En
 
     Raises:
         ArtifactError: if the package or the device does not support the precision, or the network does not fit the manifest.
+        DeviceFailed: if the GPU fails, or is full.
     """
     if device == "cuda":
         return _load_cuda(artifact, precision)
@@ -36,7 +38,7 @@ def _load_cuda(artifact: Artifact, precision: Precision) -> Engine:
     try:
         return CudaEngine(artifact, precision)
     except (RuntimeError, KeyError) as error:
-        if not re.search("state_dict|Unknown model", str(error)):
+        if isinstance(error, DeviceFailed) or not re.search("state_dict|Unknown model", str(error)):
             raise
         backbone = artifact.manifest.backbone.name
         raise ArtifactError(

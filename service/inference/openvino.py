@@ -2,14 +2,14 @@
 
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..manifest import Precision
+from ..fidelity import Precision
 from .devices import Device, available_cpus
 from .engine import LOGITS, VECTORS, Floats, Outputs, Pixels
 
@@ -51,6 +51,7 @@ class OpenVinoModel:
         size: (height, width) of the images, for a fully convolutional model; the outputs scale with it. Default: the size
             in the file.
         weights: the .bin file of an OpenVINO model.
+        transform: changes the graph in place before it is compiled.
 
     Attributes:
         side: of the square images in the file, in pixels.
@@ -70,12 +71,15 @@ class OpenVinoModel:
         precision: Precision = "f32",
         size: tuple[int, int] | None = None,
         weights: Path | None = None,
+        transform: Callable[["openvino.Model"], None] | None = None,
     ) -> None:
         import openvino
         from openvino import properties
 
         self.streams = streams or available_cpus()
         model = openvino_core().read_model(path.read_bytes(), weights.read_bytes() if weights else b"")
+        if transform:
+            transform(model)
         side = model.input(0).get_partial_shape()[1].get_length()
         height, width = size or (side, side)
         model.reshape([1, height, width, 3])

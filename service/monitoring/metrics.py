@@ -1,6 +1,6 @@
 """Prometheus metrics. Each label has few values, whatever is requested.
 
-One process, one registry. BentoML's metrics are off: they create a new series for every path that is tried.
+Each process has one registry. BentoML's metrics are off: they create a new series for every path that is tried.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from .merged_metrics import MetricsFolder
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -36,6 +38,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would add a second series per metric, which no query here needs
         registry = self.registry = CollectorRegistry()
+        self._folder: MetricsFolder | None = None
         ProcessCollector(registry=registry)
         self.requests = Counter("graft_requests", "Requests", ["route", "status", "code"], registry=registry)
         self.request_seconds = Histogram(
@@ -74,6 +77,16 @@ class Metrics:
     def set_model_info(self, **labels: str) -> None:
         self._model.labels(**labels).set(1)
 
+    def share(self, folder: MetricsFolder) -> None:
+        """Adds the metrics of the other workers of this service to those of this one."""
+        self._folder = folder
+
+    def publish(self) -> None:
+        """Shows the other workers the metrics of this one. Call it every second, at which their age does not matter."""
+        if self._folder:
+            self._folder.publish(generate_latest(self.registry))
+
     def to_text(self) -> bytes:
         """All metrics in the Prometheus text format."""
-        return generate_latest(self.registry)
+        text = generate_latest(self.registry)
+        return self._folder.merge(text) if self._folder else text

@@ -40,11 +40,16 @@ class Network(nn.Module):
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels uint8 (N, S, S, 3) to logits float (N, C) and vectors float (N, D)."""
+        inputs, vectors = self.head_inputs(batch)
+        return self.head(inputs), vectors
+
+    def head_inputs(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs of the head, float (N, head width), and the vectors of pixels uint8 (N, S, S, 3)."""
         if self.backbone_info.head_input == "last":
             vectors = self.vectors(batch)
-            return self.head(vectors), vectors
+            return vectors, vectors
         stages, vectors = self.features(batch)
-        return self.head(torch.cat([stages, vectors], dim=1)), vectors
+        return torch.cat([stages, vectors], dim=1), vectors
 
     def vectors(self, batch: Tensor) -> Tensor:
         """The output vectors of the backbone: pixels uint8 (N, S, S, 3) to float (N, D)."""

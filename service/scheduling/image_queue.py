@@ -20,13 +20,15 @@ from ..imaging.headers import check_limits, read_header
 from ..imaging.preprocess import DecodedImage
 from ..inference.batcher import Batcher
 from ..inference.bulk import timing_ms
-from ..inference.engine import Outputs
+from ..inference.devices import available_cpus
+from ..inference.engine import DeviceFailed, Outputs
 from ..inference.model import InferenceResult, Model
 from ..monitoring.metrics import Metrics
 from ..settings import Settings
 from .admission import AdmissionControl
 
 QUEUE_TIMEOUT = "The image waited past its deadline."
+MIN_DECODERS = 2  # an image that takes long to decode must not stop all others
 MAX_INVALID = 3  # consecutive non-finite outputs after which the service is no longer ready
 
 R = TypeVar("R")
@@ -50,7 +52,7 @@ class InferenceQueue:
         self._decoder = DecoderPool(
             model.manifest.preprocessing,
             self._limits,
-            max(2, model.engine.streams),
+            max(MIN_DECODERS, available_cpus()),  # on a GPU too: there, decoding is what limits the service
             settings.max_waiting,
             settings.decode_deadline_s,
             settings.max_decode_bytes,
@@ -71,13 +73,18 @@ class InferenceQueue:
 
     @property
     def healthy(self) -> bool:
-        """False if recent outputs are all non-finite, or if the network no longer responds."""
-        return self._n_invalid < MAX_INVALID and not self.needs_restart
+        """False if recent outputs are all non-finite, or if the process must restart."""
+        return self._n_invalid < MAX_INVALID and not self.restart_reason
 
     @property
-    def needs_restart(self) -> bool:
-        """Whether the process must restart: it is out of memory, or a forward pass exceeds the response deadline."""
-        return self.out_of_memory or self._batcher.longest_call_s > self._settings.answer_deadline_s
+    def restart_reason(self) -> str:
+        """Why the process must restart, as a clause; "" if it need not."""
+        if failure := self._batcher.failure:
+            return f"the GPU has failed: {failure}"
+        if self.out_of_memory:
+            return "the network ran out of memory"
+        is_stuck = self._batcher.longest_call_s > self._settings.answer_deadline_s
+        return "the network no longer responds" if is_stuck else ""
 
     async def decode_image(self, encoded: bytes) -> DecodedImage:
         """The pixels of one image. Raises ImageError and Overloaded."""
@@ -114,6 +121,8 @@ class InferenceQueue:
         """The network's outputs, if they are finite. Raises ProblemError, or the error of the forward pass."""
         try:
             result = outputs.result()
+        except DeviceFailed:
+            raise ProblemError("device_failed", "The GPU has failed; the service restarts.") from None
         except Exception as error:
             if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's own
                 raise

@@ -155,6 +155,7 @@ OTHER_FLAGS = {
     "--read-only",
     "--require-hashes",
     "--shm-size",
+    "--target",
     "--tmpfs",
 }
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from graft.service.manifest import FILES, MANIFEST
 
 ROOT = Path(__file__).parents[2]
-LOCK = "requirements-service.lock"
-SOURCE_PATHS = ("bentofile.yaml", LOCK, "service")
+LOCK, GPU_LOCK = "requirements-service.lock", "requirements-gpu.lock"
+SOURCE_PATHS = ("bentofile.yaml", "bentofile.gpu.yaml", LOCK, GPU_LOCK, "service")
 UNSHARE_NETWORK = ["unshare", "--net"]
 CAN_UNSHARE_NETWORK = (
     shutil.which("unshare") is not None and subprocess.run([*UNSHARE_NETWORK, "true"], check=False).returncode == 0
@@ -117,6 +118,41 @@ def test_requirements_match_the_lock_file_without_torch(bento):
     pattern = r"^\S+==[^\s;]+|--hash=\S+"
     assert set(re.findall(pattern, requirements, re.M)) == set(re.findall(pattern, (ROOT / LOCK).read_text(), re.M))
     assert re.findall(r"^(?:torch|timm|pytorch-lightning|nvidia-cu\S*)\b", requirements, re.M) == []
+
+
+@pytest.fixture(scope="module")
+def gpu_bento(checkout, tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("gpu-home")
+    result = bentoml("build", "--bentofile", "bentofile.gpu.yaml", home=home, cwd=checkout)
+    assert result.returncode == 0, result.stderr
+    [folder] = (path.parent for path in (home / "bentos" / "graft").glob("*/bento.yaml"))
+    return folder
+
+
+def test_only_the_bento_for_gpus_asks_for_one(bento, gpu_bento):
+    [config], [gpu_config] = (
+        [service["config"] for service in yaml.safe_load((folder / "bento.yaml").read_text())["services"]]
+        for folder in (bento, gpu_bento)
+    )
+    assert gpu_config["resources"] == {"gpu": 1}
+    assert config == {name: value for name, value in gpu_config.items() if name != "resources"}
+
+
+def test_the_bento_for_gpus_installs_torch_with_cuda(gpu_bento):
+    requirements = (gpu_bento / "env/python/requirements.txt").read_text()
+    pattern = r"^\S+==[^\s;]+|--hash=\S+"
+    assert set(re.findall(pattern, requirements, re.M)) == set(re.findall(pattern, (ROOT / GPU_LOCK).read_text(), re.M))
+    assert {"torch", "timm"} <= set(re.findall(r"^([a-z]+)==", requirements, re.M))
+
+
+def test_the_bentos_differ_in_nothing_else(bento, gpu_bento):
+    files, gpu_files = (
+        {path.relative_to(folder / "src"): path.read_bytes() for path in (folder / "src").rglob("*") if path.is_file()}
+        for folder in (bento, gpu_bento)
+    )
+    bentofile = Path("bentofile.yaml")
+    assert files.pop(bentofile) != gpu_files.pop(bentofile)
+    assert files == gpu_files
 
 
 def test_container_listens_on_all_interfaces_and_disables_tracking(bento):

@@ -124,9 +124,10 @@ def test_failed_golden_check_ends_the_start(fitted, tmp_path):
     from graft.service.manifest import GOLDEN, MANIFEST
 
     package = Path(shutil.copytree(fitted.artifact.path, tmp_path / "package"))
-    golden = GoldenSamples.load(package / GOLDEN)
-    GoldenSamples(golden.encoded, golden.logits[:, ::-1].astype(np.float32)).save(package / GOLDEN)
     manifest = fitted.artifact.manifest
+    golden = GoldenSamples.load(package / GOLDEN, manifest.fidelity)
+    flipped = {name: logits[:, ::-1].astype(np.float32) for name, logits in golden.logits.items()}
+    GoldenSamples(golden.encoded, flipped).save(package / GOLDEN)
     files = {**manifest.files, GOLDEN: file_record(package / GOLDEN)}
     (package / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).with_digest().to_bytes())
     with bentoml_serve(package) as server:

@@ -31,11 +31,23 @@ TIMEOUT_S = 60  # seconds
 KEY = "0123456789abcdef"
 
 
-def instructions() -> list[tuple[str, str]]:
+def all_instructions() -> list[tuple[str, str]]:
     """The Dockerfile's instructions in order, comments and continuation lines resolved."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     text = "\n".join(lines).replace("\\\n", " ")
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
+
+
+def instructions(target: str = "cpu") -> list[tuple[str, str]]:
+    """The instructions that make the image of a target: those of the stages that it is built from, and its own."""
+    stages: dict[str, list[tuple[str, str]]] = {}
+    found: list[tuple[str, str]] = []
+    for word, rest in all_instructions():
+        if word == "FROM":
+            parent, _, name = rest.partition(" AS ")
+            found = stages[name] = list(stages.get(parent, []))
+        found.append((word, rest))
+    return stages[target]
 
 
 def single_instruction(instruction: str) -> str:
@@ -145,22 +157,37 @@ def running_service(contained: ImageFilesystem, **variables: str) -> Iterator[Ru
 
 
 def test_base_image_is_configurable():
-    assert instructions()[:2] == [("ARG", "BASE_IMAGE=python:3.11-slim"), ("FROM", "${BASE_IMAGE}")]
+    assert all_instructions()[:2] == [("ARG", "BASE_IMAGE=python:3.11-slim"), ("FROM", "${BASE_IMAGE} AS base")]
 
 
-def test_image_runs_as_unprivileged_user():
-    words = [word for word, _ in instructions()]
-    assert single_instruction("USER") == "graft"
-    assert any(re.search(r"useradd .*--uid [1-9]\d+ graft$", rest) for word, rest in instructions() if word == "RUN")
-    assert words.index("USER") < words.index("CMD")
+def test_the_default_target_is_for_cpus():
+    assert [rest.partition(" AS ")[2] for word, rest in all_instructions() if word == "FROM"][-1] == "cpu"
 
 
-def test_packages_are_installed_by_hash_without_torch():
-    [install] = [rest for word, rest in instructions() if word == "RUN" and "pip install" in rest]
-    assert "--require-hashes -r requirements-service.lock" in install
-    lock_file = (ROOT / "requirements-service.lock").read_text()
-    assert re.findall(r"^(?:torch|timm|pytorch-lightning|nvidia-cu\S*)\b", lock_file, re.M) == []
-    assert re.findall(r"^openvino==", lock_file, re.M)
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_image_runs_as_unprivileged_user(target):
+    steps = instructions(target)
+    assert steps[-1] == ("USER", "graft")
+    assert any(re.search(r"useradd .*--uid [1-9]\d+ graft\b", rest) for word, rest in steps if word == "RUN")
+
+
+@pytest.mark.parametrize(("target", "lock"), [("cpu", "requirements-service.lock"), ("gpu", "requirements-gpu.lock")])
+def test_packages_are_installed_by_hash(target, lock):
+    [install] = [rest for word, rest in instructions(target) if word == "RUN" and "pip install" in rest]
+    assert f"--require-hashes -r {lock}" in install
+    locked = {name.partition("==")[0] for name in re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.M)}
+    assert {"bentoml", "openvino", "pillow"} <= locked
+    assert {"torch", "torchvision", "timm"} & locked == ({"torch", "torchvision", "timm"} if target == "gpu" else set())
+    assert any(name.startswith("nvidia-cudnn") for name in locked) == (target == "gpu")
+    assert "pytorch-lightning" not in locked
+
+
+def test_both_targets_serve_the_same_versions():
+    cpu, gpu = (
+        dict(re.findall(r"^(\S+?)==(\S+)", (ROOT / lock).read_text(), re.M))
+        for lock in ("requirements-service.lock", "requirements-gpu.lock")
+    )
+    assert cpu.items() <= gpu.items()
 
 
 def test_dead_worker_may_be_replaced():
@@ -171,6 +198,7 @@ def test_dead_worker_may_be_replaced():
     ("path", "sent"),
     [
         ("requirements-service.lock", True),
+        ("requirements-gpu.lock", True),
         ("service/page/index.html", True),
         ("runs/latest-package/manifest.json", True),
         ("runs/mine/package/model.onnx", True),

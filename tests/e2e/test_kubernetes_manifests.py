@@ -111,6 +111,39 @@ def test_memory_limit_covers_the_largest_images_on_every_cpu():
     assert int(limits["memory"].removesuffix("Gi")) * 2**30 > idle_bytes + worst_bytes
 
 
+GPU = {path.name: yaml.safe_load(path.read_text()) for path in (DEPLOY / "gpu").glob("*.yaml")}
+
+
+def test_the_gpu_variant_changes_the_same_resources():
+    assert yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())["resources"] == ["kubernetes.yaml"]
+    kustomization = GPU["kustomization.yaml"]
+    assert kustomization["resources"] == [".."]
+    patches = [GPU[patch["path"]] for patch in kustomization["patches"]]
+    assert len(patches) == len(GPU) - 1
+    for patch in patches:
+        base = RESOURCES[patch["kind"]]
+        assert (patch["apiVersion"], patch["metadata"]["name"]) == (base["apiVersion"], base["metadata"]["name"])
+        assert patch["spec"].keys() <= base["spec"].keys()
+
+
+def test_the_gpu_variant_gets_a_gpu_and_fails_without_one():
+    pod = GPU["deployment.yaml"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["name"] == CONTAINER["name"]
+    assert container.keys() - {"startupProbe"} <= CONTAINER.keys()
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == 1
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert Settings.from_environment(variables).device == "cuda"
+
+
+def test_the_gpu_variant_has_memory_for_the_largest_images_on_every_cpu():
+    [container] = GPU["deployment.yaml"]["spec"]["template"]["spec"]["containers"]
+    limits, settings = container["resources"]["limits"], Settings()
+    worst_bytes = 3 * 2**30 + int(limits["cpu"]) * settings.max_decode_bytes + settings.max_upload_bytes
+    assert int(limits["memory"].removesuffix("Gi")) * 2**30 > worst_bytes
+
+
 def test_prometheus_scrapes_the_metrics_with_the_key():
     assert SCRAPE["metrics_path"] == POD["metadata"]["annotations"]["prometheus.io/path"]
     assert build_routes()[SCRAPE["metrics_path"]].public is False

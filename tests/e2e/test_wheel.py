@@ -15,7 +15,8 @@ import pytest
 from graft.service.settings import BENTO_PACKAGE, LATEST_PACKAGE
 
 ROOT = Path(__file__).parents[2]
-LINKED_PATHS = ("service", "training", "bentofile.yaml", "requirements-service.lock")  # links in graft/ to the top level
+BENTO_FILES = ("bentofile.yaml", "bentofile.gpu.yaml", "requirements-service.lock", "requirements-gpu.lock")
+LINKED_PATHS = ("service", "training", *BENTO_FILES)  # links in graft/ to the top level
 LICENSE_FILES = ("LICENSE", "THIRD_PARTY_NOTICES.md")
 BUILD_PROGRAM = "from setuptools.build_meta import build_sdist, build_wheel; print({hook}('dist'))"
 
@@ -37,7 +38,7 @@ def sources(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     for name in ("graft", "service", "training"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", *LICENSE_FILES, "bentofile.yaml", "requirements-service.lock"):
+    for name in ("pyproject.toml", "README.md", *LICENSE_FILES, *BENTO_FILES):
         shutil.copy(ROOT / name, folder)
     return folder
 

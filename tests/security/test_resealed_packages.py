@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from resealed_packages import CONTENTS, MANIFESTS, copy, dump, put, reseal, resealed
 
 from graft.service.artifact import ArtifactError, file_record, read
 from graft.service.inference import loader, model
-from graft.service.manifest import FILES, GRAPH, INT8_GRAPH, INT8_WEIGHTS, MANIFEST, MAX_MANIFEST_BYTES
+from graft.service.manifest import FILES, GOLDEN, GRAPH, INT8_GRAPH, INT8_WEIGHTS, MANIFEST, MAX_MANIFEST_BYTES
 
 ROOT = Path(__file__).parents[2]
 PIPE_TIMEOUT_S = 60  # a reader that waits for a writer would wait for ever
@@ -73,10 +74,14 @@ def test_an_int8_network_that_is_none_is_refused(fitted, tmp_path, content):
     package = copy(fitted.package, tmp_path / "package")
     put(package / INT8_GRAPH, content)
     put(package / INT8_WEIGHTS, b"\0" * 100)
+    with np.load(package / GOLDEN) as golden:
+        arrays = dict(golden)
+    (package / GOLDEN).unlink()  # it may be a link to the file of another test
+    np.savez(package / GOLDEN, **arrays, logits_int8=arrays["logits_f32"])
 
     def add_int8(fields: dict) -> None:
         fields["fidelity"]["int8"] = fields["fidelity"]["f32"]
-        fields["files"] |= {name: file_record(package / name).model_dump() for name in (INT8_GRAPH, INT8_WEIGHTS)}
+        fields["files"] |= {name: file_record(package / name).model_dump() for name in (INT8_GRAPH, INT8_WEIGHTS, GOLDEN)}
 
     reseal(package, add_int8)
     if "int8" not in loader.supported_precisions("cpu"):

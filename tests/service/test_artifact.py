@@ -12,6 +12,7 @@ import pytest
 from unprivileged import run_unprivileged
 
 from graft.service.artifact import ArtifactError, file_record, read
+from graft.service.fidelity import Fidelity
 from graft.service.manifest import (
     FILES,
     FORMAT_VERSION,
@@ -26,6 +27,7 @@ from graft.service.manifest import (
 )
 
 EVERY_FILE = sorted({*FILES, MANIFEST})
+UNCHANGED = Fidelity(n_images=100, agreement=1, accuracy_change=0, log_loss_change=0, max_probability_shift=0)
 MAPS_OF = [
     ("last", True, [("maps", 8)]),
     ("all", True, [("stage2_maps", 4), ("stage4_maps", 6), ("maps", 8)]),
@@ -67,7 +69,7 @@ def seal(folder: Path) -> None:
         ),
         scores={},
         tolerance=1e-3,
-        fidelity={},
+        fidelity={"f32": UNCHANGED},
         libraries={},
         files={name: file_record(folder / name) for name in sorted(FILES)},
     )
@@ -346,7 +348,7 @@ def test_format_1_is_rejected(package):
     del fields["calibration"], fields["multilabel"], fields["files"]["neighbors.npz"], fields["files"]["thumbnails.npz"]
     fields["format"] = 1
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 1; this Graft reads format 5. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 1; this Graft reads format 6. Install a matching Graft version." in error_message(package)
 
 
 def test_format_2_is_rejected(package):
@@ -357,7 +359,7 @@ def test_format_2_is_rejected(package):
     del fields["files"]["thumbnails.npz"], fields["backbone"]["pooled"]
     fields["format"] = 2
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 2; this Graft reads format 5. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 2; this Graft reads format 6. Install a matching Graft version." in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from server_process import poll_until
 
 from graft.service.artifact import read
+from graft.service.inference.cuda_check import CudaCheck
 from graft.service.manifest import MANIFEST
 from graft.service.monitoring import logs
 from graft.service.supervision import ALIVE, ENV, HANG_TICKS, KILL_TICKS, READY, REPORT, START_TICKS, Handover, WorkerWatch
+from graft.service.workers import Workers
 
 WORKER = (
     "from graft.service.artifact import ArtifactError;"
@@ -41,7 +44,7 @@ def started_worker(package: Path, change) -> str:
         "reports": -1,
     }
     change(package)
-    environment = os.environ | {ENV: json.dumps(handover)}
+    environment = os.environ | {ENV: json.dumps(handover | NO_GPU)}
     return subprocess.check_output([sys.executable, "-c", WORKER], env=environment, close_fds=False, text=True).strip()
 
 
@@ -70,8 +73,25 @@ def test_a_worker_refuses_damaged_files(package):
 
 def test_a_handover_of_another_process_is_ignored(monkeypatch):
     handover = {"supervisor": os.getpid(), "package": "", "sha256": "", "files": {}, "reports": -1}
-    monkeypatch.setenv(ENV, json.dumps(handover))  # this process is not its own parent
+    monkeypatch.setenv(ENV, json.dumps(handover | NO_GPU))  # this process is not its own parent
     assert Handover.received() is None
+
+
+HANDOVER = {"supervisor": os.getppid(), "package": "", "sha256": "", "files": {}, "reports": -1}
+NO_GPU = {"cuda": None, "workers": vars(Workers())}
+
+
+def test_a_worker_gets_what_its_supervisor_found_about_the_gpu(monkeypatch):
+    check = CudaCheck("the memory of NVIDIA L4 is full", n_devices=1, name="NVIDIA L4", capability="8.9")
+    monkeypatch.setenv(ENV, json.dumps(HANDOVER | NO_GPU | {"cuda": vars(check)}))
+    assert Handover.received().cuda == check
+
+
+def test_a_worker_that_replaces_another_looks_at_the_gpu_itself(pipe, monkeypatch):
+    watcher = SimpleNamespace(env={ENV: json.dumps(HANDOVER | NO_GPU | {"cuda": vars(CudaCheck(n_devices=1))})})
+    WorkerWatch(pipe[0]).on_exit(1, 7, watcher=watcher)
+    monkeypatch.setenv(ENV, watcher.env[ENV])
+    assert Handover.received() == Handover(**HANDOVER)
 
 
 @pytest.fixture
@@ -108,8 +128,16 @@ def test_workers_that_were_ready_are_replaced_for_ever(pipe, stops):
     watch = WorkerWatch(pipe[0])
     for _ in range(10):
         os.write(pipe[1], REPORT.pack(os.getpid(), READY))
-        watch.on_exit(1)
+        watch.on_exit(1, os.getpid())
     assert stops == []
+
+
+def test_a_worker_that_never_becomes_ready_ends_the_service_beside_one_that_is(pipe, stops):
+    watch = WorkerWatch(pipe[0])
+    os.write(pipe[1], REPORT.pack(os.getpid(), READY))
+    for pid in (7, 8, 9):
+        watch.on_exit(1, pid)
+    assert stops == [signal.SIGUSR1]
 
 
 def test_workers_that_were_asked_to_stop_have_not_failed(pipe, stops):

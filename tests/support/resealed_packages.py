@@ -262,14 +262,20 @@ CONTENTS: dict[str, tuple[Change, str, str]] = {
         GOLDEN,
         "without a valid header",
     ),
-    "the golden logits are NaN": (with_arrays(GOLDEN, logits=lambda logits: logits * np.float32(np.nan)), GOLDEN, "not finite"),
+    "the golden logits are NaN": (
+        with_arrays(GOLDEN, logits_f32=lambda logits: logits * np.float32(np.nan)),
+        GOLDEN,
+        "not finite",
+    ),
     "there are no golden images": (
-        with_arrays(GOLDEN, content=lambda content: content[:0], ends=lambda ends: ends[:0], logits=lambda logits: logits[:0]),
+        with_arrays(
+            GOLDEN, content=lambda content: content[:0], ends=lambda ends: ends[:0], logits_f32=lambda logits: logits[:0]
+        ),
         GOLDEN,
         "has 0 images",
     ),
     "there are more golden images than logits": (
-        with_arrays(GOLDEN, logits=lambda logits: logits[1:]),
+        with_arrays(GOLDEN, logits_f32=lambda logits: logits[1:]),
         GOLDEN,
         "7 rows of logits",
     ),
@@ -277,13 +283,13 @@ CONTENTS: dict[str, tuple[Change, str, str]] = {
         with_arrays(
             GOLDEN,
             ends=lambda ends: np.concatenate([ends, [ends[-1]] * 900]),
-            logits=lambda logits: np.zeros((len(logits) + 900, 10), np.float32),
+            logits_f32=lambda logits: np.zeros((len(logits) + 900, 10), np.float32),
         ),
         GOLDEN,
         "has 908 images",
     ),
     "the golden logits have another number of labels": (
-        with_arrays(GOLDEN, logits=lambda logits: logits[:, :7].copy()),
+        with_arrays(GOLDEN, logits_f32=lambda logits: logits[:, :7].copy()),
         GOLDEN,
         "has 7 logits",
     ),

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graft.service.inference.devices import Device, resolve_device
+from graft.service.settings import DeviceSetting
 from graft.training.architecture.layers import Layer, ModelSummary
 from graft.training.architecture.receptive_field import Pair
 from graft.training.backbones.registry import BackboneError, BackboneSpec, resolve
+from graft.training.runtime import gpu
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +32,7 @@ class Inspection:
     Attributes:
         name: the backbone's name, or the package's folder.
         description: which network with which weights.
-        milliseconds: median time of one image with torch on this machine.
+        milliseconds: median time of one image with torch on the device.
         engine_milliseconds: time of one image with the package's inference engine, which `graft serve` uses; None for a
             backbone.
         engine: device and precision of that engine.
@@ -62,27 +65,28 @@ class Inspection:
         }
 
 
-def inspect(subject: str, input_size: int | None = None) -> Inspection:
+def inspect(subject: str, input_size: int | None = None, device: DeviceSetting = "auto") -> Inspection:
     """Inspects the network of a package, or of a backbone with random weights, so that nothing is downloaded.
 
     Args:
         subject: a package's folder, or a backbone's name.
         input_size: for a backbone, in pixels; default: the pretrained size.
+        device: on which the time is measured.
 
     Raises:
-        ValueError: if the backbone does not exist or does not accept that input size.
+        ValueError: if the backbone does not exist or does not accept that input size, or the device cannot be used.
         ArtifactError: if the package is damaged.
     """
     if not (Path(subject).exists() or "/" in subject):
-        return _inspect_backbone(resolve(subject, "none"), input_size)
+        return _inspect_backbone(resolve(subject, "none"), input_size, resolve_device(device))
     if input_size is not None:
         raise ValueError(
             f"--input-size {input_size}: {subject} is a package, and its input size is fixed. Leave the option out."
         )
-    return _inspect_package(Path(subject))
+    return _inspect_package(Path(subject), resolve_device(device))
 
 
-def _inspect_backbone(choice: BackboneSpec, side: int | None) -> Inspection:
+def _inspect_backbone(choice: BackboneSpec, side: int | None, device: Device) -> Inspection:
     import torch
 
     from graft.training.backbones import pretrained
@@ -90,7 +94,7 @@ def _inspect_backbone(choice: BackboneSpec, side: int | None) -> Inspection:
     network = pretrained.load(choice, side)
     side = side or pretrained.preprocessing(network, None, "crop").crop
     try:
-        milliseconds = _time_forward(network, torch.zeros(1, 3, side, side))
+        milliseconds = _time_forward(network, torch.zeros(1, 3, side, side), device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BackboneError(
@@ -100,16 +104,16 @@ def _inspect_backbone(choice: BackboneSpec, side: int | None) -> Inspection:
     return Inspection(choice.name, description, _summarize(network, torch.empty(1, 3, side, side)), milliseconds)
 
 
-def _inspect_package(path: Path) -> Inspection:
+def _inspect_package(path: Path, device: Device) -> Inspection:
     import torch
 
     from graft.service.inference import model
     from graft.service.networks import network
 
-    loaded = model.load(path)
+    loaded = model.load(path, device)
     backbone, side = loaded.manifest.backbone, loaded.manifest.preprocessing.crop
     batch, built = torch.zeros(1, side, side, 3, dtype=torch.uint8), network.load(loaded.artifact)
-    milliseconds = _time_forward(built, batch)
+    milliseconds = _time_forward(built, batch, device)
     description = f"{backbone.name} ({backbone.weights}) with a head for {len(loaded.manifest.labels)} labels"
     engine = f"{loaded.engine.device}, {loaded.engine.precision}"
     return Inspection(
@@ -123,14 +127,20 @@ def _summarize(network: "nn.Module", batch: "Tensor") -> ModelSummary:
     return trace_layers(network.to("meta"), batch.to("meta"))
 
 
-def _time_forward(network: "nn.Module", batch: "Tensor") -> float:
-    """The median milliseconds of one image's forward pass in torch."""
+def _time_forward(network: "nn.Module", batch: "Tensor", device: Device) -> float:
+    """The median milliseconds of one image's forward pass in torch on a device."""
     import torch
 
-    network.eval()
-    with torch.inference_mode():
+    network.eval().to(device)
+    batch = batch.to(device)
+
+    def run() -> None:
         network(batch)
-        return 1000 * _median_seconds(lambda: network(batch))
+        gpu.synchronize(device)
+
+    with torch.inference_mode():
+        run()
+        return 1000 * _median_seconds(run)
 
 
 def _median_seconds(run: Callable[[], object]) -> float:

@@ -16,6 +16,7 @@ from graft.training.runtime.terminal import sanitize
 if TYPE_CHECKING:
     from graft.service.api.schemas import Classification
     from graft.service.errors import ImageError
+    from graft.service.settings import DeviceSetting
     from graft.training.architecture.summary import Inspection
     from graft.training.config.recipe import Recipe
     from graft.training.interpret.collect import Interpretation
@@ -25,7 +26,7 @@ LOADING = "loading libraries"
 
 def fit(arguments: argparse.Namespace) -> int:
     """graft fit DIR"""
-    recipe = _training_recipe(arguments)
+    recipe = _recipe(arguments)
     if arguments.replay:
         return _replay(arguments, recipe)
     _load_pipeline("fit")
@@ -41,17 +42,18 @@ def _replay(arguments: argparse.Namespace, recipe: "Recipe") -> int:
     with step(LOADING):
         from graft.training.pipelines import replay as pipeline
 
-    result, differences = pipeline.replay(arguments.data, arguments.out, arguments.replay, recipe)
+    repeated = pipeline.replay(arguments.data, arguments.out, arguments.replay, recipe)
     if arguments.json:
-        rows = [{"what": name, "before": str(before), "now": str(now)} for name, before, now in differences]
-        _print_json(result.to_dict() | {"differences": rows})
+        rows = [{"what": name, "before": str(before), "now": str(now)} for name, before, now in repeated.differences]
+        _print_json(repeated.result.to_dict() | {"tolerance": repeated.tolerance, "differences": rows})
     else:
-        show.replay(result, arguments.replay, differences)
-    return 1 if differences else 0
+        show.replay(repeated, arguments.replay)
+    return 1 if repeated.differences else 0
 
 
 def predict(arguments: argparse.Namespace) -> int:
     """graft predict PACKAGE IMAGE_OR_DIR..."""
+    _select_device(arguments.device)
     with step(LOADING):
         from graft.service.errors import ImageError
         from graft.training.pipelines import arguments as checks
@@ -59,7 +61,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     checks.check_order(arguments.package, arguments.images)
     with step(f"loading {arguments.package}"):
-        classifier, n_failed = graft.load(arguments.package), 0
+        classifier, n_failed = graft.load(arguments.package, device=arguments.device), 0
 
     def report_errors() -> "Iterator[tuple[Path, Classification | ImageError]]":
         nonlocal n_failed
@@ -84,7 +86,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """graft compare DIR"""
-    recipe = _training_recipe(arguments)
+    recipe = _recipe(arguments)
     _load_pipeline("compare")
     result = graft.compare(
         arguments.data,
@@ -145,6 +147,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def locate(arguments: argparse.Namespace) -> int:
     """graft locate PACKAGE IMAGE"""
+    _select_device(arguments.device)
     with step(LOADING):
         from graft.service.inference import model
         from graft.training.inference import detector, draw_boxes
@@ -154,7 +157,7 @@ def locate(arguments: argparse.Namespace) -> int:
     checks.check_order(arguments.package, [arguments.image])
     encoded = arguments.image.read_bytes()
     with step(f"loading {arguments.package}"):
-        loaded = model.load(arguments.package)
+        loaded = model.load(arguments.package, arguments.device)
     with step("locating objects"):
         detections = detector.locate(loaded, encoded, arguments.min_probability)
     if arguments.out:
@@ -170,6 +173,7 @@ def locate(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """graft inspect BACKBONE|PACKAGE"""
+    recipe = _recipe(arguments)
     with step(LOADING):
         from graft.training.architecture import summary
         from graft.training.pipelines import arguments as checks
@@ -180,9 +184,9 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.data:
         checks.check_order(Path(arguments.subject), [arguments.data])
     with step(f"inspecting {arguments.subject}"):
-        inspection = summary.inspect(arguments.subject, arguments.input_size)
+        inspection = summary.inspect(arguments.subject, arguments.input_size, recipe.device)
     if arguments.html:
-        interpretation = _interpret(arguments, inspection) if arguments.data else None
+        interpretation = _interpret(arguments, inspection, recipe) if arguments.data else None
         render.save(render.inspect_page(inspection, interpretation), arguments.html)
     if arguments.json:
         _print_json(inspection.to_dict())
@@ -191,25 +195,24 @@ def inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _interpret(arguments: argparse.Namespace, inspection: "Inspection") -> "Interpretation":
+def _interpret(arguments: argparse.Namespace, inspection: "Inspection", recipe: "Recipe") -> "Interpretation":
     from graft.service.inference import model
     from graft.training.interpret import collect
 
     with step(f"loading {arguments.subject}"):
-        loaded = model.load(Path(arguments.subject))
+        loaded = model.load(Path(arguments.subject), recipe.device)
     channels = _split_commas(arguments.channels)
-    return collect.interpret_package(
-        loaded, inspection.model_summary, arguments.data, arguments.images, channels, _recipe(arguments)
-    )
+    return collect.interpret_package(loaded, inspection.model_summary, arguments.data, arguments.images, channels, recipe)
 
 
 def verify(arguments: argparse.Namespace) -> int:
     """graft verify PACKAGE"""
+    _select_device(arguments.device)
     with step(LOADING):
         from graft.service.inference import model
 
     with step(f"verifying {arguments.package}"):
-        loaded = model.load(arguments.package)
+        loaded = model.load(arguments.package, arguments.device)
     show.verify(loaded, arguments.package)
     return 0
 
@@ -225,7 +228,8 @@ def serve(arguments: argparse.Namespace) -> int:
     from graft.service.settings import LATEST_PACKAGE
     from graft.training.pipelines import serve as pipeline
 
-    pipeline.serve(arguments.package or LATEST_PACKAGE, arguments.host, arguments.port)
+    device = vars(arguments).get("device")
+    pipeline.serve(arguments.package or LATEST_PACKAGE, arguments.host, arguments.port, device)
     return 0
 
 
@@ -235,17 +239,18 @@ def build(arguments: argparse.Namespace) -> int:
     from graft.training.pipelines import build as bento
 
     with step("building the Bento"):
-        tag = bento.build(arguments.package or LATEST_PACKAGE)
+        tag = bento.build(arguments.package or LATEST_PACKAGE, arguments.gpu)
     show.build(tag)
     return 0
 
 
 def demo(arguments: argparse.Namespace) -> int:
     """graft demo"""
+    _select_device(arguments.device)
     with step(LOADING):
         from graft.training.pipelines import demo as pipeline
 
-    with pipeline.demo() as result:
+    with pipeline.demo(arguments.device) as result:
         print(result.to_text(keep_serving=arguments.serve), flush=True)
         if arguments.serve:
             result.server.wait()
@@ -283,21 +288,21 @@ def _load_pipeline(name: str) -> None:
         import_module(f"graft.training.pipelines.{name}")
 
 
-def _training_recipe(arguments: argparse.Namespace) -> "Recipe":
-    """The recipe of a command that trains; fails at once if its device is not there, before anything slow is imported."""
-    from graft.service.inference.devices import resolve_device
+def _select_device(setting: "DeviceSetting") -> None:
+    """Fails at once if the device cannot be used, before anything slow is imported."""
+    from graft.training.runtime.device import select_device
 
-    recipe = _recipe(arguments)
-    resolve_device(recipe.device)
-    return recipe
+    select_device(setting)
 
 
 def _recipe(arguments: argparse.Namespace) -> "Recipe":
-    """The options of the recipe file and of the flags."""
+    """The options of the recipe file and of the flags; its device can be used."""
     from graft.training.config.recipe import Recipe, resolve_recipe
 
     options = {name: value for name, value in vars(arguments).items() if name in Recipe.model_fields}
-    return resolve_recipe(arguments.recipe, options)
+    recipe = resolve_recipe(arguments.recipe, options)
+    _select_device(recipe.device)
+    return recipe
 
 
 _TRAINING = check, fit, compare, evaluate, predict, locate, inspect

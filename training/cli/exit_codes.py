@@ -7,7 +7,7 @@ import re
 from graft.training.cli.base_parser import EXIT_USAGE
 from graft.training.runtime import os_errors
 
-EXIT_CORRUPT, EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_DISK = 3, 4, 5, 6
+EXIT_CORRUPT, EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_DISK, EXIT_DEVICE = 3, 4, 5, 6, 7
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE has ended
 # By class name, because importing the classes takes seconds.
@@ -33,7 +33,12 @@ LIBRARY_ERRORS = (
     (
         r"not compiled with CUDA|No CUDA GPUs|NVIDIA driver|no kernel image is available",
         EXIT_USAGE,
-        "The GPU cannot be used with the installed torch. Use --device cpu; `graft info` lists the GPUs and libraries.",
+        "The GPU cannot be used with the installed torch. Use --device cpu; `graft info` shows the GPU and the libraries.",
+    ),
+    (
+        r"DeviceFailed|AcceleratorError|CUDA error|cuDNN error|CUDNN_STATUS|CUBLAS_STATUS",
+        EXIT_DEVICE,
+        "The GPU has failed. Try again, or use --device cpu; `graft info` checks the GPU.",
     ),
 )
 
@@ -76,6 +81,8 @@ def error_message(error: BaseException) -> str:
 
 def is_ours(error: BaseException) -> bool:
     """Whether this project has raised the error, with a message for users. Libraries raise ValueError and RuntimeError too."""
+    if type(error).__name__ == "DeviceFailed":  # its message is torch's
+        return False
     if type(error).__module__.startswith("graft."):
         return True
     trace = error.__traceback__

@@ -11,9 +11,17 @@ from graft.training.cli.recipe_options import add_recipe_options
 from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 
 Action = Callable[[argparse.Namespace], int]
-CHECK_OPTIONS = {"backbone", "weights", "input_size", "fit"}  # the recipe fields that `graft check` uses, besides how to read
+CHECK_OPTIONS = {
+    "backbone",
+    "weights",
+    "input_size",
+    "fit",
+    "device",
+}  # the recipe fields of `graft check`, besides how to read
+DEVICE_HELP = "device that runs the network; auto: a CUDA GPU that works, else the CPU"
 DATA_HELP = "a folder with one subfolder per label, a .zip of it, a .csv, ..."
 PACKAGE_HELP = "a package folder, such as runs/latest/package"
+DEVICES = ("auto", "cpu", "cuda")
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
@@ -131,6 +139,7 @@ def _predict(command: Parser, _: bool) -> None:
     )
     command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per image)")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
+    _add_device(command)
 
 
 def _evaluate(command: Parser, selected: bool) -> None:
@@ -157,7 +166,7 @@ def _evaluate(command: Parser, selected: bool) -> None:
     )
     command.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report (default: none)")
     command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
-    add_recipe_options(command, selected, only_reading_and=())
+    add_recipe_options(command, selected, only_reading_and=("device",))
 
 
 def _locate(command: Parser, _: bool) -> None:
@@ -168,6 +177,7 @@ def _locate(command: Parser, _: bool) -> None:
         "--min-probability", type=_probability, default=0.9, metavar="P", help="minimum probability of a box (default: 0.9)"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per box)")
+    _add_device(command)
 
 
 def _inspect(command: Parser, selected: bool) -> None:
@@ -189,11 +199,12 @@ def _inspect(command: Parser, selected: bool) -> None:
     )
     command.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page (default: none)")
     command.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
-    add_recipe_options(command, selected, only_reading_and=())
+    add_recipe_options(command, selected, only_reading_and=("device",))
 
 
 def _verify(command: Parser, _: bool) -> None:
     command.add_argument("package", type=Path, metavar="PACKAGE", help=PACKAGE_HELP)
+    _add_device(command)
 
 
 def _package(command: Parser, _: bool) -> None:
@@ -208,16 +219,19 @@ def _serve(command: Parser, _: bool) -> None:
     )
     command.add_argument("--host", default="127.0.0.1", help="IP address or host name to listen on (default: 127.0.0.1)")
     command.add_argument("--port", type=int, default=3000, help="port to listen on; 0: any free port (default: 3000)")
+    _add_device(command, default=argparse.SUPPRESS, default_text="GRAFT_DEVICE, else auto")
 
 
 def _build(command: Parser, _: bool) -> None:
     command.add_argument(
         "package", type=Path, nargs="?", metavar="PACKAGE", help="package folder (default: that of the latest run)"
     )
+    command.add_argument("--gpu", action="store_true", help="build it for a GPU, with torch and CUDA, 5 GB (default: no)")
 
 
 def _demo(command: Parser, _: bool) -> None:
     command.add_argument("--serve", action="store_true", help="keep the server running until Ctrl-C (default: no)")
+    _add_device(command)
 
 
 def _info(command: Parser, _: bool) -> None:
@@ -244,6 +258,12 @@ COMMANDS = {
     "info": ("print versions, hardware and settings, for a bug report; shows no key and no user name", _info),
     "completion": ("print a script that completes commands, options and file names in a shell", _completion),
 }
+
+
+def _add_device(command: Parser, default: str = "auto", default_text: str = "auto") -> None:
+    command.add_argument(
+        "--device", choices=DEVICES, default=default, metavar="|".join(DEVICES), help=f"{DEVICE_HELP} (default: {default_text})"
+    )
 
 
 def _probability(text: str) -> float:

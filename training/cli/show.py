@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from graft.training.pipelines.evaluate import EvaluateResult
     from graft.training.pipelines.fit import FitResult
     from graft.training.pipelines.info import Info
+    from graft.training.pipelines.replay import Replay
     from graft.training.results import Evaluation
     from graft.training.robustness.measure import Robustness
     from graft.training.robustness.recommendations import Recommendation
-    from graft.training.runs.run_folder import Row
 
 MAX_DIFFERENCES = 10
 
@@ -32,13 +32,16 @@ def fit(result: "FitResult") -> None:
     print_hint(f"next: graft serve {result.package}")
 
 
-def replay(result: "FitResult", before: Path, differences: list["Row"]) -> None:
-    if not differences:
-        print_text(f"{result.run} is identical to {before} in all metrics and weights")
+def replay(repeated: "Replay", before: Path) -> None:
+    run = repeated.result.run
+    if not repeated.differences:
+        relation = "identical to" if repeated.is_exact else f"within {repeated.tolerance:g} of"
+        print_text(f"{run} is {relation} {before} in all metrics and weights")
         return
-    print_text(f"{result.run} differs from {before}:")
-    print_table(tables.differences(differences[:MAX_DIFFERENCES]))
-    if (n_more := len(differences) - MAX_DIFFERENCES) > 0:
+    tolerance = "" if repeated.is_exact else f" by more than {repeated.tolerance:g}"
+    print_text(f"{run} differs from {before}{tolerance}:")
+    print_table(tables.differences(repeated.differences[:MAX_DIFFERENCES]))
+    if (n_more := len(repeated.differences) - MAX_DIFFERENCES) > 0:
         print_text(f"and {n_more:,} more; --json lists all")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from graft.training.cli.output import Column, Table
 
 if TYPE_CHECKING:
+    from graft.service.inference.cuda_check import CudaCheck
     from graft.training.architecture.layers import Layer, ModelSummary
     from graft.training.architecture.summary import Inspection
     from graft.training.data.findings import Finding
@@ -141,11 +142,19 @@ def info(found: "Info") -> Table:
         ("instruction sets", ", ".join(found.instruction_sets) or "unknown"),
         ("memory", ", ".join(f"{_gib(n_bytes)} {name}" for name, n_bytes in amounts.items() if n_bytes) or "unknown"),
         ("inference", f"{inference.engine} on {inference.device}: {inference.error or ', '.join(inference.precisions)}"),
-        ("CUDA devices", "; ".join(found.cuda_devices) or "none"),
+        ("GPU", _gpu(found.gpu)),
         ("cache", f"{found.cache}, {'' if found.cache_complete else 'more than '}{_gib(found.cache_bytes)}"),
         *found.settings.items(),
     ]
     return Table((Column(""), Column("")), tuple(rows), ("bold",) * len(rows))
+
+
+def _gpu(check: "CudaCheck") -> str:
+    """`NVIDIA L4, compute capability 8.9, 22.0 GiB, driver 570.86.15 (CUDA 12.8)`, and why it cannot be used."""
+    facts = [check.name, f"compute capability {check.capability}", _gib(check.memory_bytes), f"driver {check.driver}"]
+    more = [f"and {check.n_devices - 1} more"] if check.n_devices > 1 else []
+    shown = ", ".join([*facts, *more]) if check.name else "none" if check.is_absent else "unknown"
+    return f"{shown}: {check.problem}" if check.problem else shown
 
 
 def _gib(n_bytes: int) -> str:

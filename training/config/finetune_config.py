@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from graft.service.inference.devices import Device
 from graft.training.config import hyperparameters
+from graft.training.config.hyperparameters import TrainingPrecision
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe
 
 T = TypeVar("T")
@@ -22,6 +23,8 @@ class DataStats:
         multilabel: whether an image may have several labels, or none.
         pretrained: whether the weights are pretrained, not random.
         device: where training runs.
+        gpu_bytes: total memory of the GPU; 0 without one.
+        training_precision: of the whole run.
     """
 
     n_images: int
@@ -29,6 +32,8 @@ class DataStats:
     multilabel: bool = False
     pretrained: bool = True
     device: Device = "cpu"
+    gpu_bytes: int = 0
+    training_precision: TrainingPrecision = "32-true"
 
 
 class FineTuneConfig(BaseModel):
@@ -37,6 +42,7 @@ class FineTuneConfig(BaseModel):
     Attributes:
         from_scratch: whether to train without a probe head, all layers at the full rate.
         random_init: whether the backbone starts from random weights; implies `from_scratch`.
+        training_precision: in Lightning's words; weights, optimizer and averages are float32 in each.
         accumulate_grad_batches: batches per optimizer step, if memory limits the batch size.
         ema_decay: decay of the exponential moving average of the weights; 0 for none.
         ema_interval: steps between updates of the average.
@@ -51,6 +57,7 @@ class FineTuneConfig(BaseModel):
     random_init: bool
     seed: int
     epochs: int
+    training_precision: TrainingPrecision
     batch_size: int
     accumulate_grad_batches: int
     unfreeze: Literal["last", "all"]
@@ -112,7 +119,8 @@ def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
         raise ValueError("--balance logits does not support multilabel data; choose weights, sampling or none.")
     random_init = not stats.pretrained or (recipe.strategy == "scratch" and recipe.init == "random")
     from_scratch = random_init or recipe.strategy == "scratch"
-    batch_size = _value_or_default(recipe.batch_size, hyperparameters.batch_size(stats.n_images, stats.device))
+    default_batch_size = hyperparameters.batch_size(stats.n_images, stats.device, stats.gpu_bytes)
+    batch_size = _value_or_default(recipe.batch_size, default_batch_size)
     default_epochs = hyperparameters.epochs(stats.n_images)
     epochs = _value_or_default(
         recipe.epochs, hyperparameters.random_init_epochs(default_epochs) if random_init else default_epochs
@@ -140,6 +148,7 @@ def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
         "from_scratch": from_scratch,
         "random_init": random_init,
         "epochs": epochs,
+        "training_precision": stats.training_precision,
         "batch_size": batch_size,
         "accumulate_grad_batches": 1,
         "ema_decay": 0.0 if recipe.ema is False else decay,
@@ -160,6 +169,8 @@ def _describe_data(config: FineTuneConfig) -> str:
         if config.accumulate_grad_batches == 1
         else f"{config.accumulate_grad_batches} x {config.batch_size}"
     )
+    if config.training_precision != "32-true":
+        batch += f" in {config.training_precision} precision"
     rotate = config.rotations and config.augment != "light"
     optional = [name for name, enabled in (("flip", config.flips), ("rotation", rotate)) if enabled]
     augmentation = "none" if config.augment == "none" else f"{config.augment} ({', '.join(['crop', *optional])})"

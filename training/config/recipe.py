@@ -72,7 +72,11 @@ class Recipe(ReadOptions):
         "crop", description="how an image is made square", json_schema_extra=MODEL
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed", json_schema_extra=TRAINING)
-    device: DeviceSetting = Field("auto", description="device for training", json_schema_extra=TRAINING)
+    device: DeviceSetting = Field(
+        "auto",
+        description="device that runs the network; auto: a CUDA GPU that works, else the CPU",
+        json_schema_extra=MODEL,
+    )
     val_share: float = Field(
         DEFAULT_SHARE,
         gt=0,

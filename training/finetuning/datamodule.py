@@ -162,9 +162,8 @@ class DataModule(LightningDataModule):
         return torch.from_numpy(self._images.targets(samples))
 
     def _loader(self, dataset: Dataset[Batch], sampler: EpochSampler | None, drop_last: bool = False) -> DataLoader[Batch]:
-        # On a CPU the network needs all cores, and one worker is enough for augmentation.
-        n_workers = min(available_cpus(), MAX_WORKERS) if self._device == "cuda" else 1
-        n_workers = affordable_workers(n_workers, 3 * self._preprocessing.crop**2 * self._config.batch_size)
+        batch_bytes = 3 * self._preprocessing.crop**2 * self._config.batch_size
+        n_workers = affordable_workers(planned_workers(self._device, available_cpus()), batch_bytes)
         return DataLoader(
             dataset,
             self._config.batch_size,
@@ -178,6 +177,15 @@ class DataModule(LightningDataModule):
             persistent_workers=n_workers > 0,
             timeout=BATCH_TIMEOUT_S if n_workers else 0,
         )
+
+
+def planned_workers(device: Device, n_cpus: int) -> int:
+    """The number of data loader processes for a training on `device`.
+
+    On a CPU the network needs all cores, and one process is enough. A GPU leaves the cores to the input, except for one that
+    feeds the GPU.
+    """
+    return max(1, min(n_cpus - 1, MAX_WORKERS)) if device == "cuda" else 1
 
 
 def batch_paths(loader: Any, epoch: int, batch: int) -> list[str]:

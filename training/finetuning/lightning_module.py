@@ -122,9 +122,12 @@ class FineTune(LightningModule):
 def make_optimizer(network: Network, config: FineTuneConfig) -> Optimizer:
     """Creates the optimizer for all trainable parameters."""
     parameters = param_groups(network, config)
+    # A fused optimizer undoes the scaling of the loss itself, too late for the clipping of gradients. Lightning refuses both
+    # together in mixed precision.
+    fused = config.training_precision == "32-true"
     if config.optimizer == "adamw":
-        return AdamW(parameters, fused=True)
-    return SGD(parameters, momentum=0.9, nesterov=True, fused=True)
+        return AdamW(parameters, fused=fused)
+    return SGD(parameters, momentum=0.9, nesterov=True, fused=fused)
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from graft.service.inference.devices import Device
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.hyperparameters import round_to_two_digits
-from graft.training.finetuning.lightning_module import FineTune, make_optimizer
+from graft.training.finetuning.lightning_module import FineTune
 from graft.training.finetuning.param_groups import set_eval_modules
+from graft.training.finetuning.precision import TrainingStep
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 MIN_SCALE, MAX_SCALE, N_STEPS = 0.01, 100.0, 60  # factors of the configured learning rates; number of steps
@@ -30,7 +31,7 @@ def lr_find(network: Network, batches: Batches, config: FineTuneConfig, device: 
     Args:
         batches: training batches; the test ends early if there are fewer than `N_STEPS`.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[] if device == "cpu" else None):  # else it asks a GPU that may be full or broken
         torch.manual_seed(config.seed)
         module = FineTune(copy.deepcopy(network), config).to(device)
         scale = suggest_lr_scale(*_range_test(module, batches, config, device))
@@ -52,27 +53,24 @@ def suggest_lr_scale(scales: list[float], losses: list[float]) -> float:
     return max(0.1, min(10.0, best / SAFETY))
 
 
-def _range_test(module: FineTune, batches: Batches, config: FineTuneConfig, device: str) -> tuple[list[float], list[float]]:
+def _range_test(module: FineTune, batches: Batches, config: FineTuneConfig, device: Device) -> tuple[list[float], list[float]]:
     """Tested factors, and the loss of each."""
     module.network.train()
     set_eval_modules(module.network, config.freeze_bn)
-    optimizer = make_optimizer(module.network, config)
-    peaks = [group["lr"] for group in optimizer.param_groups]
+    train_step = TrainingStep(module, device)
+    groups = train_step.optimizer.param_groups
+    peaks = [group["lr"] for group in groups]
     scales: list[float] = []
     losses: list[float] = []
     for step, (images, targets) in zip(range(N_STEPS), batches, strict=False):
         scale = MIN_SCALE * (MAX_SCALE / MIN_SCALE) ** (step / (N_STEPS - 1))
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        for group, peak in zip(groups, peaks, strict=True):
             group["lr"] = scale * peak
-        optimizer.zero_grad()
-        loss = module.train_loss(images.to(device), targets.to(device))
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(module.network.parameters(), config.clip_grad)
-        optimizer.step()
-        if not math.isfinite(loss.item()) or loss.item() > DIVERGENCE_FACTOR * min([*losses, loss.item()]):
+        loss = train_step(images.to(device), targets.to(device)).item()
+        if not math.isfinite(loss) or loss > DIVERGENCE_FACTOR * min([*losses, loss]):
             break
         scales.append(scale)
-        losses.append(loss.item())
+        losses.append(loss)
     return scales, losses
 
 

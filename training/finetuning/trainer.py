@@ -1,8 +1,6 @@
 """Runs the Lightning Trainer with checkpoints and early stopping, and reports progress."""
 
-import logging
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +20,11 @@ from graft.training.finetuning import checkpoints, worker_errors
 from graft.training.finetuning.callbacks import CheckpointCallback, GracefulStop, ReseedEachEpoch, Trial, reseed
 from graft.training.finetuning.datamodule import DataModule
 from graft.training.finetuning.lightning_module import MONITOR, FineTune
-from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import Progress, is_verbose, log, step
+from graft.training.finetuning.precision import precision_plugin
+from graft.training.runtime import atomic_files, gpu
+from graft.training.runtime.device import without_cuda
+from graft.training.runtime.lightning_logs import silence_lightning
+from graft.training.runtime.progress import Progress, log, step
 from graft.training.runtime.signals import graceful_stop
 
 MIN_FREE_CHECKPOINTS = 3  # checkpoints that must fit on the disk at the start
@@ -57,14 +58,15 @@ def train(
         OSError: if the disk is full, with the bytes needed and free.
         SystemExit: with 128 + signal on Ctrl-C or SIGTERM; completed epochs are saved.
     """
-    _silence_lightning()
+    silence_lightning()
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     atomic_files.remove_temp_files(run)
     module = FineTune(network.to(memory_format=torch.channels_last), config)
     best = checkpoints.load_best(folder)
     if best is None:
-        best = _fit_to_best(module, datamodule, epochs, run, device, loggers, trial)
+        with gpu.deterministic(device), without_cuda(device):
+            best = _fit_to_best(module, datamodule, epochs, run, device, loggers, trial)
         checkpoints.save(best, folder / checkpoints.BEST)
     checkpoints.keep_only(folder, set())
     module.load_state_dict(best["state_dict"], strict=True)
@@ -121,13 +123,12 @@ def _make_trainer(
     trainer = Trainer(
         accelerator=device,
         devices=1,
-        precision="bf16-mixed" if device == "cuda" else "32-true",
         max_epochs=epochs,
         num_sanity_val_steps=0,
         gradient_clip_val=config.clip_grad,
         accumulate_grad_batches=config.accumulate_grad_batches,
         callbacks=[EarlyStopping(MONITOR, patience=config.patience, check_finite=False), *callbacks],
-        plugins=[checkpoints.VerifiedCheckpointIO()],
+        plugins=[checkpoints.VerifiedCheckpointIO(), precision_plugin(config.training_precision, device)],
         logger=list(loggers) or False,
         log_every_n_steps=1,
         enable_progress_bar=False,
@@ -164,14 +165,6 @@ def _explain_out_of_memory(batch_size: int) -> Iterator[None]:
         raise MemoryError(
             f"A batch of {batch_size} images does not fit into memory; try {remedy}. ({text.splitlines()[:1]})"
         ) from None
-
-
-def _silence_lightning() -> None:
-    if is_verbose():
-        return
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # Graft reports hardware and loggers itself
-    warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric)")
 
 
 class ProgressCallback(Callback):

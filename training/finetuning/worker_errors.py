@@ -10,7 +10,7 @@ from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
 from graft.training.data.errors import DatasetError, examples
 
-MAX_WORKERS = 16
+MAX_WORKERS = 32  # more would need gigabytes of shared memory, and feed any card
 IDLE = -1
 
 

@@ -10,12 +10,14 @@ import numpy as np
 from graft.service.artifact import Artifact
 from graft.service.errors import ImageError
 from graft.service.explain.explainer import Explainer, Method, UnsupportedMethod
+from graft.service.fidelity import Precision
 from graft.service.imaging.preprocess import DecodedImage, decode
 from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import Pixels
+from graft.service.inference.loader import supported_precisions
 from graft.service.inference.model import Model
 from graft.service.inference.thread_map import ordered_map
-from graft.service.manifest import Precision, Preprocessing
+from graft.service.manifest import Preprocessing
 from graft.training.config.read_options import ReadOptions
 from graft.training.data.dataset import DatasetError
 from graft.training.features.feature_arrays import Vectors
@@ -107,9 +109,9 @@ def interpret_run(artifact: Artifact, predictions: ImagePredictions, vectors: Ve
 
 
 def _fast_precision(artifact: Artifact) -> Precision:
-    """The fastest precision that does not change predictions, as recorded by the precision check at packaging."""
-    check = artifact.manifest.fidelity.get("bf16")
-    return "bf16" if check and check.is_faithful else "f32"
+    """bf16 if this machine's CPU has it and it is equivalent to f32, as the precision check at packaging found."""
+    fidelity = artifact.manifest.fidelity.get("bf16")
+    return "bf16" if fidelity and fidelity.is_equivalent and "bf16" in supported_precisions("cpu") else "f32"
 
 
 def interpret_package(

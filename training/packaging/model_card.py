@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from graft.service.fidelity import Fidelity
 from graft.service.inference.neighbors import Thumbnails
-from graft.service.manifest import Calibration, Fidelity, Manifest, Preprocessing
+from graft.service.manifest import Calibration, Manifest, Preprocessing
 from graft.training.packaging.card_metadata import front_matter
 from graft.training.packaging.markdown import escape
 from graft.training.results import Estimate, LabelScores, describe_groups, format_error
@@ -202,18 +203,18 @@ backbone.load_state_dict({{name.removeprefix("backbone."): tensor for name, tens
 def _precision_table(manifest: Manifest) -> str:
     """The table of how predictions change in lower precision."""
     rows = [
-        f"| {name} | {fidelity.max_probability_shift:.3f} | {fidelity.n_changed} | {fidelity.score.accuracy:.1%}"
-        f" | {_when_used(name, fidelity)} |"
+        f"| {name} | {fidelity.agreement:.1%} | {100 * fidelity.accuracy_change:+.1f} | {fidelity.log_loss_change:+.4f}"
+        f" | {fidelity.max_probability_shift:.3f} | {_when_used(name, fidelity)} |"
         for name, fidelity in manifest.fidelity.items()
     ]
-    header = "| precision | max. probability shift | changed validation predictions | test accuracy | used |"
-    return "\n".join([header, "|---|---|---|---|---|", *rows])
+    header = "| precision | same labels | accuracy, points | log-loss, nats | max. probability shift | used |"
+    return "\n".join([header, "|---|---|---|---|---|---|", *rows])
 
 
 def _when_used(name: str, fidelity: Fidelity) -> str:
     if name == "f32":
         return "unless a faster one is available"
-    return "if the processor supports it" if fidelity.is_faithful else f"only with GRAFT_PRECISION={name}"
+    return "if the machine has it and it is the fastest" if fidelity.is_equivalent else f"only with GRAFT_PRECISION={name}"
 
 
 def _privacy(thumbnails: Thumbnails) -> str:

@@ -1,104 +1,139 @@
-"""Compares a network's predictions in lower precision (bf16, f16, int8) with f32, before a package allows that precision."""
+"""Compares a network's predictions in other precisions with f32, and decides for the package which are equivalent.
 
-from collections.abc import Iterator, Sequence
+Every machine measures the same precisions: those of GPUs are emulated. So it does not matter where a model was trained.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.fidelity import Fidelity, Precision
 from graft.service.imaging.preprocess import decode
-from graft.service.inference import devices, loader
+from graft.service.inference.devices import available_cpus
 from graft.service.inference.engine import LOGITS, Pixels
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.inference.thread_map import ordered_map
-from graft.service.manifest import INT8_WEIGHTS, Fidelity, Precision
-from graft.training.data.dataset import Dataset, Sample
+from graft.service.manifest import INT8_WEIGHTS
+from graft.training.data.dataset import Dataset
 from graft.training.data.splits import Splits
+from graft.training.evaluation import metrics
 from graft.training.evaluation.metrics import predicted_labels
-from graft.training.evaluation.predictions import Predictions
+from graft.training.packaging.emulation import EMULATED, EmulatedNetwork
 from graft.training.runtime.progress import step
-from graft.training.strategies.trained_model import TrainedModel, score
+from graft.training.strategies.trained_model import TrainedModel
 
-MAX_IMAGES = 500  # images per split: takes a few seconds, and detects a change of 1 prediction in 200 almost certainly
+N_MEASURED = 32  # images on which the changes of the logits are measured
+MAX_IMAGES = 2_000  # validation images to whose logits these changes are added
 
 Floats = NDArray[np.float32]
-SplitLogits = list[Floats]  # logits (N, C): of validation, of test
+Logits = Callable[[Pixels], Floats]  # uint8 (N, S, S, 3) -> float32 (N, C)
+
+
+@step("loading other precisions")
+def load_precisions(trained: TrainedModel, graph: Path, int8: Path | None) -> dict[Precision, Logits]:
+    """The network in every precision: as trained (f32), emulated (tf32, bf16, f16), and quantized if there is such a network.
+
+    Args:
+        graph: the f32 network, an ONNX file.
+        int8: the quantized network; None if there is none.
+    """
+    found: dict[Precision, Logits] = {"f32": lambda pixels: trained.network(pixels).logits}
+    for name in EMULATED:
+        emulated = EmulatedNetwork(graph, name)
+        found[name] = _in_threads(emulated, emulated.streams)
+    if int8:
+        quantized = OpenVinoModel(int8, output_names=(LOGITS,), weights=int8.with_name(INT8_WEIGHTS))
+        found["int8"] = _in_threads(lambda pixels: quantized(pixels)[LOGITS], quantized.streams)
+    return found
+
+
+def _in_threads(compute: Logits, n_threads: int) -> Logits:
+    """Computes the images of a batch in parallel."""
+    return lambda pixels: np.concatenate(list(ordered_map(lambda image: compute(image[None]), pixels, n_threads)))
 
 
 @step("comparing precisions")
 def check_precisions(
-    graph: Path, int8: Path | None, trained: TrainedModel, dataset: Dataset, splits: Splits
+    precisions: Mapping[Precision, Logits], trained: TrainedModel, dataset: Dataset, splits: Splits
 ) -> dict[Precision, Fidelity]:
-    """Measures the fidelity of every precision that this machine's CPU supports natively.
+    """Measures how much each precision changes the predictions on the validation images.
+
+    A precision whose range the network exceeds, so that its outputs are not finite, is left out: a package cannot use it.
 
     Args:
-        graph: the f32 network.
-        int8: the quantized network; None if there is none.
-        trained: contains the f32 predictions of these splits.
-        splits: validation images measure the shift from f32, test images the accuracy; at most 500 of each.
+        precisions: from `load_precisions`.
+        trained: contains the predictions of these splits.
 
     Raises:
         ValueError: if the predictions do not belong to these splits.
     """
-    files: dict[Precision, Path] = {name: graph for name in loader.supported_precisions("cpu") if name not in ("f32", "int8")}
-    if int8:
-        files["int8"] = int8
-    if (len(trained.validation.logits), len(trained.test.logits)) != (len(splits.validation), len(splits.test)):
-        raise ValueError("The predictions of the trained model are not for these validation and test images.")
-    validation_rows, test_rows = _select_rows(splits.validation), _select_rows(splits.test)
-    reference = [trained.validation.logits[validation_rows], trained.test.logits[test_rows]]
-    test_samples = [splits.test[row] for row in test_rows]
-    samples = [*(splits.validation[row] for row in validation_rows), *test_samples]
-    pixels = list(
-        ordered_map(
-            lambda sample: decode(dataset.read(sample), trained.preprocessing).pixels, samples, devices.available_cpus()
+    if len(trained.validation.logits) != len(splits.validation):
+        raise ValueError("The predictions of the trained model are not for these validation images.")
+    # A subset that is the same in every run: the samples with the smallest digests.
+    rows = sorted(range(len(splits.validation)), key=lambda row: splits.validation[row].digest)[:MAX_IMAGES]
+    measured = rows[:N_MEASURED]
+    pixels = np.stack(
+        list(
+            ordered_map(
+                lambda row: decode(dataset.read(splits.validation[row]), trained.preprocessing).pixels,
+                measured,
+                available_cpus(),
+            )
         )
     )
-    by_precision: dict[Precision, SplitLogits] = {"f32": reference}
-    by_precision |= {name: np.split(_logits(file, name, pixels), [len(validation_rows)]) for name, file in files.items()}
-    return {name: _fidelity(logits, reference, trained, dataset, test_samples) for name, logits in by_precision.items()}
+    # Not the validation logits: those of a probe are by a head that has not learned from these images.
+    exact = precisions["f32"](pixels)
+    found: dict[Precision, Fidelity] = {}
+    for name, compute in precisions.items():
+        logits = exact if name == "f32" else compute(pixels)
+        if np.isfinite(logits).all():
+            found[name] = fidelity(logits - exact, trained, rows)
+    return found
 
 
-def _select_rows(samples: Sequence[Sample]) -> list[int]:
-    """The rows of a reproducible subset: the samples with the smallest digests."""
-    return sorted(range(len(samples)), key=lambda row: samples[row].digest)[:MAX_IMAGES]
+def fidelity(changes: Floats, trained: TrainedModel, rows: list[int]) -> Fidelity:
+    """What changes of the logits, measured on some images, do to the predictions on validation.
 
+    A few images show how much rounding changes logits, and not how often that changes a label. So each change is added to the
+    logits of every validation image, and the results are averaged.
 
-def _logits(path: Path, precision: Precision, pixels: Sequence[Pixels]) -> Floats:
-    """The logits of every image, float32 (N, C)."""
-    weights = path.with_name(INT8_WEIGHTS) if precision == "int8" else None
-    network = OpenVinoModel(path, output_names=(LOGITS,), precision=precision, weights=weights)
-    rows: Iterator[Floats] = ordered_map(lambda image: network(image[None])[LOGITS], pixels, network.streams)
-    return np.concatenate(list(rows))
-
-
-def _fidelity(
-    logits: SplitLogits, reference: SplitLogits, trained: TrainedModel, dataset: Dataset, test_samples: Sequence[Sample]
-) -> Fidelity:
-    validation, test = logits
-    reference_validation = reference[0]
-    multilabel = dataset.multilabel
-    labels, reference_labels = (
-        predicted_labels(rows, trained.temperature, trained.calibration, multilabel)
-        for rows in (validation, reference_validation)
-    )
+    Args:
+        changes: float32 (n, C), logits in another precision less those in f32.
+        rows: of the validation images.
+    """
+    temperature, calibration, multilabel = trained.temperature, trained.calibration, trained.validation.multilabel
+    reference, targets = trained.validation.logits[rows], trained.validation.targets[rows]
+    expected = targets if multilabel else targets[:, None]
+    before = predicted_labels(reference, temperature, calibration, multilabel)
+    was_correct, loss_before = (before == expected).all(axis=1), metrics.log_loss(reference, targets, temperature)
+    results = []
+    for change in changes:
+        logits = reference + change
+        labels = predicted_labels(logits, temperature, calibration, multilabel)
+        is_same, is_correct = (labels == before).all(axis=1), (labels == expected).all(axis=1)
+        loss = metrics.log_loss(logits, targets, temperature)
+        results.append((is_same.mean(), is_correct.mean() - was_correct.mean(), loss - loss_before))
+    agreement, accuracy_change, log_loss_change = np.mean(results, axis=0)
     return Fidelity(
-        max_probability_shift=max_probability_shift(validation, reference_validation, trained.temperature, multilabel),
-        n_changed=int((labels != reference_labels).any(axis=1).sum()),
-        score=score(Predictions.of(test, test, dataset, test_samples), trained.temperature, trained.calibration),
+        n_images=len(rows),
+        agreement=float(agreement),
+        accuracy_change=float(accuracy_change),
+        log_loss_change=float(log_loss_change),
+        max_probability_shift=max_probability_shift(changes, temperature, multilabel),
     )
 
 
-def max_probability_shift(logits: Floats, reference: Floats, temperature: float, multilabel: bool) -> float:
+def max_probability_shift(changes: Floats, temperature: float, multilabel: bool) -> float:
     """An upper bound of the probability shift: what the largest change of logits (N, C) would do to an undecided image.
 
     For an image between two labels the probability is 1 / (1 + exp(-d)), where d is the difference of their scaled logits. Its
     slope is at most 1/4, at d = 0. So a few images suffice, even if the network is confident on all of them.
 
     Args:
-        reference: the f32 logits, (N, C).
         multilabel: whether an image may have several labels; then each logit counts separately.
     """
-    change = (logits - reference).astype(np.float64) / temperature
-    spread = np.abs(change) if multilabel else change.max(axis=1) - change.min(axis=1)
+    scaled = changes.astype(np.float64) / temperature
+    spread = np.abs(scaled) if multilabel else scaled.max(axis=1) - scaled.min(axis=1)
     return min(1.0, float(spread.max()) / 4)

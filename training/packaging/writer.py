@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import save as to_bytes
 
 from graft.service.artifact import Artifact, ArtifactError, file_record, read
+from graft.service.fidelity import Fidelity, Precision
 from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference import loader
 from graft.service.inference.golden import GoldenSamples
@@ -33,9 +34,7 @@ from graft.service.manifest import (
     SEEN_IMAGES,
     THUMBNAILS,
     WEIGHTS,
-    Fidelity,
     Manifest,
-    Precision,
 )
 from graft.service.package_contents import MAX_GOLDEN
 from graft.service.visible_text import to_text
@@ -47,7 +46,7 @@ from graft.training.evaluation.clusters import n_clusters
 from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics
 from graft.training.evaluation.split_gap import split_gap
 from graft.training.packaging.model_card import render_card
-from graft.training.packaging.precision_check import check_precisions
+from graft.training.packaging.precision_check import Logits, check_precisions, load_precisions
 from graft.training.packaging.quantize import MAX_CALIBRATION_IMAGES, quantize
 from graft.training.results import temperature_warning
 from graft.training.runtime import atomic_files
@@ -90,9 +89,13 @@ def write(
     try:
         with atomic_files.check_disk_space(target.parent, n_bytes):
             _write_networks(staging, trained, dataset, splits.train if int8 else ())
-            fidelity = check_precisions(staging / GRAPH, staging / INT8_GRAPH if int8 else None, trained, dataset, splits)
+            precisions = load_precisions(trained, staging / GRAPH, staging / INT8_GRAPH if int8 else None)
+            fidelity = check_precisions(precisions, trained, dataset, splits)
+            golden = _golden_answers(precisions, trained, dataset, splits.validation, fidelity)
+            golden.save(staging / GOLDEN)
             seen.save(staging / SEEN_IMAGES)
-            _write_contents(staging, trained, dataset, splits.validation, name, neighbor_thumbnails, fidelity)
+            usable = {precision: found for precision, found in fidelity.items() if precision in golden.logits}
+            _write_contents(staging, trained, dataset, name, neighbor_thumbnails, usable)
         artifact = read(staging)
         _check_against_trained(artifact)
         _publish(staging, target)
@@ -113,7 +116,6 @@ def _write_contents(
     folder: Path,
     trained: TrainedModel,
     dataset: Dataset,
-    validation: tuple[Sample, ...],
     name: str,
     thumbnails: Thumbnails,
     fidelity: dict[Precision, Fidelity],
@@ -121,7 +123,6 @@ def _write_contents(
     now = datetime.now(UTC)
     # Written here, because safetensors' own writer hides the cause of a failure.
     (folder / WEIGHTS).write_bytes(to_bytes({key: np.asarray(value, order="C") for key, value in trained.weights.items()}))
-    _golden_answers(trained, dataset, validation).save(folder / GOLDEN)
     trained.neighbors.save(folder / NEIGHBORS)
     thumbnails.save(folder / THUMBNAILS)
     manifest = Manifest(
@@ -172,16 +173,27 @@ def _warnings(trained: TrainedModel) -> list[str]:
     return [warning for warning in (gap, temperature_warning(*errors, gain)) if warning]
 
 
-def _golden_answers(trained: TrainedModel, dataset: Dataset, validation: tuple[Sample, ...]) -> GoldenSamples:
-    """A few small images with their predictions, half JPEG and half PNG, so that both decoders are checked."""
+def _golden_answers(
+    precisions: Mapping[Precision, Logits],
+    trained: TrainedModel,
+    dataset: Dataset,
+    validation: tuple[Sample, ...],
+    usable: Container[Precision],
+) -> GoldenSamples:
+    """A few small images with their predictions, half JPEG and half PNG, so that both decoders are checked.
+
+    Args:
+        usable: the precisions to compute them for; one whose outputs are not finite is left out.
+    """
     encoded = []
     for index, sample in enumerate(sorted(validation, key=lambda sample: sample.digest)[:MAX_GOLDEN]):
         image, file = Image.fromarray(decode_resized(dataset.read(sample), trained.preprocessing)), io.BytesIO()
         image.save(file, "PNG") if index % 2 else image.save(file, "JPEG", quality=90)
         encoded.append(file.getvalue())
     batch = np.stack([decode(file, trained.preprocessing).pixels for file in encoded])
-    logits = trained.network(batch).logits
-    if not np.isfinite(logits).all():
+    computed = {name: compute(batch) for name, compute in precisions.items() if name in usable}
+    logits = {name: rows for name, rows in computed.items() if np.isfinite(rows).all()}
+    if "f32" not in logits:
         raise ArtifactError("The trained network gives outputs that are not finite. No package was written.")
     return GoldenSamples(tuple(encoded), logits)
 

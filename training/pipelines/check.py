@@ -16,8 +16,10 @@ from graft.training.data.findings import Finding
 from graft.training.data.splits import assign_groups
 from graft.training.features.extraction import View, extract
 from graft.training.report import notebook, render
+from graft.training.runtime.device import select_device
 from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, step
+from graft.training.strategies.context import select_extractor
 from graft.training.visualization import gallery
 from graft.training.visualization.thumbnails import ThumbnailCache
 
@@ -74,8 +76,9 @@ def check(data: Path, recipe: Recipe, use_features: bool = True, max_label_issue
         max_label_issues: how many of the most probable label errors to report; None for those that are almost certain.
 
     Raises:
-        BackboneError, DatasetError: if the backbone or the data set cannot be used at all.
+        BackboneError, DatasetError, DeviceError: if the backbone, the data set or the device cannot be used at all.
     """
+    device = select_device(recipe.device)
     start, ranking = time.monotonic(), LabelRanking()
     backbone = registry.resolve(recipe.backbone, recipe.weights)
     dataset, scanned, findings = read_and_audit(data, recipe)
@@ -83,7 +86,7 @@ def check(data: Path, recipe: Recipe, use_features: bool = True, max_label_issue
     if use_features and len(usable.samples) > label_errors.MIN_IMAGES_PER_LABEL:
         # As a fit does, so that it names the same images, and finds the features in the cache.
         exported = onnx_cache.load_or_export(backbone, recipe.input_size, median_side(scanned), recipe.fit, dataset.sample_bits)
-        features = extract(usable, map(View, usable.samples), exported)
+        features = extract(usable, map(View, usable.samples), exported, select_extractor(device))
         pairs, findings = find_groups(dataset, scanned, features, findings, recipe)
         readable = assign_groups(usable.exclude(features.unreadable), pairs)
         ranking, outliers = label_errors.find_issues(readable, readable.samples, features.select(readable.samples))

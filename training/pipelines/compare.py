@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from graft.service.inference.devices import resolve_device
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe, Strategy
@@ -16,6 +15,7 @@ from graft.training.evaluation.paired import per_sample_score
 from graft.training.report import collect, notebook, render
 from graft.training.results import describe_sample
 from graft.training.runs.run_folder import RunFolder
+from graft.training.runtime.device import select_device
 from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step
 from graft.training.strategies import auto, hpo
@@ -77,7 +77,7 @@ def compare(
         raise ValueError(f"Unknown strategy: {', '.join(sorted(unknown))}. Available: {', '.join(get_args(Strategy))}.")
     if recipe.from_model:
         raise ValueError("--from cannot be combined with a comparison, which trains every backbone from its own weights.")
-    resolve_device(recipe.device)
+    select_device(recipe.device)
     for strategy in set(strategies) & set(FINETUNE_STRATEGIES):
         finetune_config.check_augment_corruptions(recipe.model_copy(update={"strategy": strategy}))
         hpo.check(recipe.model_copy(update={"strategy": strategy}))

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from graft.service.settings import DeviceSetting
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import scan
 from graft.training.pipelines import fit
 from graft.training.pipelines.serve import command, environment
 from graft.training.report.render import REPORT_FILE
+from graft.training.runtime.device import select_device
 from graft.training.runtime.import_root import IMPORT_ROOT
 from graft.training.runtime.progress import log, step
 from graft.training.sample import SAMPLE
@@ -77,18 +79,20 @@ Open both in a browser. Ctrl-C stops the server; `graft serve {package}` starts 
 
 
 @contextmanager
-def demo() -> Iterator[Demo]:
+def demo(device: DeviceSetting = "auto") -> Iterator[Demo]:
     """Fits on the sample, starts a server and sends one request; the server runs until the `with` block ends.
 
     Raises:
+        DeviceError: if the device cannot be used.
         RuntimeError: if the server does not become ready.
     """
+    selected = select_device(device)
     # The default recipe flips images, which is valid for clothes.
-    result = fit.fit(SAMPLE, None, Recipe(strategy="probe"))
+    result = fit.fit(SAMPLE, None, Recipe(strategy="probe", device=selected))
     log(fit.summary(result))
     dataset = scan(SAMPLE)
     image = next(sample for sample in dataset.samples if sample.split == "test")
-    with _start_server(result.artifact.path) as server:
+    with _start_server(result.artifact.path, selected) as server:
         log(f"sending {image.path} to {server.url}/v1/classify")
         yield Demo(result.run, result.artifact.path, classify(server.url, dataset.read(image)), server)
 
@@ -102,9 +106,9 @@ def running_server(package: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _start_server(package: Path) -> Iterator[Server]:
+def _start_server(package: Path, device: DeviceSetting | None = None) -> Iterator[Server]:
     port = _free_port()
-    env = environment(package, port)
+    env = environment(package, port, device)
     # Output goes to a file, because a full pipe would block the server.
     with tempfile.TemporaryFile() as log_file:
         process = subprocess.Popen(command("127.0.0.1", port), cwd=IMPORT_ROOT, env=env, stdout=log_file, stderr=log_file)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from graft.service.artifact import Artifact
 from graft.service.inference import loader
-from graft.service.inference.devices import resolve_device
 from graft.service.inference.engine import Engine
 from graft.service.inference.model import Model
 from graft.service.inference.model import load as load_model
 from graft.service.manifest import Preprocessing
+from graft.service.settings import DeviceSetting
 from graft.training.config.corruptions import DEFAULT_SAMPLE_SIZE
 from graft.training.config.read_options import ReadOptions
 from graft.training.data import wrong_paths
@@ -39,6 +39,7 @@ from graft.training.results import Estimate, Evaluation, LearningCurve
 from graft.training.robustness import measure, recommendations
 from graft.training.robustness.measure import Robustness
 from graft.training.robustness.recommendations import Recommendation
+from graft.training.runtime.device import select_device
 from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import step
 from graft.training.strategies.auto import SelectionResult
@@ -140,6 +141,7 @@ def evaluate(
     robust: bool = False,
     sample: int | None = None,
     include_training: bool = False,
+    device: DeviceSetting = "auto",
 ) -> EvaluateResult:
     """Evaluates a package on labeled images: the test split if the data has one, else all images.
 
@@ -151,16 +153,19 @@ def evaluate(
         robust: also measure robustness to image corruptions.
         sample: number of images for `robust`; None for the default.
         include_training: evaluate on images that the model has seen too; the scores are then too high.
+        device: runs the network.
 
     Raises:
         ArtifactError: if the package is damaged.
         DatasetError: if the data contains a label that the package lacks, or only images that the model has seen.
+        DeviceError: if the device cannot be used.
         ImageError: if a file is unreadable.
     """
+    select_device(device)
     check_order(package, [data])
     wrong_paths.check(data)
     with step(f"loading {package}"):
-        model = load_model(package)
+        model = load_model(package, device)
     found = held_out.load(model, data, options, include_training)
     dataset, samples = found.dataset, found.samples
     outputs = predict_dataset(model.engine, model.manifest.preprocessing, dataset, samples, "evaluating")
@@ -190,7 +195,7 @@ def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact:
     """Evaluates the selected network on the test split, with the learning curve of the probe."""
     trained, dataset, samples, ten_crops = selection.model, context.dataset, context.splits.test, None
     if context.recipe.ten_crop:
-        engine = loader.load(artifact, resolve_device("auto"))
+        engine = loader.load(artifact, context.device)
         ten_crops = _ten_crop_probabilities(engine, trained.preprocessing, dataset, samples, trained.temperature)
     curve = _learning_curve(context, selection.probe_result)
     if curve and trained.strategy != selection.probe_result.strategy:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graft.service.artifact import Artifact, read
-from graft.service.inference.devices import resolve_device
 from graft.service.manifest import PACKAGE, Calibration
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
@@ -20,6 +19,7 @@ from graft.training.results import Estimate, Evaluation, StrategyAttempt, format
 from graft.training.runs import latest, lifecycle, run_folder
 from graft.training.runs.run_folder import RunError, RunFolder, to_json
 from graft.training.runtime import atomic_files
+from graft.training.runtime.device import select_device
 from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step
 from graft.training.strategies import auto, hpo, starting_point
@@ -148,7 +148,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
 
 def _check_recipe(recipe: Recipe) -> None:
     """Fails before a run folder is created if an option cannot be met here."""
-    resolve_device(recipe.device)
+    select_device(recipe.device)
     finetune_config.check_augment_corruptions(recipe)
     hpo.check(recipe)
     loggers.require(recipe.tracker)

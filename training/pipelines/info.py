@@ -1,17 +1,17 @@
 """`graft info`: versions, hardware and settings, to paste into a bug report. Shows no key, no user name and no home folder."""
 
-import ctypes
 import getpass
 import os
 import platform
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from graft.service.inference import devices
+from graft.service.inference.cuda_check import CudaCheck, check_cuda
 from graft.service.settings import ENV_PREFIX, Settings
 from graft.training.runtime.cache_dir import cache_folder
 
@@ -73,6 +73,7 @@ class Info:
 
     Attributes:
         libraries: version of each library; None if it is not installed.
+        gpu: the first CUDA device, and why it cannot be used.
         cores: cores that this process may use.
         cache_complete: whether `cache_bytes` covers the whole folder; a large one is not counted to the end.
         settings: GRAFT_* environment variables; "set" stands for a value that may be secret.
@@ -87,7 +88,7 @@ class Info:
     instruction_sets: tuple[str, ...]
     memory: Memory
     inference: Inference
-    cuda_devices: tuple[str, ...]
+    gpu: CudaCheck
     cache: str
     cache_bytes: int
     cache_complete: bool
@@ -113,7 +114,7 @@ def collect() -> Info:
         instruction_sets=instruction_sets(cpu.get("flags") or cpu.get("Features") or ""),
         memory=_memory(),
         inference=_inference(),
-        cuda_devices=_cuda_devices(),
+        gpu=_gpu(),
         cache=anonymize(str(folder)),
         cache_bytes=cache_bytes,
         cache_complete=complete,
@@ -188,27 +189,20 @@ def _inference() -> Inference:
     """Loads the inference library, because only it knows what the processor supports."""
     from graft.service.inference import loader
 
-    setting = os.environ.get("GRAFT_DEVICE", "auto")
-    device: devices.Device = "cuda" if setting == "cuda" else "cpu" if setting == "cpu" else devices.resolve_device("auto")
+    setting, problem = os.environ.get("GRAFT_DEVICE", "auto"), check_cuda().problem
+    device: devices.Device = "cuda" if setting == "cuda" or (setting != "cpu" and not problem) else "cpu"
     engine = "PyTorch" if device == "cuda" else "OpenVINO"
-    if device == "cuda" and (problem := devices.cuda_problem()):
-        return Inference(device, engine, (), problem)
+    if device == "cuda" and problem:
+        return Inference(device, engine, (), anonymize(problem))
     try:
         return Inference(device, engine, loader.supported_precisions(device))
     except Exception as error:  # noqa: BLE001 - a broken installation is what the bug report is about
         return Inference(device, engine, (), f"{type(error).__name__}: {anonymize(str(error))}")
 
 
-def _cuda_devices() -> tuple[str, ...]:
-    """Name and memory of each CUDA device. Asks the driver, because importing torch takes seconds."""
-    names = []
-    for index in range(devices.cuda_device_count()):
-        driver = ctypes.CDLL("libcuda.so.1")
-        device, name, n_bytes = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
-        if driver.cuDeviceGet(ctypes.byref(device), index) == 0 and driver.cuDeviceGetName(name, len(name), device) == 0:
-            driver.cuDeviceTotalMem_v2(ctypes.byref(n_bytes), device)
-            names.append(f"{name.value.decode(errors='replace')}, {n_bytes.value / 2**30:.0f} GiB")
-    return tuple(names)
+def _gpu() -> CudaCheck:
+    check = check_cuda()
+    return replace(check, problem=anonymize(check.problem))  # the error of a library may name its file
 
 
 def _folder_bytes(folder: Path) -> tuple[int, bool]:

@@ -7,16 +7,20 @@ from pathlib import Path
 
 from graft.service import listening
 from graft.service.artifact import read
+from graft.service.settings import DeviceSetting
 from graft.training.runtime.cache_dir import cache_folder
 from graft.training.runtime.import_root import IMPORT_ROOT
 from graft.training.runtime.progress import log
 
 
-def environment(package: Path, port: int) -> dict[str, str]:
+def environment(package: Path, port: int, device: DeviceSetting | None = None) -> dict[str, str]:
     """The environment variables for one server.
 
     Each port gets a separate BentoML home, because `bentoml serve` deletes the metrics folder of its home, even when
     another server uses it.
+
+    Args:
+        device: None for that of GRAFT_DEVICE.
 
     Raises:
         OSError: if the home cannot be written.
@@ -32,6 +36,7 @@ def environment(package: Path, port: int) -> dict[str, str]:
         **os.environ,
         "BENTOML_HOME": str(home),
         "GRAFT_PACKAGE": str(package.resolve()),
+        **({"GRAFT_DEVICE": device} if device else {}),
     }
 
 
@@ -40,11 +45,12 @@ def command(host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "bentoml", "serve", "graft.service.app:Graft", "--host", host, "--port", str(port)]
 
 
-def serve(package: Path, host: str, port: int) -> None:
+def serve(package: Path, host: str, port: int, device: DeviceSetting | None = None) -> None:
     """Replaces this process with `bentoml serve`.
 
     Args:
         host: an IP address or a host name.
+        device: None for that of GRAFT_DEVICE. The server itself checks it.
 
     Raises:
         ArtifactError: if the package cannot be served.
@@ -52,7 +58,7 @@ def serve(package: Path, host: str, port: int) -> None:
     """
     host = listening.resolve_host(host)
     listening.check(host, port)
-    env = environment(read(package).path, port)
+    env = environment(read(package).path, port, device)
     log(f"starting the server of {package}")
     os.chdir(IMPORT_ROOT)
     os.execve(sys.executable, command(host, port), env)

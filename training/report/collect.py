@@ -21,6 +21,7 @@ from graft.training.report.render import ConfigLine, Reproduction, RunReport, re
 from graft.training.results import Evaluation, format_points
 from graft.training.runs.lifecycle import library_versions
 from graft.training.runs.run_folder import DECISIONS, read_json
+from graft.training.runtime import gpu
 from graft.training.strategies.auto import SelectionResult
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.trained_model import TrainedModel
@@ -97,14 +98,14 @@ def reproduction(command: str, recipe: Recipe, seeds: Sequence[int], config_line
         command: the shell command.
         config_lines: the resolved configuration.
     """
-    device = "on a GPU" if resolve_device(recipe.device) == "cuda" else "no GPU"
+    device = resolve_device(recipe.device)
+    card = gpu.describe_machine(gpu.machine_record(device)) if device == "cuda" else "no GPU"
     return Reproduction(
         command=command,
         config=tuple(config_lines),
         versions={name: number or "not installed" for name, number in library_versions().items()},
         machine=(
-            f"{platform.system()} on {platform.machine()}, Python {platform.python_version()},"
-            f" {available_cpus()} cores, {device}"
+            f"{platform.system()} on {platform.machine()}, Python {platform.python_version()}, {available_cpus()} cores, {card}"
         ),
         seeds=tuple(seeds),
     )

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from graft.service.inference.devices import resolve_device
 from graft.service.manifest import MANIFEST, PACKAGE
 from graft.training.config.recipe import Recipe
 from graft.training.runs import latest
@@ -28,7 +29,7 @@ from graft.training.runs.run_folder import (
     run_of,
     to_json,
 )
-from graft.training.runtime import atomic_files
+from graft.training.runtime import atomic_files, gpu
 from graft.training.runtime.progress import log
 
 LOCK = ".lock"
@@ -60,6 +61,7 @@ def open_run(
                 _write_metadata(path, data, recipe, replay_of)
             metadata = read_json(path / RUN)
             _warn_about_versions(metadata)
+            _warn_about_machine(metadata, recipe)
             yield RunFolder(path, Path(metadata["like"]) if metadata.get("like") else None)
         except (KeyboardInterrupt, SystemExit):
             log(f"resume with: graft fit {shlex.quote(str(data))} --out {shlex.quote(str(path))} --resume")
@@ -175,6 +177,7 @@ def _write_metadata(path: Path, data: Path, recipe: Recipe, replay_of: Path | No
         "data": str(data.resolve()),
         "begun": time.time(),
         "versions": library_versions(),
+        "machine": gpu.machine_record(resolve_device(recipe.device)),
         "like": str(replay_of.resolve()) if replay_of else None,
     }
     atomic_files.write_text(path / RUN, to_json(metadata))
@@ -210,6 +213,15 @@ def _warn_about_versions(metadata: dict[str, Any]) -> None:
         log(
             "warning: library versions have changed since the run started, so results may differ slightly:\n"
             f"{format_differences(rows)}"
+        )
+
+
+def _warn_about_machine(metadata: dict[str, Any], recipe: Recipe) -> None:
+    recorded, current = metadata.get("machine"), gpu.machine_record(resolve_device(recipe.device))
+    if recorded and recorded != current:
+        log(
+            f"warning: the run was started on {gpu.describe_machine(recorded)}, and goes on on"
+            f" {gpu.describe_machine(current)}, so results may differ slightly"
         )
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 # Set by Lightning's seed_everything, and by Graft for the libraries that read them.
 VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MLFLOW_ALLOW_FILE_STORE", "MLFLOW_DISABLE_TELEMETRY", "NNCF_CI")
+# Read by cuBLAS at its first call: without it, some of its sums have another order in every run.
+CUBLAS_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
 
 
@@ -20,7 +22,7 @@ def preserved_state() -> Iterator[None]:
     """Restores the process-wide state that training changes: random states, warning filters, log levels and environment."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(preserved_environment(*VARIABLES))
+        stack.enter_context(preserved_environment(*VARIABLES, **CUBLAS_WORKSPACE))
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
         for name in LIGHTNING_LOGGERS:
@@ -37,7 +39,8 @@ def _preserve_torch(stack: ExitStack) -> None:
     import torch
 
     stack.callback(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_available():
+    # Asking for its state would initialize it, and fail on a card that is full or broken.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
 
 

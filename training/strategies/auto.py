@@ -175,7 +175,7 @@ def _compute_epochs(context: TrainingContext, strategy: str, started_at: float) 
     if context.recipe.epochs:
         return context.recipe.epochs
     train, validation = context.splits.train, context.splits.validation
-    speed = finetune.images_per_second(context)
+    speed = finetune.images_per_second(context, strategy)
     n_fit = model_selection.max_epochs(_remaining_s(context, started_at) - OVERHEAD_S, len(train), len(validation), speed)
     recommended = finetune.default_config(context, strategy).epochs
     used, budget = format_duration(time.monotonic() - started_at), format_duration(context.recipe.budget_s)

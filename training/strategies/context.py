@@ -231,7 +231,7 @@ def _extract(dataset: Dataset, views: Iterable[View], exported: ExportedBackbone
     Raises:
         DatasetError: if files are unreadable and `skip_bad` is off, or if more than 5 % are unreadable.
     """
-    features = extract(dataset, views, exported, _select_extractor(recipe))
+    features = extract(dataset, views, exported, select_extractor(resolve_device(recipe.device)))
     unreadable = features.unreadable
     if unreadable and (not recipe.skip_bad or len(unreadable) > MAX_UNUSABLE_FRACTION * len(dataset.samples)):
         lines = "\n".join(f"  {path}: {reason}" for path, reason in sorted(unreadable.items())[:10])
@@ -242,8 +242,9 @@ def _extract(dataset: Dataset, views: Iterable[View], exported: ExportedBackbone
     return features
 
 
-def _select_extractor(recipe: Recipe) -> Extractor:
-    if resolve_device(recipe.device) == "cpu":
+def select_extractor(device: Device) -> Extractor:
+    """The function that extracts features on a device."""
+    if device == "cpu":
         return extract_on_cpu
     from graft.training.features.lightning_extractor import extract_on_gpu
 

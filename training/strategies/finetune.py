@@ -3,23 +3,20 @@
 Each returns a `TrainedModel`. The training loop itself is in `graft.training.finetuning`.
 """
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.openvino import OpenVinoEngine
-from graft.training.config import finetune_config
+from graft.training.config import finetune_config, hyperparameters
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, describe
-from graft.training.data.dataset import Sample
 from graft.training.evaluation import outliers
 from graft.training.evaluation.calibration import CalibrationSet
 from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
 from graft.training.inference.bulk import predict_dataset
+from graft.training.runtime import gpu
 from graft.training.runtime.progress import log, step
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
@@ -31,36 +28,25 @@ if TYPE_CHECKING:
     from graft.service.networks.network import Network
     from graft.training.finetuning.callbacks import Trial
 
-BENCHMARK_BATCH_SIZE = 32  # images per step in the training-speed benchmark
-
 
 def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int) -> TrainedModel:
-    """Trains the network for at most `epochs` and exports it.
+    """Trains the network for at most `epochs`, exports it, and scores it on the device that trained it.
 
     Fine-tuning starts from the probe's head (LP-FT, Kumar et al. 2022) and trains the last or all layers; `scratch` starts
     from a new head. Checkpoints go into a subfolder of the run, named after the strategy, so that training can resume.
     """
     network = train_network(context, probe_result, strategy, epochs)
-    exported, splits = context.exported, context.splits
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=context.folder.path) as folder, step("exporting the network"):
-        from graft.training.backbones.onnx_export import export_network
+    from graft.training.inference.torch_engine import TorchEngine
 
-        path = Path(folder) / "model.onnx"
-        export_network(network, exported.preprocessing.crop, path)
-        graph, engine = path.read_bytes(), OpenVinoEngine(path)
-
-    def predict_samples(samples: tuple[Sample, ...], title: str) -> Predictions:
-        return predict_dataset(engine, exported.preprocessing, context.dataset, samples, title)
-
-    references = context.reference_samples
-    neighbors = outliers.build_neighbors(references, predict_samples(references, "embedding references").vectors)
-    validation, test = predict_samples(splits.validation, "scoring validation"), predict_samples(splits.test, "scoring test")
-    k = outliers.outlier_k(len(references))
+    graph, cpu_engine = _export(context, network)
+    references, validation, test = _score(context, network, cpu_engine)
+    neighbors = outliers.build_neighbors(context.reference_samples, references.vectors)
+    k = outliers.outlier_k(len(context.reference_samples))
     return calibrate_and_score(
         strategy=strategy,
-        backbone=exported.backbone,
-        preprocessing=exported.preprocessing,
-        network=_to_callable(network),
+        backbone=context.exported.backbone,
+        preprocessing=context.exported.preprocessing,
+        network=TorchEngine(network, "cpu"),
         graph=graph,
         weights={key: value.contiguous().numpy() for key, value in network.state_dict().items()},
         validation=validation,
@@ -71,6 +57,37 @@ def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str,
         recipe=context.recipe,
         gain_over_probe=paired_difference(test.logits, probe_result.test_logits, test.targets, clusters=test.clusters),
     )
+
+
+@step("exporting the network")
+def _export(context: TrainingContext, network: "Network") -> tuple[bytes, OpenVinoEngine]:
+    """The network as the bytes of an ONNX file, and as the engine that will serve it on a CPU."""
+    from graft.training.backbones.onnx_export import export_network
+
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=context.folder.path) as folder:
+        path = Path(folder) / "model.onnx"
+        export_network(network, context.exported.preprocessing.crop, path)
+        return path.read_bytes(), OpenVinoEngine(path)
+
+
+def _score(context: TrainingContext, network: "Network", cpu_engine: OpenVinoEngine) -> tuple[Predictions, ...]:
+    """The predictions of the references, validation and test, by the device that trained the network.
+
+    Raises:
+        ArtifactError: if a GPU predicts other than the exported network.
+    """
+    from graft.training.inference import torch_engine
+
+    dataset, splits, preprocessing = context.dataset, context.splits, context.exported.preprocessing
+    samples = (context.reference_samples, splits.validation, splits.test)
+    titles = ("embedding references", "scoring validation", "scoring test")
+    with torch_engine.scoring_engine(network, context.device, cpu_engine) as engine:
+        predictions = [
+            predict_dataset(engine, preprocessing, dataset, part, title) for part, title in zip(samples, titles, strict=True)
+        ]
+    if engine is not cpu_engine:
+        torch_engine.check_scores(cpu_engine, predictions[1], splits.validation, dataset, preprocessing)
+    return tuple(predictions)
 
 
 def train_network(context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int) -> "Network":
@@ -114,25 +131,40 @@ def default_config(context: TrainingContext, strategy: str, epochs: int | None =
     """The default configuration for this dataset; `epochs` None takes the recommended number."""
     dataset, train = context.dataset, context.splits.train
     recipe = context.recipe.model_copy(update={"strategy": strategy, "epochs": epochs})
-    pretrained = recipe.weights != "none"
-    stats = DataStats(len(train), dataset.counts(train), dataset.multilabel, pretrained, context.device)
+    card = gpu.card_of(context.device)
+    stats = DataStats(
+        n_images=len(train),
+        counts=dataset.counts(train),
+        multilabel=dataset.multilabel,
+        pretrained=recipe.weights != "none",
+        device=context.device,
+        gpu_bytes=card.memory_bytes if card else 0,
+        # Once per run, so that a run that is resumed on another card goes on as it began.
+        training_precision=context.folder.decide_once(
+            "training precision", lambda: hyperparameters.training_precision(card.capability if card else None)
+        ),
+    )
     return finetune_config.resolve_config(recipe, stats)
 
 
 @step("fitting the batch size to the memory")
 def fit_to_machine(context: TrainingContext, network: "Network", default: FineTuneConfig) -> dict[str, object]:
     """The configuration with a batch size that fits in memory and, if requested, learning rates from an LR range test."""
-    from graft.training.finetuning import batch_size_finder
     from graft.training.finetuning.datamodule import DataModule
     from graft.training.finetuning.lr_finder import lr_find
 
-    exported, device = context.exported, context.device
-    free_bytes = batch_size_finder.free_memory(device)
-    config = batch_size_finder.fit_batch_size(network, default, exported.preprocessing.crop, free_bytes)
+    config = _fit_batch_size(context, network, default)
     if config.lr_find:
-        datamodule = DataModule(context.dataset, context.splits, exported.preprocessing, config, device)
-        config = lr_find(network, datamodule.train_dataloader(), config, device)
+        datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, context.device)
+        config = lr_find(network, datamodule.train_dataloader(), config, context.device)
     return config.model_dump(mode="json")
+
+
+def _fit_batch_size(context: TrainingContext, network: "Network", default: FineTuneConfig) -> FineTuneConfig:
+    from graft.training.finetuning import batch_size_finder
+
+    free_bytes = batch_size_finder.free_memory(context.device)
+    return batch_size_finder.fit_batch_size(network, default, context.exported.preprocessing.crop, free_bytes)
 
 
 def run_trainer(
@@ -153,37 +185,12 @@ def run_trainer(
     train(network, datamodule, config, config.epochs, run, device, loggers, trial)
 
 
-def _to_callable(network: "Network") -> Callable[[Pixels], Outputs]:
-    """The torch network as a function of numpy arrays."""
-    import torch
-
-    def forward(batch: Pixels) -> Outputs:
-        with torch.inference_mode():
-            logits, vectors = network(torch.from_numpy(batch))
-        return Outputs(logits.numpy(), vectors.numpy())
-
-    return forward
-
-
 @step("measuring the training speed")
-def images_per_second(context: TrainingContext) -> float:
-    """Training speed of the full network on this machine: the median of three steps on one batch of noise."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
+def images_per_second(context: TrainingContext, strategy: str) -> float:
+    """Images per second of a strategy's training on this machine, with the batch size and precision that will be used."""
     from graft.training.features.lightning_extractor import load_with_random_head
+    from graft.training.finetuning import speed
 
-    device = context.device
-    network = load_with_random_head(context.exported, len(context.dataset.labels)).to(device)
-    network.to(memory_format=torch.channels_last).train()
-    side = context.exported.preprocessing.crop
-    images = torch.randint(0, 256, (BENCHMARK_BATCH_SIZE, side, side, 3), dtype=torch.uint8, device=device)
-    labels = torch.zeros(BENCHMARK_BATCH_SIZE, dtype=torch.int64, device=device)
-    seconds = []
-    for _ in range(4):
-        started = time.monotonic()
-        torch.autograd.backward(cross_entropy(network(images)[0], labels))
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - started)
-    return BENCHMARK_BATCH_SIZE / statistics.median(seconds[1:])  # the first step also pays for one-time allocations
+    network = load_with_random_head(context.exported, len(context.dataset.labels))
+    config = _fit_batch_size(context, network, default_config(context, strategy))
+    return speed.images_per_second(network, config, context.exported.preprocessing.crop, context.device)

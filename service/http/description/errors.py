@@ -40,6 +40,7 @@ IMAGE_CODES = (
     "corrupt_image",
     "deadline",
     "decode_limit",
+    "device_failed",
     "empty_image",
     "image_too_large",
     "model_output_invalid",

@@ -14,7 +14,7 @@ from api_client import TIMEOUT_S, BlockingEngine, asgi_app, assert_problem
 from starlette.testclient import TestClient
 
 from graft.service.http.middleware import Middleware
-from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.engine import DeviceFailed, Outputs, Pixels
 from graft.service.inference.model import Model
 from graft.service.monitoring.logs import JsonFormatter
 
@@ -157,6 +157,33 @@ def test_out_of_memory_fails_liveness(model, shirt, error):
     with asgi_app(Model(model.artifact, OutOfMemory(model))) as app, TestClient(app) as client:
         assert_problem(client.post("/v1/classify", content=shirt), 503, "out_of_memory")
         assert [client.get(path).status_code for path in PUBLIC] == [503, 503, 503]
+
+
+def test_failed_gpu_fails_readiness_and_liveness_at_once(model, shirt):
+    class Failed(BlockingEngine):
+        def __call__(self, batch: Pixels) -> Outputs:
+            self.n_calls += 1
+            raise type("AcceleratorError", (RuntimeError,), {})("CUDA error: an illegal memory access was encountered")
+
+    engine = Failed(model)
+    with asgi_app(Model(model.artifact, engine)) as app, TestClient(app) as client:
+        responses = [client.post("/v1/classify", content=shirt) for _ in range(40)]
+        for response in responses:
+            assert_problem(response, 503, "device_failed")
+            assert 1 <= int(response.headers["Retry-After"]) <= 3
+        assert [client.get(path).status_code for path in PUBLIC] == [503, 503, 503]
+    assert engine.n_calls == 1
+
+
+def test_failed_gpu_is_a_problem_of_each_image_of_a_batch(model, shirt):
+    class Failed(BlockingEngine):
+        def __call__(self, batch: Pixels) -> Outputs:
+            raise DeviceFailed("lost")
+
+    files = [("images", ("shirt.png", shirt, "image/png"))] * 3
+    with asgi_app(Model(model.artifact, Failed(model))) as app, TestClient(app) as client:
+        results = client.post("/v1/classify/batch", files=files).json()["results"]
+    assert [result["error"]["code"] for result in results] == ["device_failed"] * 3
 
 
 def test_three_consecutive_nan_outputs_fail_readiness(model, shirt):

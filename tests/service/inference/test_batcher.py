@@ -10,7 +10,7 @@ import pytest
 
 from graft.service.errors import Overloaded
 from graft.service.inference.batcher import Batcher
-from graft.service.inference.engine import Outputs, Pixels
+from graft.service.inference.engine import DeviceFailed, Outputs, Pixels
 
 FAILING = 13
 PATIENCE = 30  # seconds until a hung test fails; never reached otherwise
@@ -34,6 +34,20 @@ class HeldEngine:
             raise RuntimeError("failing image")
         values = batch[:, 0, 0, :1].astype(np.float32)
         return Outputs(values, -values)
+
+
+class DeadGpuEngine(HeldEngine):
+    """A GPU that fails: after some calls, every one raises the same error."""
+
+    def __init__(self, error: Exception, max_batch: int = 1, n_good_calls: int = 0) -> None:
+        super().__init__(max_batch)
+        self.error, self.n_good_calls = error, n_good_calls
+
+    def __call__(self, batch: Pixels) -> Outputs:
+        outputs = super().__call__(batch)
+        if len(self.batches) <= self.n_good_calls:
+            return outputs
+        raise self.error
 
 
 class BarrierEngine:
@@ -177,6 +191,51 @@ def test_a_failing_image_does_not_fail_the_rest_of_its_batch():
             "None",
             "None",
         ]
+
+
+AcceleratorError = type("AcceleratorError", (RuntimeError,), {})  # torch's, by name
+OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DeviceFailed("CUDA error: unspecified launch failure"), "CUDA error: unspecified launch failure"),
+        (AcceleratorError("CUDA error: device-side assert\nCompile with"), "CUDA error: device-side assert"),
+        (AcceleratorError(), "unknown error"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"), "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"),
+    ],
+)
+def test_a_failed_device_is_called_once_for_all_waiting_images(error, reason):
+    engine = DeadGpuEngine(error, max_batch=3)
+    with held(engine) as (batcher, first):
+        futures = [first, *(batcher.submit(image(value)) for value in range(1, 9))]
+        assert batcher.failure is None
+        engine.release.set()
+        errors = [future.exception(PATIENCE) for future in futures]
+        assert str(batcher.failure) == reason
+        assert isinstance(batcher.submit(image(9)).exception(PATIENCE), DeviceFailed)
+    assert [(type(found), str(found)) for found in errors] == [(DeviceFailed, reason)] * 9
+    assert engine.batches == [[0]]
+
+
+def test_a_batch_that_the_device_fails_is_not_asked_again_one_by_one():
+    engine = DeadGpuEngine(DeviceFailed("lost"), max_batch=64, n_good_calls=1)
+    with held(engine) as (batcher, first):
+        futures = [batcher.submit(image(value)) for value in range(20, 84)]
+        engine.release.set()
+        assert value_of(first) == 0
+        assert {str(future.exception(PATIENCE)) for future in futures} == {"lost"}
+    assert [len(batch) for batch in engine.batches] == [1, 64]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("failing image"), OutOfMemoryError("CUDA out of memory. Tried to allocate")])
+def test_other_errors_are_not_those_of_the_device(error):
+    with batching(DeadGpuEngine(error)) as batcher:
+        batcher._engine.release.set()
+        assert batcher.submit(image(1)).exception(PATIENCE) is error
+        assert batcher.failure is None
 
 
 def test_a_thread_continues_after_an_error():

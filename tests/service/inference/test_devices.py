@@ -3,52 +3,65 @@
 import pytest
 
 from graft.service.inference import devices
-from graft.service.inference.devices import DeviceError, resolve_device
+from graft.service.inference.cuda_check import CudaCheck, adopt, known_check
+from graft.service.inference.devices import DeviceError, adopt_check, resolve_device
+
+BROKEN = CudaCheck("a convolution on NVIDIA L4 gives wrong numbers", n_devices=1, name="NVIDIA L4")
+ABSENT = CudaCheck("this machine has no CUDA device", is_absent=True)
 
 
 @pytest.fixture
-def one_gpu(monkeypatch):
+def found(monkeypatch):
+    """Sets what is known about the GPU of this machine."""
+    before = known_check()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(devices, "_warned_of", set())
+    yield adopt
+    adopt(before)
 
 
-def torch_build(folder, cuda: str, monkeypatch) -> None:
-    """A torch whose version file says which CUDA it was built for."""
-    (folder / "torch").mkdir()
-    (folder / "torch" / "__init__.py").touch()
-    (folder / "torch" / "version.py").write_text(f"cuda: Optional[str] = {cuda}\nhip: Optional[str] = None\n")
-    spec = type("Spec", (), {"origin": str(folder / "torch" / "__init__.py")})
-    monkeypatch.setattr(devices, "find_spec", lambda name: spec)
+def test_gpu_that_computes_is_used(found, capsys):
+    found(CudaCheck(n_devices=1))
+    assert [resolve_device(setting) for setting in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    assert capsys.readouterr().err == ""
 
 
-def test_gpu_is_used_if_torch_can_use_it(one_gpu, tmp_path, monkeypatch):
-    torch_build(tmp_path, "'13.2'", monkeypatch)
-    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cpu")) == ("cuda", "cuda", "cpu")
+def test_auto_uses_the_cpu_and_says_once_why(found, capsys):
+    found(BROKEN)
+    assert [resolve_device("auto") for _ in range(3)] == ["cpu"] * 3
+    warning = "warning: the CPU is used, not the GPU: a convolution on NVIDIA L4 gives wrong numbers\n"
+    assert capsys.readouterr().err == warning
 
 
-def test_torch_without_cuda_means_the_cpu(one_gpu, tmp_path, monkeypatch):
-    torch_build(tmp_path, "None", monkeypatch)
+def test_a_caller_can_choose_where_the_reason_goes(found):
+    found(BROKEN)
+    reasons: list[str] = []
+    resolve_device("auto", reasons.append)
+    assert reasons == ["the CPU is used, not the GPU: a convolution on NVIDIA L4 gives wrong numbers"]
+
+
+def test_broken_gpu_that_is_asked_for_is_an_error(found):
+    found(BROKEN)
+    message = r"^device cuda: a convolution on NVIDIA L4 gives wrong numbers\. Use auto or cpu\.$"
+    with pytest.raises(DeviceError, match=message):
+        resolve_device("cuda")
+
+
+def test_nothing_is_said_where_there_is_no_gpu(found, capsys):
+    found(ABSENT)
     assert resolve_device("auto") == "cpu"
-    with pytest.raises(DeviceError, match=r"^device cuda: the installed torch is a build without CUDA\. Use auto or cpu\.$"):
+    assert capsys.readouterr().err == ""
+    with pytest.raises(DeviceError, match="this machine has no CUDA device"):
         resolve_device("cuda")
 
 
-def test_service_without_torch_uses_the_cpu(one_gpu, monkeypatch):
-    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+def test_the_cpu_needs_no_look_at_the_gpu(found, monkeypatch):
+    monkeypatch.setattr(devices, "check_cuda", lambda: pytest.fail("the GPU was checked"))
+    assert resolve_device("cpu") == "cpu"
+
+
+def test_what_a_parent_process_has_warned_of_is_not_said_again(found, capsys):
+    found(None)
+    adopt_check(BROKEN)
     assert resolve_device("auto") == "cpu"
-    with pytest.raises(DeviceError, match="torch is not installed"):
-        resolve_device("cuda")
-
-
-def test_hidden_gpu_is_named(one_gpu, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    with pytest.raises(DeviceError, match="CUDA_VISIBLE_DEVICES hides all CUDA devices"):
-        resolve_device("cuda")
-
-
-def test_machine_without_a_gpu_is_named(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices, "cuda_device_count", lambda: 0)
-    assert resolve_device("auto") == "cpu"
-    with pytest.raises(DeviceError, match="no CUDA device, or no NVIDIA driver"):
-        resolve_device("cuda")
+    assert capsys.readouterr().err == ""

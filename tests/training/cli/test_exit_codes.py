@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 
 from graft.service.artifact import ArtifactError
+from graft.service.inference.devices import DeviceError
+from graft.service.inference.engine import DeviceFailed
 from graft.training.cli.exit_codes import EXIT_BUG, error_message, exit_code
 from graft.training.config.recipe import Recipe, resolve_recipe
 from graft.training.runtime import os_errors
 
 
 class OutOfMemoryError(RuntimeError):
+    """torch's, by name."""
+
+
+class AcceleratorError(RuntimeError):
     """torch's, by name."""
 
 
@@ -28,6 +34,11 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), 5, "The memory of this machine is full."),
         (AssertionError("Torch not compiled with CUDA enabled"), 2, "The GPU cannot be used with the installed torch."),
         (RuntimeError("Found no NVIDIA driver on your system."), 2, "The GPU cannot be used with the installed torch."),
+        (DeviceFailed("CUDA error: unspecified launch failure"), 7, "The GPU has failed."),
+        (DeviceFailed("CUDA out of memory. Tried to allocate 2.00 GiB"), 5, "The memory of the GPU is full."),
+        (AcceleratorError("CUDA error: an illegal memory access was encountered"), 7, "The GPU has failed."),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), 7, "The GPU has failed."),
+        (DeviceError("device cuda: torch is not installed. Use auto or cpu."), 2, "device cuda: torch is not installed."),
         (
             RuntimeError("Exception from src/inference/src/cpp/core.cpp:121:"),
             EXIT_BUG,

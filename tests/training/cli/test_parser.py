@@ -53,6 +53,15 @@ def test_options_of_fit_are_in_groups():
     assert "--layer-decay " in sections["advanced"]
 
 
+WITHOUT_NETWORK = {"package", "build", "info", "completion"}
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - WITHOUT_NETWORK))
+def test_every_command_that_runs_a_network_has_a_device(command: str):
+    [line] = [line for line in help_of(command, 200).splitlines() if line.strip().startswith("--device ")]
+    assert "--device auto|cpu|cuda" in line
+
+
 def test_commands_with_few_options_have_no_empty_group():
     assert re.findall(r"^(\w[\w ]*):$", help_of("predict"), re.MULTILINE) == ["positional arguments", "options", "examples"]
 

@@ -16,6 +16,7 @@ from graft.training.config.corruptions import CORRUPTIONS
 from graft.training.data.findings import Finding
 from graft.training.evaluation.comparison import RunResult, compare_runs
 from graft.training.evaluation.confidence_intervals import proportion
+from graft.training.pipelines.replay import GPU_TOLERANCE, TOLERANCE, Replay
 from graft.training.robustness.measure import Robustness, SeverityResult
 
 
@@ -101,9 +102,14 @@ def test_long_names_are_complete_in_a_pipe(capsys):
 
 
 def test_replay_shows_ten_differences_and_counts_the_rest(fitted, tmp_path, capsys):
-    show.replay(fitted, tmp_path, [(f"metric {number}", 0.1, 0.25) for number in range(13)])
+    show.replay(Replay(fitted, [(f"metric {number}", 0.1, 0.25) for number in range(13)], TOLERANCE), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{fitted.run} differs from {tmp_path}:"
     assert lines[1].split() == ["name", "before", "now"]
     assert lines[2] == "metric 0  0.1     0.25"
     assert (len(lines), lines[-1]) == (13, "and 3 more; --json lists all")
+
+
+def test_replay_on_a_gpu_says_by_how_much_it_differs(fitted, tmp_path, capsys):
+    show.replay(Replay(fitted, [("metric", 0.1, 0.25)], GPU_TOLERANCE), tmp_path)
+    assert capsys.readouterr().out.splitlines()[0] == f"{fitted.run} differs from {tmp_path} by more than 0.01:"

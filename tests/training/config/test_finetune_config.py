@@ -62,6 +62,17 @@ def test_requested_averaging_also_applies_to_a_short_run():
     assert resolve_config(Recipe(epochs=1, ema=True), FEW).ema_decay == 0.5
 
 
+def test_training_precision_and_batch_size_are_those_of_the_card():
+    stats = DataStats(200_000, (100_000, 100_000), device="cuda", gpu_bytes=80 * 2**30, training_precision="16-mixed")
+    found = resolve_config(Recipe(), stats)
+    assert (found.training_precision, found.batch_size, found.head_lr) == ("16-mixed", 512, 0.004)
+    assert "batch size 512 in 16-mixed precision; " in describe(found)
+
+
+def test_label_precision_of_the_recipe_is_not_the_training_precision():
+    assert resolve_config(Recipe(precision=0.9), FEW).training_precision == "32-true"
+
+
 def test_finetune_last_trains_the_last_layers_only():
     assert resolve_config(Recipe(strategy="finetune-last"), FEW).unfreeze == "last"
 

@@ -6,19 +6,42 @@ from graft.training.config import hyperparameters
 
 
 @pytest.mark.parametrize(
-    ("n_images", "device", "size"),
+    ("n_images", "device", "gpu_gib", "size"),
     [
-        (0, "cpu", 16),
-        (100, "cpu", 16),
-        (255, "cpu", 16),
-        (256, "cpu", 32),
-        (10**6, "cpu", 32),
-        (255, "cuda", 16),
-        (4_000, "cuda", 128),
+        (0, "cpu", 0, 16),
+        (100, "cpu", 0, 16),
+        (255, "cpu", 0, 16),
+        (256, "cpu", 0, 32),
+        (10**6, "cpu", 0, 32),
+        (255, "cuda", 80, 16),
+        (4_000, "cuda", 80, 128),
+        (51_199, "cuda", 80, 128),
+        (51_200, "cuda", 80, 256),
+        (102_399, "cuda", 80, 256),
+        (102_400, "cuda", 80, 512),
+        (10**8, "cuda", 80, 512),
+        (10**6, "cuda", 40, 512),
+        (10**6, "cuda", 24, 256),
+        (10**6, "cuda", 16, 128),
+        (10**6, "cuda", 4, 128),
     ],
 )
-def test_batch_size_leaves_eight_steps_per_epoch_within_limits(n_images: int, device: str, size: int):
-    assert hyperparameters.batch_size(n_images, device) == size
+def test_batch_size_leaves_eight_steps_per_epoch_within_limits(n_images: int, device: str, gpu_gib: int, size: int):
+    assert hyperparameters.batch_size(n_images, device, gpu_gib * 2**30) == size
+
+
+@pytest.mark.parametrize("n_images", range(1, 400_000, 7_919))
+def test_large_batches_leave_a_thousand_steps(n_images: int):
+    size = hyperparameters.batch_size(n_images, "cuda", 80 * 2**30)
+    assert size <= 128 or hyperparameters.epochs(n_images) * n_images / size >= 1_000
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [(None, "32-true"), ((6, 1), "16-mixed"), ((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")],
+)
+def test_training_precision_depends_on_the_card(capability: tuple[int, int] | None, precision: str):
+    assert hyperparameters.training_precision(capability) == precision
 
 
 @pytest.mark.parametrize(("n_images", "batch_size", "count"), [(100, 32, 3), (96, 32, 3), (31, 32, 1), (0, 32, 1)])

@@ -214,6 +214,156 @@ def test_torch_reports_errors_from_dataloader_workers(make_folder, exported: Exp
     assert (indices, pixels.shape, list(errors)) == ([1, 2, 3], (3, 128, 128, 3), [0])
 
 
+def torch_extractor(exported: ExportedBackbone):
+    from graft.training.features.lightning_extractor import FeatureExtractor, load_with_random_head
+
+    return FeatureExtractor(load_with_random_head(exported))
+
+
+def pixels_of(dataset: Dataset, exported: ExportedBackbone):
+    import torch
+
+    return torch.from_numpy(
+        np.stack([decode(dataset.read(sample), exported.preprocessing).pixels for sample in dataset.samples])
+    )
+
+
+@pytest.fixture
+def many(make_folder) -> Dataset:
+    """Seventy images: five batches."""
+    return scan_images(scan(make_folder({"cat": 35, "dog": 35}, side=8)))[0]
+
+
+def test_torch_loads_all_views_with_one_loader(many: Dataset, exported: ExportedBackbone, monkeypatch):
+    from torch.utils.data import DataLoader
+
+    from graft.training.features.lightning_extractor import extract_on_gpu
+
+    started = []
+    monkeypatch.setattr(DataLoader, "__iter__", lambda self: started.append(len(self)) or self._get_iterator())
+    monkeypatch.setattr("graft.training.features.extraction.SHARD_SIZE", 8)
+    features = extract(many, views(many), exported, lambda *call: extract_on_gpu(*call, device="cpu"))
+    assert (len(features.row_index), started) == (70, [5])
+
+
+def test_torch_streams_rows_and_finished_shards_are_cached_early(
+    many: Dataset, exported: ExportedBackbone, empty_cache: Path, monkeypatch
+):
+    from graft.training.features import lightning_extractor
+
+    read = []
+    monkeypatch.setattr(lightning_extractor, "decode", lambda *call: read.append(len(shards(empty_cache))) or decode(*call))
+    monkeypatch.setattr("graft.training.features.extraction.SHARD_SIZE", 16)
+    extract(many, views(many), exported, lambda *call: lightning_extractor.extract_on_gpu(*call, device="cpu"))
+    assert read == [number // 16 for number in range(70)]  # shards that were cached when an image was read
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
+def test_loader_processes_end_with_the_caller(many: Dataset, exported: ExportedBackbone, monkeypatch, error):
+    import multiprocessing
+
+    from graft.training.features import lightning_extractor
+
+    monkeypatch.setattr(lightning_extractor, "planned_workers", lambda device, n_cpus: 2)
+    before = set(multiprocessing.active_children())
+    results = lightning_extractor.extract_on_gpu(many, views(many), exported, device="cpu")
+    first, _ = next(results)
+    assert (first.sample.path, len(set(multiprocessing.active_children()) - before)) == ("cat/000.png", 2)
+    with pytest.raises(error):
+        results.throw(error())
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_torch_rows_do_not_depend_on_the_number_of_processes(many: Dataset, exported: ExportedBackbone, monkeypatch):
+    from graft.training.features import lightning_extractor
+
+    alone = list(lightning_extractor.extract_on_gpu(many, views(many), exported, device="cpu"))
+    monkeypatch.setattr(lightning_extractor, "planned_workers", lambda device, n_cpus: 2)
+    shared = list(lightning_extractor.extract_on_gpu(many, views(many), exported, device="cpu"))
+    assert [view for view, _ in shared] == [view for view, _ in alone] == views(many)
+    np.testing.assert_array_equal(np.stack([row for _, row in shared]), np.stack([row for _, row in alone]))
+
+
+def test_loaders_leave_a_core_to_the_process_that_feeds_the_gpu():
+    from graft.training.features.lightning_extractor import planned_workers
+
+    assert [planned_workers("cuda", n_cpus) for n_cpus in (1, 2, 16)] == [1, 1, 15]
+    assert planned_workers("cpu", 16) == 0
+
+
+def test_float16_changes_the_features_a_little(make_folder, exported: ExportedBackbone):
+    dataset = scan_images(scan(make_folder({"cat": 1, "dog": 1})))[0]
+    assert 1e-4 < torch_extractor(exported).drift(pixels_of(dataset, exported)) < 0.05
+
+
+@pytest.mark.parametrize(("drift", "mixed"), [(0.001, True), (0.0021, False), (float("inf"), False)])
+def test_mixed_precision_is_used_if_it_hardly_changes_the_features(
+    exported: ExportedBackbone, capsys, monkeypatch, drift: float, mixed: bool
+):
+    import torch
+
+    from graft.training.features.lightning_extractor import choose_precision
+
+    extractor = torch_extractor(exported)
+    monkeypatch.setattr(extractor, "drift", lambda pixels: drift)
+    choose_precision(extractor, torch.zeros(7, 1))
+    assert extractor.mixed is mixed
+    precision = "mixed precision" if mixed else "float32"
+    expected = (
+        f"features are computed in {precision}: on 7 images float16 changes them by {drift:.2g}, relatively; 0.002 is allowed"
+    )
+    assert expected in capsys.readouterr().err
+
+
+def test_drift_is_that_of_the_worst_stage_of_the_worst_image(dataset: Dataset, exported: ExportedBackbone, monkeypatch):
+    import torch
+
+    extractor = torch_extractor(exported)
+    exact = torch.ones(5, 1792)
+    mixed = exact.clone()
+    mixed[3, 16:40] += 0.25  # the second stage of one image
+    monkeypatch.setattr(extractor, "features", lambda pixels, mixed_precision: mixed if mixed_precision else exact)
+    assert extractor.drift(torch.zeros(5)) == pytest.approx(0.25)
+    mixed[0, 0] = torch.inf
+    assert extractor.drift(torch.zeros(5)) == torch.inf
+
+
+def test_batch_beyond_the_range_of_float16_is_computed_in_float32(dataset: Dataset, exported: ExportedBackbone, monkeypatch):
+    import torch
+
+    extractor = torch_extractor(exported)
+    extractor.mixed = True
+    precisions = []
+
+    def features(pixels: torch.Tensor, mixed: bool) -> torch.Tensor:
+        precisions.append(mixed)
+        return torch.full((1, 4), torch.inf if mixed else 70_000.0)
+
+    monkeypatch.setattr(extractor, "features", features)
+    _, rows, _ = extractor.predict_step(([0], torch.zeros(1), {}), 0)
+    assert (precisions, rows.tolist()) == ([True, False], [[65504.0] * 4])
+
+
+@pytest.mark.parametrize("first_is_readable", [True, False])
+def test_precision_is_chosen_once_by_the_first_images(
+    many: Dataset, exported: ExportedBackbone, monkeypatch, first_is_readable: bool
+):
+    from lightning_fabric import Fabric
+
+    from graft.training.features import lightning_extractor
+
+    if not first_is_readable:
+        for sample in many.samples[:16]:
+            (many.source.root / sample.path).write_bytes(b"no image")
+    chosen = []
+    monkeypatch.setattr(lightning_extractor, "Fabric", lambda accelerator, devices: Fabric(accelerator="cpu", devices=devices))
+    monkeypatch.setattr(lightning_extractor, "BATCH_SIZES", {"cuda": 16})
+    monkeypatch.setattr(lightning_extractor, "planned_workers", lambda device, n_cpus: 0)
+    monkeypatch.setattr(lightning_extractor, "choose_precision", lambda extractor, pixels: chosen.append(len(pixels)))
+    results = list(lightning_extractor.extract_on_gpu(many, views(many), exported, device="cuda"))
+    assert (len(results), chosen) == (70, [16])
+
+
 def feature_sets(dataset: Dataset, exported: ExportedBackbone) -> dict[str, np.ndarray]:
     return extract_all(dataset, exported).load_all(dataset.samples)
 

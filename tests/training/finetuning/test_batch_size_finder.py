@@ -27,12 +27,48 @@ class Two(nn.Module):
 WEIGHTS = 5 * 4 * 36
 
 
-def planned(batch_size: int = 32) -> FineTuneConfig:
-    return resolve_config(Recipe(batch_size=batch_size), DataStats(n_images=320, counts=(160, 160)))
+def planned(batch_size: int = 32, precision: str = "32-true") -> FineTuneConfig:
+    stats = DataStats(n_images=320, counts=(160, 160), training_precision=precision)
+    return resolve_config(Recipe(batch_size=batch_size), stats)
 
 
 def test_activation_memory_per_image_is_measured():
     assert batch_size_finder.bytes_per_image(Two(), 16) == pytest.approx(5 * 4 * 3 * 16**2, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_activations_of_16_bits_take_half_the_memory(precision: str):
+    exact, mixed = batch_size_finder.bytes_per_image(Two(), 16), batch_size_finder.bytes_per_image(Two(), 16, precision)
+    assert mixed == exact // 2
+
+
+class Wide(nn.Module):
+    """Many weights and few activations: 1,000 of 4 bytes per image that are saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1_000, 1_000, bias=False)
+
+    def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        vectors = self.layer(batch.float().mean(dim=(1, 2, 3), keepdim=True).flatten(1).expand(-1, 1_000).contiguous())
+        return vectors, vectors
+
+
+def test_copies_of_weights_in_16_bits_are_not_counted_per_image():
+    assert batch_size_finder.bytes_per_image(Wide(), 16, "bf16-mixed") < 10_000  # the copy takes 2,000,000 bytes
+
+
+def test_mixed_precision_fits_more_images_but_gradients_and_optimizer_stay_as_large():
+    free = int((WEIGHTS + 9.5 * batch_size_finder.bytes_per_image(Two(), 16)) / batch_size_finder.USABLE_FRACTION)
+    exact, mixed = (
+        batch_size_finder.fit_batch_size(Two(), planned(precision=precision), 16, free)
+        for precision in ("32-true", "bf16-mixed")
+    )
+    assert (exact.batch_size, mixed.batch_size) == (8, 16)
+    free = int(21_000_000 / batch_size_finder.USABLE_FRACTION)  # 20 bytes for each of 1,000,000 weights, but not 2 more
+    assert batch_size_finder.fit_batch_size(Wide(), planned(), 16, free).batch_size == 32
+    with pytest.raises(MemoryError):
+        batch_size_finder.fit_batch_size(Wide(), planned(precision="bf16-mixed"), 16, free)
 
 
 def test_measurement_does_not_change_the_network():

@@ -19,7 +19,14 @@ from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.splits import Splits, split
 from graft.training.finetuning.augmentations import CORRUPTION_AUGMENTATIONS, train_transforms
-from graft.training.finetuning.datamodule import DataModule, EpochSampler, SampleDraw, TrainDataset, batch_paths
+from graft.training.finetuning.datamodule import (
+    DataModule,
+    EpochSampler,
+    SampleDraw,
+    TrainDataset,
+    batch_paths,
+    planned_workers,
+)
 from graft.training.finetuning.pixel_cache import open_cache, resized
 
 SQUARE = Preprocessing(resize=72, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -221,6 +228,13 @@ def test_batch_paths_are_known(dataset: Dataset):
 
 def test_last_incomplete_training_batch_is_dropped(dataset: Dataset):
     assert [len(images) for images, _ in batches(dataset).train_dataloader()] == [4, 4, 4, 4]  # of 17 images
+
+
+@pytest.mark.parametrize(
+    ("device", "n_cpus", "n_workers"), [("cpu", 16, 1), ("cuda", 1, 1), ("cuda", 2, 1), ("cuda", 16, 15), ("cuda", 128, 32)]
+)
+def test_workers_leave_a_core_to_the_process_that_feeds_the_gpu(device: str, n_cpus: int, n_workers: int):
+    assert planned_workers(device, n_cpus) == n_workers
 
 
 def test_few_images_still_form_a_batch(dataset: Dataset):

@@ -4,6 +4,8 @@ import copy
 import csv
 import dataclasses
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from graft.service.inference.engine import LOGITS, VECTORS
-from graft.service.inference.openvino import OpenVinoModel
+from graft.service.inference.openvino import OpenVinoEngine, OpenVinoModel
 from graft.service.manifest import MAPS_OUTPUT
 from graft.service.networks.network import Network
 from graft.training.audit.image_scan import scan_images
@@ -25,11 +27,15 @@ from graft.training.data.dataset import Dataset, scan
 from graft.training.data.splits import Splits, split
 from graft.training.features.extraction import Features
 from graft.training.features.lightning_extractor import load_with_random_head
-from graft.training.finetuning import checkpoints, param_groups
+from graft.training.finetuning import batch_size_finder, checkpoints, param_groups, speed
 from graft.training.finetuning.datamodule import DataModule
 from graft.training.finetuning.lightning_module import Diverged, FineTune, set_head
 from graft.training.finetuning.trainer import train
+from graft.training.inference import torch_engine
+from graft.training.inference.torch_engine import TorchEngine
 from graft.training.runs.run_folder import RunFolder
+from graft.training.runtime import gpu
+from graft.training.runtime.gpu import Card
 from graft.training.sample import SAMPLE
 from graft.training.strategies import finetune
 from graft.training.strategies import probe as probe_module
@@ -271,6 +277,52 @@ def assert_positions_add_up(result: TrainedModel, folder: Path, pixels: np.ndarr
     by_position = np.einsum("cd,ndhw->nchw", result.weights["head.weight"], found[MAPS_OUTPUT])
     assert by_position.shape[2:] == (2, 2)
     np.testing.assert_allclose(by_position.mean(axis=(2, 3)) + result.weights["head.bias"], found[LOGITS], atol=1e-4)
+
+
+def test_network_is_scored_by_the_device_that_trained_it_and_checked_by_the_engine_that_serves_it(
+    start: Start, tmp_path: Path, monkeypatch
+):
+    devices, checked = [], []
+
+    @contextmanager
+    def on_device(network: Network, device: str, cpu_engine: OpenVinoEngine) -> Iterator[TorchEngine]:
+        devices.append(device)
+        yield TorchEngine(network, "cpu")
+
+    monkeypatch.setattr(torch_engine, "scoring_engine", on_device)
+    check_scores = torch_engine.check_scores
+    monkeypatch.setattr(torch_engine, "check_scores", lambda *call: checked.append(call) or check_scores(*call))
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    context = TrainingContext(start.dataset, start.splits, start.exported, start.features, recipe, RunFolder(tmp_path))
+    result = finetune.finetune(context, start.probed, "finetune", recipe.epochs)
+    [(cpu_engine, predictions, samples, *_)] = checked
+    assert (devices, samples) == (["cpu"], start.splits.validation)
+    assert isinstance(cpu_engine, OpenVinoEngine)
+    assert predictions is result.validation
+    np.testing.assert_allclose(result.validation.logits, result.network(start.validation()[0].numpy()).logits, atol=1e-4)
+
+
+def test_training_precision_is_decided_once(start: Start, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(TrainingContext, "device", "cuda")
+    context = TrainingContext(start.dataset, start.splits, start.exported, start.features, RECIPE, RunFolder(tmp_path))
+    cards = {"T4": Card("T4", "", (7, 5), 16 * 2**30), "L4": Card("L4", "", (8, 9), 24 * 2**30)}
+    found = []
+    for card in ("T4", "L4"):
+        monkeypatch.setattr(gpu, "current_card", lambda card=card: cards[card])
+        found.append(finetune.default_config(context, "finetune").training_precision)
+    assert found == ["16-mixed", "16-mixed"]
+
+
+def test_speed_is_measured_with_the_configuration_of_the_strategy(start: Start, tmp_path: Path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(speed, "images_per_second", lambda *call: measured.append(call) or 7.0)
+    monkeypatch.setattr(
+        batch_size_finder, "fit_batch_size", lambda network, config, *_: batch_size_finder.halve_batch_size(config)
+    )
+    context = TrainingContext(start.dataset, start.splits, start.exported, start.features, RECIPE, RunFolder(tmp_path))
+    assert finetune.images_per_second(context, "finetune-last") == 7.0
+    [(_, config, side, device)] = measured
+    assert (config.unfreeze, config.batch_size, side, device) == ("last", 4, 64, "cpu")
 
 
 def test_fine_tuned_network_is_compared_with_its_probe(start: Start, tmp_path: Path, capsys):

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 from other_predictions import with_predictions
 
+from graft.service.fidelity import Fidelity
+from graft.service.imaging.preprocess import decode
 from graft.service.inference import loader
-from graft.service.manifest import GRAPH, Fidelity, Score
+from graft.service.manifest import GRAPH
 from graft.training.data.dataset import scan
 from graft.training.data.splits import Splits
 from graft.training.packaging import precision_check
+from graft.training.packaging.precision_check import Logits
 from graft.training.sample import SAMPLE
+from graft.training.strategies.trained_model import TrainedModel
 
-NATIVE = loader.supported_precisions("cpu")
-SCORE = Score(accuracy=0.9, low=0.8, high=0.95, n=40)
+EMULATED = ["tf32", "bf16", "f16"]
 
 
 @pytest.fixture(scope="module")
@@ -22,34 +25,78 @@ def splits() -> Splits:
 
 
 @pytest.fixture(scope="module")
-def found(fitted, splits) -> dict[str, Fidelity]:
-    dataset = scan(SAMPLE)
-    trained = with_predictions(fitted.trained, dataset, splits)
-    return precision_check.check_precisions(fitted.artifact.path / GRAPH, None, trained, dataset, splits)
+def trained(fitted, splits) -> TrainedModel:
+    return with_predictions(fitted.trained, scan(SAMPLE), splits)
+
+
+@pytest.fixture(scope="module")
+def precisions(fitted, trained) -> dict[str, Logits]:
+    return precision_check.load_precisions(trained, fitted.artifact.path / GRAPH, None)
+
+
+@pytest.fixture(scope="module")
+def found(trained, precisions, splits) -> dict[str, Fidelity]:
+    return precision_check.check_precisions(precisions, trained, scan(SAMPLE), splits)
 
 
 def test_f32_is_the_reference(found):
-    assert (found["f32"].max_probability_shift, found["f32"].n_changed, found["f32"].is_faithful) == (0, 0, True)
+    expected = Fidelity(n_images=25, agreement=1, accuracy_change=0, log_loss_change=0, max_probability_shift=0)
+    assert found["f32"] == expected
+    assert expected.is_equivalent
 
 
-def test_score_is_measured_on_the_test_images(found, fitted, splits):
-    from graft.service.inference.model import Model
-
-    model, dataset = Model(fitted.artifact, loader.load(fitted.artifact, "cpu")), scan(SAMPLE)
-    n_correct = sum(
-        model.classify(dataset.read(sample), 1).ranked[0].label == dataset.labels[sample.label] for sample in splits.test
-    )
-    assert (found["f32"].score.n, found["f32"].score.accuracy) == (25, n_correct / 25)
+def test_every_machine_measures_the_precisions_of_gpus(found):
+    assert list(found) == ["f32", *EMULATED]
+    shifts = {name: found[name].max_probability_shift for name in EMULATED}
+    assert 0 < shifts["tf32"] < shifts["bf16"]
+    assert 0 < shifts["f16"] < shifts["bf16"] < 0.25
+    assert found["f16"].is_equivalent
 
 
-@pytest.mark.skipif("bf16" not in NATIVE, reason="this processor does not support bf16")
-def test_bf16_shifts_probabilities_slightly(found):
-    assert 1e-4 < found["bf16"].max_probability_shift < 0.25
-    assert found["bf16"].score.n == 25
+@pytest.mark.skipif("bf16" not in loader.supported_precisions("cpu"), reason="this processor does not support bf16")
+def test_the_emulation_drifts_as_much_as_the_processor_does(fitted, trained, precisions, splits):
+    dataset = scan(SAMPLE)
+    pixels = np.stack([decode(dataset.read(sample), trained.preprocessing).pixels for sample in splits.validation])
+    exact = trained.validation.logits
+    native = loader.load(fitted.artifact, "cpu", "bf16")(pixels).logits
+    drifts = [np.abs(logits - exact).mean() for logits in (native, precisions["bf16"](pixels))]
+    assert 1 / 3 < drifts[0] / drifts[1] < 3
 
 
-def test_only_native_precisions_are_measured(found):
-    assert set(found) == set(NATIVE) - {"int8"}
+def test_a_head_that_has_learned_from_the_validation_images_is_compared_with_itself(fitted):
+    """A probe's validation predictions are by another head than the one that is packaged."""
+    fidelity = fitted.artifact.manifest.fidelity
+    assert fidelity["f16"].is_equivalent
+    assert fidelity["f16"].max_probability_shift < 0.1
+
+
+def test_a_precision_whose_range_is_too_small_is_left_out(trained, precisions, splits):
+    def overflow(pixels):
+        return np.full((len(pixels), 10), np.inf, np.float32)
+
+    assert list(precision_check.check_precisions({**precisions, "f16": overflow}, trained, scan(SAMPLE), splits)) == [
+        "f32",
+        "tf32",
+        "bf16",
+    ]
+
+
+def test_every_change_counts_for_every_validation_image(trained):
+    rows = list(range(len(trained.validation.logits)))
+    toward_last = np.zeros((2, 10), np.float32)
+    toward_last[1, -1] = 1e3  # one of two changes makes every image the last label
+    found = precision_check.fidelity(toward_last, trained, rows)
+    labels = trained.validation.logits.argmax(axis=1)
+    assert found.n_images == 25
+    assert found.agreement == pytest.approx((1 + (labels == 9).mean()) / 2)
+    before, after = ((guess == trained.validation.targets).mean() for guess in (labels, np.full(25, 9)))
+    assert found.accuracy_change == pytest.approx((after - before) / 2)
+    assert found.log_loss_change > 100
+
+
+def test_the_same_logits_change_nothing(trained):
+    found = precision_check.fidelity(np.zeros((3, 10), np.float32), trained, list(range(25)))
+    assert (found.agreement, found.accuracy_change, found.log_loss_change, found.max_probability_shift) == (1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -64,22 +111,34 @@ def test_only_native_precisions_are_measured(found):
     ],
 )
 def test_probability_shift_of_an_undecided_image(change, temperature, several, expected):
-    before = np.array([[3, 1, -2], [0.5, 0.25, 7]], np.float32)
-    logits = before + np.array(change, np.float32)
-    assert precision_check.max_probability_shift(logits, before, temperature, several) == pytest.approx(expected, abs=1e-6)
+    changes = np.array(change, np.float32)
+    assert precision_check.max_probability_shift(changes, temperature, several) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("logit", [0.0, 0.3, -2.0, 5.0])
 def test_no_probability_shift_exceeds_the_bound(logit):
     before, after = (1 / (1 + np.exp(-(logit + change))) for change in (0, 0.08))
-    logits = np.array([[logit, 0]], np.float32)
     assert abs(after - before) <= precision_check.max_probability_shift(
-        logits + np.array([[0.08, 0]], np.float32), logits, 1.0, multilabel=False
+        np.array([[0.08, 0]], np.float32), 1.0, multilabel=False
     )
 
 
 @pytest.mark.parametrize(
-    ("moved", "changed", "faithful"), [(0, 0, True), (0.01, 0, True), (0.011, 0, False), (0.001, 1, False)]
+    ("n_images", "changes", "equivalent"),
+    [
+        (1000, {}, True),
+        (1000, {"accuracy_change": -0.002}, True),
+        (1000, {"accuracy_change": -0.003}, False),
+        (1000, {"accuracy_change": 0.003}, True),
+        (50, {"accuracy_change": -0.02}, True),  # one image
+        (50, {"accuracy_change": -0.04}, False),
+        (1000, {"log_loss_change": 0.01}, True),
+        (1000, {"log_loss_change": 0.011}, False),
+        (1000, {"log_loss_change": -0.5}, True),
+        (1000, {"agreement": 0.995}, True),
+        (1000, {"agreement": 0.994}, False),
+    ],
 )
-def test_negligible_shift_is_faithful(moved, changed, faithful):
-    assert Fidelity(max_probability_shift=moved, n_changed=changed, score=SCORE).is_faithful is faithful
+def test_equivalence_is_decided_by_what_users_see(n_images, changes, equivalent):
+    unchanged = {"agreement": 1, "accuracy_change": 0, "log_loss_change": 0, "max_probability_shift": 0.1}
+    assert Fidelity(n_images=n_images, **(unchanged | changes)).is_equivalent is equivalent

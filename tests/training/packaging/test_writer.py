@@ -92,9 +92,11 @@ def test_manifest_describes_the_trained_model(written: Path, trained, dataset: D
 
 
 def test_golden_images_are_jpeg_and_png(written: Path):
-    golden = GoldenSamples.load(written / "golden.npz")
+    golden = GoldenSamples.load(written / "golden.npz", artifact.read(written).manifest.fidelity)
     assert [encoded[:4] for encoded in golden.encoded] == [b"\xff\xd8\xff\xe0", b"\x89PNG"] * 4
-    assert golden.logits.shape == (8, 10)
+    assert {name: logits.shape for name, logits in golden.logits.items()} == dict.fromkeys(
+        ("f32", "tf32", "bf16", "f16"), (8, 10)
+    )
 
 
 def test_calibration_is_in_the_manifest(written: Path, trained):
@@ -155,7 +157,11 @@ def test_no_file_is_a_pickle(written: Path):
 
 def test_arrays_load_without_pickle(written: Path):
     with np.load(written / "golden.npz", allow_pickle=False) as arrays:
-        assert {name: arrays[name].dtype.kind for name in arrays} == {"content": "u", "ends": "i", "logits": "f"}
+        assert {name: arrays[name].dtype.kind for name in arrays} == {
+            "content": "u",
+            "ends": "i",
+            **dict.fromkeys(("logits_f32", "logits_tf32", "logits_bf16", "logits_f16"), "f"),
+        }
     assert load_file(written / "weights.safetensors")["head.weight"].shape == (10, 1280)
 
 

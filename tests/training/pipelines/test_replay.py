@@ -118,6 +118,45 @@ def test_missing_or_reshaped_weight_is_reported(fitted, copy: Path):
     assert replay.differences(fitted.run, copy) == [("head.bias", "10", "missing"), ("head.weight", "10x1280", "9x1280")]
 
 
+GPU = {"device": "cuda", "card": "NVIDIA L4", "driver": "550.54.14", "compute capability": "8.9"}
+
+
+@pytest.mark.parametrize(("value", "differs"), [(1e-3, False), (0.03, True)])
+def test_runs_on_a_gpu_are_compared_within_a_tolerance(fitted, copy: Path, value: float, differs: bool):
+    set_value(copy / "run.json", ["machine"], GPU)
+    manifest = json.loads((copy / "package/manifest.json").read_text())
+    set_value(copy / "package/manifest.json", ["temperature"], manifest["temperature"] * (1 + value))
+    weights = load_file(copy / "package/weights.safetensors")
+    weights["head.bias"] = weights["head.bias"] + np.float32(value)
+    save_file(weights, copy / "package/weights.safetensors")
+    expected = ["package.temperature", "head.bias"] if differs else []
+    assert [name for name, _, _ in replay.differences(fitted.run, copy)] == expected
+
+
+def test_verdict_on_a_gpu_says_within_and_names_the_cards(copy: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    set_value(copy / "run.json", ["machine"], GPU)
+    set_value(copy / "package/manifest.json", ["calibration", "outlier_threshold"], _nearly(copy))
+    assert main(["fit", str(SAMPLE), "--replay", str(copy), "--out", "again"]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"again is within 0.01 of {copy} in all metrics and weights\n"
+    used = f"warning: {copy} used NVIDIA L4 (driver 550.54.14), and this run a CPU: numbers within 0.01 of each other count as"
+    assert used in output.err
+
+
+def _nearly(run: Path) -> float:
+    return json.loads((run / "package/manifest.json").read_text())["calibration"]["outlier_threshold"] + 1e-3
+
+
+def test_tolerance_is_exact_unless_one_run_used_a_gpu(tmp_path: Path):
+    for name, machine in (("old", {}), ("cpu", {"machine": {"device": "cpu"}}), ("gpu", {"machine": GPU})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(machine))
+    old, cpu, gpu = (tmp_path / name for name in ("old", "cpu", "gpu"))
+    assert replay.tolerance(cpu, old) == replay.tolerance(cpu, cpu) == 1e-6
+    assert replay.tolerance(cpu, gpu) == replay.tolerance(gpu, cpu) == replay.tolerance(gpu, gpu) == 1e-2
+
+
 def test_every_epoch_is_compared(tmp_path: Path, fitted):
     runs = [Path(shutil.copytree(fitted.run, tmp_path / name)) for name in ("one", "two")]
     for run, loss in zip(runs, (0.5, 0.75), strict=True):

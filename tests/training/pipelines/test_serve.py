@@ -35,3 +35,9 @@ def test_a_bentoml_home_that_cannot_be_written_is_named(fitted, tmp_path, monkey
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match="Set BENTOML_HOME to a folder that can be written"):
         environment(fitted.artifact.path, 3000)
+
+
+@pytest.mark.parametrize(("option", "expected"), [(None, "cpu"), ("cuda", "cuda")])
+def test_the_device_of_the_command_line_takes_precedence(fitted, monkeypatch, option, expected):
+    monkeypatch.setenv("GRAFT_DEVICE", "cpu")
+    assert environment(fitted.artifact.path, 3000, option)["GRAFT_DEVICE"] == expected

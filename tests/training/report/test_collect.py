@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from graft.training.config.finetune_config import DataStats, resolve_config
 from graft.training.config.recipe import Recipe
 from graft.training.report import collect, render
+from graft.training.report.render import ConfigLine
+from graft.training.runtime import gpu
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,19 @@ def test_run_writes_a_report(fitted):
 
 
 def test_reproduction_has_versions_and_machine():
-    reproduction = collect.reproduction("graft fit photos", Recipe(), (0,))
+    reproduction = collect.reproduction("graft fit photos", Recipe(device="cpu"), (0,))
     assert reproduction.versions["torch"]
-    assert "cores" in reproduction.machine
+    assert reproduction.machine.endswith(" cores, no GPU")
+
+
+def test_reproduction_names_card_and_driver(monkeypatch):
+    monkeypatch.setattr(collect, "resolve_device", lambda setting: "cuda")
+    monkeypatch.setattr(gpu, "current_card", lambda: gpu.Card("NVIDIA L4", "550.54.14", (8, 9), 24 * 2**30))
+    reproduction = collect.reproduction("graft fit photos", Recipe(), (0,))
+    assert reproduction.machine.endswith(" cores, NVIDIA L4 (driver 550.54.14)")
+
+
+def test_report_names_the_training_precision():
+    stats = DataStats(200, (100, 100), device="cuda", training_precision="bf16-mixed")
+    lines = collect._finetune_config_lines(resolve_config(Recipe(), stats), Recipe().model_dump())
+    assert ConfigLine("training precision", "bf16-mixed", derived=True) in lines

@@ -15,6 +15,8 @@ from unprivileged import run_unprivileged
 from graft.training.config.recipe import Recipe
 from graft.training.runs import lifecycle
 from graft.training.runs.run_folder import RunError
+from graft.training.runtime import gpu
+from graft.training.runtime.gpu import Card
 
 ROOT = Path(__file__).parents[3]
 LOCK_PROGRAM = (
@@ -57,6 +59,31 @@ def test_run_records_its_metadata():
     assert set(metadata["versions"]) == set(lifecycle.LIBRARIES)
     assert Recipe.load(run / "recipe.yaml", {}) == Recipe()
     assert not list(run.glob(".*"))
+
+
+CARD = Card("NVIDIA L4", "550.54.14", (8, 9), 24 * 2**30)
+
+
+def test_run_records_its_device(monkeypatch):
+    assert json.loads((begin("on-a-cpu") / "run.json").read_text())["machine"] == {"device": "cpu"}
+    monkeypatch.setattr(lifecycle, "resolve_device", lambda setting: "cuda")
+    monkeypatch.setattr(gpu, "current_card", lambda: CARD)
+    machine = json.loads((begin("on-a-gpu") / "run.json").read_text())["machine"]
+    assert machine == {"device": "cuda", "card": "NVIDIA L4", "driver": "550.54.14", "compute capability": "8.9"}
+
+
+def test_run_resumed_on_another_device_says_so(monkeypatch, capsys):
+    begin()
+    with opened(resume=True):
+        assert "started on" not in capsys.readouterr().err
+    monkeypatch.setattr(lifecycle, "resolve_device", lambda setting: "cuda")
+    monkeypatch.setattr(gpu, "current_card", lambda: CARD)
+    with opened(resume=True):
+        pass
+    warning = (
+        "warning: the run was started on a CPU, and goes on on NVIDIA L4 (driver 550.54.14), so results may differ slightly"
+    )
+    assert warning in capsys.readouterr().err
 
 
 def test_locked_folder_is_rejected_with_the_pid_of_its_owner():

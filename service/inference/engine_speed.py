@@ -1,0 +1,37 @@
+"""Measures how many images per second engines compute in a busy service, side by side."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .engine import Engine
+
+ROUNDS = 3
+CALLS_PER_STREAM = 4  # in each round
+
+
+def images_per_second(engines: Sequence[Engine], side: int) -> list[float]:
+    """The throughput of each engine: full batches from as many threads as it has streams.
+
+    The engines take turns, and the best round of each counts: whatever else the machine does can only slow a round down.
+
+    Args:
+        side: of the square images, in pixels.
+    """
+    best = [0.0] * len(engines)
+    for _ in range(ROUNDS):
+        for index, engine in enumerate(engines):
+            best[index] = max(best[index], _measure(engine, side))
+    return best
+
+
+def _measure(engine: Engine, side: int) -> float:
+    batch = np.zeros((engine.max_batch, side, side, 3), np.uint8)
+    n_calls = CALLS_PER_STREAM * engine.streams
+    with ThreadPoolExecutor(engine.streams) as pool:
+        list(pool.map(engine, [batch] * engine.streams))  # each thread's first call also prepares its buffers
+        started = time.perf_counter()
+        list(pool.map(engine, [batch] * n_calls))
+        return n_calls * len(batch) / (time.perf_counter() - started)
