@@ -1,6 +1,7 @@
 """Tests the calculations behind the benchmark tables, and that each benchmark starts and is documented."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from server_process import poll_until
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import accuracy
 from bench import join_results, missed_targets
 from fitting import CACHED, FIRST_RUN, PROBE, SKLEARN, FitResult, targets
 from measuring.agreement import Agreement, compare
@@ -329,3 +331,26 @@ def test_server_that_fails_to_start_reports_its_output(tmp_path: Path):
     broken = Server("broken", [sys.executable, "-c", "raise SystemExit('no model')"], "/", folder=tmp_path)
     with pytest.raises(RuntimeError, match="broken did not become ready:\nno model"), suspended_servers([broken]):
         pass
+
+
+def test_runs_of_one_set_and_strategy_are_one_row():
+    values = ("probe", 0.9, 0.8, 0.95, 0.85, 0.5, 10.0), ("finetune", 0.8, 0.7, 0.9, 0.75, 0.7, 30.0)
+    outcomes = [accuracy.Outcome("birds", "auto", seed, *found) for seed, found in enumerate(values)]
+    outcomes.append(accuracy.Outcome("birds", "probe", 0, *values[0]))
+    first, second = accuracy.to_rows(outcomes)
+    assert first == ("birds", "auto", "finetune, probe", "85.0", "80.0 to 95.0", "80.0", pytest.approx(0.6), 20)
+    assert second[:3] == ("birds", "probe", "probe")
+    assert len(first) == len(accuracy.COLUMNS)
+
+
+@pytest.mark.slow
+def test_checks_of_a_gpu_run_on_a_cpu_too(tmp_path: Path):
+    """Those that need no GPU to make sense; a machine with one runs all of them."""
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--dry-run", "--only", "1", "2", "3", "5"]
+    result = subprocess.run(
+        [*command, "--out", str(tmp_path / "gpu.json")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    verdicts = {title: found["verdict"] for title, found in json.loads((tmp_path / "gpu.json").read_text()).items()}
+    assert set(verdicts.values()) == {"PASS"}
+    assert {title[0] for title in verdicts} == {"1", "2", "3", "5"}
