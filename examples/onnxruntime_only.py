@@ -72,7 +72,7 @@ class Package:
     def check(self) -> float:
         """The largest difference of a probability from the golden answers, which Graft computed when it made the package."""
         with np.load(self.folder / "golden.npz", allow_pickle=False) as golden:
-            content, ends, logits = golden["content"].tobytes(), golden["ends"].tolist(), golden["logits"]
+            content, ends, logits = golden["content"].tobytes(), golden["ends"].tolist(), golden["logits_f32"]
         images = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         difference = float(np.abs(self.predict(images) - to_probabilities(logits, self.manifest)).max())
         assert difference < 0.01, f"the probabilities differ by {difference:.2g}"

@@ -17,6 +17,7 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 LOGITS = "logits"
 VECTORS = "vectors"
+FAILURE = re.compile("CUDA error|cuDNN error|(CUDNN|CUBLAS)_STATUS")
 
 
 class Outputs(NamedTuple):
@@ -43,7 +44,7 @@ def device_failure(error: Exception) -> DeviceFailed | None:
     if isinstance(error, DeviceFailed):
         return error
     names, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
-    is_failure = "AcceleratorError" in names or re.search("CUDA error|cuDNN error|(CUDNN|CUBLAS)_STATUS", text)
+    is_failure = "AcceleratorError" in names or FAILURE.search(text)
     if not is_failure or "OutOfMemoryError" in names:
         return None
     return DeviceFailed((text.splitlines() or ["unknown error"])[0])

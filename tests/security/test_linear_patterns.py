@@ -19,7 +19,9 @@ IGNORED_S = 2e-4  # shorter times are not compared
 PREFIXES = ("", "0", ".", ";a=", ';a="', "data:", "a:", "%", '"')
 ATOMS = (*'0.eE+-a_ \t;"\\=/:&%!', "a=", ";a=b", '\\"', "0.", "0e", ".0", "://", "\r\n", "a ", " a", "é")
 SUFFIXES = ("", "\0", "x", '"', "!")
-NO_TEXT_OF_CALLERS = {"settings", "devices", "loader"}  # they read what the operator has set or installed
+# They read what the operator has set or installed.
+NO_TEXT_OF_CALLERS = {"settings", "devices", "loader", "cuda_check", "cuda_probe"}
+UNIMPORTED = ("graft.service.app", "graft.service.gpu", "graft.service.inference.cuda")
 METHODS = {name: name for name in ("match", "fullmatch", "search")} | dict.fromkeys(
     ("sub", "split", "finditer", "findall"), "search"
 )
@@ -33,7 +35,7 @@ def patterns() -> Iterator[tuple[str, re.Pattern]]:
     """All patterns of the service by module and name."""
     for module in pkgutil.walk_packages(graft.service.__path__, "graft.service."):
         name = module.name.rpartition(".")[2]
-        if name not in NO_TEXT_OF_CALLERS and module.name not in ("graft.service.app", "graft.service.inference.cuda"):
+        if name not in NO_TEXT_OF_CALLERS and module.name not in UNIMPORTED:
             for constant, value in vars(importlib.import_module(module.name)).items():
                 for pattern in patterns_in(value):
                     yield f"{module.name}.{constant}", pattern

@@ -88,8 +88,9 @@ def check_precisions(
     found: dict[Precision, Fidelity] = {}
     for name, compute in precisions.items():
         logits = exact if name == "f32" else compute(pixels)
-        if np.isfinite(logits).all():
-            found[name] = fidelity(logits - exact, trained, rows)
+        changes = logits - exact
+        if np.isfinite(changes).all():
+            found[name] = fidelity(changes, trained, rows)
     return found
 
 
