@@ -5,7 +5,7 @@ suffices to round the inputs of products (tf32), or whatever an operation return
 graph, which then takes half as long again: torch's own 16-bit types on a CPU without them take a hundred times as long.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,23 +60,20 @@ def add_rounding(model: "openvino.Model", precision: Precision) -> None:
     from openvino import opset13 as operations
 
     bits = F32_FRACTION_BITS - FRACTION_BITS[precision]
-    head = set(_after(model, VECTORS))
-    after_product: set[str] = set()
+    nodes, head = model.get_ordered_ops(), set(_after(model, VECTORS))
+    constant, after_product = _classify(nodes)  # before the graph is changed
     rounded: list[Any] = []
-    for node in model.get_ordered_ops():
+    for node in nodes:
         kind, name = node.get_type_name(), node.get_friendly_name()
-        sources = [value.get_source_output() for value in node.inputs()]
-        is_after = any(source.get_node().get_friendly_name() in after_product for source in sources)
-        if kind in PRODUCTS or is_after:
-            after_product.add(name)
         if precision != "tf32" and name in head:
             continue
         if kind in PRODUCTS:
             for value in node.inputs():
-                if precision == "tf32" or not is_after or _is_constant(value.get_source_output()):
+                source = value.get_source_output().get_node().get_friendly_name()
+                if precision == "tf32" or source in constant or source not in after_product:
                     value.replace_source_output(_round(value.get_source_output(), bits))
         if precision != "tf32" and name in after_product and kind not in EXACT:
-            rounded += [_round_output(output, bits) for output in node.outputs() if _stays(output)]
+            rounded += [_round_output(output, bits) for output in node.outputs() if _stays(output, constant)]
     if precision == "f16":
         axes = [operations.constant(np.arange(len(value.get_partial_shape())), np.int64) for value in rounded]
         pairs = zip(rounded, axes, strict=True)
@@ -105,25 +102,36 @@ def _round_output(output: Any, bits: int) -> Any:
     return rounded
 
 
-def _stays(output: Any) -> bool:
+def _classify(nodes: Sequence[Any]) -> tuple[set[str], set[str]]:
+    """The names of the operations that depend on no image, and of those that depend on a product.
+
+    Args:
+        nodes: all operations of a graph, each after those whose outputs it takes.
+    """
+    constant: set[str] = set()
+    after_product: set[str] = set()
+    for node in nodes:
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        sources = {value.get_source_output().get_node().get_friendly_name() for value in node.inputs()}
+        if kind == "Constant" or (sources and sources <= constant):
+            constant.add(name)
+        elif kind in PRODUCTS or sources & after_product:
+            after_product.add(name)
+    return constant, after_product
+
+
+def _stays(output: Any, constant: Container[str]) -> bool:
     """Whether a value is stored as it is: a convolution with a bias is one kernel, which stores only the sum."""
     targets = list(output.get_target_inputs())
     is_biased = (
         output.get_node().get_type_name() in PRODUCTS
         and len(targets) == 1
         and targets[0].get_node().get_type_name() == "Add"
-        and any(_is_constant(value.get_source_output()) for value in targets[0].get_node().inputs())
+        and any(
+            value.get_source_output().get_node().get_friendly_name() in constant for value in targets[0].get_node().inputs()
+        )
     )
     return output.get_element_type().get_type_name() == "f32" and not is_biased
-
-
-def _is_constant(output: Any) -> bool:
-    """Whether a value depends on no image."""
-    node = output.get_node()
-    if node.get_type_name() == "Constant":
-        return True
-    inputs = node.inputs()
-    return bool(inputs) and all(_is_constant(value.get_source_output()) for value in inputs)
 
 
 def _after(model: "openvino.Model", name: str) -> Iterator[str]:

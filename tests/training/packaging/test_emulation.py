@@ -76,6 +76,21 @@ def test_numbers_beyond_the_range_of_f16_make_the_logits_infinite(graph, pixels,
     assert np.isfinite(EmulatedNetwork(tmp_path / "large.onnx", "bf16")(pixels)).all()
 
 
+def test_whatever_follows_a_product_is_rounded_also_behind_what_is_rounded_already():
+    """A sum of two rounded numbers needs another rounding, however deep the network is."""
+    pixels = operations.parameter([1, 4], np.float32)
+    weights = operations.constant(np.eye(4, dtype=np.float32))
+    vectors = operations.matmul(pixels, weights, False, False)
+    for _ in range(2_000):
+        vectors = operations.add(vectors, vectors)
+    vectors.output(0).set_names({"vectors"})
+    model = openvino.Model([vectors.output(0)], [pixels], "sums")
+    n_before = sum(node.get_type_name() == "Multiply" for node in model.get_ordered_ops())
+    add_rounding(model, "bf16")
+    n_rounded = sum(node.get_type_name() == "Multiply" for node in model.get_ordered_ops()) - n_before
+    assert n_rounded == 2_000 + 1 + 2  # each sum, the product, its image and its weights
+
+
 @pytest.mark.parametrize("precision", EMULATED)
 def test_the_head_stays_in_f32_unless_its_product_is_tf32(graph, precision):
     model = openvino.Core().read_model(graph)
