@@ -4,6 +4,7 @@ import logging
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from ..networks import network as networks
 from ..networks.fold_batch_norm import fold_batch_norm
 from ..networks.network import Network
 from .devices import Device
-from .engine import DeviceFailed, Outputs, Pixels
+from .engine import DeviceFailed, Outputs, Pixels, first_line
 
 logger = logging.getLogger("graft")
 
@@ -92,12 +93,13 @@ class _Lane:
     def __init__(self, network: Network, side: int, precision: Precision) -> None:
         self._network = network
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()  # one for all graphs of the lane: they never run at the same time
         shape = (BATCH_SIZES[-1], side, side, 3)
         self._pinned_pixels = _empty_pinned(shape, torch.uint8)
         self._pixels = torch.zeros(shape, dtype=torch.uint8, device=CUDA)
         self._outputs: dict[int, Tensor] = {}
         with product_precision(precision), _fastest_algorithms(), torch.inference_mode(), torch.cuda.stream(self._stream):
-            # The largest first: the memory of its graph is large enough for those of the others.
+            # The largest first: the memory of its graph is large enough for those of the others, which take it from the pool.
             self._steps = {size: self._prepare(size, precision) for size in reversed(BATCH_SIZES)}
         self._pinned_outputs = _empty_pinned(tuple(self._outputs[BATCH_SIZES[-1]].shape), torch.float32)
 
@@ -125,11 +127,11 @@ class _Lane:
             self._outputs[size].copy_(self._compute(size))
 
         try:
-            return _capture(compute, self._stream)
+            return _capture(compute, self._stream, self._pool)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            logger.warning(f"the network cannot be captured as a CUDA graph, and is slower without: {_first_line(error)}")
+            logger.warning(f"the network cannot be captured as a CUDA graph, and is slower without: {first_line(error)}")
 
         def compute_eagerly() -> None:
             with product_precision(precision):
@@ -175,13 +177,13 @@ def _failing_device() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.AcceleratorError, OutOfMemoryError, and those of cuDNN and cuBLAS
-        raise DeviceFailed(_first_line(error)) from error
+        raise DeviceFailed.of(error) from error
 
 
-def _capture(compute: Step, stream: torch.cuda.Stream) -> Step:
+def _capture(compute: Step, stream: torch.cuda.Stream, pool: Any) -> Step:
     """Captures what `compute` launches as a CUDA graph, and returns what launches it again."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
         compute()
     return graph.replay
 
@@ -189,7 +191,3 @@ def _capture(compute: Step, stream: torch.cuda.Stream) -> Step:
 def _empty_pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor in memory of the host from which copies need not wait."""
     return torch.zeros(shape, dtype=dtype, pin_memory=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

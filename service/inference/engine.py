@@ -35,6 +35,16 @@ class Outputs(NamedTuple):
 class DeviceFailed(RuntimeError):
     """The device can no longer compute, and will not until this process has ended: most CUDA errors stay for ever."""
 
+    @classmethod
+    def of(cls, error: Exception) -> "DeviceFailed":
+        """The failure that an error of torch means, with the first line of its text."""
+        return cls(first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind if it has none. torch's errors go on with advice for programmers."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
 
 def device_failure(error: Exception) -> DeviceFailed | None:
     """The failure of a device that an engine's error means; None for any other. Imports no torch.
@@ -47,7 +57,7 @@ def device_failure(error: Exception) -> DeviceFailed | None:
     is_failure = "AcceleratorError" in names or FAILURE.search(text)
     if not is_failure or "OutOfMemoryError" in names:
         return None
-    return DeviceFailed((text.splitlines() or ["unknown error"])[0])
+    return DeviceFailed.of(error)
 
 
 class Engine(Protocol):

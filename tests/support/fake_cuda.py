@@ -24,7 +24,7 @@ def install(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (8, 0
     """
     events: list[str] = []
 
-    def capture(compute: Callable[[], None], stream: Stream) -> Callable[[], None]:
+    def capture(compute: Callable[[], None], stream: Stream, pool: object) -> Callable[[], None]:
         compute()
         events.append("capture")
         return compute
@@ -33,6 +33,7 @@ def install(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (8, 0
     monkeypatch.setattr(cuda, "_capture", capture)
     monkeypatch.setattr(cuda, "_empty_pinned", lambda shape, dtype: torch.zeros(shape, dtype=dtype))
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("synchronize"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)

@@ -37,6 +37,15 @@ def test_every_batch_size_is_captured_in_every_lane(fitted, events, small):
     assert events == ["synchronize", *["capture"] * 3 * CudaEngine.streams]  # the weights are there before they are read
 
 
+def test_the_graphs_of_a_lane_share_their_memory_and_those_of_two_lanes_do_not(fitted, events, small, monkeypatch):
+    pools = []
+    monkeypatch.setattr(cuda, "_capture", lambda compute, stream, pool: pools.append(pool) or compute)
+    CudaEngine(fitted.artifact)
+    first, second = pools[:3], pools[3:]
+    assert (len(set(map(id, first))), len(set(map(id, second))), len(second)) == (1, 1, 3)
+    assert first[0] is not second[0]
+
+
 @pytest.mark.parametrize("n_images", [1, 3, 4, 9])
 def test_a_batch_of_any_size_gives_the_outputs_of_the_cpu(fitted, events, small, pixels, n_images):
     found, expected = (
@@ -65,7 +74,7 @@ def test_more_threads_than_lanes_get_their_own_outputs(fitted, events, small, pi
 
 
 def test_a_network_that_cannot_be_captured_runs_without_graphs(fitted, events, small, pixels, monkeypatch, caplog):
-    def refuse(compute, stream):
+    def refuse(compute, stream, pool):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(cuda, "_capture", refuse)
@@ -133,7 +142,9 @@ def test_f32_is_ieee_and_only_tf32_is_tf32():
 
 def test_the_kernels_are_captured_in_the_precision_of_the_engine(fitted, events, small, monkeypatch):
     seen = set()
-    monkeypatch.setattr(cuda, "_capture", lambda compute, stream: seen.add(torch.backends.cudnn.conv.fp32_precision) or compute)
+    monkeypatch.setattr(
+        cuda, "_capture", lambda compute, stream, pool: seen.add(torch.backends.cudnn.conv.fp32_precision) or compute
+    )
     CudaEngine(fitted.artifact, "tf32")
     assert seen == {"tf32"}
     CudaEngine(fitted.artifact, "f32")
