@@ -42,8 +42,8 @@ class DeviceFailed(RuntimeError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind if it has none. torch's errors go on with advice for programmers."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's text: those of torch go on with advice for programmers."""
+    return (str(error).splitlines() or ["unknown error"])[0]
 
 
 def device_failure(error: Exception) -> DeviceFailed | None:
