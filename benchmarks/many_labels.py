@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.inference.head import Head
 from graft.service.inference.neighbors import NeighborIndex, l2_normalize
 from graft.training.audit import label_errors
 from graft.training.evaluation import calibration, metrics
@@ -29,7 +30,6 @@ from graft.training.evaluation.outliers import outlier_scores
 from graft.training.evaluation.predictions import Predictions
 from graft.training.features import linear_probe, regularization
 from graft.training.features.head_trainer import CV_TOLERANCE
-from graft.training.features.linear_probe import Head
 
 N_FOLDS, MAX_S = 3, 180.0
 

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from .fidelity import MAX_PROBABILITY_SHIFT, Fidelity, Precision
 from .records import Note, Probability, Record, Sha256, Text
 
-FORMAT_VERSION: Literal[6] = 6
+FORMAT_VERSION: Literal[7] = 7
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -46,6 +46,7 @@ MAX_BYTES = {
 }
 MAX_SIDE = 4096  # pixels of the network's input
 MAX_WIDTH = 2**20  # of a feature vector
+MAX_CENTERS = 5_000  # of a kernel machine: 5 MB of a package, half a millisecond of every image
 MAX_SMALL = 100  # entries of the lists and mappings that do not grow with the labels
 
 Deviation = Annotated[float, Field(ge=0.001, le=10)]  # the divisor of a channel
@@ -75,6 +76,13 @@ class Preprocessing(Record):
     )
 
 
+class KernelShape(Record):
+    """The size of a kernel machine."""
+
+    axes: int = Field(gt=0, le=MAX_WIDTH, description="dimension of the space in which distances are measured")
+    centers: int = Field(gt=0, le=MAX_CENTERS, description="number of centers, which are training images")
+
+
 class Backbone(Record):
     """The pretrained network without its classifier."""
 
@@ -89,12 +97,27 @@ class Backbone(Record):
     head_input: Literal["last", "all"] = Field(
         "last", description="the head's input: last: the output vector; all: the pooled stages and the output vector"
     )
+    kernel: KernelShape | None = Field(None, description="of the kernel machine beside the linear head; null without one")
     pooled: bool = Field(False, description="whether the output vector is a global average pool, as verified in torch")
 
     @property
     def head_width(self) -> int:
         """Number of inputs of the head."""
         return self.width + (sum(self.stages.values()) if self.head_input == "all" else 0)
+
+    def head_shapes(self, n_labels: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the head's tensors in the weights file, by name."""
+        width, shapes = self.head_width, {"head.weight": (n_labels, self.head_width), "head.bias": (n_labels,)}
+        if self.kernel is None:
+            return shapes
+        axes, centers = self.kernel.axes, self.kernel.centers
+        return shapes | {
+            "head.offset": (width,),
+            "head.projection": (axes, width),
+            "head.shift": (axes,),
+            "head.centers": (centers, axes),
+            "head.coefficients": (n_labels, centers),
+        }
 
     @property
     def map_outputs(self) -> dict[str, int]:
@@ -180,7 +203,7 @@ class FileRecord(Record):
 class Manifest(Record):
     """The metadata of a model: everything except its weights."""
 
-    format: Literal[6] = FORMAT_VERSION
+    format: Literal[7] = FORMAT_VERSION
     sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
     name: Text
     version: Text

@@ -5,7 +5,7 @@ Loading a model runs all of them, so that a bad package is refused at the start 
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,11 +98,11 @@ def check_thumbnails(files: Sequence[bytes], n_expected: int) -> None:
             raise ContentError(f"has a thumbnail that {problem}: number {row}")
 
 
-def check_weights(path: Path, n_labels: int, head_width: int) -> None:
-    """Checks a safetensors file: its header, and the shape and values of the head.
+def check_weights(path: Path, head_shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks a safetensors file: its header, and the shapes and values of the head.
 
     Args:
-        head_width: number of inputs of the head.
+        head_shapes: by the names of the head's tensors.
 
     Raises:
         ContentError: if the header does not describe exactly the bytes of the file, or the head is another one's.
@@ -110,15 +110,18 @@ def check_weights(path: Path, n_labels: int, head_width: int) -> None:
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
         tensors, start = read_weights_header(file, n_bytes)
-        for name, shape in (("head.weight", (n_labels, head_width)), ("head.bias", (n_labels,))):
+        for name, shape in head_shapes.items():
             if name not in tensors:
                 raise ContentError(f"does not contain the head: {name} is missing")
             tensor = tensors[name]
             if tensor.dtype != "F32" or tensor.shape != shape:
                 raise ContentError(f"has {name} of {tensor.dtype} and shape {tensor.shape}; expected: F32 and {shape}")
             file.seek(start + tensor.start)
-            if not np.isfinite(np.frombuffer(file.read(tensor.end - tensor.start), "<f4")).all():
+            values = np.frombuffer(file.read(tensor.end - tensor.start), "<f4")
+            if not np.isfinite(values).all():
                 raise ContentError(f"has values in {name} that are not finite")
+            if name == "head.offset" and not (values > 0).all():
+                raise ContentError(f"has values in {name} that are not above 0")
 
 
 def _thumbnail_problem(file: bytes) -> str:

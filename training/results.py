@@ -259,7 +259,7 @@ class TransferRegime(_Record):
 class StrategyAttempt(_Record):
     """One strategy that was tried: its validation score, its training time, and whether it was kept."""
 
-    strategy: Literal["previous", "probe", "svm", "stages", "finetune-last", "finetune", "scratch"]
+    strategy: Literal["previous", "probe", "svm", "stages", "kernel", "finetune-last", "finetune", "scratch"]
     validation: Estimate = Field(description="accuracy, or mean average precision for multi-label data")
     seconds: float
     kept: bool

@@ -1,7 +1,8 @@
 """Heat maps: which parts of an image support a label. No HTTP; torch is loaded only for Grad-CAM.
 
 There are three methods. A class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization")
-is exact and costs one forward pass, but needs a network with global average pooling. Occlusion (Zeiler & Fergus 2014,
+is exact for a linear head and costs one forward pass, but needs a network with global average pooling. For a head with a
+kernel machine it uses the gradient of the head at the image. Occlusion (Zeiler & Fergus 2014,
 "Visualizing and Understanding Convolutional Networks") masks one part after another and works for any network. Grad-CAM, in
 `graft.service.explain.gradcam`, works for nearly any network and needs torch.
 """
@@ -18,7 +19,7 @@ from ..artifact import Artifact
 from ..fidelity import Precision
 from ..imaging.preprocess import DecodedImage
 from ..inference.engine import LOGITS, Floats, Pixels
-from ..inference.head import load_head
+from ..inference.head import Head, load_head
 from ..inference.loader import graph_paths
 from ..inference.openvino import OpenVinoModel, openvino_core
 from ..inference.postprocess import log_odds, to_probabilities
@@ -59,8 +60,9 @@ class Explanation:
     Attributes:
         label: its name.
         probability: as in `classify`.
-        map: float32 (h, w), over `region`. For "cam", the contribution of each position to the label's logit: the mean over
-            all positions plus `bias` is the logit. For "gradcam", its contribution to first order, in the last map with
+        map: float32 (h, w), over `region`. For "cam", the contribution of each position to the label's logit, exact for a
+            linear head and to first order for one with a kernel machine: the mean over all positions plus `bias` is the
+            logit. For "gradcam", its contribution to first order, in the last map with
             gradients. For "occlusion", the drop in the label's log-odds when that part is masked, in nats; below 0 where
             they rise.
         bias: of the label's logit for "cam"; 0 for the other methods.
@@ -125,9 +127,11 @@ class Explainer:
         outputs = self._forward(decoded.pixels, should_continue)
         label_probabilities = self._probabilities(outputs)
         index = int(label_probabilities.argmax()) if label is None else label
-        bias = float(self._head[1][index]) if method == "cam" else 0.0
+        bias = 0.0
         if method == "cam" or (method == "gradcam" and self._gradcam_equals_cam):
             heatmap = self._cam(outputs, index)
+            if method == "cam":
+                bias = float(outputs[LOGITS][0, index]) - float(heatmap.mean())
         else:
             heatmap = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, index, should_continue)
         visible = input_region(decoded.width, decoded.height, self._manifest.preprocessing)
@@ -160,7 +164,7 @@ class Explainer:
         return OpenVinoModel(graph, 1, output_names, self._threads, self._precision, weights=weights)
 
     @cached_property
-    def _head(self) -> tuple[Numbers, Numbers]:
+    def _head(self) -> Head:
         return load_head(self._artifact)
 
     def _forward(self, pixels: Pixels, should_continue: Callable[[], bool]) -> dict[str, Floats]:
@@ -178,7 +182,8 @@ class Explainer:
 
     def _cam(self, outputs: dict[str, Floats], label: int) -> Numbers:
         maps = [outputs[name][0] for name in self._manifest.backbone.map_outputs]
-        return class_activation_map(maps, self._head[0][label])
+        pooled = np.concatenate([feature_map.mean(axis=(1, 2), dtype=np.float64) for feature_map in maps])
+        return class_activation_map(maps, self._head.gradient(pooled, label))
 
     @property
     def _gradcam_equals_cam(self) -> bool:
@@ -220,11 +225,11 @@ class Explainer:
 
 
 def class_activation_map(maps: Sequence[Floats], weights: Numbers) -> Numbers:
-    """The contribution of each position of the last map to a logit, (h, w): its mean plus the bias is the logit.
+    """The contribution of each position of the last map to a logit, (h, w).
 
     Args:
         maps: each (D, h, w); finer maps are averaged to the grid of the last one, which keeps their means.
-        weights: (sum of all D,), one per channel of the pooled maps.
+        weights: (sum of all D,), one per channel of the pooled maps: the head's gradient.
     """
     cam, start = np.zeros(maps[-1].shape[1:]), 0
     for feature_map in maps:

@@ -1,4 +1,4 @@
-"""The torch model: normalization, backbone and linear head. Training and the CUDA engine share it.
+"""The torch model: normalization, backbone and head. Training and the CUDA engine share it.
 
 Only these two import this module: on a CPU the service needs no torch.
 """
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..artifact import Artifact
 from ..manifest import Backbone, Preprocessing
 from . import torchvision  # noqa: F401 - registers its models and those of `classic` with timm
+from .kernel_head import KernelHead
 
 
 class Network(nn.Module):
-    """A backbone with a linear head.
+    """A backbone with a head: linear, or with a kernel machine beside it.
 
     Args:
         backbone: a timm network without a classifier: float (N, 3, S, S) -> (N, D).
@@ -36,12 +37,17 @@ class Network(nn.Module):
         self.backbone = backbone
         self._dtype = torch.float32
         self.backbone_info = backbone_info
-        self.head = nn.Linear(backbone_info.head_width, n_labels)
+        self.head: nn.Module = (
+            KernelHead(backbone_info.head_width, n_labels, backbone_info.kernel)
+            if backbone_info.kernel
+            else nn.Linear(backbone_info.head_width, n_labels)
+        )
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels uint8 (N, S, S, 3) to logits float (N, C) and vectors float (N, D)."""
         inputs, vectors = self.head_inputs(batch)
-        return self.head(inputs), vectors
+        logits: Tensor = self.head(inputs)
+        return logits, vectors
 
     def head_inputs(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of the head, float (N, head width), and the vectors of pixels uint8 (N, S, S, 3)."""

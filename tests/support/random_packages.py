@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 
 from graft.service.inference import model
 from graft.service.inference.engine import Outputs
+from graft.service.inference.head import Head, Kernel
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.manifest import KernelShape
 from graft.training.backbones import onnx_cache
 from graft.training.backbones.onnx_export import export_backbone
 from graft.training.backbones.registry import BackboneSpec
@@ -20,12 +22,12 @@ from graft.training.data.dataset import scan
 from graft.training.data.seen_images import NO_IMAGES
 from graft.training.data.splits import Splits
 from graft.training.evaluation import outliers
-from graft.training.features import linear_probe, onnx_head
+from graft.training.features import onnx_head
 from graft.training.packaging import writer
 from graft.training.pipelines.fit import FitResult
 from graft.training.sample import SAMPLE
 
-CreatePackage = Callable[[str, str], model.Model]
+CreatePackage = Callable[..., model.Model]  # name, head input, number of centers
 
 
 def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
@@ -33,7 +35,7 @@ def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
     dataset = scan(SAMPLE)
 
     @cache
-    def create_package(name: str, head_input: str) -> model.Model:
+    def create_package(name: str, head_input: str, n_centers: int = 0) -> model.Model:
         if not (folder / f"{name}-64").exists():
             export_backbone(BackboneSpec(name, "none"), folder / name, 64, 64)
         metadata = json.loads((folder / f"{name}-64" / onnx_cache.METADATA).read_text())
@@ -41,7 +43,9 @@ def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
         backbone, rng = exported.backbone.model_copy(update={"head_input": head_input}), np.random.default_rng(0)
         width = onnx_cache.feature_slices(backbone)[head_input].stop - onnx_cache.feature_slices(backbone)[head_input].start
         weight, bias = rng.normal(size=(10, width)) / 10, rng.normal(size=10)
-        head = linear_probe.Head(weight.astype(np.float32), bias.astype(np.float32), 1.0)
+        head = Head(weight.astype(np.float32), bias.astype(np.float32), random_kernel(rng, width, n_centers))
+        if n_centers:
+            backbone = backbone.model_copy(update={"kernel": KernelShape(axes=4, centers=n_centers)})
         graph = OpenVinoModel(exported.graph, streams=1)
 
         def network(batch: np.ndarray) -> Outputs:
@@ -55,13 +59,26 @@ def package_factory(fitted: FitResult, folder: Path) -> CreatePackage:
             preprocessing=exported.preprocessing,
             network=network,
             graph=onnx_head.append_head(exported.graph, head, head_input),
-            weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
+            weights=load_file(exported.weights) | head.to_tensors(),
             neighbors=outliers.build_neighbors(dataset.samples[:40], rng.normal(size=(40, backbone.width))),
         )
         splits = Splits(*[dataset.samples[:8]] * 3)
-        artifact = writer.write(
-            with_predictions(trained, dataset, splits), dataset, splits, NO_IMAGES, name, folder / f"{name}-{head_input}"
-        )
+        package = folder / f"{name}-{head_input}-{n_centers}"
+        artifact = writer.write(with_predictions(trained, dataset, splits), dataset, splits, NO_IMAGES, name, package)
         return model.load(artifact.path, "cpu", precision="f32")
 
     return create_package
+
+
+def random_kernel(random: np.random.Generator, width: int, n_centers: int) -> Kernel | None:
+    """A kernel machine of four axes for features of about 1; None without centers."""
+    if not n_centers:
+        return None
+    arrays = (
+        random.uniform(0.1, 1, width),
+        random.normal(size=(4, width)) / width**0.5,
+        random.normal(size=4),
+        random.normal(size=(n_centers, 4)),
+        3 * random.normal(size=(10, n_centers)),
+    )
+    return Kernel(*(array.astype(np.float32) for array in arrays))

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import httpx
-import numpy as np
 from hostile_corpus import Case
 from load_generator import Outcome, Phase, RequestSpec, build_post, start_load_generator
 from psutil import NoSuchProcess, Process
+from scipy.stats import theilslopes
 from server_process import SERVICE, RunningServer, bentoml_server
 
 from graft.training.runtime.import_root import IMPORT_ROOT
@@ -101,10 +101,12 @@ def sample_snapshots(server: RunningServer, folder: Path) -> Iterator[list[Snaps
 
 
 def mib_per_1000_requests(snapshots: Sequence[Snapshot]) -> float:
-    """Memory growth in MiB per 1,000 requests, by least squares."""
-    return float(
-        np.polyfit([snapshot.requests / 1000 for snapshot in snapshots], [snapshot.mib for snapshot in snapshots], 1)[0]
-    )
+    """Memory growth in MiB per 1,000 requests: the median slope between two snapshots (Theil and Sen).
+
+    A leak grows all the time. One step up, where the allocator takes another arena, does not move the median.
+    """
+    requests = [snapshot.requests / 1000 for snapshot in snapshots]
+    return float(theilslopes([snapshot.mib for snapshot in snapshots], requests).slope)
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,15 @@ class SoakResult:
     unexpected: dict[str, int]
     log_errors: tuple[str, ...]
 
-    def checks(self) -> list[tuple[str, float, float, bool]]:
-        """Name, value, limit, and whether the target was met."""
+    def checks(self, max_mib: float = MAX_MIB) -> list[tuple[str, float, float, bool]]:
+        """Name, value, limit, and whether the target was met; `max_mib` is the one for MiB per 1,000 requests."""
         growth = {name: getattr(self.after, name) - getattr(self.before, name) for name in Snapshot._fields}
         return [
             (
                 "MiB per 1,000 requests",
                 mib_per_1000_requests(self.snapshots),
-                MAX_MIB,
-                mib_per_1000_requests(self.snapshots) <= MAX_MIB,
+                max_mib,
+                mib_per_1000_requests(self.snapshots) <= max_mib,
             ),
             *((f"extra {name}", growth[name], 0, growth[name] <= 0) for name in ("processes", "threads", "descriptors")),
             ("extra temporary files", growth["files"], 0, growth["files"] <= 0),
@@ -147,9 +149,9 @@ class SoakResult:
             ("errors in the log", len(self.log_errors), 0, not self.log_errors),
         ]
 
-    def missed(self) -> list[str]:
+    def missed(self, max_mib: float = MAX_MIB) -> list[str]:
         """Names of the missed targets."""
-        return [name for name, _, _, met in self.checks() if not met]
+        return [name for name, _, _, met in self.checks(max_mib) if not met]
 
 
 def request_mix(valid_images: Sequence[bytes], hostile_files: Mapping[str, Case]) -> list[RequestSpec]:

@@ -34,7 +34,7 @@ AUGMENTATION: JsonDict = {"group": "augmentation"}
 OUTPUT: JsonDict = {"group": "output"}
 
 DEFAULT_SHARE = 0.15  # of the images, for validation and for test
-Strategy = Literal["auto", "probe", "svm", "stages", "finetune-last", "finetune", "scratch"]
+Strategy = Literal["auto", "probe", "svm", "stages", "kernel", "finetune-last", "finetune", "scratch"]
 
 
 class Recipe(ReadOptions):

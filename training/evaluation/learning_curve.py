@@ -14,7 +14,7 @@ from graft.training.data.cross_validation import Targets
 from graft.training.evaluation.clusters import Clusters, n_clusters
 from graft.training.evaluation.confidence_intervals import N_RESAMPLES, bootstrap_means, percentile_interval
 from graft.training.evaluation.paired import per_sample_score
-from graft.training.features.feature_arrays import Vectors
+from graft.training.features.feature_arrays import Vectors, map_rows
 from graft.training.results import Estimate, LearningCurve
 from graft.training.runtime.progress import Progress
 
@@ -27,7 +27,7 @@ GRID_SIZE = 41  # grid points for the error at the largest size, and for the red
 
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
-Head = Callable[[Vectors], Logits]
+Head = Callable[[Logits], Logits]  # vectors float32 (M, D) to logits (M, C)
 
 
 def learning_curve(
@@ -63,7 +63,7 @@ def learning_curve(
             subset = nested_subset(targets, size, seed + repeat)
             head = fit(_select_images(vectors, subset), targets[subset])
             progress.advance(1)
-            return per_sample_score(head(held_out_vectors), held_out_targets)
+            return per_sample_score(map_rows(head, held_out_vectors), held_out_targets)
 
         scores = [[score(size, repeat) for repeat in range(n_repeats)] for size, n_repeats in trained]
     if full_logits is not None:

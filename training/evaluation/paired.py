@@ -4,6 +4,8 @@ A paired bootstrap over the images (Efron & Tibshirani 1993), or over clusters o
 an image together, so their shared variance cancels out.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ from graft.training.data.cross_validation import Targets
 from graft.training.evaluation import confidence_intervals
 from graft.training.evaluation.average_precision import average_precisions
 from graft.training.evaluation.calibration import per_sample_nll
-from graft.training.evaluation.clusters import Clusters
+from graft.training.evaluation.clusters import Clusters, variance_inflation
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +67,14 @@ def paired_log_loss(
     """The baseline's log-loss minus the log-loss, in nats per image, with a 95 % interval as in `paired_difference`."""
     gains = per_sample_nll(baseline, targets, baseline_temperature) - per_sample_nll(logits, targets, temperature)
     return _mean_with_interval(gains, seed, clusters)
+
+
+def standard_error(differences: Floats, clusters: Clusters | None = None) -> float:
+    """The standard error of the mean of paired differences, float64 (N,); larger if images of a cluster differ alike."""
+    deviations = differences - differences.mean()
+    n = len(differences)
+    variance = float((deviations**2).sum()) / (n * max(1, n - 1))
+    return math.sqrt(variance * variance_inflation(deviations, np.ones(n), clusters))
 
 
 def _mean_with_interval(gains: Floats, seed: int, clusters: Clusters | None) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
 """Lazily loaded feature arrays, memory-mapped from disk. Numpy only."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,11 @@ class LazyFeatures:
 
 
 Vectors = Floats | LazyFeatures
+
+
+def map_rows(function: Callable[[Floats], Floats], vectors: Vectors) -> Floats:
+    """Applies a function of rows (n, W) to features (N, W); lazy ones are loaded in chunks."""
+    return np.concatenate(list(map(function, vectors.chunks()))) if isinstance(vectors, LazyFeatures) else function(vectors)
 
 
 def select_columns(vectors: Vectors, columns: slice) -> Vectors:

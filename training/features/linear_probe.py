@@ -8,12 +8,11 @@ In shapes, C is the number of labels. As a parameter, `C` is the inverse regular
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graft.service.inference.devices import available_cpus
+from graft.service.inference.head import Head
 from graft.training.data.cross_validation import Groups, Targets, stratified_group_kfold
 from graft.training.features import streaming_solver
 from graft.training.features.feature_arrays import LazyFeatures, Vectors
@@ -23,27 +22,6 @@ from graft.training.features.standardization import ALL_COLUMNS, fit_standardize
 from graft.training.runtime.progress import Progress
 
 MAX_IN_MEMORY = 2**24  # elements of one copy of the training features: 64 MB as float32
-
-
-@dataclass(frozen=True)
-class Head:
-    """A linear head: `logits = vectors @ weight.T + bias`.
-
-    Attributes:
-        weight: float32 (C, D), for raw vectors: the standardization is folded in.
-        bias: float32 (C,).
-        C: inverse regularization strength on standardized vectors, as scikit-learn's C.
-    """
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    C: float
-
-    def __call__(self, vectors: Vectors) -> NDArray[np.float32]:
-        """Logits float32 (N, C) of vectors (N, D)."""
-        if isinstance(vectors, LazyFeatures):
-            return np.concatenate([self(chunk) for chunk in vectors.chunks()])
-        return vectors @ self.weight.T + self.bias
 
 
 def fit(
@@ -56,11 +34,11 @@ def fit(
     init: Head | None = None,
     tolerance: float = FINAL_TOLERANCE,
 ) -> Head:
-    """Trains a head on V views of N images, vectors (V, N, D). Features too large for memory are read from disk.
+    """Trains a head, float32, on V views of N images, vectors (V, N, D). Features too large for memory are read from disk.
 
     Args:
         targets: int (N,) or bool (N, C).
-        C: inverse regularization strength.
+        C: inverse regularization strength on standardized vectors, as scikit-learn's C.
         kind: "logistic" (softmax, or one sigmoid per label for bool targets) or "svm" (squared hinge).
         scale_groups: column ranges; the columns of a range share one scale.
         balanced: whether to weight labels by inverse frequency.
@@ -84,7 +62,7 @@ def fit(
             trainer = HeadTrainer(standardizer.apply(vectors[:, :]), targets, kind, balanced)
             parameters = trainer.fit(np.arange(len(targets)), C, start, tolerance, available_cpus(), count)
     folded = standardizer.fold(parameters).astype(np.float32)
-    return Head(np.ascontiguousarray(folded[:, :-1]), folded[:, -1].copy(), C)
+    return Head(np.ascontiguousarray(folded[:, :-1]), folded[:, -1].copy())
 
 
 def out_of_fold_probabilities(

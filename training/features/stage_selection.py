@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.inference.head import Head
 from graft.training.data.cross_validation import Fold, Groups, Targets, take_groups
 from graft.training.features.feature_arrays import Floats, Vectors, select_columns
 from graft.training.features.head_trainer import FINAL_TOLERANCE, HeadTrainer
-from graft.training.features.linear_probe import Head, fit
+from graft.training.features.linear_probe import fit
 from graft.training.features.linear_solver import Kind
 from graft.training.features.regularization import (
     C_GRID,
@@ -37,14 +38,14 @@ class Candidate:
 
     Attributes:
         feature_set: name of the feature set: a stage, `last` or `all`.
-        C: selected C, the inverse regularization strength.
+        C: selected C, the inverse regularization strength; of a kernel machine, the inverse of its ridge.
         loss: log-loss after temperature scaling, by which candidates are compared.
         accuracy: for multi-label data, the accuracy of all binary decisions.
         n_held_out: held-out images behind the scores; fewer for candidates that were only screened.
     """
 
     feature_set: str
-    kind: Kind
+    kind: Kind | Literal["kernel"]
     C: float
     loss: float
     accuracy: float
@@ -105,7 +106,7 @@ def select_features(
         finalists = [
             _evaluate(
                 candidate.feature_set,
-                candidate.kind,
+                _linear_kind(candidate),
                 standardized[:, :, slices[candidate.feature_set]],
                 search_targets,
                 folds,
@@ -162,7 +163,8 @@ def out_of_fold_logits(
     """
     columns = select_columns(features, slices[candidate.feature_set])
     scale_groups = _stage_slices(slices) if candidate.feature_set == "all" else ALL_COLUMNS
-    trainer = HeadTrainer(fit_standardizer(columns, scale_groups).apply(columns[:, :]), targets, candidate.kind, balanced)
+    kind = _linear_kind(candidate)
+    trainer = HeadTrainer(fit_standardizer(columns, scale_groups).apply(columns[:, :]), targets, kind, balanced)
     return trainer.fit_folds(folds, candidate.C, [None] * len(folds), FINAL_TOLERANCE)[0]
 
 
@@ -186,12 +188,27 @@ def fit_candidate(
     selected = slices[candidate.feature_set]
     scale_groups = _stage_slices(slices) if candidate.feature_set == "all" else ALL_COLUMNS
     if init is not None and candidate.feature_set != "last":
-        init = Head(np.ascontiguousarray(init.weight[:, selected]), init.bias, init.C)
+        init = Head(np.ascontiguousarray(init.weight[:, selected]), init.bias)
     head = fit(
-        select_columns(features, selected), targets, candidate.C, candidate.kind, scale_groups, balanced, init, tolerance
+        select_columns(features, selected),
+        targets,
+        candidate.C,
+        _linear_kind(candidate),
+        scale_groups,
+        balanced,
+        init,
+        tolerance,
     )
-    if candidate.feature_set == "last":
-        return head
-    weight = np.zeros((len(head.bias), slices["all"].stop), np.float32)
-    weight[:, selected] = head.weight
-    return Head(weight, head.bias, head.C)
+    return head if candidate.feature_set == "last" else widen(head, selected, slices["all"].stop)
+
+
+def widen(head: Head, columns: slice, width: int) -> Head:
+    """A linear head for these columns of `width` features as one for all of them, with zeros for the others."""
+    weight = np.zeros((len(head.bias), width), np.float32)
+    weight[:, columns] = head.weight
+    return Head(weight, head.bias)
+
+
+def _linear_kind(candidate: Candidate) -> Kind:
+    assert candidate.kind != "kernel", "kernel machines are trained by `kernel_ridge`"
+    return candidate.kind

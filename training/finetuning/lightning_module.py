@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
+from graft.service.inference.head import Head
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.hyperparameters import lr_scale
-from graft.training.features.linear_probe import Head
 from graft.training.finetuning.ema import ema_callbacks
 from graft.training.finetuning.loss import Loss
 from graft.training.finetuning.mixup import mixup_or_cutmix
@@ -142,6 +142,7 @@ def _feature_dropout(head: nn.Module, probability: float) -> Iterator[None]:
 
 def set_head(network: Network, head: Head) -> None:
     """Copies the head of a probe into the network, as the starting point of fine-tuning."""
+    assert isinstance(network.head, nn.Linear), "fine-tuning starts from a linear head"
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(head.weight))
         network.head.bias.copy_(torch.from_numpy(head.bias))

@@ -76,5 +76,6 @@ def init_weights(network: Network, seed: int, backbone: bool) -> None:
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        assert isinstance(network.head, nn.Linear), "training starts from a linear head"
         nn.init.kaiming_normal_(network.head.weight, nonlinearity="linear")
         nn.init.zeros_(network.head.bias)

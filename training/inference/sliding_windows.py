@@ -19,7 +19,7 @@ from PIL import Image
 
 from graft.service.imaging.preprocess import RESAMPLING_FILTERS
 from graft.service.inference.devices import available_cpus
-from graft.service.inference.head import load_head
+from graft.service.inference.head import Head, load_head
 from graft.service.inference.model import Model
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.inference.thread_map import ordered_map
@@ -119,7 +119,7 @@ def window_cells(n_rows: int, n_columns: int, n_cells: int) -> Ints:
 
 def pool_windows(
     maps: Mapping[str, NDArray[np.float32]],
-    head: tuple[Floats, Floats],
+    head: Head,
     map_shape: tuple[int, int],
     cell_boxes: Ints,
     margin: int,
@@ -129,12 +129,12 @@ def pool_windows(
     Args:
         maps: each (its D, its h, its w); h and w are multiples of `map_shape`. The head's input is the concatenation of
             their means; the feature vector is the mean of the last map.
-        head: weights (C, sum of all D) and bias (C,).
+        head: its inputs are as wide as all D together.
         map_shape: rows and columns of the coarsest map.
         cell_boxes: windows, the result of `window_cells`.
         margin: width, in cells, of the surroundings on each side of a window.
     """
-    (n_rows, n_columns), (weight, bias) = map_shape, head
+    n_rows, n_columns = map_shape
     outer_boxes = np.clip(cell_boxes + margin * np.array([-1, -1, 1, 1]), 0, [n_rows, n_columns, n_rows, n_columns])
     inside, around = [], []
     for feature_map in maps.values():
@@ -148,8 +148,8 @@ def pool_windows(
         with np.errstate(invalid="ignore"):  # 0 / 0 where a window has no surroundings
             around.append((outer - inner) / np.where(n_outer > n_inner, n_outer - n_inner, np.nan))
     boxes = cell_boxes[:, [1, 0, 3, 2]] / np.array([n_columns, n_rows, n_columns, n_rows])
-    logits, context_logits = (weight @ np.concatenate(means) + bias[:, None] for means in (inside, around))
-    return WindowOutputs(boxes, logits.T, context_logits.T, inside[-1].T.astype(np.float32))
+    logits, context_logits = (head(np.concatenate(means).T) for means in (inside, around))
+    return WindowOutputs(boxes, logits, context_logits, inside[-1].T.astype(np.float32))
 
 
 def _window_sums(integral: Floats, cell_boxes: Ints) -> tuple[Floats, Ints]:

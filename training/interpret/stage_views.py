@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from graft.service.artifact import Artifact
 from graft.service.explain.overlay import blend
@@ -118,7 +119,8 @@ def build_stage_report(
         )
         maxima = _collect_maxima(graph, predictions.paths, decode)
         _check_channels(requested, maxima)
-        weights = network.head.weight.detach().numpy()[:, -network.backbone_info.width :]
+        head = network.head
+        weights = head.weight.detach().numpy()[:, -network.backbone_info.width :] if isinstance(head, nn.Linear) else None
         channels = {
             stage: _select_channels(stage, one, predictions, labels, weights, vectors, requested)
             for stage, one in maxima.items()
@@ -162,15 +164,19 @@ def _select_channels(
     maxima: ChannelMaxima,
     predictions: ImagePredictions,
     labels: Sequence[str],
-    weights: Floats,
+    weights: Floats | None,
     vectors: Vectors,
     requested: Sequence[ChannelId],
 ) -> list[tuple[int, str]]:
-    """The channels of a stage to show, each with a reason."""
+    """The channels of a stage to show, each with a reason.
+
+    Args:
+        weights: of a linear head for the last vector, (C, D); None for a head that weighs each image's channels differently.
+    """
     if requested:
         return [(number, "requested") for name, number in requested if name == stage]
     targets = [target[0] if target else -1 for target in predictions.targets]
-    if stage == LAST_STAGE and maxima.values.shape[1] == weights.shape[1]:
+    if stage == LAST_STAGE and weights is not None and maxima.values.shape[1] == weights.shape[1]:
         n_each = CHANNELS_PER_LABEL if len(labels) <= MAX_LABEL_CHANNELS // CHANNELS_PER_LABEL else 1
         label_channels = max_activations.label_channels(weights, vectors[:], targets, n_each)
         return [(channel, f"evidence for {labels[label]}") for label, channel in label_channels[:MAX_LABEL_CHANNELS]]

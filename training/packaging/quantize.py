@@ -10,6 +10,7 @@ from pathlib import Path
 
 from graft.service.inference.engine import Pixels
 from graft.service.inference.openvino import openvino_core
+from graft.training.features.onnx_head import HEAD_PREFIX
 from graft.training.runtime.progress import step
 
 MAX_CALIBRATION_IMAGES = 300  # images that determine the ranges of the activations; more do not change them
@@ -44,6 +45,11 @@ def quantize(graph: Path, pixels: Sequence[Pixels], target: Path) -> None:
         model.reshape([1, *pixels[0].shape])
         calibration_set = nncf.Dataset([image[None] for image in pixels[:MAX_CALIBRATION_IMAGES]])
         quantized = nncf.quantize(
-            model, calibration_set, preset=nncf.QuantizationPreset.MIXED, subset_size=min(MAX_CALIBRATION_IMAGES, len(pixels))
+            model,
+            calibration_set,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=min(MAX_CALIBRATION_IMAGES, len(pixels)),
+            # Distances between images are differences of large numbers.
+            ignored_scope=nncf.IgnoredScope(patterns=[f"{HEAD_PREFIX}.*"], validate=False),
         )
     openvino.save_model(quantized, target, compress_to_fp16=False)

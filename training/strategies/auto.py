@@ -1,6 +1,8 @@
 """Strategy selection: trains the requested strategy, or tries them in order of cost and keeps the best (`auto`).
 
-A more expensive strategy is kept only if it is significantly better on validation. Test images are not used here.
+All of them cost the same to serve, so the one with the lowest expected log-loss on new images is kept. It is estimated on
+images that a model has not learned from: heads on frozen features are compared out of fold on train and validation, others on
+validation. Test images are not used here.
 """
 
 import time
@@ -13,7 +15,7 @@ from graft.training.results import StrategyAttempt, TransferRegime
 from graft.training.runtime.progress import format_duration, format_rate, log
 from graft.training.strategies import finetune, hpo, model_selection, probe
 from graft.training.strategies.context import TrainingContext
-from graft.training.strategies.probe import ProbeResult
+from graft.training.strategies.probe import ProbeResult, kernel_problem
 from graft.training.strategies.trained_model import TrainedModel
 
 OVERHEAD_S = 30.0  # fixed cost of fine-tuning outside its training steps: imports, ONNX export, scoring
@@ -39,7 +41,7 @@ class SelectionResult:
 
 
 def select_strategy(context: TrainingContext, started_at: float, publish: Callable[[TrainedModel], object]) -> SelectionResult:
-    """Trains the recipe's strategy; `auto` keeps a more expensive one only if it is better on validation.
+    """Trains the recipe's strategy; `auto` tries several and keeps the one with the lowest expected log-loss.
 
     Args:
         started_at: start of the run, as `time.monotonic()`; the budget counts from there.
@@ -51,6 +53,10 @@ def select_strategy(context: TrainingContext, started_at: float, publish: Callab
     if strategy in ("probe", "svm", "stages"):
         probe_result, model, attempt = _run_probe(context, strategy)
         return SelectionResult(model, (attempt,), probe_result)
+    if strategy == "kernel":
+        probe_result, _, baseline = _run_probe(context, "probe")
+        model, attempt = _run_kernel(context, probe_result)
+        return SelectionResult(model, (baseline.model_copy(update={"kept": False}), attempt), probe_result)
     probe_result, _, baseline = _run_probe(context, "probe")
     log(f"probe: {baseline.validation.value:.1%} on validation")
     epochs = max(1, _decide_epochs(context, strategy, started_at))
@@ -68,14 +74,20 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
     if previous := probe.previous_probe(context):
         model = probe.export_probe(previous, context)
         best = _select_previous(model, best, attempts)
-        start = previous if best is model else probe_result  # fine-tuning starts from the better head
+        if best is model and previous.selection.best.feature_set == "last" and not previous.train_head.kernel:
+            start = previous  # fine-tuning starts from the better head
     publish(best)
-    n_errors, n_validation = metrics.n_errors(best.validation.logits, best.validation.targets), len(context.splits.validation)
-    if reason := model_selection.early_exit_reason(n_errors, n_validation, n_clusters(best.validation.clusters)):
+    held_out = best.held_out
+    n_errors, n_groups = metrics.n_errors(held_out.logits, held_out.targets), n_clusters(held_out.clusters)
+    if reason := model_selection.early_exit_reason(n_errors, len(held_out.targets), n_groups):
         log(f"auto keeps the {best.strategy}: {reason}")
         attempts = [one.model_copy(update={"verdict": f"kept: {reason}"}) if one.kept else one for one in attempts]
         return SelectionResult(best, tuple(attempts), probe_result)
     log("a first package is ready; trying more strategies (press Ctrl-C to stop and keep this package)")
+    if problem := kernel_problem(context):
+        log(f"kernel is skipped: {problem}")
+    else:
+        best = _select(best, *_run_kernel(context, probe_result), attempts)
     stages_result, model, attempt = _run_probe(context, "stages")
     best = _select(best, model, attempt, attempts)
     regime = model_selection.transfer_regime(
@@ -111,8 +123,10 @@ def _next_strategies(regime: TransferRegime, context: TrainingContext) -> list[s
 def _select(
     best: TrainedModel, candidate: TrainedModel, attempt: StrategyAttempt, attempts: list[StrategyAttempt]
 ) -> TrainedModel:
-    """The candidate if it is significantly better, else the cheaper model; records the attempt."""
-    predictions, baseline = candidate.validation, best.validation
+    """The model with the lower expected log-loss; records the attempt."""
+    predictions, baseline = candidate.held_out, best.held_out
+    if len(predictions.targets) != len(baseline.targets):  # one is out of fold: only validation is common to both
+        predictions, baseline = candidate.validation, best.validation
     comparison = model_selection.compare(
         predictions.logits,
         candidate.temperature,
@@ -122,15 +136,15 @@ def _select(
         predictions.clusters,
     )
     verdict = comparison.to_text(candidate.strategy, best.strategy)
-    log(f"on validation, {verdict}")
-    if comparison.significantly_better:
+    log(verdict)
+    if comparison.is_better:
         attempts[:] = [earlier.model_copy(update={"kept": False}) for earlier in attempts]
-    attempts.append(attempt.model_copy(update={"kept": comparison.significantly_better, "verdict": verdict}))
-    return candidate if comparison.significantly_better else best
+    attempts.append(attempt.model_copy(update={"kept": comparison.is_better, "verdict": verdict}))
+    return candidate if comparison.is_better else best
 
 
 def _select_previous(previous: TrainedModel, new: TrainedModel, attempts: list[StrategyAttempt]) -> TrainedModel:
-    """The model of `--from` unchanged, unless the new probe is significantly better; records the attempt."""
+    """The model of `--from` unchanged, unless the new probe is expected to be better; records the attempt."""
     [attempt] = attempts
     earlier = _attempt(previous, 0.0, "the model of --from, unchanged")
     log(f"previous model: {earlier.validation.value:.1%} on validation")
@@ -155,6 +169,13 @@ def _run_probe(context: TrainingContext, strategy: str) -> tuple[ProbeResult, Tr
         f"{best.kind} regression on {best.feature_set}" if best.kind == "logistic" else f"linear SVM on {best.feature_set}"
     )
     return probe_result, model, _attempt(model, time.monotonic() - started, verdict)
+
+
+def _run_kernel(context: TrainingContext, probe_result: ProbeResult) -> tuple[TrainedModel, StrategyAttempt]:
+    started = time.monotonic()
+    kernel_result = probe.fit_kernel(context, probe_result)
+    model = probe.export_probe(kernel_result, context, probe_result)
+    return model, _attempt(model, time.monotonic() - started, "linear head and kernel machine on all features")
 
 
 def _run_finetune(

@@ -1,4 +1,4 @@
-"""Strategies that train a linear head on frozen features: `probe`, `svm` and `stages`. No torch."""
+"""Strategies that train a head on frozen features: `probe`, `svm`, `stages` and `kernel`. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.inference.engine import VECTORS, Outputs, Pixels
+from graft.service.inference.head import Head, Kernel
 from graft.service.inference.openvino import OpenVinoModel
+from graft.service.manifest import MAX_CENTERS, KernelShape
 from graft.training.backbones.onnx_cache import STAGES
 from graft.training.config import hyperparameters
-from graft.training.data.cross_validation import Targets, stratified_group_kfold
+from graft.training.data.cross_validation import Fold, Targets, stratified_group_kfold, take_groups
 from graft.training.data.dataset import Sample
 from graft.training.evaluation import outliers
 from graft.training.evaluation.calibration import CalibrationSet
 from graft.training.evaluation.outliers import SharedClusters
+from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
-from graft.training.features import regularization, stage_selection
-from graft.training.features.feature_arrays import Vectors, select_columns
-from graft.training.features.linear_probe import Head
+from graft.training.features import blending, kernel_ridge, regularization, stage_selection
+from graft.training.features.feature_arrays import Vectors, map_rows, select_columns
+from graft.training.features.kernel_ridge import KernelTrainer, Machine, Setting
 from graft.training.features.linear_solver import Kind
 from graft.training.features.onnx_head import append_head
 from graft.training.features.stage_selection import Candidate, Selection
@@ -28,13 +31,14 @@ from graft.training.strategies.trained_model import TrainedModel, calibrate_and_
 
 # With more images, their validation images are enough to calibrate on; with more logits, heads for them take minutes.
 MAX_OUT_OF_FOLD_IMAGES, MAX_OUT_OF_FOLD_LOGITS = 5_000, 500_000
+MAX_SEARCH_IMAGES = 2_000  # with which the hyperparameters of a kernel machine are selected
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Result of a linear probe. Fine-tuning starts from it and is compared with it.
+    """Result of training a head. Fine-tuning starts from that of `probe` and is compared with it.
 
     Attributes:
         train_head: the head trained on the train split alone.
@@ -44,7 +48,7 @@ class ProbeResult:
         held_out_logits: their logits by heads that were not trained on them, float32 (M, C).
         test_logits: logits of the final head on test, float32 (N, C).
         selection: the feature set and kind of head selected by cross-validation on train.
-        strategy: `probe`, `svm` or `stages`.
+        strategy: `probe`, `svm`, `stages` or `kernel`.
     """
 
     train_head: Head
@@ -71,13 +75,85 @@ def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
     )
     validation = context.features.select(splits.validation, feature_set=best.head_input)
     test = context.features.select(splits.test, feature_set=best.head_input)
-    validation_logits = train_head(validation)
+    validation_logits, test_logits = map_rows(train_head, validation), map_rows(final_head, test)
     held_out, held_out_logits = splits.validation, validation_logits
     if len(samples) <= MAX_OUT_OF_FOLD_IMAGES and len(samples) * len(context.dataset.labels) <= MAX_OUT_OF_FOLD_LOGITS:
         held_out, held_out_logits = samples, _out_of_fold_logits(context, best, samples, balanced)
-    return ProbeResult(
-        train_head, final_head, validation_logits, held_out, held_out_logits, final_head(test), selection, strategy
+    return ProbeResult(train_head, final_head, validation_logits, held_out, held_out_logits, test_logits, selection, strategy)
+
+
+def kernel_problem(context: TrainingContext) -> str:
+    """Why a kernel machine cannot be trained on this dataset; "" if it can."""
+    n_images, n_labels = len(context.splits.train) + len(context.splits.validation), len(context.dataset.labels)
+    if n_images > min(MAX_CENTERS, MAX_OUT_OF_FOLD_IMAGES):
+        return f"a kernel machine has a center for every training image, at most {MAX_CENTERS:,}; there are {n_images:,}"
+    if n_images * n_labels > MAX_OUT_OF_FOLD_LOGITS:
+        return f"a kernel machine for {n_labels:,} labels would be too large"
+    if context.dataset.multilabel and context.recipe.balance in ("weights", "sampling"):
+        return "a kernel machine for multi-label data cannot be balanced"
+    return ""
+
+
+@step("training a kernel machine")
+def fit_kernel(context: TrainingContext, linear: ProbeResult) -> ProbeResult:
+    """Trains a kernel machine on all features, and adds it to the linear head of `probe`.
+
+    The weights of both in the sum are fitted on held-out images.
+
+    Args:
+        linear: of the strategy `probe`, with held-out predictions of train and validation.
+
+    Raises:
+        ValueError: with the reason, if the dataset does not allow it; see `kernel_problem`.
+    """
+    if problem := kernel_problem(context):
+        raise ValueError(f"--strategy kernel: {problem}. Use another strategy.")
+    splits, slices, samples = context.splits, context.features.slices, linear.held_out
+    balanced, blocks = context.recipe.balance in ("weights", "sampling"), kernel_ridge.stage_blocks(slices)
+    setting, loss = _select_kernel(context, blocks, balanced)
+    trainers = [
+        KernelTrainer(context.view_features(part)[:, :], blocks, context.targets(part), balanced)
+        for part in (splits.train, samples)
+    ]
+    held_out_logits = trainers[1].fit_folds(_folds(context, samples), setting)
+    targets = context.targets(samples)
+    weights = blending.blend_weights([linear.held_out_logits, held_out_logits], targets)
+    train_head, final_head = (
+        _add_machine(head, trainer.fit(setting), weights, slices)
+        for head, trainer in zip((linear.train_head, linear.final_head), trainers, strict=True)
     )
+    candidate = Candidate("all", "kernel", 1 / setting.ridge, loss, float("nan"), len(splits.train))
+    return ProbeResult(
+        train_head,
+        final_head,
+        map_rows(train_head, context.features.select(splits.validation, feature_set="all")),
+        samples,
+        np.float32(weights[0]) * linear.held_out_logits + np.float32(weights[1]) * held_out_logits,
+        map_rows(final_head, context.features.select(splits.test, feature_set="all")),
+        Selection(candidate, (candidate,)),
+        "kernel",
+    )
+
+
+def _select_kernel(context: TrainingContext, blocks: list[slice], balanced: bool) -> tuple[Setting, float]:
+    """The hyperparameters with the lowest cross-validated log-loss on train, and that."""
+    train, seed = context.splits.train, context.recipe.seed
+    images, targets = regularization.search_subset(context.targets(train), MAX_SEARCH_IMAGES, seed)
+    n_folds = context.recipe.folds or hyperparameters.n_folds(min(context.dataset.counts(train)), len(targets))
+    folds = stratified_group_kfold(targets, n_folds, seed, take_groups(_groups(train), images))
+    trainer = KernelTrainer(context.view_features(train)[:, images], blocks, targets, balanced, MAX_SEARCH_IMAGES)
+    losses = kernel_ridge.cross_validate(trainer, folds)
+    best = min(losses, key=lambda setting: losses[setting])
+    return best, losses[best]
+
+
+def _add_machine(head: Head, machine: Machine, weights: list[float], slices: dict[str, slice]) -> Head:
+    """The weighted sum of a linear head on the last vector and a kernel machine on all features."""
+    of_head, of_machine = map(np.float32, weights)
+    wide = stage_selection.widen(head, slices["last"], slices["all"].stop)
+    kernel = machine.kernel
+    weighted = Kernel(kernel.offset, kernel.projection, kernel.shift, kernel.centers, of_machine * kernel.coefficients)
+    return Head(of_head * wide.weight, of_head * wide.bias + of_machine * machine.bias, weighted)
 
 
 def previous_probe(context: TrainingContext) -> ProbeResult | None:
@@ -95,22 +171,26 @@ def previous_probe(context: TrainingContext) -> ProbeResult | None:
         return None
     feature_set = start.artifact.manifest.backbone.head_input
     vectors = [context.features.select(samples, feature_set=feature_set) for samples in (splits.validation, splits.test)]
-    candidate = Candidate(feature_set, "logistic", head.C, float("nan"), float("nan"), 0)
-    validation_logits, selection = head(vectors[0]), Selection(candidate, (candidate,))
-    return ProbeResult(
-        head, head, validation_logits, splits.validation, validation_logits, head(vectors[1]), selection, "previous"
-    )
+    unknown = float("nan")
+    candidate = Candidate(feature_set, "kernel" if head.kernel else "logistic", unknown, unknown, unknown, 0)
+    validation_logits, test_logits = (map_rows(head, part) for part in vectors)
+    selection = Selection(candidate, (candidate,))
+    return ProbeResult(head, head, validation_logits, splits.validation, validation_logits, test_logits, selection, "previous")
 
 
 @step("predicting out of fold")
 def _out_of_fold_logits(context: TrainingContext, candidate: Candidate, samples: tuple[Sample, ...], balanced: bool) -> Floats:
     """Logits of each sample by a head that was trained on the other folds."""
-    targets, seed = context.targets(samples), context.recipe.seed
-    n_folds = context.recipe.folds or hyperparameters.n_calibration_folds(min(context.dataset.counts(samples)))
-    folds = stratified_group_kfold(targets, n_folds, seed, _groups(samples))
+    targets, folds = context.targets(samples), _folds(context, samples)
     return stage_selection.out_of_fold_logits(
         candidate, context.view_features(samples), context.features.slices, targets, folds, balanced
     )
+
+
+def _folds(context: TrainingContext, samples: Sequence[Sample]) -> list[Fold]:
+    """The folds to predict these samples out of."""
+    n_folds = context.recipe.folds or hyperparameters.n_calibration_folds(min(context.dataset.counts(samples)))
+    return stratified_group_kfold(context.targets(samples), n_folds, context.recipe.seed, _groups(samples))
 
 
 def _groups(samples: Sequence[Sample]) -> list[bytes]:
@@ -134,8 +214,12 @@ def _select_features(context: TrainingContext, strategy: str, features: Vectors,
     return Selection(best, (best,))
 
 
-def export_probe(probe_result: ProbeResult, context: TrainingContext) -> TrainedModel:
-    """The probe as a model: the backbone's ONNX graph with the head appended."""
+def export_probe(probe_result: ProbeResult, context: TrainingContext, baseline: ProbeResult | None = None) -> TrainedModel:
+    """The probe as a model: the backbone's ONNX graph with the head appended.
+
+    Args:
+        baseline: a simpler head, with which the model's test score is compared.
+    """
     from safetensors.numpy import load_file
 
     exported, splits, features = context.exported, context.splits, context.features
@@ -150,17 +234,21 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext) -> Trained
     references, held_out = context.reference_samples, probe_result.held_out
     neighbors = outliers.build_neighbors(references, features.select(references))
     k, held_out_vectors = outliers.outlier_k(len(references)), features.select(held_out)
+    test = Predictions.of(probe_result.test_logits, features.select(splits.test), context.dataset, splits.test)
+    gain = None
+    if baseline is not None:
+        gain = paired_difference(test.logits, baseline.test_logits, test.targets, clusters=test.clusters)
     return calibrate_and_score(
         strategy=probe_result.strategy,
-        backbone=exported.backbone.model_copy(update={"head_input": head_input}),
+        backbone=exported.backbone.model_copy(update={"head_input": head_input, "kernel": _kernel_shape(head)}),
         preprocessing=exported.preprocessing,
         network=network,
         graph=append_head(exported.graph, head, head_input),
-        weights={**load_file(exported.weights), "head.weight": head.weight, "head.bias": head.bias},
+        weights=load_file(exported.weights) | head.to_tensors(),
         validation=Predictions.of(
             probe_result.validation_logits, features.select(splits.validation), context.dataset, splits.validation
         ),
-        test=Predictions.of(probe_result.test_logits, features.select(splits.test), context.dataset, splits.test),
+        test=test,
         neighbors=neighbors,
         held_out=CalibrationSet(
             Predictions.of(probe_result.held_out_logits, held_out_vectors, context.dataset, held_out),
@@ -168,4 +256,12 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext) -> Trained
             k,
         ),
         recipe=context.recipe,
+        gain_over_probe=gain,
     )
+
+
+def _kernel_shape(head: Head) -> KernelShape | None:
+    if head.kernel is None:
+        return None
+    n_centers, n_axes = head.kernel.centers.shape
+    return KernelShape(axes=n_axes, centers=n_centers)

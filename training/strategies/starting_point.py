@@ -3,17 +3,15 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from safetensors.numpy import load_file
 
 from graft.service.artifact import Artifact, package_folder, read
+from graft.service.inference.head import Head
 from graft.service.manifest import WEIGHTS
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Sample
-from graft.training.features.linear_probe import Head
 from graft.training.runs.run_folder import SPLITS
 from graft.training.runtime.progress import log
 
@@ -37,17 +35,11 @@ class StartingPoint:
         names = self.artifact.manifest.labels
         if sorted(names) != sorted(labels):
             return None
-        rows = [names.index(label) for label in labels]
-        weights = self._head
-        return Head(weights["head.weight"][rows], weights["head.bias"][rows], float("nan"))
+        return Head.from_tensors(load_file(self.artifact.weights)).select_labels([names.index(label) for label in labels])
 
     def count(self, samples: Sequence[Sample], *splits: str) -> int:
         """The number of samples that were in these splits of the model's run."""
         return sum(self.split_of.get(sample.digest) in splits for sample in samples)
-
-    @cached_property
-    def _head(self) -> dict[str, np.ndarray]:
-        return {key: value for key, value in load_file(self.artifact.weights).items() if key.startswith("head.")}
 
 
 def load(model: Path) -> StartingPoint:

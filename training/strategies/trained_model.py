@@ -32,6 +32,7 @@ class TrainedModel:
         graph: the same model as the bytes of an ONNX file.
         weights: the same model's tensors by name.
         validation: predictions on validation, by weights not trained on it.
+        held_out: predictions on the images of the calibration: validation, or out of fold on train and validation.
         test: predictions on test.
         neighbors: reference training images with their vectors.
         temperature: softmax temperature, fitted on held-out images: see `CalibrationSet`.
@@ -47,6 +48,7 @@ class TrainedModel:
     graph: bytes
     weights: Weights
     validation: Predictions
+    held_out: Predictions
     test: Predictions
     neighbors: NeighborIndex
     temperature: float
@@ -84,6 +86,7 @@ def calibrate_and_score(
         graph,
         weights,
         validation,
+        held_out.predictions,
         test,
         neighbors,
         temperature,

@@ -21,6 +21,7 @@ STRATEGY_DESCRIPTIONS: Mapping[str, str] = {
     "probe": "linear probe on the last features of the pretrained backbone",
     "svm": "linear SVM on the last features",
     "stages": "linear probe on the features of several stages",
+    "kernel": "linear probe, and a kernel machine on all features",
     "previous": "the earlier model, unchanged",
     "finetune-last": "fine-tuning of the last stages, initialized with the probe",
     "finetune": "fine-tuning of the whole network, initialized with the probe",

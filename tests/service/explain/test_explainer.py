@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from graft.service.artifact import ArtifactError, file_record, read
 from graft.service.explain.explainer import Cancelled, Explainer, UnsupportedMethod, class_activation_map, input_region
 from graft.service.imaging.preprocess import EXIF_ORIENTATION, DecodedImage, decode
 from graft.service.inference import model as models
+from graft.service.inference.head import Head, load_head
 from graft.service.manifest import GRAPH, MANIFEST, WEIGHTS, Preprocessing
+from graft.service.networks import network as networks
 
 ROOT = Path(__file__).parents[3]
 # How a camera would have stored an upright scene, for each of EXIF's orientations.
@@ -44,6 +47,7 @@ def test_mean_of_cam_plus_bias_is_the_logit(model, explainer, clothes):
         found = explainer.explain(model.decode(encoded), label)
         assert found.map.shape == (4, 4)
         assert found.map.mean() + found.bias == pytest.approx(logits(model, encoded)[label], abs=1e-4)
+        assert found.bias == pytest.approx(load_head(model.artifact).bias[label], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,23 @@ def test_mean_of_cam_plus_bias_is_the_logit_for_other_networks(pack, encode, nam
         found = Explainer(package.artifact).explain(package.decode(noise), label)
         assert (found.method, found.map.shape, found.map.dtype) == ("cam", shape, np.float32)
         assert found.map.mean() + found.bias == pytest.approx(expected[label], abs=1e-4 * max(1.0, abs(float(expected[label]))))
+        assert found.bias == pytest.approx(load_head(package.artifact).bias[label], abs=1e-4 * max(1.0, abs(float(expected[label]))))
         assert np.ptp(found.map) > 0
+
+
+def test_cam_of_a_kernel_machine_is_the_gradient_at_the_image(pack, encode):
+    """Its sum is the change of the logit if all features grow by the same factor, to first order."""
+    package = pack("resnet18", "all", 11)
+    noise = encode(np.random.default_rng(1).integers(0, 256, (80, 90, 3), dtype=np.uint8))
+    decoded = package.decode(noise)
+    network = networks.load(package.artifact).eval()
+    with torch.inference_mode():
+        inputs, _ = network.head_inputs(torch.from_numpy(decoded.pixels[None].copy()))
+        larger, smaller = (network.head(inputs * factor)[0].numpy() for factor in (1.01, 0.99))
+    for label in (0, 9):
+        found = Explainer(package.artifact).explain(decoded, label)
+        assert found.map.mean() == pytest.approx((larger[label] - smaller[label]) / 0.02, rel=0.02, abs=1e-2)
+        assert found.map.mean() + found.bias == pytest.approx(logits(package, noise)[label], abs=1e-3)
 
 
 def test_network_without_global_pooling_is_explained_by_occlusion(pack, encode, photo):
@@ -141,10 +161,10 @@ class Planted(Explainer):
         return asked
 
     @property
-    def _head(self) -> tuple[np.ndarray, np.ndarray]:
+    def _head(self) -> Head:
         weight = np.zeros((10, 1280))
         weight[3, 77] = 1
-        return weight, np.zeros(10)
+        return Head(weight, np.zeros(10))
 
 
 @pytest.mark.parametrize("method", ["cam", "occlusion"])

@@ -8,10 +8,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from graft.service.inference.engine import LOGITS, VECTORS
+from graft.service.inference.head import Head
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.manifest import MAPS_OUTPUT
 from graft.training.backbones import onnx_cache, registry
-from graft.training.features.linear_probe import Head, fit, out_of_fold_probabilities
+from graft.training.features.linear_probe import fit, out_of_fold_probabilities
 from graft.training.features.onnx_head import append_head
 from graft.training.features.regularization import C_GRID, cross_validate, is_overfitting, one_percent_rule
 
@@ -113,7 +114,7 @@ def test_each_column_group_has_its_own_scale():
 
 def test_head_is_float32_and_stores_C():
     head = fit(*make_clusters(3, noise=1.5), 0.1)
-    assert (head.weight.dtype, head.bias.dtype, head.C) == (np.float32, np.float32, 0.1)
+    assert (head.weight.dtype, head.bias.dtype) == (np.float32, np.float32)
 
 
 def test_two_equal_views_have_the_weight_of_one():
@@ -211,7 +212,7 @@ def test_appended_head_gives_the_same_logits(
     exported: onnx_cache.ExportedBackbone, tmp_path: Path, head_input: str, width: int
 ):
     random = np.random.default_rng(0)
-    head = Head(random.normal(size=(3, width)).astype(np.float32), np.array([0.0, 10.0, -5.0], np.float32), 1.0)
+    head = Head(random.normal(size=(3, width)).astype(np.float32), np.array([0.0, 10.0, -5.0], np.float32))
     (tmp_path / "model.onnx").write_bytes(append_head(exported.graph, head, head_input))
     batch = random.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
     outputs, backbone_outputs = OpenVinoModel(tmp_path / "model.onnx")(batch), OpenVinoModel(exported.graph)(batch)
@@ -227,7 +228,7 @@ def test_appended_head_gives_the_same_logits(
 def test_head_on_the_last_vector_removes_the_stages_from_the_graph(exported: onnx_cache.ExportedBackbone):
     import onnx
 
-    head = Head(np.zeros((3, 1280), np.float32), np.zeros(3, np.float32), 1.0)
+    head = Head(np.zeros((3, 1280), np.float32), np.zeros(3, np.float32))
     before, after = onnx.load(exported.graph), onnx.load_from_string(append_head(exported.graph, head))
     assert [output.name for output in after.graph.output] == [LOGITS, VECTORS, MAPS_OUTPUT]
     means = [[node.op_type for node in model.graph.node].count("ReduceMean") for model in (before, after)]

@@ -146,15 +146,15 @@ def test_package_stores_the_heads_input(fitted, exported: ExportedBackbone, tmp_
 
     from graft.service.artifact import read
     from graft.service.inference.engine import Outputs
+    from graft.service.inference.head import Head
     from graft.service.inference.openvino import OpenVinoModel
     from graft.service.networks import network as networks
     from graft.training.data.dataset import scan
     from graft.training.data.seen_images import NO_IMAGES
-    from graft.training.features.linear_probe import Head
     from graft.training.packaging import writer
     from graft.training.sample import SAMPLE
 
-    head = Head(np.random.default_rng(0).normal(size=(10, 1792)).astype(np.float32) / 100, np.zeros(10, np.float32), 1.0)
+    head = Head(np.random.default_rng(0).normal(size=(10, 1792)).astype(np.float32) / 100, np.zeros(10, np.float32))
     backbone = OpenVinoModel(exported.graph)
 
     def network(batch: np.ndarray) -> Outputs:

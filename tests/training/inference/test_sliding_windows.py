@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from graft.service.inference.head import Head
 from graft.service.inference.openvino import OpenVinoModel
 from graft.training.inference import sliding_windows
 from graft.training.inference.sliding_windows import (
@@ -18,7 +19,7 @@ from graft.training.inference.sliding_windows import (
 )
 
 ONE_MAP = np.arange(12, dtype=np.float32).reshape(1, 3, 4)  # one channel of 3 x 4 cells
-IDENTITY = (np.array([[1.0], [-1.0]]), np.array([0.0, 10.0]))
+IDENTITY = Head(np.array([[1.0], [-1.0]]), np.array([0.0, 10.0]))
 
 
 def random_image(width: int, height: int) -> Image.Image:
@@ -56,7 +57,7 @@ def test_surroundings_exclude_the_window():
 
 def test_finer_maps_are_pooled_over_the_same_windows():
     fine = np.repeat(np.repeat(ONE_MAP, 2, axis=1), 2, axis=2) + 100
-    head = (np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros(2))
+    head = Head(np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros(2))
     found = pool_windows({"stage1_maps": fine, "maps": ONE_MAP}, head, (3, 4), np.array([[1, 2, 3, 4]]), margin=1)
     assert found.logits.tolist() == [[108.5, 8.5]]
     assert found.vectors.tolist() == [[8.5]]
@@ -73,10 +74,12 @@ def test_single_window_has_no_neighbors():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head_input"), [("resnet18", "last"), ("resnet18", "all")])
-def test_window_over_the_whole_image_equals_the_networks_output(pack, monkeypatch, name: str, head_input: str):
+@pytest.mark.parametrize(
+    ("name", "head_input", "n_centers"), [("resnet18", "last", 0), ("resnet18", "all", 0), ("resnet18", "all", 11)]
+)
+def test_window_over_the_whole_image_equals_the_networks_output(pack, monkeypatch, name: str, head_input: str, n_centers: int):
     monkeypatch.setattr(sliding_windows, "SCALES", (1.0, 2.0))
-    packed = pack(name, head_input)
+    packed = pack(name, head_input, n_centers)
     square = random_image(64, 64)
     [first, *_] = scan_dense(packed, square, feature_map_size(packed))
     expected = packed.engine(np.asarray(square)[None])

@@ -29,7 +29,7 @@ def auto_result(cache, tmp_path_factory: pytest.TempPathFactory) -> fit.FitResul
 
 
 def test_auto_tries_strategies_in_order_of_cost(auto_result: fit.FitResult):
-    assert [attempt.strategy for attempt in auto_result.attempts] == ["probe", "stages", "finetune"]
+    assert [attempt.strategy for attempt in auto_result.attempts] == ["probe", "kernel", "stages", "finetune"]
 
 
 def test_exactly_one_attempt_is_kept_and_its_model_is_packaged(auto_result: fit.FitResult):
@@ -43,13 +43,13 @@ def test_verdict_contains_its_numbers(auto_result: fit.FitResult):
 
 def test_attempts_are_written_to_the_run_folder(auto_result: fit.FitResult):
     attempts = json.loads((auto_result.run / "strategies.json").read_text())
-    assert [attempt["strategy"] for attempt in attempts] == ["probe", "stages", "finetune"]
+    assert [attempt["strategy"] for attempt in attempts] == ["probe", "kernel", "stages", "finetune"]
 
 
 def test_auto_does_not_fine_tune_if_no_epoch_fits_in_the_budget(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(SAMPLE, tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
-    assert (result.artifact.manifest.strategy, len(result.attempts)) == (result.trained.strategy, 2)
+    assert (result.artifact.manifest.strategy, len(result.attempts)) == (result.trained.strategy, 3)
     reason = "finetune is skipped: only 0 epochs fit in the budget"
     assert reason in capsys.readouterr().err
     assert reason in (result.run / "report.html").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_auto_does_not_fine_tune_if_no_epoch_fits_in_the_budget(cache, tmp_path,
 def test_auto_goes_on_although_a_few_images_show_no_error(cache, make_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(make_folder({"a": 8, "b": 8}), tmp_path / "run", Recipe(strategy="auto", budget="1s", **QUICK))
-    assert [attempt.strategy for attempt in result.attempts] == ["probe", "stages"]
+    assert [attempt.strategy for attempt in result.attempts] == ["probe", "kernel", "stages"]
     assert "trying more strategies" in capsys.readouterr().err
 
 
@@ -77,7 +77,7 @@ def test_a_strategy_requested_by_name_is_always_kept(cache, tmp_path, monkeypatc
     assert [attempt.kept for attempt in result.attempts] == [False, True]
 
 
-@pytest.mark.parametrize("strategy", ["svm", "stages", "finetune-last", "scratch"])
+@pytest.mark.parametrize("strategy", ["svm", "stages", "kernel", "finetune-last", "scratch"])
 def test_every_strategy_can_be_requested_by_name(strategy: str, cache, make_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = fit.fit(make_folder({"a": 12, "b": 12}), tmp_path / "run", Recipe(strategy=strategy, epochs=1, **QUICK))

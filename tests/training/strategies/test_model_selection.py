@@ -12,54 +12,47 @@ from graft.training.strategies.model_selection import (
     transfer_regime,
 )
 
-NOTHING = Difference(0.0, -0.1, 0.1)
+
+def comparison(candidate: float, baseline: float, standard_error: float, n_images: int = 400) -> Comparison:
+    return Comparison(Difference(0.02, -0.01, 0.05), (candidate, baseline), standard_error, n_images)
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "log_loss", "better"),
+    ("losses", "standard_error", "better"),
     [
-        (Difference(0.05, 0.01, 0.09), Difference(-0.1, -0.2, 0.0), True),
-        (Difference(0.05, -0.01, 0.11), NOTHING, False),
-        (Difference(0.0, -0.02, 0.02), Difference(0.1, 0.05, 0.15), True),
-        (Difference(-0.01, -0.03, 0.01), Difference(0.1, 0.05, 0.15), False),
-        (Difference(-0.05, -0.09, -0.01), NOTHING, False),
-        (Difference(0.0, 0.0, 0.0), Difference(0.0, 0.0, 0.0), False),
-        (Difference(0.03, 0.0, 0.06), NOTHING, False),
-        (Difference(0.0, 0.0, 0.0), Difference(0.1, 0.0, 0.2), False),
-    ],
-    ids=[
-        "higher accuracy",
-        "not significant",
-        "lower log-loss",
-        "lower log-loss and accuracy",
-        "lower accuracy",
-        "the same",
-        "accuracy from 0 up",
-        "log-loss from 0 up",
+        ((0.40, 0.50), 0.01, True),
+        ((0.40, 0.50), 0.10, True),  # not significant, and yet probably better
+        ((0.49, 0.50), 0.10, False),  # a small gain, measured on too few images
+        ((0.49, 0.50), 0.01, True),
+        ((0.50, 0.50), 0.01, False),
+        ((0.55, 0.50), 0.01, False),
+        ((0.0, 0.0), 0.0, False),
     ],
 )
-def test_only_a_significant_difference_is_better(accuracy: Difference, log_loss: Difference, better: bool):
-    assert Comparison(accuracy, log_loss).significantly_better is better
+def test_model_with_the_lower_expected_log_loss_is_better(losses: tuple[float, float], standard_error: float, better: bool):
+    assert comparison(*losses, standard_error).is_better is better
 
 
-def test_verdict_has_the_gain_with_its_interval():
-    verdict = Comparison(Difference(0.108, 0.083, 0.134), NOTHING).to_text("finetune", "probe")
-    assert verdict == "finetune is significantly better than probe: +10.8 points of accuracy (+8.3 to +13.4); kept"
+def test_a_gain_is_shrunk_toward_the_prior():
+    """Precision-weighted mean of the measured gain, 20 % give or take 30 %, and of the prior, -5 % give or take 30 %."""
+    found = comparison(0.4, 0.5, 0.15, n_images=10**6)
+    assert found._posterior == pytest.approx((0.075, 0.3 / 2**0.5))
+    assert found.probability == pytest.approx(0.638, abs=0.001)
 
 
-def test_gain_that_is_not_significant_keeps_the_cheaper_model():
-    verdict = Comparison(Difference(0.02, -0.01, 0.05), NOTHING).to_text("finetune", "probe")
-    assert verdict.endswith("+2.0 points of accuracy (-1.0 to +5.0); the cheaper probe is kept")
-
-
-def test_interval_that_begins_at_zero_is_not_significant():
-    verdict = Comparison(Difference(0.02, 0.0, 0.04), NOTHING).to_text("finetune", "probe")
-    assert verdict.startswith("finetune is not significantly better than probe")
-
-
-def test_verdict_names_a_lower_log_loss():
-    verdict = Comparison(Difference(0.0, -0.02, 0.02), Difference(0.1, 0.05, 0.15)).to_text("stages", "probe")
-    assert verdict.startswith("stages has a significantly lower log-loss than probe: lower by 0.100 (0.050 to 0.150)")
+def test_verdict_has_the_numbers_of_the_model_that_is_kept():
+    assert comparison(0.4, 0.5, 0.02).to_text("kernel", "probe") == (
+        "kernel is kept rather than probe: log-loss 0.400 and 0.500 on 400 held-out images, lower on new images with a"
+        " probability of over 99%; kernel has +2.0 points of accuracy (-1.0 to +5.0)"
+    )
+    assert (
+        comparison(0.5, 0.48, 0.02)
+        .to_text("stages", "kernel")
+        .startswith(
+            "kernel is kept rather than stages: log-loss 0.480 and 0.500 on 400 held-out images, lower on new images with a"
+            " probability of 84%; stages has"
+        )
+    )
 
 
 @pytest.mark.parametrize(("n_errors", "n_images"), [(0, 18), (0, 380), (1, 562), (3, 40), (4, 40), (20, 2000)])
@@ -70,9 +63,9 @@ def test_selection_goes_on_while_there_may_be_a_point_to_gain(n_errors, n_images
 @pytest.mark.parametrize(
     ("n_errors", "n_images", "reason"),
     [
-        (0, 381, "no error in 381 validation images: the error is at most 1.00%, so there is little left to gain"),
-        (1, 600, "1 error in 600 validation images: the error is at most 0.94%, so there is little left to gain"),
-        (5, 2000, "5 errors in 2,000 validation images: the error is at most 0.58%, so there is little left to gain"),
+        (0, 381, "no error in 381 held-out images: the error is at most 1.00%, so there is little left to gain"),
+        (1, 600, "1 error in 600 held-out images: the error is at most 0.94%, so there is little left to gain"),
+        (5, 2000, "5 errors in 2,000 held-out images: the error is at most 0.58%, so there is little left to gain"),
     ],
 )
 def test_selection_ends_if_even_a_perfect_model_would_gain_little(n_errors, n_images, reason):
@@ -134,10 +127,13 @@ def logits(*rows: tuple[float, float]) -> np.ndarray:
 def test_comparison_is_paired_by_image():
     labels = np.zeros(100, np.int64)
     candidate, baseline = logits(*[(2, 0)] * 100), logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
-    comparison = compare(candidate, 1.0, baseline, 1.0, labels)
-    assert comparison.accuracy.value == pytest.approx(0.2)
-    assert comparison.accuracy.low > 0.1
-    assert comparison.significantly_better
+    found = compare(candidate, 1.0, baseline, 1.0, labels)
+    assert found.accuracy.value == pytest.approx(0.2)
+    assert found.accuracy.low > 0.1
+    # 80 images with the same loss, 20 with a loss lower by 2.
+    assert found.losses[1] - found.losses[0] == pytest.approx(0.4)
+    assert found.standard_error == pytest.approx(0.8 / 99**0.5)
+    assert found.is_better
 
 
 def test_comparison_names_its_metric():
@@ -150,23 +146,25 @@ def test_comparison_counts_groups():
     labels = np.zeros(100, np.int64)
     candidate, baseline = logits(*[(2, 0)] * 100), logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
     alone, grouped = (compare(candidate, 1.0, baseline, 1.0, labels, groups) for groups in (None, np.arange(100) // 10))
-    for one, other in ((alone.accuracy, grouped.accuracy), (alone.log_loss, grouped.log_loss)):
-        assert one.value == pytest.approx(other.value)
-        assert other.high - other.low > 2 * (one.high - one.low)
+    assert alone.accuracy.value == pytest.approx(grouped.accuracy.value)
+    assert grouped.accuracy.high - grouped.accuracy.low > 2 * (alone.accuracy.high - alone.accuracy.low)
+    assert grouped.standard_error > 2 * alone.standard_error
+    assert grouped.probability < alone.probability
 
 
 def test_model_is_not_better_than_itself():
     predictions = logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
-    comparison = compare(predictions, 1.0, predictions, 1.0, np.zeros(100, np.int64))
-    assert comparison.accuracy == comparison.log_loss == Difference(0, 0, 0)
-    assert not comparison.significantly_better
+    found = compare(predictions, 1.0, predictions, 1.0, np.zeros(100, np.int64))
+    assert found.accuracy == Difference(0, 0, 0)
+    assert found.standard_error == 0
+    assert not found.is_better
 
 
 def test_log_loss_depends_on_the_temperatures():
     predictions = logits(*[(2, 0)] * 80, *[(0, 2)] * 20)
-    comparison = compare(predictions, 1.5, predictions, 0.2, np.zeros(100, np.int64))
-    assert comparison.accuracy.value == 0
-    assert comparison.log_loss.low > 0
+    found = compare(predictions, 1.5, predictions, 0.2, np.zeros(100, np.int64))
+    assert found.accuracy.value == 0
+    assert found.is_better
 
 
 def test_selection_goes_on_if_a_few_groups_are_all_right():
@@ -174,9 +172,9 @@ def test_selection_goes_on_if_a_few_groups_are_all_right():
     assert not early_exit_reason(0, 600, 60)
 
 
-def test_a_lower_log_loss_on_a_few_images_shows_nothing():
-    targets = np.zeros(9, np.int64)
-    sure, unsure = np.tile([4.0, 0.0], (9, 1)).astype(np.float32), np.tile([2.0, 0.0], (9, 1)).astype(np.float32)
-    assert not compare(sure, 1.0, unsure, 1.0, targets).significantly_better
-    ten = np.zeros(10, np.int64)
-    assert compare(np.vstack([sure, sure[:1]]), 1.0, np.vstack([unsure, unsure[:1]]), 1.0, ten).significantly_better
+def test_a_lower_log_loss_on_a_few_images_is_not_certain():
+    targets = np.zeros(5, np.int64)
+    sure, unsure = np.tile([4.0, 0.0], (5, 1)).astype(np.float32), np.tile([2.0, 0.0], (5, 1)).astype(np.float32)
+    few = compare(sure, 1.0, unsure, 1.0, targets).probability
+    many = compare(np.tile(sure, (20, 1)), 1.0, np.tile(unsure, (20, 1)), 1.0, np.zeros(100, np.int64)).probability
+    assert few < many

@@ -1,0 +1,48 @@
+"""The weights of several heads in a sum."""
+
+import numpy as np
+import pytest
+
+from graft.training.evaluation.calibration import per_sample_nll
+from graft.training.features.blending import blend_weights
+
+
+def make_logits(n_images: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two heads that make different mistakes, and the labels."""
+    random = np.random.default_rng(0)
+    labels = np.arange(n_images) % 3
+    truth = 2 * np.eye(3)[labels]
+    first, second = (truth + random.normal(size=truth.shape) for _ in range(2))
+    return first.astype(np.float32), second.astype(np.float32), labels
+
+
+def test_the_sum_is_better_than_each_head():
+    first, second, labels = make_logits()
+    weights = blend_weights([first, second], labels)
+    assert min(weights) > 0.5
+    total = weights[0] * first + weights[1] * second
+    for logits in (first, second):
+        [weight] = blend_weights([logits], labels)
+        assert per_sample_nll(total, labels).mean() < per_sample_nll(weight * logits, labels).mean() - 0.05
+
+
+def test_weights_are_those_of_logistic_regression():
+    first, second, labels = make_logits()
+    weights = np.array(blend_weights([first, second], labels))
+
+    def loss(shift: tuple[float, float]) -> float:
+        return float(per_sample_nll((weights[0] + shift[0]) * first + (weights[1] + shift[1]) * second, labels).mean())
+
+    assert all(loss((0, 0)) < loss(shift) for shift in ((0.1, 0), (-0.1, 0), (0, 0.1), (0, -0.1), (0.1, -0.1), (-0.1, 0.1)))
+
+
+def test_a_head_that_brings_nothing_gets_zero():
+    first, _, labels = make_logits()
+    assert blend_weights([first, -first], labels)[1] == 0
+    assert blend_weights([first, np.zeros_like(first)], labels)[0] == pytest.approx(blend_weights([first], labels)[0], rel=0.01)
+
+
+def test_several_labels_have_one_sigmoid_each():
+    first, _, labels = make_logits()
+    [weight] = blend_weights([first - 1], np.eye(3, dtype=bool)[labels])
+    assert weight == pytest.approx(2, rel=0.3)
