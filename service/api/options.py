@@ -80,9 +80,9 @@ class ExplainOptions(Options):
     )
     method: Literal["cam", "gradcam", "occlusion"] | None = Field(
         None,
-        description="cam: class activation map, the exact contribution of each position to the logit; gradcam: its first-order"
-        " approximation, for nearly any network, requires torch; occlusion: the drop in log-odds when a part is masked;"
-        " default: cam if the network supports it, else occlusion",
+        description="cam: class activation map, the contribution of each position to the logit, exact for a linear head;"
+        " gradcam: its first-order approximation, for nearly any network, requires torch; occlusion: the drop in log-odds when"
+        " a part is masked; default: cam if the network supports it, else occlusion",
     )
     deletion: StrictBool = Field(
         False, description="whether a JSON response includes the deletion score of the map; it takes 142 forward passes"

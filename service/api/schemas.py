@@ -210,11 +210,14 @@ class Explained(Answer):
     probability: float = Field(ge=0, le=1, description="as in /v1/classify")
     method: Literal["cam", "gradcam", "occlusion"]
     map: list[list[float]] = Field(
-        description="rows from the top, over `region`. cam: the contribution of each position to the label's logit (their mean"
-        " plus `bias` is the logit). gradcam: the same to first order. occlusion: the drop in the label's log-odds when that"
-        " part is masked, in nats"
+        description="rows from the top, over `region`. cam: the contribution of each position to the label's logit, to first"
+        " order if the head is a kernel machine (their mean plus `bias` is the logit). gradcam: the same to first order."
+        " occlusion: the drop in the label's log-odds when that part is masked, in nats"
     )
-    bias: float = Field(description="for cam, the logit's bias; else 0. A position supports the label if map + bias > 0")
+    bias: float = Field(
+        description="for cam, the part of the logit that the map does not explain, which for a linear head is its bias; else 0."
+        " A position supports the label if map + bias > 0"
+    )
     region: Region = Field(
         description="the network's input region of the image; with letterboxing, it extends beyond the image"
     )

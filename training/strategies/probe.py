@@ -1,7 +1,7 @@
 """Strategies that train a head on frozen features: `probe`, `svm`, `stages` and `kernel`. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,9 @@ def fit_kernel(context: TrainingContext, linear: ProbeResult) -> ProbeResult:
     held_out_logits = trainers[1].fit_folds(_folds(context, samples), setting)
     targets = context.targets(samples)
     weights = blending.blend_weights([linear.held_out_logits, held_out_logits], targets)
+    if weights[1] == 0:
+        log("the kernel machine brings nothing beside the linear head")
+        return replace(linear, strategy="kernel")
     train_head, final_head = (
         _add_machine(head, trainer.fit(setting), weights, slices)
         for head, trainer in zip((linear.train_head, linear.final_head), trainers, strict=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graft.training.features import linear_probe, linear_solver, streaming_solver
-from graft.training.features.feature_arrays import LazyFeatures
+from graft.training.features.feature_arrays import LazyFeatures, map_rows
 from graft.training.features.standardization import fit_standardizer
 
 N_IMAGES, WIDTH = 3_000, 20  # more than one chunk
@@ -81,7 +81,7 @@ def test_training_and_prediction_need_a_fraction_of_the_features_memory(tmp_path
     assert features.size > linear_probe.MAX_IN_MEMORY
     tracemalloc.start()
     head = linear_probe.fit(features, labels, 1e-4)
-    head(LazyFeatures(features.array, features.indices[0]))
+    map_rows(head, LazyFeatures(features.array, features.indices[0]))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < total_bytes / 4

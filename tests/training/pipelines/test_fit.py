@@ -192,7 +192,8 @@ def test_thumbnails_can_be_disabled(fitted, make_folder, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, encode, tmp_path: Path):
+@pytest.mark.parametrize("strategy", ["probe", "kernel"])
+def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, encode, tmp_path: Path, strategy: str):
     from graft.service.inference import model
 
     random, rows = np.random.default_rng(0), ["path,label"]
@@ -205,7 +206,9 @@ def test_multilabel_data_is_trained_packaged_and_predicted(cache, workplace, enc
         (tmp_path / f"{number}.png").write_bytes(encode(pixels))
         rows.append(f"{number}.png,{'|'.join(labels)}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    result = fit.fit(tmp_path / "labels.csv", tmp_path / "run", PROBE.model_copy(update={"input_size": 64}))
+    result = fit.fit(
+        tmp_path / "labels.csv", tmp_path / "run", PROBE.model_copy(update={"input_size": 64, "strategy": strategy})
+    )
     assert result.evaluation.multilabel
     assert result.evaluation.primary_metric.value > 0.9
     assert "mean average precision" in fit.summary(result)
