@@ -1,8 +1,7 @@
 """Kernel ridge regression on features: an RBF kernel machine that predicts the targets. No torch.
 
-Linear heads on frozen features cannot bend. On six of eight image sets, from about 30 images per label on, a kernel machine on
-all features made a tenth to a half fewer errors, in seconds. It has a center for every training image, so it is for at most
-MAX_CENTERS of them.
+The boundaries of a linear head are flat. On five image sets of 243 to 5,000 images, a kernel machine on all features beside it
+made 0 to 58 % fewer errors, in seconds. It has a center for every training image, so it is for at most MAX_CENTERS of them.
 
 Distances are measured between the square roots of the features, as in RootSIFT (Arandjelović & Zisserman 2012): differences of
 small values count for more. The pooled stages and the last vector count the same. Their 256 principal axes lose nothing and
