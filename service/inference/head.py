@@ -22,7 +22,7 @@ class Kernel:
     The axes are a projection of the inputs' square roots, which show differences between small values of a feature.
 
     Attributes:
-        offset: (D,), above 0. An input x becomes sign(x) (sqrt(|x| + offset) - sqrt(offset)), whose slope is finite at 0.
+        offset: (D,), above 0, of `signed_roots`.
         projection: (A, D); divided by the kernel's width.
         shift: (A,).
         centers: (M, A), the training images on these axes.
@@ -37,8 +37,7 @@ class Kernel:
 
     def axes(self, inputs: Array) -> Array:
         """The inputs (N, D) on the axes, (N, A)."""
-        roots = np.sign(inputs) * (np.sqrt(np.abs(inputs) + self.offset) - np.sqrt(self.offset))
-        projected: Array = roots @ self.projection.T + self.shift
+        projected: Array = signed_roots(inputs, self.offset) @ self.projection.T + self.shift
         return projected
 
     def __call__(self, inputs: Array) -> Array:
@@ -96,6 +95,12 @@ class Head:
         has_kernel = "head.centers" in tensors
         kernel = Kernel(**{name: tensors[f"head.{name}"] for name in Kernel.__dataclass_fields__}) if has_kernel else None
         return cls(tensors["head.weight"], tensors["head.bias"], kernel)
+
+
+def signed_roots(inputs: Array, offset: Array) -> Array:
+    """sign(x) (sqrt(|x| + offset) - sqrt(offset)) of inputs (N, D); an offset (D,) above 0 makes the slope at 0 finite."""
+    roots: Array = np.sign(inputs) * (np.sqrt(np.abs(inputs) + offset) - np.sqrt(offset))
+    return roots
 
 
 def similarities(axes: Array, centers: Array) -> Array:

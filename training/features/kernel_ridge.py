@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, eigh  # type: ignore[import-untyped]
 
 from graft.service.inference.devices import available_cpus
-from graft.service.inference.head import Kernel, similarities
+from graft.service.inference.head import Kernel, signed_roots, similarities
 from graft.service.inference.thread_map import ordered_map
 from graft.service.manifest import MAX_CENTERS
 from graft.training.data.cross_validation import Fold, Targets
@@ -139,8 +139,7 @@ def fit_axes(features: Floats, blocks: Sequence[slice]) -> Kernel:
     offset = np.empty(width, np.float32)
     for columns in blocks:
         offset[columns] = float(np.abs(plain[:, columns]).mean()) or 1.0
-    nothing = np.empty((0, 0), np.float32)
-    roots = Kernel(offset, np.eye(width, dtype=np.float32), np.zeros(width, np.float32), nothing, nothing).axes(plain)
+    roots = signed_roots(plain, offset)
     standardizer = fit_standardizer(roots[None], blocks)
     scale = standardizer.scale.copy()
     for columns in blocks:
@@ -149,6 +148,7 @@ def fit_axes(features: Floats, blocks: Sequence[slice]) -> Kernel:
     standardized = (roots - standardizer.mean) / scale
     directions = principal_axes(standardized, min(MAX_AXES, *standardized.shape))
     projection = np.ascontiguousarray((directions / scale[:, None]).T)
+    nothing = np.empty((0, 0), np.float32)
     return Kernel(offset, projection, -projection @ standardizer.mean, nothing, nothing)
 
 
