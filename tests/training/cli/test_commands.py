@@ -66,7 +66,7 @@ def test_version_is_printed(option):
         (["fit", "x", "--head-lr", "nan"], "--head-lr nan: must be a finite number."),
         (
             ["fit", "x", "--strategy", "magic"],
-            "--strategy magic: must be auto, probe, svm, stages, finetune-last, finetune or scratch.",
+            "--strategy magic: must be auto, probe, svm, stages, kernel, finetune-last, finetune or scratch.",
         ),
         (["fit", "x", "--backbone", "resnet18x"], "Did you mean resnet18"),
         (["fit", "x", "--weights", "nowhere.pth"], "expected a .safetensors file, local-dir:FOLDER, or none"),
