@@ -10,11 +10,13 @@ and chooses; its loss is the log-loss of its choice on many images, above that o
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from functools import reduce
 
 import numpy as np
 from measuring.tables import Report, Table, to_markdown
 from numpy.typing import NDArray
 
+from graft.training.evaluation.paired import standard_error
 from graft.training.strategies.model_selection import Comparison, Difference
 
 Numbers = NDArray[np.float64]
@@ -35,35 +37,27 @@ def make_losses(n_models: int, random: np.random.Generator) -> Numbers:
     return np.logaddexp(0, -np.stack(margins))
 
 
-def standard_error(differences: Numbers) -> float:
-    return float(differences.std(ddof=1) / len(differences) ** 0.5)
+def is_expected_lower(candidate: Numbers, baseline: Numbers) -> bool:
+    """The rule of `auto`: a lower expected log-loss."""
+    means = float(candidate.mean()), float(baseline.mean())
+    return Comparison(NO_ACCURACY, means, standard_error(baseline - candidate), len(baseline)).is_better
 
 
-def expected_loss(losses: Numbers) -> int:
-    """The rule of `auto`: one model after the other, kept if its expected log-loss is lower."""
-    best = 0
-    for candidate in range(1, len(losses)):
-        means = float(losses[candidate].mean()), float(losses[best].mean())
-        error = standard_error(losses[best] - losses[candidate])
-        if Comparison(NO_ACCURACY, means, error, losses.shape[1]).is_better:
-            best = candidate
-    return best
+def is_significantly_lower(candidate: Numbers, baseline: Numbers) -> bool:
+    """A significantly lower log-loss (95 %)."""
+    gains = baseline - candidate
+    return bool(gains.mean() > 1.96 * standard_error(gains))
 
 
-def significant(losses: Numbers) -> int:
-    """One model after the other, kept if its log-loss is significantly lower (95 %)."""
-    best = 0
-    for candidate in range(1, len(losses)):
-        gains = losses[best] - losses[candidate]
-        if gains.mean() > 1.96 * standard_error(gains):
-            best = candidate
-    return best
+def one_by_one(is_better: Callable[[Numbers, Numbers], bool]) -> Rule:
+    """Compares one model after the other with the best so far."""
+    return lambda losses: reduce(lambda best, one: one if is_better(losses[one], losses[best]) else best, range(len(losses)))
 
 
 RULES: Mapping[str, Rule] = {
-    "expected log-loss (Graft)": expected_loss,
+    "expected log-loss (Graft)": one_by_one(is_expected_lower),
     "lowest measured log-loss": lambda losses: int(losses.mean(axis=1).argmin()),
-    "significantly lower": significant,
+    "significantly lower": one_by_one(is_significantly_lower),
     "always the baseline": lambda losses: 0,
 }
 

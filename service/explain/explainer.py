@@ -62,10 +62,9 @@ class Explanation:
         probability: as in `classify`.
         map: float32 (h, w), over `region`. For "cam", the contribution of each position to the label's logit, exact for a
             linear head and to first order for one with a kernel machine: the mean over all positions plus `bias` is the
-            logit. For "gradcam", its contribution to first order, in the last map with
-            gradients. For "occlusion", the drop in the label's log-odds when that part is masked, in nats; below 0 where
-            they rise.
-        bias: of the label's logit for "cam"; 0 for the other methods.
+            logit. For "gradcam", its contribution to first order, in the last map with gradients. For "occlusion", the drop in
+            the label's log-odds when that part is masked, in nats; below 0 where they rise.
+        bias: for "cam", the part of the logit that the map does not explain, which for a linear head is its bias; else 0.
         region: the network's input region of the upright image.
         decoded: the network's input pixels and the image's metadata.
     """
@@ -127,13 +126,11 @@ class Explainer:
         outputs = self._forward(decoded.pixels, should_continue)
         label_probabilities = self._probabilities(outputs)
         index = int(label_probabilities.argmax()) if label is None else label
-        bias = 0.0
         if method == "cam" or (method == "gradcam" and self._gradcam_equals_cam):
             heatmap = self._cam(outputs, index)
-            if method == "cam":
-                bias = float(outputs[LOGITS][0, index]) - float(heatmap.mean())
         else:
             heatmap = {"gradcam": self._gradcam, "occlusion": self._occlusion}[method](decoded.pixels, index, should_continue)
+        bias = float(outputs[LOGITS][0, index]) - float(heatmap.mean()) if method == "cam" else 0.0
         visible = input_region(decoded.width, decoded.height, self._manifest.preprocessing)
         name, probability = self._manifest.labels[index], float(label_probabilities[index])
         return Explanation(name, probability, method, heatmap.astype(np.float32), bias, visible, decoded)

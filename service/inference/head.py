@@ -1,7 +1,7 @@
 """The head of a package: a linear layer, optionally with an RBF kernel machine beside it. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,7 @@ class Head:
 
     def select_labels(self, labels: list[int]) -> "Head":
         """The head of these labels, in this order."""
-        kernel = self.kernel
-        if kernel is not None:
-            kernel = Kernel(kernel.offset, kernel.projection, kernel.shift, kernel.centers, kernel.coefficients[labels])
+        kernel = self.kernel and replace(self.kernel, coefficients=self.kernel.coefficients[labels])
         return Head(self.weight[labels], self.bias[labels], kernel)
 
     def to_tensors(self) -> dict[str, Array]:

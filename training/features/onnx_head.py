@@ -34,7 +34,7 @@ def append_head(graph: Path, head: Head, head_input: Literal["last", "all"] = "l
     if head_input == "all" and STAGES in names:
         features = "head_input"
         model.graph.node.append(helper.make_node("Concat", [STAGES, VECTORS], [features], axis=1))
-    linear = LOGITS if head.kernel is None else f"{HEAD_PREFIX}linear"
+    linear = LOGITS if head.kernel is None else "head/linear"
     model.graph.node.append(helper.make_node("Gemm", [features, "head.weight", "head.bias"], [linear], linear, transB=1))
     if head.kernel is not None:
         model.graph.node.extend(_kernel_nodes(features, linear))
@@ -73,28 +73,22 @@ def _kernel_nodes(features: str, linear: str) -> list["onnx.NodeProto"]:
     """`graft.service.inference.head.Kernel` as nodes, which add their logits to those of the linear head."""
     from onnx import helper
 
-    def node(operator: str, inputs: list[str], output: str, **attributes: int) -> "onnx.NodeProto":
-        name = output if output == LOGITS else f"{HEAD_PREFIX}{output}"
-        names = [one if one in (features, linear) or one.startswith("head.") else f"{HEAD_PREFIX}{one}" for one in inputs]
-        return helper.make_node(operator, names, [name], name, **attributes)
+    nodes: list[onnx.NodeProto] = []
 
-    return [
-        node("Sign", [features], "signs"),
-        node("Abs", [features], "sizes"),
-        node("Add", ["sizes", "head.offset"], "lifted"),
-        node("Sqrt", ["lifted"], "lifted_roots"),
-        node("Sub", ["lifted_roots", "head.sqrt_offset"], "unsigned_roots"),
-        node("Mul", ["signs", "unsigned_roots"], "roots"),
-        node("Gemm", ["roots", "head.projection", "head.shift"], "axes", transB=1),
-        node("Mul", ["axes", "axes"], "squares"),
-        node("ReduceSum", ["squares", "head.rows"], "squared_axes", keepdims=1),
-        node("Gemm", ["axes", "head.minus_two_centers", "head.squared_centers"], "products", transB=1),
-        node("Add", ["products", "squared_axes"], "rough_distances"),
-        node("Max", ["rough_distances", "head.zero"], "distances"),
-        node("Neg", ["distances"], "exponents"),
-        node("Exp", ["exponents"], "similarities"),
-        node("Gemm", ["similarities", "head.coefficients", linear], LOGITS, transB=1),
-    ]
+    def add(output: str, operator: str, *inputs: str, **attributes: int) -> str:
+        nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
+
+    signs, sizes = add("head/signs", "Sign", features), add("head/sizes", "Abs", features)
+    lifted_roots = add("head/lifted_roots", "Sqrt", add("head/lifted", "Add", sizes, "head.offset"))
+    roots = add("head/roots", "Mul", signs, add("head/unsigned_roots", "Sub", lifted_roots, "head.sqrt_offset"))
+    axes = add("head/axes", "Gemm", roots, "head.projection", "head.shift", transB=1)
+    squared_axes = add("head/squared_axes", "ReduceSum", add("head/squares", "Mul", axes, axes), "head.rows", keepdims=1)
+    products = add("head/products", "Gemm", axes, "head.minus_two_centers", "head.squared_centers", transB=1)
+    distances = add("head/distances", "Max", add("head/rough_distances", "Add", products, squared_axes), "head.zero")
+    similarities = add("head/similarities", "Exp", add("head/exponents", "Neg", distances))
+    add(LOGITS, "Gemm", similarities, "head.coefficients", linear, transB=1)
+    return nodes
 
 
 def _remove_unused(graph: "onnx.GraphProto") -> None:

@@ -79,7 +79,7 @@ class Comparison:
         return 0.5 * math.erfc(-mean / deviation / math.sqrt(2))
 
     def to_text(self, candidate: str, baseline: str) -> str:
-        """The verdict with its numbers, such as `kernel has a lower log-loss than probe: …`."""
+        """The verdict with its numbers, such as `kernel is kept rather than probe: log-loss 0.400 and …`."""
         kept, other = (candidate, baseline) if self.is_better else (baseline, candidate)
         losses = self.losses if self.is_better else self.losses[::-1]
         certainty = self.probability if self.is_better else 1 - self.probability

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.service.inference.engine import VECTORS, Outputs, Pixels
-from graft.service.inference.head import Head, Kernel
+from graft.service.inference.head import Head
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.manifest import MAX_CENTERS, KernelShape
 from graft.training.backbones.onnx_cache import STAGES
@@ -65,7 +65,7 @@ def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
     """Trains a linear head on the last features (`probe`, `svm`) or on cross-validated features (`stages`)."""
     splits, slices = context.splits, context.features.slices
     features, targets = context.view_features(splits.train), context.targets(splits.train)
-    balanced = context.recipe.balance in ("weights", "sampling")
+    balanced = _is_balanced(context)
     selection = _select_features(context, strategy, features, targets, balanced)
     best = selection.best
     train_head = stage_selection.fit_candidate(best, features, slices, targets, balanced)
@@ -89,7 +89,7 @@ def kernel_problem(context: TrainingContext) -> str:
         return f"a kernel machine has a center for every training image, at most {MAX_CENTERS:,}; there are {n_images:,}"
     if n_images * n_labels > MAX_OUT_OF_FOLD_LOGITS:
         return f"a kernel machine for {n_labels:,} labels would be too large"
-    if context.dataset.multilabel and context.recipe.balance in ("weights", "sampling"):
+    if context.dataset.multilabel and _is_balanced(context):
         return "a kernel machine for multi-label data cannot be balanced"
     return ""
 
@@ -109,22 +109,20 @@ def fit_kernel(context: TrainingContext, linear: ProbeResult) -> ProbeResult:
     if problem := kernel_problem(context):
         raise ValueError(f"--strategy kernel: {problem}. Use another strategy.")
     splits, slices, samples = context.splits, context.features.slices, linear.held_out
-    balanced, blocks = context.recipe.balance in ("weights", "sampling"), kernel_ridge.stage_blocks(slices)
+    balanced, blocks = _is_balanced(context), kernel_ridge.stage_blocks(slices)
     setting, loss = _select_kernel(context, blocks, balanced)
-    trainers = [
-        KernelTrainer(context.view_features(part)[:, :], blocks, context.targets(part), balanced)
-        for part in (splits.train, samples)
-    ]
-    held_out_logits = trainers[1].fit_folds(_folds(context, samples), setting)
-    targets = context.targets(samples)
-    weights = blending.blend_weights([linear.held_out_logits, held_out_logits], targets)
+
+    def make_trainer(part: Sequence[Sample]) -> KernelTrainer:
+        return KernelTrainer(context.view_features(part)[:, :], blocks, context.targets(part), balanced)
+
+    trainer = make_trainer(samples)
+    held_out_logits = trainer.fit_folds(_folds(context, samples), setting)
+    weights = blending.blend_weights([linear.held_out_logits, held_out_logits], context.targets(samples))
     if weights[1] == 0:
         log("the kernel machine brings nothing beside the linear head")
         return replace(linear, strategy="kernel")
-    train_head, final_head = (
-        _add_machine(head, trainer.fit(setting), weights, slices)
-        for head, trainer in zip((linear.train_head, linear.final_head), trainers, strict=True)
-    )
+    final_head = _add_machine(linear.final_head, trainer.fit(setting), weights, slices)
+    train_head = _add_machine(linear.train_head, make_trainer(splits.train).fit(setting), weights, slices)
     candidate = Candidate("all", "kernel", 1 / setting.ridge, loss, float("nan"), len(splits.train))
     return ProbeResult(
         train_head,
@@ -154,8 +152,7 @@ def _add_machine(head: Head, machine: Machine, weights: list[float], slices: dic
     """The weighted sum of a linear head on the last vector and a kernel machine on all features."""
     of_head, of_machine = map(np.float32, weights)
     wide = stage_selection.widen(head, slices["last"], slices["all"].stop)
-    kernel = machine.kernel
-    weighted = Kernel(kernel.offset, kernel.projection, kernel.shift, kernel.centers, of_machine * kernel.coefficients)
+    weighted = replace(machine.kernel, coefficients=of_machine * machine.kernel.coefficients)
     return Head(of_head * wide.weight, of_head * wide.bias + of_machine * machine.bias, weighted)
 
 
@@ -194,6 +191,11 @@ def _folds(context: TrainingContext, samples: Sequence[Sample]) -> list[Fold]:
     """The folds to predict these samples out of."""
     n_folds = context.recipe.folds or hyperparameters.n_calibration_folds(min(context.dataset.counts(samples)))
     return stratified_group_kfold(context.targets(samples), n_folds, context.recipe.seed, _groups(samples))
+
+
+def _is_balanced(context: TrainingContext) -> bool:
+    """Whether heads weight labels by inverse frequency."""
+    return context.recipe.balance in ("weights", "sampling")
 
 
 def _groups(samples: Sequence[Sample]) -> list[bytes]:
