@@ -29,8 +29,15 @@ def test_memory_growth_is_measured_per_request():
 
 
 def test_one_step_of_the_allocator_is_no_leak():
-    step = [AT_REST._replace(requests=50 * n, mib=300 + 4 * (n > 8)) for n in range(16)]
-    assert mib_per_1000_requests(step) == 0
+    for start in range(1, 16):
+        step = [AT_REST._replace(requests=50 * n, mib=300 + 4 * (n >= start)) for n in range(16)]
+        assert mib_per_1000_requests(step) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_leak_is_no_step_of_the_allocator():
+    for start in range(1, 16):
+        leak = [AT_REST._replace(requests=50 * n, mib=300 + 10 * 50 * n / 1000 + 4 * (n >= start)) for n in range(16)]
+        assert mib_per_1000_requests(leak) == pytest.approx(10)
 
 
 def test_each_kind_of_growth_is_reported_by_name():

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.special import expit, logsumexp, softmax  # type: ignore[import-untyped]
 
 from graft.training.data.cross_validation import Targets
-from graft.training.features.linear_solver import Floats, get_loss, one_hot
+from graft.training.features.linear_solver import Floats, one_hot
+
+Numbers = NDArray[np.float64]
 
 
 def blend_weights(logits: Sequence[Floats], targets: Targets) -> list[float]:
@@ -15,17 +18,24 @@ def blend_weights(logits: Sequence[Floats], targets: Targets) -> list[float]:
 
     A head that brings nothing beside the others gets exactly 0.
 
+    The targets are smoothed by a share of 1 / (N + 2), as in Platt 1999, "Probabilistic Outputs for Support Vector Machines":
+    otherwise a few images that are all predicted right would make the weights infinite, and every probability certain.
+
     Args:
         logits: of each head, float32 (N, C), for images that it was not trained on.
         targets: int (N,) or bool (N, C).
     """
-    loss, one_hot_targets = get_loss("logistic", targets.ndim == 2), one_hot(targets, logits[0].shape[1])
+    multilabel, parts = targets.ndim == 2, np.stack(logits).astype(np.float64)
+    share = 1 / (len(targets) + 2)
+    uniform = 0.5 if multilabel else 1 / parts.shape[-1]
+    smooth = (1 - share) * one_hot(targets, parts.shape[-1]) + share * uniform
 
-    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        total = np.tensordot(weights.astype(np.float32), np.stack(logits), axes=1)
-        losses, gradient = loss(total, one_hot_targets)
-        slopes = np.array([float((gradient * part).sum(dtype=np.float64)) for part in logits])
-        return float(losses.sum(dtype=np.float64)) / len(targets), slopes / len(targets)
+    def objective(weights: Numbers) -> tuple[float, Numbers]:
+        total = np.tensordot(weights, parts, axes=1)
+        log_sums = np.logaddexp(0, total).sum() if multilabel else logsumexp(total, axis=1).sum()
+        residuals = (expit(total) if multilabel else softmax(total, axis=1)) - smooth
+        slopes: Numbers = (residuals * parts).sum(axis=(1, 2))
+        return float(log_sums - (smooth * total).sum()) / len(targets), slopes / len(targets)
 
     start = np.full(len(logits), 1 / len(logits))
     result = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(logits))

@@ -15,6 +15,7 @@ from graft.training.results import StrategyAttempt, TransferRegime
 from graft.training.runtime.progress import format_duration, format_rate, log
 from graft.training.strategies import finetune, hpo, model_selection, probe
 from graft.training.strategies.context import TrainingContext
+from graft.training.strategies.model_selection import MIN_PROBABILITY, MIN_PROBABILITY_TO_REPLACE
 from graft.training.strategies.probe import ProbeResult, kernel_problem
 from graft.training.strategies.trained_model import TrainedModel
 
@@ -123,7 +124,7 @@ def _next_strategies(regime: TransferRegime, context: TrainingContext) -> list[s
 def _select(
     best: TrainedModel, candidate: TrainedModel, attempt: StrategyAttempt, attempts: list[StrategyAttempt]
 ) -> TrainedModel:
-    """The model with the lower expected log-loss; records the attempt."""
+    """The model with the lower expected log-loss; that of `--from` stays until another is shown to be better. Records it."""
     predictions, baseline = candidate.held_out, best.held_out
     if len(predictions.targets) != len(baseline.targets):  # one is out of fold: only validation is common to both
         predictions, baseline = candidate.validation, best.validation
@@ -134,6 +135,7 @@ def _select(
         best.temperature,
         predictions.targets,
         predictions.clusters,
+        MIN_PROBABILITY_TO_REPLACE if best.strategy == "previous" else MIN_PROBABILITY,
     )
     verdict = comparison.to_text(candidate.strategy, best.strategy)
     log(verdict)
@@ -144,7 +146,7 @@ def _select(
 
 
 def _select_previous(previous: TrainedModel, new: TrainedModel, attempts: list[StrategyAttempt]) -> TrainedModel:
-    """The model of `--from` unchanged, unless the new probe is expected to be better; records the attempt."""
+    """The model of `--from` unchanged, unless the new probe is shown to be better; records the attempt."""
     [attempt] = attempts
     earlier = _attempt(previous, 0.0, "the model of --from, unchanged")
     log(f"previous model: {earlier.validation.value:.1%} on validation")

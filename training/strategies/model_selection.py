@@ -22,6 +22,8 @@ LAST_STAGE = "last"  # the pooled features that the pretrained classifier takes
 # simulations of benchmarks/selection_rule.py this loses less against the best choice than the lowest measured log-loss, above
 # all with few images and many candidates, and half as much as to ask for a significant gain.
 PRIOR_GAIN, PRIOR_DEVIATION = -0.05, 0.3
+MIN_PROBABILITY = 0.5  # that the candidate's log-loss is lower: its expected log-loss is
+MIN_PROBABILITY_TO_REPLACE = 0.95  # of a model that is in use, which a change costs something
 MIN_LOSS = 1e-3  # nats; below that a log-loss has nothing left to gain
 MIN_GAIN = 0.01  # of accuracy: a smaller gain is not worth the training of a more expensive strategy
 LARGE_IMAGES_PER_LABEL = 500  # images per label; with more, fine-tuning the full network rarely overfits
@@ -49,6 +51,7 @@ class Comparison:
         standard_error: of their difference.
         n_images: number of images.
         metric: name of the metric in `accuracy`, for display.
+        min_probability: asked of the candidate.
     """
 
     accuracy: Difference
@@ -56,6 +59,7 @@ class Comparison:
     standard_error: float
     n_images: int
     metric: str = "accuracy"
+    min_probability: float = MIN_PROBABILITY
 
     @property
     def _posterior(self) -> tuple[float, float]:
@@ -69,8 +73,8 @@ class Comparison:
 
     @property
     def is_better(self) -> bool:
-        """Whether the candidate's expected log-loss is lower than the baseline's."""
-        return self._posterior[0] > 0
+        """Whether the candidate's log-loss on new images is lower than the baseline's, with the probability that is asked."""
+        return self.probability > self.min_probability
 
     @property
     def probability(self) -> float:
@@ -82,13 +86,14 @@ class Comparison:
         """The verdict with its numbers, such as `kernel is kept rather than probe: log-loss 0.400 and …`."""
         kept, other = (candidate, baseline) if self.is_better else (baseline, candidate)
         losses = self.losses if self.is_better else self.losses[::-1]
-        certainty = self.probability if self.is_better else 1 - self.probability
         numbers = f"{losses[0]:.3f} and {losses[1]:.3f} on {self.n_images:,} held-out images"
         points = format_points(*self.accuracy, metric=self.metric)
-        return (
-            f"{kept} is kept rather than {other}: log-loss {numbers}, lower on new images with a probability of"
-            f" {format_certainty(certainty)}; {candidate} has {points}"
-        )
+        certainty = f"lower on new images with a probability of {format_certainty(self.probability)}"
+        if not self.is_better and self.probability > MIN_PROBABILITY:
+            certainty = f"that of {candidate} is {certainty}, and {self.min_probability:.0%} is asked of it"
+        elif not self.is_better:
+            certainty = f"lower on new images with a probability of {format_certainty(1 - self.probability)}"
+        return f"{kept} is kept rather than {other}: log-loss {numbers}, {certainty}; {candidate} has {points}"
 
 
 def format_certainty(probability: float) -> str:
@@ -103,6 +108,7 @@ def compare(
     baseline_temperature: float,
     targets: Targets,
     clusters: Clusters | None = None,
+    min_probability: float = MIN_PROBABILITY,
 ) -> Comparison:
     """Compares a candidate's logits (N, C) with a baseline's on the same images; targets int (N,) or bool (N, C).
 
@@ -115,6 +121,7 @@ def compare(
         standard_error(losses[1] - losses[0], clusters),
         len(targets),
         "accuracy" if targets.ndim == 1 else "mean average precision",
+        min_probability,
     )
 
 

@@ -26,12 +26,14 @@ def test_the_sum_is_better_than_each_head():
         assert per_sample_nll(total, labels).mean() < per_sample_nll(weight * logits, labels).mean() - 0.05
 
 
-def test_weights_are_those_of_logistic_regression():
+def test_weights_are_those_of_logistic_regression_on_smoothed_targets():
     first, second, labels = make_logits()
     weights = np.array(blend_weights([first, second], labels))
 
     def loss(shift: tuple[float, float]) -> float:
-        return float(per_sample_nll((weights[0] + shift[0]) * first + (weights[1] + shift[1]) * second, labels).mean())
+        total, share = (weights[0] + shift[0]) * first + (weights[1] + shift[1]) * second, 1 / (len(labels) + 2)
+        of_each_label = [per_sample_nll(total, np.full(len(labels), label)).mean() for label in range(3)]
+        return float((1 - share) * per_sample_nll(total, labels).mean() + share * np.mean(of_each_label))
 
     assert all(loss((0, 0)) < loss(shift) for shift in ((0.1, 0), (-0.1, 0), (0, 0.1), (0, -0.1), (0.1, -0.1), (-0.1, 0.1)))
 
@@ -46,3 +48,13 @@ def test_several_labels_have_one_sigmoid_each():
     first, _, labels = make_logits()
     [weight] = blend_weights([first - 1], np.eye(3, dtype=bool)[labels])
     assert weight == pytest.approx(2, rel=0.3)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_few_right_answers_do_not_make_certain(multilabel: bool):
+    labels = np.arange(14) % 2
+    logits = (2 * np.eye(2)[labels] - 1).astype(np.float32)
+    [weight] = blend_weights([logits], np.eye(2, dtype=bool)[labels] if multilabel else labels)
+    # The smoothed target of a label is 1 - 1/16 + 1/32.
+    margin = weight if multilabel else 2 * weight
+    assert 1 / (1 + np.exp(-margin)) == pytest.approx(31 / 32, abs=1e-3)

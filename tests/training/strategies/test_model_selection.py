@@ -1,9 +1,12 @@
 """Significance of a difference, early exit, and the transfer-learning regime of a dataset."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from graft.training.strategies.model_selection import (
+    MIN_PROBABILITY_TO_REPLACE,
     Comparison,
     Difference,
     compare,
@@ -31,6 +34,17 @@ def comparison(candidate: float, baseline: float, standard_error: float, n_image
 )
 def test_model_with_the_lower_expected_log_loss_is_better(losses: tuple[float, float], standard_error: float, better: bool):
     assert comparison(*losses, standard_error).is_better is better
+
+
+def test_a_model_in_use_stays_until_another_is_shown_to_be_better():
+    probable = dataclasses.replace(comparison(0.4, 0.5, 0.10), min_probability=MIN_PROBABILITY_TO_REPLACE)
+    assert not probable.is_better
+    assert probable.to_text("probe", "previous").startswith(
+        "previous is kept rather than probe: log-loss 0.500 and 0.400 on 400 held-out images, that of probe is lower on new"
+        f" images with a probability of {probable.probability:.0%}, and 95% is asked of it; probe has"
+    )
+    assert 0.5 < probable.probability < 0.95
+    assert dataclasses.replace(comparison(0.4, 0.5, 0.01), min_probability=MIN_PROBABILITY_TO_REPLACE).is_better
 
 
 def test_a_gain_is_shrunk_toward_the_prior():
