@@ -46,7 +46,7 @@ MAX_BYTES = {
 }
 MAX_SIDE = 4096  # pixels of the network's input
 MAX_WIDTH = 2**20  # of a feature vector
-MAX_CENTERS = 5_000  # of a kernel machine: 5 MB of a package, half a millisecond of every image
+MAX_CENTERS = 5_000  # of a kernel machine: 5 MB of a package, a millisecond of every image
 MAX_SMALL = 100  # entries of the lists and mappings that do not grow with the labels
 
 Deviation = Annotated[float, Field(ge=0.001, le=10)]  # the divisor of a channel
