@@ -9,10 +9,12 @@ import math
 from typing import Literal
 
 from graft.service.inference.devices import Device
+from graft.service.manifest import MAX_CENTERS
 
 TrainingPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]  # as Lightning spells them
 
 N_FOLDS = 5
+MAX_VIEWS = 8  # of each image, for a kernel machine: from 5 to 8 the log-loss still fell by 0 to 7 %
 BACKBONE_STRIDE = 32  # every backbone here halves its input five times
 
 
@@ -55,6 +57,18 @@ def n_calibration_folds(smallest_class: int) -> int:
 def use_mirror_images(flips: bool, n_images: int) -> bool:
     """Whether a probe also trains on mirrored images. This doubles feature extraction, and helps if there are few images."""
     return flips and n_images <= 5_000
+
+
+def crop_views(flips: bool, n_images: int) -> list[tuple[bool, int]]:
+    """The random crops of each image that a kernel machine learns from: whether it is mirrored, and the number of the crop.
+
+    As many as fit among the centers with the whole images and their mirror images.
+
+    Args:
+        n_images: training and validation images.
+    """
+    n_crops = min(MAX_VIEWS, MAX_CENTERS // n_images) - (2 if flips else 1)
+    return [(flips and crop % 2 == 1, crop) for crop in range(1, n_crops + 1)]
 
 
 def lr_scale(step: int, total_steps: int, warmup: float = 0.1) -> float:

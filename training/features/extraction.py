@@ -14,6 +14,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
@@ -29,24 +30,42 @@ from graft.training.runtime.progress import Progress
 
 SHARD_SIZE = 4096  # images per cache file; an interrupted extraction loses at most this many
 FLOAT16_MAX = float(np.finfo(np.float16).max)
+MIN_CROP_AREA = 0.6  # share of the image; kernel machines were about as good with 0.4 and 0.7
+MIN_CROP_RATIO = 0.75  # width to height, or height to width
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An image, or its mirror image."""
+    """An image or its mirror image, whole or a random crop of it.
+
+    Attributes:
+        crop: number of the crop, which depends on it and the image only; 0 for the whole image.
+    """
 
     sample: Sample
     mirrored: bool = False
+    crop: int = 0
 
     @property
     def key(self) -> bytes:
         """Cache key, 32 bytes: a hash of the pixels' source."""
-        digest = self.sample.digest
-        return hashlib.sha256(digest + b"mirrored").digest() if self.mirrored else digest
+        changes = b"mirrored" * self.mirrored + b"crop %d" % self.crop * bool(self.crop)
+        return hashlib.sha256(self.sample.digest + changes).digest() if changes else self.sample.digest
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Mirrors the pixels (..., W, 3) if this view is mirrored."""
-        return np.ascontiguousarray(pixels[..., ::-1, :]) if self.mirrored else pixels
+        """This view of an image's pixels (S, S, 3), in the same size."""
+        viewed = np.ascontiguousarray(pixels[:, ::-1]) if self.mirrored else pixels
+        return random_crop(viewed, int.from_bytes(self.key[:8], "big")) if self.crop else viewed
+
+
+def random_crop(pixels: Pixels, seed: int) -> Pixels:
+    """A random part of the pixels (S, S, 3), of at least MIN_CROP_AREA, resized to the same size."""
+    rng, side = np.random.default_rng(seed), len(pixels)
+    area, log_ratio = rng.uniform(MIN_CROP_AREA, 1), rng.uniform(np.log(MIN_CROP_RATIO), -np.log(MIN_CROP_RATIO))
+    sides = np.minimum(side * np.sqrt(area * np.exp([log_ratio, -log_ratio])), side)
+    corner = rng.uniform(0, 1, 2) * (side - sides)
+    box = (*corner.tolist(), *(corner + sides).tolist())
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
 Row = NDArray[np.float16]
@@ -78,9 +97,11 @@ class Features:
         """The last vector of every row, float16 (N, D)."""
         return self.array[:, self.slices["last"]]
 
-    def select(self, samples: Iterable[Sample], mirrored: bool = False, feature_set: str = "last") -> LazyFeatures:
-        """One feature set of the samples, in order: (n, D), not loaded yet."""
-        indices = np.array([self.row_index[View(sample, mirrored).key] for sample in samples], np.intp)
+    def select(
+        self, samples: Iterable[Sample], mirrored: bool = False, feature_set: str = "last", crop: int = 0
+    ) -> LazyFeatures:
+        """One feature set of a view of the samples, in order: (n, D), not loaded yet."""
+        indices = np.array([self.row_index[View(sample, mirrored, crop).key] for sample in samples], np.intp)
         return LazyFeatures(self.array[:, self.slices[feature_set]], indices)
 
     def load(self, samples: Iterable[Sample], mirrored: bool = False, feature_set: str = "last") -> NDArray[np.float32]:
@@ -111,7 +132,7 @@ def extract(
     with _open_feature_file(folder, 2 * width * len(requested)) as table:
         for key, row in _load_shards(folder, requested, width):
             table.add(key, row)
-        # In order of path, so that the disk is read sequentially and an image is read just before its mirror image.
+        # In order of path, so that the disk is read sequentially and the views of an image follow each other.
         missing = sorted(
             (view for key, view in requested.items() if key not in table.row_index), key=lambda view: view.sample.path
         )

@@ -23,7 +23,7 @@ from graft.training.runs.lifecycle import library_versions
 from graft.training.runs.run_folder import DECISIONS, read_json
 from graft.training.runtime import gpu
 from graft.training.strategies.auto import SelectionResult
-from graft.training.strategies.context import TrainingContext
+from graft.training.strategies.context import CROPS_DECISION, TrainingContext
 from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization.gallery import ImagePredictions
 
@@ -140,6 +140,8 @@ def _config_lines(context: TrainingContext, selection: SelectionResult) -> list[
         ConfigLine("features of the probe", f"{best.feature_set}, {best.kind}", derived=True),
     ]
     decisions = read_json(context.folder.path / DECISIONS)
+    if n_crops := decisions.get(CROPS_DECISION):
+        config.append(ConfigLine(CROPS_DECISION, f"{n_crops}, for the kernel machine", derived=True))
     if plan := decisions.get(f"config of {selection.model.strategy}"):
         config += _finetune_config_lines(FineTuneConfig.model_validate(plan), options)
     return config

@@ -14,12 +14,13 @@ from graft.training.evaluation.clusters import n_clusters
 from graft.training.results import StrategyAttempt, TransferRegime
 from graft.training.runtime.progress import format_duration, format_rate, log
 from graft.training.strategies import finetune, hpo, model_selection, probe
-from graft.training.strategies.context import TrainingContext
+from graft.training.strategies.context import TrainingContext, extract_crops
 from graft.training.strategies.model_selection import MIN_PROBABILITY, MIN_PROBABILITY_TO_REPLACE
 from graft.training.strategies.probe import ProbeResult, kernel_problem
 from graft.training.strategies.trained_model import TrainedModel
 
 OVERHEAD_S = 30.0  # fixed cost of fine-tuning outside its training steps: imports, ONNX export, scoring
+CROP_SHARE = 0.2  # of the time left, for the features of random crops
 MIN_EPOCHS = 3  # epochs; with fewer, most of the training is warm-up
 
 
@@ -56,7 +57,7 @@ def select_strategy(context: TrainingContext, started_at: float, publish: Callab
         return SelectionResult(model, (attempt,), probe_result)
     if strategy == "kernel":
         probe_result, _, baseline = _run_probe(context, "probe")
-        model, attempt = _run_kernel(context, probe_result)
+        model, attempt = _run_kernel(context, probe_result, started_at)
         return SelectionResult(model, (baseline.model_copy(update={"kept": False}), attempt), probe_result)
     probe_result, _, baseline = _run_probe(context, "probe")
     log(f"probe: {baseline.validation.value:.1%} on validation")
@@ -88,7 +89,7 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
     if problem := kernel_problem(context):
         log(f"kernel is skipped: {problem}")
     else:
-        best = _select(best, *_run_kernel(context, probe_result), attempts)
+        best = _select(best, *_run_kernel(context, probe_result, started_at), attempts)
     stages_result, model, attempt = _run_probe(context, "stages")
     best = _select(best, model, attempt, attempts)
     regime = model_selection.transfer_regime(
@@ -173,8 +174,9 @@ def _run_probe(context: TrainingContext, strategy: str) -> tuple[ProbeResult, Tr
     return probe_result, model, _attempt(model, time.monotonic() - started, verdict)
 
 
-def _run_kernel(context: TrainingContext, probe_result: ProbeResult) -> tuple[TrainedModel, StrategyAttempt]:
+def _run_kernel(context: TrainingContext, probe_result: ProbeResult, started_at: float) -> tuple[TrainedModel, StrategyAttempt]:
     started = time.monotonic()
+    context = extract_crops(context, CROP_SHARE * _remaining_s(context, started_at))
     kernel_result = probe.fit_kernel(context, probe_result)
     model = probe.export_probe(kernel_result, context, probe_result)
     return model, _attempt(model, time.monotonic() - started, "linear head and kernel machine on all features")

@@ -1,5 +1,7 @@
 """Prepares what every strategy needs: the audited dataset, its splits, an exported backbone and the extracted features."""
 
+import itertools
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +36,7 @@ from graft.training.runs.run_folder import RunFolder
 from graft.training.runtime.progress import log
 from graft.training.strategies.starting_point import StartingPoint
 
+CROPS_DECISION = "crops of each image"
 MAX_WARNINGS_PER_KIND = 3  # warnings of each kind in the log; the report lists all
 
 
@@ -93,9 +96,19 @@ class TrainingContext:
         """All features of the samples and, if extracted, of their mirror images: (V, N, W), not loaded yet."""
         # Read from the features, not from the recipe: files excluded since then may have changed the recipe's answer.
         has_mirrored = View(self.splits.train[0], mirrored=True).key in self.features.row_index
-        views = (False, True) if has_mirrored else (False,)
-        indices = [self.features.select(samples, mirrored).indices for mirrored in views]
-        return LazyFeatures(self.features.array, np.stack(indices))
+        return self.load_views(samples, [(False, 0), (True, 0)] if has_mirrored else [(False, 0)])
+
+    def crop_features(self, samples: Sequence[Sample]) -> LazyFeatures:
+        """The same and those of all random crops that were extracted."""
+        first, whole = self.splits.train[0], self.view_features(samples)
+        crops = hyperparameters.crop_views(self.recipe.flips, len(self.splits.train) + len(self.splits.validation))
+        extracted = [view for view in crops if View(first, *view).key in self.features.row_index]
+        return LazyFeatures(whole.array, np.concatenate([whole.indices, self.load_views(samples, extracted).indices]))
+
+    def load_views(self, samples: Sequence[Sample], views: Sequence[tuple[bool, int]]) -> LazyFeatures:
+        """All features of some views of the samples, (V, N, W), not loaded yet; a view is (mirrored, crop)."""
+        indices = [self.features.select(samples, mirrored, crop=crop).indices for mirrored, crop in views]
+        return LazyFeatures(self.features.array, np.array(indices, np.intp).reshape(len(views), len(samples)))
 
 
 def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint | None = None) -> TrainingContext:
@@ -208,10 +221,7 @@ def extract_or_exclude(
     Raises:
         DatasetError: if files are unreadable and `skip_bad` is off, if too many are, or if too few images of a label remain.
     """
-    views = [View(sample) for samples in splits.to_dict().values() for sample in samples]
-    if hyperparameters.use_mirror_images(recipe.flips, len(splits.train)):
-        views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
-    features = _extract(dataset, views, exported, recipe)
+    features = _extract(dataset, _whole_views(splits, recipe), exported, recipe)
     unreadable = features.unreadable
     remaining = [tuple(sample for sample in samples if sample.path not in unreadable) for samples in splits.to_dict().values()]
     splits = Splits(*remaining)
@@ -223,6 +233,41 @@ def extract_or_exclude(
                 f" {n_train} for training, {n_validation} for validation."
             )
     return features, splits, unreadable
+
+
+def extract_crops(context: TrainingContext, seconds: float) -> TrainingContext:
+    """The context with features of random crops of its training and validation images too.
+
+    The first crop of every image shows how many take at most `seconds` together. This is decided once per run.
+
+    Raises:
+        DatasetError: if an image has become unreadable.
+    """
+    dataset, splits, exported, recipe = context.dataset, context.splits, context.exported, context.recipe
+    samples = (*splits.train, *splits.validation)
+    crops = [[View(sample, *view) for sample in samples] for view in hyperparameters.crop_views(recipe.flips, len(samples))]
+
+    def extract_in_time() -> int:
+        started = time.monotonic()
+        _extract(dataset, crops[0], exported, recipe)
+        return min(len(crops), max(1, int(seconds / max(time.monotonic() - started, 1e-3))))
+
+    n_crops = context.folder.decide_once(CROPS_DECISION, extract_in_time) if crops and seconds > 0 else 0
+    if not n_crops:
+        return context
+    views = [*_whole_views(splits, recipe), *itertools.chain(*crops[:n_crops])]
+    features = _extract(dataset, views, exported, recipe)
+    for path, reason in features.unreadable.items():
+        raise DatasetError(f"{path} has become unreadable: {reason}")
+    return replace(context, features=features)
+
+
+def _whole_views(splits: Splits, recipe: Recipe) -> list[View]:
+    """All images of the splits, and the mirror images that the recipe trains on."""
+    views = [View(sample) for samples in splits.to_dict().values() for sample in samples]
+    if hyperparameters.use_mirror_images(recipe.flips, len(splits.train)):
+        views += [View(sample, mirrored=True) for sample in (*splits.train, *splits.validation)]
+    return views
 
 
 def _extract(dataset: Dataset, views: Iterable[View], exported: ExportedBackbone, recipe: Recipe) -> Features:

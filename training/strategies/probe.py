@@ -113,7 +113,7 @@ def fit_kernel(context: TrainingContext, linear: ProbeResult) -> ProbeResult:
     setting, loss = _select_kernel(context, blocks, balanced)
 
     def make_trainer(part: Sequence[Sample]) -> KernelTrainer:
-        return KernelTrainer(context.view_features(part)[:, :], blocks, context.targets(part), balanced)
+        return KernelTrainer(context.crop_features(part)[:, :], blocks, context.targets(part), balanced)
 
     trainer = make_trainer(samples)
     held_out_logits = trainer.fit_folds(_folds(context, samples), setting)
@@ -142,7 +142,7 @@ def _select_kernel(context: TrainingContext, blocks: list[slice], balanced: bool
     images, targets = regularization.search_subset(context.targets(train), MAX_SEARCH_IMAGES, seed)
     n_folds = context.recipe.folds or hyperparameters.n_folds(min(context.dataset.counts(train)), len(targets))
     folds = stratified_group_kfold(targets, n_folds, seed, take_groups(_groups(train), images))
-    trainer = KernelTrainer(context.view_features(train)[:, images], blocks, targets, balanced, MAX_SEARCH_IMAGES)
+    trainer = KernelTrainer(context.crop_features(train)[:, images], blocks, targets, balanced, MAX_SEARCH_IMAGES)
     losses = kernel_ridge.cross_validate(trainer, folds)
     best = min(losses, key=lambda setting: losses[setting])
     return best, losses[best]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from graft.service.manifest import MAX_CENTERS
 from graft.training.config import hyperparameters
 
 
@@ -138,3 +139,11 @@ def test_average_covers_a_tenth_of_the_run(total_steps: int, expected: tuple[flo
 def test_average_forgets_the_initial_weights_at_any_run_length(total_steps: int):
     decay, interval = hyperparameters.ema_decay(total_steps)
     assert decay ** (total_steps // interval) < 0.01
+
+
+@pytest.mark.parametrize(("n_images", "n_crops"), [(20, 6), (625, 6), (626, 5), (1_666, 1), (1_667, 0), (5_000, 0), (10**6, 0)])
+def test_crops_fit_among_the_centers_beside_the_whole_images(n_images, n_crops):
+    views = hyperparameters.crop_views(flips=True, n_images=n_images)
+    assert len(views) == n_crops
+    assert [crop for _, crop in views] == list(range(1, n_crops + 1))
+    assert (n_crops + 2) * n_images <= MAX_CENTERS or not n_crops

@@ -16,7 +16,7 @@ from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry
 from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
-from graft.training.features.extraction import Features, View, extract, to_float16
+from graft.training.features.extraction import MIN_CROP_AREA, Features, View, extract, random_crop, to_float16
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,6 +99,41 @@ def test_mirrored_view_has_the_features_of_the_mirror_image(dataset: Dataset, ex
     mirrored = features.load(dataset.samples[:1], mirrored=True)
     np.testing.assert_allclose(mirrored, expected, rtol=1e-3, atol=1e-3)
     assert np.abs(mirrored - features.load(dataset.samples[:1])).max() > 0.05
+
+
+def test_crop_has_the_features_of_the_cropped_pixels(dataset: Dataset, exported: ExportedBackbone):
+    sample = dataset.samples[0]
+    crop = View(sample, mirrored=True, crop=3)
+    features = extract(dataset, [crop], exported)
+    pixels = crop.apply(decode(dataset.read(sample), exported.preprocessing).pixels)
+    expected = OpenVinoModel(exported.graph, streams=1)(pixels[None])[VECTORS]
+    cropped = features.select([sample], mirrored=True, crop=3)[:]
+    np.testing.assert_allclose(cropped, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_every_view_of_an_image_has_its_own_key_and_pixels(dataset: Dataset):
+    sample, pixels = dataset.samples[0], np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    all_views = [View(sample, mirrored, crop) for mirrored in (False, True) for crop in range(12)]
+    assert len({view.key for view in all_views}) == len({view.apply(pixels).tobytes() for view in all_views}) == 24
+    assert View(sample).key == sample.digest
+    np.testing.assert_array_equal(View(sample, crop=5).apply(pixels), View(sample, crop=5).apply(pixels))
+
+
+def test_random_crops_have_the_area_and_the_proportions_that_are_promised():
+    # The pixels say where they come from: red is the column, green the row.
+    axis = np.arange(200, dtype=np.uint8)
+    pixels = np.stack([np.tile(axis, (200, 1)), np.tile(axis[:, None], 200), np.zeros((200, 200), np.uint8)], axis=2)
+    sides = []
+    for seed in range(300):
+        cropped = random_crop(pixels, seed).astype(float)
+        assert cropped.shape == pixels.shape
+        sides.append([np.ptp(cropped[..., channel]) + 1 for channel in (0, 1)])
+    widths, heights = np.array(sides).T
+    areas, ratios = widths * heights / 200**2, widths / heights
+    assert MIN_CROP_AREA - 0.02 <= areas.min() < MIN_CROP_AREA + 0.05
+    assert 0.9 < areas.max() <= 1
+    assert 0.74 < ratios.min() < 0.9
+    assert 1.1 < ratios.max() < 1.36
 
 
 def test_unreadable_image_is_reported_with_the_reason(dataset: Dataset, exported: ExportedBackbone):

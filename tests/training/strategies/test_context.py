@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from copied_pictures import COPIES, crop, jpeg, picture
 
+from graft.training.config import hyperparameters
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import DatasetError
 from graft.training.pipelines.check import check
 from graft.training.runs.run_folder import RunFolder, RunMismatchError
-from graft.training.strategies.context import prepare
+from graft.training.strategies.context import extract_crops, prepare
 
 RECIPE = Recipe(strategy="probe", input_size=32)
 
@@ -69,6 +70,43 @@ def test_features_have_one_axis_for_views(cache, make_folder, tmp_path: Path):
     features = context.view_features(context.splits.train)
     assert features.shape == (2, len(context.splits.train), context.features.array.shape[1])
     assert context.targets(context.splits.train).tolist() == [sample.label for sample in context.splits.train]
+
+
+def test_crops_are_features_of_train_and_validation_only(cache, make_folder, tmp_path: Path):
+    whole = prepare(make_folder({"cat": 12, "dog": 12}), folder(tmp_path / "run"), RECIPE)
+    context = extract_crops(whole, seconds=60)
+    splits, width = context.splits, context.features.array.shape[1]
+    assert context.crop_features(splits.validation).shape == (8, len(splits.validation), width)
+    assert context.view_features(splits.train).shape == (2, len(splits.train), width)
+    np.testing.assert_array_equal(context.view_features(splits.train)[:], whole.view_features(splits.train)[:])
+    np.testing.assert_array_equal(context.crop_features(splits.train)[:2], whole.view_features(splits.train)[:])
+    np.testing.assert_array_equal(context.features.load(splits.test), whole.features.load(splits.test))
+    with pytest.raises(KeyError):
+        context.load_views(splits.test, [(False, 2)])
+
+
+@pytest.mark.parametrize(("seconds", "n_views"), [(-1, 2), (0, 2), (1e-9, 3)])
+def test_number_of_crops_follows_the_time_and_is_decided_once(cache, make_folder, tmp_path: Path, seconds, n_views):
+    context = extract_crops(prepare(make_folder({"cat": 12, "dog": 12}), folder(tmp_path / "run"), RECIPE), seconds)
+    assert len(context.crop_features(context.splits.train)) == n_views
+    if seconds > 0:
+        resumed = extract_crops(prepare(context.dataset.source.root, folder(tmp_path / "run"), RECIPE), 1e9)
+        assert len(resumed.crop_features(resumed.splits.train)) == n_views
+
+
+def test_without_flips_no_crop_is_mirrored(cache, make_folder, tmp_path: Path):
+    recipe = RECIPE.model_copy(update={"flips": False})
+    context = extract_crops(prepare(make_folder({"cat": 12, "dog": 12}), folder(tmp_path / "run"), recipe), 60)
+    assert hyperparameters.crop_views(flips=False, n_images=24) == [(False, crop) for crop in range(1, 8)]
+    assert len(context.crop_features(context.splits.train)) == 8
+
+
+def test_image_that_vanishes_before_its_crops_are_extracted_is_named(cache, make_folder, tmp_path: Path):
+    context = prepare(make_folder({"cat": 12, "dog": 12}, seed=77), folder(tmp_path / "run"), RECIPE)
+    path = context.splits.train[0].path
+    (context.dataset.source.root / path).unlink()
+    with pytest.raises(DatasetError, match=re.escape(path)):
+        extract_crops(context, seconds=60)
 
 
 @pytest.fixture(scope="module")
