@@ -32,6 +32,7 @@ from graft.training.data.splits import Splits, split
 from graft.training.features.lightning_extractor import load_with_random_head
 from graft.training.finetuning import trainer as learning
 from graft.training.finetuning.datamodule import Batch, DataModule
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.finetuning.lightning_module import FineTune, make_optimizer
 from graft.training.finetuning.param_groups import freeze_layers, set_eval_modules
 from graft.training.sample import SAMPLE
@@ -117,7 +118,7 @@ def measure(arguments: argparse.Namespace, run: Path) -> None:
     network = load_with_random_head(backbone, len(dataset.labels)).to(memory_format=torch.channels_last)
     timer = EpochTimer(PlainLoop(network, config, batches, device), config.batch_size, device)
     learning.ProgressCallback = lambda *_: timer  # takes its place among the callbacks of the Trainer
-    learning.train(network, datamodule, config, config.epochs, run, device)
+    learning.train(network, datamodule, config, EpochPlan(config.epochs), run, device)
     setup = (
         f"{arguments.backbone} at {backbone.preprocessing.crop} pixels, {len(batches)} batches of {config.batch_size}, {device}"
     )

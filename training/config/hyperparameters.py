@@ -71,7 +71,7 @@ def crop_views(flips: bool, n_images: int) -> list[tuple[bool, int]]:
     return [(flips and crop % 2 == 1, crop) for crop in range(1, n_crops + 1)]
 
 
-def lr_scale(step: int, total_steps: int, warmup: float = 0.1) -> float:
+def lr_scale(step: float, total_steps: int, warmup: float = 0.1) -> float:
     """Learning-rate factor in [0, 1]: linear warm-up, then cosine decay to 0."""
     warmup_steps = max(1, round(warmup * total_steps))
     if step < warmup_steps:
@@ -88,7 +88,6 @@ MAX_BATCH_SIZE_GPU = 512
 MIN_STEPS_LARGE_BATCH = 1_000  # optimizer steps that a run must keep; noise dominates early, and warm-up needs its steps
 GPU_BYTES_PER_IMAGE = 80 * 2**20  # activations of common networks at 224 pixels, in 16 bits; a batch is fitted exactly later
 LABEL_SMOOTHING = 0.1
-IMBALANCE_THRESHOLD = 3.0  # largest label over smallest; classes are rebalanced from this ratio on
 
 
 def batch_size(n_images: int, device: Device, gpu_bytes: int = 0) -> int:
@@ -171,14 +170,6 @@ def augment(n_images: int, random_init: bool) -> str:
     if n_images >= 100_000:
         return "light"
     return "strong" if random_init or n_images < 500 else "medium"
-
-
-def balance(counts: tuple[int, ...], multilabel: bool) -> str:
-    """How class imbalance is handled: by logit adjustment (Menon et al. 2021) from a ratio of 3:1 on.
-
-    Multilabel data is a set of binary problems with mostly negative targets; no correction is applied there.
-    """
-    return "none" if multilabel or imbalance(counts) < IMBALANCE_THRESHOLD else "logits"
 
 
 def imbalance(counts: tuple[int, ...]) -> float:

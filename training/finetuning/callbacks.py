@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from graft.training.finetuning import checkpoints
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.finetuning.lightning_module import MONITOR, Diverged
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import log
@@ -89,6 +91,23 @@ class CheckpointCallback(Checkpoint):
         writer.writeheader()
         writer.writerows(self.history)
         atomic_files.write_text(self._metrics, text.getvalue())
+
+
+class ReviseEpochs(Callback):
+    """Revises the number of epochs after each one, by the time that it took with loading and validation."""
+
+    def __init__(self, plan: EpochPlan) -> None:
+        self._plan, self._started_at = plan, math.nan
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started_at = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trained, planned = trainer.current_epoch + 1, trainer.max_epochs
+        total = self._plan.revise(trained, time.monotonic() - self._started_at)
+        trainer.fit_loop.max_epochs = total
+        if total != planned:
+            log(f"{total} epochs fit into the budget, {planned} were planned")
 
 
 class GracefulStop(Callback):

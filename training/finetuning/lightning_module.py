@@ -19,6 +19,7 @@ from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.hyperparameters import lr_scale
 from graft.training.finetuning.ema import ema_callbacks
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.finetuning.loss import Loss
 from graft.training.finetuning.mixup import mixup_or_cutmix
 from graft.training.finetuning.param_groups import freeze_layers, param_groups, set_eval_modules
@@ -35,10 +36,11 @@ class Diverged(RuntimeError):
 class FineTune(LightningModule):
     """Trains head and backbone together, with a learning rate for each layer."""
 
-    def __init__(self, network: Network, config: FineTuneConfig) -> None:
+    def __init__(self, network: Network, config: FineTuneConfig, plan: EpochPlan | None = None) -> None:
         super().__init__()
         self.network = network
         self.config = config
+        self.plan = plan or EpochPlan(config.epochs)
         self.loss = Loss(config)
         self._recent_losses: list[Tensor] = []
         freeze_layers(network, config)
@@ -82,9 +84,15 @@ class FineTune(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.network, self.config)
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        # Counted in the first plan: a resumed run starts with a later one.
+        steps_per_epoch = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
+        total_steps = steps_per_epoch * self.plan.epochs
         if self.config.schedule == "cosine":
-            cosine = LambdaLR(optimizer, lambda step: lr_scale(step, total_steps, self.config.warmup))
+
+            def scale(step: int) -> float:
+                return lr_scale(total_steps * self.plan.progress(step / steps_per_epoch), total_steps, self.config.warmup)
+
+            cosine = LambdaLR(optimizer, scale)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         warmup_steps = max(1, round(self.config.warmup * total_steps))
         warmup = LinearLR(optimizer, start_factor=1 / warmup_steps, total_iters=warmup_steps - 1)

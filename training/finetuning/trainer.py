@@ -17,8 +17,9 @@ from graft.service.inference.devices import Device
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.finetuning import checkpoints, worker_errors
-from graft.training.finetuning.callbacks import CheckpointCallback, GracefulStop, ReseedEachEpoch, Trial, reseed
+from graft.training.finetuning.callbacks import CheckpointCallback, GracefulStop, ReseedEachEpoch, ReviseEpochs, Trial, reseed
 from graft.training.finetuning.datamodule import DataModule
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.finetuning.lightning_module import MONITOR, FineTune
 from graft.training.finetuning.precision import precision_plugin
 from graft.training.runtime import atomic_files, gpu
@@ -34,7 +35,7 @@ def train(
     network: Network,
     datamodule: DataModule,
     config: FineTuneConfig,
-    epochs: int,
+    plan: EpochPlan,
     run: Path,
     device: Device,
     loggers: Sequence[Logger] = (),
@@ -46,6 +47,7 @@ def train(
 
     Args:
         network: with the head of the probe.
+        plan: the number of epochs; a resumed run repeats its revisions.
         run: folder for `metrics.csv` and `checkpoints/`.
         loggers: experiment trackers.
         trial: set for a hyperparameter search trial; its epochs are not logged one by one.
@@ -62,11 +64,11 @@ def train(
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     atomic_files.remove_temp_files(run)
-    module = FineTune(network.to(memory_format=torch.channels_last), config)
+    module = FineTune(network.to(memory_format=torch.channels_last), config, plan)
     best = checkpoints.load_best(folder)
     if best is None:
         with gpu.deterministic(device), without_cuda(device):
-            best = _fit_to_best(module, datamodule, epochs, run, device, loggers, trial)
+            best = _fit_to_best(module, datamodule, run, device, loggers, trial)
         checkpoints.save(best, folder / checkpoints.BEST)
     checkpoints.keep_only(folder, set())
     module.load_state_dict(best["state_dict"], strict=True)
@@ -76,14 +78,13 @@ def train(
 def _fit_to_best(
     module: FineTune,
     datamodule: DataModule,
-    epochs: int,
     run: Path,
     device: Device,
     loggers: Sequence[Logger],
     trial: Trial | None,
 ) -> checkpoints.State:
     """Trains to the end, from the newest checkpoint if there is one; returns the weights of the best epoch."""
-    folder, config = run / "checkpoints", module.config
+    folder, config, plan = run / "checkpoints", module.config, module.plan
     checkpoint_bytes = 3 * sum(weight.nbytes for weight in module.parameters())  # weights and two optimizer moments
     atomic_files.require_free_bytes(run, MIN_FREE_CHECKPOINTS * checkpoint_bytes)
     train_loader, val_loader = datamodule.train_dataloader(), datamodule.val_dataloader()
@@ -94,10 +95,12 @@ def _fit_to_best(
         _explain_out_of_memory(config.batch_size),
     ):
         seed_everything(config.seed, workers=True, verbose=False)
-        callbacks = [checkpoint, GracefulStop(stop), ReseedEachEpoch(config.seed), ProgressCallback(config.batch_size, trial)]
-        trainer = _make_trainer(config, epochs, run, device, callbacks, loggers)
+        progress = ProgressCallback(config.batch_size, trial)
+        callbacks = [checkpoint, GracefulStop(stop), ReseedEachEpoch(config.seed), ReviseEpochs(plan), progress]
+        trainer = _make_trainer(config, plan.epochs, run, device, callbacks, loggers)
         state = checkpoints.load_newest(folder) or _validate_initial(trainer, module, val_loader, folder)
         checkpoint.on_load_checkpoint(trainer, module, state)
+        trainer.fit_loop.max_epochs = plan.restore(checkpoint.epoch)
         checkpoint.write_metrics()  # a run killed after a checkpoint may not have written the metrics of that epoch
         if not checkpoint.finished:
             module.load_state_dict(state["state_dict"], strict=True)

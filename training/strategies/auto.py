@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from graft.training.evaluation import metrics
 from graft.training.evaluation.clusters import n_clusters
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.results import StrategyAttempt, TransferRegime
 from graft.training.runtime.progress import format_duration, format_rate, log
 from graft.training.strategies import finetune, hpo, model_selection, probe
@@ -63,7 +64,7 @@ def select_strategy(context: TrainingContext, started_at: float, publish: Callab
     log(f"probe: {baseline.validation.value:.1%} on validation")
     epochs = max(1, _decide_epochs(context, strategy, started_at))
     search_summary = hpo.search(context, probe_result, strategy, epochs, lambda: _remaining_s(context, started_at) - OVERHEAD_S)
-    model, attempt = _run_finetune(context, probe_result, strategy, epochs)
+    model, attempt = _run_finetune(context, probe_result, strategy, _plan(context, strategy, epochs, started_at))
     attempt = attempt.model_copy(update={"verdict": "; ".join(filter(None, [attempt.verdict, search_summary]))})
     return SelectionResult(model, (baseline.model_copy(update={"kept": False}), attempt), probe_result)
 
@@ -103,7 +104,8 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
             stop_reason = f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it"
             log(stop_reason)
             break
-        best = _select(best, *_run_finetune(context, start, strategy, epochs), attempts)
+        plan = _plan(context, strategy, epochs, started_at)
+        best = _select(best, *_run_finetune(context, start, strategy, plan), attempts)
     return SelectionResult(best, tuple(attempts), probe_result, regime, stop_reason)
 
 
@@ -183,11 +185,23 @@ def _run_kernel(context: TrainingContext, probe_result: ProbeResult, started_at:
 
 
 def _run_finetune(
-    context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int
+    context: TrainingContext, probe_result: ProbeResult, strategy: str, plan: EpochPlan
 ) -> tuple[TrainedModel, StrategyAttempt]:
     started = time.monotonic()
-    model = finetune.finetune(context, probe_result, strategy, epochs)
+    model = finetune.finetune(context, probe_result, strategy, plan)
     return model, _attempt(model, time.monotonic() - started, "requested by name")
+
+
+def _plan(context: TrainingContext, strategy: str, epochs: int, started_at: float) -> EpochPlan:
+    """The plan of a fine-tuning that is revised after every epoch, unless the recipe has the number of epochs."""
+    if context.recipe.epochs:
+        return EpochPlan(epochs)
+    return EpochPlan(
+        epochs,
+        finetune.default_config(context, strategy).epochs,
+        time.monotonic() + _remaining_s(context, started_at) - OVERHEAD_S,
+        lambda trained, make: context.folder.decide_once(f"epochs of {strategy} after {trained}", make),
+    )
 
 
 def _decide_epochs(context: TrainingContext, strategy: str, started_at: float) -> int:

@@ -15,6 +15,7 @@ from graft.training.evaluation import outliers
 from graft.training.evaluation.calibration import CalibrationSet
 from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.inference.bulk import predict_dataset
 from graft.training.runtime import gpu
 from graft.training.runtime.progress import log, step
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
     from graft.training.finetuning.callbacks import Trial
 
 
-def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int) -> TrainedModel:
-    """Trains the network for at most `epochs`, exports it, and scores it on the device that trained it.
+def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str, plan: EpochPlan) -> TrainedModel:
+    """Trains the network as planned, exports it, and scores it on the device that trained it.
 
     Fine-tuning starts from the probe's head (LP-FT, Kumar et al. 2022) and trains the last or all layers; `scratch` starts
     from a new head. Checkpoints go into a subfolder of the run, named after the strategy, so that training can resume.
     """
-    network = train_network(context, probe_result, strategy, epochs)
+    network = train_network(context, probe_result, strategy, plan)
     from graft.training.inference.torch_engine import TorchEngine
 
     graph, cpu_engine = _export(context, network)
@@ -90,22 +91,23 @@ def _score(context: TrainingContext, network: "Network", cpu_engine: OpenVinoEng
     return tuple(predictions)
 
 
-def train_network(context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int) -> "Network":
+def train_network(context: TrainingContext, probe_result: ProbeResult, strategy: str, plan: EpochPlan) -> "Network":
     """Trains the network; returns it with the weights of its best epoch, on the CPU."""
     with step("loading Lightning"):
         from graft.training.finetuning.loggers import make_loggers
 
     log(
         f"{strategy}: {context.exported.backbone.name} at {context.exported.preprocessing.crop} pixels"
-        f" for up to {epochs} epochs"
+        f" for up to {plan.epochs} epochs"
     )
-    network, default = build_network(context, probe_result, strategy, epochs)
+    network, default = build_network(context, probe_result, strategy, plan.epochs)
     config = FineTuneConfig.model_validate(
         context.folder.decide_once(f"config of {strategy}", lambda: fit_to_machine(context, network, default))
     )
     log(describe(config))
-    recipe, run = context.recipe.model_copy(update={"strategy": strategy, "epochs": epochs}), context.folder.path / strategy
-    run_trainer(context, network, config, run, make_loggers(recipe, run))
+    recipe = context.recipe.model_copy(update={"strategy": strategy, "epochs": plan.epochs})
+    run = context.folder.path / strategy
+    run_trainer(context, network, config, run, make_loggers(recipe, run), plan=plan)
     return network
 
 
@@ -174,6 +176,7 @@ def run_trainer(
     run: Path,
     loggers: Sequence["Logger"] = (),
     trial: "Trial | None" = None,
+    plan: EpochPlan | None = None,
 ) -> None:
     """Trains the network in place; it ends with the weights of its best epoch."""
     with step("loading Lightning"):
@@ -182,7 +185,7 @@ def run_trainer(
 
     device = context.device
     datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, device)
-    train(network, datamodule, config, config.epochs, run, device, loggers, trial)
+    train(network, datamodule, config, plan or EpochPlan(config.epochs), run, device, loggers, trial)
 
 
 @step("measuring the training speed")

@@ -114,8 +114,13 @@ def test_config_rejects_nan():
         FineTuneConfig.model_validate(resolve_config(Recipe(), FEW).model_dump() | {"clip_grad": float("nan")})
 
 
+def test_imbalance_is_not_corrected_unless_asked():
+    # The model is judged, calibrated and used with the natural frequencies of the labels.
+    assert resolve_config(Recipe(), DataStats(n_images=3_000, counts=(2_900, 100))).balance == "none"
+
+
 def test_description_has_three_lines():
-    found = describe(resolve_config(Recipe(), DataStats(n_images=4_000, counts=(3_000, 600, 400))))
+    found = describe(resolve_config(Recipe(balance="logits"), DataStats(n_images=4_000, counts=(3_000, 600, 400))))
     assert found.splitlines() == [
         "up to 10 epochs of 125 steps, batch size 32; augmentation: medium (crop, flip, rotation)",
         "AdamW: learning rates head 0.001, backbone 0.0002 (first layer 6e-05); 10% warm-up, then cosine decay",

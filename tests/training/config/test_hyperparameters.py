@@ -121,14 +121,6 @@ def test_small_datasets_get_stronger_augmentation(n_images: int, fresh: bool, le
 
 
 @pytest.mark.parametrize(
-    ("counts", "multilabel", "method"),
-    [((29, 10), False, "none"), ((30, 10), False, "logits"), ((30, 10), True, "none"), ((30, 0), False, "logits")],
-)
-def test_imbalance_from_three_to_one_is_corrected(counts: tuple[int, ...], multilabel: bool, method: str):
-    assert hyperparameters.balance(counts, multilabel) == method
-
-
-@pytest.mark.parametrize(
     ("total_steps", "expected"), [(10, (0.0, 1)), (49, (0.0, 1)), (50, (0.8, 1)), (140, (0.9286, 1)), (5_000, (0.98, 10))]
 )
 def test_average_covers_a_tenth_of_the_run(total_steps: int, expected: tuple[float, int]):

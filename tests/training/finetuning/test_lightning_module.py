@@ -29,6 +29,7 @@ from graft.training.features.extraction import Features
 from graft.training.features.lightning_extractor import load_with_random_head
 from graft.training.finetuning import batch_size_finder, checkpoints, param_groups, speed
 from graft.training.finetuning.datamodule import DataModule
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.finetuning.lightning_module import Diverged, FineTune, set_head
 from graft.training.finetuning.trainer import train
 from graft.training.inference import torch_engine
@@ -114,7 +115,7 @@ def start(cache: Path, tmp_path_factory) -> Start:
 def trained(network: Network, start: Start, run: Path, **choices: object) -> Learned:
     chosen = planned(**choices)
     before = copy.deepcopy(network.state_dict())
-    train(network, start.batches(chosen), chosen, 5, run, device="cpu")
+    train(network, start.batches(chosen), chosen, EpochPlan(5), run, device="cpu")
     return Learned(before, network, run)
 
 
@@ -155,10 +156,10 @@ def test_missing_metrics_of_a_killed_run_are_written_on_resume(start: Start, tmp
     chosen = planned(epochs=1)
     monkeypatch.setattr(checkpoints, "save", killed_at_the_end)
     with pytest.raises(SystemExit):
-        train(start.network(), start.batches(chosen), chosen, 1, tmp_path, device="cpu")
+        train(start.network(), start.batches(chosen), chosen, EpochPlan(1), tmp_path, device="cpu")
     monkeypatch.undo()
     (tmp_path / "metrics.csv").unlink()
-    train(start.network(), start.batches(chosen), chosen, 1, tmp_path, device="cpu")
+    train(start.network(), start.batches(chosen), chosen, EpochPlan(1), tmp_path, device="cpu")
     assert [row.partition(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()] == ["epoch", "0", "1"]
 
 
@@ -232,7 +233,7 @@ def test_non_finite_loss_stops_at_that_step(start: Start, tmp_path: Path, number
         network.head.weight[0, 0] = number
     named = r"The batch: (\w+/\d+\.png, ){5}…\.$"
     with pytest.raises(Diverged, match=rf"The loss became nan at step 0, learning rates \[.+\]; try lower ones\. {named}"):
-        train(network, start.batches(planned()), planned(), 1, tmp_path, device="cpu")
+        train(network, start.batches(planned()), planned(), EpochPlan(1), tmp_path, device="cpu")
 
 
 def groups(start: Start) -> list[dict]:
@@ -294,7 +295,7 @@ def test_network_is_scored_by_the_device_that_trained_it_and_checked_by_the_engi
     monkeypatch.setattr(torch_engine, "check_scores", lambda *call: checked.append(call) or check_scores(*call))
     recipe = RECIPE.model_copy(update={"epochs": 1})
     context = TrainingContext(start.dataset, start.splits, start.exported, start.features, recipe, RunFolder(tmp_path))
-    result = finetune.finetune(context, start.probed, "finetune", recipe.epochs)
+    result = finetune.finetune(context, start.probed, "finetune", EpochPlan(recipe.epochs))
     [(cpu_engine, predictions, samples, *_)] = checked
     assert (devices, samples) == (["cpu"], start.splits.validation)
     assert isinstance(cpu_engine, OpenVinoEngine)
@@ -328,7 +329,7 @@ def test_speed_is_measured_with_the_configuration_of_the_strategy(start: Start, 
 def test_fine_tuned_network_is_compared_with_its_probe(start: Start, tmp_path: Path, capsys):
     recipe = RECIPE.model_copy(update={"epochs": 1})
     context = TrainingContext(start.dataset, start.splits, start.exported, start.features, recipe, RunFolder(tmp_path))
-    result = finetune.finetune(context, start.probed, "finetune", recipe.epochs)
+    result = finetune.finetune(context, start.probed, "finetune", EpochPlan(recipe.epochs))
     difference, low, high = result.gain_over_probe
     assert result.strategy == "finetune"
     assert_positions_add_up(result, tmp_path, start.validation()[0].numpy())

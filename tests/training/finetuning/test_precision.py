@@ -21,6 +21,7 @@ from graft.training.data.dataset import Dataset, scan
 from graft.training.data.splits import Splits, split
 from graft.training.finetuning import checkpoints
 from graft.training.finetuning.datamodule import DataModule
+from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.finetuning.lightning_module import Diverged, FineTune
 from graft.training.finetuning.lr_finder import lr_find
 from graft.training.finetuning.precision import TrainingStep, precision_plugin
@@ -67,7 +68,9 @@ class Photos:
         return resolve_config(Recipe.model_validate(options), stats)
 
     def train(self, network: nn.Module, run: Path, config: FineTuneConfig) -> Path:
-        train(network, DataModule(self.dataset, self.splits, SQUARE, config, "cpu"), config, config.epochs, run, "cpu")
+        train(
+            network, DataModule(self.dataset, self.splits, SQUARE, config, "cpu"), config, EpochPlan(config.epochs), run, "cpu"
+        )
         return run
 
 

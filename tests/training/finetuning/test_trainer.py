@@ -4,12 +4,14 @@ import dataclasses
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import file_size_limit
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from graft.service.manifest import Preprocessing
@@ -20,7 +22,8 @@ from graft.training.data.dataset import Dataset, DatasetError, scan
 from graft.training.data.splits import Splits, split
 from graft.training.finetuning import checkpoints, datamodule
 from graft.training.finetuning.datamodule import DataModule
-from graft.training.finetuning.lightning_module import Diverged
+from graft.training.finetuning.epoch_plan import EpochPlan
+from graft.training.finetuning.lightning_module import Diverged, FineTune
 from graft.training.finetuning.trainer import train
 from graft.training.runtime.signals import allow_graceful_stop
 
@@ -54,9 +57,10 @@ class Photos:
     def path(self, part: str, number: int = 0) -> str:
         return self.splits.to_dict()[part][number].path
 
-    def learn(self, network: nn.Module, run: Path, epochs: int = 3, **choices: object) -> Path:
-        plan = self.plan(epochs, **choices)
-        train(network, DataModule(self.dataset, self.splits, SQUARE, plan, device="cpu"), plan, epochs, run, device="cpu")
+    def learn(self, network: nn.Module, run: Path, epochs: int | EpochPlan = 3, **choices: object) -> Path:
+        epoch_plan = epochs if isinstance(epochs, EpochPlan) else EpochPlan(epochs)
+        plan = self.plan(epoch_plan.epochs, **choices)
+        train(network, DataModule(self.dataset, self.splits, SQUARE, plan, device="cpu"), plan, epoch_plan, run, device="cpu")
         return run
 
     def plan(self, epochs: int, **choices: object) -> FineTuneConfig:
@@ -78,6 +82,49 @@ def kept(run: Path) -> list[str]:
 
 def rows(run: Path) -> list[str]:
     return (run / "metrics.csv").read_text().splitlines()
+
+
+class Rates(Callback):
+    """Records the factor of the learning rates before each step."""
+
+    def __init__(self) -> None:
+        self.factors: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        self.factors.append(trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[-1])
+
+
+def budgeted(epochs: int, totals: dict[int, int]) -> EpochPlan:
+    """A plan with a deadline, which is revised to these numbers of epochs."""
+    return EpochPlan(epochs, 20, time.monotonic() + 1e6, lambda trained, _: totals[trained])
+
+
+@pytest.mark.parametrize(("planned", "totals"), [(6, {1: 4, 2: 3, 3: 3}), (2, {1: 3, 2: 5, 3: 5, 4: 5, 5: 5})])
+def test_revised_number_of_epochs_is_trained_and_ends_annealed(photos: Photos, tmp_path: Path, monkeypatch, planned, totals):
+    rates, n_epochs = Rates(), max(totals)
+    monkeypatch.setattr(FineTune, "configure_callbacks", lambda _: [rates])
+    run = photos.learn(Small(), tmp_path, budgeted(planned, totals), patience=20)
+    assert [row.partition(",")[0] for row in rows(run)[1:]] == [str(epoch) for epoch in range(n_epochs + 1)]
+    assert len(rates.factors) == 2 * n_epochs
+    assert rates.factors[-1] < 0.35 * max(rates.factors)  # one of two steps of the last epoch is left
+    assert checkpoints.load_best(run / "checkpoints") is not None
+
+
+def test_resumed_training_repeats_the_revised_plan(photos: Photos, tmp_path: Path):
+    totals = {1: 5, 2: 4, 3: 4, 4: 4}
+    whole, resumed = Small(), Small()
+    photos.learn(whole, tmp_path / "whole", budgeted(7, totals), patience=20)
+
+    def fail(_: Small, step: int) -> None:
+        if step == 5:  # in the third epoch
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        photos.learn(Small(fail), tmp_path / "resumed", budgeted(7, totals), patience=20)
+    photos.learn(resumed, tmp_path / "resumed", budgeted(7, totals), patience=20)
+    assert rows(tmp_path / "resumed") == rows(tmp_path / "whole")
+    for key, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], tensor, rtol=0, atol=0)
 
 
 def make_loss_nan(network: Small, step: int) -> None:
