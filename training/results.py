@@ -177,6 +177,21 @@ class SplitGap(_Record):
         )
 
 
+MIN_SUPPORT = 5  # test images of a label; that none of fewer is predicted is no surprise
+MAX_NAMED_LABELS = 5  # in a warning
+
+
+def never_predicted_warning(labels: Sequence[LabelScores]) -> str:
+    """A warning about labels that have test images and are never predicted, as rare labels may be; "" if there are none."""
+    missed = [label for label in labels if label.support >= MIN_SUPPORT and label.precision is None]
+    if not missed:
+        return ""
+    names = ", ".join(label.label for label in missed[:MAX_NAMED_LABELS])
+    more = ", …" if len(missed) > MAX_NAMED_LABELS else ""
+    count = "1 label is" if len(missed) == 1 else f"{len(missed):,} labels are"
+    return f"{count} never predicted: {names}{more} ({sum(label.support for label in missed):,} test images)"
+
+
 def temperature_warning(before: Estimate, after: Estimate, log_loss_gain: Estimate) -> str:
     """That temperature scaling made the calibration worse, by more than chance, as a sentence; else "".
 
@@ -231,7 +246,7 @@ class Evaluation(_Record):
             if self.temperature_gain
             else ""
         )
-        return tuple(filter(None, [gap, temperature]))
+        return tuple(filter(None, [gap, temperature, never_predicted_warning(self.labels)]))
 
     @property
     def has_groups(self) -> bool:

@@ -32,7 +32,7 @@ def render_card(
         n_groups: by split, the groups of images that do not count as independent; None if every image is its own.
         warnings: what must be read before the numbers, as sentences.
     """
-    noted = "".join(f"**Warning:** {warning}.\n\n" for warning in warnings)
+    noted = "".join(f"**Warning:** {escape(warning)}.\n\n" for warning in warnings)
     rows = "\n".join(
         f"| {split} | {score.accuracy:.1%} | {score.low:.1%} to {score.high:.1%} | {_count(score.n, split, n_groups or {})} |"
         for split, score in manifest.scores.items()

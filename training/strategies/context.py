@@ -96,16 +96,16 @@ class TrainingContext:
         """All features of the samples and, if extracted, of their mirror images: (V, N, W), not loaded yet."""
         # Read from the features, not from the recipe: files excluded since then may have changed the recipe's answer.
         has_mirrored = View(self.splits.train[0], mirrored=True).key in self.features.row_index
-        return self.load_views(samples, [(False, 0), (True, 0)] if has_mirrored else [(False, 0)])
+        return self.select_views(samples, [(False, 0), (True, 0)] if has_mirrored else [(False, 0)])
 
     def crop_features(self, samples: Sequence[Sample]) -> LazyFeatures:
         """The same and those of all random crops that were extracted."""
         first, whole = self.splits.train[0], self.view_features(samples)
         crops = hyperparameters.crop_views(self.recipe.flips, len(self.splits.train) + len(self.splits.validation))
         extracted = [view for view in crops if View(first, *view).key in self.features.row_index]
-        return LazyFeatures(whole.array, np.concatenate([whole.indices, self.load_views(samples, extracted).indices]))
+        return LazyFeatures(whole.array, np.concatenate([whole.indices, self.select_views(samples, extracted).indices]))
 
-    def load_views(self, samples: Sequence[Sample], views: Sequence[tuple[bool, int]]) -> LazyFeatures:
+    def select_views(self, samples: Sequence[Sample], views: Sequence[tuple[bool, int]]) -> LazyFeatures:
         """All features of some views of the samples, (V, N, W), not loaded yet; a view is (mirrored, crop)."""
         indices = [self.features.select(samples, mirrored, crop=crop).indices for mirrored, crop in views]
         return LazyFeatures(self.features.array, np.array(indices, np.intp).reshape(len(views), len(samples)))

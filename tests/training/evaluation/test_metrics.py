@@ -24,7 +24,7 @@ from graft.training.evaluation.metrics import (
 from graft.training.evaluation.outliers import build_neighbors, outlier_k, outlier_scores
 from graft.training.evaluation.paired import paired_difference, paired_log_loss, per_sample_score
 from graft.training.evaluation.predictions import Predictions
-from graft.training.results import Evaluation
+from graft.training.results import Estimate, Evaluation, LabelScores, never_predicted_warning
 
 
 def predictions(right: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -325,3 +325,26 @@ def test_temperature_that_makes_calibration_worse_is_named():
 @pytest.mark.parametrize("divisor", [1.0, 1.02])
 def test_temperature_that_may_be_worse_by_chance_is_not_named(divisor: float):
     assert evaluated_at(divisor).warnings == ()
+
+
+def test_label_that_is_never_predicted_is_named():
+    def scores(label: str, support: int, precision: float | None) -> LabelScores:
+        found = None if precision is None else Estimate(value=precision, low=0, high=1)
+        return LabelScores(label=label, support=support, precision=found, recall=None, f1=None)
+
+    predicted, rare = scores("cat", 90, 0.9), scores("crack", 7, None)
+    assert never_predicted_warning([predicted, rare]) == "1 label is never predicted: crack (7 test images)"
+    assert never_predicted_warning([predicted, scores("crack", 4, None)]) == ""
+    many = [scores(f"label {number}", 5, None) for number in range(8)]
+    expected = "8 labels are never predicted: label 0, label 1, label 2, label 3, label 4, … (40 test images)"
+    assert never_predicted_warning([predicted, *many]) == expected
+
+
+def test_evaluation_warns_of_a_label_that_is_never_predicted():
+    validation, test = random_outputs(300, 1), random_outputs(800, 2)
+    samples = [Sample(str(number), (0,), digest=number.to_bytes(2)) for number in range(300)]
+    neighbors = build_neighbors(samples, np.random.default_rng(3).normal(size=(300, 8)) + 1)
+    calibration = calibrate(held_out(validation, neighbors), 1.0)
+    test.logits[:, 4] = -50
+    evaluation = evaluate(test, tuple("abcdef"), 1.0, calibration, neighbors)
+    assert any(warning.startswith("1 label is never predicted: e (") for warning in evaluation.warnings)

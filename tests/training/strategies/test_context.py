@@ -82,7 +82,7 @@ def test_crops_are_features_of_train_and_validation_only(cache, make_folder, tmp
     np.testing.assert_array_equal(context.crop_features(splits.train)[:2], whole.view_features(splits.train)[:])
     np.testing.assert_array_equal(context.features.load(splits.test), whole.features.load(splits.test))
     with pytest.raises(KeyError):
-        context.load_views(splits.test, [(False, 2)])
+        context.select_views(splits.test, [(False, 2)])
 
 
 @pytest.mark.parametrize(("seconds", "n_views"), [(-1, 2), (0, 2), (1e-9, 3)])
