@@ -71,7 +71,7 @@ def fake_evaluation(labels: tuple[str, ...], predictions: ImagePredictions, mult
     metrics = (
         ("map", "micro_f1", "exact_match", "log_loss")
         if multilabel
-        else ("accuracy", "top5", "log_loss", "ece_before", "ece_after")
+        else ("accuracy", "top5", "balanced_accuracy", "log_loss", "ece_before", "ece_after")
     )
     estimate = estimate_around(0.84)
     scores = tuple(

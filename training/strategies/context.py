@@ -248,11 +248,13 @@ def extract_crops(context: TrainingContext, seconds: float) -> TrainingContext:
     crops = [[View(sample, *view) for sample in samples] for view in hyperparameters.crop_views(recipe.flips, len(samples))]
 
     def extract_in_time() -> int:
+        if not crops or seconds <= 0:
+            return 0
         started = time.monotonic()
         _extract(dataset, crops[0], exported, recipe)
         return min(len(crops), max(1, int(seconds / max(time.monotonic() - started, 1e-3))))
 
-    n_crops = context.folder.decide_once(CROPS_DECISION, extract_in_time) if crops and seconds > 0 else 0
+    n_crops = context.folder.decide_once(CROPS_DECISION, extract_in_time)
     if not n_crops:
         return context
     views = [*_whole_views(splits, recipe), *itertools.chain(*crops[:n_crops])]

@@ -91,6 +91,9 @@ def primary_metric_text(evaluation: Evaluation) -> tuple[str, Estimate, str]:
     estimate = evaluation.metrics[name]
     low, high = format_metric(name, estimate.low), format_metric(name, estimate.high)
     confidence = f"95% confidence interval {low} to {high}, on {evaluation.describe_sample('held-out test images')}"
+    if not evaluation.multilabel:
+        balanced = evaluation.metrics["balanced_accuracy"].value
+        confidence += f"; balanced accuracy {format_metric('balanced_accuracy', balanced)}"
     return title, estimate, confidence
 
 

@@ -294,6 +294,13 @@ def test_warnings_come_before_the_score():
     assert 0 <= text.index(sentence) < text.index(f"{score} test accuracy", text.index("Training report"))
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_balanced_accuracy_stands_beside_the_accuracy(multilabel: bool):
+    report = fake_report(("a", "b"), 40, multilabel)
+    text = " ".join(ParsedPage(render.report_page(report, fake_jpeg)).text.split())
+    assert ("; balanced accuracy" in text) != multilabel
+
+
 def test_groups_of_images_are_counted_in_the_report():
     report = fake_report(("a", "b"), 40)
     grouped = dataclasses.replace(report, evaluation=report.evaluation.model_copy(update={"n_groups": 17}))
