@@ -1,5 +1,6 @@
-"""Measures how many images per second engines compute in a busy service, side by side."""
+"""Measures how many images per second engines compute in a busy service, side by side; and the latency of one image."""
 
+import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from .engine import Engine
 
 ROUNDS = 3
 CALLS_PER_STREAM = 4  # in each round
+WARM_UP_CALLS, LATENCY_CALLS = 5, 25
 
 
 def images_per_second(engines: Sequence[Engine], side: int) -> list[float]:
@@ -25,6 +27,21 @@ def images_per_second(engines: Sequence[Engine], side: int) -> list[float]:
         for index, engine in enumerate(engines):
             best[index] = max(best[index], _measure(engine, side))
     return best
+
+
+def latency(engine: Engine, side: int) -> float:
+    """The median time that the engine takes for one image alone, in seconds; decoding is not part of it.
+
+    Args:
+        side: of the square image, in pixels.
+    """
+    image = np.zeros((1, side, side, 3), np.uint8)
+    seconds = []
+    for _ in range(WARM_UP_CALLS + LATENCY_CALLS):
+        started = time.perf_counter()
+        engine(image)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[WARM_UP_CALLS:])
 
 
 def _measure(engine: Engine, side: int) -> float:

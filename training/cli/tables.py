@@ -26,6 +26,7 @@ def comparison(result: "Comparison") -> Table:
         Column("backbone"),
         Column(result.metric, right=True),
         Column("95 % interval"),
+        Column("ms/image", right=True),
         Column("time", right=True, optional=True),
         Column("by seed", optional=True),
     )
@@ -35,6 +36,7 @@ def comparison(result: "Comparison") -> Table:
             row.backbone,
             f"{100 * row.accuracy.value:.1f}",
             f"{100 * row.accuracy.low:.1f} to {100 * row.accuracy.high:.1f}",
+            row.latency_text,
             f"{row.seconds:.0f} s",
             " ".join(f"{100 * value:.1f}" for value in row.by_seed),
         )

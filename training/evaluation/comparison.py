@@ -1,5 +1,6 @@
 """Compares training runs: accuracy of each strategy and backbone with intervals, and paired differences. No training here."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -28,6 +29,7 @@ class RunResult:
         seconds: training time, including feature extraction if the features were not cached.
         metric: name of the mean over the images.
         groups: the group of each test image, by digest; an image without one is its own.
+        latency_s: median time of one image in the engine that serves the model on this machine's CPU, in seconds.
     """
 
     strategy: str
@@ -37,6 +39,7 @@ class RunResult:
     scores: dict[bytes, float] = field(repr=False)
     metric: str = "accuracy"
     groups: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    latency_s: float = math.nan
 
     @property
     def accuracy(self) -> float:
@@ -51,6 +54,7 @@ class StrategySummary:
         accuracy: mean over seeds; the interval is over images, with the predictions of all seeds for an image kept together.
         by_seed: accuracy of each run.
         seconds: median training time of the runs.
+        latency_s: median of the runs' latencies, in seconds.
     """
 
     strategy: str
@@ -58,6 +62,12 @@ class StrategySummary:
     accuracy: Estimate
     by_seed: tuple[float, ...]
     seconds: float
+    latency_s: float = math.nan
+
+    @property
+    def latency_text(self) -> str:
+        """The latency in milliseconds; a dash if it was not measured."""
+        return "–" if math.isnan(self.latency_s) else f"{1000 * self.latency_s:.1f}"
 
 
 @dataclass(frozen=True)
@@ -102,13 +112,13 @@ def compare_runs(runs: Sequence[RunResult], seed: int = 0) -> Comparison:
     for pair, pair_runs in runs_of.items():
         total, count = totals[pair]
         by_seed = tuple(run.accuracy for run in pair_runs)
-        seconds = float(np.median([run.seconds for run in pair_runs]))
+        seconds, latency_s = (float(np.median([getattr(run, name) for run in pair_runs])) for name in ("seconds", "latency_s"))
         estimate = (
             clustered_proportion(total[count > 0], count[count > 0])
             if runs[0].metric == "accuracy"
             else percentile_interval(float(total.sum() / count.sum()), samples[pair])
         )
-        summaries.append(StrategySummary(*pair, estimate, by_seed, seconds))
+        summaries.append(StrategySummary(*pair, estimate, by_seed, seconds, latency_s))
     summaries.sort(key=lambda summary: -summary.accuracy.value)
     corrected = _correct_best(summaries[0].accuracy, weights, totals, samples) if len(summaries) > 1 else None
     return Comparison(tuple(summaries), tuple(_differences(summaries, samples)), runs[0].metric, corrected)
@@ -161,9 +171,10 @@ def write_csv(runs: Sequence[RunResult], path: Path) -> None:
     """Writes one CSV row per run."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = SpreadsheetWriter(file)
-        writer.write("strategy", "backbone", "seed", "accuracy", "n_test", "seconds")
+        writer.write("strategy", "backbone", "seed", "accuracy", "n_test", "seconds", "latency_ms")
         for run in runs:
-            writer.write(run.strategy, run.backbone, run.seed, f"{run.accuracy:.6f}", len(run.scores), f"{run.seconds:.2f}")
+            accuracy, latency_ms = f"{run.accuracy:.6f}", f"{1000 * run.latency_s:.2f}"
+            writer.write(run.strategy, run.backbone, run.seed, accuracy, len(run.scores), f"{run.seconds:.2f}", latency_ms)
 
 
 def differences_text(comparison: Comparison) -> str:

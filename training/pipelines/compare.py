@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from graft.service.inference import engine_speed
+from graft.service.inference.openvino import OpenVinoEngine
 from graft.training.backbones import registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe, Strategy
@@ -20,6 +22,7 @@ from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step
 from graft.training.strategies import auto, hpo
 from graft.training.strategies.context import prepare
+from graft.training.strategies.trained_model import TrainedModel
 
 COMPARISONS = Path("compare")  # in the current folder
 TABLE_FILE = "compare.csv"  # in a comparison folder
@@ -113,8 +116,17 @@ def _run_once(data: Path, out: Path, recipe: Recipe) -> RunResult:
     with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as folder:
         context = prepare(data, RunFolder(Path(folder)), recipe)
         trained = auto.select_strategy(context, start, lambda trained: None).model
+        seconds, latency_s = time.monotonic() - start, _measure_latency(trained, Path(folder))
     scores = per_sample_score(trained.test.logits, trained.test.targets).tolist()
     measure = "mAP" if context.dataset.multilabel else "accuracy"
     right = {sample.digest: value for sample, value in zip(context.splits.test, scores, strict=True)}
     groups = {sample.digest: sample.group or sample.digest for sample in context.splits.test}
-    return RunResult(recipe.strategy, recipe.backbone, recipe.seed, time.monotonic() - start, right, measure, groups)
+    return RunResult(recipe.strategy, recipe.backbone, recipe.seed, seconds, right, measure, groups, latency_s)
+
+
+@step("measuring the latency")
+def _measure_latency(trained: TrainedModel, folder: Path) -> float:
+    """The time of one image in the engine of the service, in seconds."""
+    graph = folder / "latency.onnx"
+    graph.write_bytes(trained.graph)
+    return engine_speed.latency(OpenVinoEngine(graph), trained.preprocessing.crop)

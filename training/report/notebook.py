@@ -93,10 +93,11 @@ def comparison_tables(comparison: Comparison) -> tuple[Table, Table]:
     rows = []
     for row in comparison.rows:
         score, seconds = percent(row.accuracy.value), format_duration(row.seconds)
-        rows.append((f"{row.strategy} on {row.backbone}", score, format_interval(row.accuracy), seconds))
+        interval = format_interval(row.accuracy)
+        rows.append((f"{row.strategy} on {row.backbone}", score, interval, row.latency_text, seconds))
     gaps = [
         (f"{better.strategy} on {better.backbone} − {worse.strategy} on {worse.backbone}", format_difference(gap))
         for better, worse, gap in comparison.differences
     ]
-    columns = ("strategy", comparison.metric, "95% interval", "time")
+    columns = ("strategy", comparison.metric, "95% interval", "ms/image", "time")
     return Table(columns, tuple(rows)), Table(("difference", "points"), tuple(gaps))

@@ -115,9 +115,11 @@ def test_text_names_backbones_if_there_are_several():
 
 
 def test_csv_has_one_row_per_run(tmp_path):
-    write_csv([run("probe", "1100"), run("probe", "1111", seed=1)], tmp_path / "compare.csv")
+    measured = replace(run("probe", "1100"), latency_s=0.00725)
+    write_csv([measured, run("probe", "1111", seed=1)], tmp_path / "compare.csv")
     rows = list(csv.DictReader((tmp_path / "compare.csv").open()))
     assert [(row["seed"], row["accuracy"], row["n_test"]) for row in rows] == [("0", "0.500000", "4"), ("1", "1.000000", "4")]
+    assert rows[0]["latency_ms"] == "7.25"
 
 
 def test_grid_keeps_the_strategies_of_a_backbone_together():

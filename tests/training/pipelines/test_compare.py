@@ -16,6 +16,7 @@ def test_runs_every_strategy_backbone_and_seed(cache, make_folder, tmp_path, cap
     assert main(["compare", str(make_folder({"a": 8, "b": 8})), *arguments]) == 0
     rows = list(csv.DictReader((out / "compare.csv").open()))
     assert [(row["seed"], row["strategy"]) for row in rows] == [("0", "probe"), ("0", "auto"), ("1", "probe"), ("1", "auto")]
+    assert all(0.01 < float(row["latency_ms"]) < 10_000 for row in rows)
     assert "probe is not shown to beat auto" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"compare.csv", "report.html"}
 
