@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -36,12 +36,17 @@ def latency(engine: Engine, side: int) -> float:
         side: of the square image, in pixels.
     """
     image = np.zeros((1, side, side, 3), np.uint8)
+    return median_seconds(lambda: engine(image), WARM_UP_CALLS, LATENCY_CALLS)
+
+
+def median_seconds(call: Callable[[], object], n_warm_up: int, n_calls: int) -> float:
+    """The median duration of a call, measured after some calls that warm up."""
     seconds = []
-    for _ in range(WARM_UP_CALLS + LATENCY_CALLS):
+    for _ in range(n_warm_up + n_calls):
         started = time.perf_counter()
-        engine(image)
+        call()
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[WARM_UP_CALLS:])
+    return statistics.median(seconds[n_warm_up:])
 
 
 def _measure(engine: Engine, side: int) -> float:

@@ -1,14 +1,11 @@
 """Measures the speed of the training that will be run: its optimizer steps, and on a GPU also the input that feeds them."""
 
-import statistics
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from graft.service.inference.devices import Device, available_cpus
+from graft.service.inference.engine_speed import median_seconds
 from graft.service.networks.network import Network
 from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.finetuning.lightning_module import FineTune
@@ -44,7 +41,7 @@ def augmentations(config: FineTuneConfig, side: int) -> float:
 
     transforms = train_transforms(side, config)
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    return 1 / _seconds(lambda: transforms(image=image), N_AUGMENTED)
+    return 1 / median_seconds(lambda: transforms(image=image), *N_AUGMENTED)
 
 
 def _steps(network: Network, config: FineTuneConfig, side: int, device: Device) -> float:
@@ -62,17 +59,7 @@ def _steps(network: Network, config: FineTuneConfig, side: int, device: Device) 
         gpu.synchronize(device)
 
     with gpu.deterministic(device):
-        return len(images) / _seconds(run_step, N_STEPS[device])
-
-
-def _seconds(call: Callable[[], object], n_calls: tuple[int, int]) -> float:
-    """The median duration of a call, measured after some calls that warm up."""
-    seconds = []
-    for _ in range(sum(n_calls)):
-        started = time.monotonic()
-        call()
-        seconds.append(time.monotonic() - started)
-    return statistics.median(seconds[n_calls[0] :])
+        return len(images) / median_seconds(run_step, *N_STEPS[device])
 
 
 def _noise(n_images: int, side: int, config: FineTuneConfig, device: Device) -> tuple[Tensor, Tensor]:
