@@ -3,7 +3,6 @@
 import io
 import math
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image
 from graft.service.artifact import ArtifactError, file_record, read
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import ImageLimits
-from graft.service.inference import loader
+from graft.service.inference import engine_speed, loader
 from graft.service.inference.engine import DeviceFailed, Engine, Outputs
 from graft.service.inference.golden import GoldenSamples
 from graft.service.inference.model import Model, load, select_fastest
@@ -73,16 +72,33 @@ def set_fidelity(package: Path, precision: str, **changes: float) -> None:
     reseal(package, fidelity=fidelity | {precision: fidelity["f32"].model_copy(update=changes)})
 
 
-class Paced:
-    """An engine that takes a while for each image, and otherwise is the one of the package."""
+class Clock:
+    """A clock that only a paced engine moves, so that a busy machine changes no speed."""
 
-    def __init__(self, engine: Engine, seconds: float) -> None:
-        self._engine, self._seconds = engine, seconds
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(engine_speed, "time", clock)
+    return clock
+
+
+class Paced:
+    """An engine that takes a while for each image by the clock, and otherwise is the one of the package."""
+
+    def __init__(self, engine: Engine, seconds: float, clock: Clock) -> None:
+        self._engine, self._seconds, self._clock = engine, seconds, clock
         self.device, self.precision = engine.device, engine.precision
         self.streams, self.max_batch = 1, 2
 
     def __call__(self, batch: np.ndarray) -> Outputs:
-        time.sleep(self._seconds * len(batch))
+        self._clock.now += self._seconds * len(batch)
         return self._engine(batch[:1])
 
 
@@ -90,16 +106,16 @@ needs_bf16 = pytest.mark.skipif("bf16" not in loader.supported_precisions("cpu")
 
 
 @pytest.fixture
-def rounding_cpu(monkeypatch):
+def rounding_cpu(monkeypatch, clock):
     """A CPU that has bf16, is twice as fast with it, and rounds as a GPU does."""
     exact = loader.load
 
     def load_paced(artifact, device, precision="f32"):
-        return Paced(exact(artifact, device), 0.004) if precision == "f32" else Bf16Engine(artifact)
+        return Paced(exact(artifact, device), 0.004, clock) if precision == "f32" else Bf16Engine(artifact)
 
     class Bf16Engine(Paced):
         def __init__(self, artifact):
-            super().__init__(exact(artifact, "cpu"), 0.002)
+            super().__init__(exact(artifact, "cpu"), 0.002, clock)
             self.precision = "bf16"
             self._network = EmulatedNetwork(artifact.graph, "bf16")
 
@@ -150,9 +166,9 @@ def test_auto_skips_a_precision_that_does_not_reproduce_its_own_golden_answers(p
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [((0.004, 0.002), 1), ((0.002, 0.004), 0)])
-def test_the_fastest_model_is_selected(fitted, seconds, chosen):
+def test_the_fastest_model_is_selected(fitted, clock, seconds, chosen):
     engine = loader.load(fitted.artifact, "cpu")
-    models = [Model(fitted.artifact, Paced(engine, each)) for each in seconds]
+    models = [Model(fitted.artifact, Paced(engine, each, clock)) for each in seconds]
     assert select_fastest(models) is models[chosen]
 
 
