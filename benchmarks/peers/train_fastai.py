@@ -1,9 +1,9 @@
 """fastai's quick start: `vision_learner(...).fine_tune(epochs)` on a folder with splits, from given weights.
 
-    .bench/bin/python benchmarks/peers/train_fastai.py FOLDER WEIGHTS.safetensors OUT.pkl [--epochs 4] [--size 224]
+    .bench/bin/python benchmarks/peers/train_fastai.py FOLDER WEIGHTS.safetensors OUT.pkl [--epochs 4] [--size 224] [--augment]
 
-As in its documentation: `Resize` on every item, no augmentation, defaults for everything else. `fine_tune` first trains the
-head for one epoch, which is not counted in `--epochs`. Prints one JSON object.
+As in its documentation: `Resize` on every item, defaults for everything else; `--augment` adds its `aug_transforms`.
+`fine_tune` first trains the head for one epoch, which is not counted in `--epochs`. Prints one JSON object.
 """
 
 import argparse
@@ -19,13 +19,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--augment", action="store_true")
     arguments = parser.parse_args()
-    from fastai.vision.all import ImageDataLoaders, Resize, accuracy, set_seed, vision_learner
+    from fastai.vision.all import ImageDataLoaders, Resize, accuracy, aug_transforms, set_seed, vision_learner
+    from scores import score
 
     set_seed(0)
     started = time.monotonic()
     held_out = "val" if (arguments.folder / "val").is_dir() else "test"
-    loaders = ImageDataLoaders.from_folder(arguments.folder, train="train", valid=held_out, item_tfms=Resize(arguments.size))
+    transforms = {"item_tfms": Resize(arguments.size), "batch_tfms": aug_transforms() if arguments.augment else None}
+    loaders = ImageDataLoaders.from_folder(arguments.folder, train="train", valid=held_out, **transforms)
     weights = {"file": str(arguments.weights)}
     learner = vision_learner(loaders, "tf_efficientnet_lite0", metrics=accuracy, pretrained_cfg_overlay=weights)
     with learner.no_bar():
@@ -34,7 +37,10 @@ def main() -> None:
     # The recorder only keeps the last training phase, without the epoch of the head.
     accuracies = [values[-1] for values in learner.recorder.values]
     n_images = (arguments.epochs + 1) * len(loaders.train_ds)
-    print(json.dumps({"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}))
+    record = {"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}
+    with learner.no_bar():
+        probabilities, labels = learner.get_preds()
+    print(json.dumps(record | {"test": score(probabilities.numpy(), labels.numpy())}))
 
 
 if __name__ == "__main__":

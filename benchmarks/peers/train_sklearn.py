@@ -1,9 +1,10 @@
 """A linear probe as an expert would write it: features of a frozen timm network, and scikit-learn's LogisticRegression.
 
-    .bench/bin/python benchmarks/peers/train_sklearn.py FOLDER WEIGHTS.safetensors OUT.joblib [--size 224]
+    .bench/bin/python benchmarks/peers/train_sklearn.py FOLDER WEIGHTS.safetensors OUT.joblib [--size 224] [--tune]
 
 timm's transform for evaluation, channels_last, `torch.inference_mode`, batches of 32, two DataLoader workers; standardized
-features; everything else as scikit-learn's defaults, with more iterations. Without augmentation, calibration or an exported
+features; everything else as scikit-learn's defaults, with more iterations; `--tune` chooses the regularization by
+cross-validation. Without augmentation, calibration or an exported
 network. Prints one JSON object.
 """
 
@@ -16,7 +17,8 @@ import joblib
 import numpy as np
 import timm
 import torch
-from sklearn.linear_model import LogisticRegression
+from scores import score
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from timm.data import create_transform, resolve_model_data_config
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--tune", action="store_true")
     arguments = parser.parse_args()
     started = time.monotonic()
     overlay = {"file": str(arguments.weights)}
@@ -51,11 +54,14 @@ def main() -> None:
     transform, folder = create_transform(**data_config), arguments.folder
     held_out_split = next(name for name in HELD_OUT_SPLITS if (folder / name).is_dir())
     train, held_out = (ImageFolder(folder / split, transform) for split in ("train", held_out_split))
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
+    tuned = LogisticRegressionCV(Cs=np.logspace(-5, 1, 13), scoring="neg_log_loss", max_iter=MAX_ITERATIONS, n_jobs=2)
+    classifier = make_pipeline(StandardScaler(), tuned if arguments.tune else LogisticRegression(max_iter=MAX_ITERATIONS))
     classifier.fit(*features(network, train))
-    accuracies = [float(classifier.score(*features(network, held_out)))]
+    vectors, labels = features(network, held_out)
+    accuracies = [float(classifier.score(vectors, labels))]
     joblib.dump(classifier, arguments.out)
-    print(json.dumps({"learning_s": time.monotonic() - started, "images_learned": len(train), "accuracies": accuracies}))
+    record = {"learning_s": time.monotonic() - started, "images_learned": len(train), "accuracies": accuracies}
+    print(json.dumps(record | {"test": score(classifier.predict_proba(vectors), labels)}))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from scores import score
 from timm.data import create_dataset, create_loader, resolve_model_data_config
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.utils import accuracy
 
 HELD_OUT_SPLITS = ("val", "test")
 BATCH_SIZE, LEARNING_RATE, N_WORKERS = 32, 5e-4, 2
@@ -40,24 +41,22 @@ def loaders(folder: Path, size: int, data_config: dict[str, Any]) -> tuple[Any, 
     return create_loader(train_set, is_training=True, **shared), create_loader(eval_set, is_training=False, **shared)
 
 
-def validate(network: torch.nn.Module, held_out: Any) -> float:
-    """Accuracy on the held-out split."""
+def predict(network: torch.nn.Module, held_out: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities of the held-out split, float32 (N, C), and its labels, int64 (N,)."""
     network.eval()
-    n_correct, n_images = 0.0, 0
     with torch.inference_mode():
-        for images, labels in held_out:
-            n_correct += accuracy(network(images.contiguous(memory_format=torch.channels_last)), labels)[0].item() * len(labels)
-            n_images += len(labels)
-    return n_correct / 100 / n_images
+        batches = [(network(images.contiguous(memory_format=torch.channels_last)), labels) for images, labels in held_out]
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return logits.softmax(dim=1).numpy(), labels.numpy()
 
 
-def fit(network: torch.nn.Module, train: Any, held_out: Any, epochs: int) -> list[float]:
-    """Train, and return the accuracy after each epoch."""
+def fit(network: torch.nn.Module, train: Any, held_out: Any, epochs: int) -> list[dict[str, float]]:
+    """Train, and return the scores after each epoch."""
     optimizer = create_optimizer_v2(network, opt="adamw", lr=LEARNING_RATE, weight_decay=0.05)
     scheduler, _ = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=epochs, step_on_epochs=False, updates_per_epoch=len(train)
     )
-    criterion, accuracies, n_updates = LabelSmoothingCrossEntropy(0.1), [], 0
+    criterion, scores, n_updates = LabelSmoothingCrossEntropy(0.1), [], 0
     for _ in range(epochs):
         network.train()
         for images, labels in train:
@@ -67,8 +66,8 @@ def fit(network: torch.nn.Module, train: Any, held_out: Any, epochs: int) -> lis
             optimizer.step()
             n_updates += 1
             scheduler.step_update(n_updates)
-        accuracies.append(validate(network, held_out))
-    return accuracies
+        scores.append(score(*predict(network, held_out)))
+    return scores
 
 
 def main() -> None:
@@ -85,10 +84,12 @@ def main() -> None:
     network = timm.create_model("tf_efficientnet_lite0", pretrained=True, pretrained_cfg_overlay=overlay)
     train, held_out = loaders(arguments.folder, arguments.size, resolve_model_data_config(network))
     network.reset_classifier(len(train.dataset.reader.class_to_idx))
-    accuracies = fit(network.to(memory_format=torch.channels_last), train, held_out, arguments.epochs)
+    scores = fit(network.to(memory_format=torch.channels_last), train, held_out, arguments.epochs)
     torch.save(network.state_dict(), arguments.out)
     n_images = arguments.epochs * len(train.dataset)
-    print(json.dumps({"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}))
+    accuracies = [one["accuracy"] for one in scores]
+    record = {"learning_s": time.monotonic() - started, "images_learned": n_images, "accuracies": accuracies}
+    print(json.dumps(record | {"test": scores[-1]}))
 
 
 if __name__ == "__main__":

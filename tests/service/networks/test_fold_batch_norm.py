@@ -1,12 +1,14 @@
 """BatchNorm is folded into the convolution before it, and nothing else changes."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from graft.service.manifest import Backbone, Preprocessing
 from graft.service.networks import network as networks
-from graft.service.networks.fold_batch_norm import fold_batch_norm
+from graft.service.networks.fold_batch_norm import fold_batch_norm, unfold_batch_norm
 from graft.service.networks.network import Network
 
 PREPROCESSING = Preprocessing(resize=64, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -101,3 +103,40 @@ def test_the_last_layers_with_their_stages_are_folded_too():
     with torch.no_grad():
         for before, after in zip(network(pixels), folded(pixels), strict=True):
             torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+NETWORKS = [("tf_efficientnet_lite0", 1280), ("resnet18", 512), ("densenet121", 1024), ("vit_tiny_patch16_224", 192)]
+
+
+@pytest.mark.parametrize(("name", "width"), NETWORKS)
+def test_unfolding_gives_the_weights_back(name, width):
+    network = build(name, width, 64)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.abs_().add_(0.05)  # resnet18 has some of 0, and nothing can be divided by them
+    other = copy.deepcopy(network)
+    for module in other.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.weight.normal_()
+    unfold_batch_norm(fold_batch_norm(network, 64), other, 64)
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize(("name", "width"), NETWORKS)
+def test_weights_that_were_trained_without_the_layers_compute_the_same_with_them(name, width):
+    network = build(name, width, 64)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight[0] = 0
+    folded = copy.deepcopy(fold_batch_norm(network, 64))
+    for parameter in folded.parameters():
+        parameter.mul_(1.02).add_(0.01 * torch.randn(parameter.shape))
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        before = network(pixels)[0]
+        unfold_batch_norm(folded, network, 64)
+        expected, computed = folded(pixels), network(pixels)
+    assert not torch.allclose(computed[0], before, rtol=1e-2)
+    for one, other in zip(expected, computed, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
