@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from .fidelity import MAX_PROBABILITY_SHIFT, Fidelity, Precision
 from .records import Note, Probability, Record, Sha256, Text
 
-FORMAT_VERSION: Literal[7] = 7
+FORMAT_VERSION: Literal[8] = 8
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -47,8 +47,11 @@ MAX_BYTES = {
 MAX_SIDE = 4096  # pixels of the network's input
 MAX_WIDTH = 2**20  # of a feature vector
 MAX_CENTERS = 5_000  # of a kernel machine: 5 MB of a package, a millisecond of every image
+MAX_FREQUENCY_ERROR = 1e-6  # of the sum of label frequencies, which is 1
 MAX_SMALL = 100  # entries of the lists and mappings that do not grow with the labels
 
+MetricName = Literal["log-loss", "accuracy", "balanced-accuracy", "f1-macro"]
+Frequency = Annotated[float, Field(gt=0, le=1)]
 Deviation = Annotated[float, Field(ge=0.001, le=10)]  # the divisor of a channel
 
 
@@ -195,6 +198,29 @@ class Calibration(Record):
         return min((probability for probability in found if probability is not None), default=math.inf)
 
 
+class LabelFrequencies(Record):
+    """How frequent the labels are, in label order: among the training images, and as the probabilities assume."""
+
+    training: tuple[Frequency, ...] = Field(description="among the training images")
+    assumed: tuple[Frequency, ...] = Field(
+        description="that the probabilities assume; for others, multiply each probability by their ratio and normalize"
+    )
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether the probabilities assume other frequencies than those of the training images."""
+        return self.assumed != self.training
+
+    def to_text(self) -> str:
+        """What the probabilities assume, as a sentence."""
+        if not self.is_shifted:
+            return "The probabilities assume the label frequencies of the training images."
+        assumed, training = (max(frequencies) / min(frequencies) for frequencies in (self.assumed, self.training))
+        ratio = "the most frequent label is {:.1f} times as frequent as the rarest"
+        assumption = "equally frequent labels" if assumed < 1 + 1e-9 else f"that {ratio.format(assumed)}"
+        return f"The probabilities assume {assumption}; among the training images, {ratio.format(training)}."
+
+
 class FileRecord(Record):
     sha256: Sha256
     bytes: int = Field(ge=0)
@@ -203,7 +229,7 @@ class FileRecord(Record):
 class Manifest(Record):
     """The metadata of a model: everything except its weights."""
 
-    format: Literal[7] = FORMAT_VERSION
+    format: Literal[8] = FORMAT_VERSION
     sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
     name: Text
     version: Text
@@ -217,6 +243,8 @@ class Manifest(Record):
     )
     multilabel: bool = Field(description="whether an image may have several labels or none")
     temperature: float = Field(ge=0.01, le=100, description="divisor of the logits before the softmax or sigmoid")
+    metric: MetricName = Field(description="what models were judged by at training")
+    label_frequencies: LabelFrequencies | None = Field(description="null for a multi-label model")
     calibration: Calibration
     scores: dict[Text, Score] = Field(
         max_length=MAX_SMALL, description="accuracy by split; `test` was not used for any selection"
@@ -265,6 +293,15 @@ class Manifest(Record):
             raise ValueError("every label of a multilabel model needs a threshold")
         if not self.multilabel and len(self.calibration.set_thresholds or ()) != len(self.labels):
             raise ValueError("a multiclass model needs a set threshold for every label")
+        return self
+
+    @model_validator(mode="after")
+    def _check_frequencies(self) -> "Manifest":
+        if (self.label_frequencies is None) != self.multilabel:
+            raise ValueError("label_frequencies: a multiclass model needs them, and a multilabel model has none")
+        for frequencies in self.label_frequencies.model_dump().values() if self.label_frequencies else ():
+            if len(frequencies) != len(self.labels) or abs(sum(frequencies) - 1) > MAX_FREQUENCY_ERROR:
+                raise ValueError("label_frequencies: there must be one for each label, and they must sum to 1")
         return self
 
     def to_bytes(self) -> bytes:

@@ -211,7 +211,7 @@ class Evaluation(_Record):
         n: test images.
         n_groups: groups of test images: near-duplicates and images that were declared to belong together count once in every
             interval. As many as images if there are none; None in the files of earlier versions.
-        metrics: by name. Multiclass: accuracy, top5 (with more than 5 labels), balanced_accuracy, log_loss, brier.
+        metrics: by name. Multiclass: accuracy, top5 (with more than 5 labels), balanced_accuracy, macro_f1, log_loss, brier.
             Multi-label: map, micro_f1, macro_f1, exact_match, and log_loss and brier as means over labels. Both: ece_before
             and ece_after (expected calibration error before and after temperature scaling).
         confusion: confusion matrix, `confusion[true][predicted]` in test images; None for multi-label data.
@@ -234,6 +234,11 @@ class Evaluation(_Record):
     temperature_gain: Estimate | None = Field(
         None, description="log-loss without temperature scaling minus log-loss with it, in nats, paired"
     )
+    label_frequencies: str = Field(
+        "",
+        description="which label frequencies the probabilities assume, as a sentence, if not those of the training images. Then"
+        " log_loss, brier, ece_before, ece_after and the reliability are measured after adjustment to the training images",
+    )
     split_gap: SplitGap | None = Field(None, description="whether test differs from validation; None without validation")
     gain_over_probe: Estimate | None = Field(None, description="accuracy gain of fine-tuning over the linear probe, paired")
 
@@ -247,6 +252,13 @@ class Evaluation(_Record):
             else ""
         )
         return tuple(filter(None, [gap, temperature, never_predicted_warning(self.labels)]))
+
+    @property
+    def calibration_note(self) -> str:
+        """That the metrics of calibration are not those of the served probabilities, as sentences; "" if they are."""
+        if not self.label_frequencies:
+            return ""
+        return f"{self.label_frequencies} Log-loss, Brier score and ECE are those for the frequencies of the training images."
 
     @property
     def has_groups(self) -> bool:

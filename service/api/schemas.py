@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from ..fidelity import Fidelity, Precision
-from ..manifest import Backbone, Calibration, Preprocessing, Score
+from ..manifest import Backbone, Calibration, LabelFrequencies, MetricName, Preprocessing, Score
 from ..settings import Limit
 
 # code: (status, title). 400 cannot be parsed, 413 too large, 415 unsupported type, 422 invalid value, 503 try again.
@@ -169,6 +169,11 @@ class ModelDescription(BaseModel):
     preprocessing: Preprocessing
     multilabel: bool
     temperature: float
+    metric: MetricName = Field(description="what models were judged by at training")
+    label_frequencies: LabelFrequencies | None = Field(
+        description="how frequent the labels are among the training images, and as the probabilities assume; null for a"
+        " multi-label model"
+    )
     calibration: Calibration
     scores: dict[str, Score]
     fidelity: dict[Precision, Fidelity] = Field(description="how each precision changes the predictions on validation images")

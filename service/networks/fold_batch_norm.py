@@ -57,7 +57,7 @@ def unfold_batch_norm(folded: Network, network: Network, side: int) -> None:
         rest = {key: value for key, value in folded.state_dict().items() if f"{key.rpartition('.')[0]}." not in paired}
         network.load_state_dict(rest, strict=False)
         for norm, conv in pairs.items():
-            _unfold(without[names[conv]], norm, conv)  # type: ignore[arg-type]
+            _unfold(without[names[conv]], norm, conv)
 
 
 def _random_image(side: int) -> Tensor:
@@ -121,5 +121,6 @@ def _unfold(folded: nn.Conv2d, norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
 
 def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The mean and the variance of each channel."""
-    assert norm.running_mean is not None and norm.running_var is not None, "layers without statistics are not folded"
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("A BatchNorm layer without statistics cannot be folded.")
     return norm.running_mean, norm.running_var

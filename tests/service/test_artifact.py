@@ -22,6 +22,7 @@ from graft.service.manifest import (
     WEIGHTS,
     Backbone,
     Calibration,
+    LabelFrequencies,
     Manifest,
     Preprocessing,
 )
@@ -58,6 +59,8 @@ def seal(folder: Path) -> None:
         preprocessing=Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         multilabel=False,
         temperature=1.5,
+        metric="log-loss",
+        label_frequencies=LabelFrequencies(training=(0.5, 0.25, 0.25), assumed=(0.5, 0.25, 0.25)),
         calibration=Calibration(
             n_images=100,
             target_precision=0.95,
@@ -348,7 +351,7 @@ def test_format_1_is_rejected(package):
     del fields["calibration"], fields["multilabel"], fields["files"]["neighbors.npz"], fields["files"]["thumbnails.npz"]
     fields["format"] = 1
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 1; this Graft reads format 7. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 1; this Graft reads format 8. Install a matching Graft version." in error_message(package)
 
 
 def test_format_2_is_rejected(package):
@@ -359,7 +362,7 @@ def test_format_2_is_rejected(package):
     del fields["files"]["thumbnails.npz"], fields["backbone"]["pooled"]
     fields["format"] = 2
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 2; this Graft reads format 7. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 2; this Graft reads format 8. Install a matching Graft version." in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)

@@ -335,6 +335,20 @@ MANIFESTS: dict[str, tuple[Callable[[Fields], object], str]] = {
     ),
     "a tiny temperature": (lambda fields: fields.update(temperature=1e-300), "temperature: must be at least 0.01"),
     "a huge temperature": (lambda fields: fields.update(temperature=1e300), "temperature: must be at most 100"),
+    "an unknown metric": (lambda fields: fields.update(metric="auc"), "metric: must be log-loss, accuracy"),
+    "no label frequencies": (lambda fields: fields.update(label_frequencies=None), "a multiclass model needs them"),
+    "label frequencies of one label": (
+        lambda fields: fields["label_frequencies"].update(assumed=[1.0]),
+        "there must be one for each label",
+    ),
+    "label frequencies above 1 in all": (
+        lambda fields: fields["label_frequencies"].update(training=[1.0] * len(fields["labels"])),
+        "they must sum to 1",
+    ),
+    "a label frequency of zero": (
+        lambda fields: fields["label_frequencies"]["assumed"].__setitem__(0, 0.0),
+        "label_frequencies.assumed.0: must be greater than 0",
+    ),
     "a huge crop": (lambda fields: fields["preprocessing"].update(crop=5_000, resize=5_000), "must be at most 4096"),
     "a crop larger than the image": (lambda fields: fields["preprocessing"].update(crop=300, resize=299), "cannot be cut out"),
     "a mean of a billion": (

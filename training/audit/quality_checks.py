@@ -187,7 +187,8 @@ def _imbalance(labels: Sequence[str], counts: Sequence[int]) -> list[Finding]:
         text = (
             f"{printable(labels[largest])} has {counts[largest]:,} images and"
             f" {printable(labels[smallest])} {counts[smallest]:,},"
-            f" {counts[largest] / counts[smallest]:.0f} times fewer: read balanced accuracy, and consider --balance"
+            f" {counts[largest] / counts[smallest]:.0f} times fewer: read balanced accuracy, and consider"
+            " --metric balanced-accuracy"
         )
         findings.append(Finding("imbalance", "warning", text))
     fraction = counts[largest] / max(1, sum(counts))

@@ -82,6 +82,7 @@ OPTION_SYNONYMS = {
     "early-stopping": ("--patience",),
     "class-weights": ("--balance weights",),
     "weighted-sampling": ("--balance sampling",),
+    "scoring": ("--metric",),
     "hpo": ("--search",),
     "trials": ("--search",),
     "tune": ("--search",),

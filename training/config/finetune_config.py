@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from graft.service.inference.devices import Device
+from graft.service.manifest import MetricName
 from graft.training.config import hyperparameters
 from graft.training.config.hyperparameters import TrainingPrecision
 from graft.training.config.recipe import FINETUNE_STRATEGIES, Recipe
@@ -79,6 +80,7 @@ class FineTuneConfig(BaseModel):
     freeze_bn: bool
     patience: int
     balance: Literal["none", "weights", "sampling", "logits"]
+    metric: MetricName = "log-loss"
     augment: Literal["none", "light", "medium", "strong"]
     flips: bool
     rotations: bool
@@ -109,14 +111,25 @@ def check_augment_corruptions(recipe: Recipe) -> None:
         )
 
 
+def check_multilabel(recipe: Recipe, multilabel: bool) -> None:
+    """Rejects options that do not support multilabel data.
+
+    Raises:
+        ValueError: with a remedy.
+    """
+    if multilabel and recipe.balance == "logits":
+        raise ValueError("--balance logits does not support multilabel data; choose weights, sampling or none.")
+    if multilabel and recipe.metric != "log-loss":
+        raise ValueError(f"--metric {recipe.metric} does not support multilabel data; remove it, or choose log-loss.")
+
+
 def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
     """Completes a recipe: values that it leaves open are derived from the data.
 
     Raises:
         ValueError: if two options are incompatible.
     """
-    if stats.multilabel and recipe.balance == "logits":
-        raise ValueError("--balance logits does not support multilabel data; choose weights, sampling or none.")
+    check_multilabel(recipe, stats.multilabel)
     random_init = not stats.pretrained or (recipe.strategy == "scratch" and recipe.init == "random")
     from_scratch = random_init or recipe.strategy == "scratch"
     default_batch_size = hyperparameters.batch_size(stats.n_images, stats.device, stats.gpu_bytes)
@@ -139,7 +152,7 @@ def resolve_config(recipe: Recipe, stats: DataStats) -> FineTuneConfig:
         "mixup": hyperparameters.mixup(random_init, epochs),
         "cutmix": 0.0,
         "freeze_bn": hyperparameters.freeze_bn(stats.n_images, from_scratch),
-        # A corrected loss trains for equally frequent labels; the judge, the calibration and the service see the natural ones.
+        # A corrected loss would only be adjusted back. What the metric needs is a shift of the trained network's logits.
         "balance": "none",
         "augment": hyperparameters.augment(stats.n_images, random_init),
     }

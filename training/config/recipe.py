@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic.config import JsonDict
 
+from graft.service.manifest import MetricName
 from graft.service.settings import DeviceSetting
 from graft.training.config import option_errors
 from graft.training.config.corruptions import AUGMENTABLE_CORRUPTIONS, parse_corruption_names
@@ -48,6 +49,11 @@ class Recipe(ReadOptions):
     budget: str = Field(
         "10m",
         description="time budget, such as 90s, 10m or 1h30m; it limits what auto tries and how many epochs are trained",
+        json_schema_extra=TRAINING,
+    )
+    metric: MetricName = Field(
+        "log-loss",
+        description="what models are judged by; balanced-accuracy and f1-macro count rare labels as much as frequent ones",
         json_schema_extra=TRAINING,
     )
     from_model: str | None = Field(
@@ -181,7 +187,9 @@ class Recipe(ReadOptions):
         json_schema_extra=TRAINING,
     )
     balance: Literal["none", "weights", "sampling", "logits"] | None = Field(
-        None, description="method against class imbalance", json_schema_extra=TRAINING
+        None,
+        description="learn as if labels were equally frequent; what the probabilities assume depends on --metric alone",
+        json_schema_extra=TRAINING,
     )
     augment: Literal["none", "light", "medium", "strong"] | None = Field(
         None, description="augmentation strength", json_schema_extra=AUGMENTATION

@@ -102,15 +102,21 @@ def _selective(
     return {"max_error": selective.default_max_error(levels) if max_error is None else max_error, "error_levels": levels}
 
 
-def temperature(logits: NDArray[np.float32], targets: Targets) -> float:
+def temperature(logits: NDArray[np.float32], targets: Targets, log_ratio: Floats | None = None) -> float:
     """The temperature for temperature scaling: the divisor of the logits that calibrates the probabilities, in [1/4, 4].
 
     Minimizes the log-loss on held-out images (Guo et al. 2017) with a weak prior around 1, worth five images: without it, a
     small validation set that happens to be classified without error would drive the temperature to its lower limit.
+
+    Args:
+        log_ratio: (C,), added to the scaled logits of a network that learned with other label frequencies than those of the
+            images: see `label_frequencies`.
     """
 
     def cost(log_temperature: float) -> float:
-        return float(per_sample_nll(logits, targets, math.exp(log_temperature)).sum()) + 2.5 * log_temperature**2
+        divisor = math.exp(log_temperature)
+        shifted = logits if log_ratio is None else logits + divisor * log_ratio
+        return float(per_sample_nll(shifted, targets, divisor).sum()) + 2.5 * log_temperature**2
 
     return math.exp(_golden_section_search(cost, math.log(0.25), math.log(4)))
 

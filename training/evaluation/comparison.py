@@ -25,7 +25,7 @@ class RunResult:
     """The result of one training run on the test images.
 
     Attributes:
-        scores: by digest of the test image: 1 if predicted correctly, else 0; for multi-label data a score whose mean is mAP.
+        scores: by digest of the test image: 1 if predicted correctly, else 0; or values whose mean is another metric.
         seconds: training time, including feature extraction if the features were not cached.
         metric: name of the mean over the images.
         groups: the group of each test image, by digest; an image without one is its own.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graft.service.inference import postprocess
 from graft.service.inference.neighbors import NeighborIndex
-from graft.service.manifest import Calibration, Score
+from graft.service.manifest import Calibration, LabelFrequencies, Score
 from graft.training.data.cross_validation import Targets
 from graft.training.evaluation import confidence_intervals, selective
 from graft.training.evaluation.average_precision import average_precisions, macro_average_precision
@@ -20,6 +20,7 @@ from graft.training.evaluation.calibration import per_sample_nll
 from graft.training.evaluation.calibration_error import expected_calibration_error, reliability_bins
 from graft.training.evaluation.clusters import Clusters, n_clusters
 from graft.training.evaluation.confidence_intervals import share
+from graft.training.evaluation.label_frequencies import as_trained
 from graft.training.evaluation.outliers import outlier_scores
 from graft.training.evaluation.paired import paired_difference, paired_log_loss
 from graft.training.evaluation.per_class import confusion_matrix, multiclass_metrics, multilabel_metrics
@@ -122,8 +123,11 @@ def evaluate(
     neighbors: NeighborIndex,
     curve: LearningCurve | None = None,
     ten_crop: NDArray[np.float32] | None = None,
+    frequencies: LabelFrequencies | None = None,
 ) -> Evaluation:
     """Evaluates predictions on test images, with the temperature and thresholds chosen on other held-out images.
+
+    Log-loss, Brier score and calibration error are those of probabilities under the label frequencies of the training images.
 
     Args:
         test: predictions on held-out images that were not used for any choice.
@@ -132,6 +136,7 @@ def evaluate(
         neighbors: reference vectors of the outlier scores.
         curve: the learning curve, if it was computed.
         ten_crop: ten-crop logits (N, C) of the test images, if they were computed.
+        frequencies: the label frequencies that the probabilities assume; None for multi-label data.
 
     Raises:
         ValueError: if there are no images.
@@ -141,11 +146,13 @@ def evaluate(
     after = postprocess.to_probabilities(test.logits, temperature, test.multilabel)
     compute = multilabel_metrics if test.multilabel else multiclass_metrics
     metrics, by_label = compute(after, test.targets, labels, calibration, test.clusters)
-    (confidence_before, correct), (confidence_after, _) = (_confidences(test, divisor) for divisor in (1.0, temperature))
-    ece_before, ece_after = calibration_errors(test, temperature)
+    natural = as_trained(test, temperature, frequencies)
+    (confidence_before, correct), (confidence_after, _) = (_confidences(natural, divisor) for divisor in (1.0, temperature))
+    ece_before, ece_after = calibration_errors(natural, temperature)
+    natural_probabilities = postprocess.to_probabilities(natural.logits, temperature, test.multilabel)
     metrics |= {
-        "log_loss": _mean_loss(per_sample_nll(test.logits, test.targets, temperature), test.clusters),
-        "brier": _mean_loss(_brier_scores(after, test.targets), test.clusters),
+        "log_loss": _mean_loss(per_sample_nll(natural.logits, test.targets, temperature), test.clusters),
+        "brier": _mean_loss(_brier_scores(natural_probabilities, test.targets), test.clusters),
         "ece_before": ece_before,
         "ece_after": ece_after,
     }
@@ -154,7 +161,8 @@ def evaluate(
     return Evaluation(
         n=len(test.targets),
         n_groups=n_clusters(test.clusters),
-        temperature_gain=temperature_gain(test, temperature),
+        temperature_gain=temperature_gain(natural, temperature),
+        label_frequencies="" if frequencies is None or not frequencies.is_shifted else frequencies.to_text(),
         multilabel=test.multilabel,
         temperature=temperature,
         metrics=metrics,
@@ -165,7 +173,7 @@ def evaluate(
         conformal=None if test.multilabel else _conformal_metrics(after, test.targets, calibration, test.clusters),
         selective=None
         if test.multilabel
-        else selective.measure(after.max(axis=1), correct[:, 0], is_outlier, calibration, test.clusters),
+        else selective.measure(after.max(axis=1), after.argmax(axis=1) == test.targets, is_outlier, calibration, test.clusters),
         outliers=OutlierDetection(
             k=calibration.outlier_k, threshold=calibration.outlier_threshold, flagged=share(is_outlier, test.clusters)
         ),

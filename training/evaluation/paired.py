@@ -5,12 +5,14 @@ an image together, so their shared variance cancels out.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.manifest import MetricName
 from graft.training.data.cross_validation import Targets
-from graft.training.evaluation import confidence_intervals
+from graft.training.evaluation import confidence_intervals, macro_f1
 from graft.training.evaluation.average_precision import average_precisions
 from graft.training.evaluation.calibration import per_sample_nll
 from graft.training.evaluation.clusters import Clusters, variance_inflation
@@ -18,15 +20,21 @@ from graft.training.evaluation.clusters import Clusters, variance_inflation
 Floats = NDArray[np.float64]
 
 
-def per_sample_score(logits: NDArray[np.float32], targets: Targets) -> Floats:
+def per_sample_score(logits: NDArray[np.float32], targets: Targets, metric: MetricName = "accuracy") -> Floats:
     """One value per image, (N,), whose mean is the score: accuracy, or mean average precision for multi-label data.
 
-    For accuracy the values are 1 or 0. Mean average precision is not a mean over images, so its values are jackknife
-    pseudo-values, which have its mean and its variance.
+    For accuracy the values are 1 or 0. Mean average precision and macro F1 are not means over images, so their values are
+    jackknife pseudo-values, which have their mean and their variance.
+
+    Args:
+        metric: for one label per image; `log-loss` has accuracy as its score.
     """
     if targets.ndim == 1:
-        correct: Floats = (logits.argmax(axis=1) == targets).astype(np.float64)
-        return correct
+        predicted = logits.argmax(axis=1)
+        if metric == "f1-macro":
+            return macro_f1.pseudo_values(predicted, targets)
+        correct: Floats = (predicted == targets).astype(np.float64)
+        return correct * _balancing_weights(targets) if metric == "balanced-accuracy" else correct
     values, influences = average_precisions(logits, targets)
     present = ~np.isnan(values)
     pseudo_values: Floats = values[present].mean() + len(targets) * influences[:, present].mean(axis=1)
@@ -67,6 +75,44 @@ def paired_log_loss(
     """The baseline's log-loss minus the log-loss, in nats per image, with a 95 % interval as in `paired_difference`."""
     gains = per_sample_nll(baseline, targets, baseline_temperature) - per_sample_nll(logits, targets, temperature)
     return _mean_with_interval(gains, seed, clusters)
+
+
+class PairedLosses(NamedTuple):
+    """The loss of a model and of a baseline on the same images, for a metric.
+
+    Attributes:
+        gains: (N,), the baseline's loss minus the model's, whose mean is the gain in the metric.
+    """
+
+    loss: float
+    baseline: float
+    gains: Floats
+
+
+def paired_losses(
+    metric: MetricName,
+    logits: NDArray[np.float32],
+    temperature: float,
+    baseline: NDArray[np.float32],
+    baseline_temperature: float,
+    targets: Targets,
+) -> PairedLosses:
+    """The log-loss, or one minus the accuracy, the balanced accuracy or macro F1, of logits (N, C) and of a baseline's."""
+    if metric == "log-loss":
+        losses = per_sample_nll(logits, targets, temperature), per_sample_nll(baseline, targets, baseline_temperature)
+        return PairedLosses(float(losses[0].mean()), float(losses[1].mean()), losses[1] - losses[0])
+    scores = per_sample_score(logits, targets, metric), per_sample_score(baseline, targets, metric)
+    gains = scores[0] - scores[1]
+    if metric == "f1-macro":
+        gains = macro_f1.paired_gains(logits.argmax(axis=1), baseline.argmax(axis=1), targets)
+    return PairedLosses(1 - float(scores[0].mean()), 1 - float(scores[1].mean()), gains)
+
+
+def _balancing_weights(labels: NDArray[np.int64]) -> Floats:
+    """The weight of each image, (N,), with which all labels that have images count the same; their mean is 1."""
+    support = np.bincount(labels)
+    weights: Floats = len(labels) / (np.count_nonzero(support) * support[labels])
+    return weights
 
 
 def standard_error(differences: Floats, clusters: Clusters | None = None) -> float:

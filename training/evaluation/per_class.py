@@ -14,7 +14,7 @@ from graft.service.inference.postprocess import above_threshold, prediction_set
 from graft.service.manifest import Calibration
 from graft.training.evaluation.average_precision import average_precisions, macro_average_precision
 from graft.training.evaluation.clusters import Clusters, are_single, inflation_of_sums, n_clusters, sum_by, variance_inflation
-from graft.training.evaluation.confidence_intervals import design_effect, f1_interval, macro_mean_interval, proportion, share
+from graft.training.evaluation.confidence_intervals import f1_interval, macro_mean_interval, proportion, share
 from graft.training.results import Estimate, LabelScores
 
 Floats = NDArray[np.float64]
@@ -38,6 +38,20 @@ class _Cases(NamedTuple):
     clusters: Clusters | None
 
 
+class _Pairs(NamedTuple):
+    """Every pair of an image and a label that it has or is predicted to have, K in all.
+
+    Attributes:
+        images, labels: int (K,), each label in [0, C).
+        is_predicted, is_true: bool (K,).
+    """
+
+    images: Counts
+    labels: Counts
+    is_predicted: NDArray[np.bool_]
+    is_true: NDArray[np.bool_]
+
+
 def multiclass_metrics(
     probabilities: Floats,
     targets: Counts,
@@ -45,7 +59,7 @@ def multiclass_metrics(
     calibration: Calibration,
     clusters: Clusters | None = None,
 ) -> MetricsTable:
-    """Accuracy, top-5 and balanced accuracy, and per-class metrics, for data with one label per image.
+    """Accuracy, top-5 and balanced accuracy, macro F1, and per-class metrics, for data with one label per image.
 
     Args:
         probabilities: float64 (N, C), calibrated; N > 0.
@@ -89,6 +103,9 @@ def multiclass_metrics(
     if n_labels > 5:
         metrics["top5"] = share(_is_in_top_k(probabilities, targets, 5), clusters)
     metrics["balanced_accuracy"] = _balanced_accuracy(correct, targets, n_labels, clusters)
+    images = np.concatenate([np.arange(len(targets)), wrong])
+    is_true = np.arange(len(images)) < len(targets)
+    metrics["macro_f1"] = _macro_f1(_Pairs(images, either, in_both | ~is_true, is_true), clusters)
     return metrics, by_label
 
 
@@ -133,7 +150,7 @@ def multilabel_metrics(
     metrics = {
         "map": mean_precision,
         "micro_f1": _micro_f1(predicted, targets, clusters),
-        "macro_f1": _macro_f1(predicted, targets, clusters),
+        "macro_f1": _macro_f1(_pairs(predicted, targets), clusters),
         "exact_match": share((predicted == targets).all(axis=1), clusters),
     }
     return {name: estimate for name, estimate in metrics.items() if estimate is not None}, by_label
@@ -222,17 +239,30 @@ def _micro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters
     return f1_interval(float(intersection.sum()), float(union.sum()), inflation)
 
 
-def _macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], clusters: Clusters | None) -> Estimate:
+def _pairs(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> _Pairs:
+    images, labels = np.nonzero(predicted | targets)
+    return _Pairs(images, labels, predicted[images, labels], targets[images, labels])
+
+
+def _macro_f1(pairs: _Pairs, clusters: Clusters | None) -> Estimate:
     """Mean F1 of the labels that any image has or is predicted to have."""
-    intersection, union = (mask.sum(axis=0).astype(np.float64) for mask in (predicted & targets, predicted | targets))
-    present = union > 0
-    jaccard, total = intersection[present] / union[present], (union + intersection)[present]
-    values = 2 * jaccard / (1 + jaccard)
-    influences = (2.0 * (predicted & targets)[:, present] - values * (predicted.astype(int) + targets)[:, present]) / total
-    weights = (predicted | targets)[:, present] @ (1 / union[present])
-    inflation = variance_inflation(influences.sum(axis=1), weights, clusters)
+    in_both = pairs.is_predicted & pairs.is_true
+    union = np.bincount(pairs.labels).astype(np.float64)
+    intersection = np.bincount(pairs.labels, in_both)
+    jaccard = intersection / np.maximum(union, 1)
+    f1 = 2 * jaccard / (1 + jaccard)
+    counted = pairs.is_predicted.astype(np.float64) + pairs.is_true
+    influences = (2.0 * in_both - f1[pairs.labels] * counted) / (union + intersection)[pairs.labels]
+    n_images = 0 if clusters is None else len(clusters)
+    by_image = np.bincount(pairs.images, influences, n_images).astype(np.float64)
+    weights = np.bincount(pairs.images, 1 / union[pairs.labels], n_images).astype(np.float64)
+    inflation = variance_inflation(by_image, weights, clusters)
+    # As `confidence_intervals.design_effect`, of the pairs alone: a matrix of all images and labels may not fit in memory.
+    squares, present = float((influences**2).sum()), union > 0
+    design_effect = float((by_image**2).sum()) / squares if squares > 0 else 1.0
     # The sample size at which a proportion has the variance of F1; see `confidence_intervals.f1_interval`.
-    return macro_mean_interval(values, union[present] * (1 + jaccard) ** 2 / 2 / inflation, design_effect(influences))
+    sizes = union[present] * (1 + jaccard[present]) ** 2 / 2 / inflation
+    return macro_mean_interval(f1[present], sizes, design_effect)
 
 
 def _balanced_accuracy(correct: NDArray[np.bool_], targets: Counts, n_labels: int, clusters: Clusters | None) -> Estimate:

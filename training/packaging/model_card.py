@@ -51,7 +51,7 @@ An image classifier trained with Graft on {manifest.created}: {manifest.strategy
 {_precision_table(manifest)}
 
 The test images were not used for any choice. Probabilities are calibrated with temperature {manifest.temperature:.2f}.
-{_guarantees(manifest)}
+{_assumption(manifest)}{_guarantees(manifest)}
 
 ## Labels
 
@@ -89,6 +89,13 @@ This directory contains only data: no pickle and no code. `graft verify` checks 
 def _count(n: int, split: str, n_groups: Mapping[str, int]) -> str:
     """The number of images of a split, and of its groups if there are any."""
     return f"{n:,}{describe_groups(n, n_groups.get(split))}"
+
+
+def _assumption(manifest: Manifest) -> str:
+    """What models were judged by, and the label frequencies that its probabilities assume, as a line."""
+    if manifest.label_frequencies is None:
+        return ""
+    return f"Models were judged by {manifest.metric}. {manifest.label_frequencies.to_text()}\n"
 
 
 def _guarantees(manifest: Manifest) -> str:

@@ -43,6 +43,7 @@ from graft.training.data.seen_images import SeenImages
 from graft.training.data.splits import Splits
 from graft.training.evaluation import metrics
 from graft.training.evaluation.clusters import n_clusters
+from graft.training.evaluation.label_frequencies import as_trained
 from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics
 from graft.training.evaluation.split_gap import split_gap
 from graft.training.packaging.model_card import render_card
@@ -136,6 +137,8 @@ def _write_contents(
         formats=dataset.formats,
         multilabel=dataset.multilabel,
         temperature=trained.temperature,
+        metric=trained.metric,
+        label_frequencies=trained.label_frequencies,
         calibration=trained.calibration,
         scores=trained.scores,
         tolerance=TOLERANCE,
@@ -167,8 +170,9 @@ def _test_metrics(trained: TrainedModel, labels: tuple[str, ...]) -> MetricsTabl
 
 def _warnings(trained: TrainedModel) -> list[str]:
     """What must be read before the numbers of the model card, as in `Evaluation.warnings`."""
-    gain = metrics.temperature_gain(trained.test, trained.temperature)
-    errors = metrics.calibration_errors(trained.test, trained.temperature)
+    natural = as_trained(trained.test, trained.temperature, trained.label_frequencies)
+    gain = metrics.temperature_gain(natural, trained.temperature)
+    errors = metrics.calibration_errors(natural, trained.temperature)
     gap = split_gap(trained.validation, trained.test).to_text()
     return [warning for warning in (gap, temperature_warning(*errors, gain)) if warning]
 

@@ -22,6 +22,7 @@ from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step
 from graft.training.strategies import auto, hpo
 from graft.training.strategies.context import prepare
+from graft.training.strategies.model_selection import SCORES
 from graft.training.strategies.trained_model import TrainedModel
 
 COMPARISONS = Path("compare")  # in the current folder
@@ -117,8 +118,8 @@ def _run_once(data: Path, out: Path, recipe: Recipe) -> RunResult:
         context = prepare(data, RunFolder(Path(folder)), recipe)
         trained = auto.select_strategy(context, start, lambda trained: None).model
         seconds, latency_s = time.monotonic() - start, _measure_latency(trained, Path(folder))
-    scores = per_sample_score(trained.test.logits, trained.test.targets).tolist()
-    measure = "mAP" if context.dataset.multilabel else "accuracy"
+    scores = per_sample_score(trained.test.logits, trained.test.targets, recipe.metric).tolist()
+    measure = "mAP" if context.dataset.multilabel else SCORES.get(recipe.metric, "accuracy")
     right = {sample.digest: value for sample, value in zip(context.splits.test, scores, strict=True)}
     groups = {sample.digest: sample.group or sample.digest for sample in context.splits.test}
     return RunResult(recipe.strategy, recipe.backbone, recipe.seed, seconds, right, measure, groups, latency_s)

@@ -201,7 +201,14 @@ def evaluate_run(context: TrainingContext, selection: SelectionResult, artifact:
     if curve and trained.strategy != selection.probe_result.strategy:
         curve = curve.model_copy(update={"kept": trained.strategy})
     evaluation = metrics.evaluate(
-        trained.test, dataset.labels, trained.temperature, trained.calibration, trained.neighbors, curve, ten_crop=ten_crops
+        trained.test,
+        dataset.labels,
+        trained.temperature,
+        trained.calibration,
+        trained.neighbors,
+        curve,
+        ten_crops,
+        trained.label_frequencies,
     )
     updates: dict[str, object] = {"split_gap": split_gap(trained.validation, trained.test)}
     if trained.gain_over_probe is not None:
@@ -232,7 +239,13 @@ def _evaluate_outputs(
         ten_crops = _ten_crop_probabilities(model.engine, manifest.preprocessing, dataset, samples, manifest.temperature)
     with step("computing the metrics"):
         return metrics.evaluate(
-            outputs, manifest.labels, manifest.temperature, manifest.calibration, model.neighbors, ten_crop=ten_crops
+            outputs,
+            manifest.labels,
+            manifest.temperature,
+            manifest.calibration,
+            model.neighbors,
+            ten_crop=ten_crops,
+            frequencies=manifest.label_frequencies,
         )
 
 

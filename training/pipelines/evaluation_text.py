@@ -1,14 +1,26 @@
 """The results of an evaluation as sentences for the terminal, common to `graft fit` and `graft evaluate`."""
 
+from graft.service.manifest import MetricName
+from graft.training.evaluation.metrics import METRICS
 from graft.training.results import Evaluation, SelectivePrediction, format_error, least_covered
 from graft.training.visualization.formatting import format_difference
 
 
 def primary_metric_text(evaluation: Evaluation) -> str:
     """The primary metric with its 95 % confidence interval."""
-    value, low, high = evaluation.primary_metric.value, evaluation.primary_metric.low, evaluation.primary_metric.high
-    interval = f"{value:.1%} ({low:.1%} to {high:.1%})"
-    return f"mean average precision {interval}" if evaluation.multilabel else f"accuracy {interval}"
+    return _metric_text("map" if evaluation.multilabel else "accuracy", evaluation)
+
+
+def metrics_text(evaluation: Evaluation, metric: MetricName) -> str:
+    """The primary metric, and the one that the model was chosen by if it is another share."""
+    chosen_by = {"balanced-accuracy": "balanced_accuracy", "f1-macro": "macro_f1"}.get(metric)
+    others = [_metric_text(chosen_by, evaluation)] if chosen_by else []
+    return ", ".join([primary_metric_text(evaluation), *others])
+
+
+def _metric_text(name: str, evaluation: Evaluation) -> str:
+    title, estimate = METRICS[name].title, evaluation.metrics[name]
+    return f"{title[0].lower()}{title[1:]} {estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
 
 
 def abstain_text(selective: SelectivePrediction) -> str:
@@ -24,6 +36,7 @@ def abstain_text(selective: SelectivePrediction) -> str:
 def notes(evaluation: Evaluation) -> list[str]:
     """What the table of metrics does not show: prediction sets, what abstaining brings, and the gain of ten-crop evaluation."""
     lines = list(evaluation.warnings)
+    lines += filter(None, [evaluation.calibration_note])
     if evaluation.conformal:
         sets = evaluation.conformal
         least = least_covered(evaluation.labels)

@@ -189,14 +189,14 @@ def summary_lines(result: FitResult) -> list[str]:
     """The results of a run as lines of text, the verdict first."""
     evaluation = result.evaluation
     lines = [f"warning: {warning}" for warning in evaluation.warnings]
-    lines += [
-        f"test: {evaluation_text.primary_metric_text(evaluation)} on {evaluation.describe_sample('held-out test images')}"
-    ]
-    lines += _calibration_notes(result.artifact.manifest.calibration)
+    manifest, sample = result.artifact.manifest, evaluation.describe_sample("held-out test images")
+    lines.append(f"test: {evaluation_text.metrics_text(evaluation, manifest.metric)} on {sample}")
+    lines += filter(None, [evaluation.calibration_note])
+    lines += _calibration_notes(manifest.calibration)
     if evaluation.selective:
         lines.append(evaluation_text.abstain_text(evaluation.selective))
     if gain := evaluation.gain_over_probe:
-        strategy, points = result.artifact.manifest.strategy, format_points(gain.value, gain.low, gain.high)
+        strategy, points = manifest.strategy, format_points(gain.value, gain.low, gain.high)
         lines.append(f"{strategy} {_verdict(gain)} the probe: {points}")
     if evaluation.curve:
         lines.append(evaluation.curve.to_text())

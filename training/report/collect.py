@@ -28,7 +28,7 @@ from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization.gallery import ImagePredictions
 
 # Of a FineTuneConfig.
-HIDDEN_FIELDS = {"n_images", "counts", "multilabel", "from_scratch", "random_init", "seed", "lr_find", "ema_interval"}
+HIDDEN_FIELDS = {"n_images", "counts", "multilabel", "from_scratch", "random_init", "seed", "metric", "lr_find", "ema_interval"}
 
 
 def build_report(
@@ -127,7 +127,7 @@ def _config_lines(context: TrainingContext, selection: SelectionResult) -> list[
     """The resolved configuration: options from the recipe, and values derived from the data."""
     options, best = context.recipe.model_dump(), selection.probe_result.selection.best
     input_size = str(context.exported.preprocessing.crop)
-    shown = ("strategy", "budget", "backbone", "weights", "fit")
+    shown = ("strategy", "metric", "budget", "backbone", "weights", "fit")
     config = [
         *(ConfigLine(_display_name(name), str(options[name]), derived=False) for name in shown),
         ConfigLine("input size", input_size, derived=options["input_size"] is None),

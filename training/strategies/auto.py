@@ -1,14 +1,15 @@
 """Strategy selection: trains the requested strategy, or tries them in order of cost and keeps the best (`auto`).
 
-All of them cost the same to serve, so the one with the lowest expected log-loss on new images is kept. It is estimated on
-images that a model has not learned from: heads on frozen features are compared out of fold on train and validation, others on
-validation. Test images are not used here.
+All of them cost the same to serve, so the one with the lowest expected loss on new images is kept, by the recipe's metric. It
+is estimated on images that a model has not learned from: heads on frozen features are compared out of fold on train and
+validation, others on validation. Test images are not used here.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from graft.service.manifest import MetricName
 from graft.training.evaluation import metrics
 from graft.training.evaluation.clusters import n_clusters
 from graft.training.finetuning.epoch_plan import EpochPlan
@@ -33,7 +34,7 @@ class SelectionResult:
         attempts: every strategy that was tried, in order.
         probe_result: the linear probe, which is always trained first.
         regime: dataset size and similarity to ImageNet; None if they were not measured.
-        stop_reason: why a more expensive strategy was skipped, "" if none was.
+        stop_reason: why a more expensive strategy was skipped, the first if there are several; "" if none was.
     """
 
     model: TrainedModel
@@ -44,7 +45,7 @@ class SelectionResult:
 
 
 def select_strategy(context: TrainingContext, started_at: float, publish: Callable[[TrainedModel], object]) -> SelectionResult:
-    """Trains the recipe's strategy; `auto` tries several and keeps the one with the lowest expected log-loss.
+    """Trains the recipe's strategy; `auto` tries several and keeps the one with the lowest expected loss.
 
     Args:
         started_at: start of the run, as `time.monotonic()`; the budget counts from there.
@@ -78,11 +79,9 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
         model = probe.export_probe(previous, context)
         best = _select_previous(model, best, attempts)
         if best is model and previous.selection.best.feature_set == "last" and not previous.train_head.kernel:
-            start = previous  # fine-tuning starts from the better head
+            start = replace(previous, test_logits=model.test.logits)  # fine-tuning starts from the better head
     publish(best)
-    held_out = best.held_out
-    n_errors, n_groups = metrics.n_errors(held_out.logits, held_out.targets), n_clusters(held_out.clusters)
-    if reason := model_selection.early_exit_reason(n_errors, len(held_out.targets), n_groups):
+    if reason := _early_exit_reason(best, context.recipe.metric):
         log(f"auto keeps the {best.strategy}: {reason}")
         attempts = [one.model_copy(update={"verdict": f"kept: {reason}"}) if one.kept else one for one in attempts]
         return SelectionResult(best, tuple(attempts), probe_result)
@@ -98,36 +97,43 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
     )
     log(regime.description)
     stop_reason = ""
-    for strategy in _next_strategies(regime, context):
-        epochs = _decide_epochs(context, strategy, started_at)
-        if epochs < MIN_EPOCHS and not context.recipe.epochs:
-            stop_reason = f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it"
-            log(stop_reason)
-            break
-        plan = _plan(context, strategy, epochs, started_at)
-        best = _select(best, *_run_finetune(context, start, strategy, plan), attempts)
+    for alternatives in _next_strategies(context):
+        for strategy in alternatives:
+            epochs = _decide_epochs(context, strategy, started_at)
+            if epochs >= MIN_EPOCHS or context.recipe.epochs:
+                plan = _plan(context, strategy, epochs, started_at)
+                best = _select(best, *_run_finetune(context, start, strategy, plan), attempts)
+                break
+            reason = f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it"
+            log(reason)
+            stop_reason = stop_reason or reason
     return SelectionResult(best, tuple(attempts), probe_result, regime, stop_reason)
 
 
-def _next_strategies(regime: TransferRegime, context: TrainingContext) -> list[str]:
-    """The fine-tuning strategies worth trying for this dataset size and similarity to ImageNet.
+def _early_exit_reason(best: TrainedModel, metric: MetricName) -> str:
+    """Why no other strategy is worth trying; "" if one may gain more."""
+    if metric not in ("log-loss", "accuracy"):
+        return ""  # few errors in all say little about a rare label, which may be all wrong
+    held_out = best.held_out
+    n_errors, n_groups = metrics.n_errors(held_out.logits, held_out.targets), n_clusters(held_out.clusters)
+    return model_selection.early_exit_reason(n_errors, len(held_out.targets), n_groups)
 
-    A small dataset similar to ImageNet needs few changes, so the last layers are fine-tuned first. Otherwise the full
-    network gets the whole budget. Training from scratch pays only with a very large dataset.
+
+def _next_strategies(context: TrainingContext) -> list[tuple[str, ...]]:
+    """The fine-tuning strategies worth trying, in order; of alternatives, the first with a few epochs in the budget is trained.
+
+    All layers get the whole budget, because they end better than the last ones wherever they fit into it. Training from
+    scratch pays only with a very large dataset.
     """
     n_images, n_labels = len(context.splits.train), len(context.dataset.labels)
-    last_only = [] if regime.large or regime.different else ["finetune-last"]
-    return [
-        *last_only,
-        "finetune",
-        *(["scratch"] if n_images >= model_selection.MIN_SCRATCH_IMAGES_PER_LABEL * n_labels else []),
-    ]
+    large = n_images >= model_selection.MIN_SCRATCH_IMAGES_PER_LABEL * n_labels
+    return [("finetune", "finetune-last"), *([("scratch",)] if large else [])]
 
 
 def _select(
     best: TrainedModel, candidate: TrainedModel, attempt: StrategyAttempt, attempts: list[StrategyAttempt]
 ) -> TrainedModel:
-    """The model with the lower expected log-loss; that of `--from` stays until another is shown to be better. Records it."""
+    """The model with the lower expected loss; that of `--from` stays until another is shown to be better. Records it."""
     predictions, baseline = candidate.held_out, best.held_out
     if len(predictions.targets) != len(baseline.targets):  # one is out of fold: only validation is common to both
         predictions, baseline = candidate.validation, best.validation
@@ -139,6 +145,7 @@ def _select(
         predictions.targets,
         predictions.clusters,
         MIN_PROBABILITY_TO_REPLACE if best.strategy == "previous" else MIN_PROBABILITY,
+        best.metric,
     )
     verdict = comparison.to_text(candidate.strategy, best.strategy)
     log(verdict)
@@ -173,6 +180,7 @@ def _run_probe(context: TrainingContext, strategy: str) -> tuple[ProbeResult, Tr
     verdict = (
         f"{best.kind} regression on {best.feature_set}" if best.kind == "logistic" else f"linear SVM on {best.feature_set}"
     )
+    probe_result = replace(probe_result, test_logits=model.test.logits)
     return probe_result, model, _attempt(model, time.monotonic() - started, verdict)
 
 
@@ -214,6 +222,8 @@ def _compute_epochs(context: TrainingContext, strategy: str, started_at: float) 
     if context.recipe.epochs:
         return context.recipe.epochs
     train, validation = context.splits.train, context.splits.validation
+    if _remaining_s(context, started_at) < OVERHEAD_S:
+        return 0  # to measure the speed would only use up more
     speed = finetune.images_per_second(context, strategy)
     n_fit = model_selection.max_epochs(_remaining_s(context, started_at) - OVERHEAD_S, len(train), len(validation), speed)
     recommended = finetune.default_config(context, strategy).epochs

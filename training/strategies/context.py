@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graft.service.inference.devices import Device, resolve_device
 from graft.training.audit import label_errors
@@ -22,7 +23,7 @@ from graft.training.audit.image_groups import BURST_KINDS, find_groups
 from graft.training.audit.image_scan import ScanTable, describe_sizes, median_side
 from graft.training.backbones import onnx_cache, registry
 from graft.training.backbones.onnx_cache import ExportedBackbone
-from graft.training.config import hyperparameters
+from graft.training.config import finetune_config, hyperparameters
 from graft.training.config.recipe import Recipe
 from graft.training.data.cross_validation import Targets
 from graft.training.data.dataset import Dataset, DatasetError, Sample
@@ -30,6 +31,7 @@ from graft.training.data.findings import Finding, LabelIssue
 from graft.training.data.seen_images import NO_IMAGES, ImageHashes, SeenImages
 from graft.training.data.splits import MIN_TRAIN_IMAGES, Splits, assign_groups, split
 from graft.training.evaluation import outliers
+from graft.training.evaluation.label_frequencies import training_frequencies
 from graft.training.features.extraction import Extractor, Features, View, extract, extract_on_cpu
 from graft.training.features.feature_arrays import LazyFeatures
 from graft.training.runs.run_folder import RunFolder
@@ -92,6 +94,10 @@ class TrainingContext:
         """Ground-truth labels: int64 (N,), or bool (N, C) for multi-label data."""
         return self.dataset.targets(samples)
 
+    def training_frequencies(self) -> NDArray[np.float64]:
+        """The frequency of each label among the training images, (C,)."""
+        return training_frequencies(self.dataset.counts(self.splits.train))
+
     def view_features(self, samples: Sequence[Sample]) -> LazyFeatures:
         """All features of the samples and, if extracted, of their mirror images: (V, N, W), not loaded yet."""
         # Read from the features, not from the recipe: files excluded since then may have changed the recipe's answer.
@@ -123,9 +129,11 @@ def prepare(data: Path, folder: RunFolder, recipe: Recipe, start: StartingPoint 
     Raises:
         BackboneError, DatasetError: with what to do about it.
         RunMismatchError: if the run folder was created from different data.
+        ValueError: if an option does not support multi-label data.
     """
     spec = registry.resolve(recipe.backbone, recipe.weights)
     data_read = _read(data, recipe)
+    finetune_config.check_multilabel(recipe, data_read.dataset.multilabel)
     _log_warnings([finding for finding in data_read.findings if finding.kind not in GROUP_KINDS])
     dataset, side = data_read.dataset, median_side(data_read.table)
     folder.load_splits(dataset)  # fails early if the data of a resumed run have changed

@@ -13,14 +13,13 @@ from graft.training.config import finetune_config, hyperparameters
 from graft.training.config.finetune_config import DataStats, FineTuneConfig, describe
 from graft.training.evaluation import outliers
 from graft.training.evaluation.calibration import CalibrationSet
-from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
 from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.inference.bulk import predict_dataset
 from graft.training.runtime import gpu
 from graft.training.runtime.progress import log, step
 from graft.training.strategies.context import TrainingContext
-from graft.training.strategies.probe import ProbeResult
+from graft.training.strategies.probe import ProbeResult, fine_tuning_is_balanced, starting_head
 from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
 
 if TYPE_CHECKING:
@@ -55,8 +54,9 @@ def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str,
         neighbors=neighbors,
         # Not the training images, although they are many more: the network has learned to tell them apart.
         held_out=CalibrationSet(validation, outliers.outlier_scores(neighbors, validation.vectors, k), k),
-        recipe=context.recipe,
-        gain_over_probe=paired_difference(test.logits, probe_result.test_logits, test.targets, clusters=test.clusters),
+        context=context,
+        balanced=fine_tuning_is_balanced(context),
+        probe_test_logits=probe_result.test_logits,
     )
 
 
@@ -94,20 +94,24 @@ def _score(context: TrainingContext, network: "Network", cpu_engine: OpenVinoEng
 def train_network(context: TrainingContext, probe_result: ProbeResult, strategy: str, plan: EpochPlan) -> "Network":
     """Trains the network; returns it with the weights of its best epoch, on the CPU."""
     with step("loading Lightning"):
+        from graft.service.networks.fold_batch_norm import unfold_batch_norm
+        from graft.training.features.lightning_extractor import load_with_random_head
         from graft.training.finetuning.loggers import make_loggers
 
     log(
         f"{strategy}: {context.exported.backbone.name} at {context.exported.preprocessing.crop} pixels"
         f" for up to {plan.epochs} epochs"
     )
-    network, default = build_network(context, probe_result, strategy, plan.epochs)
+    trained, default = build_network(context, probe_result, strategy, plan.epochs)
     config = FineTuneConfig.model_validate(
-        context.folder.decide_once(f"config of {strategy}", lambda: fit_to_machine(context, network, default))
+        context.folder.decide_once(f"config of {strategy}", lambda: fit_to_machine(context, trained, default))
     )
     log(describe(config))
     recipe = context.recipe.model_copy(update={"strategy": strategy, "epochs": plan.epochs})
     run = context.folder.path / strategy
-    run_trainer(context, network, config, run, make_loggers(recipe, run), plan=plan)
+    run_trainer(context, trained, config, run, make_loggers(recipe, run), plan=plan)
+    network = load_with_random_head(context.exported, len(context.dataset.labels)).eval()
+    unfold_batch_norm(trained, network, context.exported.preprocessing.crop)
     return network
 
 
@@ -115,7 +119,10 @@ def train_network(context: TrainingContext, probe_result: ProbeResult, strategy:
 def build_network(
     context: TrainingContext, probe_result: ProbeResult, strategy: str, epochs: int
 ) -> tuple["Network", FineTuneConfig]:
-    """The initialized network and its default configuration."""
+    """The network that training starts from, and its default configuration.
+
+    BatchNorm layers that stay frozen are folded: steps are faster.
+    """
     from graft.training.features.lightning_extractor import load_with_random_head
     from graft.training.finetuning import param_groups
     from graft.training.finetuning.lightning_module import set_head
@@ -125,7 +132,10 @@ def build_network(
     if config.from_scratch:
         param_groups.init_weights(network, context.recipe.seed, backbone=config.random_init)
     else:
-        set_head(network, probe_result.train_head)
+        set_head(network, starting_head(probe_result, context))
+    network = _without_frozen_norms(context, network, config)
+    if not config.from_scratch:
+        _soften_head(context, network, config)
     return network, config
 
 
@@ -194,6 +204,26 @@ def images_per_second(context: TrainingContext, strategy: str) -> float:
     from graft.training.features.lightning_extractor import load_with_random_head
     from graft.training.finetuning import speed
 
-    network = load_with_random_head(context.exported, len(context.dataset.labels))
-    config = _fit_batch_size(context, network, default_config(context, strategy))
+    config = default_config(context, strategy)
+    network = _without_frozen_norms(context, load_with_random_head(context.exported, len(context.dataset.labels)), config)
+    config = _fit_batch_size(context, network, config)
     return speed.images_per_second(network, config, context.exported.preprocessing.crop, context.device)
+
+
+def _without_frozen_norms(context: TrainingContext, network: "Network", config: FineTuneConfig) -> "Network":
+    from graft.service.networks.fold_batch_norm import fold_batch_norm
+
+    return fold_batch_norm(network.eval(), context.exported.preprocessing.crop) if config.freeze_bn else network
+
+
+def _soften_head(context: TrainingContext, network: "Network", config: FineTuneConfig) -> None:
+    from graft.training.finetuning import worker_errors
+    from graft.training.finetuning.datamodule import DataModule
+    from graft.training.finetuning.head_temperature import soften_head
+
+    datamodule = DataModule(context.dataset, context.splits, context.exported.preprocessing, config, context.device)
+    batches = datamodule.train_dataloader()
+    with worker_errors.explain_worker_failure(batches):
+        temperature = soften_head(network, batches, config, context.device)
+    if temperature > 1:
+        log(f"the head was too sure on augmented training images: its logits are divided by {temperature:.2g}")

@@ -10,24 +10,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.manifest import MetricName
 from graft.training.data.cross_validation import Targets
-from graft.training.evaluation.calibration import per_sample_nll
 from graft.training.evaluation.clusters import Clusters
 from graft.training.evaluation.confidence_intervals import wilson
-from graft.training.evaluation.paired import paired_difference, standard_error
+from graft.training.evaluation.paired import paired_difference, paired_losses, standard_error
 from graft.training.results import TransferRegime, format_points
 
 LAST_STAGE = "last"  # the pooled features that the pretrained classifier takes
-# What is expected of a candidate before it is measured: a log-loss 5 % higher than the baseline's, give or take 30 %. In the
+# What is expected of a candidate before it is measured: a loss 5 % higher than the baseline's, give or take 30 %. In the
 # simulations of benchmarks/selection_rule.py this loses less against the best choice than the lowest measured log-loss, above
 # all with few images and many candidates, and half as much as to ask for a significant gain.
 PRIOR_GAIN, PRIOR_DEVIATION = -0.05, 0.3
-MIN_PROBABILITY = 0.5  # that the candidate's log-loss is lower: its expected log-loss is
+MIN_PROBABILITY = 0.5  # that the candidate's loss is lower: its expected loss is
 MIN_PROBABILITY_TO_REPLACE = 0.95  # of a model that is in use, which a change costs something
-MIN_LOSS = 1e-3  # nats; below that a log-loss has nothing left to gain
+MIN_LOSS = 1e-3  # nats, or share of errors; below that a loss has nothing left to gain
 MIN_GAIN = 0.01  # of accuracy: a smaller gain is not worth the training of a more expensive strategy
 LARGE_IMAGES_PER_LABEL = 500  # images per label; with more, fine-tuning the full network rarely overfits
 MIN_SCRATCH_IMAGES_PER_LABEL = 5_000  # images per label, as in CIFAR-10; with fewer, pretrained weights were always better
+
+
+# The loss is one minus these metrics, which are higher for a better model.
+SCORES = {"accuracy": "accuracy", "balanced-accuracy": "balanced accuracy", "f1-macro": "macro F1"}
 
 
 class Difference(NamedTuple):
@@ -42,28 +46,30 @@ class Difference(NamedTuple):
 class Comparison:
     """Paired comparison of two models that cost the same to serve, on the same held-out images.
 
-    The candidate's gain in log-loss, as a fraction of the baseline's, has a normal prior. Its posterior mean is the measured
+    The candidate's gain in the loss, as a fraction of the baseline's, has a normal prior. Its posterior mean is the measured
     gain shrunk toward the baseline, the more so the fewer images there are.
 
     Attributes:
         accuracy: difference in [-1, 1] with its 95 % interval; of mean average precision for multi-label data.
-        losses: log-loss of the candidate and of the baseline, in nats per image.
+        losses: of the candidate and of the baseline: log-loss in nats per image, or one minus another metric.
         standard_error: of their difference.
         n_images: number of images.
-        metric: name of the metric in `accuracy`, for display.
+        accuracy_name: name of the metric in `accuracy`, for display.
         min_probability: asked of the candidate.
+        metric: of the losses.
     """
 
     accuracy: Difference
     losses: tuple[float, float]
     standard_error: float
     n_images: int
-    metric: str = "accuracy"
+    accuracy_name: str = "accuracy"
     min_probability: float = MIN_PROBABILITY
+    metric: MetricName = "log-loss"
 
     @property
     def _posterior(self) -> tuple[float, float]:
-        """Mean and standard deviation of the candidate's gain, as a fraction of the baseline's log-loss."""
+        """Mean and standard deviation of the candidate's gain, as a fraction of the baseline's loss."""
         candidate, baseline = self.losses
         scale = max(baseline, MIN_LOSS)
         # Plus the variance of one image: a few that all agree say little.
@@ -73,12 +79,12 @@ class Comparison:
 
     @property
     def is_better(self) -> bool:
-        """Whether the candidate's log-loss on new images is lower than the baseline's, with the probability that is asked."""
+        """Whether the candidate's loss on new images is lower than the baseline's, with the probability that is asked."""
         return self.probability > self.min_probability
 
     @property
     def probability(self) -> float:
-        """The probability that the candidate's log-loss on new images is lower than the baseline's."""
+        """The probability that the candidate's loss on new images is lower than the baseline's."""
         mean, deviation = self._posterior
         return 0.5 * math.erfc(-mean / deviation / math.sqrt(2))
 
@@ -86,14 +92,18 @@ class Comparison:
         """The verdict with its numbers, such as `kernel is kept rather than probe: log-loss 0.400 and …`."""
         kept, other = (candidate, baseline) if self.is_better else (baseline, candidate)
         losses = self.losses if self.is_better else self.losses[::-1]
-        numbers = f"{losses[0]:.3f} and {losses[1]:.3f} on {self.n_images:,} held-out images"
-        points = format_points(*self.accuracy, metric=self.metric)
-        certainty = f"lower on new images with a probability of {format_certainty(self.probability)}"
+        if score := SCORES.get(self.metric):
+            numbers, better = f"{score} {1 - losses[0]:.1%} and {1 - losses[1]:.1%}", "higher"
+        else:
+            numbers, better = f"log-loss {losses[0]:.3f} and {losses[1]:.3f}", "lower"
+        numbers += f" on {self.n_images:,} held-out images"
+        points = format_points(*self.accuracy, metric=self.accuracy_name)
+        certainty = f"{better} on new images with a probability of {format_certainty(self.probability)}"
         if not self.is_better and self.probability > MIN_PROBABILITY:
             certainty = f"that of {candidate} is {certainty}, and {self.min_probability:.0%} is asked of it"
         elif not self.is_better:
-            certainty = f"lower on new images with a probability of {format_certainty(1 - self.probability)}"
-        return f"{kept} is kept rather than {other}: log-loss {numbers}, {certainty}; {candidate} has {points}"
+            certainty = f"{better} on new images with a probability of {format_certainty(1 - self.probability)}"
+        return f"{kept} is kept rather than {other}: {numbers}, {certainty}; {candidate} has {points}"
 
 
 def format_certainty(probability: float) -> str:
@@ -109,19 +119,21 @@ def compare(
     targets: Targets,
     clusters: Clusters | None = None,
     min_probability: float = MIN_PROBABILITY,
+    metric: MetricName = "log-loss",
 ) -> Comparison:
     """Compares a candidate's logits (N, C) with a baseline's on the same images; targets int (N,) or bool (N, C).
 
     The comparison is paired by image, so that variance shared by both models cancels; clusters are int64 (N,).
     """
-    losses = per_sample_nll(logits, targets, temperature), per_sample_nll(baseline_logits, targets, baseline_temperature)
+    paired = paired_losses(metric, logits, temperature, baseline_logits, baseline_temperature, targets)
     return Comparison(
         Difference(*paired_difference(logits, baseline_logits, targets, clusters=clusters)),
-        (float(losses[0].mean()), float(losses[1].mean())),
-        standard_error(losses[1] - losses[0], clusters),
+        (paired.loss, paired.baseline),
+        standard_error(paired.gains, clusters),
         len(targets),
         "accuracy" if targets.ndim == 1 else "mean average precision",
         min_probability,
+        metric,
     )
 
 

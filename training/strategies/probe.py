@@ -16,8 +16,8 @@ from graft.training.data.cross_validation import Fold, Targets, stratified_group
 from graft.training.data.dataset import Sample
 from graft.training.evaluation import outliers
 from graft.training.evaluation.calibration import CalibrationSet
+from graft.training.evaluation.label_frequencies import equal_frequencies, log_ratio
 from graft.training.evaluation.outliers import SharedClusters
-from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
 from graft.training.features import blending, kernel_ridge, regularization, stage_selection
 from graft.training.features.feature_arrays import Vectors, map_rows, select_columns
@@ -27,6 +27,7 @@ from graft.training.features.onnx_head import append_head
 from graft.training.features.stage_selection import Candidate, Selection
 from graft.training.runtime.progress import log, step
 from graft.training.strategies.context import TrainingContext
+from graft.training.strategies.label_prior import shift_head
 from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
 
 # With more images, their validation images are enough to calibrate on; with more logits, heads for them take minutes.
@@ -46,9 +47,10 @@ class ProbeResult:
         validation_logits: logits of the first head on validation, float32 (N, C).
         held_out: the samples that calibration uses.
         held_out_logits: their logits by heads that were not trained on them, float32 (M, C).
-        test_logits: logits of the final head on test, float32 (N, C).
+        test_logits: logits of the final head on test, float32 (N, C); of the head as served, once it is exported.
         selection: the feature set and kind of head selected by cross-validation on train.
         strategy: `probe`, `svm`, `stages` or `kernel`.
+        balanced: whether the heads learned as if all labels were equally frequent.
     """
 
     train_head: Head
@@ -59,6 +61,7 @@ class ProbeResult:
     test_logits: Floats
     selection: Selection
     strategy: str = "probe"
+    balanced: bool = False
 
 
 def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
@@ -79,7 +82,9 @@ def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
     held_out, held_out_logits = splits.validation, validation_logits
     if len(samples) <= MAX_OUT_OF_FOLD_IMAGES and len(samples) * len(context.dataset.labels) <= MAX_OUT_OF_FOLD_LOGITS:
         held_out, held_out_logits = samples, _out_of_fold_logits(context, best, samples, balanced)
-    return ProbeResult(train_head, final_head, validation_logits, held_out, held_out_logits, test_logits, selection, strategy)
+    return ProbeResult(
+        train_head, final_head, validation_logits, held_out, held_out_logits, test_logits, selection, strategy, balanced
+    )
 
 
 def kernel_problem(context: TrainingContext) -> str:
@@ -133,6 +138,7 @@ def fit_kernel(context: TrainingContext, linear: ProbeResult) -> ProbeResult:
         map_rows(final_head, context.features.select(splits.test, feature_set="all")),
         Selection(candidate, (candidate,)),
         "kernel",
+        balanced,
     )
 
 
@@ -219,6 +225,21 @@ def _select_features(context: TrainingContext, strategy: str, features: Vectors,
     return Selection(best, (best,))
 
 
+def starting_head(probe_result: ProbeResult, context: TrainingContext) -> Head:
+    """The head trained on train, moved to the label frequencies with which fine-tuning learns, as its starting point."""
+    head, balanced = probe_result.train_head, fine_tuning_is_balanced(context)
+    if context.dataset.multilabel or balanced == probe_result.balanced:
+        return head
+    training = context.training_frequencies()
+    to_equal = log_ratio(equal_frequencies(len(training)), training)
+    return shift_head(head, to_equal if balanced else -to_equal)
+
+
+def fine_tuning_is_balanced(context: TrainingContext) -> bool:
+    """Whether fine-tuning learns as if all labels were equally frequent."""
+    return context.recipe.balance not in (None, "none")
+
+
 def export_probe(probe_result: ProbeResult, context: TrainingContext, baseline: ProbeResult | None = None) -> TrainedModel:
     """The probe as a model: the backbone's ONNX graph with the head appended.
 
@@ -239,10 +260,6 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext, baseline: 
     references, held_out = context.reference_samples, probe_result.held_out
     neighbors = outliers.build_neighbors(references, features.select(references))
     k, held_out_vectors = outliers.outlier_k(len(references)), features.select(held_out)
-    test = Predictions.of(probe_result.test_logits, features.select(splits.test), context.dataset, splits.test)
-    gain = None
-    if baseline is not None:
-        gain = paired_difference(test.logits, baseline.test_logits, test.targets, clusters=test.clusters)
     return calibrate_and_score(
         strategy=probe_result.strategy,
         backbone=exported.backbone.model_copy(update={"head_input": head_input, "kernel": _kernel_shape(head)}),
@@ -253,15 +270,16 @@ def export_probe(probe_result: ProbeResult, context: TrainingContext, baseline: 
         validation=Predictions.of(
             probe_result.validation_logits, features.select(splits.validation), context.dataset, splits.validation
         ),
-        test=test,
+        test=Predictions.of(probe_result.test_logits, features.select(splits.test), context.dataset, splits.test),
         neighbors=neighbors,
         held_out=CalibrationSet(
             Predictions.of(probe_result.held_out_logits, held_out_vectors, context.dataset, held_out),
             outliers.outlier_scores(neighbors, held_out_vectors, k, SharedClusters.of(held_out, references)),
             k,
         ),
-        recipe=context.recipe,
-        gain_over_probe=gain,
+        context=context,
+        balanced=probe_result.balanced,
+        probe_test_logits=None if baseline is None else baseline.test_logits,
     )
 
 

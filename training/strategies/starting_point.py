@@ -12,8 +12,10 @@ from graft.service.inference.head import Head
 from graft.service.manifest import WEIGHTS
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Sample
+from graft.training.evaluation.label_frequencies import log_ratio
 from graft.training.runs.run_folder import SPLITS
 from graft.training.runtime.progress import log
+from graft.training.strategies.label_prior import shift_head
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,18 @@ class StartingPoint:
     split_of: dict[bytes, str]
 
     def head_for(self, labels: tuple[str, ...]) -> Head | None:
-        """The head with its rows in the order of `labels`; None if the labels are others."""
-        names = self.artifact.manifest.labels
+        """The head with its rows in the order of `labels`; None if the labels are others.
+
+        Its logits are those under the label frequencies of the training images, whatever the package assumes.
+        """
+        manifest = self.artifact.manifest
+        names, frequencies = manifest.labels, manifest.label_frequencies
         if sorted(names) != sorted(labels):
             return None
-        return Head.from_tensors(load_file(self.artifact.weights)).select_labels([names.index(label) for label in labels])
+        head = Head.from_tensors(load_file(self.artifact.weights))
+        if frequencies is not None and frequencies.is_shifted:
+            head = shift_head(head, manifest.temperature * log_ratio(frequencies.training, frequencies.assumed))
+        return head.select_labels([names.index(label) for label in labels])
 
     def count(self, samples: Sequence[Sample], *splits: str) -> int:
         """The number of samples that were in these splits of the model's run."""
@@ -79,6 +88,7 @@ def resolve(recipe: Recipe) -> tuple[Recipe, StartingPoint | None]:
     for name, value in fixed.items():
         if name in recipe.model_fields_set and getattr(recipe, name) != value:
             raise ValueError(f"--{name} cannot be combined with --from, which starts from the model's own backbone.")
-    defaults = {"input_size": manifest.preprocessing.crop, "fit": manifest.preprocessing.fit}
+    preprocessing = manifest.preprocessing
+    defaults = {"input_size": preprocessing.crop, "fit": preprocessing.fit, "metric": manifest.metric}
     options = recipe.model_dump(exclude_unset=True)
     return Recipe.model_validate(defaults | options | fixed), start

@@ -3,24 +3,22 @@
 Code after training depends on this class and not on the strategy.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.service.inference.engine import Outputs, Pixels
 from graft.service.inference.neighbors import NeighborIndex
 from graft.service.inference.postprocess import to_probabilities
-from graft.service.manifest import Backbone, Calibration, Preprocessing, Score
-from graft.training.config.recipe import Recipe
-from graft.training.evaluation import calibration, metrics
+from graft.service.manifest import Backbone, Calibration, LabelFrequencies, MetricName, Preprocessing, Score
+from graft.training.evaluation import calibration, label_frequencies, metrics
 from graft.training.evaluation.calibration import CalibrationSet, CalibrationTargets
+from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.progress import step
-
-Network = Callable[[Pixels], Outputs]
-Weights = dict[str, NDArray[np.generic]]
+from graft.training.strategies import label_prior
+from graft.training.strategies.context import TrainingContext
+from graft.training.strategies.label_prior import Network, Weights
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class TrainedModel:
         test: predictions on test.
         neighbors: reference training images with their vectors.
         temperature: softmax temperature, fitted on held-out images: see `CalibrationSet`.
+        metric: what models are judged by.
+        label_frequencies: that the probabilities assume; None for multi-label data.
         calibration: thresholds, fitted on the same images.
         scores: by split.
         gain_over_probe: over the probe on test: difference, low, high (95 % interval); None for a probe.
@@ -52,6 +52,8 @@ class TrainedModel:
     test: Predictions
     neighbors: NeighborIndex
     temperature: float
+    metric: MetricName
+    label_frequencies: LabelFrequencies | None
     calibration: Calibration
     scores: dict[str, Score]
     gain_over_probe: tuple[float, float, float] | None = None
@@ -69,15 +71,33 @@ def calibrate_and_score(
     test: Predictions,
     neighbors: NeighborIndex,
     held_out: CalibrationSet,
-    recipe: Recipe,
-    gain_over_probe: tuple[float, float, float] | None = None,
+    context: TrainingContext,
+    balanced: bool,
+    probe_test_logits: NDArray[np.float32] | None = None,
 ) -> TrainedModel:
-    """Calibrates a model on held-out images, scores it on validation and test, and returns the `TrainedModel`."""
-    temperature = calibration.temperature(held_out.predictions.logits, held_out.predictions.targets)
+    """Calibrates a model on held-out images, scores it on validation and test, and returns the `TrainedModel`.
+
+    Its logits are shifted to the label frequencies that the metric assumes; everything after the temperature is fitted to them.
+
+    Args:
+        balanced: whether the network learned as if all labels were equally frequent.
+        probe_test_logits: of the probe as it would be served, for the gain over it.
+    """
+    recipe, predictions = context.recipe, held_out.predictions
+    temperature, frequencies, shift = _fit_temperature(predictions, context, balanced)
+    if shift.any():
+        network, graph = label_prior.shift_network(network, shift), label_prior.shift_graph(graph, shift)
+        weights = label_prior.shift_weights(weights, shift)
+        validation, test, predictions = (
+            label_prior.shift_predictions(split, shift) for split in (validation, test, predictions)
+        )
     wanted = CalibrationTargets(recipe.precision, recipe.coverage, recipe.max_error)
-    calibrated = calibration.calibrate(held_out, temperature, wanted)
+    calibrated = calibration.calibrate(replace(held_out, predictions=predictions), temperature, wanted)
     splits = {"validation": validation, "test": test}
     scores = {name: score(predictions, temperature, calibrated) for name, predictions in splits.items()}
+    gain_over_probe = None
+    if probe_test_logits is not None:
+        gain_over_probe = paired_difference(test.logits, probe_test_logits, test.targets, clusters=test.clusters)
     return TrainedModel(
         strategy,
         backbone,
@@ -86,14 +106,39 @@ def calibrate_and_score(
         graph,
         weights,
         validation,
-        held_out.predictions,
+        predictions,
         test,
         neighbors,
         temperature,
+        recipe.metric,
+        frequencies,
         calibrated,
         scores,
         gain_over_probe,
     )
+
+
+def _fit_temperature(
+    held_out: Predictions, context: TrainingContext, balanced: bool
+) -> tuple[float, LabelFrequencies | None, label_prior.Shift]:
+    """The temperature, the label frequencies that the metric assumes, and the shift of the logits (C,) to them.
+
+    The temperature is fitted under the frequencies of the training images, which held-out images have too.
+    """
+    logits, targets = held_out.logits, held_out.targets
+    if held_out.multilabel:
+        return calibration.temperature(logits, targets), None, np.zeros(logits.shape[1], np.float32)
+    learned = training = context.training_frequencies()
+    natural: NDArray[np.floating] = logits
+    if balanced:
+        learned, temperature = label_frequencies.learned_frequencies(training, logits, targets)
+        natural = logits + temperature * label_frequencies.log_ratio(training, learned)
+    else:
+        temperature = calibration.temperature(logits, targets)
+    assumed = label_frequencies.assumed_frequencies(context.recipe.metric, training, natural, temperature, targets)
+    shift = (temperature * label_frequencies.log_ratio(assumed, learned)).astype(np.float32)
+    frequencies = LabelFrequencies(training=tuple(training.tolist()), assumed=tuple(assumed.tolist()))
+    return temperature, frequencies, shift
 
 
 def score(predictions: Predictions, temperature: float, calibration: Calibration) -> Score:

@@ -620,6 +620,7 @@ def test_model_description(client, model):
     assert found["scores"]["test"]["n"] == 500
     assert found["calibration"] == json.loads(model.manifest.calibration.model_dump_json())
     assert (found["multilabel"], found["temperature"]) == (False, model.manifest.temperature)
+    assert (found["metric"], found["label_frequencies"]["assumed"]) == ("log-loss", [0.1] * 10)
 
 
 def test_labels_are_in_output_order(client):

@@ -19,7 +19,7 @@ from graft.service.inference.engine import DeviceFailed, Engine, Outputs
 from graft.service.inference.golden import GoldenSamples
 from graft.service.inference.model import Model, load, select_fastest
 from graft.service.inference.neighbors import NeighborIndex, Thumbnails
-from graft.service.manifest import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, ErrorLevel, Manifest
+from graft.service.manifest import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, ErrorLevel, LabelFrequencies, Manifest
 from graft.training.packaging.emulation import EmulatedNetwork
 
 
@@ -203,7 +203,9 @@ def test_a_package_with_another_number_of_labels_than_its_head_is_rejected(packa
     calibration = manifest.calibration.model_copy(
         update={"thresholds": (0.5,) * len(labels), "set_thresholds": (0.5,) * len(labels)}
     )
-    reseal(package, labels=labels, calibration=calibration)
+    equal = (1 / len(labels),) * len(labels)
+    frequencies = LabelFrequencies(training=equal, assumed=equal)
+    reseal(package, labels=labels, calibration=calibration, label_frequencies=frequencies)
     with pytest.raises(ArtifactError, match=r"weights\.safetensors has head\.weight of F32 and shape \(10, 1280\)"):
         load(package)
 

@@ -165,7 +165,7 @@ def test_imbalance_is_a_warning_with_counts_and_a_remedy(make_folder):
     findings = audited(make_folder({"cat": 100, "dog": 100, "emu": 4}, side=8))
     assert findings["imbalance"].severity == "warning"
     assert findings["imbalance"].text == (
-        "cat has 100 images and emu 4, 25 times fewer: read balanced accuracy, and consider --balance"
+        "cat has 100 images and emu 4, 25 times fewer: read balanced accuracy, and consider --metric balanced-accuracy"
     )
     assert "huge-class" not in findings
 

@@ -76,6 +76,10 @@ def test_version_is_printed(option):
             ["fit", "x", "--augment-corruptions", "rotations"],
             "--augment-corruptions rotations: 'rotations' is not a corruption; did",
         ),
+        (
+            ["fit", "x", "--metric", "auc"],
+            "--metric auc: must be log-loss, accuracy, balanced-accuracy or f1-macro.",
+        ),
         (["fit", "x", "--augment-corruptions", "blur"], "Use --strategy finetune-last, finetune or scratch."),
         (["evaluate", "x", "y", "--min-accuracy", "90"], "--min-accuracy 90: must be a number from 0 to 1"),
         (["locate", "x", "y", "--min-probability", "1.5"], "--min-probability 1.5: must be a number between 0 and 1"),

@@ -144,7 +144,7 @@ def multi_label() -> Evaluation:
 
 
 def test_metric_names_of_single_label_data(single_label: Evaluation):
-    names = {"accuracy", "top5", "balanced_accuracy", "log_loss", "brier", "ece_before", "ece_after"}
+    names = {"accuracy", "top5", "balanced_accuracy", "macro_f1", "log_loss", "brier", "ece_before", "ece_after"}
     assert (set(single_label.metrics), single_label.multilabel, single_label.n) == (names, False, 400)
 
 

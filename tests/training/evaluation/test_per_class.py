@@ -63,6 +63,7 @@ def test_averaged_metrics_by_hand():
     assert {name: estimate.value for name, estimate in results.items()} == {
         "accuracy": 0.8,
         "balanced_accuracy": pytest.approx((0.5 + 1 + 1) / 3),
+        "macro_f1": pytest.approx((2 / 3 + 4 / 5 + 1) / 3),
     }
 
 
@@ -229,6 +230,23 @@ def test_intervals_of_several_labels_are_those_of_their_own_images_in_their_grou
         macro_mean_interval(2 * jaccard / (1 + jaccard), sizes / inflation, design_effect(influences)),
     )
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_macro_f1_of_one_label_per_image_is_that_of_as_many_yes_and_no_answers(groups):
+    random = np.random.default_rng(5)
+    probabilities = random.dirichlet(np.ones(3), 120)
+    targets = random.integers(0, 3, 120)
+    single, _ = multiclass_metrics(probabilities, targets, tuple("abc"), calibrated(None, None, None), groups)
+    one_hot = np.eye(3)
+    several, _ = multilabel_metrics(
+        one_hot[probabilities.argmax(axis=1)],
+        one_hot[targets] > 0,
+        tuple("abc"),
+        calibrated(0.5, 0.5, 0.5, sets=False),
+        groups,
+    )
+    assert single["macro_f1"] == several["macro_f1"]
 
 
 @pytest.mark.parametrize(("groups", "inflation"), [(None, 3), (np.array([0, 0, 1, 1]), 6)])

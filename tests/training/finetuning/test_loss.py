@@ -51,13 +51,23 @@ def test_rare_labels_have_larger_weights():
 
 
 @pytest.mark.parametrize("balance", ["weights", "logits", "sampling"])
-def test_validation_uses_class_weights_for_every_method(balance: str):
-    judged = loss(balance=balance).val_loss(EVEN.repeat(2, 1), label(0, 1))
-    torch.testing.assert_close(judged, math.log(2) * torch.tensor([4 / 6, 4 / 2]))
+@pytest.mark.parametrize("metric", ["log-loss", "accuracy"])
+def test_validation_moves_a_balanced_network_to_the_natural_frequencies(balance: str, metric: str):
+    judged = loss(balance=balance, metric=metric).val_loss(EVEN.repeat(2, 1), label(0, 1))
+    torch.testing.assert_close(judged, -torch.log(torch.tensor([3 / 4, 1 / 4])))
+
+
+@pytest.mark.parametrize("metric", ["balanced-accuracy", "f1-macro"])
+def test_validation_of_rare_labels_is_that_of_equal_frequencies(metric: str):
+    # Logits of equal probabilities, 3/4 and 1/4 of the labels, become 1/4 and 3/4 of equally frequent ones.
+    judged = loss(metric=metric).val_loss(EVEN.repeat(2, 1), label(0, 1))
+    torch.testing.assert_close(judged, -torch.log(torch.tensor([1 / 4, 3 / 4])) * torch.tensor([4 / 6, 4 / 2]))
+    balanced = loss(metric=metric, balance="weights").val_loss(EVEN.repeat(2, 1), label(0, 1))
+    torch.testing.assert_close(balanced, math.log(2) * torch.tensor([4 / 6, 4 / 2]))
 
 
 def test_class_weights_have_mean_one_over_the_images():
-    judged = loss(balance="weights").val_loss(EVEN.repeat(4, 1), label(0, 0, 0, 1))
+    judged = loss(balance="weights", metric="balanced-accuracy").val_loss(EVEN.repeat(4, 1), label(0, 0, 0, 1))
     assert judged.mean().item() == pytest.approx(math.log(2))
 
 

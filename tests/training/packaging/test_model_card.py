@@ -42,7 +42,7 @@ def test_front_matter_is_metadata_of_the_hub(card):
     data = huggingface_hub.ModelCard(card, ignore_metadata_errors=False).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "onnx", "image-classification")
     assert data.base_model == "timm/tf_efficientnet_lite0.in1k"
-    assert data.metrics == ["accuracy", "top_5_accuracy", "balanced_accuracy"]
+    assert data.metrics == ["accuracy", "top_5_accuracy", "balanced_accuracy", "macro_f1"]
     assert data.datasets is None
 
 

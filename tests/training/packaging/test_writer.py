@@ -136,7 +136,7 @@ def test_package_with_a_wrong_number_of_thumbnails_is_not_written(trained, datas
 
 def test_multilabel_package_predicts_labels_above_their_thresholds(trained, dataset: Dataset, splits, clothes, tmp_path: Path):
     rules = {"thresholds": (0.5,) * 10, "coverage": None, "set_thresholds": None, "outlier_threshold": 2.0}
-    strict = dataclasses.replace(trained, calibration=trained.calibration.model_copy(update=rules))
+    strict = dataclasses.replace(trained, calibration=trained.calibration.model_copy(update=rules), label_frequencies=None)
     several = dataclasses.replace(dataset, multilabel=True)
     writer.write(strict, several, splits, NO_IMAGES, "clothes", tmp_path / "package")
     answer = model.load(tmp_path / "package", "cpu").classify(clothes[0][1], 10)

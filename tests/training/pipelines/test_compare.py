@@ -21,6 +21,16 @@ def test_runs_every_strategy_backbone_and_seed(cache, make_folder, tmp_path, cap
     assert {path.name for path in out.iterdir()} == {"compare.csv", "report.html"}
 
 
+@pytest.mark.slow
+def test_the_best_is_chosen_by_the_metric(cache, make_folder, tmp_path, capsys):
+    arguments = ["--strategies", "probe,svm", "--metric", "balanced-accuracy", "--input-size", "64", "--no-flips"]
+    data = make_folder({"a": 40, "b": 8})
+    assert main(["compare", str(data), *arguments, "--budget", "1s", "--out", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr()
+    assert "balanced accuracy" in output.out
+    assert "test balanced accuracy" in output.err
+
+
 def test_unknown_strategy_fails_before_reading_data(tmp_path):
     with pytest.raises(ValueError, match="Unknown strategy: swim"):
         compare(tmp_path / "nowhere", tmp_path, Recipe(), ["probe", "swim"], ["tf_efficientnet_lite0"], 1)

@@ -150,10 +150,43 @@ def test_comparison_is_paired_by_image():
     assert found.is_better
 
 
-def test_comparison_names_its_metric():
+def test_comparison_names_its_accuracy():
     predictions, labels = logits((2, 0), (0, 1)), np.array([0, 1])
-    assert compare(predictions, 1.0, predictions, 1.0, labels).metric == "accuracy"
-    assert compare(predictions, 1.0, predictions, 1.0, np.eye(2, dtype=bool)).metric == "mean average precision"
+    assert compare(predictions, 1.0, predictions, 1.0, labels).accuracy_name == "accuracy"
+    assert compare(predictions, 1.0, predictions, 1.0, np.eye(2, dtype=bool)).accuracy_name == "mean average precision"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced-accuracy", "f1-macro"])
+def test_verdict_names_the_metric(metric: str):
+    labels = np.array([0] * 95 + [1] * 5)
+    better, worse = logits(*[(2, 0)] * 95, *[(0, 2)] * 5), logits(*[(2, 0)] * 100)
+    scores = {
+        "accuracy": "accuracy 100.0% and 95.0%",
+        "balanced-accuracy": "balanced accuracy 100.0% and 50.0%",
+        "f1-macro": "macro F1 100.0% and 48.7%",
+    }
+    for candidate, baseline in ((better, worse), (worse, better)):
+        found = compare(candidate, 1.0, baseline, 1.0, labels, metric=metric)
+        assert found.is_better is (candidate is better)
+        kept, other = ("kernel", "probe") if found.is_better else ("probe", "kernel")
+        start = f"{kept} is kept rather than {other}: {scores[metric]} on 100 held-out images, higher on new images with a prob"
+        assert found.to_text("kernel", "probe").startswith(start)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced-accuracy", "f1-macro"])
+@pytest.mark.parametrize("n_wrong", [0, 3])
+def test_candidate_that_predicts_the_same_labels_is_not_better(metric: str, n_wrong: int):
+    labels = np.array([0] * 15 + [1] * 5)
+    predictions = logits(*[(2, 0)] * (15 + n_wrong), *[(0, 2)] * (5 - n_wrong))
+    assert not compare(2 * predictions, 1.0, predictions, 1.0, labels, metric=metric).is_better
+
+
+def test_a_rare_label_decides_by_balanced_accuracy_and_not_by_accuracy():
+    labels = np.array([0] * 180 + [1] * 20)
+    careful, bold = logits(*[(2, 0)] * 200), logits(*[(2, 0)] * 155, *[(0, 2)] * 45)  # all of the rare label, and 25 others
+    assert compare(bold, 1.0, careful, 1.0, labels, metric="balanced-accuracy").is_better
+    assert compare(bold, 1.0, careful, 1.0, labels, metric="f1-macro").is_better
+    assert not compare(bold, 1.0, careful, 1.0, labels, metric="accuracy").is_better
 
 
 def test_comparison_counts_groups():
