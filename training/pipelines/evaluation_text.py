@@ -12,10 +12,13 @@ def primary_metric_text(evaluation: Evaluation) -> str:
 
 
 def metrics_text(evaluation: Evaluation, metric: MetricName) -> str:
-    """The primary metric, and the one that the model was chosen by if it is another share."""
-    chosen_by = {"balanced-accuracy": "balanced_accuracy", "f1-macro": "macro_f1"}.get(metric)
-    others = [_metric_text(chosen_by, evaluation)] if chosen_by else []
-    return ", ".join([primary_metric_text(evaluation), *others])
+    """The primary metric, balanced accuracy unless it is the same, and macro F1 if the model was chosen by it."""
+    texts = [primary_metric_text(evaluation)]
+    if not evaluation.multilabel:
+        balanced, accuracy = (evaluation.metrics[name].value for name in ("balanced_accuracy", "accuracy"))
+        texts += [_metric_text("balanced_accuracy", evaluation)] if f"{balanced:.3f}" != f"{accuracy:.3f}" else []
+        texts += [_metric_text("macro_f1", evaluation)] if metric == "f1-macro" else []
+    return ", ".join(texts)
 
 
 def _metric_text(name: str, evaluation: Evaluation) -> str:
