@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from statistics import mean
 from typing import Any
 
 from bench import save
-from fitting import SAVE_WEIGHTS
+from fitting import SAVE_WEIGHTS, unpack
 from measuring import peers
 from measuring.pictures import DATA
 from measuring.tables import Report, Table, log, to_markdown
@@ -95,9 +94,7 @@ def fit(data: Path, strategy: str, budget_s: int, seed: int, out: Path) -> Outco
 def fit_peer(data: Path, peer: str, budget_s: int, scratch: Path) -> Outcome:
     """Runs a peer for as long as the budget allows. Raises RuntimeError with its output if it fails."""
     (script, *flags), has_epochs = PEERS[peer]
-    with zipfile.ZipFile(data) as archive:
-        archive.extractall(scratch)
-    [folder] = {path.parent for path in scratch.rglob("train")}
+    folder = unpack(data, scratch)
     weights, size = scratch / "weights.safetensors", 128 if data.stem.startswith("cifar") else 224
     subprocess.run([sys.executable, "-c", SAVE_WEIGHTS, str(weights)], cwd=ROOT, check=True)
     command = [str(peers.PYTHON), str(peers.SCRIPTS / script), str(folder), str(weights), str(scratch / "peer.model")]

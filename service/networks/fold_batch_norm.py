@@ -53,8 +53,8 @@ def unfold_batch_norm(folded: Network, network: Network, side: int) -> None:
         pairs, _ = _find_pairs(network, _random_image(side))
         names, without = {module: name for name, module in network.named_modules()}, dict(folded.named_modules())
         pairs = {norm: conv for norm, conv in pairs.items() if not isinstance(without[names[norm]], nn.BatchNorm2d)}
-        paired = {f"{names[module]}." for pair in pairs.items() for module in pair}
-        rest = {key: value for key, value in folded.state_dict().items() if f"{key.rpartition('.')[0]}." not in paired}
+        paired = {names[module] for pair in pairs.items() for module in pair}
+        rest = {key: value for key, value in folded.state_dict().items() if key.rpartition(".")[0] not in paired}
         network.load_state_dict(rest, strict=False)
         for norm, conv in pairs.items():
             _unfold(without[names[conv]], norm, conv)

@@ -38,6 +38,9 @@ DEFAULT_SHARE = 0.15  # of the images, for validation and for test
 Strategy = Literal["auto", "probe", "svm", "stages", "kernel", "finetune-last", "finetune", "scratch"]
 
 
+EQUAL_FREQUENCY_METRICS = ("balanced-accuracy", "f1-macro")  # with them, a rare label counts as much as a frequent one
+
+
 class Recipe(ReadOptions):
     """Options that a user can set. A value of None is derived from the data, printed, and saved."""
 

@@ -102,5 +102,9 @@ def as_trained(predictions: Predictions, divisor: float, frequencies: LabelFrequ
     """
     if frequencies is None or not frequencies.is_shifted:
         return predictions
-    shift = divisor * log_ratio(frequencies.training, frequencies.assumed)
-    return replace(predictions, logits=predictions.logits + shift.astype(np.float32))
+    return replace(predictions, logits=predictions.logits + shift_to_training(frequencies, divisor).astype(np.float32))
+
+
+def shift_to_training(frequencies: LabelFrequencies, divisor: float) -> Floats:
+    """What moves logits from the assumed label frequencies to those of the training images, (C,)."""
+    return divisor * log_ratio(frequencies.training, frequencies.assumed)

@@ -1,8 +1,8 @@
 """The number of epochs of a run, revised after every epoch to what still fits into its time. No torch.
 
 Training speed cannot be foreseen: other processes come and go. The learning rate therefore follows the progress of the run and
-not the number of steps: each epoch covers the same share of the progress that is left. So it
-ends annealed, unless an epoch takes so long that not even half of another one fits.
+not the number of steps: each epoch covers the same share of the progress that is left. So it ends annealed, unless an epoch
+takes so long that not even half of another one fits.
 """
 
 import math

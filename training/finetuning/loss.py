@@ -5,10 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graft.training.config.finetune_config import FineTuneConfig
-
-# Metrics with the validation loss of equally frequent labels; the others have the plain log-loss. None has the share of errors:
-# on a few hundred images, many epochs tie and the rest differ by luck, while every image tells something by its probability.
-EQUAL_FREQUENCY_METRICS = ("balanced-accuracy", "f1-macro")
+from graft.training.config.recipe import EQUAL_FREQUENCY_METRICS
 
 
 class Loss(nn.Module):
@@ -51,7 +48,11 @@ class Loss(nn.Module):
         return F.cross_entropy(adjusted, targets, weight=weight, label_smoothing=smoothing)
 
     def val_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Validation loss of each image, float (N,): the metric's log-loss, without label smoothing."""
+        """Validation loss of each image, float (N,): the metric's log-loss, without label smoothing.
+
+        No metric has the share of errors: on a few hundred images, many epochs tie and the rest differ by luck, while every
+        image tells something by its probability.
+        """
         if self._config.multilabel:
             losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=self.weight)
             return losses.mean(dim=1)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from graft.service.manifest import MetricName
+from graft.training.config.recipe import EQUAL_FREQUENCY_METRICS
 from graft.training.evaluation import metrics
 from graft.training.evaluation.clusters import n_clusters
 from graft.training.finetuning.epoch_plan import EpochPlan
@@ -112,7 +113,7 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
 
 def _early_exit_reason(best: TrainedModel, metric: MetricName) -> str:
     """Why no other strategy is worth trying; "" if one may gain more."""
-    if metric not in ("log-loss", "accuracy"):
+    if metric in EQUAL_FREQUENCY_METRICS:
         return ""  # few errors in all say little about a rare label, which may be all wrong
     held_out = best.held_out
     n_errors, n_groups = metrics.n_errors(held_out.logits, held_out.targets), n_clusters(held_out.clusters)

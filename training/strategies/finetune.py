@@ -110,6 +110,8 @@ def train_network(context: TrainingContext, probe_result: ProbeResult, strategy:
     recipe = context.recipe.model_copy(update={"strategy": strategy, "epochs": plan.epochs})
     run = context.folder.path / strategy
     run_trainer(context, trained, config, run, make_loggers(recipe, run), plan=plan)
+    if not config.freeze_bn:
+        return trained
     network = load_with_random_head(context.exported, len(context.dataset.labels)).eval()
     unfold_batch_norm(trained, network, context.exported.preprocessing.crop)
     return network

@@ -12,7 +12,7 @@ from graft.service.inference.head import Head
 from graft.service.manifest import WEIGHTS
 from graft.training.config.recipe import Recipe
 from graft.training.data.dataset import Sample
-from graft.training.evaluation.label_frequencies import log_ratio
+from graft.training.evaluation.label_frequencies import shift_to_training
 from graft.training.runs.run_folder import SPLITS
 from graft.training.runtime.progress import log
 from graft.training.strategies.label_prior import shift_head
@@ -43,7 +43,7 @@ class StartingPoint:
             return None
         head = Head.from_tensors(load_file(self.artifact.weights))
         if frequencies is not None and frequencies.is_shifted:
-            head = shift_head(head, manifest.temperature * log_ratio(frequencies.training, frequencies.assumed))
+            head = shift_head(head, shift_to_training(frequencies, manifest.temperature))
         return head.select_labels([names.index(label) for label in labels])
 
     def count(self, samples: Sequence[Sample], *splits: str) -> int:
