@@ -24,7 +24,7 @@ from graft.service.inference.openvino import OpenVinoModel
 from graft.service.manifest import GRAPH, WEIGHTS, Backbone, Preprocessing
 from graft.service.networks.network import Network
 from graft.training.backbones import pretrained
-from graft.training.backbones.onnx_cache import METADATA, STAGES, graph_folder, input_size_file
+from graft.training.backbones.onnx_cache import METADATA, STAGES, ExportedBackbone, graph_folder, input_size_file
 from graft.training.backbones.registry import BackboneError, BackboneSpec
 from graft.training.config.hyperparameters import input_size
 from graft.training.runtime import atomic_files
@@ -162,6 +162,18 @@ def export_backbone(spec: BackboneSpec, base: Path, crop: int | None, median_sid
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def export_trained(network: Network, preprocessing: Preprocessing, folder: Path) -> ExportedBackbone:
+    """Writes the graph and the weights of a fine-tuned network's backbone to a folder, without its head.
+
+    Raises:
+        BackboneError: if the graph's outputs differ from torch's.
+    """
+    _write_verified(network.eval(), preprocessing.crop, folder / GRAPH)
+    tensors = {key: value.contiguous() for key, value in network.state_dict().items() if key.startswith("backbone.")}
+    save_file(tensors, folder / WEIGHTS)
+    return ExportedBackbone(folder=folder, backbone=network.backbone_info, preprocessing=preprocessing)
 
 
 def _write_graph(body: nn.Module, backbone: Backbone, preprocessing: Preprocessing, path: Path) -> Backbone:

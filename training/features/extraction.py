@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import IO
 
@@ -118,14 +118,19 @@ class Features:
 
 
 def extract(
-    dataset: Dataset, views: Iterable[View], exported: ExportedBackbone, extractor: Extractor | None = None
+    dataset: Dataset,
+    views: Iterable[View],
+    exported: ExportedBackbone,
+    extractor: Extractor | None = None,
+    cache: Path | None = None,
 ) -> Features:
-    """The features of all views; computes those that are not in this machine's cache.
+    """The features of all views; computes those that are not in the cache.
 
     Args:
         extractor: computes the features; `extract_on_cpu` by default, `lightning_extractor.extract_on_gpu` on a GPU.
+        cache: a folder for the features of this backbone; None for that in this machine's cache.
     """
-    folder, slices = _shard_folder(exported), feature_slices(exported.backbone)
+    folder, slices = cache or _shard_folder(exported), feature_slices(exported.backbone)
     requested = {view.key: view for view in views}
     width = slices["all"].stop
     unreadable: dict[str, str] = {}
@@ -188,20 +193,25 @@ def _extract_shards(
 def extract_on_cpu(dataset: Dataset, views: list[View], exported: ExportedBackbone) -> Iterator[Result]:
     """Extracts features with OpenVINO; yields each view with its row, or with the error of an unreadable image.
 
-    Each thread reads, decodes and infers one image at a time, so that no queue between these steps is needed.
+    Each thread reads, decodes and infers one image at a time, so that no queue between these steps is needed. Views of the same
+    image that follow each other are decoded once.
     """
     graph = OpenVinoModel(exported.graph, output_names=(STAGES, VECTORS))
     outputs = [name for name in (STAGES, VECTORS) if name in graph.outputs]
 
-    def extract_view(view: View) -> Result:
+    def extract_image(views_of_image: list[View]) -> list[Result]:
         try:
-            pixels = decode(dataset.read(view.sample), exported.preprocessing).pixels
+            pixels = decode(dataset.read(views_of_image[0].sample), exported.preprocessing).pixels
         except (ImageError, DatasetError) as error:
-            return view, error
-        tensors = graph(view.apply(pixels)[None])
-        return view, to_float16(np.concatenate([tensors[name][0] for name in outputs]))
+            return [(view, error) for view in views_of_image]
+        return [(view, features_of(view.apply(pixels))) for view in views_of_image]
 
-    return ordered_map(extract_view, views, graph.streams)
+    def features_of(pixels: Pixels) -> Row:
+        tensors = graph(pixels[None])
+        return to_float16(np.concatenate([tensors[name][0] for name in outputs]))
+
+    images = [list(views_of_image) for _, views_of_image in groupby(views, key=lambda view: view.sample)]
+    return chain.from_iterable(ordered_map(extract_image, images, graph.streams))
 
 
 def to_float16(features: NDArray[np.float32]) -> Row:

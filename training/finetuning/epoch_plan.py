@@ -26,9 +26,10 @@ class EpochPlan:
     Attributes:
         epochs: planned at the start.
         max_epochs: to plan at most, if training is faster than expected; not used without a deadline.
-        deadline: end of the last epoch, as `time.monotonic()`; infinite to keep the plan.
+        deadline: end of the training, as `time.monotonic()`; infinite to keep the plan.
         decide: takes the number of trained epochs and a function that computes the plan; returns the plan. A resumed run
             returns what it recorded before.
+        epochs_after: the time needed from the last epoch to the deadline, in epochs.
         totals: epochs planned after 0, 1, … epochs.
     """
 
@@ -36,6 +37,7 @@ class EpochPlan:
     max_epochs: int = 0
     deadline: float = math.inf
     decide: Decide = _compute
+    epochs_after: float = 0.0
     totals: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,6 @@ class EpochPlan:
             return trained
         if not seconds:  # nothing was measured
             return planned
-        n_fit = (self.deadline - time.monotonic()) / seconds
+        n_fit = (self.deadline - time.monotonic()) / seconds - self.epochs_after
         n_more = math.floor(n_fit + 1 - LAST_EPOCH_SHARE) if n_fit < 1 else math.floor(n_fit)
         return min(max(self.epochs, self.max_epochs), trained + max(0, n_more))

@@ -16,11 +16,11 @@ from graft.training.evaluation.clusters import n_clusters
 from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.results import StrategyAttempt, TransferRegime
 from graft.training.runtime.progress import format_duration, format_rate, log
-from graft.training.strategies import finetune, hpo, model_selection, probe
+from graft.training.strategies import finetune, hpo, kernel, model_selection, probe
 from graft.training.strategies.context import TrainingContext, extract_crops
 from graft.training.strategies.model_selection import MIN_PROBABILITY, MIN_PROBABILITY_TO_REPLACE
-from graft.training.strategies.probe import ProbeResult, kernel_problem
-from graft.training.strategies.trained_model import TrainedModel
+from graft.training.strategies.probe import ProbeResult, is_balanced
+from graft.training.strategies.trained_model import TrainedModel, compare
 
 OVERHEAD_S = 30.0  # fixed cost of fine-tuning outside its training steps: imports, ONNX export, scoring
 CROP_SHARE = 0.2  # of the time left, for the features of random crops
@@ -87,7 +87,7 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
         attempts = [one.model_copy(update={"verdict": f"kept: {reason}"}) if one.kept else one for one in attempts]
         return SelectionResult(best, tuple(attempts), probe_result)
     log("a first package is ready; trying more strategies (press Ctrl-C to stop and keep this package)")
-    if problem := kernel_problem(context):
+    if problem := kernel.kernel_problem(context, is_balanced(context)):
         log(f"kernel is skipped: {problem}")
     else:
         best = _select(best, *_run_kernel(context, probe_result, started_at), attempts)
@@ -135,19 +135,8 @@ def _select(
     best: TrainedModel, candidate: TrainedModel, attempt: StrategyAttempt, attempts: list[StrategyAttempt]
 ) -> TrainedModel:
     """The model with the lower expected loss; that of `--from` stays until another is shown to be better. Records it."""
-    predictions, baseline = candidate.held_out, best.held_out
-    if len(predictions.targets) != len(baseline.targets):  # one is out of fold: only validation is common to both
-        predictions, baseline = candidate.validation, best.validation
-    comparison = model_selection.compare(
-        predictions.logits,
-        candidate.temperature,
-        baseline.logits,
-        best.temperature,
-        predictions.targets,
-        predictions.clusters,
-        MIN_PROBABILITY_TO_REPLACE if best.strategy == "previous" else MIN_PROBABILITY,
-        best.metric,
-    )
+    min_probability = MIN_PROBABILITY_TO_REPLACE if best.strategy == "previous" else MIN_PROBABILITY
+    comparison = compare(candidate, best, min_probability)
     verdict = comparison.to_text(candidate.strategy, best.strategy)
     log(verdict)
     if comparison.is_better:
@@ -188,7 +177,7 @@ def _run_probe(context: TrainingContext, strategy: str) -> tuple[ProbeResult, Tr
 def _run_kernel(context: TrainingContext, probe_result: ProbeResult, started_at: float) -> tuple[TrainedModel, StrategyAttempt]:
     started = time.monotonic()
     context = extract_crops(context, CROP_SHARE * _remaining_s(context, started_at))
-    kernel_result = probe.fit_kernel(context, probe_result)
+    kernel_result = kernel.fit_kernel(context, probe_result)
     model = probe.export_probe(kernel_result, context, probe_result)
     return model, _attempt(model, time.monotonic() - started, "linear head and kernel machine on all features")
 
@@ -210,6 +199,7 @@ def _plan(context: TrainingContext, strategy: str, epochs: int, started_at: floa
         finetune.default_config(context, strategy).epochs,
         time.monotonic() + _remaining_s(context, started_at) - OVERHEAD_S,
         lambda trained, make: context.folder.decide_once(f"epochs of {strategy} after {trained}", make),
+        kernel.epochs_after(context),
     )
 
 
@@ -226,7 +216,9 @@ def _compute_epochs(context: TrainingContext, strategy: str, started_at: float) 
     if _remaining_s(context, started_at) < OVERHEAD_S:
         return 0  # to measure the speed would only use up more
     speed = finetune.images_per_second(context, strategy)
-    n_fit = model_selection.max_epochs(_remaining_s(context, started_at) - OVERHEAD_S, len(train), len(validation), speed)
+    n_fit = model_selection.max_epochs(
+        _remaining_s(context, started_at) - OVERHEAD_S, len(train), len(validation), speed, kernel.epochs_after(context)
+    )
     recommended = finetune.default_config(context, strategy).epochs
     used, budget = format_duration(time.monotonic() - started_at), format_duration(context.recipe.budget_s)
     log(

@@ -229,7 +229,7 @@ def extract_or_exclude(
     Raises:
         DatasetError: if files are unreadable and `skip_bad` is off, if too many are, or if too few images of a label remain.
     """
-    features = _extract(dataset, _whole_views(splits, recipe), exported, recipe)
+    features = _extract(dataset, whole_views(splits, recipe), exported, recipe)
     unreadable = features.unreadable
     remaining = [tuple(sample for sample in samples if sample.path not in unreadable) for samples in splits.to_dict().values()]
     splits = Splits(*remaining)
@@ -265,14 +265,28 @@ def extract_crops(context: TrainingContext, seconds: float) -> TrainingContext:
     n_crops = context.folder.decide_once(CROPS_DECISION, extract_in_time)
     if not n_crops:
         return context
-    views = [*_whole_views(splits, recipe), *itertools.chain(*crops[:n_crops])]
-    features = _extract(dataset, views, exported, recipe)
+    views = [*whole_views(splits, recipe), *itertools.chain(*crops[:n_crops])]
+    return replace(context, features=extract_readable(context, views, exported))
+
+
+def extract_readable(
+    context: TrainingContext, views: Iterable[View], exported: ExportedBackbone, cache: Path | None = None
+) -> Features:
+    """The features of views of images that were readable before.
+
+    Args:
+        cache: as for `extract`.
+
+    Raises:
+        DatasetError: if an image has become unreadable.
+    """
+    features = extract(context.dataset, views, exported, select_extractor(context.device), cache)
     for path, reason in features.unreadable.items():
         raise DatasetError(f"{path} has become unreadable: {reason}")
-    return replace(context, features=features)
+    return features
 
 
-def _whole_views(splits: Splits, recipe: Recipe) -> list[View]:
+def whole_views(splits: Splits, recipe: Recipe) -> list[View]:
     """All images of the splits, and the mirror images that the recipe trains on."""
     views = [View(sample) for samples in splits.to_dict().values() for sample in samples]
     if hyperparameters.use_mirror_images(recipe.flips, len(splits.train)):

@@ -18,9 +18,10 @@ from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.inference.bulk import predict_dataset
 from graft.training.runtime import gpu
 from graft.training.runtime.progress import log, step
+from graft.training.strategies import kernel
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult, fine_tuning_is_balanced, starting_head
-from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score
+from graft.training.strategies.trained_model import TrainedModel, calibrate_and_score, compare
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -30,12 +31,23 @@ if TYPE_CHECKING:
 
 
 def finetune(context: TrainingContext, probe_result: ProbeResult, strategy: str, plan: EpochPlan) -> TrainedModel:
-    """Trains the network as planned, exports it, and scores it on the device that trained it.
+    """Trains the network as planned; then, if it lowers the expected loss, a kernel machine on the network's features.
 
     Fine-tuning starts from the probe's head (LP-FT, Kumar et al. 2022) and trains the last or all layers; `scratch` starts
     from a new head. Checkpoints go into a subfolder of the run, named after the strategy, so that training can resume.
     """
     network = train_network(context, probe_result, strategy, plan)
+    model = _export_and_score(context, probe_result, strategy, network)
+    with_machine = kernel.add_to_network(context, probe_result, strategy, network)
+    if with_machine is None:
+        return model
+    comparison = compare(with_machine, model)
+    log(comparison.to_text(f"{strategy} with a kernel machine", strategy))
+    return with_machine if comparison.is_better else model
+
+
+def _export_and_score(context: TrainingContext, probe_result: ProbeResult, strategy: str, network: "Network") -> TrainedModel:
+    """The network with its own head, scored on the device that trained it."""
     from graft.training.inference.torch_engine import TorchEngine
 
     graph, cpu_engine = _export(context, network)

@@ -182,12 +182,13 @@ def transfer_regime(n_images: int, n_labels: int, losses: dict[str, float]) -> T
     return TransferRegime(large=large, different=different, description=sentence)
 
 
-def max_epochs(seconds: float, n_images: int, n_validation: int, images_per_second: float) -> int:
+def max_epochs(seconds: float, n_images: int, n_validation: int, images_per_second: float, epochs_after: float = 0.0) -> int:
     """How many epochs fit in the time left; a training step costs about three times as much as inference.
 
     Args:
         seconds: left of the budget.
         n_images: training images.
         images_per_second: training speed measured on this machine.
+        epochs_after: the time needed after the last epoch, in epochs.
     """
-    return max(0, math.floor(seconds * images_per_second / (n_images + n_validation / 3)))
+    return max(0, math.floor(seconds * images_per_second / (n_images + n_validation / 3) - epochs_after))

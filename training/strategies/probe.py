@@ -1,7 +1,7 @@
-"""Strategies that train a head on frozen features: `probe`, `svm`, `stages` and `kernel`. No torch."""
+"""Strategies that train a linear head on frozen features: `probe`, `svm` and `stages`. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,19 +9,18 @@ from numpy.typing import NDArray
 from graft.service.inference.engine import VECTORS, Outputs, Pixels
 from graft.service.inference.head import Head
 from graft.service.inference.openvino import OpenVinoModel
-from graft.service.manifest import MAX_CENTERS, KernelShape
+from graft.service.manifest import KernelShape
 from graft.training.backbones.onnx_cache import STAGES
 from graft.training.config import hyperparameters
-from graft.training.data.cross_validation import Fold, Targets, stratified_group_kfold, take_groups
+from graft.training.data.cross_validation import Fold, Targets, stratified_group_kfold
 from graft.training.data.dataset import Sample
 from graft.training.evaluation import outliers
 from graft.training.evaluation.calibration import CalibrationSet
 from graft.training.evaluation.label_frequencies import equal_frequencies, log_ratio
 from graft.training.evaluation.outliers import SharedClusters
 from graft.training.evaluation.predictions import Predictions
-from graft.training.features import blending, kernel_ridge, regularization, stage_selection
+from graft.training.features import regularization, stage_selection
 from graft.training.features.feature_arrays import Vectors, map_rows, select_columns
-from graft.training.features.kernel_ridge import KernelTrainer, Machine, Setting
 from graft.training.features.linear_solver import Kind
 from graft.training.features.onnx_head import append_head
 from graft.training.features.stage_selection import Candidate, Selection
@@ -32,7 +31,6 @@ from graft.training.strategies.trained_model import TrainedModel, calibrate_and_
 
 # With more images, their validation images are enough to calibrate on; with more logits, heads for them take minutes.
 MAX_OUT_OF_FOLD_IMAGES, MAX_OUT_OF_FOLD_LOGITS = 5_000, 500_000
-MAX_SEARCH_IMAGES = 2_000  # with which the hyperparameters of a kernel machine are selected
 
 Floats = NDArray[np.float32]
 
@@ -68,7 +66,7 @@ def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
     """Trains a linear head on the last features (`probe`, `svm`) or on cross-validated features (`stages`)."""
     splits, slices = context.splits, context.features.slices
     features, targets = context.view_features(splits.train), context.targets(splits.train)
-    balanced = _is_balanced(context)
+    balanced = is_balanced(context)
     selection = _select_features(context, strategy, features, targets, balanced)
     best = selection.best
     train_head = stage_selection.fit_candidate(best, features, slices, targets, balanced)
@@ -85,81 +83,6 @@ def fit_probe(context: TrainingContext, strategy: str = "probe") -> ProbeResult:
     return ProbeResult(
         train_head, final_head, validation_logits, held_out, held_out_logits, test_logits, selection, strategy, balanced
     )
-
-
-def kernel_problem(context: TrainingContext) -> str:
-    """Why a kernel machine cannot be trained on this dataset; "" if it can."""
-    n_images, n_labels = len(context.splits.train) + len(context.splits.validation), len(context.dataset.labels)
-    if n_images > min(MAX_CENTERS, MAX_OUT_OF_FOLD_IMAGES):
-        return f"a kernel machine has a center for every training image, at most {MAX_CENTERS:,}; there are {n_images:,}"
-    if n_images * n_labels > MAX_OUT_OF_FOLD_LOGITS:
-        return f"a kernel machine for {n_labels:,} labels would be too large"
-    if context.dataset.multilabel and _is_balanced(context):
-        return "a kernel machine for multi-label data cannot be balanced"
-    return ""
-
-
-@step("training a kernel machine")
-def fit_kernel(context: TrainingContext, linear: ProbeResult) -> ProbeResult:
-    """Trains a kernel machine on all features, and adds it to the linear head of `probe`.
-
-    The weights of both in the sum are fitted on held-out images.
-
-    Args:
-        linear: of the strategy `probe`, with held-out predictions of train and validation.
-
-    Raises:
-        ValueError: with the reason, if the dataset does not allow it; see `kernel_problem`.
-    """
-    if problem := kernel_problem(context):
-        raise ValueError(f"--strategy kernel: {problem}. Use another strategy.")
-    splits, slices, samples = context.splits, context.features.slices, linear.held_out
-    balanced, blocks = _is_balanced(context), kernel_ridge.stage_blocks(slices)
-    setting, loss = _select_kernel(context, blocks, balanced)
-
-    def make_trainer(part: Sequence[Sample]) -> KernelTrainer:
-        return KernelTrainer(context.crop_features(part)[:, :], blocks, context.targets(part), balanced)
-
-    trainer = make_trainer(samples)
-    held_out_logits = trainer.fit_folds(_folds(context, samples), setting)
-    weights = blending.blend_weights([linear.held_out_logits, held_out_logits], context.targets(samples))
-    if weights[1] == 0:
-        log("the kernel machine brings nothing beside the linear head")
-        return replace(linear, strategy="kernel")
-    final_head = _add_machine(linear.final_head, trainer.fit(setting), weights, slices)
-    train_head = _add_machine(linear.train_head, make_trainer(splits.train).fit(setting), weights, slices)
-    candidate = Candidate("all", "kernel", 1 / setting.ridge, loss, float("nan"), len(splits.train))
-    return ProbeResult(
-        train_head,
-        final_head,
-        map_rows(train_head, context.features.select(splits.validation, feature_set="all")),
-        samples,
-        np.float32(weights[0]) * linear.held_out_logits + np.float32(weights[1]) * held_out_logits,
-        map_rows(final_head, context.features.select(splits.test, feature_set="all")),
-        Selection(candidate, (candidate,)),
-        "kernel",
-        balanced,
-    )
-
-
-def _select_kernel(context: TrainingContext, blocks: list[slice], balanced: bool) -> tuple[Setting, float]:
-    """The hyperparameters with the lowest cross-validated log-loss on train, and that."""
-    train, seed = context.splits.train, context.recipe.seed
-    images, targets = regularization.search_subset(context.targets(train), MAX_SEARCH_IMAGES, seed)
-    n_folds = context.recipe.folds or hyperparameters.n_folds(min(context.dataset.counts(train)), len(targets))
-    folds = stratified_group_kfold(targets, n_folds, seed, take_groups(_groups(train), images))
-    trainer = KernelTrainer(context.crop_features(train)[:, images], blocks, targets, balanced, MAX_SEARCH_IMAGES)
-    losses = kernel_ridge.cross_validate(trainer, folds)
-    best = min(losses, key=lambda setting: losses[setting])
-    return best, losses[best]
-
-
-def _add_machine(head: Head, machine: Machine, weights: list[float], slices: dict[str, slice]) -> Head:
-    """The weighted sum of a linear head on the last vector and a kernel machine on all features."""
-    of_head, of_machine = map(np.float32, weights)
-    wide = stage_selection.widen(head, slices["last"], slices["all"].stop)
-    weighted = replace(machine.kernel, coefficients=of_machine * machine.kernel.coefficients)
-    return Head(of_head * wide.weight, of_head * wide.bias + of_machine * machine.bias, weighted)
 
 
 def previous_probe(context: TrainingContext) -> ProbeResult | None:
@@ -187,24 +110,25 @@ def previous_probe(context: TrainingContext) -> ProbeResult | None:
 @step("predicting out of fold")
 def _out_of_fold_logits(context: TrainingContext, candidate: Candidate, samples: tuple[Sample, ...], balanced: bool) -> Floats:
     """Logits of each sample by a head that was trained on the other folds."""
-    targets, folds = context.targets(samples), _folds(context, samples)
+    targets, folds = context.targets(samples), folds_to_predict(context, samples)
     return stage_selection.out_of_fold_logits(
         candidate, context.view_features(samples), context.features.slices, targets, folds, balanced
     )
 
 
-def _folds(context: TrainingContext, samples: Sequence[Sample]) -> list[Fold]:
+def folds_to_predict(context: TrainingContext, samples: Sequence[Sample]) -> list[Fold]:
     """The folds to predict these samples out of."""
     n_folds = context.recipe.folds or hyperparameters.n_calibration_folds(min(context.dataset.counts(samples)))
-    return stratified_group_kfold(context.targets(samples), n_folds, context.recipe.seed, _groups(samples))
+    return stratified_group_kfold(context.targets(samples), n_folds, context.recipe.seed, groups_of(samples))
 
 
-def _is_balanced(context: TrainingContext) -> bool:
-    """Whether heads weight labels by inverse frequency."""
+def is_balanced(context: TrainingContext) -> bool:
+    """Whether heads on frozen features weight labels by inverse frequency."""
     return context.recipe.balance in ("weights", "sampling")
 
 
-def _groups(samples: Sequence[Sample]) -> list[bytes]:
+def groups_of(samples: Sequence[Sample]) -> list[bytes]:
+    """The group of each sample; one without a group is its own."""
     return [sample.group or sample.digest for sample in samples]
 
 
@@ -212,7 +136,7 @@ def _select_features(context: TrainingContext, strategy: str, features: Vectors,
     """Selects the feature set, the kind of head and its regularization by grouped cross-validation."""
     smallest_class = min(context.dataset.counts(context.splits.train))
     n_folds = context.recipe.folds or hyperparameters.n_folds(smallest_class, len(targets))
-    seed, groups = context.recipe.seed, _groups(context.splits.train)
+    seed, groups = context.recipe.seed, groups_of(context.splits.train)
     slices = context.features.slices
     if strategy == "stages":
         return stage_selection.select_features(features, slices, targets, n_folds, seed, balanced, groups)

@@ -16,9 +16,10 @@ from graft.training.evaluation.calibration import CalibrationSet, CalibrationTar
 from graft.training.evaluation.paired import paired_difference
 from graft.training.evaluation.predictions import Predictions
 from graft.training.runtime.progress import step
-from graft.training.strategies import label_prior
+from graft.training.strategies import label_prior, model_selection
 from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.label_prior import Network, Weights
+from graft.training.strategies.model_selection import MIN_PROBABILITY, Comparison
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,27 @@ class TrainedModel:
     calibration: Calibration
     scores: dict[str, Score]
     gain_over_probe: tuple[float, float, float] | None = None
+
+
+def compare(candidate: TrainedModel, baseline: TrainedModel, min_probability: float = MIN_PROBABILITY) -> Comparison:
+    """Compares two models on the images that neither has learned from.
+
+    Args:
+        min_probability: asked of the candidate.
+    """
+    predictions, others = candidate.held_out, baseline.held_out
+    if len(predictions.targets) != len(others.targets):  # one is out of fold: only validation is common to both
+        predictions, others = candidate.validation, baseline.validation
+    return model_selection.compare(
+        predictions.logits,
+        candidate.temperature,
+        others.logits,
+        baseline.temperature,
+        predictions.targets,
+        predictions.clusters,
+        min_probability,
+        baseline.metric,
+    )
 
 
 @step("calibrating")

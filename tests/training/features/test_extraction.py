@@ -16,7 +16,16 @@ from graft.training.audit.image_scan import scan_images
 from graft.training.backbones import onnx_cache, registry
 from graft.training.backbones.onnx_cache import ExportedBackbone
 from graft.training.data.dataset import Dataset, DatasetError, Sample, scan
-from graft.training.features.extraction import MIN_CROP_AREA, Features, View, extract, random_crop, to_float16
+from graft.training.features import extraction
+from graft.training.features.extraction import (
+    MIN_CROP_AREA,
+    Features,
+    View,
+    extract,
+    extract_on_cpu,
+    random_crop,
+    to_float16,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -150,6 +159,32 @@ def test_unreadable_image_is_not_cached(dataset: Dataset, exported: ExportedBack
     extract_all(damaged, exported)
     again = extract_all(damaged, exported)
     assert (again.n_computed, list(again.unreadable)) == (1, ["cat/bad.png"])
+
+
+def test_every_view_of_an_unreadable_image_is_reported(dataset: Dataset, exported: ExportedBackbone):
+    (dataset.source.root / "dog/001.png").write_bytes(b"no image")
+    results = list(extract_on_cpu(dataset, [*views(dataset), *views(dataset, mirrored=True)], exported))
+    failed = [(view.sample.path, view.mirrored) for view, row in results if isinstance(row, Exception)]
+    assert failed == [("dog/001.png", False), ("dog/001.png", True)]
+
+
+def test_an_image_is_decoded_once_for_all_of_its_views(dataset: Dataset, exported: ExportedBackbone, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(extraction, "decode", lambda *call: decoded.append(call) or decode(*call))
+    requested = [View(sample, mirrored, crop) for mirrored in (False, True) for crop in (0, 1) for sample in dataset.samples]
+    features = extract(dataset, requested, exported)
+    assert (len(decoded), len(features.row_index)) == (5, 20)
+    alone = extract(dataset, requested[7:8], exported, cache=dataset.source.root / "cache")
+    np.testing.assert_array_equal(features.array[features.row_index[requested[7].key]], alone.array[0])
+
+
+def test_features_can_be_cached_in_another_folder(
+    dataset: Dataset, exported: ExportedBackbone, empty_cache: Path, tmp_path: Path
+):
+    for n_computed in (5, 0):
+        assert extract(dataset, views(dataset), exported, cache=tmp_path / "features").n_computed == n_computed
+    assert shards(empty_cache) == []
+    assert len(list((tmp_path / "features").iterdir())) == 1
 
 
 def test_no_readable_image_gives_no_rows(dataset: Dataset, exported: ExportedBackbone):

@@ -26,6 +26,11 @@ def test_as_many_epochs_as_fit(left: float, total: int):
     assert in_time(left).revise(2, 10.0) == max(2, total)
 
 
+def test_time_after_the_last_epoch_is_left():
+    plan = EpochPlan(10, 20, time.monotonic() + 80.5, epochs_after=2.5)
+    assert plan.revise(2, 10.0) == 7
+
+
 def test_slower_training_shortens_the_schedule_and_it_still_ends_at_zero():
     plan = in_time(60.5)
     assert plan.revise(1, 20.0) == 4

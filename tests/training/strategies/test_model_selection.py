@@ -134,6 +134,10 @@ def test_no_epoch_fits_without_time():
     assert max_epochs(-5, 900, 300, 100) == 0
 
 
+def test_time_after_the_last_epoch_is_left():
+    assert [max_epochs(100, 900, 300, 100, epochs_after) for epochs_after in (0.1, 2.5, 11)] == [9, 7, 0]
+
+
 def logits(*rows: tuple[float, float]) -> np.ndarray:
     return np.array(rows, np.float32)
 
