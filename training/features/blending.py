@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logsumexp, softmax  # type: ignore[import-untyped]
 
-from graft.training.data.cross_validation import Targets
+from graft.training.data.cross_validation import Fold, Targets
 from graft.training.features.linear_solver import Floats, one_hot
 
 Numbers = NDArray[np.float64]
@@ -41,3 +41,22 @@ def blend_weights(logits: Sequence[Floats], targets: Targets) -> list[float]:
     result = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(logits))
     weights: list[float] = result.x.tolist()
     return weights
+
+
+def blend(logits: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """The weighted sum float32 (N, C)."""
+    total: Floats = np.tensordot(np.asarray(weights, np.float32), np.stack(logits), axes=1)
+    return total
+
+
+def blend_out_of_fold(logits: Sequence[Floats], targets: Targets, folds: Sequence[Fold]) -> Floats:
+    """The sum float32 (N, C) with weights that the other folds give: what it loses on new images, not on those it has fitted.
+
+    Args:
+        folds: every image is held out in one of them.
+    """
+    blended = np.empty_like(logits[0])
+    for others, held_out in folds:
+        weights = blend_weights([part[others] for part in logits], targets[others])
+        blended[held_out] = blend([part[held_out] for part in logits], weights)
+    return blended

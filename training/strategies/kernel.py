@@ -87,7 +87,7 @@ def fit_kernel(context: TrainingContext, linear: ProbeResult) -> ProbeResult:
         final_head,
         map_rows(train_head, context.features.select(splits.validation, feature_set="all")),
         samples,
-        np.float32(weights[0]) * linear.held_out_logits + np.float32(weights[1]) * held_out_logits,
+        blending.blend([linear.held_out_logits, held_out_logits], weights),
         map_rows(final_head, context.features.select(splits.test, feature_set="all")),
         Selection(candidate, (candidate,)),
         "kernel",
@@ -146,7 +146,7 @@ def fit_on_network(context: TrainingContext, head: Head, strategy: str, balanced
 
     The network has learned the training images by heart, and its features tell them apart too well. So all that is selected is
     selected on the validation images: the hyperparameters, and the weights of head and machine in the sum, for a machine of
-    the training images. The final machine has the validation images as centers too.
+    the training images, and its predictions are out of fold. The final machine has the validation images as centers too.
 
     Args:
         context: with the fine-tuned network as backbone, and its features.
@@ -162,14 +162,14 @@ def fit_on_network(context: TrainingContext, head: Head, strategy: str, balanced
     machine = _trainer(context, splits.train, balanced).fit(setting)
     wide = stage_selection.widen(head, slices["last"], slices["all"].stop)
     alone = Head(np.zeros_like(wide.weight), machine.bias, machine.kernel)
-    weights = blending.blend_weights(
-        [map_rows(wide, validation), map_rows(alone, validation)], context.targets(splits.validation)
-    )
+    outputs, targets = [map_rows(one, validation) for one in (wide, alone)], context.targets(splits.validation)
+    weights = blending.blend_weights(outputs, targets)
     if weights[1] == 0:
         return None
     final_machine = _trainer(context, (*splits.train, *splits.validation), balanced).fit(setting)
     train_head, final_head = (_add_machine(head, one, weights, slices) for one in (machine, final_machine))
-    validation_logits = map_rows(train_head, validation)
+    # The images are few: on those that it is fitted to, even the best of two weights is too good.
+    validation_logits = blending.blend_out_of_fold(outputs, targets, folds_to_predict(context, splits.validation))
     test_logits = map_rows(final_head, context.features.select(splits.test, feature_set="all"))
     candidate = Candidate("all", "kernel", 1 / setting.ridge, loss, float("nan"), len(splits.validation))
     return ProbeResult(

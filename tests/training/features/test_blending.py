@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from graft.training.data.cross_validation import stratified_group_kfold
 from graft.training.evaluation.calibration import per_sample_nll
-from graft.training.features.blending import blend_weights
+from graft.training.features.blending import blend, blend_out_of_fold, blend_weights
 
 
 def make_logits(n_images: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,3 +59,31 @@ def test_a_few_right_answers_do_not_make_certain(multilabel: bool):
     # The smoothed target of a label is 1 - 1/16 + 1/32.
     margin = weight if multilabel else 2 * weight
     assert 1 / (1 + np.exp(-margin)) == pytest.approx(31 / 32, abs=1e-3)
+
+
+def test_out_of_fold_an_image_is_blended_with_weights_that_it_has_no_part_in():
+    first, second, labels = make_logits(60)
+    folds = stratified_group_kfold(labels, 3, seed=0)
+    blended = blend_out_of_fold([first, second], labels, folds)
+    for others, held_out in folds:
+        weights = blend_weights([first[others], second[others]], labels[others])
+        expected = weights[0] * first[held_out] + weights[1] * second[held_out]
+        np.testing.assert_allclose(blended[held_out], expected, rtol=1e-5)
+
+
+def test_a_head_that_says_nothing_does_not_look_better_out_of_fold():
+    # On twelve images the best of two weights makes something of noise. Out of fold, the noise costs something.
+    gains, fitted_gains = [], []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        labels = np.arange(12) % 3
+        good = (2 * np.eye(3)[labels] + random.normal(size=(12, 3))).astype(np.float32)
+        noise = random.normal(size=(12, 3)).astype(np.float32)
+        folds = stratified_group_kfold(labels, 4, seed)
+        alone = per_sample_nll(blend_out_of_fold([good], labels, folds), labels).mean()
+        both = per_sample_nll(blend_out_of_fold([good, noise], labels, folds), labels).mean()
+        fitted = per_sample_nll(blend([good, noise], blend_weights([good, noise], labels)), labels).mean()
+        gains.append(alone - both)
+        fitted_gains.append(per_sample_nll(blend([good], blend_weights([good], labels)), labels).mean() - fitted)
+    assert np.mean(fitted_gains) > 0.01
+    assert np.mean(gains) < 0

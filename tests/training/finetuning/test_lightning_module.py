@@ -38,7 +38,7 @@ from graft.training.runs.run_folder import RunFolder
 from graft.training.runtime import gpu
 from graft.training.runtime.gpu import Card
 from graft.training.sample import SAMPLE
-from graft.training.strategies import finetune
+from graft.training.strategies import finetune, kernel
 from graft.training.strategies import probe as probe_module
 from graft.training.strategies.context import TrainingContext, extract_or_exclude
 from graft.training.strategies.probe import ProbeResult
@@ -291,6 +291,7 @@ def test_network_is_scored_by_the_device_that_trained_it_and_checked_by_the_engi
         yield TorchEngine(network, "cpu")
 
     monkeypatch.setattr(torch_engine, "scoring_engine", on_device)
+    monkeypatch.setattr(kernel, "add_to_network", lambda *_: None)
     check_scores = torch_engine.check_scores
     monkeypatch.setattr(torch_engine, "check_scores", lambda *call: checked.append(call) or check_scores(*call))
     recipe = RECIPE.model_copy(update={"epochs": 1})
@@ -326,7 +327,8 @@ def test_speed_is_measured_with_the_configuration_of_the_strategy(start: Start, 
     assert (config.unfreeze, config.batch_size, side, device) == ("last", 4, 64, "cpu")
 
 
-def test_fine_tuned_network_is_compared_with_its_probe(start: Start, tmp_path: Path, capsys):
+def test_fine_tuned_network_is_compared_with_its_probe(start: Start, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(kernel, "add_to_network", lambda *_: None)
     recipe = RECIPE.model_copy(update={"epochs": 1})
     context = TrainingContext(start.dataset, start.splits, start.exported, start.features, recipe, RunFolder(tmp_path))
     result = finetune.finetune(context, start.probed, "finetune", EpochPlan(recipe.epochs))
