@@ -172,8 +172,8 @@ def test_replay_reuses_the_result_without_a_search(searched: SearchRun, folder: 
 
 def test_diverged_trial_is_recorded_and_a_spent_budget_ends_the_search(photos: Path, folder: Path, capsys):
     diverging = {
-        "head_lr": 10.0,
-        "backbone_lr": 10.0,
+        "head_lr": 1e6,
+        "backbone_lr": 1e6,
         "optimizer": "sgd",
         "clip_grad": 1e6,
         "weight_decay": 10,
