@@ -6,7 +6,7 @@ from pathlib import Path
 
 from graft.service.fidelity import Fidelity
 from graft.service.inference.neighbors import Thumbnails
-from graft.service.manifest import Calibration, Manifest, Preprocessing
+from graft.service.manifest import Backbone, Calibration, Manifest, Preprocessing
 from graft.training.packaging.card_metadata import front_matter
 from graft.training.packaging.markdown import escape
 from graft.training.results import Estimate, LabelScores, describe_groups, format_error
@@ -42,7 +42,7 @@ def render_card(
 # {escape(manifest.name)}
 
 An image classifier trained with Graft on {manifest.created}: {manifest.strategy} on {escape(manifest.backbone.name)}
-(weights: {escape(manifest.backbone.weights)}, license {escape(manifest.backbone.license)}).
+(weights: {escape(manifest.backbone.weights)}, license {escape(manifest.backbone.license)}), {describe_head(manifest.backbone)}.
 
 {noted}| split | {"exact match" if manifest.multilabel else "top-1 accuracy"} | 95 % interval | images |
 |---|---|---|---|
@@ -84,6 +84,12 @@ For large JPEG files and images with transparency, Graft does a little more befo
 This directory contains only data: no pickle and no code. `graft verify` checks every byte of it.
 {_privacy(thumbnails)}
 """
+
+
+def describe_head(backbone: Backbone) -> str:
+    """The head in words: linear, or with a kernel machine beside it."""
+    kernel = backbone.kernel
+    return f"linear head and kernel machine with {kernel.centers:,} centers" if kernel else "linear head"
 
 
 def _count(n: int, split: str, n_groups: Mapping[str, int]) -> str:

@@ -17,6 +17,7 @@ from graft.training.config.finetune_config import FineTuneConfig
 from graft.training.config.recipe import Recipe, option_flag
 from graft.training.evaluation.outliers import outlier_scores
 from graft.training.interpret import collect
+from graft.training.packaging.model_card import describe_head
 from graft.training.report.render import ConfigLine, Reproduction, RunReport, read_epochs
 from graft.training.results import Evaluation, format_points
 from graft.training.runs.lifecycle import library_versions
@@ -45,7 +46,7 @@ def build_report(
         n_images={name: len(samples) for name, samples in splits.to_dict().items()},
         image_sizes=context.audit.image_sizes,
         strategy=trained.strategy,
-        backbone=f"{trained.backbone.name} at {trained.preprocessing.crop} pixels",
+        backbone=f"{trained.backbone.name} at {trained.preprocessing.crop} pixels, {describe_head(trained.backbone)}",
         seconds=seconds,
         package=str(artifact.path),
         evaluation=evaluation,

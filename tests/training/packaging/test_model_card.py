@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from graft.service.inference.neighbors import Thumbnails
-from graft.service.manifest import Backbone, Preprocessing
+from graft.service.manifest import Backbone, KernelShape, Preprocessing
 from graft.training.packaging.card_metadata import hub_repository
 from graft.training.packaging.model_card import _resize_lines, render_card
 from graft.training.results import LabelScores
@@ -95,6 +95,14 @@ def test_printed_resizing_is_that_of_the_service(fit, crop, tmp_path: Path):
     script.write_text("from PIL import Image, ImageOps\n" + _resize_lines(spec))
     resized = runpy.run_path(str(script), init_globals=variables)["image"]
     np.testing.assert_array_equal(np.asarray(resized), decode(file.getvalue(), spec).pixels)
+
+
+def test_card_names_a_kernel_machine(card, fitted):
+    assert re.search(r"license [^)]*\), linear head\.\n", card)
+    backbone = fitted.artifact.manifest.backbone.model_copy(update={"kernel": KernelShape(axes=4, centers=1234)})
+    manifest = fitted.artifact.manifest.model_copy(update={"backbone": backbone})
+    text = render_card(manifest, Thumbnails.from_jpegs([]), {}, fitted.evaluation.labels, [])
+    assert "), linear head and kernel machine with 1,234 centers.\n" in text
 
 
 def test_card_states_limits(card):
