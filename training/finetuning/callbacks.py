@@ -106,7 +106,7 @@ class ReviseEpochs(Callback):
         trained, planned = trainer.current_epoch + 1, trainer.max_epochs
         total = self._plan.revise(trained, time.monotonic() - self._started_at)
         trainer.fit_loop.max_epochs = total
-        if total != planned:
+        if abs(total - (planned or 0)) > 1:  # by one, it goes back and forth
             log(f"{total} epochs fit into the budget, {planned} were planned")
 
 

@@ -33,7 +33,7 @@ from graft.training.runtime import atomic_files, gpu
 from graft.training.runtime.progress import log
 
 LOCK = ".lock"
-UNFINISHED_PATTERNS = (".package-*", ".onnx-*")
+UNFINISHED_PATTERNS = (".package-*", ".onnx-*", ".network-*")
 LIBRARIES = ("graft-vision", "torch", "timm", "pytorch-lightning", "albumentations", "scikit-learn", "openvino", "numpy")
 
 

@@ -6,7 +6,7 @@ validation, others on validation. Test images are not used here.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from graft.service.manifest import MetricName
@@ -97,18 +97,12 @@ def _auto_select(context: TrainingContext, started_at: float, publish: Callable[
         len(context.splits.train), len(context.dataset.labels), _losses_by_feature_set(stages_result)
     )
     log(regime.description)
-    stop_reason = ""
+    skipped: list[str] = []
     for alternatives in _next_strategies(context):
-        for strategy in alternatives:
-            epochs = _decide_epochs(context, strategy, started_at)
-            if epochs >= MIN_EPOCHS or context.recipe.epochs:
-                plan = _plan(context, strategy, epochs, started_at)
-                best = _select(best, *_run_finetune(context, start, strategy, plan), attempts)
-                break
-            reason = f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it"
-            log(reason)
-            stop_reason = stop_reason or reason
-    return SelectionResult(best, tuple(attempts), probe_result, regime, stop_reason)
+        if chosen := _first_that_fits(context, alternatives, started_at, skipped):
+            strategy, plan = chosen
+            best = _select(best, *_run_finetune(context, start, strategy, plan), attempts)
+    return SelectionResult(best, tuple(attempts), probe_result, regime, skipped[0] if skipped else "")
 
 
 def _early_exit_reason(best: TrainedModel, metric: MetricName) -> str:
@@ -129,6 +123,19 @@ def _next_strategies(context: TrainingContext) -> list[tuple[str, ...]]:
     n_images, n_labels = len(context.splits.train), len(context.dataset.labels)
     large = n_images >= model_selection.MIN_SCRATCH_IMAGES_PER_LABEL * n_labels
     return [("finetune", "finetune-last"), *([("scratch",)] if large else [])]
+
+
+def _first_that_fits(
+    context: TrainingContext, strategies: Sequence[str], started_at: float, skipped: list[str]
+) -> tuple[str, EpochPlan] | None:
+    """The first strategy of which enough epochs fit into the budget, and its plan; adds why others are skipped."""
+    for strategy in strategies:
+        epochs = _decide_epochs(context, strategy, started_at)
+        if epochs >= MIN_EPOCHS or context.recipe.epochs:
+            return strategy, _plan(context, strategy, epochs, started_at)
+        skipped.append(f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it")
+        log(skipped[-1])
+    return None
 
 
 def _select(
