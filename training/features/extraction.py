@@ -210,7 +210,7 @@ def extract_on_cpu(dataset: Dataset, views: list[View], exported: ExportedBackbo
         tensors = graph(pixels[None])
         return to_float16(np.concatenate([tensors[name][0] for name in outputs]))
 
-    images = [list(views_of_image) for _, views_of_image in groupby(views, key=lambda view: view.sample)]
+    images = (list(views_of_image) for _, views_of_image in groupby(views, key=lambda view: view.sample))
     return chain.from_iterable(ordered_map(extract_image, images, graph.streams))
 
 

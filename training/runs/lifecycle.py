@@ -22,6 +22,7 @@ from graft.training.runs.run_folder import (
     RUN,
     RUNS,
     SPLITS,
+    TEMPORARY_PREFIX,
     RunError,
     RunFolder,
     format_differences,
@@ -33,7 +34,7 @@ from graft.training.runtime import atomic_files, gpu
 from graft.training.runtime.progress import log
 
 LOCK = ".lock"
-UNFINISHED_PATTERNS = (".package-*", ".onnx-*", ".network-*")
+UNFINISHED_PATTERNS = (".package-*", f"{TEMPORARY_PREFIX}*")
 LIBRARIES = ("graft-vision", "torch", "timm", "pytorch-lightning", "albumentations", "scikit-learn", "openvino", "numpy")
 
 

@@ -7,7 +7,9 @@ made during the run. All are written atomically. A run counts as started once `s
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ T = TypeVar("T")
 Row = tuple[str, object, object]
 
 RUNS = Path("runs")  # in the current folder
+TEMPORARY_PREFIX = ".temporary-"  # of folders in a run folder
 RUN, RECIPE, SPLITS, DECISIONS = "run.json", "recipe.yaml", "splits.csv", "decisions.json"
 
 
@@ -62,6 +65,12 @@ class RunFolder:
 
     path: Path
     replay_of: Path | None = None
+
+    @contextmanager
+    def temporary(self) -> Iterator[Path]:
+        """A new folder for the time of the context; if the process is killed, the run removes it when it is resumed."""
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.path) as folder:
+            yield Path(folder)
 
     def decide_once(self, name: str, make: Callable[[], T]) -> T:
         """Returns a decision of this run. It is made once, for example from a measured time, and reused after a resume.

@@ -3,7 +3,6 @@
 Each returns a `TrainedModel`. The training loop itself is in `graft.training.finetuning`.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,8 +76,8 @@ def _export(context: TrainingContext, network: "Network") -> tuple[bytes, OpenVi
     """The network as the bytes of an ONNX file, and as the engine that will serve it on a CPU."""
     from graft.training.backbones.onnx_export import export_network
 
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=context.folder.path) as folder:
-        path = Path(folder) / "model.onnx"
+    with context.folder.temporary() as folder:
+        path = folder / "model.onnx"
         export_network(network, context.exported.preprocessing.crop, path)
         return path.read_bytes(), OpenVinoEngine(path)
 

@@ -1,9 +1,7 @@
 """Strategies with a kernel machine beside a linear head: on frozen features, or on those of a fine-tuned network. No torch."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,8 +110,7 @@ def add_to_network(
     balanced = fine_tuning_is_balanced(context)
     if kernel_problem(context, balanced):
         return None
-    with tempfile.TemporaryDirectory(prefix=".network-", dir=context.folder.path) as temporary:
-        folder = Path(temporary)
+    with context.folder.temporary() as folder:
         with step("exporting the network"):
             exported = export_trained(network, context.exported.preprocessing, folder)
         features = extract_readable(context, views_for_network(context), exported, cache=folder / "features")
@@ -160,9 +157,9 @@ def fit_on_network(context: TrainingContext, head: Head, strategy: str, balanced
     validation = context.features.select(splits.validation, feature_set="all")
     setting, loss = _select_on_validation(context, balanced)
     machine = _trainer(context, splits.train, balanced).fit(setting)
-    wide = stage_selection.widen(head, slices["last"], slices["all"].stop)
-    alone = Head(np.zeros_like(wide.weight), machine.bias, machine.kernel)
-    outputs, targets = [map_rows(one, validation) for one in (wide, alone)], context.targets(splits.validation)
+    alone = _add_machine(head, machine, [0.0, 1.0], slices)
+    outputs = [map_rows(head, context.features.select(splits.validation)), map_rows(alone, validation)]
+    targets = context.targets(splits.validation)
     weights = blending.blend_weights(outputs, targets)
     if weights[1] == 0:
         return None

@@ -164,7 +164,7 @@ def test_unfinished_files_of_a_killed_run_are_removed():
     run = begin()
     (run / ".package-abc").mkdir()
     (run / ".package-abc" / "model.onnx").touch()
-    (run / ".onnx-abc").mkdir()
+    (run / ".temporary-abc").mkdir()
     (run / ".decisions.json.123.tmp").touch()
     with opened(resume=True):
         assert {path.name for path in run.glob(".*")} == {".lock"}
