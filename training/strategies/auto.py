@@ -24,7 +24,8 @@ from graft.training.strategies.trained_model import TrainedModel, compare
 
 OVERHEAD_S = 30.0  # fixed cost of fine-tuning outside its training steps: imports, ONNX export, scoring
 CROP_SHARE = 0.2  # of the time left, for the features of random crops
-MIN_EPOCHS = 3  # epochs; with fewer, most of the training is warm-up
+MIN_EPOCHS = 3  # with fewer, most of the training is warm-up
+MIN_EPOCHS_LAST = 1  # of finetune-last: it is the cheapest, starts from the probe, and a kernel machine follows
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _early_exit_reason(best: TrainedModel, metric: MetricName) -> str:
 
 
 def _next_strategies(context: TrainingContext) -> list[tuple[str, ...]]:
-    """The fine-tuning strategies worth trying, in order; of alternatives, the first with a few epochs in the budget is trained.
+    """The fine-tuning strategies worth trying, in order; of alternatives, the first with enough epochs in the budget is trained.
 
     All layers get the whole budget, because they end better than the last ones wherever they fit into it. Training from
     scratch pays only with a very large dataset.
@@ -131,7 +132,8 @@ def _first_that_fits(
     """The first strategy of which enough epochs fit into the budget, and its plan; adds why others are skipped."""
     for strategy in strategies:
         epochs = _decide_epochs(context, strategy, started_at)
-        if epochs >= MIN_EPOCHS or context.recipe.epochs:
+        min_epochs = MIN_EPOCHS_LAST if strategy == "finetune-last" else MIN_EPOCHS
+        if epochs >= min_epochs or context.recipe.epochs:
             return strategy, _plan(context, strategy, epochs, started_at)
         skipped.append(f"{strategy} is skipped: only {epochs} epochs fit in the budget; increase --budget to train it")
         log(skipped[-1])

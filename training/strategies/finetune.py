@@ -16,6 +16,7 @@ from graft.training.evaluation.predictions import Predictions
 from graft.training.finetuning.epoch_plan import EpochPlan
 from graft.training.inference.bulk import predict_dataset
 from graft.training.runtime import gpu
+from graft.training.runtime.malloc import kept_memory
 from graft.training.runtime.progress import log, step
 from graft.training.strategies import kernel
 from graft.training.strategies.context import TrainingContext
@@ -173,6 +174,7 @@ def default_config(context: TrainingContext, strategy: str, epochs: int | None =
 
 
 @step("fitting the batch size to the memory")
+@kept_memory()
 def fit_to_machine(context: TrainingContext, network: "Network", default: FineTuneConfig) -> dict[str, object]:
     """The configuration with a batch size that fits in memory and, if requested, learning rates from an LR range test."""
     from graft.training.finetuning.datamodule import DataModule
@@ -192,6 +194,7 @@ def _fit_batch_size(context: TrainingContext, network: "Network", default: FineT
     return batch_size_finder.fit_batch_size(network, default, context.exported.preprocessing.crop, free_bytes)
 
 
+@kept_memory()
 def run_trainer(
     context: TrainingContext,
     network: "Network",
@@ -212,6 +215,7 @@ def run_trainer(
 
 
 @step("measuring the training speed")
+@kept_memory()
 def images_per_second(context: TrainingContext, strategy: str) -> float:
     """Images per second of a strategy's training on this machine, with the batch size and precision that will be used."""
     from graft.training.features.lightning_extractor import load_with_random_head
