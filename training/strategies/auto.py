@@ -116,7 +116,7 @@ def _early_exit_reason(best: TrainedModel, metric: MetricName) -> str:
 
 
 def _next_strategies(context: TrainingContext) -> list[tuple[str, ...]]:
-    """The fine-tuning strategies worth trying, in order; of alternatives, the first with enough epochs in the budget is trained.
+    """The fine-tuning strategies worth trying, in order; of alternatives, the first of which enough epochs fit is trained.
 
     All layers get the whole budget, because they end better than the last ones wherever they fit into it. Training from
     scratch pays only with a very large dataset.
