@@ -15,8 +15,8 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 # Two at a time: half of the tests wait for a server or a browser. One thread each: with more, torch's threads wait for each other,
-# and tests that train take three times as long.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# and tests that train take three times as long. Bytecode is written, because hundreds of tests start a process.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # End-to-end runs: kill and resume, hyperparameter searches, replays, every README command, load tests. CI runs these too.
 test-slow: $(READY)
@@ -92,18 +92,19 @@ lint: $(READY) audit
 types: $(READY)
 	$(BIN)/mypy
 
-# uv installs torch with its CUDA libraries in under a minute and checks every hash.
+# uv installs torch with its CUDA libraries in under a minute and checks every hash. It also compiles all modules, as pip does:
+# where PYTHONDONTWRITEBYTECODE is set, every command would compile a thousand of them again.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Graft needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(PEERS_READY): $(PEERS).lock | $(READY)
 	test -x .bench/bin/python || $(PYTHON) -m venv .bench
-	$(BIN)/uv pip install --quiet --python .bench/bin/python --require-hashes -r $(PEERS).lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .bench/bin/python --require-hashes -r $(PEERS).lock
 	touch $@
 
 # The lock files contain exact versions and hashes, but no registry URL. All extras except heic, which is not permissive.

@@ -5,10 +5,7 @@ the middleware takes every request before BentoML's own parser.
 """
 
 import asyncio
-import faulthandler
-import gc
 import os
-import threading
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +16,6 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import bentoml
-from bentoml.validators import ContentType
 
 from . import lifecycle
 from .api.options import ClassifyOptions
@@ -27,14 +23,13 @@ from .api.schemas import Batch, Classification
 from .http import openapi, server
 from .http.middleware import Middleware
 from .http.state import AppState
-from .imaging import formats
-from .inference import model
-from .monitoring import logs
-from .monitoring.merged_metrics import MetricsFolder
-from .scheduling.predictor import Predictor
-from .settings import Settings
+from .model_loader import ModelLoader
+from .supervision import Handover
 
 app_state = AppState()
+loader = ModelLoader(app_state)
+if Handover.received():  # a worker; `bentoml` imports itself at the first use of an attribute, below, and takes a second
+    loader.start()
 routes = openapi.build_routes()
 # At import, because uvicorn chooses its protocol before the service is created.
 server.install(app_state, routes)
@@ -60,21 +55,7 @@ class GraftService:
         lifecycle.check()
 
     def __init__(self) -> None:
-        logs.configure()
-        with lifecycle.ends_service_on_failure():
-            lifecycle.die_with_parent()
-            workers = lifecycle.take_share()
-            lifecycle.tune_malloc()
-            faulthandler.enable()  # the stack of a crash, and of a worker that the supervisor ends because it hangs
-            settings = Settings.from_environment(os.environ)
-            n_connections = lifecycle.allow_connections(settings.max_connections)
-            app_state.configure(settings.model_copy(update={"max_connections": n_connections}))
-            # In a thread, so that the event loop answers probes while the model loads.
-            loader = threading.Thread(target=_load_model, args=[lifecycle.listening_url()], name="loader", daemon=True)
-            loader.start()
-            if workers.n > 1:
-                app_state.metrics.share(MetricsFolder(Path(workers.metrics)))
-                loader.join()  # it gets requests only when it can answer them: the others can already
+        loader.finish_start()
 
     @bentoml.on_startup
     async def start_watchdog(self) -> None:
@@ -84,7 +65,7 @@ class GraftService:
 
     @bentoml.api
     async def classify(
-        self, image: Annotated[Path, ContentType("image/*")], top_k: int = 5, threshold: float = 0
+        self, image: Annotated[Path, bentoml.validators.ContentType("image/*")], top_k: int = 5, threshold: float = 0
     ) -> Classification:
         """Classify one image."""
         options = ClassifyOptions(top_k=top_k, threshold=threshold)
@@ -92,7 +73,7 @@ class GraftService:
 
     @bentoml.api
     async def classify_batch(
-        self, images: list[Annotated[Path, ContentType("image/*")]], top_k: int = 5, threshold: float = 0
+        self, images: list[Annotated[Path, bentoml.validators.ContentType("image/*")]], top_k: int = 5, threshold: float = 0
     ) -> Batch:
         """Classify several images. Each gets its own result or error."""
         options = ClassifyOptions(top_k=top_k, threshold=threshold)
@@ -106,33 +87,6 @@ class GraftService:
         self._watchdog.cancel()
         if app_state.predictor is not None:
             app_state.predictor.close()
-
-
-def _load_model(url: str | None) -> None:
-    """Verifies the package, warms up the network, and starts to accept requests; or ends the service with the reason."""
-    with lifecycle.ends_service_on_failure():
-        lifecycle.lower_priority()
-        settings = app_state.settings
-        artifact = lifecycle.open_package(settings)
-        lifecycle.resolve_worker_device(settings.device)
-        loaded = model.load(artifact, settings.device, settings.image_limits, settings.precision)
-        app_state.predictor = Predictor(loaded, settings, app_state.metrics)
-        # All objects so far are permanent. If the garbage collector scanned them, every scan would pause requests for 0.1 s.
-        gc.collect()
-        gc.freeze()
-        _warn_about_formats(app_state.predictor.queue.formats, loaded.manifest.formats)
-        manifest, engine = loaded.manifest, loaded.engine
-        fields = {"model": manifest.name, "sha256": manifest.sha256, "device": engine.device, "precision": engine.precision}
-        fields["decoders"] = ", ".join(app_state.predictor.queue.decoder_restrictions) or "not confined"
-        logs.logger.info("ready", extra={"fields": fields})
-        lifecycle.announce_ready(url)
-
-
-def _warn_about_formats(accepted: tuple[str, ...], trained: tuple[str, ...]) -> None:
-    if refused := formats.labels(set(trained) - set(accepted)):
-        logs.logger.warning(
-            f"the training images include {' and '.join(refused)}, which this service refuses: see GRAFT_FORMATS"
-        )
 
 
 def add_middleware(service: bentoml.Service[Any]) -> None:

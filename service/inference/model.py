@@ -26,6 +26,7 @@ from .devices import Device, resolve_device
 from .engine import DeviceFailed, Engine, Outputs, Pixels
 from .engine_speed import images_per_second
 from .neighbors import NeighborIndex, Thumbnails
+from .openvino import OpenVinoEngine
 from .postprocess import LabelProbability, above_threshold, label_names, prediction_set, rank, to_probabilities
 
 logger = logging.getLogger("graft")
@@ -91,6 +92,11 @@ class Model:
         self.manifest = artifact.manifest
         self.engine = engine
         self.limits = limits
+
+    def compile_for_latency(self) -> None:
+        """Makes single images faster on a CPU, after a moment of compiling."""
+        if isinstance(self.engine, OpenVinoEngine):
+            self.engine.compile_for_latency()
 
     def decode(self, encoded: bytes) -> DecodedImage:
         """Decodes and preprocesses one image file. Raises ImageError."""

@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,11 +122,7 @@ def _width(output: Any) -> int:
 
 
 class OpenVinoEngine:
-    """Runs a package's graph on the CPU. The graph is compiled twice: for throughput and for latency.
-
-    Parallel calls are fastest with one core each. A single call is faster on all cores, by a third on two cores. The cost is
-    a second copy of the weights.
-    """
+    """Runs a package's graph on the CPU, compiled for throughput: parallel calls are fastest with one core each."""
 
     device: Device = "cpu"
     max_batch = 1
@@ -134,18 +130,26 @@ class OpenVinoEngine:
     def __init__(
         self, graph: Path, streams: int | None = None, precision: Precision = "f32", weights: Path | None = None
     ) -> None:
-        outputs, threads = (LOGITS, VECTORS), min(available_cpus(), MAX_LATENCY_THREADS)
-        self._throughput = OpenVinoModel(graph, streams, outputs, precision=precision, weights=weights)
-        self._latency = OpenVinoModel(graph, 1, outputs, threads, precision, weights=weights)
+        self._compile = partial(OpenVinoModel, graph, output_names=(LOGITS, VECTORS), precision=precision, weights=weights)
+        self._throughput = self._compile(streams)
+        self._latency: OpenVinoModel | None = None
         self._in_flight, self._lock = 0, threading.Lock()
         self.precision = precision
         self.streams = self._throughput.streams
         self.side, self.widths = self._throughput.side, self._throughput.widths
 
+    def compile_for_latency(self) -> None:
+        """Compiles the graph a second time: from now on a call that runs alone uses all cores.
+
+        On two cores such a call takes two thirds of the time. The cost is a second copy of the weights.
+        """
+        if self._latency is None:
+            self._latency = self._compile(1, threads=min(available_cpus(), MAX_LATENCY_THREADS))
+
     def __call__(self, batch: Pixels) -> Outputs:
         with self._lock:
             self._in_flight += 1
-            model = self._latency if self._in_flight == 1 else self._throughput
+            model = self._latency if self._latency and self._in_flight == 1 else self._throughput
         try:
             outputs = model(batch)
         finally:

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import bentoml
 
-from graft.service import app
 from graft.service.http import middleware
 from graft.service.inference import model
 from graft.service.inference.engine import Engine, Outputs, Pixels
@@ -41,7 +40,8 @@ def load_on_gpu(*arguments: Any, **options: Any) -> model.Model:
     return loaded
 
 
-model.load = load_on_gpu
+model.load = load_on_gpu  # before the import that starts to load
+from graft.service import app  # noqa: E402
 
 
 @bentoml.service(name="graft", workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import bentoml
 
-from graft.service import app, lifecycle
+from graft.service import lifecycle
 from graft.service.inference import model
 from graft.service.inference.cuda_check import CudaCheck
 from graft.service.inference.engine import Engine, Outputs, Pixels
@@ -36,5 +36,7 @@ def load_on_gpu(artifact: Any, device: Any, *arguments: Any) -> model.Model:
 
 
 model.load = load_on_gpu
+from graft.service import app  # noqa: E402 - it starts to load
+
 TwoGpus = bentoml.service(**app.CONFIG)(app.GraftService)
 app.add_middleware(TwoGpus)

@@ -130,4 +130,6 @@ def _measure_latency(trained: TrainedModel, folder: Path) -> float:
     """The time of one image in the engine of the service, in seconds."""
     graph = folder / "latency.onnx"
     graph.write_bytes(trained.graph)
-    return engine_speed.latency(OpenVinoEngine(graph), trained.preprocessing.crop)
+    engine = OpenVinoEngine(graph)
+    engine.compile_for_latency()
+    return engine_speed.latency(engine, trained.preprocessing.crop)

@@ -67,7 +67,17 @@ def test_only_requested_outputs_are_computed(fitted, cpu, batch):
 
 
 def test_inference_computes_no_feature_maps(cpu):
+    cpu.compile_for_latency()
     assert cpu._latency.outputs == cpu._throughput.outputs == ("logits", "vectors")
+
+
+def test_single_calls_give_the_same_outputs_once_they_have_a_graph_of_their_own(fitted, batch):
+    engine = openvino.OpenVinoEngine(fitted.artifact.graph)
+    before = engine(batch[:1])
+    engine.compile_for_latency()
+    after = engine(batch[:1])
+    assert apart(after.logits, before.logits) < 1e-5
+    assert apart(after.vectors, before.vectors) < 1e-5
 
 
 def test_outputs_do_not_depend_on_parallel_calls(cpu, batch):
