@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # as `app` does, which is imported too late here
+
 import bentoml
 
 from graft.service.http import middleware

@@ -3,6 +3,8 @@
 import os
 from typing import Any, cast
 
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # as `app` does, which is imported too late here
+
 import bentoml
 
 from graft.service import lifecycle
