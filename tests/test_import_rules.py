@@ -101,6 +101,16 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000 None"), ({"GOMP_SPINCOUNT": "5"}, "5 None"), ({"OMP_WAIT_POLICY": "active"}, "None active")],
+)
+def test_threads_of_torch_soon_sleep_unless_the_user_decides(given, expected):
+    unset = "import os; [os.environ.pop(name, None) for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')];"
+    program = f"{unset} os.environ.update({given}); import sys, graft.training; assert 'torch' not in sys.modules;"
+    assert python(program + "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))") == expected
+
+
 def test_the_environment_is_set_before_the_libraries_that_read_it_are_imported():
     program = (
         "import os; os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/nonexistent'; import sys; sys.path.insert(0, '.');"
