@@ -5,7 +5,8 @@
 Compared with an empty BentoML service that returns one word, with the same BentoML in the same environment; and with the disk
 space that servers of experts and servers with torch need, in the environment of the peers, which `make bench` creates. A
 correct response of Graft names the label that the package's model predicts. Without a package, one is fitted on hymenoptera.zip
-with `--strategy probe`. Runs alternate and medians are reported: on a shared machine only differences and ratios count.
+with `--strategy probe`. Runs alternate and medians are reported: on a shared machine only differences and ratios count. A first
+start of each, which compiles Python modules where the installer has not, is not counted.
 """
 
 import argparse
@@ -87,6 +88,7 @@ def build_servers(package: Path, bentoml_home: Path) -> dict[str, tuple[Server, 
     expected = model.load(package).classify(photo, 1).ranked[0].label
     serve_empty = [sys.executable, "-m", "bentoml", "serve", "empty:Empty", "--port", "{port}"]
     env = {"BENTOML_HOME": str(bentoml_home), "BENTOML_DO_NOT_TRACK": "True"}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every start would compile
     return {
         EMPTY: (
             Server(EMPTY, serve_empty, "/readyz", env, peers.SCRIPTS),
@@ -130,11 +132,12 @@ def measure(package: Path, repeats: int) -> Report:
     torch_loaded = False
     with tempfile.TemporaryDirectory() as home:
         measured_servers = build_servers(package, Path(home))
-        for number in range(repeats):
-            log(f"start {number + 1} of {repeats}")
+        for number in range(repeats + 1):
+            log(f"start {number} of {repeats}")
             for name, (server, question) in measured_servers.items():
                 elapsed_s, loaded = time_to_first_response(server, question)
-                seconds[name].append(elapsed_s)
+                if number > 0:
+                    seconds[name].append(elapsed_s)
                 torch_loaded = torch_loaded or (name == GRAFT and loaded)
     sizes = {GRAFT: installed_size(sys.executable, locked_packages(ROOT / "requirements-service.lock"))}
     sizes |= {name: installed_size(str(peers.PYTHON), needed) for name, needed in PEER_REQUIREMENTS.items()}
