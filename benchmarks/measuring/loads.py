@@ -1,7 +1,7 @@
 """Loads on several servers, round by round, and the throughput of the floor beside them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from floor import Floor
@@ -103,6 +103,10 @@ class Measurements:
     def rates(self, image_set: str, connections: int, endpoint: str) -> list[float]:
         return [result.rate for result in self.results[image_set, connections, endpoint]]
 
+    def server_ms(self, image_set: str, connections: int, endpoint: str) -> list[float]:
+        """Processor milliseconds of the whole server for each image, a figure that a busy machine hardly changes."""
+        return [result.server_ms for result in self.results[image_set, connections, endpoint]]
+
     def floor(self, image_set: str) -> list[float]:
         """Images per second in each round, of the way with the higher median."""
         return max(self.floors[image_set].values(), key=median)
@@ -119,4 +123,6 @@ def run_load(server: Server, requests: Sequence[bytes], connections: int, second
     with wrk.request_files(requests) as files:
         wrk.run_load(server.port, files, connections, WARM_UP_S)
         server.wait_until_idle()
-        return wrk.run_load(server.port, files, connections, seconds)
+        used_s = server.cpu_seconds()
+        result = wrk.run_load(server.port, files, connections, seconds)
+        return replace(result, server_ms=1e3 * (server.cpu_seconds() - used_s) / max(1, result.n_good))

@@ -93,14 +93,18 @@ class Server:
                 return
         raise RuntimeError(f"{self.name} is still busy {IDLE_TIMEOUT_S:.0f} s after the last client disconnected.")
 
-    def _busy_seconds(self) -> float:
-        """CPU time of all processes, and the time that they waited for a CPU: on a busy machine, work looks like idleness."""
+    def cpu_seconds(self) -> float:
+        """Processor time that all running processes have used so far, user and system."""
         total = 0.0
         for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
-                total += times.user + times.system + _waiting_seconds(process.pid)
+                total += times.user + times.system
         return total
+
+    def _busy_seconds(self) -> float:
+        """CPU time of all processes, and the time that they waited for a CPU: on a busy machine, work looks like idleness."""
+        return self.cpu_seconds() + sum(_waiting_seconds(process.pid) for process in self._processes())
 
     def has_library(self, name: str) -> bool:
         """Whether any of its processes has loaded a shared library with this name."""

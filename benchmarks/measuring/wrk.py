@@ -23,6 +23,8 @@ class LoadResult:
         p50_ms, p99_ms: latency percentiles.
         broken: error responses and requests without a response.
         processor: CPU use of wrk itself, as a fraction of one core.
+        n_good: number of successful responses.
+        server_ms: processor time of all processes of the server for each of them, user and system; 0 if not measured.
     """
 
     rate: float
@@ -30,6 +32,8 @@ class LoadResult:
     p99_ms: float
     broken: int
     processor: float
+    n_good: int
+    server_ms: float = 0.0
 
 
 def raw_request(path: str, image: bytes) -> bytes:
@@ -80,7 +84,8 @@ def parse_output(output: str, cpu_s: float) -> LoadResult:
     """Parse the JSON line that load.lua prints."""
     summary = json.loads(output.strip().splitlines()[-1])
     good, broken = summary["n"] - summary["failed"], summary["failed"] + summary["lost"]
-    return LoadResult(good / summary["seconds"], summary["p50_ms"], summary["p99_ms"], broken, cpu_s / summary["seconds"])
+    seconds = summary["seconds"]
+    return LoadResult(good / seconds, summary["p50_ms"], summary["p99_ms"], broken, cpu_s / seconds, good)
 
 
 def _children_cpu_s() -> float:

@@ -133,7 +133,7 @@ def test_results_of_other_benchmarks_are_kept(tmp_path: Path):
 
 def test_only_successful_responses_count():
     result = parse_output(f"Running 2s test\n{WRK_OUTPUT}\n", cpu_s=0.5)
-    assert (result.rate, result.broken, result.processor) == (100.0, 13, 0.25)
+    assert (result.rate, result.broken, result.processor, result.n_good) == (100.0, 13, 0.25, 200)
     assert (result.p50_ms, result.p99_ms) == (8.5, 20.0)
 
 
