@@ -47,7 +47,8 @@ class NeighborIndex:
     def distances(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
         """The cosine distances, in [0, 2], of a vector (D,) to all M vectors."""
         # Not `@`, which starts BLAS threads. On a busy machine they compete with each other and with the network's threads.
-        similarity: NDArray[np.float32] = np.einsum("md,d->m", self.vectors, l2_normalize(vector))
+        # Row by row in one thread, `vecdot` takes half the time of `einsum`.
+        similarity: NDArray[np.float32] = np.vecdot(self.vectors, l2_normalize(vector))
         return 1 - similarity
 
     def outlier_score(self, vector: NDArray[np.float32], k: int) -> float:
