@@ -18,7 +18,10 @@ DEFAULTS = {_M_MMAP_THRESHOLD: 2**25, _M_TRIM_THRESHOLD: 2**26, _M_MMAP_MAX: 2**
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Freed memory stays in this process until the end of the block, which returns it. Does nothing without glibc."""
+    """Freed memory stays in this process until the end of the block, which returns it.
+
+    It does nothing without glibc, and in another than the main thread little: there glibc has no room for large blocks.
+    """
     _set(KEEP_ALL)
     try:
         yield
