@@ -72,7 +72,9 @@ def load_floor(package: Path) -> Iterator[Floor]:
     for core in sorted(os.sched_getaffinity(0)):
         core_queue.put(core)
     with ProcessPoolExecutor(available_cpus(), context, initializer=_init_worker, initargs=(package, core_queue)) as processes:
-        loaded = Floor(model.load(package), processes)
+        here = model.load(package)
+        here.compile_for_latency()  # as the service does
+        loaded = Floor(here, processes)
         list(processes.map(time.sleep, [0.5] * available_cpus()))  # until each process has started
         yield loaded
 
