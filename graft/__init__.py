@@ -211,7 +211,9 @@ def load(
     from .service import classifier
     from .service.inference import model
 
-    return classifier.Classifier(model.load(Path(package), device, precision=precision))
+    loaded = model.load(Path(package), device, precision=precision)
+    loaded.compile_for_latency()
+    return classifier.Classifier(loaded)
 
 
 def __getattr__(name: str) -> Any:

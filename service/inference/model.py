@@ -4,7 +4,6 @@ The service, `graft predict` and `graft evaluate` all use this class, so their r
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,18 +62,6 @@ class InferenceResult(NamedTuple):
     decoded: DecodedImage
     outputs: Outputs
     timing_ms: dict[str, float]
-
-
-class GoldenCheck(NamedTuple):
-    """The result of running the golden samples on this machine.
-
-    Attributes:
-        max_shift: largest difference from a golden probability, in [0, 1].
-        seconds_per_image: median inference time.
-    """
-
-    max_shift: float
-    seconds_per_image: float
 
 
 class Model:
@@ -159,28 +146,21 @@ class Model:
         """Classifies one image file in the calling thread. Raises ImageError."""
         return self.postprocess(self.engine(self.decode(encoded).pixels[None]), top_k)
 
-    @property
+    @cached_property
     def golden_difference(self) -> float:
         """The largest difference from a golden probability on this machine, in [0, 1].
 
         Raises:
             ArtifactError: if the golden samples or the network's outputs do not fit the manifest.
         """
-        return self.golden_check.max_shift
-
-    @cached_property
-    def golden_check(self) -> GoldenCheck:
-        """Runs the golden samples, once. Raises as `golden_difference` does."""
-        golden, logits, seconds = self.contents.golden, [], []
+        golden, logits = self.contents.golden, []
         for encoded in golden.encoded:
-            pixels, start = self._golden_pixels(encoded), time.perf_counter()
-            outputs = self.engine(pixels)
+            outputs = self.engine(self._golden_pixels(encoded))
             if not np.isfinite(outputs.vectors).all():
                 raise ArtifactError(f"{self.artifact.path / GRAPH} gives vectors that are not finite.")
             logits.append(outputs.logits)
-            seconds.append(time.perf_counter() - start)
         shifts = self.probabilities(np.concatenate(logits)) - self.probabilities(golden.logits[self.engine.precision])
-        return GoldenCheck(float(np.abs(shifts).max()), float(np.median(seconds)))
+        return float(np.abs(shifts).max())
 
     def _golden_pixels(self, encoded: bytes) -> Pixels:
         """The pixels (1, S, S, 3) of one golden image. Raises ArtifactError if it cannot be decoded."""

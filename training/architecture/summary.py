@@ -107,18 +107,18 @@ def _inspect_backbone(choice: BackboneSpec, side: int | None, device: Device) ->
 def _inspect_package(path: Path, device: Device) -> Inspection:
     import torch
 
-    from graft.service.inference import model
+    from graft.service.inference import engine_speed, model
     from graft.service.networks import network
 
     loaded = model.load(path, device)
+    loaded.compile_for_latency()
     backbone, side = loaded.manifest.backbone, loaded.manifest.preprocessing.crop
     batch, built = torch.zeros(1, side, side, 3, dtype=torch.uint8), network.load(loaded.artifact)
     milliseconds = _time_forward(built, batch, device)
     description = f"{backbone.name} ({backbone.weights}) with a head for {len(loaded.manifest.labels)} labels"
     engine = f"{loaded.engine.device}, {loaded.engine.precision}"
-    return Inspection(
-        str(path), description, _summarize(built, batch), milliseconds, 1000 * loaded.golden_check.seconds_per_image, engine
-    )
+    engine_milliseconds = 1e3 * engine_speed.latency(loaded.engine, side)
+    return Inspection(str(path), description, _summarize(built, batch), milliseconds, engine_milliseconds, engine)
 
 
 def _summarize(network: "nn.Module", batch: "Tensor") -> ModelSummary:
