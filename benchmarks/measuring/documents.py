@@ -85,16 +85,20 @@ def training(results: Results) -> str:
 
 
 def serving(results: Results) -> str:
-    """Images per second with 8 connections, Graft first, then the peers, the fastest first."""
+    """Images per second and processor time with 8 connections, Graft first, then the peers, the fastest first."""
     small, large = (
         {row["server"]: row for row in rows(results["serving"], photos) if row["connections"] == 8} for photos in PHOTOS
     )
     peers = sorted((name for name in small if not is_graft(name)), key=lambda name: -small[name]["images/s"])
     shown = {RAW: "Graft, image as the body", FORM: "Graft, form"} | {name: name for name in peers}
-    lines = [(text, *(format_number(rates[name]["images/s"]) for rates in (small, large))) for name, text in shown.items()]
+    lines = [
+        (text, *(format_number(rates[name][column]) for column in ("images/s", "CPU ms an image") for rates in (small, large)))
+        for name, text in shown.items()
+    ]
     [floors] = (table for table in results["serving"]["tables"] if table["title"].startswith("Floor"))
-    floor = ("the floor: decoding and inference without HTTP", *(format_number(max(row[1:])) for row in floors["rows"]))
-    return markdown(("server", *PHOTOS), [*lines, floor])
+    floor = ("the floor: decoding and inference without HTTP", *(format_number(max(row[1:])) for row in floors["rows"]), "", "")
+    columns = [f"{photos}, {unit}" for unit in ("images/s", "processor ms an image") for photos in PHOTOS]
+    return markdown(("server", *columns), [*lines, floor])
 
 
 def missed(results: Results) -> str:

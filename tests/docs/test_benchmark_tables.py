@@ -53,7 +53,7 @@ def results_with(name: str, title: str, rows: list[list[str | float]]) -> dict:
 
 
 def server_row(name: str, rate: float) -> list[str | float]:
-    return [name, 8, 0.5, 1.0, rate, 50.0, 80.0, 0.01, 0]
+    return [name, 8, 0.5, 1.0, rate, 6.0, 50.0, 80.0, 0.01, 0]
 
 
 def test_the_strongest_server_is_named_first():
