@@ -88,7 +88,6 @@ def build_servers(package: Path, bentoml_home: Path) -> dict[str, tuple[Server, 
     expected = model.load(package).classify(photo, 1).ranked[0].label
     serve_empty = [sys.executable, "-m", "bentoml", "serve", "empty:Empty", "--port", "{port}"]
     env = {"BENTOML_HOME": str(bentoml_home), "BENTOML_DO_NOT_TRACK": "True"}
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every start would compile
     return {
         EMPTY: (
             Server(EMPTY, serve_empty, "/readyz", env, peers.SCRIPTS),
@@ -197,6 +196,7 @@ def main() -> None:
     arguments = parser.parse_args()
     peers.check_installed()
     exit_on_sigterm()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every start and every import would compile
     started = time.monotonic()
     with given_or_fitted_package(arguments.package) as package:
         result = measure(package, 1 if arguments.quick else arguments.repeats)

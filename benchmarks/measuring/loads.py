@@ -107,6 +107,12 @@ class Measurements:
         """Processor milliseconds of the whole server for each image, a figure that a busy machine hardly changes."""
         return [result.server_ms for result in self.results[image_set, connections, endpoint]]
 
+    def processor_ratio(self, image_set: str, connections: int, endpoint: str, peers: Sequence[str]) -> float:
+        """Processor time of an endpoint over that of the thriftiest of those `peers` that were measured in the same way."""
+        own = self.server_ms(image_set, connections, endpoint)
+        measured = [peer for peer in peers if self.has(image_set, connections, peer)]
+        return max(median_ratio(own, self.server_ms(image_set, connections, peer)) for peer in measured)
+
     def floor(self, image_set: str) -> list[float]:
         """Images per second in each round, of the way with the higher median."""
         return max(self.floors[image_set].values(), key=median)

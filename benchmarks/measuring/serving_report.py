@@ -101,11 +101,7 @@ def processor_targets(results: ServingResults) -> list[Target]:
     return [
         Target(
             f"{SMALL}, {n} connections, {kind}: processor time an image / that of the thriftiest peer",
-            max(
-                median_ratio(measurements.server_ms(SMALL, n, GRAFT[kind]), measurements.server_ms(SMALL, n, peer))
-                for peer in results.peers(kind)
-                if measurements.has(SMALL, n, peer)
-            ),
+            measurements.processor_ratio(SMALL, n, GRAFT[kind], results.peers(kind)),
             MAX_PROCESSOR_RATIO,
             at_most=True,
         )
