@@ -1,5 +1,6 @@
 """Makes the uvicorn server that BentoML starts speak Graft's protocol."""
 
+import os
 import socket
 from collections.abc import Mapping
 
@@ -30,6 +31,15 @@ def _accept_several_per_loop() -> None:
     start = uvicorn.Server.startup
 
     async def startup(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-        await start(self, sockets and [listener.dup() for listener in sockets for _ in range(ACCEPTS_PER_LOOP)])
+        await start(self, sockets and [_duplicate(listener) for listener in sockets for _ in range(ACCEPTS_PER_LOOP)])
 
     uvicorn.Server.startup = startup  # type: ignore[method-assign]
+
+
+def _duplicate(listener: socket.socket) -> socket.socket:
+    """A second descriptor of the same socket.
+
+    `listener.dup()` would make the socket a blocking one for a moment, in all processes that listen on it: another worker,
+    which accepts a connection just then, would wait in the next `accept` until a client comes, and be killed as one that hangs.
+    """
+    return socket.socket(fileno=os.dup(listener.fileno()))
