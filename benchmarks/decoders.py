@@ -7,15 +7,17 @@ first one. Both alternate; medians are reported, the ratio first: on a shared ma
 """
 
 import argparse
+import asyncio
 import io
 import statistics
 import time
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import uvloop
 from PIL import Image
 
 from graft.service.decoding.pool import DecoderPool
@@ -26,7 +28,7 @@ from graft.service.manifest import Preprocessing
 PHOTOS = Path(__file__).parent.parent.parent / "shared" / "data" / "imagenet-100.zip"
 PREPROCESSING = Preprocessing(resize=236, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
-Submit = Callable[[bytes], Future[DecodedImage]]
+Submit = Callable[[bytes], Awaitable[DecodedImage]]
 
 
 def read_photos(archive: Path) -> list[bytes]:
@@ -42,28 +44,28 @@ def upscale(photo: bytes) -> bytes:
     return file.getvalue()
 
 
-def concurrent(submit: Submit, images: list[bytes]) -> float:
+async def concurrent(submit: Submit, images: list[bytes]) -> float:
     """Seconds for all images, all submitted at once."""
     started = time.perf_counter()
-    for future in [submit(image) for image in images]:
-        future.result()
+    for decoding in [submit(image) for image in images]:
+        await decoding
     return time.perf_counter() - started
 
 
-def sequential(submit: Submit, images: list[bytes]) -> float:
+async def sequential(submit: Submit, images: list[bytes]) -> float:
     """Seconds for all images, each submitted when the one before is done."""
     started = time.perf_counter()
     for image in images:
-        submit(image).result()
+        await submit(image)
     return time.perf_counter() - started
 
 
-def row(title: str, candidates: dict[str, Callable[[], float]], n_images: int, rounds: int) -> str:
+async def row(title: str, candidates: dict[str, Callable[[], Awaitable[float]]], n_images: int, rounds: int) -> str:
     """Measure threads and processes in alternation; return one row of the table."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds + 1):
         for name, measure in candidates.items():
-            seconds[name].append(measure())
+            seconds[name].append(await measure())
     threads, processes = (seconds[name][1:] for name in ("threads", "processes"))  # the first round is a warm-up
     ratio = statistics.median(thread_s / process_s for thread_s, process_s in zip(threads, processes, strict=True))
     thread_s, process_s = (statistics.median(times) / n_images for times in (threads, processes))
@@ -74,15 +76,15 @@ def respawn_ms(pool: DecoderPool, rounds: int) -> float:
     """Median milliseconds from killing a worker until a new one is ready."""
     times = []
     for _ in range(rounds):
-        worker = pool._spawn()
+        worker = pool._spawn(pool._ordinary)
         started = time.perf_counter()
         worker.kill()
-        pool._spawn().close()
+        pool._spawn(pool._ordinary).close()
         times.append(1e3 * (time.perf_counter() - started))
     return statistics.median(times)
 
 
-def main() -> None:
+async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("images", type=Path, nargs="?", default=PHOTOS)
     parser.add_argument("--workers", type=int, default=2)
@@ -92,7 +94,8 @@ def main() -> None:
     large = [upscale(small[0])] * 10
 
     pool = ThreadPoolExecutor(arguments.workers)
-    in_threads: Submit = lambda encoded: pool.submit(decode, encoded, PREPROCESSING)  # noqa: E731
+    loop = asyncio.get_running_loop()
+    in_threads: Submit = lambda encoded: loop.run_in_executor(pool, decode, encoded, PREPROCESSING)  # noqa: E731
     started = time.perf_counter()
     decoder = DecoderPool(PREPROCESSING, ImageLimits(), arguments.workers, 1000, 60.0, 2**30)
     startup_s = time.perf_counter() - started
@@ -105,11 +108,11 @@ def main() -> None:
         mean = sum(map(len, images)) / len(images) / 1000
         for mode in (concurrent, sequential):
             ways = {"threads": partial(mode, in_threads, images), "processes": partial(mode, decoder.submit, images)}
-            print(row(f"{kind} of {mean:.0f} KB, {mode.__name__}", ways, len(images), arguments.rounds))
+            print(await row(f"{kind} of {mean:.0f} KB, {mode.__name__}", ways, len(images), arguments.rounds))
     print(f"\nstart: {1e3 * startup_s:.0f} ms; replacement of a killed worker: {respawn_ms(decoder, 20):.1f} ms")
-    decoder.close()
+    await decoder.close()
     pool.shutdown()
 
 
 if __name__ == "__main__":
-    main()
+    uvloop.run(main())

@@ -82,11 +82,11 @@ class GraftService:
         )
 
     @bentoml.on_shutdown
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finishes the accepted requests."""
         self._watchdog.cancel()
         if app_state.predictor is not None:
-            app_state.predictor.close()
+            await app_state.predictor.close()
 
 
 def add_middleware(service: bentoml.Service[Any]) -> None:

@@ -21,8 +21,7 @@ def send(channel: socket.socket, header: MessageHeader, body: bytes = b"", deadl
     Raises:
         OSError: TimeoutError if the deadline passed, any other if the peer is gone.
     """
-    encoded = json.dumps(header).encode()
-    for chunk in (_LENGTHS.pack(len(encoded), len(body)) + encoded, body):
+    for chunk in (pack(header, len(body)), body):
         _set_timeout(deadline, channel)
         channel.sendall(chunk)
 
@@ -39,13 +38,41 @@ def recv(channel: socket.socket, max_body_bytes: int, deadline: float | None = N
         OSError: TimeoutError if the deadline passed.
         ValueError: if the message is invalid.
     """
-    header_length, body_length = _LENGTHS.unpack(_recv_exactly(_LENGTHS.size, channel, deadline))
+    header_length, body_length = _read_lengths(_recv_exactly(_LENGTHS.size, channel, deadline), max_body_bytes)
+    header = _parse_header(_recv_exactly(header_length, channel, deadline))
+    return header, _recv_exactly(body_length, channel, deadline)
+
+
+def pack(header: MessageHeader, body_length: int) -> bytes:
+    """A message up to its body."""
+    encoded = json.dumps(header).encode()
+    return _LENGTHS.pack(len(encoded), body_length) + encoded
+
+
+def unpack(received: bytearray) -> MessageHeader | None:
+    """The header of a message without a body; None if it is not complete. Raises ValueError if it is invalid."""
+    if len(received) < _LENGTHS.size:
+        return None
+    header_length, _ = _read_lengths(received[: _LENGTHS.size], max_body_bytes=0)
+    if (n_missing := _LENGTHS.size + header_length - len(received)) > 0:
+        return None
+    if n_missing < 0:
+        raise ValueError(f"The message is {-n_missing:,} bytes longer than it says.")
+    return _parse_header(received[_LENGTHS.size :])
+
+
+def _read_lengths(content: bytearray, max_body_bytes: int) -> tuple[int, int]:
+    header_length, body_length = _LENGTHS.unpack(content)
     if header_length > MAX_HEADER_BYTES or body_length > max_body_bytes:
         raise ValueError(f"The message is too long: a header of {header_length:,} bytes and a body of {body_length:,} bytes.")
-    header = json.loads(_recv_exactly(header_length, channel, deadline))
+    return header_length, body_length
+
+
+def _parse_header(encoded: bytearray) -> MessageHeader:
+    header = json.loads(encoded)
     if not isinstance(header, dict):
         raise ValueError("The header of the message is not a JSON object.")
-    return header, _recv_exactly(body_length, channel, deadline)
+    return header
 
 
 def _recv_exactly(n_bytes: int, channel: socket.socket, deadline: float | None) -> bytearray:

@@ -7,15 +7,14 @@ Images that are costly to decode have a queue and workers of their own, at a low
 ordinary images find free workers and most of the processor time, and without ordinary images all cores are theirs.
 """
 
+import asyncio
 import dataclasses
+import heapq
 import itertools
 import logging
-import math
-import queue
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..errors import Overloaded
@@ -36,6 +35,16 @@ COSTLY_NICE = 19
 PATIENCE = 20.0
 
 
+class Decoding(asyncio.Future[DecodedImage]):
+    """The pixels of one image. Cancel it if they are no longer needed: an image that is still queued is then skipped.
+
+    Attributes:
+        started: whether a worker has begun to decode the image.
+    """
+
+    started = False
+
+
 @dataclass(order=True)
 class _QueuedImage:
     """An image in a queue, which is in the order of `turn` and, of two with the same, of `number`."""
@@ -43,7 +52,7 @@ class _QueuedImage:
     turn: float
     number: int
     encoded: bytes = field(compare=False)
-    future: Future[DecodedImage] = field(default_factory=Future, compare=False)
+    decoding: Decoding = field(compare=False)
 
 
 class _Lane:
@@ -51,11 +60,23 @@ class _Lane:
 
     def __init__(self, config: MessageHeader, nice: int) -> None:
         self.config, self.nice = config, nice
-        self.queue: queue.PriorityQueue[_QueuedImage] = queue.PriorityQueue()
+        self.queue: list[_QueuedImage] = []  # a heap
+        self.idle: list[DecodeWorker] = []  # the last one used is the next: its memory is in the processor's cache
+
+    def next_image(self) -> _QueuedImage | None:
+        """Takes the next image that is still wanted from the queue; None if there is none."""
+        while self.queue:
+            queued = heapq.heappop(self.queue)
+            if not queued.decoding.done():
+                return queued
+        return None
 
 
 class DecoderPool:
-    """Threads that each decode images in a worker process.
+    """Decodes images in worker processes. Its methods are for one event loop; only creating it blocks.
+
+    The event loop itself talks to the workers. A thread that waits for each of them would take the lock of the interpreter from
+    it several times for every image.
 
     Args:
         preprocessing, limits: arguments of `graft.service.imaging.preprocess.decode`.
@@ -93,34 +114,28 @@ class DecoderPool:
         self._ordinary = _Lane(config, nice=0)
         self._costly = _Lane(config | {"deadline_s": costly_deadline_s or deadline_s}, nice=COSTLY_NICE)
         self._max_waiting = max_waiting
-        self._n_pending, self._closed, self._lock = 0, False, threading.Lock()
+        self._n_pending, self._closed = 0, False
         self._numbers = itertools.count()
-        self._command, self._spawn_lock = command, threading.Lock()
-        self._fork_server = ForkServer(command)
-        lanes = [self._ordinary, self._costly] * workers
-        processes = [self._spawn(lane) for lane in lanes]  # now, not with the first image
-        self.restrictions = processes[0].restrictions
-        self._threads = [
-            threading.Thread(target=self._run, args=[lane, process], name=f"decoder-{n}", daemon=True)
-            for n, (lane, process) in enumerate(zip(lanes, processes, strict=True))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._tasks: set[asyncio.Task[None]] = set()  # one for each worker that decodes
+        # One thread starts all workers. The calling thread creates it, so that they have its scheduling priority.
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix="decode-spawner")
+        self._command, self._fork_server = command, ForkServer(command)
+        for lane in [self._ordinary, self._costly] * workers:
+            lane.idle.append(self._spawner.submit(self._spawn, lane).result())  # now, not with the first image
+        self.restrictions = self._ordinary.idle[0].restrictions
 
     @property
     def depth(self) -> int:
         """Number of queued images."""
-        return self._ordinary.queue.qsize() + self._costly.queue.qsize()
+        return len(self._ordinary.queue) + len(self._costly.queue)
 
     @property
     def full(self) -> bool:
         """Whether another image would be rejected."""
         return self._n_pending >= self._max_waiting
 
-    def submit(self, encoded: bytes, cost_ms: float = 0.0) -> Future[DecodedImage]:
+    def submit(self, encoded: bytes, cost_ms: float = 0.0) -> Decoding:
         """Queues one image. Returns a future of its pixels; it raises an ImageError if the image cannot be used.
-
-        Cancel the future if the pixels are no longer needed: an image that is still queued is then skipped.
 
         Args:
             cost_ms: the estimated time to decode it, which decides its queue and its place there.
@@ -128,59 +143,81 @@ class DecoderPool:
         Raises:
             Overloaded: immediately if the queue is full.
         """
+        if self._closed:
+            raise Overloaded("The service is shutting down.")
+        if self.full:
+            raise Overloaded(f"The queue is full: {self._max_waiting} images are being decoded.")
         lane = self._costly if is_costly(cost_ms) else self._ordinary
-        queued = _QueuedImage(time.monotonic() + PATIENCE * cost_ms / 1e3, next(self._numbers), encoded)
-        with self._lock:
-            if self._closed:
-                raise Overloaded("The service is shutting down.")
-            if self.full:
-                raise Overloaded(f"The queue is full: {self._max_waiting} images are being decoded.")
-            self._n_pending += 1
-            lane.queue.put(queued)
-        queued.future.add_done_callback(lambda _: self._release(queued))
-        return queued.future
+        decoding = Decoding(loop=asyncio.get_running_loop())
+        queued = _QueuedImage(time.monotonic() + PATIENCE * cost_ms / 1e3, next(self._numbers), encoded, decoding)
+        self._n_pending += 1
+        decoding.add_done_callback(lambda _: self._release(queued))
+        heapq.heappush(lane.queue, queued)
+        if lane.idle:
+            task = asyncio.get_running_loop().create_task(self._run(lane, lane.idle.pop()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return decoding
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finishes the queued images, then stops the workers."""
-        with self._lock:
-            self._closed = True
-            for lane in [self._ordinary, self._costly] * len(self._threads):
-                lane.queue.put(_QueuedImage(math.inf, next(self._numbers), b""))
-        for thread in self._threads:
-            thread.join()
+        self._closed = True
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        workers = [*self._ordinary.idle, *self._costly.idle]
+        for worker in workers:
+            worker.detach()
+        await asyncio.get_running_loop().run_in_executor(self._spawner, self._stop, workers)
+        self._spawner.shutdown()
+
+    def _stop(self, workers: Iterable[DecodeWorker]) -> None:
+        for worker in workers:
+            worker.close()
         self._fork_server.close()
 
     def _release(self, queued: _QueuedImage) -> None:
         queued.encoded = b""  # a cancelled image stays in the queue for a while; free its bytes now
-        with self._lock:
-            self._n_pending -= 1
+        self._n_pending -= 1
 
-    def _run(self, lane: _Lane, worker: DecodeWorker) -> None:
-        while (queued := lane.queue.get()).turn < math.inf:
-            if queued.future.set_running_or_notify_cancel():
+    async def _run(self, lane: _Lane, worker: DecodeWorker) -> None:
+        """Decodes with one worker until the queue is empty."""
+        try:
+            while queued := lane.next_image():
+                queued.decoding.started = True
                 # A worker that exited while idle was not killed by this image.
-                worker = self._respawn(lane, worker) if worker.has_exited else worker
-                worker = self._run_one(lane, queued, worker)
-            del queued  # free the image while waiting for the next one
-        worker.close()
+                worker = await self._respawn(lane, worker) if worker.has_exited else worker
+                worker = await self._run_one(lane, queued, worker)
+        except asyncio.CancelledError:  # the event loop ends; what the worker would answer now is not for the next image
+            worker.detach()
+            worker.kill()
+            raise
+        finally:
+            lane.idle.append(worker)
 
-    def _run_one(self, lane: _Lane, queued: _QueuedImage, worker: DecodeWorker, retry: bool = True) -> DecodeWorker:
+    async def _run_one(self, lane: _Lane, queued: _QueuedImage, worker: DecodeWorker, retry: bool = True) -> DecodeWorker:
         """Decodes one image and sets its future. Returns the worker for the next image."""
         try:
-            queued.future.set_result(worker.decode(queued.encoded))
+            decoded = await worker.decode(queued.encoded)
         except WorkerDied as died:
             retry = retry and worker.is_orphaned
             if not retry:
-                queued.future.set_exception(died.error)
-            worker = self._respawn(lane, worker)
-            return self._run_one(lane, queued, worker, retry=False) if retry else worker
-        except Exception as error:  # noqa: BLE001 - reported through the future; the thread must continue
+                _set_exception(queued.decoding, died.error)
+            worker = await self._respawn(lane, worker)
+            return await self._run_one(lane, queued, worker, retry=False) if retry else worker
+        except Exception as error:  # noqa: BLE001 - reported through the future; the worker goes on
             # The traceback references the image and the future, which references the exception: a cycle that is freed late.
-            queued.future.set_exception(error.with_traceback(None))
+            _set_exception(queued.decoding, error.with_traceback(None))
+        else:
+            if not queued.decoding.done():
+                queued.decoding.set_result(decoded)
         return worker
 
-    def _respawn(self, lane: _Lane, dead: DecodeWorker) -> DecodeWorker:
+    async def _respawn(self, lane: _Lane, dead: DecodeWorker) -> DecodeWorker:
         """Replaces a dead worker. If that fails, returns the dead one, so that the next image tries again."""
+        dead.detach()
+        return await asyncio.get_running_loop().run_in_executor(self._spawner, self._replace, lane, dead)
+
+    def _replace(self, lane: _Lane, dead: DecodeWorker) -> DecodeWorker:
         dead.kill()
         try:
             return self._spawn(lane)
@@ -190,13 +227,17 @@ class DecoderPool:
 
     def _spawn(self, lane: _Lane) -> DecodeWorker:
         """Forks a new worker; restarts the fork server if it has exited. Raises RuntimeError."""
-        with self._spawn_lock:
-            for _ in range(2):
-                try:
-                    worker = self._fork_server.fork_worker(lane.config)
-                    worker.set_nice(lane.nice)
-                    return worker
-                except (OSError, EOFError, ValueError):
-                    self._fork_server.close()
-                    self._fork_server = ForkServer(self._command)
+        for _ in range(2):
+            try:
+                worker = self._fork_server.fork_worker(lane.config)
+                worker.set_nice(lane.nice)
+                return worker
+            except (OSError, EOFError, ValueError):
+                self._fork_server.close()
+                self._fork_server = ForkServer(self._command)
         raise RuntimeError("The decode workers do not start; see their error output above.")
+
+
+def _set_exception(decoding: Decoding, error: Exception) -> None:
+    if not decoding.done():  # else it was cancelled
+        decoding.set_exception(error)

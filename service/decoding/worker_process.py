@@ -1,5 +1,6 @@
 """Server-side handles of the decode processes: the fork server and its workers. They run `graft.service.decoding.worker`."""
 
+import asyncio
 import logging
 import mmap
 import os
@@ -19,13 +20,15 @@ import numpy as np
 from ..errors import ImageError
 from ..imaging.preprocess import DecodedImage
 from ..inference.engine import Pixels
-from .ipc import MessageHeader, recv, send
+from .ipc import MessageHeader, pack, recv, send, unpack
 
 logger = logging.getLogger("graft")
 
 # -P: do not import from the current directory; -S: do not run the site module and its .pth files.
 COMMAND = (sys.executable, "-P", "-S", "-m", f"{__package__}.worker")
 START_DEADLINE_S = 60  # much longer than any start, even on a busy machine
+RECEIVE_BYTES = 2**16
+COPIED_BYTES = 2**17  # a larger image is sent without a copy, in more calls
 _TUNING_ENV = {
     # A fork does not copy threads, so the libraries must not start any before it.
     "OPENBLAS_NUM_THREADS": "1",
@@ -91,8 +94,7 @@ class ForkServer:
 def _peer_closed(channel: socket.socket) -> bool:
     """Whether the peer closed the connection."""
     try:
-        channel.setblocking(False)
-        return not channel.recv(1, socket.MSG_PEEK)
+        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     except OSError:
@@ -113,7 +115,7 @@ def _worker_environment() -> dict[str, str]:
 
 
 class DecodeWorker:
-    """Handle of one worker process; not thread-safe.
+    """Handle of one worker process, for one task at a time.
 
     Args:
         pixels: uint8 (S, S, 3), in memory shared with the worker.
@@ -130,13 +132,16 @@ class DecodeWorker:
         started = recv(channel, 0, deadline)[0]  # read before the first image, so it can be trusted
         self._pid: int = started["pid"]
         self.restrictions: list[str] = started["restrictions"]
+        channel.setblocking(False)
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that calls `_on_readable`
+        self._received = bytearray()
+        self._answer: asyncio.Future[MessageHeader] | None = None  # to the image that is being decoded
+        self._failed = False
 
-    def decode(self, encoded: bytes) -> DecodedImage:
+    async def decode(self, encoded: bytes) -> DecodedImage:
         """Decodes one image. Raises ImageError, RuntimeError for a bug, or WorkerDied if this worker must be replaced."""
-        deadline = time.monotonic() + self._deadline_s
         try:
-            send(self._channel, {}, encoded, deadline)
-            header, _ = recv(self._channel, 0, deadline)
+            header = await self._exchange(encoded)
         except TimeoutError:
             detail = f"Decoding the image takes longer than {self._deadline_s:g} seconds."
             raise WorkerDied(detail, "decode_deadline_s") from None
@@ -149,6 +154,70 @@ class DecodeWorker:
             raise ImageError(code, header["detail"], header["limit"])
         return DecodedImage(self._pixels.copy(), header["width"], header["height"], header["format"], tuple(header["notes"]))
 
+    async def _exchange(self, encoded: bytes) -> MessageHeader:
+        """Sends an image, and receives the answer. Raises EOFError, OSError (TimeoutError after the deadline) or ValueError."""
+        loop = self._attach()
+        self._received.clear()
+        self._answer = loop.create_future()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._send(encoded, loop)
+                return await self._answer
+        except TimeoutError:
+            # After a pause of the whole machine, the time is over although the answer is there, or has just been read.
+            if self._answer.cancelled():
+                self._answer = loop.create_future()
+                self._on_readable()
+            if self._answer.done():
+                return self._answer.result()
+            raise
+        finally:
+            self._answer = None  # with its exception, whose traceback has the image: a cycle that is freed late
+
+    def _attach(self) -> asyncio.AbstractEventLoop:
+        """Has the running event loop call `_on_readable`: at the first image, because there may be none before."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            loop.add_reader(self._channel.fileno(), self._on_readable)
+        return loop
+
+    def detach(self) -> None:
+        """Stops what `decode` has begun in its event loop. Call it there before `close` or `kill`, which block."""
+        if self._loop and not self._loop.is_closed():
+            self._loop.remove_reader(self._channel.fileno())
+        self._loop = None
+
+    async def _send(self, encoded: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        head = pack({}, len(encoded))
+        if len(encoded) > COPIED_BYTES:
+            await loop.sock_sendall(self._channel, head)
+            await loop.sock_sendall(self._channel, encoded)
+            return
+        message = head + encoded  # one call, which wakes the worker once
+        try:
+            n_sent = self._channel.send(message)
+        except BlockingIOError:
+            n_sent = 0
+        if n_sent < len(message):
+            await loop.sock_sendall(self._channel, message[n_sent:])
+
+    def _on_readable(self) -> None:
+        try:
+            content = self._channel.recv(RECEIVE_BYTES)
+            if not content or not self._answer or self._answer.done():
+                raise EOFError("The worker ended, or sent what nobody asked for.")
+            self._received += content
+            if (answer := unpack(self._received)) is not None:
+                self._answer.set_result(answer)
+        except BlockingIOError:
+            pass
+        except (OSError, EOFError, ValueError) as error:
+            self._failed = True
+            self.detach()
+            if self._answer and not self._answer.done():
+                self._answer.set_exception(error)
+
     def set_nice(self, nice: int) -> None:
         """Lowers the scheduling priority; 0 leaves it."""
         if nice:
@@ -157,8 +226,8 @@ class DecodeWorker:
 
     @property
     def has_exited(self) -> bool:
-        """Whether the worker has exited. Call only while it is idle."""
-        return _peer_closed(self._channel)
+        """Whether the worker has exited, or must. Call only while it is idle."""
+        return self._failed or _peer_closed(self._channel)
 
     @property
     def is_orphaned(self) -> bool:

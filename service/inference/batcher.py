@@ -45,7 +45,9 @@ class Batcher:
         self.failure: DeviceFailed | None = None
         self._started_at: dict[str, float] = {}  # start time of the current engine call, by thread name
         self._deadline_s = deadline_s
-        self._queue: queue.Queue[_QueuedImage | None] = queue.Queue(max_waiting)
+        self._max_waiting = max_waiting
+        # In C, without a lock that every image's threads would contend for.
+        self._queue: queue.SimpleQueue[_QueuedImage | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._run, name=f"stream-{n}", daemon=True) for n in range(engine.streams)]
         for thread in self._threads:
             thread.start()
@@ -61,11 +63,10 @@ class Batcher:
         """
         if self._closed:
             raise Overloaded("The service is stopping.")
+        if self.depth >= self._max_waiting:
+            raise Overloaded(f"The queue is full: {self._max_waiting} images are waiting.", "max_waiting")
         queued = _QueuedImage(pixels, time.monotonic() + self._deadline_s)
-        try:
-            self._queue.put_nowait(queued)
-        except queue.Full:
-            raise Overloaded(f"The queue is full: {self._queue.maxsize} images are waiting.", "max_waiting") from None
+        self._queue.put(queued)
         return queued.future
 
     @property

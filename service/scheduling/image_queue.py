@@ -6,9 +6,8 @@ No options and no response schemas: those are in `predictor`.
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -89,9 +88,8 @@ class InferenceQueue:
     async def decode_image(self, encoded: bytes) -> DecodedImage:
         """The pixels of one image. Raises ImageError and Overloaded."""
         cost_ms = self._decode_ms(encoded)
-        with self.admission.slot(is_costly(cost_ms)), self._stage_seconds["decode"].time():
-            decoding = self.submit_decode(encoded, cost_ms)
-            return await _start_within(self._settings.queue_deadline_s, decoding, decoding.cancel)
+        with self.admission.slot(is_costly(cost_ms)):
+            return await self._decode(encoded, cost_ms, self._deadline())
 
     async def infer(self, encoded: bytes) -> InferenceResult:
         """Decodes one image and runs the network on it.
@@ -100,27 +98,33 @@ class InferenceQueue:
         """
         cost_ms = self._decode_ms(encoded)
         with self.admission.slot(is_costly(cost_ms)):
-            job = ImageJob(self, encoded, cost_ms)
-            return await _start_within(self._settings.queue_deadline_s, job, job.expire)
+            deadline, start = self._deadline(), time.perf_counter()
+            decoded = await self._decode(encoded, cost_ms, deadline)
+            decoded_at = time.perf_counter()
+            outputs = await self._compute(decoded, self._deadline() if is_costly(cost_ms) else deadline)
+            return InferenceResult(decoded, outputs, timing_ms(start, decoded_at, time.perf_counter()))
 
-    def _decode_ms(self, encoded: bytes) -> float:
-        """The estimated time to decode an image within the limits. Raises ImageError for any other."""
-        header = read_header(encoded, self.formats)
-        check_limits(header, self._limits)
-        return BY_NAME[header.format].decode_ms(header, len(encoded), self._resize)
+    def _deadline(self) -> float:
+        """When an image that arrives now must have left the queue: on the event loop's clock."""
+        return asyncio.get_running_loop().time() + self._settings.queue_deadline_s
 
-    def submit_decode(self, encoded: bytes, cost_ms: float) -> Future[DecodedImage]:
-        """A future of one image's pixels. Raises Overloaded."""
-        return self._decoder.submit(encoded, cost_ms)
-
-    def submit_inference(self, decoded: DecodedImage) -> Future[Outputs]:
-        """A future of the network's outputs for decoded pixels. Raises Overloaded."""
-        return self._batcher.submit(decoded.pixels)
-
-    def check_outputs(self, outputs: Future[Outputs]) -> Outputs:
-        """The network's outputs, if they are finite. Raises ProblemError, or the error of the forward pass."""
+    async def _decode(self, encoded: bytes, cost_ms: float, deadline: float) -> DecodedImage:
+        """The pixels of an image whose decoding begins before the deadline. Raises ImageError and Overloaded."""
+        start = time.perf_counter()
+        decoding = self._decoder.submit(encoded, cost_ms)
         try:
-            result = outputs.result()
+            return await _start_before(deadline, decoding, lambda: decoding.started or decoding.cancel())
+        finally:
+            self._stage_seconds["decode"].observe(time.perf_counter() - start)
+
+    async def _compute(self, decoded: DecodedImage, deadline: float) -> Outputs:
+        """The network's outputs, computed from before the deadline on. Raises Overloaded and ProblemError."""
+        if asyncio.get_running_loop().time() > deadline:
+            raise Overloaded(QUEUE_TIMEOUT, "queue_deadline_s")
+        start = time.perf_counter()
+        computing = self._batcher.submit(decoded.pixels)
+        try:
+            outputs = await _start_before(deadline, asyncio.wrap_future(computing), computing.cancel)
         except DeviceFailed:
             raise ProblemError("device_failed", "The GPU has failed; the service restarts.") from None
         except Exception as error:
@@ -128,12 +132,16 @@ class InferenceQueue:
                 raise
             self.out_of_memory = True
             raise ProblemError("out_of_memory", "The network ran out of memory; the service restarts.") from None
-        self._check_finite(result)
-        return result
+        finally:
+            self._stage_seconds["network"].observe(time.perf_counter() - start)
+        self._check_finite(outputs)
+        return outputs
 
-    def observe(self, stage: str, seconds: float) -> None:
-        """Records how long one image was in a stage, queueing included."""
-        self._stage_seconds[stage].observe(seconds)
+    def _decode_ms(self, encoded: bytes) -> float:
+        """The estimated time to decode an image within the limits. Raises ImageError for any other."""
+        header = read_header(encoded, self.formats)
+        check_limits(header, self._limits)
+        return BY_NAME[header.format].decode_ms(header, len(encoded), self._resize)
 
     def _check_finite(self, outputs: Outputs) -> None:
         if np.isfinite(outputs.logits).all() and np.isfinite(outputs.vectors).all():
@@ -142,72 +150,20 @@ class InferenceQueue:
         self._n_invalid += 1
         raise ProblemError("model_output_invalid", "The network's output for this image is not finite.")
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finishes the accepted images."""
-        self._decoder.close()
-        self._batcher.close()
+        await self._decoder.close()
+        await asyncio.to_thread(self._batcher.close)
 
 
-class ImageJob(Future[InferenceResult]):
-    """Future that chains decoding and inference without a stop at the event loop.
-
-    Each stop wakes another thread twice, which costs more than the work done there.
-    """
-
-    def __init__(self, queue: InferenceQueue, encoded: bytes, cost_ms: float) -> None:
-        super().__init__()
-        self._queue = queue
-        self._is_costly = is_costly(cost_ms)
-        self._cancel_requested = False
-        self._started = time.perf_counter()
-        self._step: Future[Any] = queue.submit_decode(encoded, cost_ms)
-        self._step.add_done_callback(self._on_decoded)
-
-    def cancel(self) -> bool:
-        """Removes the image from the queue it waits in; an image that is being decoded is not passed on."""
-        self._cancel_requested = True
-        return self._step.cancel() and super().cancel()
-
-    def expire(self) -> None:
-        """Cancels at the queue's deadline, except for a costly image that is being decoded: at low priority that takes long."""
-        if not (self._is_costly and self._step.running()):
-            self.cancel()
-
-    def _on_decoded(self, decoding: Future[DecodedImage]) -> None:
-        if decoding.cancelled():
-            return
-        self._decoded_at = time.perf_counter()
-        self._queue.observe("decode", self._decoded_at - self._started)
-        try:
-            self._decoded = decoding.result()
-            if self._cancel_requested:
-                raise Overloaded(QUEUE_TIMEOUT, "queue_deadline_s")
-            self._step = self._queue.submit_inference(self._decoded)
-        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
-            self.set_exception(error)
-        else:
-            self._step.add_done_callback(self._on_computed)
-
-    def _on_computed(self, computing: Future[Outputs]) -> None:
-        if computing.cancelled():
-            return
-        end = time.perf_counter()
-        self._queue.observe("network", end - self._decoded_at)
-        timing = timing_ms(self._started, self._decoded_at, end)
-        try:
-            self.set_result(InferenceResult(self._decoded, self._queue.check_outputs(computing), timing))
-        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
-            self.set_exception(error)
-
-
-async def _start_within(seconds: float, future: Future[R], expire: Callable[[], object]) -> R:
-    """The result of work that must start within `seconds`; `expire` cancels it then. Raises Overloaded if it did.
+async def _start_before(deadline: float, future: asyncio.Future[R], cancel_unless_started: Callable[[], object]) -> R:
+    """The result of work that must start before a deadline. Raises Overloaded if it did not.
 
     Cancelling this coroutine cancels the work, so work for a disconnected client is skipped if it has not started.
     """
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    timer = asyncio.get_running_loop().call_at(deadline, cancel_unless_started)
     try:
-        return await asyncio.wrap_future(future)
+        return await future
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) and task.cancelling():
             raise

@@ -118,7 +118,7 @@ class Predictor:
         if answer.abstain_reason:
             self._metrics.abstentions.labels(answer.abstain_reason).inc()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finishes the accepted requests."""
-        self._explain_queue.close()
-        self.queue.close()
+        await asyncio.to_thread(self._explain_queue.close)
+        await self.queue.close()

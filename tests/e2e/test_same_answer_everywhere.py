@@ -9,8 +9,8 @@ import pytest
 from api_client import TIMEOUT_S, http_server
 from handmade_files import encode_image
 from PIL import Image
+from threaded_pool import ThreadedPool
 
-from graft.service.decoding.pool import DecoderPool
 from graft.service.errors import ImageError
 from graft.service.imaging.preprocess import decode
 from graft.service.networks import network
@@ -150,7 +150,7 @@ def test_rest_matches_torch_in_batches(url, model, images, expected, size):
 def test_decode_worker_returns_the_same_pixels_as_training(model, images, pixels):
     settings = Settings()
     preprocessing, limits = model.manifest.preprocessing, settings.image_limits
-    pool = DecoderPool(preprocessing, limits, 2, N_IMAGES, settings.decode_deadline_s, settings.max_decode_bytes)
+    pool = ThreadedPool(preprocessing, limits, 2, N_IMAGES, settings.decode_deadline_s, settings.max_decode_bytes)
     try:
         futures = [pool.submit(image) for image in images]
         for future, expected in zip(futures, pixels, strict=True):

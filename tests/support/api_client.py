@@ -1,9 +1,11 @@
 """Shared by the tests of the routes: the ASGI app without BentoML, request bodies, and checks of problem responses."""
 
+import asyncio
 import base64
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,7 +56,8 @@ def asgi_app(model: Model | None, **settings: Any) -> Iterator[Middleware]:
         yield app
     finally:
         if serving.predictor is not None:
-            serving.predictor.close()
+            with ThreadPoolExecutor(1) as thread:  # in this one, an event loop may run: that of playwright
+                thread.submit(asyncio.run, serving.predictor.close()).result()
 
 
 @contextmanager

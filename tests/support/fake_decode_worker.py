@@ -8,11 +8,18 @@ result of `act` to a real image, so that its format is detected. Pixels are blac
 import sys
 
 _PROGRAM = """
-import ctypes, os, time
+import ctypes, os, threading, time
 from pathlib import Path
 import numpy as np
 from graft.service.decoding import worker as decoding
 from graft.service.imaging.preprocess import DecodedImage
+
+def lie():
+    for descriptor in range(3, 16):
+        try:
+            os.write(descriptor, b"not a valid message" * 9)
+        except OSError:
+            pass
 
 def perform(encoded, preprocessing, limits):
     word, _, rest = encoded.partition(b"ACT ")[2].decode().partition(" ")
@@ -37,11 +44,7 @@ def perform(encoded, preprocessing, limits):
         with open(rest, "wb", buffering=0) as file:
             file.write(b"x")
     if word == "lie":
-        for descriptor in range(3, 16):
-            try:
-                os.write(descriptor, b"not a valid message" * 9)
-            except OSError:
-                pass
+        threading.Timer(0.5, lie).start() if rest else lie()
     if word == "break":
         raise KeyError("/secret/path")
     if word == "environment":
@@ -55,9 +58,12 @@ ACTORS = (sys.executable, "-c", _PROGRAM)
 
 
 def act(action: str, image: bytes = b"") -> bytes:
-    """Bytes that make a worker sleep, hold FOLDER (until it contains a file `go`), die, crash, burn, eat BYTES, lie or break.
+    """Bytes that make a worker act.
+
+    The actions: sleep, hold FOLDER (until it contains a file `go`), die, crash, burn, eat BYTES, open, write FILE, lie, lie later,
+    break, environment.
 
     Args:
-        behind: a real image to append the action to.
+        image: a real image to append the action to.
     """
     return image + b"ACT " + action.encode()

@@ -1,5 +1,6 @@
 """DecoderPool: an image that crashes or blocks its worker process fails alone."""
 
+import asyncio
 import gc
 import signal
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import uvloop
 from fake_decode_worker import ACTORS, act
 from hostile_corpus import corpus
 from PIL import Image
 from server_process import poll_until
+from threaded_pool import ThreadedPool
 
 from graft.service.decoding import pool
 from graft.service.decoding.pool import DecoderPool
@@ -38,8 +41,8 @@ def decoding(
     max_bytes: int = 2**28,
     command: tuple[str, ...] = COMMAND,
     limits: ImageLimits = ImageLimits(),
-) -> Iterator[DecoderPool]:
-    decoder = DecoderPool(PREPROCESSING, limits, workers, max_waiting, deadline_s, max_bytes, command)
+) -> Iterator[ThreadedPool]:
+    decoder = ThreadedPool(PREPROCESSING, limits, workers, max_waiting, deadline_s, max_bytes, command)
     try:
         yield decoder
     finally:
@@ -47,14 +50,14 @@ def decoding(
 
 
 @pytest.fixture(scope="module")
-def fake_pool() -> Iterator[DecoderPool]:
+def fake_pool() -> Iterator[ThreadedPool]:
     """A decoder pool with workers that execute the command in the image."""
     with decoding(command=ACTORS) as decoder:
         yield decoder
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Iterator[tuple[DecoderPool, bytes, Callable[[], None]]]:
+def held(tmp_path: Path) -> Iterator[tuple[ThreadedPool, bytes, Callable[[], None]]]:
     """A pool with one worker and two slots, an image that blocks it, and a function that releases it."""
     with decoding(command=ACTORS, max_waiting=2) as decoder:
         try:
@@ -70,7 +73,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def error_of(decoder: DecoderPool, image: bytes) -> ImageError:
+def error_of(decoder: ThreadedPool, image: bytes) -> ImageError:
     with pytest.raises(ImageError) as caught:
         decoder.submit(image).result(PATIENCE)
     return caught.value
@@ -109,7 +112,7 @@ def test_pixels_are_those_of_the_one_decoding_function(encode, photo):
 def test_12_bit_pixels_are_scaled_as_in_training(encode, format):
     encoded = encode(np.linspace(0, 4095, 1600).astype(np.uint16).reshape(40, 40), format)
     preprocessing = PREPROCESSING.model_copy(update={"sample_bits": 12})
-    with closing(DecoderPool(preprocessing, ImageLimits(), 1, 8, PATIENCE, 2**30)) as decoder:
+    with closing(ThreadedPool(preprocessing, ImageLimits(), 1, 8, PATIENCE, 2**30)) as decoder:
         found = decoder.submit(encoded).result(PATIENCE).pixels
     assert np.array_equal(found, decode(encoded, preprocessing).pixels)
     assert (found.min(), found.max()) == (15, 240)  # the corners are cropped
@@ -175,6 +178,7 @@ def test_a_cancelled_image_frees_its_slot_and_is_not_decoded(held, tmp_path):
     until((tmp_path / "begun").exists)
     cancelled = decoder.submit(act("die"))
     assert cancelled.cancel()
+    until(lambda: not decoder.full)
     last = decoder.submit(b"c")
     go()
     assert (first.result(PATIENCE).notes, last.result(PATIENCE).width) == (("acted",), 1)
@@ -229,7 +233,7 @@ def test_costly_images_are_decoded_at_the_lowest_priority():
 
 
 def test_a_costly_image_has_a_deadline_of_its_own(tmp_path):
-    with closing(DecoderPool(PREPROCESSING, ImageLimits(), 1, 9, 0.2, 2**28, ACTORS, costly_deadline_s=PATIENCE)) as decoder:
+    with closing(ThreadedPool(PREPROCESSING, ImageLimits(), 1, 9, 0.2, 2**28, ACTORS, costly_deadline_s=PATIENCE)) as decoder:
         costly = decoder.submit(act(f"hold {tmp_path}"), COSTLY)
         assert str(error_of(decoder, act("sleep"))) == "Decoding the image takes longer than 0.2 seconds."
         (tmp_path / "go").touch()
@@ -268,10 +272,13 @@ def test_closing_finishes_queued_images():
 
 
 def test_a_closed_pool_rejects_images():
-    with decoding(command=ACTORS) as decoder:
-        pass
-    with pytest.raises(Overloaded, match="shutting down"):
-        decoder.submit(b"x")
+    async def run() -> None:
+        decoder = DecoderPool(PREPROCESSING, ImageLimits(), 1, 8, PATIENCE, 2**28, ACTORS)
+        await decoder.close()
+        with pytest.raises(Overloaded, match="shutting down"):
+            decoder.submit(b"x")
+
+    asyncio.run(run())
 
 
 def test_an_image_past_its_deadline_is_cancelled():
@@ -280,6 +287,49 @@ def test_an_image_past_its_deadline_is_cancelled():
         assert (error.code, error.limit) == ("decode_limit", "decode_deadline_s")
         assert str(error) == "Decoding the image takes longer than 0.2 seconds."
         assert decoder.submit(b"next").result(PATIENCE).width == 4
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_answer_counts_that_is_there_when_the_time_is_over(new_loop):
+    """As after a pause of the whole machine."""
+
+    async def run() -> None:
+        decoder = DecoderPool(PREPROCESSING, ImageLimits(), 1, 8, 0.5, 2**28, ACTORS)
+        decoding = decoder.submit(b"fine")
+        while not decoding.started:
+            await asyncio.sleep(0)
+        time.sleep(1)
+        assert (await decoding).width == 4
+        await decoder.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+
+
+def test_an_image_that_no_longer_has_an_event_loop_costs_its_worker_and_no_other_image():
+    decoder = DecoderPool(PREPROCESSING, ImageLimits(), 1, 8, PATIENCE, 2**28, ACTORS)
+
+    async def give_up() -> None:
+        decoder.submit(act("sleep"))
+        await asyncio.sleep(0)
+
+    async def decode_next() -> int:
+        try:
+            return (await decoder.submit(b"next")).width
+        finally:
+            await decoder.close()
+
+    asyncio.run(give_up())
+    assert asyncio.run(decode_next()) == 4
+
+
+def test_a_worker_that_speaks_unasked_is_replaced():
+    """It may have been taken over by an image, and answer for the next one."""
+    before = processes()
+    with decoding(command=ACTORS) as decoder:
+        worker, _ = workers_since(before)
+        assert decoder.submit(act("lie later")).result(PATIENCE).width == 13
+        until(lambda: decoder.submit(b"next").result(PATIENCE).width == 4 and not worker.is_running())
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory limit exists only on Linux")
@@ -393,15 +443,20 @@ def test_signals_to_the_process_group_do_not_stop_the_workers(encode, photo, num
 
 
 ORPHANS = """
-import sys, time
+import asyncio, sys
 from graft.service.manifest import Preprocessing
 from graft.service.decoding.pool import DecoderPool
 from graft.service.imaging.headers import ImageLimits
 preprocessing = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 decoder = DecoderPool(preprocessing, ImageLimits(), 2, 9, 600.0, 2**28, tuple(sys.argv[1:]))
-decoder.submit(b"ACT burn")
-print("started", flush=True)
-time.sleep(600)
+
+async def run():
+    decoder.submit(b"ACT burn")
+    await asyncio.sleep(0)
+    print("started", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(run())
 """
 
 

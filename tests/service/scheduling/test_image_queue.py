@@ -1,5 +1,7 @@
 """The queues of images: how many decoders there are."""
 
+import asyncio
+
 import pytest
 from api_client import BlockingEngine
 
@@ -17,6 +19,6 @@ def test_there_is_a_decoder_for_each_core_whatever_the_engine(model, monkeypatch
     monkeypatch.setattr(image_queue, "available_cpus", lambda: cores)
     queue = InferenceQueue(Model(model.artifact, engine), Settings(), Metrics())
     try:
-        assert len(queue._decoder._threads) == 2 * decoders  # as many for costly images
+        assert len(queue._decoder._ordinary.idle) == len(queue._decoder._costly.idle) == decoders
     finally:
-        queue.close()
+        asyncio.run(queue.close())
