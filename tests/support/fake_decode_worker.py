@@ -60,8 +60,8 @@ ACTORS = (sys.executable, "-c", _PROGRAM)
 def act(action: str, image: bytes = b"") -> bytes:
     """Bytes that make a worker act.
 
-    The actions: sleep, hold FOLDER (until it contains a file `go`), die, crash, burn, eat BYTES, open, write FILE, lie, lie later,
-    break, environment.
+    The actions: sleep, hold FOLDER (until it contains a file `go`), die, crash, burn, eat BYTES, open, write FILE, lie,
+    lie later, break, environment.
 
     Args:
         image: a real image to append the action to.
