@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # OpenVINO imports it if it is there. It looks up a web host, keeps a thread, and writes into the home folder.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
+ALONE_CALLS = 4  # in a row, after which the next one is taken to be alone too
 MAX_LATENCY_THREADS = 4  # with more threads, the work per thread is too small to pay off
 
 
@@ -133,13 +134,13 @@ class OpenVinoEngine:
         self._compile = partial(OpenVinoModel, graph, output_names=(LOGITS, VECTORS), precision=precision, weights=weights)
         self._throughput = self._compile(streams)
         self._latency: OpenVinoModel | None = None
-        self._in_flight, self._lock = 0, threading.Lock()
+        self._in_flight, self._n_alone, self._lock = 0, ALONE_CALLS, threading.Lock()
         self.precision = precision
         self.streams = self._throughput.streams
         self.side, self.widths = self._throughput.side, self._throughput.widths
 
     def compile_for_latency(self) -> None:
-        """Compiles the graph a second time: from now on a call that runs alone uses all cores.
+        """Compiles the graph a second time: from now on a call that runs alone, as those before it did, uses all cores.
 
         On two cores such a call takes two thirds of the time. The cost is a second copy of the weights.
         """
@@ -149,7 +150,9 @@ class OpenVinoEngine:
     def __call__(self, batch: Pixels) -> Outputs:
         with self._lock:
             self._in_flight += 1
-            model = self._latency if self._latency and self._in_flight == 1 else self._throughput
+            # Under load, a call is alone now and then, but the other cores are not idle: they decode the next images.
+            self._n_alone = self._n_alone + 1 if self._in_flight == 1 else 0
+            model = self._latency if self._latency and self._n_alone > ALONE_CALLS else self._throughput
         try:
             outputs = model(batch)
         finally:

@@ -80,6 +80,28 @@ def test_single_calls_give_the_same_outputs_once_they_have_a_graph_of_their_own(
     assert apart(after.vectors, before.vectors) < 1e-5
 
 
+def test_the_graph_for_single_calls_is_not_for_those_that_are_alone_by_chance(fitted, batch):
+    engine = openvino.OpenVinoEngine(fitted.artifact.graph)
+    outputs, used = engine._throughput(batch[:1]), []
+    together = True
+
+    def for_single(pixels):
+        used.append("single")
+        return outputs if not together else engine(pixels)._asdict()  # as if another thread called meanwhile
+
+    def for_many(_):
+        used.append("many")
+        return outputs
+
+    engine._latency, engine._throughput = for_single, for_many
+    engine(batch[:1])
+    assert used == ["single", "many"]
+    together = False
+    for _ in range(openvino.ALONE_CALLS + 2):
+        engine(batch[:1])
+    assert used[2:] == ["many"] * openvino.ALONE_CALLS + ["single"] * 2
+
+
 def test_outputs_do_not_depend_on_parallel_calls(cpu, batch):
     from concurrent.futures import ThreadPoolExecutor
 
