@@ -101,7 +101,9 @@ class InferenceQueue:
             deadline, start = self._deadline(), time.perf_counter()
             decoded = await self._decode(encoded, cost_ms, deadline)
             decoded_at = time.perf_counter()
-            outputs = await self._compute(decoded, self._deadline() if is_costly(cost_ms) else deadline)
+            if is_costly(cost_ms) and asyncio.get_running_loop().time() > deadline:
+                deadline = self._deadline()  # at low priority, decoding takes long
+            outputs = await self._compute(decoded, deadline)
             return InferenceResult(decoded, outputs, timing_ms(start, decoded_at, time.perf_counter()))
 
     def _deadline(self) -> float:

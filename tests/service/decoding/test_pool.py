@@ -422,6 +422,20 @@ def test_killing_a_busy_worker_fails_its_image(tmp_path):
         assert decoder.submit(b"next").result(PATIENCE).width == 4
 
 
+def test_killing_a_worker_that_receives_an_image_is_reported_once(caplog):
+    before = processes()
+    with decoding(command=ACTORS) as decoder:
+        worker, _ = workers_since(before)
+        worker.suspend()
+        future = decoder.submit(bytes(2**24))  # more than the socket takes
+        until(lambda: decoder.depth == 0)
+        worker.kill()
+        assert str(future.exception(PATIENCE)) == "The decoder crashed on this image."
+        assert decoder.submit(b"next").result(PATIENCE).width == 4
+    gc.collect()
+    assert not caplog.records  # asyncio would log an error that nobody has retrieved
+
+
 def test_killing_the_fork_server_fails_no_image(tmp_path):
     before = processes()
     with decoding(workers=2, command=ACTORS) as decoder:
