@@ -206,7 +206,7 @@ def load(
     Args:
         package: a package folder.
         device: "auto" uses a CUDA GPU that works, else the CPU, and prints why if there is one; "cpu" or "cuda".
-        precision: "auto" selects the fastest precision that this machine supports and that changes no prediction.
+        precision: "auto" selects the fastest precision that this machine supports and that is as good as f32.
     """
     from .service import classifier
     from .service.inference import model

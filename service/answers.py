@@ -124,9 +124,13 @@ def _deletion(score: deletion.Deletion) -> Deletion:
 
 def describe(model: Model) -> ModelDescription:
     """What the model is, and how it runs on this machine."""
-    fields = model.manifest.model_dump(include=set(ModelDescription.model_fields))
+    fields = model.manifest.model_dump(include=set(ModelDescription.model_fields) - {"fidelity"})
     return ModelDescription(
-        **fields, device=model.engine.device, precision=model.engine.precision, golden_difference=model.golden_difference
+        **fields,
+        fidelity=model.manifest.precisions,
+        device=model.engine.device,
+        precision=model.engine.precision,
+        golden_difference=model.golden_difference,
     )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from pydantic import ValidationError
 
 from .held_files import HeldFiles, NotRegularFile
 from .manifest import (
+    F32_NAMES,
     FILES,
     FORMAT_VERSION,
     GOLDEN,
     GRAPH,
+    HEAD,
     INT8_FILES,
-    INT8_GRAPH,
-    INT8_WEIGHTS,
+    INT8_NAMES,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     MODEL_CARD,
@@ -42,7 +43,7 @@ from .visible_text import MAX_TEXT
 _PACKAGE_FILES = FILES | INT8_FILES | {MANIFEST}
 
 
-MAX_NAMES = 1000  # entries of a folder that are looked at; a package has fewer than ten
+MAX_NAMES = 1000  # entries of a folder that are looked at; a package has at most eleven
 
 
 class _DuplicateKey(ValueError):
@@ -59,11 +60,15 @@ class Artifact:
 
     The paths of its files are valid in this process, as long as this object lives. They raise ArtifactError if the file was
     overwritten after it was verified.
+
+    Attributes:
+        is_int8: whether `manifest` and the paths are those of the package's int8 model, from `int8_model`.
     """
 
     path: Path
     manifest: Manifest
     files: HeldFiles
+    is_int8: bool = False
 
     def require_sha256(self, expected: str | None) -> "Artifact":
         """This package, if the digest of its manifest is the expected one; None accepts any. Else raises ArtifactError."""
@@ -74,17 +79,27 @@ class Artifact:
             )
         return self
 
+    def int8_model(self) -> "Artifact":
+        """The same package with its int8 model in place of the f32 model. Raises ArtifactError if it has none."""
+        if self.manifest.int8 is None:
+            raise ArtifactError(f"{self.path} has no int8 model. Create one with: graft fit DIR --int8")
+        return replace(self, manifest=self.manifest.for_int8(), is_int8=True)
+
+    def location(self, name: str) -> Path:
+        """Where a file of this model is in the package, for messages.
+
+        Args:
+            name: that of the f32 model, or HEAD.
+        """
+        return self.path / (INT8_NAMES if self.is_int8 else F32_NAMES).get(name, name)
+
     @property
     def graph(self) -> Path:
         return self._verified(GRAPH)
 
     @property
-    def int8_graph(self) -> Path:
-        return self._verified(INT8_GRAPH)
-
-    @property
-    def int8_weights(self) -> Path:
-        return self._verified(INT8_WEIGHTS)
+    def head(self) -> Path:
+        return self._verified(HEAD)
 
     @property
     def weights(self) -> Path:
@@ -107,8 +122,9 @@ class Artifact:
         return self._verified(SEEN_IMAGES)
 
     def _verified(self, name: str) -> Path:
-        _check_file(self.path / name, self.files, self.manifest.files[name])
-        return self.files.path(name)
+        location = self.location(name)
+        _check_file(location, self.files, self.manifest.files[location.name])
+        return self.files.path(location.name)
 
 
 def file_record(path: Path) -> FileRecord:
@@ -185,7 +201,7 @@ def _list_names(folder: Path, path: Path) -> set[str]:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
     if len(names) == MAX_NAMES:
-        raise ArtifactError(f"{path} has {MAX_NAMES:,} files or more: a package has fewer than ten. Copy it again.")
+        raise ArtifactError(f"{path} has {MAX_NAMES:,} files or more: a package has at most eleven. Copy it again.")
     return names
 
 
@@ -238,7 +254,7 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _check_names(path: Path, actual: set[str], manifest: Manifest) -> None:
     listed, actual = set(manifest.files), actual - {MANIFEST}
     # Only fixed names are allowed, so a manifest cannot point outside its directory.
-    expected = FILES | INT8_FILES if "int8" in manifest.fidelity else FILES
+    expected = FILES | INT8_FILES if manifest.int8 else FILES
     if wrong := listed ^ expected:
         raise ArtifactError(
             f"{path / MANIFEST} lists the wrong files ({', '.join(sorted(map(_shown, wrong)))}). Copy it again."

@@ -13,18 +13,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import bentoml
 import click
 
 from . import listening, supervision
 from .artifact import Artifact, ArtifactError, read
+from .fidelity import Precision
 from .http import cors
 from .http.state import AppState
 from .inference.cuda_check import check_cuda
 from .inference.devices import DeviceError, adopt_check, resolve_device
 from .inference.engine import DeviceFailed
+from .inference.loader import supported_precisions
 from .listening import ListenError
 from .monitoring import logs
 from .monitoring.logs import logger
@@ -142,10 +144,26 @@ def fail_startup(reason: str) -> None:
     os._exit(EXIT_UNUSABLE)
 
 
-def announce_ready(address: str | None) -> None:
-    """Runs in the worker: tells the supervisor, and prints the address; None if it is not known."""
+def precision_to_load(settings: Settings) -> Precision | Literal["auto"]:
+    """Runs in the worker: the precision of the settings; on a CPU, "auto" is what the worker before this one served in.
+
+    Not on a GPU: it may be why that worker ended, and the CPU that takes over does not have its precisions.
+    """
+    handover = Handover.received()
+    served = handover.precision if handover else None
+    if served is None or settings.precision != "auto" or resolve_device(settings.device) != "cpu":
+        return settings.precision
+    return served if served in supported_precisions("cpu") else "auto"
+
+
+def announce_ready(address: str | None, precision: Precision) -> None:
+    """Runs in the worker: tells the supervisor in which precision it serves, and prints the address.
+
+    Args:
+        address: None if it is not known.
+    """
     if handover := Handover.received():
-        handover.tell_ready()
+        handover.tell_ready(precision)
     if address:
         print(f"ready: {address}", flush=True)
 

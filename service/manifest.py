@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from .fidelity import MAX_PROBABILITY_SHIFT, Fidelity, Precision
 from .records import Note, Probability, Record, Sha256, Text
 
-FORMAT_VERSION: Literal[8] = 8
+FORMAT_VERSION: Literal[9] = 9
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -26,8 +26,14 @@ SEEN_IMAGES = "seen_images.npz"
 MODEL_CARD = "README.md"
 PACKAGE = "package"  # folder of the package in a run folder
 FILES = frozenset({GRAPH, WEIGHTS, GOLDEN, NEIGHBORS, THUMBNAILS, SEEN_IMAGES, MODEL_CARD})
-INT8_GRAPH, INT8_WEIGHTS = "model.int8.xml", "model.int8.bin"  # OpenVINO IR; optional
-INT8_FILES = frozenset({INT8_GRAPH, INT8_WEIGHTS})
+HEAD = "head"  # stands for the file with the head's tensors; of the f32 model, that is the weights file
+F32_NAMES = {HEAD: WEIGHTS}
+INT8_NAMES = {  # the files that the int8 model has of its own, by those of the f32 model; optional
+    GRAPH: "model.int8.onnx",
+    HEAD: "head.int8.safetensors",
+    NEIGHBORS: "neighbors.int8.npz",
+}
+INT8_FILES = frozenset(INT8_NAMES.values())
 MAPS_OUTPUT = "maps"  # graph output: the feature maps that are averaged into the vectors; stage outputs have this suffix
 
 # Whoever can write a package can also write its digests. These limits are far above what training writes; they keep a reader
@@ -41,9 +47,8 @@ MAX_BYTES = {
     THUMBNAILS: 2**25,
     SEEN_IMAGES: 2**30,  # 24 bytes for each image
     MODEL_CARD: 2**26,
-    INT8_GRAPH: 2**26,
-    INT8_WEIGHTS: 2**32,
 }
+MAX_BYTES |= {own: MAX_BYTES[F32_NAMES.get(name, name)] for name, own in INT8_NAMES.items()}
 MAX_SIDE = 4096  # pixels of the network's input
 MAX_WIDTH = 2**20  # of a feature vector
 MAX_CENTERS = 5_000  # of a kernel machine: 5 MB of a package, a millisecond of every image
@@ -53,6 +58,7 @@ MAX_SMALL = 100  # entries of the lists and mappings that do not grow with the l
 MetricName = Literal["log-loss", "accuracy", "balanced-accuracy", "f1-macro"]
 Frequency = Annotated[float, Field(gt=0, le=1)]
 Deviation = Annotated[float, Field(ge=0.001, le=10)]  # the divisor of a channel
+Temperature = Annotated[float, Field(ge=0.01, le=100, description="divisor of the logits before the softmax or sigmoid")]
 
 
 class Preprocessing(Record):
@@ -145,6 +151,12 @@ class Score(Record):
     n: int = Field(ge=0)
 
 
+Scores = Annotated[
+    dict[Text, Score],
+    Field(max_length=MAX_SMALL, description="accuracy by split; `test` was not used for any selection"),
+]
+
+
 class ErrorLevel(Record):
     """The probability above which predictions are wrong no more often than wanted."""
 
@@ -221,6 +233,20 @@ class LabelFrequencies(Record):
         return f"The probabilities assume {assumption}; among the training images, {ratio.format(training)}."
 
 
+class Int8Model(Record):
+    """A second model in the package: the network quantized to int8, and all that was fitted to its outputs.
+
+    The fields are those of `Manifest`.
+    """
+
+    backbone: Backbone
+    temperature: Temperature
+    label_frequencies: LabelFrequencies | None
+    calibration: Calibration
+    scores: Scores
+    fidelity: Fidelity = Field(description="how its predictions differ from those of the f32 model on images new to both")
+
+
 class FileRecord(Record):
     sha256: Sha256
     bytes: int = Field(ge=0)
@@ -229,7 +255,7 @@ class FileRecord(Record):
 class Manifest(Record):
     """The metadata of a model: everything except its weights."""
 
-    format: Literal[8] = FORMAT_VERSION
+    format: Literal[9] = FORMAT_VERSION
     sha256: str = Field(default="", description="digest of this file with this field empty; identifies the model")
     name: Text
     version: Text
@@ -242,15 +268,14 @@ class Manifest(Record):
         (), max_length=MAX_SMALL, description="file formats of the training images; a service accepts them"
     )
     multilabel: bool = Field(description="whether an image may have several labels or none")
-    temperature: float = Field(ge=0.01, le=100, description="divisor of the logits before the softmax or sigmoid")
+    temperature: Temperature
     metric: MetricName = Field(description="what models were judged by at training")
     label_frequencies: LabelFrequencies | None = Field(description="null for a multi-label model")
     calibration: Calibration
-    scores: dict[Text, Score] = Field(
-        max_length=MAX_SMALL, description="accuracy by split; `test` was not used for any selection"
-    )
+    scores: Scores
     tolerance: float = Field(gt=0, le=MAX_PROBABILITY_SHIFT, description="largest allowed difference from a golden probability")
-    fidelity: dict[Precision, Fidelity] = Field(description="by precision; the same on every packaging machine")
+    fidelity: dict[Precision, Fidelity] = Field(description="by precision of the network; the same on every packaging machine")
+    int8: Int8Model | None = Field(None, description="the int8 model; null without one")
     libraries: dict[Text, Text] = Field(max_length=MAX_SMALL)
     files: dict[str, FileRecord] = Field(max_length=MAX_SMALL)
 
@@ -272,6 +297,8 @@ class Manifest(Record):
         reference = self.fidelity.get("f32")
         if reference is None:
             raise ValueError("fidelity: f32 is missing")
+        if "int8" in self.fidelity:
+            raise ValueError("fidelity: int8 is a model of its own, with its own record")
         # It is added to the tolerance: a large one would accept any answer to the golden images.
         if reference.max_probability_shift > MAX_PROBABILITY_SHIFT:
             raise ValueError("fidelity: f32 is the reference, so its probabilities cannot shift")
@@ -286,23 +313,49 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> "Manifest":
-        thresholds = self.calibration.thresholds
-        if len(thresholds) != len(self.labels):
-            raise ValueError(f"{len(self.labels)} labels, but {len(thresholds)} thresholds")
-        if self.multilabel and None in thresholds:
-            raise ValueError("every label of a multilabel model needs a threshold")
-        if not self.multilabel and len(self.calibration.set_thresholds or ()) != len(self.labels):
-            raise ValueError("a multiclass model needs a set threshold for every label")
+        for model in self._models:
+            thresholds = model.calibration.thresholds
+            if len(thresholds) != len(self.labels):
+                raise ValueError(f"{len(self.labels)} labels, but {len(thresholds)} thresholds")
+            if self.multilabel and None in thresholds:
+                raise ValueError("every label of a multilabel model needs a threshold")
+            if not self.multilabel and len(model.calibration.set_thresholds or ()) != len(self.labels):
+                raise ValueError("a multiclass model needs a set threshold for every label")
         return self
 
     @model_validator(mode="after")
     def _check_frequencies(self) -> "Manifest":
-        if (self.label_frequencies is None) != self.multilabel:
-            raise ValueError("label_frequencies: a multiclass model needs them, and a multilabel model has none")
-        for frequencies in self.label_frequencies.model_dump().values() if self.label_frequencies else ():
-            if len(frequencies) != len(self.labels) or abs(sum(frequencies) - 1) > MAX_FREQUENCY_ERROR:
-                raise ValueError("label_frequencies: there must be one for each label, and they must sum to 1")
+        for model in self._models:
+            if (model.label_frequencies is None) != self.multilabel:
+                raise ValueError("label_frequencies: a multiclass model needs them, and a multilabel model has none")
+            for frequencies in model.label_frequencies.model_dump().values() if model.label_frequencies else ():
+                if len(frequencies) != len(self.labels) or abs(sum(frequencies) - 1) > MAX_FREQUENCY_ERROR:
+                    raise ValueError("label_frequencies: there must be one for each label, and they must sum to 1")
         return self
+
+    @property
+    def _models(self) -> "tuple[Manifest | Int8Model, ...]":
+        return (self, self.int8) if self.int8 else (self,)
+
+    @property
+    def precisions(self) -> dict[Precision, Fidelity]:
+        """What each precision that the package can be served in changes; the int8 model is last."""
+        return self.fidelity | ({"int8": self.int8.fidelity} if self.int8 else {})
+
+    def is_equivalent(self, precision: Precision) -> bool:
+        """Whether `precision=auto` may select it. The labels of int8 may differ: it is another model, not a copy.
+
+        Raises:
+            KeyError: if the package does not have the precision.
+        """
+        fidelity = self.precisions[precision]
+        return fidelity.is_as_good if precision == "int8" else fidelity.is_equivalent
+
+    def for_int8(self) -> "Manifest":
+        """This manifest with the fields of the int8 model in place of those of the f32 model."""
+        own = dict(self.int8 or ())
+        own.pop("fidelity", None)
+        return self.model_copy(update=own)
 
     def to_bytes(self) -> bytes:
         """The manifest file's bytes, in the canonical form that `read` requires."""

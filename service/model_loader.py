@@ -63,7 +63,7 @@ class ModelLoader:
             settings = self._app_state.settings
             artifact = lifecycle.open_package(settings)
             lifecycle.resolve_worker_device(settings.device)
-            loaded = model.load(artifact, settings.device, settings.image_limits, settings.precision)
+            loaded = model.load(artifact, settings.device, settings.image_limits, lifecycle.precision_to_load(settings))
             predictor = Predictor(loaded, settings, self._app_state.metrics)
             self._imported.wait()
             self._app_state.predictor = predictor
@@ -75,7 +75,7 @@ class ModelLoader:
             fields = {"model": manifest.name, "sha256": manifest.sha256, "device": engine.device, "precision": engine.precision}
             fields["decoders"] = ", ".join(predictor.queue.decoder_restrictions) or "not confined"
             logs.logger.info("ready", extra={"fields": fields})
-            lifecycle.announce_ready(url)
+            lifecycle.announce_ready(url, engine.precision)
             loaded.compile_for_latency()  # now, because it is not needed to answer
 
 

@@ -41,7 +41,7 @@ def checking(artifact: Artifact, name: str) -> Iterator[None]:
     try:
         yield
     except ContentError as error:
-        raise ArtifactError(f"{artifact.path / name} {error}.") from None
+        raise ArtifactError(f"{artifact.location(name)} {error}.") from None
 
 
 class ArraySpec(NamedTuple):

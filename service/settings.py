@@ -95,7 +95,7 @@ class Settings(BaseModel):
     )
     device: DeviceSetting = Field(default="auto", description="device for inference")
     precision: Precision | Literal["auto"] = Field(
-        default="auto", description="precision of inference; auto: the fastest that changes no prediction"
+        default="auto", description="precision of inference; auto: the fastest that predicts as well as f32"
     )
     api_key: SecretStr | None = Field(
         default=None, description="bearer token that clients must send; not set: no authentication"

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from .artifact import Artifact, ArtifactError, adopt
+from .fidelity import PRECISIONS, Precision
 from .held_files import HeldFiles
 from .inference.cuda_check import CudaCheck, known_check
 from .monitoring import logs
@@ -34,7 +35,7 @@ CHECK_INTERVAL_S = BEAT_INTERVAL_S = 1.0
 HANG_TICKS = 30  # seconds without a sign of life after which a worker hangs
 START_TICKS = 300  # until the first one; on a busy machine, imports may take a minute
 KILL_TICKS = 5  # more, to print its stack
-REPORT = struct.Struct("=IB")  # process id, and one of:
+REPORT = struct.Struct("=IBB")  # process id, one of READY and ALIVE, and with READY the index in PRECISIONS, else 0
 READY, ALIVE = 0, 1
 MAX_FAILED_STARTS = 3  # workers in a row that died before they were ready
 RESTART = "Start the service again to serve what is there now."
@@ -53,6 +54,8 @@ class Handover:
         cuda: what it has found about the GPU; None if it has not looked, or for a worker that replaces another: the GPU may
             be why that one ended.
         workers: all that it starts.
+        precision: in which the worker before served; None for the first. An int8 model has other answers than the f32 model,
+            so a service does not change from one to the other.
     """
 
     supervisor: int
@@ -62,6 +65,7 @@ class Handover:
     reports: int
     cuda: CudaCheck | None = None
     workers: Workers = field(default_factory=Workers)
+    precision: Precision | None = None
 
     @classmethod
     def received(cls) -> "Handover | None":
@@ -85,16 +89,17 @@ class Handover:
             raise ArtifactError(f"{path} was overwritten while it was served: {change}. {RESTART}")
         return artifact
 
-    def tell_ready(self) -> None:
-        self._report(READY)
+    def tell_ready(self, precision: Precision) -> None:
+        """Call it with the precision in which the worker serves."""
+        self._report(READY, PRECISIONS.index(precision))
 
     def tell_alive(self) -> None:
         """Call it every `BEAT_INTERVAL_S` in the event loop, from its first second on."""
         self._report(ALIVE)
 
-    def _report(self, kind: int) -> None:
+    def _report(self, kind: int, detail: int = 0) -> None:
         with suppress(OSError):  # the supervisor was killed, or has been paused until the pipe was full
-            os.write(self.reports, REPORT.pack(os.getpid(), kind))
+            os.write(self.reports, REPORT.pack(os.getpid(), kind, detail))
 
     def tell_failed(self) -> None:
         """Stops the supervisor. Otherwise it would start another worker, and fail again, for ever."""
@@ -145,6 +150,7 @@ class WorkerWatch:
         self._ready: set[int] = set()  # process ids of the workers that have become ready
         self._silent_ticks: dict[int, int] = {}  # since the last sign of life, by process id
         self._started: set[int] = set()  # process ids of the workers whose event loop has run
+        self._precision: Precision | None = None  # in which the last ready worker serves
 
     def on_exit(self, exit_code: int, process_pid: int = 0, watcher: Any = None, **_: Any) -> None:
         """Call it with the exit code of every worker, as circus does; negative for a signal.
@@ -154,7 +160,8 @@ class WorkerWatch:
         """
         self._read_reports()
         if watcher is not None:
-            watcher.env[ENV] = json.dumps(json.loads(watcher.env[ENV]) | {"cuda": None})
+            changes = {"cuda": None, "precision": self._precision}
+            watcher.env[ENV] = json.dumps(json.loads(watcher.env[ENV]) | changes)
         self._silent_ticks.pop(process_pid, None)
         self._started.discard(process_pid)
         if process_pid in self._ready:
@@ -188,9 +195,10 @@ class WorkerWatch:
     def _read_reports(self) -> None:
         with suppress(BlockingIOError):
             while content := os.read(self._reports, REPORT.size * 2**10):
-                for pid, kind in REPORT.iter_unpack(content):
+                for pid, kind, detail in REPORT.iter_unpack(content):
                     if kind == READY:
                         self._ready.add(pid)
+                        self._precision = PRECISIONS[detail]
                     self._silent_ticks[pid] = 0
                     self._started.add(pid)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS_DIR = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/operating.md", "docs/data-formats.md")
 MARKER = re.compile(
-    r"(?P<start><!-- benchmark: (?P<name>[a-z-]+) -->\n).*?(?P<end>^<!-- end of benchmark -->$)", re.DOTALL | re.MULTILINE
+    r"(?P<start><!-- benchmark: (?P<name>[a-z0-9-]+) -->\n).*?(?P<end>^<!-- end of benchmark -->$)", re.DOTALL | re.MULTILINE
 )
 PROBE, FIRST_RUN = "graft fit --strategy probe", "probe, first run (exports the backbone)"
 RAW, FORM = "/v1/classify, raw", "/v1/classify, form"
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 def read_results(folder: Path = RESULTS_DIR) -> Results:
     """The latest record of each benchmark. Raises FileNotFoundError if one has none."""
-    names = ("serving", "fitting", "start", "growth")
+    names = ("serving", "fitting", "start", "growth", "int8")
     return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
 
 
@@ -73,6 +73,25 @@ def summary(results: Results) -> str:
         lines.append((f"{photos} per second, 8 clients", f"{graft:.0f}", f"{name}: {rate:.0f}"))
     lines.append(("install size for serving", *_install_sizes(results)))
     return markdown(("", "Graft", "best of the others"), [*lines, _large_fit(results["growth"])])
+
+
+def int8(results: Results) -> str:
+    """The f32 and the int8 model on test, whether int8 may be served, and the speed of the network in each precision."""
+    found = results["int8"]["measured"].values()
+    names = tuple(dict.fromkeys(name for one in found for name in one["images_per_second"]))
+    lines = [
+        (
+            one["data"],
+            one["strategy"],
+            *(f"{percent(one['accuracy'][index])} / {one['log_loss'][index]:.3f}" for index in (0, 1)),
+            percent(one["agreement"]),
+            "yes" if one["served"] else "no",
+            *(format_number(one["images_per_second"][name]) for name in names),
+        )
+        for one in found
+    ]
+    columns = ("set", "strategy", "f32: accuracy / log-loss", "int8", "same label", "may be served")
+    return markdown((*columns, *(f"{name}, images/s" for name in names)), lines)
 
 
 def training(results: Results) -> str:
@@ -168,6 +187,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "missed": missed,
     "start": startup,
     "growth": growth,
+    "int8": int8,
     "capacity": capacity,
 }
 

@@ -178,7 +178,10 @@ class ModelDescription(BaseModel):
     scores: dict[str, Score]
     fidelity: dict[Precision, Fidelity] = Field(description="how each precision changes the predictions on validation images")
     device: str
-    precision: Precision = Field(description="the precision of the network here; `fidelity` has what it changes")
+    precision: Precision = Field(
+        description="the precision of the network here; `fidelity` has what it changes. int8: the package's int8 model is"
+        " served; `temperature`, `calibration` and `scores` are its own"
+    )
     golden_difference: float = Field(description="largest difference between the golden predictions here and at training")
 
 

@@ -20,7 +20,6 @@ from ..fidelity import Precision
 from ..imaging.preprocess import DecodedImage
 from ..inference.engine import LOGITS, Floats, Pixels
 from ..inference.head import Head, load_head
-from ..inference.loader import graph_paths
 from ..inference.openvino import OpenVinoModel, openvino_core
 from ..inference.postprocess import log_odds, to_probabilities
 from ..manifest import Preprocessing
@@ -157,8 +156,7 @@ class Explainer:
     @cached_property
     def _graph(self) -> OpenVinoModel:
         output_names = (LOGITS, *self._manifest.backbone.map_outputs)
-        graph, weights = graph_paths(self._artifact, self._precision)
-        return OpenVinoModel(graph, 1, output_names, self._threads, self._precision, weights=weights)
+        return OpenVinoModel(self._artifact.graph, 1, output_names, self._threads, self._precision)
 
     @cached_property
     def _head(self) -> Head:

@@ -38,11 +38,11 @@ def load_contents(artifact: Artifact) -> Contents:
 
 def _load_golden(artifact: Artifact) -> GoldenSamples:
     with checking(artifact, GOLDEN):
-        golden = GoldenSamples.load(artifact.golden, artifact.manifest.fidelity)
+        golden = GoldenSamples.load(artifact.golden, artifact.manifest.precisions)
     n_labels = len(artifact.manifest.labels)
     for logits in golden.logits.values():
         if logits.shape[1] != n_labels:
-            manifest, path = artifact.path / MANIFEST, artifact.path / GOLDEN
+            manifest, path = artifact.path / MANIFEST, artifact.location(GOLDEN)
             raise ArtifactError(f"{manifest} lists {n_labels} labels, but {path} has {logits.shape[1]} logits.")
     return golden
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact, ArtifactError
-from ..manifest import WEIGHTS
+from ..manifest import HEAD
 from ..package_arrays import checking
 from ..package_contents import check_weights
 
@@ -110,8 +110,8 @@ def similarities(axes: Array, centers: Array) -> Array:
 
 def check_head(artifact: Artifact) -> None:
     """Checks the weights file and the shapes of its head. Raises ArtifactError if it does not fit the manifest."""
-    with checking(artifact, WEIGHTS):
-        check_weights(artifact.weights, artifact.manifest.backbone.head_shapes(len(artifact.manifest.labels)))
+    with checking(artifact, HEAD):
+        check_weights(artifact.head, artifact.manifest.backbone.head_shapes(len(artifact.manifest.labels)))
 
 
 def load_head(artifact: Artifact) -> Head:
@@ -124,7 +124,7 @@ def load_head(artifact: Artifact) -> Head:
 
     names = artifact.manifest.backbone.head_shapes(len(artifact.manifest.labels))
     try:
-        with safe_open(artifact.weights, framework="numpy") as tensors:
+        with safe_open(artifact.head, framework="numpy") as tensors:
             return Head.from_tensors({name: tensors.get_tensor(name).astype(np.float64) for name in names})
     except SafetensorError as error:
-        raise ArtifactError(f"{artifact.path / WEIGHTS} does not contain the head: {error}.") from None
+        raise ArtifactError(f"{artifact.location(HEAD)} does not contain the head: {error}.") from None

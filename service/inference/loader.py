@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..artifact import Artifact, ArtifactError
 from ..fidelity import Precision
-from ..manifest import GRAPH, INT8_GRAPH, WEIGHTS
+from ..manifest import GRAPH, WEIGHTS
 from .devices import Device
 from .engine import LOGITS, VECTORS, DeviceFailed, Engine
 from .openvino import OpenVinoEngine, openvino_core
@@ -14,16 +14,18 @@ from .openvino import OpenVinoEngine, openvino_core
 def load(artifact: Artifact, device: Device, precision: Precision = "f32") -> Engine:
     """Loads the engine for a device.
 
+    Args:
+        artifact: the int8 model of a package for precision "int8".
+
     Raises:
-        ArtifactError: if the package or the device does not support the precision, or the network does not fit the manifest.
+        ArtifactError: if the device does not support the precision, or the network does not fit the manifest.
         DeviceFailed: if the GPU fails, or is full.
     """
     if device == "cuda":
         return _load_cuda(artifact, precision)
-    graph, weights = graph_paths(artifact, precision)
-    path = artifact.path / (INT8_GRAPH if weights else GRAPH)
+    path = artifact.location(GRAPH)
     try:
-        engine = OpenVinoEngine(graph, precision=precision, weights=weights)
+        engine = OpenVinoEngine(artifact.graph, precision=precision)
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:  # the bindings raise all of them
         if "alloc" in str(error):
             raise  # the memory is full
@@ -56,15 +58,6 @@ def _check_shapes(artifact: Artifact, path: Path, engine: OpenVinoEngine) -> Non
         if (found := engine.widths.get(name)) != width:
             reason = "has no output" if found is None else f"has {found:,} values in its output"
             raise ArtifactError(f"{path} {reason} {name}; the manifest needs {width:,} values.")
-
-
-def graph_paths(artifact: Artifact, precision: Precision) -> tuple[Path, Path | None]:
-    """The CPU graph file for a precision, and its weights file if it has one. Raises ArtifactError if the package has none."""
-    if precision != "int8":
-        return artifact.graph, None
-    if "int8" not in artifact.manifest.fidelity:
-        raise ArtifactError(f"{artifact.path} has no int8 network. Create one with: graft fit DIR --int8")
-    return artifact.int8_graph, artifact.int8_weights
 
 
 def supported_precisions(device: Device) -> tuple[Precision, ...]:

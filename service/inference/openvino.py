@@ -44,14 +44,13 @@ class OpenVinoModel:
     The file is read into memory, never mapped, so that overwriting it cannot change or crash a running model.
 
     Args:
-        path: an ONNX file, or the .xml file of an OpenVINO model.
+        path: an ONNX file.
         streams: number of parallel inference streams; default: one per CPU.
         output_names: outputs to compute; unknown names are ignored. Default: all.
         threads: number of threads for all streams together; default: one per CPU.
         precision: "bf16" runs the whole model in bf16. Any other value uses the types in the file: f32, or partly int8.
         size: (height, width) of the images, for a fully convolutional model; the outputs scale with it. Default: the size
             in the file.
-        weights: the .bin file of an OpenVINO model.
         transform: changes the graph in place before it is compiled.
 
     Attributes:
@@ -71,14 +70,13 @@ class OpenVinoModel:
         threads: int | None = None,
         precision: Precision = "f32",
         size: tuple[int, int] | None = None,
-        weights: Path | None = None,
         transform: Callable[["openvino.Model"], None] | None = None,
     ) -> None:
         import openvino
         from openvino import properties
 
         self.streams = streams or available_cpus()
-        model = openvino_core().read_model(path.read_bytes(), weights.read_bytes() if weights else b"")
+        model = openvino_core().read_model(path.read_bytes(), b"")
         if transform:
             transform(model)
         side = model.input(0).get_partial_shape()[1].get_length()
@@ -128,10 +126,8 @@ class OpenVinoEngine:
     device: Device = "cpu"
     max_batch = 1
 
-    def __init__(
-        self, graph: Path, streams: int | None = None, precision: Precision = "f32", weights: Path | None = None
-    ) -> None:
-        self._compile = partial(OpenVinoModel, graph, output_names=(LOGITS, VECTORS), precision=precision, weights=weights)
+    def __init__(self, graph: Path, streams: int | None = None, precision: Precision = "f32") -> None:
+        self._compile = partial(OpenVinoModel, graph, output_names=(LOGITS, VECTORS), precision=precision)
         self._throughput = self._compile(streams)
         self._latency: OpenVinoModel | None = None
         self._in_flight, self._n_alone, self._lock = 0, ALONE_CALLS, threading.Lock()

@@ -15,6 +15,8 @@ from ..manifest import Backbone, Preprocessing
 from . import torchvision  # noqa: F401 - registers its models and those of `classic` with timm
 from .kernel_head import KernelHead
 
+HEAD_PREFIX = "head."  # of the names of the head's tensors
+
 
 class Network(nn.Module):
     """A backbone with a head: linear, or with a kernel machine beside it.
@@ -128,8 +130,11 @@ def build(backbone_info: Backbone, n_labels: int, preprocessing: Preprocessing) 
 
 
 def load(artifact: Artifact) -> Network:
-    """Loads the network of a package; the weights must match exactly."""
+    """Loads the network of a package; the weights must match exactly. For an int8 model: the f32 backbone with its head."""
     manifest = artifact.manifest
     network = build(manifest.backbone, len(manifest.labels), manifest.preprocessing)
-    network.load_state_dict(load_file(artifact.weights), strict=True)
+    weights, own = load_file(artifact.weights), load_file(artifact.head)
+    backbone = {name: tensor for name, tensor in weights.items() if not name.startswith(HEAD_PREFIX)}
+    head = {name: tensor for name, tensor in own.items() if name.startswith(HEAD_PREFIX)}
+    network.load_state_dict(backbone | head, strict=True)
     return network

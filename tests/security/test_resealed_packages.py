@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from int8_packages import add_int8
 from resealed_packages import CONTENTS, MANIFESTS, copy, dump, put, reseal, resealed
 
-from graft.service.artifact import ArtifactError, file_record, read
+from graft.service.artifact import ArtifactError, read
 from graft.service.inference import loader, model
-from graft.service.manifest import FILES, GOLDEN, GRAPH, INT8_GRAPH, INT8_WEIGHTS, MANIFEST, MAX_MANIFEST_BYTES
+from graft.service.manifest import FILES, GRAPH, INT8_FILES, INT8_NAMES, MANIFEST, MAX_MANIFEST_BYTES
 
 ROOT = Path(__file__).parents[2]
 PIPE_TIMEOUT_S = 60  # a reader that waits for a writer would wait for ever
@@ -69,24 +69,50 @@ def test_a_network_without_the_feature_maps_of_the_manifest_is_refused(fitted, t
     assert "model.onnx has no output maps; the manifest needs 1,280 values" in message_of(package)
 
 
-@pytest.mark.parametrize("content", [b"<net", b"", b"<?xml version='1.0'?><net name='n' version='11'><layers/><edges/></net>"])
-def test_an_int8_network_that_is_none_is_refused(fitted, tmp_path, content):
-    package = copy(fitted.package, tmp_path / "package")
-    put(package / INT8_GRAPH, content)
-    put(package / INT8_WEIGHTS, b"\0" * 100)
-    with np.load(package / GOLDEN) as golden:
-        arrays = dict(golden)
-    (package / GOLDEN).unlink()  # it may be a link to the file of another test
-    np.savez(package / GOLDEN, **arrays, logits_int8=arrays["logits_f32"])
-
-    def add_int8(fields: dict) -> None:
-        fields["fidelity"]["int8"] = fields["fidelity"]["f32"]
-        fields["files"] |= {name: file_record(package / name).model_dump() for name in (INT8_GRAPH, INT8_WEIGHTS, GOLDEN)}
-
-    reseal(package, add_int8)
+def test_an_int8_network_that_is_none_is_refused(fitted, tmp_path):
+    package = add_int8(copy(fitted.package, tmp_path / "package"))
+    put(package / INT8_NAMES[GRAPH], b"\x08\x0a nothing")
+    reseal(package)
     if "int8" not in loader.supported_precisions("cpu"):
         pytest.skip("this CPU does not support int8")
-    assert f"{package / INT8_GRAPH} cannot be loaded" in message_of(package)
+    assert f"{package / INT8_NAMES[GRAPH]} cannot be loaded" in message_of(package)
+
+
+def narrow_head(fields: dict) -> None:
+    fields["backbone"]["width"] -= 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda fields: fields["calibration"]["thresholds"].pop(), "10 labels, but 9 thresholds"),
+        (lambda fields: fields["label_frequencies"]["assumed"].pop(), "there must be one for each label"),
+        (lambda fields: fields.update(temperature=0), "int8.temperature"),
+        (lambda fields: fields.pop("fidelity"), "int8.fidelity"),
+        (narrow_head, "head.int8.safetensors"),
+        (lambda fields: fields["backbone"].update(width=1279, head_input="last"), "head.int8.safetensors"),
+        (lambda fields: fields["calibration"].update(outlier_k=10**6), "neighbors.int8.npz"),
+    ],
+)
+def test_an_int8_model_that_contradicts_itself_is_refused(fitted, tmp_path, edit, message):
+    package = add_int8(copy(fitted.package, tmp_path / "package"), edit)
+    assert message in message_of(package)
+
+
+def test_an_int8_entry_among_the_precisions_of_the_f32_model_is_refused(fitted, tmp_path):
+    def claim(fields: dict) -> None:
+        fields["fidelity"]["int8"] = fields["fidelity"]["f32"]
+
+    package = copy(fitted.package, tmp_path / "package")
+    reseal(package, claim)
+    assert "int8 is a model of its own" in message_of(package)
+
+
+@pytest.mark.parametrize("name", sorted(INT8_FILES))
+def test_an_int8_model_without_one_of_its_files_is_refused(fitted, tmp_path, name):
+    package = add_int8(copy(fitted.package, tmp_path / "package"))
+    (package / name).unlink()
+    assert f"{package / name} is missing" in message_of(package)
 
 
 def test_a_network_for_another_image_size_is_refused(fitted, tmp_path):

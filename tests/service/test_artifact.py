@@ -351,7 +351,7 @@ def test_format_1_is_rejected(package):
     del fields["calibration"], fields["multilabel"], fields["files"]["neighbors.npz"], fields["files"]["thumbnails.npz"]
     fields["format"] = 1
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 1; this Graft reads format 8. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 1; this Graft reads format 9. Install a matching Graft version." in error_message(package)
 
 
 def test_format_2_is_rejected(package):
@@ -362,7 +362,7 @@ def test_format_2_is_rejected(package):
     del fields["files"]["thumbnails.npz"], fields["backbone"]["pooled"]
     fields["format"] = 2
     path.write_bytes((json.dumps(fields, indent=2) + "\n").encode())
-    assert f"{path} has format 2; this Graft reads format 8. Install a matching Graft version." in error_message(package)
+    assert f"{path} has format 2; this Graft reads format 9. Install a matching Graft version." in error_message(package)
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)

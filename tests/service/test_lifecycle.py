@@ -7,11 +7,13 @@ from dataclasses import asdict
 import pytest
 
 from graft.service import lifecycle
+from graft.service.fidelity import Precision
 from graft.service.inference import cuda_check, devices
 from graft.service.inference.cuda_check import CudaCheck, adopt, known_check
 from graft.service.inference.devices import DeviceError, resolve_device
 from graft.service.inference.engine import DeviceFailed
 from graft.service.monitoring import logs
+from graft.service.settings import Settings
 from graft.service.supervision import ENV, Handover
 
 BROKEN = CudaCheck("the memory of NVIDIA L4 is full", n_devices=1, name="NVIDIA L4")
@@ -24,9 +26,9 @@ def worker(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "_warned_of", set())
 
-    def start(cuda: CudaCheck | None) -> None:
+    def start(cuda: CudaCheck | None, precision: Precision | None = None) -> None:
         adopt(None)
-        handover = Handover(os.getppid(), "", "", {}, -1, cuda)
+        handover = Handover(os.getppid(), "", "", {}, -1, cuda, precision=precision)
         monkeypatch.setenv(ENV, json.dumps(asdict(handover)))
 
     yield start
@@ -48,6 +50,23 @@ def test_a_worker_that_replaces_another_logs_what_it_finds(worker, monkeypatch, 
     assert resolve_device("auto") == "cpu"
     assert caplog.messages == ["the CPU is used, not the GPU: the memory of NVIDIA L4 is full"]
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "served", "loaded"),
+    [
+        ("auto", "cpu", "int8", "int8"),
+        ("auto", "cpu", None, "auto"),
+        ("auto", "cpu", "tf32", "auto"),  # the worker before had a GPU
+        ("auto", "cuda", "int8", "auto"),
+        ("f32", "cpu", "int8", "f32"),
+    ],
+)
+def test_a_worker_that_replaces_another_serves_in_its_precision(worker, monkeypatch, asked, device, served, loaded):
+    worker(None, served)
+    monkeypatch.setattr(lifecycle, "resolve_device", lambda setting: device)
+    monkeypatch.setattr(lifecycle, "supported_precisions", lambda device: ("f32", "int8"))
+    assert lifecycle.precision_to_load(Settings(precision=asked)) == loaded
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,14 @@ def test_a_worker_that_replaces_another_looks_at_the_gpu_itself(pipe, monkeypatc
     assert Handover.received() == Handover(**HANDOVER)
 
 
+def test_a_worker_that_replaces_another_is_told_what_that_one_served(pipe, monkeypatch):
+    watcher, watch = SimpleNamespace(env={ENV: json.dumps(HANDOVER | NO_GPU)}), WorkerWatch(pipe[0])
+    Handover(**HANDOVER | {"reports": pipe[1]}).tell_ready("int8")
+    watch.on_exit(-9, os.getpid(), watcher=watcher)
+    monkeypatch.setenv(ENV, watcher.env[ENV])
+    assert Handover.received().precision == "int8"
+
+
 @pytest.fixture
 def stops(monkeypatch) -> list[int]:
     """The signals that stop the supervisor, received here instead."""
@@ -127,14 +135,14 @@ def test_three_workers_that_die_before_they_are_ready_end_the_service(pipe, stop
 def test_workers_that_were_ready_are_replaced_for_ever(pipe, stops):
     watch = WorkerWatch(pipe[0])
     for _ in range(10):
-        os.write(pipe[1], REPORT.pack(os.getpid(), READY))
+        os.write(pipe[1], REPORT.pack(os.getpid(), READY, 0))
         watch.on_exit(1, os.getpid())
     assert stops == []
 
 
 def test_a_worker_that_never_becomes_ready_ends_the_service_beside_one_that_is(pipe, stops):
     watch = WorkerWatch(pipe[0])
-    os.write(pipe[1], REPORT.pack(os.getpid(), READY))
+    os.write(pipe[1], REPORT.pack(os.getpid(), READY, 0))
     for pid in (7, 8, 9):
         watch.on_exit(1, pid)
     assert stops == [signal.SIGUSR1]
@@ -161,7 +169,7 @@ def tick(watch: WorkerWatch, worker: subprocess.Popen, n: int) -> None:
 
 
 def report_alive(pipe, worker) -> None:
-    os.write(pipe[1], REPORT.pack(worker.pid, ALIVE))
+    os.write(pipe[1], REPORT.pack(worker.pid, ALIVE, 0))
 
 
 def test_a_worker_whose_event_loop_hangs_is_ended(pipe, worker, capfd):

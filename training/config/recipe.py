@@ -141,7 +141,8 @@ class Recipe(ReadOptions):
     )
     int8: bool = Field(
         False,
-        description="also package an int8 model, for GRAFT_PRECISION=int8; needs graft-vision[int8]",
+        description="also package a model on the network quantized to int8, with a head of its own, served where it is as good"
+        " and faster; needs graft-vision[int8]",
         json_schema_extra=OUTPUT,
     )
     ten_crop: bool = Field(False, description="also evaluate with ten-crop test-time augmentation", json_schema_extra=OUTPUT)

@@ -110,8 +110,9 @@ def interpret_run(artifact: Artifact, predictions: ImagePredictions, vectors: Ve
 
 def _fast_precision(artifact: Artifact) -> Precision:
     """bf16 if this machine's CPU has it and it is equivalent to f32, as the precision check at packaging found."""
-    fidelity = artifact.manifest.fidelity.get("bf16")
-    return "bf16" if fidelity and fidelity.is_equivalent and "bf16" in supported_precisions("cpu") else "f32"
+    manifest = artifact.manifest
+    is_usable = "bf16" in manifest.fidelity and manifest.is_equivalent("bf16") and "bf16" in supported_precisions("cpu")
+    return "bf16" if is_usable else "f32"
 
 
 def interpret_package(

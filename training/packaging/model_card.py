@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from graft.service.fidelity import Fidelity
+from graft.service.fidelity import Precision
 from graft.service.inference.neighbors import Thumbnails
 from graft.service.manifest import Backbone, Calibration, Manifest, Preprocessing
 from graft.training.packaging.card_metadata import front_matter
@@ -217,17 +217,19 @@ def _precision_table(manifest: Manifest) -> str:
     """The table of how predictions change in lower precision."""
     rows = [
         f"| {name} | {fidelity.agreement:.1%} | {100 * fidelity.accuracy_change:+.1f} | {fidelity.log_loss_change:+.4f}"
-        f" | {fidelity.max_probability_shift:.3f} | {_when_used(name, fidelity)} |"
-        for name, fidelity in manifest.fidelity.items()
+        f" | {fidelity.max_probability_shift:.3f} | {_when_used(name, manifest)} |"
+        for name, fidelity in manifest.precisions.items()
     ]
     header = "| precision | same labels | accuracy, points | log-loss, nats | max. probability shift | used |"
     return "\n".join([header, "|---|---|---|---|---|---|", *rows])
 
 
-def _when_used(name: str, fidelity: Fidelity) -> str:
+def _when_used(name: Precision, manifest: Manifest) -> str:
     if name == "f32":
         return "unless a faster one is available"
-    return "if the machine has it and it is the fastest" if fidelity.is_equivalent else f"only with GRAFT_PRECISION={name}"
+    if not manifest.is_equivalent(name):
+        return f"only with GRAFT_PRECISION={name}"
+    return "if the machine has it and it is the fastest"
 
 
 def _privacy(thumbnails: Thumbnails) -> str:

@@ -3,7 +3,7 @@
 Every machine measures the same precisions: those of GPUs are emulated. So it does not matter where a model was trained.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from graft.service.fidelity import Fidelity, Precision
 from graft.service.imaging.preprocess import decode
 from graft.service.inference.devices import available_cpus
-from graft.service.inference.engine import LOGITS, Pixels
-from graft.service.inference.openvino import OpenVinoModel
+from graft.service.inference.engine import Pixels
 from graft.service.inference.thread_map import ordered_map
-from graft.service.manifest import INT8_WEIGHTS
-from graft.training.data.dataset import Dataset
+from graft.service.manifest import Preprocessing
+from graft.training.data.dataset import Dataset, Sample
 from graft.training.data.splits import Splits
 from graft.training.evaluation import metrics
 from graft.training.evaluation.metrics import predicted_labels
@@ -32,24 +31,20 @@ Logits = Callable[[Pixels], Floats]  # uint8 (N, S, S, 3) -> float32 (N, C)
 
 
 @step("loading other precisions")
-def load_precisions(trained: TrainedModel, graph: Path, int8: Path | None) -> dict[Precision, Logits]:
-    """The network in every precision: as trained (f32), emulated (tf32, bf16, f16), and quantized if there is such a network.
+def load_precisions(trained: TrainedModel, graph: Path) -> dict[Precision, Logits]:
+    """The network in every precision that has the same weights: as trained (f32), and emulated (tf32, bf16, f16).
 
     Args:
-        graph: the f32 network, an ONNX file.
-        int8: the quantized network; None if there is none.
+        graph: the network, an ONNX file.
     """
     found: dict[Precision, Logits] = {"f32": lambda pixels: trained.network(pixels).logits}
     for name in EMULATED:
         emulated = EmulatedNetwork(graph, name)
-        found[name] = _in_threads(emulated, emulated.streams)
-    if int8:
-        quantized = OpenVinoModel(int8, output_names=(LOGITS,), weights=int8.with_name(INT8_WEIGHTS))
-        found["int8"] = _in_threads(lambda pixels: quantized(pixels)[LOGITS], quantized.streams)
+        found[name] = in_threads(emulated, emulated.streams)
     return found
 
 
-def _in_threads(compute: Logits, n_threads: int) -> Logits:
+def in_threads(compute: Logits, n_threads: int) -> Logits:
     """Computes the images of a batch in parallel."""
     return lambda pixels: np.concatenate(list(ordered_map(lambda image: compute(image[None]), pixels, n_threads)))
 
@@ -73,16 +68,7 @@ def check_precisions(
         raise ValueError("The predictions of the trained model are not for these validation images.")
     # A subset that is the same in every run: the samples with the smallest digests.
     rows = sorted(range(len(splits.validation)), key=lambda row: splits.validation[row].digest)[:MAX_IMAGES]
-    measured = rows[:N_MEASURED]
-    pixels = np.stack(
-        list(
-            ordered_map(
-                lambda row: decode(dataset.read(splits.validation[row]), trained.preprocessing).pixels,
-                measured,
-                available_cpus(),
-            )
-        )
-    )
+    pixels = read_pixels([splits.validation[row] for row in rows[:N_MEASURED]], dataset, trained.preprocessing)
     # Not the validation logits: those of a probe are by a head that has not learned from these images.
     exact = precisions["f32"](pixels)
     found: dict[Precision, Fidelity] = {}
@@ -92,6 +78,12 @@ def check_precisions(
         if np.isfinite(changes).all():
             found[name] = fidelity(changes, trained, rows)
     return found
+
+
+def read_pixels(samples: Sequence[Sample], dataset: Dataset, preprocessing: Preprocessing) -> Pixels:
+    """The pixels of images, uint8 (N, S, S, 3)."""
+    pixels = ordered_map(lambda sample: decode(dataset.read(sample), preprocessing).pixels, samples, available_cpus())
+    return np.stack(list(pixels))
 
 
 def fidelity(changes: Floats, trained: TrainedModel, rows: list[int]) -> Fidelity:

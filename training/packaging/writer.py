@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,21 +19,23 @@ from graft.service.fidelity import Fidelity, Precision
 from graft.service.imaging.preprocess import decode, decode_resized
 from graft.service.inference import loader
 from graft.service.inference.golden import GoldenSamples
-from graft.service.inference.model import Model
+from graft.service.inference.model import Model, load
 from graft.service.inference.neighbors import Thumbnails
 from graft.service.inference.postprocess import to_probabilities
 from graft.service.manifest import (
     FILES,
     GOLDEN,
     GRAPH,
+    HEAD,
     INT8_FILES,
-    INT8_GRAPH,
+    INT8_NAMES,
     MANIFEST,
     MODEL_CARD,
     NEIGHBORS,
     SEEN_IMAGES,
     THUMBNAILS,
     WEIGHTS,
+    Int8Model,
     Manifest,
 )
 from graft.service.package_contents import MAX_GOLDEN
@@ -46,12 +48,13 @@ from graft.training.evaluation.clusters import n_clusters
 from graft.training.evaluation.label_frequencies import as_trained
 from graft.training.evaluation.per_class import MetricsTable, multiclass_metrics, multilabel_metrics
 from graft.training.evaluation.split_gap import split_gap
+from graft.training.packaging.int8_check import check_int8, load_int8
 from graft.training.packaging.model_card import render_card
 from graft.training.packaging.precision_check import Logits, check_precisions, load_precisions
-from graft.training.packaging.quantize import MAX_CALIBRATION_IMAGES, quantize
 from graft.training.results import temperature_warning
 from graft.training.runtime import atomic_files
 from graft.training.runtime.progress import step
+from graft.training.strategies.label_prior import Weights
 from graft.training.strategies.trained_model import TrainedModel
 
 MAX_EXPORT_DIFFERENCE = (
@@ -69,15 +72,15 @@ def write(
     name: str,
     target: Path,
     thumbnails: Thumbnails | None = None,
-    int8: bool = False,
+    int8: TrainedModel | None = None,
 ) -> Artifact:
     """Writes the package atomically. An older package at `target` is replaced only by a complete one.
 
     Args:
-        splits: validation images are the source of the golden predictions; training images calibrate int8.
+        splits: validation images are the source of the golden predictions.
         seen: the images of the run, so that an evaluation can leave them out.
         thumbnails: of the neighbors; None for no thumbnails.
-        int8: whether to add a second network, quantized to int8.
+        int8: the same model on the quantized network; None for a package without one.
 
     Raises:
         ArtifactError: if the written package predicts differently from the trained network.
@@ -86,31 +89,52 @@ def write(
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     neighbor_thumbnails = Thumbnails.from_jpegs([b""] * len(trained.neighbors.paths)) if thumbnails is None else thumbnails
-    n_bytes = len(trained.graph) + sum(weight.nbytes for weight in trained.weights.values()) + len(neighbor_thumbnails.content)
+    graphs = (trained.graph, int8.graph if int8 else b"")
+    n_bytes = sum(map(len, (*graphs, neighbor_thumbnails.content))) + sum(weight.nbytes for weight in trained.weights.values())
     try:
         with atomic_files.check_disk_space(target.parent, n_bytes):
-            _write_networks(staging, trained, dataset, splits.train if int8 else ())
-            precisions = load_precisions(trained, staging / GRAPH, staging / INT8_GRAPH if int8 else None)
+            (staging / GRAPH).write_bytes(trained.graph)
+            precisions = load_precisions(trained, staging / GRAPH)
             fidelity = check_precisions(precisions, trained, dataset, splits)
-            golden = _golden_answers(precisions, trained, dataset, splits.validation, fidelity)
+            int8_model = None
+            if int8:
+                int8_model = _write_int8(staging, int8, trained, dataset, splits)
+                precisions["int8"] = load_int8(staging / INT8_NAMES[GRAPH])
+            golden = _golden_answers(precisions, trained, dataset, splits.validation, {*fidelity, "int8"})
             golden.save(staging / GOLDEN)
             seen.save(staging / SEEN_IMAGES)
             usable = {precision: found for precision, found in fidelity.items() if precision in golden.logits}
-            _write_contents(staging, trained, dataset, name, neighbor_thumbnails, usable)
+            _write_contents(staging, trained, dataset, name, neighbor_thumbnails, usable, int8_model)
         artifact = read(staging)
         _check_against_trained(artifact)
+        if int8_model and "int8" in loader.supported_precisions("cpu"):
+            load(artifact, "cpu", precision="int8")  # checks it as the service does
         _publish(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return replace(artifact, path=target)
 
 
-def _write_networks(folder: Path, trained: TrainedModel, dataset: Dataset, calibration_samples: Sequence[Sample]) -> None:
-    (folder / GRAPH).write_bytes(trained.graph)
-    if calibration_samples:
-        samples = sorted(calibration_samples, key=lambda sample: sample.digest)[:MAX_CALIBRATION_IMAGES]
-        pixels = [decode(dataset.read(sample), trained.preprocessing).pixels for sample in samples]
-        quantize(folder / GRAPH, pixels, folder / INT8_GRAPH)
+def _write_int8(folder: Path, int8: TrainedModel, trained: TrainedModel, dataset: Dataset, splits: Splits) -> Int8Model:
+    """Writes the files of the int8 model; returns its record."""
+    graph = folder / INT8_NAMES[GRAPH]
+    graph.write_bytes(int8.graph)
+    head = {name: tensor for name, tensor in int8.weights.items() if name.startswith("head.")}
+    _write_tensors(folder / INT8_NAMES[HEAD], head)
+    int8.neighbors.save(folder / INT8_NAMES[NEIGHBORS])
+    return Int8Model(
+        backbone=int8.backbone,
+        temperature=int8.temperature,
+        label_frequencies=int8.label_frequencies,
+        calibration=int8.calibration,
+        scores=int8.scores,
+        fidelity=check_int8(int8, graph, trained, dataset, splits),
+    )
+
+
+def _write_tensors(path: Path, tensors: Weights) -> None:
+    # Written here, because safetensors' own writer hides the cause of a failure.
+    path.write_bytes(to_bytes({key: np.asarray(value, order="C") for key, value in tensors.items()}))
 
 
 def _write_contents(
@@ -120,10 +144,10 @@ def _write_contents(
     name: str,
     thumbnails: Thumbnails,
     fidelity: dict[Precision, Fidelity],
+    int8: Int8Model | None,
 ) -> None:
     now = datetime.now(UTC)
-    # Written here, because safetensors' own writer hides the cause of a failure.
-    (folder / WEIGHTS).write_bytes(to_bytes({key: np.asarray(value, order="C") for key, value in trained.weights.items()}))
+    _write_tensors(folder / WEIGHTS, trained.weights)
     trained.neighbors.save(folder / NEIGHBORS)
     thumbnails.save(folder / THUMBNAILS)
     manifest = Manifest(
@@ -143,6 +167,7 @@ def _write_contents(
         scores=trained.scores,
         tolerance=TOLERANCE,
         fidelity=fidelity,
+        int8=int8,
         libraries={library: _version(library) for library in ("graft-vision", "torch", "timm", "openvino", "pillow")},
         files={},
     )
@@ -150,7 +175,7 @@ def _write_contents(
     measured = _test_metrics(trained, dataset.labels)
     card = render_card(manifest, thumbnails, *measured, sorted(trained.weights), n_groups, _warnings(trained))
     (folder / MODEL_CARD).write_text(card, encoding="utf-8")
-    file_names = FILES | INT8_FILES if "int8" in fidelity else FILES
+    file_names = FILES | INT8_FILES if int8 else FILES
     files = {file: file_record(folder / file) for file in sorted(file_names)}
     (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).with_digest().to_bytes())
     # The server often runs as another user, but temporary folders are readable by their owner only.

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from graft.service.artifact import Artifact, read
 from graft.service.manifest import PACKAGE, Calibration
-from graft.training.backbones import registry
+from graft.training.backbones import quantization, registry
 from graft.training.config import finetune_config
 from graft.training.config.recipe import Recipe
 from graft.training.evaluation.selective import MIN_ANSWERED
 from graft.training.finetuning import loggers
-from graft.training.packaging import quantize, writer
+from graft.training.packaging import writer
 from graft.training.pipelines import evaluate, evaluation_text
 from graft.training.report import collect, notebook, render
 from graft.training.results import Estimate, Evaluation, StrategyAttempt, format_error, format_points
@@ -24,6 +24,7 @@ from graft.training.runtime.isolation import preserved_state
 from graft.training.runtime.progress import format_duration, log, step
 from graft.training.strategies import auto, hpo, starting_point
 from graft.training.strategies.context import check_unchanged, prepare
+from graft.training.strategies.int8 import train_int8
 from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization import thumbnails
 
@@ -118,7 +119,7 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
         context = prepare(data, folder, recipe, start)
         pictures = thumbnails.package_thumbnails(context.dataset, context.reference_samples) if recipe.thumbnails else None
 
-        def publish(trained: TrainedModel) -> Artifact:
+        def publish(trained: TrainedModel, int8: TrainedModel | None = None) -> Artifact:
             artifact = writer.write(
                 trained,
                 context.dataset,
@@ -127,13 +128,13 @@ def fit(data: Path, out: Path | None, recipe: Recipe, resume: bool = False, repl
                 lifecycle.run_name(data),
                 folder.path / PACKAGE,
                 pictures,
-                recipe.int8,
+                int8,
             )
             latest.set_latest(folder.path)
             return artifact
 
         selection = auto.select_strategy(context, started, publish)
-        artifact = publish(selection.model)
+        artifact = publish(selection.model, train_int8(context, selection.model) if recipe.int8 else None)
         evaluation = evaluate.evaluate_run(context, selection, artifact)
         atomic_files.write_text(folder.path / STRATEGIES, to_json([attempt.model_dump() for attempt in selection.attempts]))
         atomic_files.write_text(folder.path / EVALUATION, to_json(evaluation.model_dump(mode="json")))
@@ -152,7 +153,7 @@ def _check_recipe(recipe: Recipe) -> None:
     finetune_config.check_augment_corruptions(recipe)
     hpo.check(recipe)
     loggers.require(recipe.tracker)
-    quantize.require_nncf(recipe.int8)
+    quantization.require_nncf(recipe.int8)
     registry.resolve(recipe.backbone, recipe.weights)
 
 

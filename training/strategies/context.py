@@ -252,8 +252,7 @@ def extract_crops(context: TrainingContext, seconds: float) -> TrainingContext:
         DatasetError: if an image has become unreadable.
     """
     dataset, splits, exported, recipe = context.dataset, context.splits, context.exported, context.recipe
-    samples = (*splits.train, *splits.validation)
-    crops = [[View(sample, *view) for sample in samples] for view in hyperparameters.crop_views(recipe.flips, len(samples))]
+    crops = _crop_views(splits, recipe)
 
     def extract_in_time() -> int:
         if not crops or seconds <= 0:
@@ -263,24 +262,39 @@ def extract_crops(context: TrainingContext, seconds: float) -> TrainingContext:
         return min(len(crops), max(1, int(seconds / max(time.monotonic() - started, 1e-3))))
 
     n_crops = context.folder.decide_once(CROPS_DECISION, extract_in_time)
-    if not n_crops:
-        return context
-    views = [*whole_views(splits, recipe), *itertools.chain(*crops[:n_crops])]
-    return replace(context, features=extract_readable(context, views, exported))
+    return replace(context, features=extract_readable(context, all_views(context), exported)) if n_crops else context
+
+
+def all_views(context: TrainingContext) -> list[View]:
+    """The views that a kernel machine on frozen features learns from in this run, and the test images."""
+    n_crops = context.folder.decide_once(CROPS_DECISION, lambda: 0)
+    crops = _crop_views(context.splits, context.recipe)[:n_crops]
+    return [*whole_views(context.splits, context.recipe), *itertools.chain(*crops)]
+
+
+def _crop_views(splits: Splits, recipe: Recipe) -> list[list[View]]:
+    """The random crops that the recipe allows: each a view of every training and validation image."""
+    samples = (*splits.train, *splits.validation)
+    return [[View(sample, *view) for sample in samples] for view in hyperparameters.crop_views(recipe.flips, len(samples))]
 
 
 def extract_readable(
-    context: TrainingContext, views: Iterable[View], exported: ExportedBackbone, cache: Path | None = None
+    context: TrainingContext,
+    views: Iterable[View],
+    exported: ExportedBackbone,
+    cache: Path | None = None,
+    extractor: Extractor | None = None,
 ) -> Features:
     """The features of views of images that were readable before.
 
     Args:
         cache: as for `extract`.
+        extractor: None for that of the device.
 
     Raises:
         DatasetError: if an image has become unreadable.
     """
-    features = extract(context.dataset, views, exported, select_extractor(context.device), cache)
+    features = extract(context.dataset, views, exported, extractor or select_extractor(context.device), cache)
     for path, reason in features.unreadable.items():
         raise DatasetError(f"{path} has become unreadable: {reason}")
     return features

@@ -118,7 +118,7 @@ def add_to_network(
         head = Head(weights["head.weight"].numpy(), weights["head.bias"].numpy())
         tuned = replace(context, exported=exported, features=features)
         result = fit_on_network(tuned, head, strategy, balanced)
-        return export_probe(result, tuned, probe_result) if result else None
+        return replace(export_probe(result, tuned, probe_result), network_head=head) if result else None
 
 
 def views_for_network(context: TrainingContext) -> list[View]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.service.inference.head import Head
 from graft.service.inference.neighbors import NeighborIndex
 from graft.service.inference.postprocess import to_probabilities
 from graft.service.manifest import Backbone, Calibration, LabelFrequencies, MetricName, Preprocessing, Score
@@ -37,9 +38,11 @@ class TrainedModel:
         temperature: softmax temperature, fitted on held-out images: see `CalibrationSet`.
         metric: what models are judged by.
         label_frequencies: that the probabilities assume; None for multi-label data.
+        shift: float32 (C,), which has been added to the logits for them.
         calibration: thresholds, fitted on the same images.
         scores: by split.
         gain_over_probe: over the probe on test: difference, low, high (95 % interval); None for a probe.
+        network_head: of a fine-tuned network with a kernel machine, the head with which it was trained; else None.
     """
 
     strategy: str
@@ -55,9 +58,11 @@ class TrainedModel:
     temperature: float
     metric: MetricName
     label_frequencies: LabelFrequencies | None
+    shift: label_prior.Shift
     calibration: Calibration
     scores: dict[str, Score]
     gain_over_probe: tuple[float, float, float] | None = None
+    network_head: Head | None = None
 
 
 def compare(candidate: TrainedModel, baseline: TrainedModel, min_probability: float = MIN_PROBABILITY) -> Comparison:
@@ -134,6 +139,7 @@ def calibrate_and_score(
         temperature,
         recipe.metric,
         frequencies,
+        shift,
         calibrated,
         scores,
         gain_over_probe,

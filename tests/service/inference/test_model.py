@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from int8_packages import add_int8
 from PIL import Image
 
 from graft.service.artifact import ArtifactError, file_record, read
@@ -17,7 +18,7 @@ from graft.service.imaging.preprocess import ImageLimits
 from graft.service.inference import engine_speed, loader
 from graft.service.inference.engine import DeviceFailed, Engine, Outputs
 from graft.service.inference.golden import GoldenSamples
-from graft.service.inference.model import Model, load, select_fastest
+from graft.service.inference.model import MIN_INT8_SPEEDUP, Model, load, select_faster
 from graft.service.inference.neighbors import NeighborIndex, Thumbnails
 from graft.service.manifest import GOLDEN, MANIFEST, NEIGHBORS, THUMBNAILS, ErrorLevel, LabelFrequencies, Manifest
 from graft.training.packaging.emulation import EmulatedNetwork
@@ -169,7 +170,66 @@ def test_auto_skips_a_precision_that_does_not_reproduce_its_own_golden_answers(p
 def test_the_fastest_model_is_selected(fitted, clock, seconds, chosen):
     engine = loader.load(fitted.artifact, "cpu")
     models = [Model(fitted.artifact, Paced(engine, each, clock)) for each in seconds]
-    assert select_fastest(models) is models[chosen]
+    assert select_faster(*models) is models[chosen]
+
+
+@pytest.mark.parametrize(("speedup", "chosen"), [(MIN_INT8_SPEEDUP - 0.02, 0), (MIN_INT8_SPEEDUP + 0.02, 1)])
+def test_an_int8_model_must_be_faster_by_more_than_noise(package, clock, speedup, chosen):
+    artifact = read(add_int8(package))
+    engine = loader.load(artifact, "cpu")
+    models = [
+        Model(artifact, Paced(engine, 0.004, clock)),
+        Model(artifact.int8_model(), Paced(engine, 0.004 / speedup, clock)),
+    ]
+    assert select_faster(*models) is models[chosen]
+
+
+@pytest.fixture
+def int8_cpu(monkeypatch, clock):
+    """A CPU that is twice as fast with int8."""
+    exact = loader.load
+
+    def load_paced(artifact, device, precision="f32"):
+        engine = Paced(exact(artifact, device), 0.002 if precision == "int8" else 0.004, clock)
+        engine.precision = precision
+        return engine
+
+    monkeypatch.setattr(loader, "load", load_paced)
+    monkeypatch.setattr(loader, "supported_precisions", lambda device: ("f32", "int8"))
+
+
+def test_auto_serves_an_int8_model_with_all_that_was_fitted_to_it(package, int8_cpu):
+    # Other labels than in f32, but as good on the whole.
+    served = load(
+        add_int8(package, lambda fields: fields.update(temperature=3.0, fidelity=fields["fidelity"] | {"agreement": 0.9}))
+    )
+    assert served.engine.precision == "int8"
+    assert served.manifest.temperature == 3.0
+    assert served.artifact.graph.samefile(served.artifact.files.path("model.int8.onnx"))
+    assert served.manifest.sha256 == read(package).manifest.sha256
+    exact = load(package, precision="f32")
+    assert exact.manifest.temperature == read(package).manifest.temperature != 3.0
+    assert list(exact.manifest.precisions) == [*exact.manifest.fidelity, "int8"]
+
+
+@pytest.mark.parametrize("changes", [{"accuracy_change": -0.05}, {"log_loss_change": 0.02}])
+def test_auto_does_not_serve_an_int8_model_that_is_worse(package, int8_cpu, changes):
+    add_int8(package, lambda fields: fields["fidelity"].update(changes))
+    assert load(package).engine.precision == "f32"
+    assert load(package, precision="int8").engine.precision == "int8"
+
+
+def test_auto_does_not_serve_an_int8_model_that_answers_differently_here(package, int8_cpu):
+    add_int8(package)
+    golden = GoldenSamples.load(package / GOLDEN, read(package).manifest.precisions)
+    replace(golden, logits={**golden.logits, "int8": golden.logits["int8"][:, ::-1].copy()}).save(package / GOLDEN)
+    reseal(package)
+    assert load(package).engine.precision == "f32"
+
+
+def test_a_package_without_an_int8_model_says_how_to_create_one(package, int8_cpu):
+    with pytest.raises(ArtifactError, match=r"has no int8 model\. Create one with: graft fit DIR --int8"):
+        load(package, precision="int8")
 
 
 def test_a_precision_whose_range_the_network_exceeds_is_refused_with_the_reason(package, monkeypatch):

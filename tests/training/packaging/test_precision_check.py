@@ -31,7 +31,7 @@ def trained(fitted, splits) -> TrainedModel:
 
 @pytest.fixture(scope="module")
 def precisions(fitted, trained) -> dict[str, Logits]:
-    return precision_check.load_precisions(trained, fitted.artifact.path / GRAPH, None)
+    return precision_check.load_precisions(trained, fitted.artifact.path / GRAPH)
 
 
 @pytest.fixture(scope="module")

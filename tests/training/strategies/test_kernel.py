@@ -1,6 +1,5 @@
 """Kernel machines on the features of a fine-tuned network. Those on frozen features are tested in test_auto.py."""
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,59 +11,13 @@ from graft.service.imaging.preprocess import decode
 from graft.service.inference.openvino import OpenVinoModel
 from graft.service.networks import network as networks
 from graft.service.networks.network import Network
-from graft.training.audit.image_scan import scan_images
-from graft.training.backbones import onnx_cache, registry
-from graft.training.config.recipe import Recipe
-from graft.training.data.dataset import DatasetError, scan
-from graft.training.data.splits import split
+from graft.training.data.dataset import DatasetError
 from graft.training.features import blending
-from graft.training.features.lightning_extractor import load_with_random_head
 from graft.training.finetuning.epoch_plan import EpochPlan
-from graft.training.finetuning.lightning_module import set_head
-from graft.training.runs.run_folder import RunFolder
-from graft.training.sample import SAMPLE
 from graft.training.strategies import context as strategies_context
-from graft.training.strategies import finetune, kernel, probe
-from graft.training.strategies.context import TrainingContext, extract_or_exclude
+from graft.training.strategies import finetune, kernel
+from graft.training.strategies.context import TrainingContext
 from graft.training.strategies.probe import ProbeResult
-
-LABELS = ("bag", "coat", "sandal")
-
-
-@pytest.fixture(scope="module")
-def clothes(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingContext:
-    folder = tmp_path_factory.mktemp("clothes")
-    with zipfile.ZipFile(SAMPLE) as archive:
-        for label in LABELS:
-            (folder / label).mkdir()
-            for number in range(1, 21):
-                (folder / label / f"{number}.png").write_bytes(archive.read(f"train/{label}/{number:03d}.png"))
-    dataset = scan_images(scan(folder))[0]
-    exported = onnx_cache.load_or_export(registry.resolve("tf_efficientnet_lite0"), None, 28, "crop")
-    features, splits, _ = extract_or_exclude(dataset, split(dataset, 0), exported, Recipe())
-    return TrainingContext(dataset, splits, exported, features, Recipe(), RunFolder(folder.with_name("run")))
-
-
-@pytest.fixture
-def context(clothes: TrainingContext, tmp_path: Path) -> TrainingContext:
-    return replace(clothes, folder=RunFolder(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def probed(clothes: TrainingContext) -> ProbeResult:
-    return probe.fit_probe(clothes)
-
-
-@pytest.fixture(scope="module")
-def network(clothes: TrainingContext, probed: ProbeResult) -> Network:
-    """A network that is not the pretrained one any more, as after training."""
-    network = load_with_random_head(clothes.exported, len(LABELS))
-    set_head(network, probed.train_head)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.backbone.parameters():
-            parameter.mul_(1 + 0.02 * torch.randn_like(parameter))
-    return network.eval()
 
 
 def test_network_with_a_kernel_machine_is_one_model(
@@ -77,7 +30,7 @@ def test_network_with_a_kernel_machine_is_one_model(
     data, preprocessing = context.dataset, model.preprocessing
     pixels = np.stack([decode(data.read(sample), preprocessing).pixels for sample in context.splits.test[:4]])
     (tmp_path / "model.onnx").write_bytes(model.graph)
-    as_torch = networks.build(model.backbone, len(LABELS), preprocessing).eval()
+    as_torch = networks.build(model.backbone, len(context.dataset.labels), preprocessing).eval()
     as_torch.load_state_dict({name: torch.from_numpy(value) for name, value in model.weights.items()}, strict=True)
     with torch.inference_mode():
         logits, vectors = (tensor.numpy() for tensor in as_torch(torch.from_numpy(pixels)))
@@ -92,8 +45,8 @@ def test_network_with_a_kernel_machine_is_one_model(
 def test_validation_is_predicted_by_a_machine_that_has_not_learned_it(
     context: TrainingContext, probed: ProbeResult, network: Network, monkeypatch: pytest.MonkeyPatch
 ):
-    results = []
-    monkeypatch.setattr(kernel, "export_probe", lambda result, *_: results.append(result))
+    results, export = [], kernel.export_probe
+    monkeypatch.setattr(kernel, "export_probe", lambda result, *rest: results.append(result) or export(result, *rest))
     kernel.add_to_network(context, probed, "finetune", network)
     [result] = results
     n_train, n_validation = len(context.splits.train), len(context.splits.validation)
