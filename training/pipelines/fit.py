@@ -27,6 +27,7 @@ from graft.training.strategies.context import check_unchanged, prepare
 from graft.training.strategies.int8 import train_int8
 from graft.training.strategies.trained_model import TrainedModel
 from graft.training.visualization import thumbnails
+from graft.training.visualization.formatting import int8_text
 
 EVALUATION, STRATEGIES = "evaluation.json", "strategies.json"  # in a run folder
 
@@ -199,6 +200,7 @@ def summary_lines(result: FitResult) -> list[str]:
     if gain := evaluation.gain_over_probe:
         strategy, points = manifest.strategy, format_points(gain.value, gain.low, gain.high)
         lines.append(f"{strategy} {_verdict(gain)} the probe: {points}")
+    lines += filter(None, [int8_text(manifest)])
     if evaluation.curve:
         lines.append(evaluation.curve.to_text())
     lines.append(f"report: {result.report}")

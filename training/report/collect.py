@@ -26,6 +26,7 @@ from graft.training.runtime import gpu
 from graft.training.strategies.auto import SelectionResult
 from graft.training.strategies.context import CROPS_DECISION, TrainingContext
 from graft.training.strategies.trained_model import TrainedModel
+from graft.training.visualization.formatting import int8_text
 from graft.training.visualization.gallery import ImagePredictions
 
 # Of a FineTuneConfig.
@@ -59,7 +60,7 @@ def build_report(
         transfer_regime=selection.regime,
         epochs=read_epochs(context.folder.path / trained.strategy / "metrics.csv"),
         label_issues=context.audit.label_issues,
-        remarks=tuple(_remarks(selection, evaluation)),
+        remarks=tuple(filter(None, [*_remarks(selection, evaluation), int8_text(artifact.manifest)])),
         interpretation=collect.interpret_run(
             artifact, predictions, trained.test.vectors, lambda path: dataset.read(by_path[path])
         ),

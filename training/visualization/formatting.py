@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from graft.service.manifest import Manifest
 from graft.training import results
 from graft.training.evaluation.metrics import METRICS
 from graft.training.results import (
@@ -183,6 +184,19 @@ def selection_text(attempts: tuple[StrategyAttempt, ...]) -> str:
     selected = next((attempt for attempt in reversed(attempts) if attempt.kept), None)
     tried = f"{len(attempts)} strategies were tried" if len(attempts) > 1 else "One strategy was tried"
     return f"{tried}. Selected: {STRATEGY_DESCRIPTIONS[selected.strategy]}." if selected else f"{tried}."
+
+
+def int8_text(manifest: Manifest) -> str:
+    """How the int8 model of a package compares with the f32 model, and when it is served; "" if there is none."""
+    if manifest.int8 is None:
+        return ""
+    fidelity = manifest.int8.fidelity
+    use = "It is served where it is faster" if manifest.is_equivalent("int8") else "It is served only with GRAFT_PRECISION=int8"
+    return (
+        f"The int8 model gives the label of the f32 model for {fidelity.agreement:.1%} of {fidelity.n_images:,} images that"
+        f" neither has learned from; its accuracy there is {100 * fidelity.accuracy_change:+.1f} points, its log-loss"
+        f" {fidelity.log_loss_change:+.3f}. {use}."
+    )
 
 
 def _ordinal(number: int) -> str:

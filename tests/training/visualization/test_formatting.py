@@ -1,9 +1,14 @@
 """Sentences about the numbers of a report."""
 
+import shutil
+
+import pytest
+from int8_packages import add_int8
 from made_up_runs import fake_evaluation, fake_predictions, fake_report, fake_selective
 
+from graft.service.artifact import read
 from graft.training.results import Estimate, Evaluation
-from graft.training.visualization.formatting import calibration_text, conformal_text, selective_text, split_path
+from graft.training.visualization.formatting import calibration_text, conformal_text, int8_text, selective_text, split_path
 
 
 def evaluation(before: Estimate, after: Estimate, gain: Estimate | None = None) -> Evaluation:
@@ -68,3 +73,19 @@ def test_label_that_is_covered_least_and_averages_are_named():
     text = conformal_text(evaluation.conformal, evaluation.labels)
     assert "The label that is covered least, “bag”: 88.0% (84.0% to 92.0%)." in text
     assert "For 2 labels with few images the target holds on average over these labels only." in text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (-0.001, "accuracy there is -0.1 points, its log-loss +0.004. It is served where it is faster."),
+        (-0.03, "accuracy there is -3.0 points, its log-loss +0.004. It is served only with GRAFT_PRECISION=int8."),
+    ],
+)
+def test_it_is_said_when_an_int8_model_is_served(fitted, tmp_path, change, text):
+    assert int8_text(fitted.artifact.manifest) == ""
+    measured = {"agreement": 0.978, "accuracy_change": change, "log_loss_change": 0.004}
+    package = shutil.copytree(fitted.package, tmp_path / "package")
+    found = int8_text(read(add_int8(package, lambda fields: fields["fidelity"].update(measured))).manifest)
+    assert found.startswith("The int8 model gives the label of the f32 model for 97.8% of ")
+    assert found.endswith(text)
