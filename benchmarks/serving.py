@@ -10,7 +10,8 @@ others are suspended. `wrk` sends photos of 40 KB over 1, 8 and 32 connections a
 torch peers not all of these): multipart forms to all servers, and also raw bodies to Graft and to the experts' servers. Servers
 alternate; the tables show medians over rounds, ratios first. wrk shares the cores with the server, which costs the fastest
 server most; the tables show its CPU use. The floor (benchmarks/floor.py) is the same work without HTTP. Graft logs every
-request, as by default.
+request, as by default. GRAFT_PRECISION and PEER_PRECISION fix the precision of Graft and of the OpenVINO expert, as in
+`GRAFT_PRECISION=f32 PEER_PRECISION=f32 .venv/bin/python benchmarks/serving.py`.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 PEER_PARALLEL images at a time per worker, in PEER_STREAMS streams that share PEER_THREADS threads. The performance hint is
 THROUGHPUT with several streams and LATENCY with one. Each thread has its own inference request; only the logits are computed,
-for batches of one, in OpenVINO's default precision.
+for batches of one, in OpenVINO's default precision, or PEER_PRECISION if it is set (f32 or bf16).
 """
 
 import os
@@ -29,6 +29,8 @@ def load(package: Path) -> Infer:
             model.remove_result(output.get_node())
     hint = "THROUGHPUT" if streams > 1 else "LATENCY"
     settings = {"PERFORMANCE_HINT": hint, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": int(os.environ["PEER_THREADS"])}
+    if precision := os.environ.get("PEER_PRECISION"):
+        settings["INFERENCE_PRECISION_HINT"] = precision
     compiled, local = core.compile_model(model, "CPU", settings), threading.local()
 
     def infer(pixels: np.ndarray) -> np.ndarray:
