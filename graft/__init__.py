@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .service.settings import DeviceSetting
     from .training.config.recipe import Recipe as Recipe
     from .training.data.errors import DatasetError as DatasetError
+    from .training.inference.scoring import PredictResult as PredictResult
     from .training.pipelines.check import AuditReport as AuditReport
     from .training.pipelines.compare import CompareResult as CompareResult
     from .training.pipelines.evaluate import EvaluateResult as EvaluateResult
@@ -46,6 +47,7 @@ __all__ = [
     "EvaluateResult",
     "FitResult",
     "ImageError",
+    "PredictResult",
     "Recipe",
     "RunError",
     "check",
@@ -54,6 +56,7 @@ __all__ = [
     "fit",
     "load",
     "package",
+    "predict",
 ]
 LATEST_RUN, LATEST_PACKAGE = Path("runs/latest"), Path("runs/latest/package")  # in the current folder
 _MODULES = {
@@ -66,6 +69,7 @@ _MODULES = {
     "EvaluateResult": "training.pipelines.evaluate",
     "FitResult": "training.pipelines.fit",
     "ImageError": "service.errors",
+    "PredictResult": "training.inference.scoring",
     "Recipe": "training.config.recipe",
     "RunError": "training.runs.run_folder",
 }
@@ -182,6 +186,32 @@ def evaluate(
         include_training=include_training,
         device=settings.device,
     )
+
+
+def predict(
+    package: StrPath,
+    data: StrPath,
+    out: StrPath,
+    *,
+    top_k: int = 3,
+    max_error: float | None = None,
+    device: DeviceSetting = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+) -> PredictResult:
+    """Predicts any number of images into Parquet files; the same call again goes on where it was interrupted.
+
+    Args:
+        package: a package folder.
+        data: a folder or an archive of images.
+        out: the folder of the Parquet files, with a row for each image; an image that cannot be used has an `error`.
+        top_k: number of labels of each image.
+        max_error: abstain unless predictions this sure are wrong at most this often, in [0, 1]; None for the model's own.
+        device: as for `load`.
+        precision: as for `load`; "auto" after an interruption is that of the first run.
+    """
+    from .training.pipelines import predict as pipeline
+
+    return pipeline.predict_to_parts(Path(package), Path(data), Path(out), top_k, max_error, device, precision)
 
 
 def package(run: StrPath = LATEST_RUN) -> Artifact:

@@ -53,6 +53,8 @@ def _replay(arguments: argparse.Namespace, recipe: "Recipe") -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """graft predict PACKAGE IMAGE_OR_DIR..."""
+    if arguments.out:
+        return _score(arguments)
     _select_device(arguments.device)
     with step(LOADING):
         from graft.service.errors import ImageError
@@ -82,6 +84,27 @@ def predict(arguments: argparse.Namespace) -> int:
         if arguments.csv:
             print_text(str(arguments.csv))
     return 1 if n_failed else 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    """graft predict PACKAGE DIR --out PARTS"""
+    if arguments.csv or len(arguments.images) > 1:
+        problem = "--out and --csv exclude each other." if arguments.csv else "--out takes one folder or archive."
+        raise ValueError(problem)
+    _load_pipeline("predict")
+    result = graft.predict(
+        arguments.package,
+        arguments.images[0],
+        arguments.out,
+        top_k=arguments.top_k,
+        max_error=arguments.max_error,
+        device=arguments.device,
+    )
+    if arguments.json:
+        _print_json(result.to_dict())
+    else:
+        show.predict(result)
+    return 1 if result.n_failed else 0
 
 
 def compare(arguments: argparse.Namespace) -> int:

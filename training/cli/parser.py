@@ -139,6 +139,13 @@ def _predict(command: Parser, _: bool) -> None:
     )
     command.add_argument("--json", action="store_true", help="print one JSON object (default: one line per image)")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write predictions to a CSV file (default: none)")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="PARTS",
+        help="write predictions for one folder or archive to Parquet files in this folder; after an interruption, the same"
+        " command goes on (default: none)",
+    )
     _add_device(command)
 
 

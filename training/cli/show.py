@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from graft.training.architecture.summary import Inspection
     from graft.training.cli.output import Table
     from graft.training.inference.detector import Detections
+    from graft.training.inference.scoring import PredictResult
     from graft.training.pipelines.check import AuditReport
     from graft.training.pipelines.compare import CompareResult
     from graft.training.pipelines.evaluate import EvaluateResult
@@ -130,6 +131,13 @@ def inspect(inspection: "Inspection", page: Path | None) -> None:
     print_table(tables.layers(inspection))
     print_text("\n".join(["", summary.RECEPTIVE_FIELD_NOTE, *summary.total_lines(inspection)]))
     _saved("page", page, "to write a page, add --html FILE")
+
+
+def predict(result: "PredictResult") -> None:
+    failed = f"; {result.n_failed:,} images could not be used: see the column `error`" if result.n_failed else ""
+    kept = f", {result.n_parts - result.n_computed:,} of which were there" if result.n_parts > result.n_computed else ""
+    parts = "1 part" if result.n_parts == 1 else f"{result.n_parts:,} parts"
+    print_text(f"{result.folder}: {result.n_images:,} images in {parts}{kept}{failed}")
 
 
 def verify(loaded: "Model", package: Path) -> None:

@@ -1,18 +1,28 @@
-"""`graft predict`: predictions for many images as text, JSON or CSV."""
+"""`graft predict`: predictions for many images as text, JSON, CSV, or Parquet files."""
 
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from graft.service.api.schemas import Classification
 from graft.service.classifier import Classifier
 from graft.service.errors import ImageError
+from graft.service.fidelity import Precision
+from graft.service.inference.model import load as load_model
 from graft.service.remote_paths import rejection
+from graft.service.settings import DeviceSetting
+from graft.training.data import wrong_paths
 from graft.training.data.dataset import DatasetError, Source
+from graft.training.inference import scoring
+from graft.training.inference.scoring import PredictResult, Scoring
+from graft.training.pipelines.arguments import check_order
 from graft.training.runtime import atomic_files
-from graft.training.runtime.progress import Progress
+from graft.training.runtime.device import select_device
+from graft.training.runtime.progress import Progress, step
 from graft.training.runtime.spreadsheet import SpreadsheetWriter
 
 FIELDS = {"predictions", "prediction_set", "outlier_score", "abstain", "abstain_reason"}  # of an answer, for `--json`
@@ -30,6 +40,41 @@ def predict(
     with Progress("predicting", len(files), "images") as progress:
         answers = progress.track(classifier.stream(files, top_k=top_k, max_error=max_error))
         yield from zip(map(Path, files), answers, strict=True)
+
+
+def predict_to_parts(
+    package: Path,
+    data: Path,
+    out: Path,
+    top_k: int,
+    max_error: float | None = None,
+    device: DeviceSetting = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+) -> PredictResult:
+    """Predicts every image below `data`; goes on where an earlier run into the same folder stopped.
+
+    Args:
+        data: a folder or an archive.
+        out: the folder of the Parquet files.
+        precision: "auto" is that of the earlier run; of a first run, the fastest that is as good as f32.
+
+    Raises:
+        ArtifactError: if the package is damaged, or this machine lacks the precision of the earlier run.
+        DatasetError: if there are no images.
+        DeviceError: if the device cannot be used.
+        FolderInUse: if another process writes to the folder.
+        ValueError: if pyarrow is not installed, or the folder has other files or rows of another run.
+    """
+    if find_spec("pyarrow") is None:
+        raise ValueError("--out: pyarrow is not installed. Try: pip install 'graft-vision[parquet]'")
+    select_device(device)
+    check_order(package, [data])
+    wrong_paths.check(data)
+    earlier = Scoring.load(out)
+    wanted = earlier.precision if earlier and precision == "auto" else precision
+    with step(f"loading {package}"):
+        model = load_model(package, device, precision=wanted)
+    return scoring.score(model, data, out, Scoring(model.manifest.sha256, model.engine.precision, top_k, max_error))
 
 
 def to_text(answer: Classification) -> str:

@@ -1,7 +1,6 @@
 """Lifecycle of run folders: naming, locking, resuming, cleanup after a killed run, and marking as finished."""
 
 import errno
-import fcntl
 import os
 import shlex
 import time
@@ -31,9 +30,9 @@ from graft.training.runs.run_folder import (
     to_json,
 )
 from graft.training.runtime import atomic_files, gpu
+from graft.training.runtime.folder_lock import LOCK, locked
 from graft.training.runtime.progress import log
 
-LOCK = ".lock"
 UNFINISHED_PATTERNS = (".package-*", f"{TEMPORARY_PREFIX}*")
 LIBRARIES = ("graft-vision", "torch", "timm", "pytorch-lightning", "albumentations", "scikit-learn", "openvino", "numpy")
 
@@ -47,13 +46,14 @@ def open_run(
     After an error, a folder without a started run is removed. After Ctrl-C or SIGTERM, it is kept.
 
     Raises:
-        RunError: if the folder contains another run, is inside the data, or is locked by another process.
+        RunError: if the folder contains another run, or is inside the data.
+        FolderInUse: if another process has it.
         OSError: if it is not writable.
     """
     path = out or _new_folder(data)
     check_run_folder(path, data)
     path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
+    with locked(path):
         if not resume and (path / SPLITS).exists():
             raise RunError(f"{path} already contains a run. Use --resume to continue it, or choose another --out.")
         _clean_up(path)
@@ -139,37 +139,6 @@ def _new_folder(data: Path) -> Path:
             number += 1
         else:
             return path
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Locks a folder for this process.
-
-    The kernel releases the lock when the process ends. A PID file would outlive a killed process, and in a container the
-    next process may get the same PID.
-    """
-    lock = path / LOCK
-    while True:
-        file = lock.open("a+")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            file.seek(0)
-            raise RunError(f"{path} is in use by process {file.read().strip() or 'unknown'}.") from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                break
-        file.close()  # the previous owner has removed the file meanwhile
-    with file:
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def _write_metadata(path: Path, data: Path, recipe: Recipe, replay_of: Path | None) -> None:

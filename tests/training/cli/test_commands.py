@@ -378,6 +378,28 @@ def test_predict_writes_csv(fitted, clothes, tmp_path):
     assert (tmp_path / "table.csv").read_text().startswith("path,label,probability,prediction_set,outlier_score,abstain,")
 
 
+def test_predict_writes_parquet_files_and_goes_on(fitted, clothes, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "good.png").write_bytes(clothes[0][1])
+    (tmp_path / "photos" / "bad.png").write_bytes(clothes[0][1][:100])
+    command = ("predict", fitted.artifact.path, tmp_path / "photos", "--out", tmp_path / "parts")
+    result = graft(*command)
+    failed = "1 images could not be used: see the column `error`"
+    assert (result.returncode, result.stdout) == (1, f"{tmp_path / 'parts'}: 2 images in 1 part; {failed}\n")
+    again = graft(*command, "--json")
+    assert again.returncode == 1
+    assert json.loads(again.stdout) | {"n_computed": 0, "n_parts": 1, "n_failed": 1} == json.loads(again.stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["a", "--csv", "x.csv"], "--out and --csv exclude each other."), (["a", "b"], "--out takes one folder or archive.")],
+)
+def test_predict_into_parquet_files_refuses_what_it_cannot_do(fitted, tmp_path, options, message):
+    result = graft("predict", fitted.artifact.path, *options, "--out", tmp_path / "parts")
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (2, f"error: {message}")
+
+
 def test_predict_json_has_abstain_fields(fitted, clothes, tmp_path):
     (tmp_path / "good.png").write_bytes(clothes[0][1])
     [image] = json.loads(graft("predict", fitted.artifact.path, tmp_path / "good.png", "--json").stdout)["images"]

@@ -16,6 +16,7 @@ from graft.training.config.recipe import Recipe
 from graft.training.runs import lifecycle
 from graft.training.runs.run_folder import RunError
 from graft.training.runtime import gpu
+from graft.training.runtime.folder_lock import FolderInUse
 from graft.training.runtime.gpu import Card
 
 ROOT = Path(__file__).parents[3]
@@ -88,7 +89,7 @@ def test_run_resumed_on_another_device_says_so(monkeypatch, capsys):
 
 def test_locked_folder_is_rejected_with_the_pid_of_its_owner():
     run = begin()
-    with locked_by_other(run) as pid, pytest.raises(RunError, match=rf"run is in use by process {pid}\."):
+    with locked_by_other(run) as pid, pytest.raises(FolderInUse, match=rf"run is in use by process {pid}\."):
         opened(resume=True).__enter__()
     with opened(resume=True):
         pass  # works once the first process has ended
