@@ -194,8 +194,8 @@ def int8_text(manifest: Manifest) -> str:
     use = "It is served where it is faster" if manifest.is_equivalent("int8") else "It is served only with GRAFT_PRECISION=int8"
     return (
         f"The int8 model gives the label of the f32 model for {fidelity.agreement:.1%} of {fidelity.n_images:,} images that"
-        f" neither has learned from; its accuracy there is {100 * fidelity.accuracy_change:+.1f} points, its log-loss"
-        f" {fidelity.log_loss_change:+.3f}. {use}."
+        f" neither has learned from; its accuracy there differs by {100 * fidelity.accuracy_change:+.1f} points, its log-loss"
+        f" by {fidelity.log_loss_change:+.3f}. {use}."
     )
 
 

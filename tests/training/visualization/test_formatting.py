@@ -78,8 +78,8 @@ def test_label_that_is_covered_least_and_averages_are_named():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (-0.001, "accuracy there is -0.1 points, its log-loss +0.004. It is served where it is faster."),
-        (-0.03, "accuracy there is -3.0 points, its log-loss +0.004. It is served only with GRAFT_PRECISION=int8."),
+        (-0.001, "accuracy there differs by -0.1 points, its log-loss by +0.004. It is served where it is faster."),
+        (-0.03, "accuracy there differs by -3.0 points, its log-loss by +0.004. It is served only with GRAFT_PRECISION=int8."),
     ],
 )
 def test_it_is_said_when_an_int8_model_is_served(fitted, tmp_path, change, text):
