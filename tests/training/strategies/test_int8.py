@@ -31,6 +31,12 @@ def tuned(context, probed, network) -> TrainedModel:
     return finetune._export_and_score(context, probed, "finetune", network)
 
 
+def previous(context, probed, network) -> TrainedModel:
+    """The model of `--from`, unchanged: held out are the validation images."""
+    held_out = {"held_out": context.splits.validation, "held_out_logits": probed.validation_logits}
+    return probe.export_probe(replace(probed, strategy="previous", **held_out), context)
+
+
 def with_machine(context, probed, network) -> TrainedModel:
     return kernel.add_to_network(context, probed, "finetune", network)
 
@@ -39,7 +45,7 @@ MODELS = {
     "probe": lambda context, probed, network: probe.export_probe(probed, context),
     "stages": lambda context, probed, network: probe.export_probe(probe.fit_probe(context, "stages"), context),
     "kernel": lambda context, probed, network: probe.export_probe(kernel.fit_kernel(context, probed), context),
-    "previous": lambda context, probed, network: replace(probe.export_probe(probed, context), strategy="previous"),
+    "previous": previous,
     "finetune": tuned,
     "finetune with a kernel machine": with_machine,
 }
