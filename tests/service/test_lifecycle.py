@@ -25,7 +25,7 @@ def worker(monkeypatch):
     before = known_check()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "_warned_of", set())
-    monkeypatch.setattr(lifecycle.logger, "propagate", True)  # for caplog: a service that ran in this process before has ended it
+    monkeypatch.setattr(lifecycle.logger, "disabled", False)  # a library of an earlier test may have configured logging
 
     def start(cuda: CudaCheck | None, precision: Precision | None = None) -> None:
         adopt(None)
