@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHUNK_SIZE = 10_000  # images in a part: the most that an interruption loses, one to two minutes of one core
 RECORD = "scoring.json"
-PART = "part-{number:06}-{digest}.parquet"
+PART, PARTS = "part-{number:06}-{digest}.parquet", "part-*.parquet"
 UNREADABLE = "unreadable_file"  # the error of a file that has vanished or cannot be read
 
 Row = dict[str, object]
@@ -122,7 +122,11 @@ def score(model: Model, data: Path, folder: Path, scoring: Scoring) -> PredictRe
         for path in folder.glob(atomic_files.TEMP_PATTERN):  # of a killed run
             path.unlink()
         atomic_files.write_text(folder / RECORD, json.dumps(asdict(scoring), indent=2) + "\n")
-        return _score(model, Source(data), folder, scoring)
+        try:
+            return _score(model, Source(data), folder, scoring)
+        except (KeyboardInterrupt, SystemExit):
+            log(f"parts written: {sum(1 for _ in folder.glob(PARTS))}. The same command goes on from there")
+            raise
 
 
 def _score(model: Model, source: Source, folder: Path, scoring: Scoring) -> PredictResult:
@@ -142,7 +146,7 @@ def _score(model: Model, source: Source, folder: Path, scoring: Scoring) -> Pred
             else:
                 progress.advance(len(paths))
             n_failed += failed
-    if stale := [path for path in folder.glob("part-*.parquet") if path.name not in names]:
+    if stale := [path for path in folder.glob(PARTS) if path.name not in names]:
         log(f"{len(stale)} parts are removed: their images are no longer the same")
         for path in stale:
             path.unlink()

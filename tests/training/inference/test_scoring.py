@@ -60,7 +60,7 @@ def test_every_image_has_the_row_that_graft_predict_gives(model, photos, tmp_pat
     assert Scoring(**json.loads(stored)) == wanted
 
 
-def test_parts_that_are_there_are_not_computed_again(model, photos, tmp_path, wanted, monkeypatch):
+def test_parts_that_are_there_are_not_computed_again(model, photos, tmp_path, wanted, monkeypatch, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     score(model, photos, whole, wanted)
     scored, exact = [], scoring.score_images
@@ -75,6 +75,7 @@ def test_parts_that_are_there_are_not_computed_again(model, photos, tmp_path, wa
     monkeypatch.setattr(scoring, "score_images", interrupt)
     with pytest.raises(KeyboardInterrupt):
         score(model, photos, parts, wanted)
+    assert "parts written: 1. The same command goes on from there" in capsys.readouterr().err
     monkeypatch.setattr(scoring, "score_images", exact)
     result = score(model, photos, parts, wanted)
     assert (result.n_images, result.n_parts, result.n_computed) == (N_IMAGES, 3, 2)
